@@ -1,0 +1,66 @@
+// What the bindings share. Python has validated shapes and made arrays contiguous; here types are only adapted.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "camera.hpp"
+
+namespace mosaicmem::bindings {
+
+namespace py = pybind11;
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <class T>
+Array<T> make_array(std::vector<py::ssize_t> shape) {
+    return Array<T>(std::move(shape));
+}
+
+template <class T>
+const T* data_or_null(const std::optional<Array<T>>& array) {
+    return array ? array->data() : nullptr;
+}
+
+// Gives the vector to NumPy without a copy.
+template <class T>
+Array<T> take_vector(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
+    auto owned = std::make_unique<std::vector<T>>(std::move(values));
+    const T* data = owned->data();
+    const py::capsule owner(owned.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+    return Array<T>(std::move(shape), data, owner);
+}
+
+inline std::size_t extent(const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); }
+
+// (fx, fy, cx, cy) in pixels.
+inline Intrinsics to_intrinsics(const std::array<double, 4>& k) { return {k[0], k[1], k[2], k[3]}; }
+
+// (4, 4) or (3, 4) float64.
+inline Affine to_affine(const Array<double>& matrix) {
+    if (matrix.size() < 12) throw py::value_error("expected a (3, 4) or (4, 4) matrix");
+    Affine affine;
+    std::memcpy(affine.m.data(), matrix.data(), sizeof affine.m);
+    return affine;
+}
+
+// camera: (fx, fy, cx, cy, width, height, near, far).
+inline View to_view(const std::array<double, 8>& camera, const Array<double>& camera_from_world) {
+    return {{camera[0], camera[1], camera[2], camera[3]}, to_affine(camera_from_world), camera[4], camera[5],
+            camera[6], camera[7]};
+}
+
+void bind_geometry(py::module_& m);
+void bind_memory(py::module_& m);
+void bind_positions(py::module_& m);
+void bind_attention(py::module_& m);
+
+}  // namespace mosaicmem::bindings

@@ -1,0 +1,211 @@
+#include <cmath>
+#include <limits>
+#include <span>
+
+#include "arrays.hpp"
+#include "memory_store.hpp"
+
+namespace mosaicmem::bindings {
+namespace {
+
+template <class T>
+Array<T> copy_field(std::size_t n, const auto& get) {
+    auto array = make_array<T>({static_cast<py::ssize_t>(n)});
+    T* out = array.mutable_data();
+    for (std::size_t i = 0; i < n; ++i) out[i] = get(i);
+    return array;
+}
+
+// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the GIL.
+std::shared_ptr<const void> keep_alive(py::tuple objects) {
+    return {new py::tuple(std::move(objects)), [](const void* kept) {
+                const py::gil_scoped_acquire acquire;
+                delete static_cast<const py::tuple*>(kept);
+            }};
+}
+
+class BoundStore {
+  public:
+    explicit BoundStore(std::size_t patch_size) : store_(patch_size) {}
+
+    PatchId insert(const py::array& latents, LatentType latent_type, const Array<float>& depth,
+                   const std::optional<Array<float>>& confidence, double stride, const std::array<double, 4>& k,
+                   const Array<double>& world_from_camera, std::int64_t frame_id, double timestamp, int num_threads) {
+        const Keyframe keyframe{latents.data(),
+                                latent_type,
+                                depth.data(),
+                                data_or_null(confidence),
+                                extent(latents, 0),
+                                extent(latents, 1),
+                                extent(latents, 2),
+                                stride,
+                                to_intrinsics(k),
+                                frame_id,
+                                timestamp,
+                                keep_alive(py::make_tuple(latents, depth, confidence))};
+        const Affine affine = to_affine(world_from_camera);
+        const py::gil_scoped_release release;
+        return store_.insert(keyframe, affine, num_threads);
+    }
+
+    std::size_t erase(const Array<PatchId>& ids) {
+        const std::span<const PatchId> list(ids.data(), static_cast<std::size_t>(ids.size()));
+        const py::gil_scoped_release release;
+        return store_.erase(list);
+    }
+
+    std::size_t erase_frame(std::int64_t frame_id) {
+        const py::gil_scoped_release release;
+        return store_.erase_frame(frame_id);
+    }
+
+    std::size_t evict_oldest(std::size_t most) {
+        const py::gil_scoped_release release;
+        return store_.evict_oldest(most);
+    }
+
+    py::dict retrieve(const std::array<double, 8>& camera, const Array<double>& camera_from_world, std::size_t top_k,
+                      double time, double half_life, double min_visibility, double diversity_radius,
+                      double diversity_penalty) const {
+        const View view = to_view(camera, camera_from_world);
+        const RetrievalParams params{top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
+        std::vector<RetrievedPatch> patches;
+        {
+            const py::gil_scoped_release release;
+            patches = store_.retrieve(view, params);
+        }
+        const std::size_t n = patches.size();
+        py::dict result;
+        result["id"] = copy_field<PatchId>(n, [&](std::size_t i) { return patches[i].id; });
+        result["score"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].score; });
+        result["u"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].u; });
+        result["v"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].v; });
+        result["depth"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].depth; });
+        return result;
+    }
+
+    py::dict land(const Array<PatchId>& ids, const std::array<double, 8>& camera,
+                  const Array<double>& camera_from_world, std::size_t channels) const {
+        const View view = to_view(camera, camera_from_world);
+        LandedTokens tokens;
+        {
+            const py::gil_scoped_release release;
+            tokens = store_.land({ids.data(), static_cast<std::size_t>(ids.size())}, view);
+        }
+        const auto n = static_cast<py::ssize_t>(tokens.patch.size());
+        py::dict result;
+        result["latents"] = take_vector(std::move(tokens.latents), {n, static_cast<py::ssize_t>(channels)});
+        result["landing"] = take_vector(std::move(tokens.landing), {n, 3});
+        result["confidence"] = take_vector(std::move(tokens.confidence), {n});
+        result["patch"] = take_vector(std::move(tokens.patch), {n});
+        result["source_row"] = take_vector(std::move(tokens.source_row), {n});
+        result["source_column"] = take_vector(std::move(tokens.source_column), {n});
+        return result;
+    }
+
+    // queries (n, 3) -> distances (n, k) and ids (n, k); fewer than k living patches leave infinity and the largest id.
+    py::tuple nearest(const Array<float>& queries, std::size_t k) const {
+        const std::size_t n = extent(queries, 0);
+        auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(k)});
+        auto ids = make_array<PatchId>({queries.shape(0), static_cast<py::ssize_t>(k)});
+        const float* in = queries.data();
+        float* to = distances.mutable_data();
+        PatchId* to_ids = ids.mutable_data();
+        {
+            const py::gil_scoped_release release;
+            for (std::size_t i = 0; i < n; ++i) {
+                const std::vector<Neighbour> found = store_.nearest(in + 3 * i, k);
+                for (std::size_t j = 0; j < k; ++j) {
+                    const bool present = j < found.size();
+                    to[i * k + j] = present ? std::sqrt(found[j].squared_distance)
+                                            : std::numeric_limits<float>::infinity();
+                    to_ids[i * k + j] = present ? found[j].id : std::numeric_limits<PatchId>::max();
+                }
+            }
+        }
+        return py::make_tuple(distances, ids);
+    }
+
+    // A KeyError names the first id that is not alive.
+    py::dict describe(const Array<PatchId>& ids) const {
+        const auto n = static_cast<std::size_t>(ids.size());
+        std::vector<MemoryStore::PatchInfo> infos(n);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (!store_.describe(ids.data()[i], infos[i])) throw py::key_error(std::to_string(ids.data()[i]));
+        }
+        py::dict result;
+        result["observation"] = copy_field<PatchId>(n, [&](std::size_t i) { return infos[i].observation; });
+        result["frame_id"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].frame_id; });
+        result["timestamp"] = copy_field<double>(n, [&](std::size_t i) { return infos[i].timestamp; });
+        result["row"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].row; });
+        result["column"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].column; });
+        auto centres = make_array<double>({static_cast<py::ssize_t>(n), 3});
+        auto poses = make_array<double>({static_cast<py::ssize_t>(n), 3, 4});
+        auto intrinsics = make_array<double>({static_cast<py::ssize_t>(n), 4});
+        for (std::size_t i = 0; i < n; ++i) {
+            std::memcpy(centres.mutable_data() + 3 * i, &infos[i].centre, sizeof(Vec3));
+            std::memcpy(poses.mutable_data() + 12 * i, infos[i].world_from_camera.m.data(), sizeof(Affine));
+            std::memcpy(intrinsics.mutable_data() + 4 * i, &infos[i].k, sizeof(Intrinsics));
+        }
+        result["centre"] = centres;
+        result["world_from_camera"] = poses;
+        result["intrinsics"] = intrinsics;
+        return result;
+    }
+
+    Array<PatchId> alive_ids() const {
+        std::vector<PatchId> ids;
+        {
+            const py::gil_scoped_release release;
+            ids = store_.alive_ids();
+        }
+        const auto n = static_cast<py::ssize_t>(ids.size());
+        return take_vector(std::move(ids), {n});
+    }
+
+    py::object time_range() const {
+        double first, last;
+        if (!store_.time_range(first, last)) return py::none();
+        return py::make_tuple(first, last);
+    }
+
+    std::size_t alive_count() const { return store_.alive_count(); }
+    std::size_t observation_count() const { return store_.observation_count(); }
+    std::size_t index_nbytes() const { return store_.index_nbytes(); }
+    std::size_t keyframe_nbytes() const { return store_.keyframe_nbytes(); }
+
+  private:
+    MemoryStore store_;
+};
+
+}  // namespace
+
+void bind_memory(py::module_& m) {
+    py::enum_<LatentType>(m, "LatentType")
+        .value("float32", LatentType::float32)
+        .value("float16", LatentType::float16)
+        .value("bfloat16", LatentType::bfloat16);
+    py::class_<BoundStore>(m, "MemoryStore")
+        .def(py::init<std::size_t>(), py::arg("patch_size"))
+        .def("insert", &BoundStore::insert, py::arg("latents"), py::arg("latent_type"), py::arg("depth").noconvert(),
+             py::arg("confidence").noconvert(), py::arg("stride"), py::arg("intrinsics"),
+             py::arg("world_from_camera"), py::arg("frame_id"), py::arg("timestamp"), py::arg("num_threads") = 0)
+        .def("erase", &BoundStore::erase, py::arg("ids").noconvert())
+        .def("erase_frame", &BoundStore::erase_frame, py::arg("frame_id"))
+        .def("evict_oldest", &BoundStore::evict_oldest, py::arg("most"))
+        .def("retrieve", &BoundStore::retrieve, py::arg("camera"), py::arg("camera_from_world"), py::arg("top_k"),
+             py::arg("time"), py::arg("half_life"), py::arg("min_visibility"), py::arg("diversity_radius"),
+             py::arg("diversity_penalty"))
+        .def("land", &BoundStore::land, py::arg("ids").noconvert(), py::arg("camera"), py::arg("camera_from_world"),
+             py::arg("channels"))
+        .def("nearest", &BoundStore::nearest, py::arg("queries").noconvert(), py::arg("k"))
+        .def("describe", &BoundStore::describe, py::arg("ids").noconvert())
+        .def("alive_ids", &BoundStore::alive_ids)
+        .def("time_range", &BoundStore::time_range)
+        .def_property_readonly("alive_count", &BoundStore::alive_count)
+        .def_property_readonly("observation_count", &BoundStore::observation_count)
+        .def_property_readonly("index_nbytes", &BoundStore::index_nbytes)
+        .def_property_readonly("keyframe_nbytes", &BoundStore::keyframe_nbytes);
+}
+
+}  // namespace mosaicmem::bindings

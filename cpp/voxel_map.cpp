@@ -1,0 +1,246 @@
+#include "voxel_map.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "parallel.hpp"
+#include "unproject.hpp"
+
+namespace mosaicmem {
+namespace {
+
+constexpr std::size_t kBlockRows = 16;
+constexpr int kAxisBits = 21;
+constexpr std::int32_t kAxisHalf = 1 << (kAxisBits - 1);
+
+// A pixel and its neighbours lie on one surface if their depths differ by less than this part of the depth.
+constexpr float kSurfaceTolerance = 0.05f;
+
+std::uint64_t mix(std::uint64_t key) {  // Fibonacci hashing, high bits folded down
+    key *= 0x9E3779B97F4A7C15ull;
+    return key ^ (key >> 32);
+}
+
+std::size_t shard_of(std::uint64_t key, std::size_t shards) { return (mix(key) >> 24) % shards; }
+
+struct Point {
+    float x, y, z;
+};
+
+// World points of rows [first, last) of the frame; invalid pixels are left unset.
+void unproject_rows(const RgbdFrame& frame, std::size_t first, std::size_t last, Point* points) {
+    const PixelRay ray(frame.k, frame.world_from_camera);
+    const float dx = static_cast<float>(ray.du.x), dy = static_cast<float>(ray.du.y),
+                dz = static_cast<float>(ray.du.z);
+    const float tx = static_cast<float>(ray.t.x), ty = static_cast<float>(ray.t.y),
+                tz = static_cast<float>(ray.t.z);
+    for (std::size_t i = first; i < last; ++i) {
+        const Vec3 d = ray.direction(0.5, static_cast<double>(i) + 0.5);
+        const float sx = static_cast<float>(d.x), sy = static_cast<float>(d.y),
+                    sz = static_cast<float>(d.z);
+        const float* depth = frame.depth + i * frame.width;
+        Point* row = points + (i - first) * frame.width;
+        for (std::size_t j = 0; j < frame.width; ++j) {
+            const float z = depth[j];
+            const float column = static_cast<float>(static_cast<std::int32_t>(j));
+            row[j] = {z * (sx + column * dx) + tx, z * (sy + column * dy) + ty,
+                      z * (sz + column * dz) + tz};
+        }
+    }
+}
+
+bool same_surface(float a, float b) {
+    return is_valid_depth(b) && std::fabs(a - b) < kSurfaceTolerance * a;
+}
+
+// The unit normal of the surface at (i, j) from its right and lower neighbours (left and upper at the border), facing
+// the camera; false where a neighbour is missing or lies on another surface.
+bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t first, std::size_t i,
+                    std::size_t j, const Point& eye, float normal[3]) {
+    const std::size_t ni = i + 1 < frame.height ? i + 1 : i - 1;
+    const std::size_t nj = j + 1 < frame.width ? j + 1 : j - 1;
+    if (ni >= frame.height || nj >= frame.width) return false;  // one row or one column
+    const float z = frame.depth[i * frame.width + j];
+    if (!same_surface(z, frame.depth[i * frame.width + nj]) ||
+        !same_surface(z, frame.depth[ni * frame.width + j])) {
+        return false;
+    }
+    const Point& p = points[(i - first) * frame.width + j];
+    const Point& a = points[(i - first) * frame.width + nj];
+    const Point& b = points[(ni - first) * frame.width + j];
+    const float ax = a.x - p.x, ay = a.y - p.y, az = a.z - p.z;
+    const float bx = b.x - p.x, by = b.y - p.y, bz = b.z - p.z;
+    const float nx = ay * bz - az * by, ny = az * bx - ax * bz, nz = ax * by - ay * bx;
+    const float length = std::sqrt(nx * nx + ny * ny + nz * nz);
+    if (!(length > 0.0f)) return false;
+    const bool faces = nx * (eye.x - p.x) + ny * (eye.y - p.y) + nz * (eye.z - p.z) >= 0.0f;
+    const float scale = (faces ? 1.0f : -1.0f) / length;
+    normal[0] = nx * scale, normal[1] = ny * scale, normal[2] = nz * scale;
+    return true;
+}
+
+// floor(x / voxel_size) of each axis, biased and packed into 63 bits; false out of range or not finite.
+bool voxel_key(const Point& p, float inverse_size, std::uint64_t& key) {
+    const float fx = std::floor(p.x * inverse_size);
+    const float fy = std::floor(p.y * inverse_size);
+    const float fz = std::floor(p.z * inverse_size);
+    constexpr float lowest = -static_cast<float>(kAxisHalf), highest = static_cast<float>(kAxisHalf) - 1;
+    if (!(fx >= lowest && fx <= highest && fy >= lowest && fy <= highest && fz >= lowest && fz <= highest)) {
+        return false;
+    }
+    const auto axis = [](float f) {
+        return static_cast<std::uint64_t>(static_cast<std::int32_t>(f) + kAxisHalf);
+    };
+    key = axis(fx) << (2 * kAxisBits) | axis(fy) << kAxisBits | axis(fz);
+    return true;
+}
+
+struct BlockSums {
+    VoxelTable table;
+    std::size_t points = 0, out_of_range = 0;
+};
+
+void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, float inverse_size, BlockSums& sums) {
+    // One more row than the block on the side where normals look.
+    const std::size_t from = last == frame.height && first > 0 ? first - 1 : first;
+    const std::size_t to = std::min(last + 1, frame.height);
+    std::vector<Point> points((to - from) * frame.width);
+    unproject_rows(frame, from, to, points.data());
+    const Point eye = {static_cast<float>(frame.world_from_camera.m[3]),
+                       static_cast<float>(frame.world_from_camera.m[7]),
+                       static_cast<float>(frame.world_from_camera.m[11])};
+    std::uint64_t last_key = ~0ull;
+    Voxel* voxel = nullptr;
+    for (std::size_t i = first; i < last; ++i) {
+        for (std::size_t j = 0; j < frame.width; ++j) {
+            const std::size_t pixel = i * frame.width + j;
+            if (!is_valid_depth(frame.depth[pixel])) continue;
+            const Point& p = points[(i - from) * frame.width + j];
+            std::uint64_t key;
+            if (!voxel_key(p, inverse_size, key)) {
+                ++sums.out_of_range;
+                continue;
+            }
+            if (key != last_key) voxel = &sums.table.at(key);  // neighbours mostly share a voxel
+            last_key = key;
+            ++sums.points;
+            ++voxel->count;
+            voxel->position[0] += p.x, voxel->position[1] += p.y, voxel->position[2] += p.z;
+            if (frame.colour) {
+                const std::uint8_t* rgb = frame.colour + 3 * pixel;
+                voxel->colour[0] += rgb[0], voxel->colour[1] += rgb[1], voxel->colour[2] += rgb[2];
+            }
+            float n[3];
+            if (surface_normal(frame, points.data(), from, i, j, eye, n)) {
+                voxel->normal[0] += n[0], voxel->normal[1] += n[1], voxel->normal[2] += n[2];
+            }
+        }
+    }
+}
+
+void merge(const Voxel& from, double timestamp, Voxel& into) {
+    into.count += from.count;
+    for (int axis = 0; axis < 3; ++axis) {
+        into.position[axis] += from.position[axis];
+        into.colour[axis] += from.colour[axis];
+        into.normal[axis] += from.normal[axis];
+    }
+    into.first_time = std::min(into.first_time, timestamp);
+    into.last_time = std::max(into.last_time, timestamp);
+}
+
+}  // namespace
+
+Voxel& VoxelTable::at(std::uint64_t key) {
+    if (2 * (voxels_.size() + 1) > slots_.size()) grow();
+    const std::size_t mask = slots_.size() - 1;
+    std::size_t slot = mix(key) & mask;
+    while (slots_[slot] != 0) {
+        Voxel& voxel = voxels_[slots_[slot] - 1];
+        if (voxel.key == key) return voxel;
+        slot = (slot + 1) & mask;
+    }
+    voxels_.push_back({key, 0, {}, {}, {}, std::numeric_limits<double>::infinity(),
+                       -std::numeric_limits<double>::infinity()});
+    slots_[slot] = static_cast<std::uint32_t>(voxels_.size());
+    return voxels_.back();
+}
+
+void VoxelTable::grow() {
+    slots_.assign(std::max<std::size_t>(1024, 2 * slots_.size()), 0);
+    const std::size_t mask = slots_.size() - 1;
+    for (std::size_t i = 0; i < voxels_.size(); ++i) {
+        std::size_t slot = mix(voxels_[i].key) & mask;
+        while (slots_[slot] != 0) slot = (slot + 1) & mask;
+        slots_[slot] = static_cast<std::uint32_t>(i + 1);
+    }
+}
+
+void VoxelTable::clear() {
+    voxels_.clear();
+    std::fill(slots_.begin(), slots_.end(), 0u);
+}
+
+std::size_t VoxelTable::nbytes() const {
+    return voxels_.capacity() * sizeof(Voxel) + slots_.capacity() * sizeof(std::uint32_t);
+}
+
+FusionCounts VoxelMap::add(const RgbdFrame& frame, int num_threads) {
+    const std::size_t blocks = (frame.height + kBlockRows - 1) / kBlockRows;
+    const std::size_t grain = (1 << 14) / (kBlockRows * frame.width + 1) + 1;
+    const float inverse_size = static_cast<float>(1.0 / voxel_size_);
+    std::vector<BlockSums> sums(blocks);
+    parallel_for(blocks, grain, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t b = begin; b < end; ++b) {
+            const std::size_t first = b * kBlockRows;
+            sum_block(frame, first, std::min(first + kBlockRows, frame.height), inverse_size, sums[b]);
+        }
+    });
+
+    const std::size_t before = size();
+    parallel_for(kShards, blocks * frame.width > (1 << 12) ? 1 : kShards, num_threads,
+                 [&](std::size_t begin, std::size_t end) {
+                     for (const BlockSums& block : sums) {
+                         for (const Voxel& voxel : block.table.voxels()) {
+                             const std::size_t shard = shard_of(voxel.key, kShards);
+                             if (shard < begin || shard >= end) continue;
+                             merge(voxel, frame.timestamp, shards_[shard].at(voxel.key));
+                         }
+                     }
+                 });
+
+    FusionCounts counts;
+    for (const BlockSums& block : sums) {
+        counts.points += block.points;
+        counts.out_of_range += block.out_of_range;
+    }
+    counts.new_voxels = size() - before;
+    return counts;
+}
+
+std::size_t VoxelMap::size() const {
+    std::size_t total = 0;
+    for (const VoxelTable& shard : shards_) total += shard.voxels().size();
+    return total;
+}
+
+std::size_t VoxelMap::nbytes() const {
+    std::size_t total = 0;
+    for (const VoxelTable& shard : shards_) total += shard.nbytes();
+    return total;
+}
+
+std::vector<const Voxel*> VoxelMap::sorted_voxels(std::size_t min_count) const {
+    std::vector<const Voxel*> voxels;
+    voxels.reserve(size());
+    for (const VoxelTable& shard : shards_) {
+        for (const Voxel& voxel : shard.voxels()) {
+            if (voxel.count >= min_count) voxels.push_back(&voxel);
+        }
+    }
+    std::sort(voxels.begin(), voxels.end(), [](const Voxel* a, const Voxel* b) { return a->key < b->key; });
+    return voxels;
+}
+
+}  // namespace mosaicmem

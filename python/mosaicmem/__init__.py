@@ -1,0 +1,91 @@
+"""Explicit spatial memory for video world models.
+
+Frames that were seen or generated are lifted into 3D as patches of latent tokens; for a new camera the right patches are
+found, aligned to that view, and handed to the diffusion model, so that a place looks the same when the camera comes back.
+
+>>> from mosaicmem import AutoregressivePipeline, PipelineConfig
+>>> pipeline = AutoregressivePipeline(PipelineConfig(seed=1))
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from mosaicmem.attention import (
+    LatentCanvas,
+    MemoryCrossAttention,
+    PRoPE,
+    WarpedLatent,
+    WarpedRoPE,
+    attention,
+    grid_positions,
+    reproject_depth_grid,
+)
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.diffusion import (
+    VAE,
+    DDPMScheduler,
+    DiffusionBackbone,
+    MemoryContext,
+    NoiseScheduler,
+    SyntheticBackbone,
+    SyntheticVAE,
+    TemporalLayout,
+)
+from mosaicmem.errors import FormatError
+from mosaicmem.geometry import (
+    DepthCompletion,
+    DepthEstimator,
+    PointCloud,
+    StreamingFusion,
+    SyntheticDepthEstimator,
+    depth_to_grid,
+    unproject_depth,
+    unproject_to_image,
+)
+from mosaicmem.memory import MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowError
+from mosaicmem.synthetic import SyntheticWorld
+
+try:
+    __version__ = version("mosaicmem")
+except PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "VAE",
+    "AutoregressivePipeline",
+    "CameraIntrinsics",
+    "CameraPose",
+    "CameraTrajectory",
+    "DDPMScheduler",
+    "DepthCompletion",
+    "DepthEstimator",
+    "DiffusionBackbone",
+    "FormatError",
+    "GenerationResult",
+    "LatentCanvas",
+    "MemoryContext",
+    "MemoryCrossAttention",
+    "MemoryRetrieval",
+    "Mosaic",
+    "MosaicMemoryStore",
+    "NoiseScheduler",
+    "PRoPE",
+    "PipelineConfig",
+    "PointCloud",
+    "StreamingFusion",
+    "SyntheticBackbone",
+    "SyntheticDepthEstimator",
+    "SyntheticVAE",
+    "SyntheticWorld",
+    "TemporalLayout",
+    "WarpedLatent",
+    "WarpedRoPE",
+    "WindowError",
+    "__version__",
+    "attention",
+    "depth_to_grid",
+    "grid_positions",
+    "reproject_depth_grid",
+    "unproject_depth",
+    "unproject_to_image",
+]

@@ -1,0 +1,149 @@
+"""Arrays at the border: whatever comes in is checked once, here, and the same kind goes out.
+
+Everything behind this border may trust shapes, dtypes and contiguity.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+ArrayLike: TypeAlias = Any
+"""A NumPy array, a torch CPU tensor, anything with ``__dlpack__`` or ``__array__``, or nested sequences."""
+
+F32: TypeAlias = NDArray[np.float32]
+F64: TypeAlias = NDArray[np.float64]
+Bool: TypeAlias = NDArray[np.bool_]
+U8: TypeAlias = NDArray[np.uint8]
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+U64: TypeAlias = NDArray[np.uint64]
+
+Shape: TypeAlias = Sequence[int | str | None]
+
+
+def is_torch(value: Any) -> bool:
+    """Whether ``value`` is a torch tensor; torch is never imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def to_numpy(name: str, value: ArrayLike) -> NDArray[Any]:
+    """A NumPy view of ``value``, without a copy where it has memory of its own on the CPU."""
+    if isinstance(value, np.ndarray):
+        return value
+    if is_torch(value):
+        if value.device.type != "cpu":
+            raise ValueError(
+                f"{name}: expected a CPU tensor, got one on {value.device}; move it with .cpu()"
+            )
+        return np.asarray(value.detach().numpy())
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
+    if array.dtype == object:
+        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__}")
+    return array
+
+
+def like(reference: ArrayLike, result: NDArray[Any]) -> Any:
+    """``result`` as the kind of array that ``reference`` is: torch for torch (sharing memory), else NumPy."""
+    return sys.modules["torch"].from_numpy(result) if is_torch(reference) else result
+
+
+def shape_text(shape: Shape) -> str:
+    """``(H, W, 3)`` for ``("H", "W", 3)``."""
+    parts = ["any" if part is None else str(part) for part in shape]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def check_shape(name: str, array: NDArray[Any], shape: Shape) -> None:
+    """Integers in ``shape`` must match; names and None stand for any size, the same name for the same size."""
+    sizes: dict[str, int] = {}
+    matches = array.ndim == len(shape) and all(
+        part is None
+        or (sizes.setdefault(part, size) == size if isinstance(part, str) else part == size)
+        for part, size in zip(shape, array.shape, strict=False)
+    )
+    if not matches:
+        raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {array.shape}")
+
+
+def as_array(
+    name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: bool = False
+) -> NDArray[Any]:
+    """``value`` as a C-contiguous array of ``dtype``; copies only what is not already so.
+
+    Real numbers convert to floating dtypes and integers to integer dtypes; nothing else converts.
+    """
+    array = to_numpy(name, value)
+    wanted = np.dtype(dtype)
+    if array.dtype != wanted:
+        kinds = "fiu" if wanted.kind == "f" else "iu" if wanted.kind in "iu" else wanted.kind
+        if array.dtype.kind not in kinds and array.size > 0:
+            raise TypeError(f"{name}: expected dtype {wanted}, got {array.dtype}")
+    check_shape(name, array, shape)
+    # Values beyond float32 become inf here, quietly; where that matters, `finite` reports it with a name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.ascontiguousarray(array, dtype=wanted)
+    if finite and not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name}: expected finite values, got {array[where]} at {where}")
+    return array
+
+
+def as_ids(name: str, value: ArrayLike) -> U64:
+    """Patch ids: non-negative integers of shape (N,)."""
+    array = to_numpy(name, value)
+    if array.dtype.kind not in "iu" and array.size > 0:
+        raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}")
+    check_shape(name, array, ("N",))
+    if array.size and array.dtype.kind == "i" and array.min() < 0:
+        raise ValueError(f"{name}: expected ids >= 0, got {array.min()}")
+    return np.ascontiguousarray(array, dtype=np.uint64)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+) -> float:
+    """A finite real number within [minimum, maximum], or greater than ``above``."""
+    if isinstance(value, (bool, str, bytes)) or not np.isscalar(value):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    number = float(value)  # type: ignore[arg-type]
+    if not np.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {number}")
+    if above is not None and not number > above:
+        raise ValueError(f"{name}: expected more than {above}, got {number}")
+    return number
+
+
+def check_integer(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
+    """An integer within [minimum, maximum]."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {value}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return str(value)

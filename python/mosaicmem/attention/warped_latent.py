@@ -1,0 +1,140 @@
+"""Warped Latent: memory tokens put onto the latent grid of the target view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem._arrays import F32, I32, ArrayLike, Bool, as_array, check_choice, check_integer, check_number
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+
+
+def reproject_depth_grid(
+    depth: ArrayLike,
+    stride: int,
+    source_intrinsics: CameraIntrinsics,
+    source: CameraPose,
+    target_intrinsics: CameraIntrinsics,
+    target: CameraPose,
+    *,
+    near: float = 0.05,
+    num_threads: int = 0,
+) -> tuple[F32, Bool]:
+    """Where each cell of a source view lands in a target view (Eq. 2 of MosaicMem).
+
+    (u', v') = proj(K_target * camera_from_world_target * world_from_camera_source * (depth * K_source^-1 [u, v, 1]))
+
+    Parameters
+    ----------
+    depth : (h, w) array
+        Depth of each cell, metres; invalid where not finite or <= 0.
+    stride : int
+        Pixels a cell of the source.
+    source_intrinsics, target_intrinsics : CameraIntrinsics
+        Of the images, in pixels.
+    source, target : CameraPose
+    near : float
+        Cells that land nearer than this (metres) are invalid.
+
+    Returns
+    -------
+    landing : (h, w, 3) float32
+        (u', v') in pixels and z' in metres; may lie outside the image. Zero where invalid.
+    valid : (h, w) bool
+    """
+    z = as_array("depth", depth, np.float32, ("h", "w"))
+    near = check_number("near", near, above=0.0)
+    camera = (*target_intrinsics.params, target_intrinsics.width, target_intrinsics.height, near, np.inf)
+    return _core.reproject_grid(
+        z,
+        check_integer("stride", stride, minimum=1),
+        source_intrinsics.params,
+        source.world_from_camera,
+        camera,
+        target.camera_from_world,
+        num_threads,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCanvas:
+    """What memory shows on the latent grid of one view.
+
+    Attributes
+    ----------
+    latents : (h, w, C) float32
+        Zero where uncovered.
+    coverage : (h, w) bool
+        True where a token landed. Nothing is ever filled in.
+    depth : (h, w) float32
+        Depth of the front surface, metres; 0 where uncovered.
+    source : (h, w) int32
+        Index of the front token; -1 where uncovered.
+    """
+
+    latents: F32
+    coverage: Bool
+    depth: F32
+    source: I32
+
+
+class WarpedLatent:
+    """Forward splat of tokens into a latent grid, with a z-buffer.
+
+    The front token of a cell is the nearest; equal depths go to the smaller index, so the result is the same always.
+
+    Parameters
+    ----------
+    mode : {"nearest", "block", "bilinear"}
+        ``nearest``: a token covers the cell it lands in. ``block``: the 2x2 cells around it. ``bilinear``: likewise,
+        and a cell averages all tokens of its front surface by weight times bilinear weight.
+    depth_tolerance : float
+        ``bilinear`` only: tokens up to this part behind the front token belong to its surface.
+    """
+
+    def __init__(self, mode: str = "bilinear", *, depth_tolerance: float = 0.05) -> None:
+        self.mode = check_choice("mode", mode, ("nearest", "block", "bilinear"))
+        self.depth_tolerance = check_number("depth_tolerance", depth_tolerance, minimum=0.0)
+
+    def splat(
+        self,
+        tokens: ArrayLike,
+        positions: ArrayLike,
+        depth: ArrayLike,
+        rows: int,
+        columns: int,
+        *,
+        weights: ArrayLike | None = None,
+    ) -> LatentCanvas:
+        """Put tokens onto a grid of ``rows`` x ``columns`` cells.
+
+        Parameters
+        ----------
+        tokens : (N, C) array
+        positions : (N, 2) array
+            (y, x) in cell coordinates, integers at cell centres. Tokens off the grid, or not finite, are passed over.
+        depth : (N,) array
+            In the target camera, metres; tokens with an invalid depth are passed over.
+        weights : (N,) array, optional
+            Positive; used by ``bilinear``.
+        """
+        latents = as_array("tokens", tokens, np.float32, ("N", "C"))
+        place = as_array("positions", positions, np.float32, (len(latents), 2))
+        z = as_array("depth", depth, np.float32, (len(latents),))
+        if weights is not None:
+            weights = as_array("weights", weights, np.float32, (len(latents),), finite=True)
+            if weights.size and not weights.min() > 0:
+                raise ValueError(f"weights: expected positive values, got {weights.min()}")
+        canvas, coverage, front, source = _core.splat(
+            latents,
+            np.ascontiguousarray(place[:, ::-1]),  # the core takes (x, y)
+            z,
+            weights,
+            check_integer("rows", rows, minimum=1),
+            check_integer("columns", columns, minimum=1),
+            getattr(_core.Splat, self.mode),
+            self.depth_tolerance,
+        )
+        return LatentCanvas(canvas, coverage, front, source)

@@ -1,0 +1,148 @@
+"""The pinhole camera: from points in front of it to pixels, and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
+
+
+@dataclass(frozen=True)
+class CameraIntrinsics:
+    """Pinhole intrinsics of an image of ``width`` x ``height`` pixels.
+
+    The frame is COLMAP's: pixel (row i, column j) covers [j, j+1) x [i, i+1) and has its centre at (j + 0.5, i + 0.5).
+    For a K whose integer coordinates are pixel centres (OpenCV's calibration), use :meth:`from_opencv`.
+
+    Parameters
+    ----------
+    fx, fy : float
+        Focal lengths, pixels, positive.
+    cx, cy : float
+        Principal point, pixels.
+    width, height : int
+        Image size, pixels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value is not a finite number or is out of its range.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        for name in ("fx", "fy"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), above=0.0))
+        for name in ("cx", "cy"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        for name in ("width", "height"):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=1))
+
+    @classmethod
+    def from_fov(
+        cls, width: int, height: int, *, fov_x: float | None = None, fov_y: float | None = None
+    ) -> CameraIntrinsics:
+        """Square pixels and a centred principal point, from one field of view in radians."""
+        if (fov_x is None) == (fov_y is None):
+            raise ValueError("fov_x, fov_y: expected exactly one of the two")
+        name, fov, size = ("fov_x", fov_x, width) if fov_x is not None else ("fov_y", fov_y, height)
+        fov = check_number(name, fov, above=0.0)
+        if fov >= math.pi:
+            raise ValueError(f"{name}: expected radians below pi, got {fov}; degrees? use math.radians")
+        focal = 0.5 * size / math.tan(0.5 * fov)
+        return cls(focal, focal, 0.5 * width, 0.5 * height, width, height)
+
+    @classmethod
+    def from_matrix(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
+        """From K (3, 3) in this library's pixel frame (pixel centres at half-integers)."""
+        k = as_array("matrix", matrix, np.float64, (3, 3), finite=True)
+        expected = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
+        if not np.allclose(k, expected, atol=1e-9):
+            hint = "; transposed?" if np.allclose(k[:2, 2], 0) and not np.allclose(k[2, :2], 0) else ""
+            raise ValueError(
+                f"matrix: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}{hint}"
+            )
+        return cls(k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height)
+
+    @classmethod
+    def from_opencv(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
+        """From K (3, 3) whose integer coordinates are pixel centres: the principal point moves by +0.5."""
+        k = as_array("matrix", matrix, np.float64, (3, 3), finite=True).copy()
+        k[:2, 2] += 0.5
+        return cls.from_matrix(k, width, height)
+
+    @property
+    def matrix(self) -> F64:
+        """K (3, 3) float64."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], dtype=np.float64)
+
+    @property
+    def params(self) -> tuple[float, float, float, float]:
+        """(fx, fy, cx, cy), pixels."""
+        return (self.fx, self.fy, self.cx, self.cy)
+
+    @property
+    def fov(self) -> tuple[float, float]:
+        """(horizontal, vertical) field of view, radians, of a centred principal point."""
+        return 2 * math.atan(0.5 * self.width / self.fx), 2 * math.atan(0.5 * self.height / self.fy)
+
+    def scaled(self, width: int, height: int) -> CameraIntrinsics:
+        """The same camera with its image resized to ``width`` x ``height`` pixels."""
+        sx, sy = width / self.width, height / self.height
+        return CameraIntrinsics(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, width, height)
+
+    def latent_grid(self, stride: int) -> CameraIntrinsics:
+        """The same camera over a latent grid of ``stride`` pixels a cell.
+
+        Its pixels are cells: the centre of cell (r, c) is (c + 0.5, r + 0.5). Cell coordinates with integers at centres
+        are 0.5 less.
+        """
+        stride = check_integer("stride", stride, minimum=1)
+        if self.width % stride or self.height % stride:
+            raise ValueError(
+                f"stride: expected a divisor of the image size {self.width}x{self.height}, got {stride}"
+            )
+        return self.scaled(self.width // stride, self.height // stride)
+
+    def project(self, points: ArrayLike) -> tuple[F64, F64]:
+        """Pixels and depths of points in the camera frame.
+
+        Parameters
+        ----------
+        points : (N, 3) array
+            Camera frame, metres.
+
+        Returns
+        -------
+        pixels : (N, 2) float64
+            (u, v); NaN where depth is not positive. May lie outside the image.
+        depth : (N,) float64
+            z, metres.
+        """
+        p = as_array("points", points, np.float64, ("N", 3))
+        depth = p[:, 2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pixels = p[:, :2] / depth[:, None] * [self.fx, self.fy] + [self.cx, self.cy]
+        pixels[~(depth > 0)] = np.nan
+        return pixels, depth.copy()
+
+    def unproject(self, pixels: ArrayLike, depth: ArrayLike) -> F64:
+        """Points (N, 3) float64 in the camera frame, metres, of pixels (N, 2) at depths (N,): depth * K^-1 [u, v, 1]."""
+        uv = as_array("pixels", pixels, np.float64, ("N", 2))
+        z = as_array("depth", depth, np.float64, (len(uv),))
+        rays = np.concatenate([(uv - [self.cx, self.cy]) / [self.fx, self.fy], np.ones((len(uv), 1))], axis=1)
+        return np.asarray(rays * z[:, None])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers by field name."""
+        return {name: getattr(self, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}

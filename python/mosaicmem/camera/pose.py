@@ -1,0 +1,228 @@
+"""Where a camera stands, which way it looks, and when."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mosaicmem._arrays import F64, ArrayLike, as_array, check_number
+
+_RIGID_TOLERANCE = 1e-3  # measured poses are often rounded to a few digits
+_OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def check_rigid(name: str, matrix: ArrayLike) -> F64:
+    """A 4x4 rigid transform as float64, its rotation made exactly orthonormal.
+
+    Raises
+    ------
+    ValueError
+        The matrix is not finite, its last row is not [0, 0, 0, 1], or its rotation is not orthonormal with
+        determinant +1 (each within 1e-3).
+    """
+    m = as_array(name, matrix, np.float64, (4, 4), finite=True)
+    if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
+        hint = "; transposed?" if np.allclose(m[:3, 3], 0) else ""
+        raise ValueError(f"{name}: expected a last row of [0, 0, 0, 1], got {m[3].tolist()}{hint}")
+    rotation = m[:3, :3]
+    error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
+    if error > _RIGID_TOLERANCE:
+        scale = float(np.cbrt(abs(np.linalg.det(rotation))))
+        if np.allclose(rotation @ rotation.T, scale**2 * np.eye(3), atol=_RIGID_TOLERANCE):
+            hint = f"it is scaled by {scale:.6g}: divide it out"
+        else:
+            hint = "a product with K, or a shear?"
+        raise ValueError(f"{name}: expected an orthonormal rotation, got one that is off by {error:.3g}; {hint}")
+    if np.linalg.det(rotation) < 0:
+        raise ValueError(
+            f"{name}: expected a rotation of determinant +1, got -1: an axis is mirrored; one OpenGL axis flipped "
+            "and not the other?"
+        )
+    rigid = np.eye(4)
+    rigid[:3] = m[:3]
+    if error > 1e-12:  # else left as it is, so that what was written comes back bit for bit
+        u, _, vt = np.linalg.svd(rotation)
+        rigid[:3, :3] = u @ vt
+    return rigid
+
+
+def invert_rigid(matrix: F64) -> F64:
+    """The inverse of a rigid 4x4: [R^T | -R^T t]."""
+    inverse = np.eye(4)
+    inverse[:3, :3] = matrix[:3, :3].T
+    inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
+    return inverse
+
+
+def rotation_from_quaternion(wxyz: F64) -> F64:
+    """Rotation (3, 3) of a unit quaternion (w, x, y, z)."""
+    w, x, y, z = wxyz
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def quaternion_from_rotation(rotation: F64) -> F64:
+    """Unit quaternion (w, x, y, z), w >= 0, of a rotation (3, 3): the dominant eigenvector of Bar-Itzhack's matrix."""
+    (a, b, c), (d, e, f), (g, h, i) = rotation
+    k = np.array(
+        [
+            [a + e + i, h - f, c - g, d - b],
+            [h - f, a - e - i, b + d, c + g],
+            [c - g, b + d, e - a - i, f + h],
+            [d - b, c + g, f + h, i - a - e],
+        ]
+    )
+    quaternion = np.linalg.eigh(k)[1][:, -1]
+    return np.asarray(-quaternion if quaternion[0] < 0 else quaternion)
+
+
+@dataclass(frozen=True, eq=False)
+class CameraPose:
+    """A camera in the world at a time.
+
+    Make one with :meth:`from_world_from_camera`, :meth:`from_camera_from_world`, :meth:`look_at` or
+    :meth:`from_quaternion`; each checks what it is given.
+
+    Attributes
+    ----------
+    world_from_camera : (4, 4) float64
+        Rigid; camera axes are OpenCV's (+x right, +y down, +z forward). Metres.
+    timestamp : float
+        Seconds.
+    """
+
+    world_from_camera: F64 = field(default_factory=lambda: np.eye(4))
+    timestamp: float = 0.0
+
+    def __post_init__(self) -> None:
+        rigid = check_rigid("world_from_camera", self.world_from_camera)
+        rigid.flags.writeable = False
+        object.__setattr__(self, "world_from_camera", rigid)
+        object.__setattr__(self, "timestamp", check_number("timestamp", self.timestamp))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CameraPose)
+            and self.timestamp == other.timestamp
+            and np.array_equal(self.world_from_camera, other.world_from_camera)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.world_from_camera.tobytes(), self.timestamp))
+
+    @classmethod
+    def from_world_from_camera(cls, matrix: ArrayLike, timestamp: float = 0.0) -> CameraPose:
+        """From the 4x4 that takes camera points to the world (camera-to-world, "c2w")."""
+        return cls(check_rigid("world_from_camera", matrix), timestamp)
+
+    @classmethod
+    def from_camera_from_world(cls, matrix: ArrayLike, timestamp: float = 0.0) -> CameraPose:
+        """From the 4x4 that takes world points to the camera (world-to-camera, "w2c", "extrinsics", "viewmat")."""
+        return cls(invert_rigid(check_rigid("camera_from_world", matrix)), timestamp)
+
+    @classmethod
+    def from_opengl(cls, world_from_camera: ArrayLike, timestamp: float = 0.0) -> CameraPose:
+        """From a camera-to-world 4x4 with OpenGL or Blender axes (+y up, looking along -z)."""
+        return cls(check_rigid("world_from_camera", world_from_camera) @ _OPENGL_FROM_OPENCV, timestamp)
+
+    @classmethod
+    def look_at(
+        cls,
+        eye: ArrayLike,
+        target: ArrayLike,
+        up: ArrayLike = (0.0, -1.0, 0.0),
+        timestamp: float = 0.0,
+    ) -> CameraPose:
+        """A camera at ``eye`` that looks at ``target`` with ``up`` towards the top of the image.
+
+        The default ``up`` is -y, so that the identity pose stands upright.
+        """
+        eye = as_array("eye", eye, np.float64, (3,), finite=True)
+        target = as_array("target", target, np.float64, (3,), finite=True)
+        up = as_array("up", up, np.float64, (3,), finite=True)
+        forward = target - eye
+        if not np.linalg.norm(forward) > 0:
+            raise ValueError(f"target: expected a point away from eye, got the same point {target.tolist()}")
+        forward = forward / np.linalg.norm(forward)
+        right = np.cross(forward, up)
+        if not np.linalg.norm(right) > 1e-9 * np.linalg.norm(up):
+            raise ValueError(f"up: expected a direction not along the view, got {up.tolist()}")
+        right /= np.linalg.norm(right)
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+        matrix[:3, 3] = eye
+        return cls(matrix, timestamp)
+
+    @classmethod
+    def from_quaternion(
+        cls, wxyz: ArrayLike, position: ArrayLike, timestamp: float = 0.0
+    ) -> CameraPose:
+        """From the rotation world_from_camera as a quaternion (w, x, y, z) and the camera's centre in the world."""
+        quaternion = as_array("wxyz", wxyz, np.float64, (4,), finite=True)
+        norm = float(np.linalg.norm(quaternion))
+        if abs(norm - 1) > 1e-3:
+            raise ValueError(f"wxyz: expected a unit quaternion, got norm {norm:.6g}")
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation_from_quaternion(quaternion / norm)
+        matrix[:3, 3] = as_array("position", position, np.float64, (3,), finite=True)
+        return cls(matrix, timestamp)
+
+    @property
+    def camera_from_world(self) -> F64:
+        """(4, 4) float64, the inverse of world_from_camera."""
+        return invert_rigid(self.world_from_camera)
+
+    @property
+    def position(self) -> F64:
+        """The camera's centre in the world, (3,) metres."""
+        return self.world_from_camera[:3, 3]
+
+    @property
+    def forward(self) -> F64:
+        """The viewing direction in the world, (3,), unit."""
+        return self.world_from_camera[:3, 2]
+
+    @property
+    def quaternion(self) -> F64:
+        """The rotation world_from_camera as a unit quaternion (w, x, y, z), w >= 0."""
+        return quaternion_from_rotation(self.world_from_camera[:3, :3])
+
+    def at(self, timestamp: float) -> CameraPose:
+        """The same place at another time, seconds."""
+        return CameraPose(self.world_from_camera, timestamp)
+
+    def angle_to(self, other: CameraPose) -> float:
+        """The angle of the rotation between the two cameras, radians in [0, pi]."""
+        relative = self.world_from_camera[:3, :3].T @ other.world_from_camera[:3, :3]
+        # atan2 of both halves of the quaternion keeps its precision near 0 and pi, where acos of a trace loses it.
+        w, *xyz = quaternion_from_rotation(relative)
+        return 2 * math.atan2(float(np.linalg.norm(xyz)), float(w))
+
+    def distance_to(self, other: CameraPose) -> float:
+        """The distance between the two camera centres, metres."""
+        return float(np.linalg.norm(self.position - other.position))
+
+    def interpolate(self, other: CameraPose, fraction: float) -> CameraPose:
+        """Between this pose (0) and ``other`` (1): position and time linearly, rotation along the shortest arc."""
+        fraction = check_number("fraction", fraction, minimum=0.0, maximum=1.0)
+        a, b = self.quaternion, other.quaternion
+        cosine = float(a @ b)
+        if cosine < 0:
+            b, cosine = -b, -cosine
+        angle = math.acos(min(1.0, cosine))
+        if angle < 1e-7:
+            quaternion = (1 - fraction) * a + fraction * b
+        else:
+            quaternion = (math.sin((1 - fraction) * angle) * a + math.sin(fraction * angle) * b) / math.sin(angle)
+        return CameraPose.from_quaternion(
+            quaternion / np.linalg.norm(quaternion),
+            (1 - fraction) * self.position + fraction * other.position,
+            (1 - fraction) * self.timestamp + fraction * other.timestamp,
+        )

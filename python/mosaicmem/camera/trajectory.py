@@ -1,0 +1,291 @@
+"""Paths of a camera: how they are made, cut into windows, thinned to keyframes, and kept in files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
+from mosaicmem._files import read_json_object, write_json
+from mosaicmem.camera.intrinsics import CameraIntrinsics
+from mosaicmem.camera.pose import CameraPose
+from mosaicmem.errors import FormatError
+
+SCHEMA = "mosaicmem.trajectory"
+SCHEMA_VERSION = 1
+
+_DOWN = np.array([0.0, 1.0, 0.0])
+
+
+@dataclass(frozen=True)
+class CameraTrajectory(Sequence[CameraPose]):
+    """A sequence of poses that share intrinsics; one pose a frame.
+
+    The shapes (:meth:`circle`, :meth:`orbit`, :meth:`line`, :meth:`look_around`) move in the horizontal plane of a world
+    whose up is -y, one pose each 1 / ``fps`` seconds.
+
+    Parameters
+    ----------
+    poses : sequence of CameraPose
+        At least one, timestamps not decreasing.
+    intrinsics : CameraIntrinsics
+    """
+
+    poses: tuple[CameraPose, ...]
+    intrinsics: CameraIntrinsics
+
+    def __init__(self, poses: Sequence[CameraPose], intrinsics: CameraIntrinsics) -> None:
+        poses = tuple(poses)
+        for i, pose in enumerate(poses):
+            if not isinstance(pose, CameraPose):
+                raise TypeError(f"poses[{i}]: expected a CameraPose, got {type(pose).__name__}")
+            if i and pose.timestamp < poses[i - 1].timestamp:
+                raise ValueError(
+                    f"poses[{i}]: expected timestamps that do not decrease, got {pose.timestamp} after "
+                    f"{poses[i - 1].timestamp}"
+                )
+        if not poses:
+            raise ValueError("poses: expected at least one pose, got none")
+        if not isinstance(intrinsics, CameraIntrinsics):
+            raise TypeError(f"intrinsics: expected CameraIntrinsics, got {type(intrinsics).__name__}")
+        object.__setattr__(self, "poses", poses)
+        object.__setattr__(self, "intrinsics", intrinsics)
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    @overload
+    def __getitem__(self, index: int) -> CameraPose: ...
+    @overload
+    def __getitem__(self, index: slice) -> CameraTrajectory: ...
+    def __getitem__(self, index: int | slice) -> CameraPose | CameraTrajectory:
+        if isinstance(index, slice):
+            return CameraTrajectory(self.poses[index], self.intrinsics)
+        return self.poses[index]
+
+    def __iter__(self) -> Iterator[CameraPose]:
+        return iter(self.poses)
+
+    # Shapes
+
+    @classmethod
+    def circle(
+        cls,
+        center: ArrayLike,
+        radius: float,
+        num_frames: int,
+        intrinsics: CameraIntrinsics,
+        *,
+        turns: float = 1.0,
+        fps: float = 30.0,
+    ) -> CameraTrajectory:
+        """A walk on a circle, looking ahead along it. With whole ``turns`` the last pose is the first again."""
+        center = as_array("center", center, np.float64, (3,), finite=True)
+        radius = check_number("radius", radius, above=0.0)
+        poses = []
+        for angle, time in _sweep(turns, num_frames, fps):
+            out = np.array([math.cos(angle), 0.0, math.sin(angle)])
+            ahead = np.array([-math.sin(angle), 0.0, math.cos(angle)])
+            eye = center + radius * out
+            poses.append(CameraPose.look_at(eye, eye + math.copysign(1.0, turns) * ahead, timestamp=time))
+        return cls(poses, intrinsics)
+
+    @classmethod
+    def orbit(
+        cls,
+        target: ArrayLike,
+        radius: float,
+        num_frames: int,
+        intrinsics: CameraIntrinsics,
+        *,
+        height: float = 0.0,
+        turns: float = 1.0,
+        fps: float = 30.0,
+    ) -> CameraTrajectory:
+        """A circle around ``target``, ``height`` metres above it, looking at it."""
+        target = as_array("target", target, np.float64, (3,), finite=True)
+        radius = check_number("radius", radius, above=0.0)
+        height = check_number("height", height)
+        poses = []
+        for angle, time in _sweep(turns, num_frames, fps):
+            eye = target + radius * np.array([math.cos(angle), 0.0, math.sin(angle)]) - height * _DOWN
+            poses.append(CameraPose.look_at(eye, target, timestamp=time))
+        return cls(poses, intrinsics)
+
+    @classmethod
+    def line(
+        cls,
+        start: CameraPose,
+        end: CameraPose,
+        num_frames: int,
+        intrinsics: CameraIntrinsics,
+        *,
+        fps: float = 30.0,
+    ) -> CameraTrajectory:
+        """From ``start`` to ``end``: position in a straight line, rotation along the shortest arc."""
+        steps = _frame_times(num_frames, fps)
+        last = max(1, num_frames - 1)
+        return cls([start.interpolate(end, i / last).at(t) for i, t in enumerate(steps)], intrinsics)
+
+    @classmethod
+    def look_around(
+        cls,
+        start: CameraPose,
+        num_frames: int,
+        intrinsics: CameraIntrinsics,
+        *,
+        angle: float = 2 * math.pi,
+        fps: float = 30.0,
+    ) -> CameraTrajectory:
+        """Turns on the spot by ``angle`` radians about the vertical, to the right if positive."""
+        poses = []
+        for turned, time in _sweep(angle / (2 * math.pi), num_frames, fps):
+            yaw = np.eye(4)
+            yaw[0, 0] = yaw[2, 2] = math.cos(turned)
+            yaw[0, 2], yaw[2, 0] = math.sin(turned), -math.sin(turned)
+            matrix = yaw @ start.world_from_camera
+            matrix[:3, 3] = start.position
+            poses.append(CameraPose(matrix, time))
+        return cls(poses, intrinsics)
+
+    def there_and_back(self) -> CameraTrajectory:
+        """This path, then the same poses in reverse; the turning point is not repeated. Time runs on."""
+        end = self.poses[-1].timestamp
+        back = [pose.at(end + (end - pose.timestamp)) for pose in reversed(self.poses[:-1])]
+        return CameraTrajectory([*self.poses, *back], self.intrinsics)
+
+    def then(self, other: CameraTrajectory) -> CameraTrajectory:
+        """This path, then ``other`` with its times moved to follow on by one frame interval of its own."""
+        if other.intrinsics != self.intrinsics:
+            raise ValueError(f"other: expected the intrinsics {self.intrinsics}, got {other.intrinsics}")
+        step = other[1].timestamp - other[0].timestamp if len(other) > 1 else 0.0
+        offset = self.poses[-1].timestamp + step - other[0].timestamp
+        return CameraTrajectory(
+            [*self.poses, *(pose.at(pose.timestamp + offset) for pose in other)], self.intrinsics
+        )
+
+    # Measures
+
+    @property
+    def length(self) -> float:
+        """The way that the camera's centre goes, metres."""
+        return sum(a.distance_to(b) for a, b in zip(self.poses, self.poses[1:], strict=False))
+
+    @property
+    def duration(self) -> float:
+        """From the first to the last timestamp, seconds."""
+        return self.poses[-1].timestamp - self.poses[0].timestamp
+
+    @property
+    def camera_from_world(self) -> F64:
+        """(N, 4, 4) float64."""
+        return np.stack([pose.camera_from_world for pose in self.poses])
+
+    @property
+    def world_from_camera(self) -> F64:
+        """(N, 4, 4) float64."""
+        return np.stack([pose.world_from_camera for pose in self.poses])
+
+    def windows(self, size: int, overlap: int = 0) -> list[range]:
+        """Frame ranges of at most ``size`` that cover the path, each sharing ``overlap`` frames with the one before."""
+        size = check_integer("size", size, minimum=1)
+        overlap = check_integer("overlap", overlap, minimum=0, maximum=size - 1)
+        windows = [range(0, min(size, len(self)))]
+        while windows[-1].stop < len(self):
+            start = windows[-1].stop - overlap
+            windows.append(range(start, min(start + size, len(self))))
+        return windows
+
+    def select_keyframes(
+        self, min_translation: float, min_angle: float, max_gap: int | None = None
+    ) -> list[int]:
+        """Indices of frames worth keeping: the first, then each that moved enough since the last one kept.
+
+        Parameters
+        ----------
+        min_translation : float
+            Metres; a frame that moved at least this far is kept.
+        min_angle : float
+            Radians; a frame that turned at least this far is kept.
+        max_gap : int, optional
+            A frame is kept at the latest this many frames after the last one kept.
+        """
+        min_translation = check_number("min_translation", min_translation, minimum=0.0)
+        min_angle = check_number("min_angle", min_angle, minimum=0.0)
+        if max_gap is not None:
+            max_gap = check_integer("max_gap", max_gap, minimum=1)
+        kept = [0]
+        for i in range(1, len(self)):
+            last = self.poses[kept[-1]]
+            moved = last.distance_to(self.poses[i]) >= min_translation or last.angle_to(self.poses[i]) >= min_angle
+            if moved or (max_gap is not None and i - kept[-1] >= max_gap):
+                kept.append(i)
+        return kept
+
+    # Files
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: schema, version, intrinsics, and world_from_camera with a timestamp for each frame."""
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "intrinsics": self.intrinsics.to_dict(),
+            "frames": [
+                {"timestamp": pose.timestamp, "world_from_camera": pose.world_from_camera.tolist()}
+                for pose in self.poses
+            ],
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_dict` as JSON, atomically. Numbers round-trip exactly."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CameraTrajectory:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        FormatError
+            The file is not of this schema and version, or a frame in it is not a valid pose; the message names which.
+        """
+        document = read_json_object(path)
+        if document.get("schema") != SCHEMA:
+            raise FormatError(path, f'expected "schema": "{SCHEMA}", got {document.get("schema")!r}')
+        if document.get("schema_version") != SCHEMA_VERSION:
+            raise FormatError(
+                path, f'expected "schema_version": {SCHEMA_VERSION}, got {document.get("schema_version")!r}'
+            )
+        where = "intrinsics"
+        try:
+            intrinsics = CameraIntrinsics(**document["intrinsics"])
+            where = "frames"
+            poses = []
+            for i, frame in enumerate(document["frames"]):
+                where = f"frames[{i}]"
+                poses.append(CameraPose.from_world_from_camera(frame["world_from_camera"], frame["timestamp"]))
+            where = "frames"
+            return cls(poses, intrinsics)
+        except KeyError as error:
+            raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise FormatError(path, f"{where}: {error}") from None
+
+
+def _frame_times(num_frames: int, fps: float) -> list[float]:
+    num_frames = check_integer("num_frames", num_frames, minimum=1)
+    fps = check_number("fps", fps, above=0.0)
+    return [i / fps for i in range(num_frames)]
+
+
+def _sweep(turns: float, num_frames: int, fps: float) -> list[tuple[float, float]]:
+    """(angle in radians, time) of each frame of a sweep of ``turns``."""
+    turns = check_number("turns", turns)
+    times = _frame_times(num_frames, fps)
+    last = max(1, num_frames - 1)
+    return [(2 * math.pi * turns * i / last, time) for i, time in enumerate(times)]

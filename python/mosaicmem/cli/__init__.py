@@ -1,0 +1,49 @@
+"""The command line. One file a command; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mosaicmem.cli.demo import demo
+from mosaicmem.cli.export_ply import export_ply
+from mosaicmem.cli.generate import generate
+from mosaicmem.cli.show_config import show_config
+
+app = typer.Typer(
+    name="mosaicmem",
+    help="Explicit spatial memory for video world models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from mosaicmem import __version__
+
+        typer.echo(f"mosaicmem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(demo)
+app.command()(generate)
+app.command("export-ply")(export_ply)
+app.command("show-config")(show_config)
+
+
+def main() -> None:
+    """Entry point of the ``mosaicmem`` command."""
+    app()

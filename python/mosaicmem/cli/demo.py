@@ -1,0 +1,110 @@
+"""``mosaicmem demo``: leave a room, come back, and see whether it is still the same."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaicmem.cli._common import Debug, Force, Seed, Threads, console, output_folder, progress_bar, reports_errors
+
+if TYPE_CHECKING:
+    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.pipeline import AutoregressivePipeline
+
+_OBSERVED_FRACTION = 0.2  # of the loop is seen before generation starts
+_REVISIT_COVERAGE = 0.75  # a view counts as revisited if what was observed covers this much of it
+_FPS = 15.0
+
+
+@reports_errors
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("mosaicmem-demo"),
+    frames: Annotated[int, typer.Option(help="Frames of the loop.", min=20, max=2000)] = 64,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Walk a synthetic flat in a loop, remembering what was seen, and compare the return with and without memory.
+
+    Example: mosaicmem demo --output demo
+    """
+    from mosaicmem.camera import CameraIntrinsics
+    from mosaicmem.cli._report import (
+        comparison_picture,
+        print_scores,
+        run_summary,
+        score_list,
+        score_summary,
+        write_run,
+    )
+    from mosaicmem.evaluation import compare_memory
+    from mosaicmem.geometry import StreamingFusion, SyntheticDepthEstimator
+    from mosaicmem.media import save_png
+    from mosaicmem.pipeline import AutoregressivePipeline, PipelineConfig
+    from mosaicmem.synthetic import SyntheticWorld
+
+    started = time.perf_counter()
+    with output_folder(output, force) as folder:
+        world = SyntheticWorld(seed)
+        intrinsics = CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75))
+        loop = world.leave_and_return(intrinsics, frames, fps=_FPS)
+        config = PipelineConfig(seed=seed, num_threads=threads, prompt="a flat with pictures on the walls")
+        pipeline = AutoregressivePipeline(config, depth_estimator=SyntheticDepthEstimator(world))
+        fusion = StreamingFusion(0.02, num_threads=threads)
+
+        with progress_bar() as progress:
+            first_leg = loop[: max(2, int(_OBSERVED_FRACTION * frames))]
+            observed = first_leg.select_keyframes(0.2, 0.2, 3)
+            for i in progress.track(observed, description="Observing"):
+                view = world.render(intrinsics, loop[i])
+                pipeline.observe(view.image, view.depth, intrinsics, loop[i])
+                fusion.add_frame(view.depth, intrinsics, loop[i], view.image_uint8)
+            revisited = _revisited(pipeline, loop)
+            task = progress.add_task("Generating with memory and without", total=None)
+            truth = {i: world.render(intrinsics, loop[i]).image for i in revisited}
+            comparison = compare_memory(pipeline, loop, truth)
+            progress.remove_task(task)
+
+        figures = score_summary(comparison.scores)
+        write_run(
+            folder,
+            config,
+            loop,
+            comparison.with_memory,
+            fusion,
+            {
+                **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),
+                "observed_frames": observed,
+                "revisit": {"frames": score_list(comparison.scores, revisited), **figures},
+            },
+            _FPS,
+        )
+        shown = revisited[:: max(1, len(revisited) // 4)]
+        results = (comparison.with_memory.frames, comparison.without_memory.frames)
+        save_png(
+            folder / "revisit.png",
+            comparison_picture(
+                [[truth[i] for i in shown], *([video[i] for i in shown] for video in results)]
+            ),
+        )
+
+    print_scores("Revisited views against the true scene (PSNR)", comparison.scores, revisited)
+    with_memory, without_memory = figures["psnr_with_memory"], figures["psnr_without_memory"]
+    assert with_memory is not None and without_memory is not None
+    console.print(
+        f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
+        f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * (figures['coverage'] or 0):.1f} %.",
+        highlight=False,
+    )
+    console.print(f"{output}/revisit.png shows the true scene, with memory, without memory.", highlight=False)
+
+
+def _revisited(pipeline: AutoregressivePipeline, loop: CameraTrajectory) -> list[int]:
+    """Frames of the way back whose view is mostly covered by what has been observed so far."""
+    coverage = pipeline.align(loop).coverage.mean(axis=(1, 2))
+    return [i for i in range(len(loop) // 2, len(loop)) if coverage[i] >= _REVISIT_COVERAGE]

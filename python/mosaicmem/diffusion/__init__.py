@@ -1,0 +1,18 @@
+"""The diffusion side: what a backbone, a VAE and a scheduler must offer, and deterministic ones that need no weights."""
+
+from mosaicmem.diffusion.backbone import SyntheticBackbone
+from mosaicmem.diffusion.protocols import VAE, DiffusionBackbone, MemoryContext, NoiseScheduler
+from mosaicmem.diffusion.scheduler import DDPMScheduler
+from mosaicmem.diffusion.temporal import TemporalLayout
+from mosaicmem.diffusion.vae import SyntheticVAE
+
+__all__ = [
+    "VAE",
+    "DDPMScheduler",
+    "DiffusionBackbone",
+    "MemoryContext",
+    "NoiseScheduler",
+    "SyntheticBackbone",
+    "SyntheticVAE",
+    "TemporalLayout",
+]

@@ -1,0 +1,114 @@
+"""What a model must offer to be driven by the pipeline. Synthetic and real ones differ in nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from mosaicmem._arrays import F32, I64, Bool
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.diffusion.temporal import TemporalLayout
+from mosaicmem.memory import Mosaic
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryContext:
+    """What conditions the denoising of one window.
+
+    Attributes
+    ----------
+    cameras : CameraTrajectory
+        The camera of each of the T latent frames; intrinsics in pixels.
+    stride : int
+        Pixels a cell of the latent grid.
+    mosaic : Mosaic or None
+        Retrieved tokens with their warped positions; None without memory.
+    canvas : (T, h, w, C) float32
+        Warped latents, zero where uncovered.
+    coverage : (T, h, w) bool
+    depth : (T, h, w) float32
+        Of the canvas, metres, 0 where uncovered.
+    prompt : str
+    seed : int
+    window : int
+        Index of the window in the run.
+    """
+
+    cameras: CameraTrajectory
+    stride: int
+    mosaic: Mosaic | None
+    canvas: F32
+    coverage: Bool
+    depth: F32
+    prompt: str
+    seed: int
+    window: int
+
+
+@runtime_checkable
+class VAE(Protocol):
+    """Between video and latents."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels a latent cell, along both axes."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        ...
+
+    @property
+    def temporal(self) -> TemporalLayout:
+        """Frames a latent frame."""
+        ...
+
+    def encode(self, video: F32) -> F32:
+        """Video (F, H, W, 3) in [0, 1] to latents (C, T, h, w), T = temporal.num_latents(F)."""
+        ...
+
+    def decode(self, latents: F32, num_frames: int) -> F32:
+        """Latents (C, T, h, w) to the first ``num_frames`` frames of video (F, H, W, 3) in [0, 1]."""
+        ...
+
+    def encode_image(self, image: F32) -> F32:
+        """One image (H, W, 3) to the latents of a keyframe, (h, w, C)."""
+        ...
+
+
+@runtime_checkable
+class NoiseScheduler(Protocol):
+    """The noise process: x_t = signal * x_0 + noise_level * noise."""
+
+    def timesteps(self, num_steps: int) -> I64:
+        """The training timesteps that inference visits, descending, (num_steps,)."""
+        ...
+
+    def levels(self, timestep: int) -> tuple[float, float]:
+        """(signal, noise level) at a timestep."""
+        ...
+
+    def add_noise(self, sample: F32, noise: F32, timestep: int) -> F32:
+        """x_t of a clean sample."""
+        ...
+
+    def step(
+        self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32
+    ) -> F32:
+        """x at ``previous_timestep`` (-1: the clean sample) from x at ``timestep`` and what the backbone predicts."""
+        ...
+
+
+@runtime_checkable
+class DiffusionBackbone(Protocol):
+    """The denoiser."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What it predicts: "epsilon", "sample" or "v_prediction"; must be the scheduler's."""
+        ...
+
+    def predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:
+        """Prediction, of the shape of ``sample``: (B, C, T, h, w)."""
+        ...

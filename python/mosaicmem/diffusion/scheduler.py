@@ -1,0 +1,112 @@
+"""DDPM: the variance-preserving noise process and its ancestral sampler."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mosaicmem._arrays import F32, F64, I64, check_choice, check_integer, check_number
+
+
+class DDPMScheduler:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
+
+    Parameters
+    ----------
+    num_train_timesteps : int
+    schedule : {"linear", "cosine"}
+        ``linear``: beta from ``beta_start`` to ``beta_end``. ``cosine``: abar from a squared cosine (Nichol & Dhariwal).
+    beta_start, beta_end : float
+        Of the linear schedule.
+    prediction_type : {"epsilon", "sample", "v_prediction"}
+        What the backbone predicts: the noise, x_0, or sqrt(abar) noise - sqrt(1 - abar) x_0.
+
+    References
+    ----------
+    Denoising Diffusion Probabilistic Models, arXiv 2006.11239; Improved DDPM, arXiv 2102.09672.
+    """
+
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        schedule: str = "cosine",
+        *,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        prediction_type: str = "sample",
+    ) -> None:
+        self.num_train_timesteps = check_integer("num_train_timesteps", num_train_timesteps, minimum=1)
+        self.schedule = check_choice("schedule", schedule, ("linear", "cosine"))
+        self.prediction_type = check_choice(
+            "prediction_type", prediction_type, ("epsilon", "sample", "v_prediction")
+        )
+        if schedule == "linear":
+            first = check_number("beta_start", beta_start, above=0.0, maximum=0.999)
+            last = check_number("beta_end", beta_end, minimum=first, maximum=0.999)
+            betas = np.linspace(first, last, num_train_timesteps)
+        else:
+            edges = np.arange(num_train_timesteps + 1) / num_train_timesteps
+            abar = np.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+            betas = np.minimum(1 - abar[1:] / abar[:-1], 0.999)
+        self.alphas_cumprod: F64 = np.cumprod(1 - betas)
+
+    def timesteps(self, num_steps: int) -> I64:
+        """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
+        num_steps = check_integer("num_steps", num_steps, minimum=1, maximum=self.num_train_timesteps)
+        spacing = self.num_train_timesteps / num_steps
+        return np.rint(self.num_train_timesteps - spacing * np.arange(num_steps)).astype(np.int64) - 1
+
+    def levels(self, timestep: int) -> tuple[float, float]:
+        """(sqrt(abar_t), sqrt(1 - abar_t)); (1, 0) at timestep -1, the clean sample."""
+        abar = self._abar(timestep)
+        return math.sqrt(abar), math.sqrt(1 - abar)
+
+    def add_noise(self, sample: F32, noise: F32, timestep: int) -> F32:
+        """x_t of a clean sample and standard normal noise of its shape."""
+        signal, level = self.levels(timestep)
+        return (signal * sample + level * noise).astype(np.float32)
+
+    def predict_clean(self, prediction: F32, timestep: int, sample: F32) -> F32:
+        """x_0 as the prediction implies it."""
+        signal, level = self.levels(timestep)
+        if self.prediction_type == "sample":
+            return prediction
+        if self.prediction_type == "epsilon":
+            return np.asarray((sample - level * prediction) / signal, dtype=np.float32)
+        return np.asarray(signal * sample - level * prediction, dtype=np.float32)
+
+    def step(
+        self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32
+    ) -> F32:
+        """One ancestral step: a draw from q(x_prev | x_t, x_0).
+
+        Parameters
+        ----------
+        prediction : array
+            What the backbone predicts at ``timestep``.
+        timestep, previous_timestep : int
+            Descending; ``previous_timestep`` -1 is the clean sample, which takes no noise.
+        sample : array
+            x_t.
+        noise : array
+            Standard normal.
+        """
+        if not previous_timestep < timestep:
+            raise ValueError(
+                f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}"
+            )
+        clean = self.predict_clean(prediction, timestep, sample)
+        abar, abar_previous = self._abar(timestep), self._abar(previous_timestep)
+        alpha = abar / abar_previous
+        beta = 1 - alpha
+        mean = (
+            math.sqrt(abar_previous) * beta / (1 - abar) * clean
+            + math.sqrt(alpha) * (1 - abar_previous) / (1 - abar) * sample
+        )
+        deviation = math.sqrt(beta * (1 - abar_previous) / (1 - abar))
+        return np.asarray(mean + deviation * noise, dtype=np.float32)
+
+    def _abar(self, timestep: int) -> float:
+        check_integer("timestep", timestep, minimum=-1, maximum=self.num_train_timesteps - 1)
+        return 1.0 if timestep < 0 else float(self.alphas_cumprod[timestep])

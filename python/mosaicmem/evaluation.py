@@ -1,0 +1,122 @@
+"""How well a generated video keeps to the scene that memory has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaicmem._arrays import F32
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.diffusion import VAE
+from mosaicmem.metrics import psnr
+from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, Window
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """One generated frame against the true one.
+
+    Attributes
+    ----------
+    frame : int
+        In the generated video.
+    coverage : float
+        Part of the latent cells that memory covered.
+    psnr_mosaic : float
+        Of the decoded mosaic on its covered cells, dB; NaN where nothing is covered.
+    psnr_with_memory, psnr_without_memory : float
+        Of the generated frame, dB.
+    """
+
+    frame: int
+    coverage: float
+    psnr_mosaic: float
+    psnr_with_memory: float
+    psnr_without_memory: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The same path generated with memory and without.
+
+    Attributes
+    ----------
+    with_memory, without_memory : GenerationResult
+    scores : list of FrameScore
+        Of the frames whose truth is known.
+    """
+
+    with_memory: GenerationResult
+    without_memory: GenerationResult
+    scores: list[FrameScore]
+
+
+class MosaicRecorder:
+    """An ``on_window`` callback that keeps the decoded mosaic and the coverage of each frame."""
+
+    def __init__(self, vae: VAE) -> None:
+        self._vae = vae
+        self.mosaics: dict[int, F32] = {}
+        self.coverage: dict[int, np.ndarray] = {}
+
+    def __call__(self, window: Window) -> None:
+        """Record the frames of a window; a frame that two windows share is recorded as the first saw it."""
+        canvas = np.ascontiguousarray(window.context.canvas.transpose(3, 0, 1, 2))
+        decoded = self._vae.decode(canvas, len(window.frames))
+        for i, frame in enumerate(window.frames):
+            self.mosaics.setdefault(frame, decoded[i])
+            self.coverage.setdefault(frame, window.context.coverage[self._vae.temporal.latent_of(i)])
+
+    def score(
+        self, frame: int, truth: F32, with_memory: GenerationResult, without_memory: GenerationResult
+    ) -> FrameScore:
+        """Compare one frame with the truth (H, W, 3) float32 in [0, 1]."""
+        cells = self.coverage[frame]
+        stride = self._vae.stride
+        pixels = np.repeat(np.repeat(cells, stride, axis=0), stride, axis=1)
+        return FrameScore(
+            frame,
+            float(cells.mean()),
+            psnr(self.mosaics[frame], truth, pixels),
+            psnr(with_memory.frames[frame], truth),
+            psnr(without_memory.frames[frame], truth),
+        )
+
+
+def compare_memory(
+    pipeline: AutoregressivePipeline,
+    trajectory: CameraTrajectory,
+    truth: dict[int, F32],
+    *,
+    recorder: MosaicRecorder | None = None,
+) -> Comparison:
+    """Generate a path with the pipeline's memory and without any, and compare both with the truth.
+
+    Parameters
+    ----------
+    pipeline : AutoregressivePipeline
+        With what has been observed in its store.
+    trajectory : CameraTrajectory
+    truth : dict of int to (H, W, 3) float32 in [0, 1]
+        By frame of the trajectory.
+    """
+    recorder = recorder or MosaicRecorder(pipeline.vae)
+    with_memory = pipeline.generate(trajectory, on_window=recorder)
+    without_memory = AutoregressivePipeline(
+        pipeline.config.model_copy(update={"use_memory": False}),
+        backbone=pipeline.backbone,
+        vae=pipeline.vae,
+        scheduler=pipeline.scheduler,
+        depth_estimator=pipeline.depth_estimator,
+    ).generate(trajectory)
+    scores = [recorder.score(frame, image, with_memory, without_memory) for frame, image in sorted(truth.items())]
+    return Comparison(with_memory, without_memory, scores)
+
+
+def mean_score(scores: Sequence[FrameScore], name: str) -> float:
+    """The mean of one figure over frames, those where it is NaN left out; NaN without any."""
+    values = [value for value in (getattr(score, name) for score in scores) if not math.isnan(value)]
+    return float(np.mean(values)) if values else math.nan

@@ -1,0 +1,144 @@
+"""Depth of frames that were generated, not measured; and depth on the latent grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem._arrays import F32, ArrayLike, as_array, check_integer, check_number, like
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+
+if TYPE_CHECKING:
+    from mosaicmem.synthetic import SyntheticWorld
+
+
+def depth_to_grid(
+    depth: ArrayLike, stride: int, *, min_valid_fraction: float = 0.25, num_threads: int = 0
+) -> Any:
+    """Depth on a latent grid: the median of the valid pixels under each cell.
+
+    Parameters
+    ----------
+    depth : (H, W) array
+        Metres; invalid where not finite or <= 0.
+    stride : int
+        Pixels a cell; divides H and W.
+    min_valid_fraction : float
+        A cell with a smaller part of valid pixels is invalid.
+
+    Returns
+    -------
+    (H / stride, W / stride) float32
+        Lower median, 0 where invalid.
+    """
+    z = as_array("depth", depth, np.float32, ("H", "W"))
+    stride = check_integer("stride", stride, minimum=1)
+    if z.shape[0] % stride or z.shape[1] % stride:
+        raise ValueError(f"stride: expected a divisor of the depth's shape {z.shape}, got {stride}")
+    fraction = check_number("min_valid_fraction", min_valid_fraction, minimum=0.0, maximum=1.0)
+    least = max(1, int(np.ceil(fraction * stride * stride)))
+    return like(depth, _core.median_depth_grid(z, stride, least, num_threads))
+
+
+@runtime_checkable
+class DepthEstimator(Protocol):
+    """Anything that gives a frame a depth."""
+
+    def estimate(
+        self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32
+    ) -> F32:
+        """Depth (H, W) float32, metres; <= 0 where it has none.
+
+        Parameters
+        ----------
+        image : (H, W, 3) float32 in [0, 1]
+        intrinsics : CameraIntrinsics
+        pose : CameraPose
+        known_depth : (H, W) float32
+            What memory already knows of this view, metres, 0 where it knows nothing. An estimator may align itself to
+            it: monocular depth has no scale of its own.
+        """
+        ...
+
+
+class SyntheticDepthEstimator:
+    """The exact depth of a synthetic world, optionally with seeded noise: the estimator that never fails.
+
+    Parameters
+    ----------
+    world : SyntheticWorld
+    relative_noise : float
+        Standard deviation of a Gaussian factor 1 + noise on each pixel.
+    seed : int
+    """
+
+    def __init__(self, world: SyntheticWorld, *, relative_noise: float = 0.0, seed: int = 0) -> None:
+        self.world = world
+        self.relative_noise = check_number("relative_noise", relative_noise, minimum=0.0)
+        self.seed = check_integer("seed", seed, minimum=0)
+
+    def estimate(
+        self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32
+    ) -> F32:
+        """Render the depth that the camera sees; the image and what memory knows are not looked at."""
+        depth = self.world.render(intrinsics, pose).depth
+        if self.relative_noise:
+            noise = np.random.default_rng(self.seed).standard_normal(depth.shape)
+            depth = np.where(depth > 0, depth * (1 + self.relative_noise * noise), 0)
+        return np.ascontiguousarray(depth, dtype=np.float32)
+
+
+class DepthCompletion:
+    """Completes what memory knows of a view smoothly into what it does not, without looking at the image.
+
+    Pull-push: known depth is averaged up a pyramid of halved images until it reaches every pixel, then handed back down
+    to where a finer level knows nothing. With nothing known at all, a plane at ``default_depth``.
+
+    Parameters
+    ----------
+    default_depth : float
+        Metres.
+    """
+
+    def __init__(self, default_depth: float = 3.0) -> None:
+        self.default_depth = check_number("default_depth", default_depth, above=0.0)
+
+    def estimate(
+        self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32
+    ) -> F32:
+        """``known_depth`` where it is known, its smooth completion elsewhere."""
+        if not (known_depth > 0).any():
+            return np.full(known_depth.shape, self.default_depth, dtype=np.float32)
+        known = np.where(known_depth > 0, known_depth, 0).astype(np.float32)
+        return _pull_push(known, (known > 0).astype(np.float32))
+
+
+def _pull_push(values: F32, weights: F32) -> F32:
+    """``values`` where ``weights`` are positive, filled in elsewhere from the coarsest level that knows something."""
+    if (weights > 0).all() or max(values.shape) == 1:
+        return values
+    rows, columns = values.shape
+    padded_values = np.pad(values * weights, ((0, rows % 2), (0, columns % 2)))
+    padded_weights = np.pad(weights, ((0, rows % 2), (0, columns % 2)))
+    blocks = (padded_weights.shape[0] // 2, 2, padded_weights.shape[1] // 2, 2)
+    total = padded_weights.reshape(blocks).sum(axis=(1, 3))
+    mean = padded_values.reshape(blocks).sum(axis=(1, 3)) / np.maximum(total, 1e-12)
+    coarse = _pull_push(mean.astype(np.float32), np.minimum(total, 1))
+    fine = _upsample(coarse)[:rows, :columns]
+    return np.where(weights > 0, values, fine).astype(np.float32)
+
+
+def _upsample(coarse: F32) -> F32:
+    """Twice the size, bilinear between cell centres."""
+    for axis in (0, 1):
+        first = np.take(coarse, [0], axis=axis)
+        last = np.take(coarse, [-1], axis=axis)
+        before = np.concatenate([first, np.delete(coarse, -1, axis=axis)], axis=axis)
+        after = np.concatenate([np.delete(coarse, 0, axis=axis), last], axis=axis)
+        pairs = np.stack([0.75 * coarse + 0.25 * before, 0.75 * coarse + 0.25 * after], axis=axis + 1)
+        shape = list(coarse.shape)
+        shape[axis] *= 2
+        coarse = pairs.reshape(shape)
+    return coarse

@@ -1,0 +1,96 @@
+"""Streaming fusion of posed RGB-D frames into a voxel map of bounded density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem._arrays import ArrayLike, as_array, check_integer, check_number
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.geometry.point_cloud import PointCloud
+from mosaicmem.geometry.unproject import check_depth
+
+
+@dataclass(frozen=True)
+class FusionCounts:
+    """What became of one frame.
+
+    Attributes
+    ----------
+    points : int
+        Pixels that were fused.
+    out_of_range : int
+        Pixels dropped because they lie further than 2^20 voxels from the origin along an axis.
+    new_voxels : int
+        Voxels that had been empty.
+    """
+
+    points: int
+    out_of_range: int
+    new_voxels: int
+
+
+class StreamingFusion:
+    """A hash of voxels that each keep the mean position, colour and normal of the points that fell into them.
+
+    Adding a frame costs its own points, never the size of the map. The result does not depend on the number of threads.
+
+    Parameters
+    ----------
+    voxel_size : float
+        Edge of a voxel, metres.
+    num_threads : int
+        0 for all cores (or MOSAICMEM_NUM_THREADS).
+    """
+
+    def __init__(self, voxel_size: float = 0.05, *, num_threads: int = 0) -> None:
+        self._map = _core.VoxelMap(check_number("voxel_size", voxel_size, above=0.0))
+        self.voxel_size = float(voxel_size)
+        self._num_threads = check_integer("num_threads", num_threads, minimum=0)
+
+    def add_frame(
+        self,
+        depth: ArrayLike,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        color: ArrayLike | None = None,
+    ) -> FusionCounts:
+        """Fuse one frame.
+
+        Parameters
+        ----------
+        depth : (H, W) array
+            Metres along z; invalid where not finite or <= 0.
+        intrinsics : CameraIntrinsics
+            Of an image of H x W pixels.
+        pose : CameraPose
+            Where and when the frame was taken.
+        color : (H, W, 3) uint8 array, optional
+            RGB; black where not given.
+
+        Returns
+        -------
+        FusionCounts
+        """
+        z = check_depth(depth, intrinsics)
+        rgb = None if color is None else as_array("color", color, np.uint8, (*z.shape, 3))
+        counts = self._map.add(
+            z, rgb, intrinsics.params, pose.world_from_camera, pose.timestamp, self._num_threads
+        )
+        return FusionCounts(**counts)
+
+    def point_cloud(self, min_count: int = 1) -> PointCloud:
+        """The means of all voxels that hold at least ``min_count`` points, ordered by voxel."""
+        exported = self._map.export(check_integer("min_count", min_count, minimum=1))
+        return PointCloud(exported["points"], exported["colors"], exported["normals"])
+
+    def __len__(self) -> int:
+        """The number of occupied voxels."""
+        return len(self._map)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the map holds."""
+        return self._map.nbytes

@@ -1,0 +1,50 @@
+"""Frames to files that people look at."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mosaicmem._arrays import U8, ArrayLike, as_array, check_number, to_numpy
+from mosaicmem._files import atomic_write
+
+
+def to_uint8(name: str, frames: ArrayLike) -> U8:
+    """Pixels as uint8: uint8 as it is, float in [0, 1] rounded."""
+    array = to_numpy(name, frames)
+    if array.dtype == np.uint8:
+        return array
+    pixels = as_array(name, array, np.float32, array.shape, finite=True)
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def save_png(path: str | Path, image: ArrayLike) -> None:
+    """Write an image (H, W, 3), uint8 or float in [0, 1], atomically."""
+    pixels = to_uint8("image", image)
+    with atomic_write(path) as file:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+
+
+def save_mp4(path: str | Path, frames: ArrayLike, fps: float = 15.0) -> None:
+    """Write a video (T, H, W, 3), uint8 or float in [0, 1], as H.264 in MP4 that browsers play, atomically.
+
+    4:2:0 chroma needs even sides: an odd side is extended by repeating its last row or column.
+    """
+    import av
+
+    pixels = as_array("frames", to_uint8("frames", frames), np.uint8, ("T", "H", "W", 3))
+    rate = Fraction(check_number("fps", fps, above=0.0)).limit_denominator(1000)
+    _, height, width, _ = pixels.shape
+    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with (
+        atomic_write(path) as file,
+        av.open(file, "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = pixels.shape[2], pixels.shape[1], "yuv420p"
+        for image in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())

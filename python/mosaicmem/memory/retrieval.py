@@ -1,0 +1,131 @@
+"""From a store and target cameras to a mosaic."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import check_choice, check_integer, check_number
+from mosaicmem.attention.warped_latent import WarpedLatent
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.store import MosaicMemoryStore
+
+
+class MemoryRetrieval:
+    """Retrieves the patches that each target view sees and aligns their tokens to it.
+
+    Parameters
+    ----------
+    top_k, near, far, half_life, min_visibility, diversity_radius, diversity_penalty
+        As in :meth:`MosaicMemoryStore.retrieve`, for each target frame.
+    temporal : {"target", "offset"}
+        The t of a token's position: its target frame, or source time minus target time in latent frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        top_k: int = 1024,
+        near: float = 0.05,
+        far: float = math.inf,
+        half_life: float = 0.0,
+        min_visibility: float = 0.01,
+        diversity_radius: float = 0.0,
+        diversity_penalty: float = 0.5,
+        temporal: str = "target",
+    ) -> None:
+        self.near = check_number("near", near, above=0.0)
+        self.temporal = check_choice("temporal", temporal, ("target", "offset"))
+        self._options: dict[str, Any] = {
+            "top_k": check_integer("top_k", top_k, minimum=1),
+            "near": near,
+            "far": far,
+            "half_life": half_life,
+            "min_visibility": min_visibility,
+            "diversity_radius": diversity_radius,
+            "diversity_penalty": diversity_penalty,
+        }
+
+    def retrieve(
+        self,
+        store: MosaicMemoryStore,
+        targets: CameraTrajectory,
+        stride: int,
+        *,
+        seconds_per_latent: float | None = None,
+    ) -> Mosaic:
+        """Build the mosaic of a window.
+
+        Parameters
+        ----------
+        store : MosaicMemoryStore
+        targets : CameraTrajectory
+            The camera of each target latent frame.
+        stride : int
+            Pixels a cell of the target grid.
+        seconds_per_latent : float, optional
+            Needed by ``temporal="offset"``.
+        """
+        if self.temporal == "offset":
+            seconds_per_latent = check_number("seconds_per_latent", seconds_per_latent, above=0.0)
+        grid = targets.intrinsics.latent_grid(stride)
+        parts: list[dict[str, Any]] = []
+        patches = 0
+        for frame, pose in enumerate(targets):
+            found = store.retrieve(targets.intrinsics, pose, **self._options)
+            landed = store.land(found.ids, targets.intrinsics, pose, near=self.near)
+            info = store.describe_patches(found.ids)
+            y, x = landed["landing"][:, 1] / stride - 0.5, landed["landing"][:, 0] / stride - 0.5
+            t = np.full(len(x), float(frame))
+            if self.temporal == "offset":
+                t = (info["timestamp"] - pose.timestamp)[landed["patch"]] / seconds_per_latent
+            coverage = WarpedLatent("bilinear").splat(
+                landed["latents"][:, :0],
+                np.stack([y, x], axis=1),
+                landed["landing"][:, 2],
+                grid.height,
+                grid.width,
+            ).coverage
+            parts.append(
+                {
+                    "patch_ids": found.ids,
+                    "patch_frames": np.full(len(found), frame, dtype=np.int32),
+                    "patch_scores": found.scores,
+                    "observation": info["observation"],
+                    "world_from_camera": info["world_from_camera"],
+                    "intrinsics": info["intrinsics"],
+                    "tokens": landed["latents"],
+                    "positions": np.stack([t, y, x], axis=1).astype(np.float64),
+                    "source_positions": np.stack([landed["source_row"], landed["source_column"]], axis=1),
+                    "depth": landed["landing"][:, 2],
+                    "confidence": landed["confidence"],
+                    "token_patches": landed["patch"] + np.int32(patches),
+                    "coverage": coverage[None],
+                }
+            )
+            patches += len(found)
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Mosaic(
+            frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined)
+        )
+
+
+def _distinct_sources(joined: dict[str, Any]) -> dict[str, Any]:
+    """Replaces the camera of each patch by a table of distinct cameras and an index into it."""
+    _, first, sources = np.unique(joined.pop("observation"), return_index=True, return_inverse=True)
+    world_from_camera = joined.pop("world_from_camera")[first]
+    fx, fy, cx, cy = joined.pop("intrinsics")[first].T
+    camera_from_world = np.tile(np.eye(4), (len(first), 1, 1))
+    camera_from_world[:, :3] = world_from_camera
+    intrinsics = np.zeros((len(first), 3, 3))
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = fx, fy
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = cx, cy, 1
+    return {
+        **joined,
+        "source_camera_from_world": np.linalg.inv(camera_from_world),
+        "source_intrinsics": intrinsics,
+        "patch_sources": sources.astype(np.int32),
+    }

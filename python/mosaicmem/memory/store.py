@@ -1,0 +1,375 @@
+"""The store of patches: keyframes on the latent grid, placed in the world, indexed by a kd-tree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem._arrays import (
+    F32,
+    F64,
+    U64,
+    ArrayLike,
+    as_array,
+    as_ids,
+    check_choice,
+    check_integer,
+    check_number,
+)
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+
+LATENT_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievedPatches:
+    """Patches that one camera sees, front to back. All arrays have one entry a patch.
+
+    Attributes
+    ----------
+    ids : (P,) uint64
+    scores : (P,) float64
+        centrality * proximity * footprint * recency, before the diversity penalty.
+    pixels : (P, 2) float64
+        (u, v) of the patch's centre in the image.
+    depth : (P,) float64
+        Of the patch's centre, metres.
+    """
+
+    ids: U64
+    scores: F64
+    pixels: F64
+    depth: F64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class StoreStatistics:
+    """What a store holds.
+
+    Attributes
+    ----------
+    patches : int
+        Living patches.
+    keyframes : int
+        Observations with at least one living patch.
+    channels : int or None
+        Of the latents; None before the first keyframe.
+    keyframe_bytes : int
+        Latents, depth and confidence of the keyframes that are referred to.
+    index_bytes : int
+        The spatial index.
+    first_time, last_time : float or None
+        Timestamps of the oldest and the newest keyframe, seconds.
+    """
+
+    patches: int
+    keyframes: int
+    channels: int | None
+    keyframe_bytes: int
+    index_bytes: int
+    first_time: float | None
+    last_time: float | None
+
+
+class MosaicMemoryStore:
+    """Keeps observed frames as patches of latent tokens in 3D.
+
+    A keyframe's arrays are shared, not copied (unless ``latent_dtype`` asks for a smaller type): do not write to them
+    afterwards. A patch is a tile of ``latent_patch_size`` x ``latent_patch_size`` cells of a keyframe; its id is stable
+    for life. Reading from several threads at once is safe, also beside a writer.
+
+    Parameters
+    ----------
+    latent_patch_size : int
+        Cells along the edge of a patch.
+    latent_dtype : {"float32", "float16", "bfloat16"}
+        What latents are kept as; they are handed out as float32.
+    max_patches : int, optional
+        When more live, the oldest are erased.
+    num_threads : int
+        0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
+    """
+
+    def __init__(
+        self,
+        latent_patch_size: int = 2,
+        *,
+        latent_dtype: str = "float32",
+        max_patches: int | None = None,
+        num_threads: int = 0,
+    ) -> None:
+        self.latent_patch_size = check_integer("latent_patch_size", latent_patch_size, minimum=1, maximum=1024)
+        self.latent_dtype = check_choice("latent_dtype", latent_dtype, LATENT_DTYPES)
+        self.max_patches = (
+            None if max_patches is None else check_integer("max_patches", max_patches, minimum=1)
+        )
+        self.num_threads = check_integer("num_threads", num_threads, minimum=0)
+        self._core = _core.MemoryStore(self.latent_patch_size)
+        self._channels: int | None = None
+        self._next_frame_id = 0
+
+    def __len__(self) -> int:
+        """The number of living patches."""
+        return self._core.alive_count
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the latents; None before the first keyframe."""
+        return self._channels
+
+    def insert_keyframe(
+        self,
+        latents: ArrayLike,
+        depth: ArrayLike,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        *,
+        frame_id: int | None = None,
+        valid: ArrayLike | None = None,
+        confidence: ArrayLike | None = None,
+    ) -> int:
+        """Remember one frame.
+
+        Parameters
+        ----------
+        latents : (h, w, C) array
+            Channel-last; C is that of the first keyframe. Zero-copy for contiguous float32.
+        depth : (h, w) array
+            Depth of each cell, metres (see :func:`~mosaicmem.geometry.depth_to_grid`); cells whose depth is not finite
+            or <= 0 are not remembered.
+        intrinsics : CameraIntrinsics
+            Of the image in pixels: a whole multiple of the grid, the same for rows and columns.
+        pose : CameraPose
+            Where and when the frame was seen.
+        frame_id : int, optional
+            Yours, to delete the frame by; counted up if not given.
+        valid : (h, w) bool array, optional
+            Cells that are False are not remembered.
+        confidence : (h, w) array, optional
+            In [0, 1], 1 if not given.
+
+        Returns
+        -------
+        int
+            Id of the first patch. The patches of the frame have consecutive ids, row by row.
+        """
+        grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True)
+        rows, columns, channels = grid.shape
+        if min(grid.shape) == 0:
+            raise ValueError(f"latents: expected at least one cell and one channel, got shape {grid.shape}")
+        if self._channels not in (None, channels):
+            raise ValueError(f"latents: expected {self._channels} channels as before, got {channels}")
+        stride = _stride(intrinsics, rows, columns)
+        z = as_array("depth", depth, np.float32, (rows, columns))
+        if valid is not None:
+            z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
+        if confidence is not None:
+            confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
+            if confidence.min() < 0 or confidence.max() > 1:
+                raise ValueError(
+                    f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}"
+                )
+        if frame_id is None:
+            frame_id = self._next_frame_id
+        frame_id = check_integer("frame_id", frame_id)
+        size = self.latent_patch_size
+        patches = -(-rows // size) * -(-columns // size)
+        if self.max_patches is not None and patches > self.max_patches:
+            raise ValueError(
+                f"latents: expected at most max_patches = {self.max_patches} patches in a keyframe, got {patches}"
+            )
+        first_id = self._core.insert(
+            _narrow(grid, self.latent_dtype),
+            getattr(_core.LatentType, self.latent_dtype),
+            z,
+            confidence,
+            stride,
+            intrinsics.params,
+            pose.world_from_camera,
+            frame_id,
+            pose.timestamp,
+            self.num_threads,
+        )
+        self._channels = channels
+        self._next_frame_id = max(self._next_frame_id, frame_id + 1)
+        if self.max_patches is not None:
+            self._core.evict_oldest(self.max_patches)
+        return first_id
+
+    def retrieve(
+        self,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        *,
+        top_k: int = 64,
+        near: float = 0.05,
+        far: float = math.inf,
+        half_life: float = 0.0,
+        min_visibility: float = 0.01,
+        diversity_radius: float = 0.0,
+        diversity_penalty: float = 0.5,
+    ) -> RetrievedPatches:
+        """The patches that matter most to a camera, exactly.
+
+        score = centrality * proximity * footprint * recency, of patches whose centre (u, v, z) is inside the image with
+        near <= z <= far:
+
+        - centrality = max(0, 1 - sqrt(((u - cx) / W)^2 + ((v - cy) / H)^2))
+        - proximity = 1 / (1 + 0.1 z)
+        - footprint = max(0.25, visible tokens / tokens)
+        - recency = 0.5^(age / half_life), 1 with half_life = 0; age is from the keyframe's timestamp to the pose's, 0
+          for keyframes from its future
+
+        Parameters
+        ----------
+        intrinsics, pose
+            The camera, and when it looks.
+        top_k : int
+            At most this many.
+        near, far : float
+            Metres.
+        half_life : float
+            Seconds.
+        min_visibility : float
+            Patches with a lower score are dropped.
+        diversity_radius : float
+            Pixels. Patches are taken greedily; each one taken within this radius multiplies a score by
+            ``diversity_penalty``. 0 turns it off.
+        diversity_penalty : float
+            In [0, 1].
+
+        Returns
+        -------
+        RetrievedPatches
+            Front to back. Equal scores go to the smaller id.
+        """
+        near = check_number("near", near, above=0.0)
+        if not far > near:
+            raise ValueError(f"far: expected more than near = {near}, got {far}")
+        found = self._core.retrieve(
+            (*intrinsics.params, intrinsics.width, intrinsics.height, near, float(far)),
+            pose.camera_from_world,
+            check_integer("top_k", top_k, minimum=1),
+            pose.timestamp,
+            check_number("half_life", half_life, minimum=0.0),
+            check_number("min_visibility", min_visibility, minimum=0.0),
+            check_number("diversity_radius", diversity_radius, minimum=0.0),
+            check_number("diversity_penalty", diversity_penalty, minimum=0.0, maximum=1.0),
+        )
+        pixels = np.stack([found["u"], found["v"]], axis=1)
+        return RetrievedPatches(found["id"], found["score"], pixels, found["depth"])
+
+    def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
+        """The k patches nearest to each point.
+
+        Parameters
+        ----------
+        points : (N, 3) array
+            World, metres, finite.
+        k : int
+
+        Returns
+        -------
+        distances : (N, min(k, len(store))) float32
+            Metres, ascending; ties go to the smaller id.
+        ids : (N, min(k, len(store))) uint64
+        """
+        queries = as_array("points", points, np.float32, ("N", 3), finite=True)
+        return self._core.nearest(queries, min(check_integer("k", k, minimum=1), len(self)))
+
+    def delete_patches(self, ids: ArrayLike) -> int:
+        """Erase patches by id; ids that do not live are passed over. Returns how many were erased."""
+        return self._core.erase(as_ids("ids", ids))
+
+    def delete_frame(self, frame_id: int) -> int:
+        """Erase all patches of a frame. Returns how many were erased; 0 if there is no such frame."""
+        return self._core.erase_frame(check_integer("frame_id", frame_id))
+
+    @property
+    def patch_ids(self) -> U64:
+        """Ids of all living patches, ascending."""
+        return self._core.alive_ids()
+
+    def describe_patches(self, ids: ArrayLike) -> dict[str, Any]:
+        """What is known of living patches, as arrays with one entry a patch.
+
+        Returns
+        -------
+        dict
+            ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds; ``row`` and ``column`` (P,) in
+            the keyframe's patch grid; ``observation`` (P,) id of the keyframe's first patch; ``world_from_camera``
+            (P, 3, 4) and ``intrinsics`` (P, 4: fx, fy, cx, cy) of the keyframe.
+
+        Raises
+        ------
+        KeyError
+            An id does not live.
+        """
+        return self._core.describe(as_ids("ids", ids))
+
+    def land(
+        self, ids: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, *, near: float = 0.05
+    ) -> dict[str, Any]:
+        """The tokens of patches, and where they land in a camera.
+
+        Tokens without depth and tokens that land nearer than ``near`` are left out, as are ids that do not live.
+
+        Returns
+        -------
+        dict
+            With one entry a token: ``latents`` (N, C) float32; ``landing`` (N, 3) float32: u', v' in pixels (maybe
+            outside the image), z' in metres; ``confidence`` (N,); ``patch`` (N,) position in ``ids``; ``source_row`` and
+            ``source_column`` (N,) in the keyframe's grid.
+        """
+        near = check_number("near", near, above=0.0)
+        camera = (*intrinsics.params, intrinsics.width, intrinsics.height, near, math.inf)
+        return self._core.land(as_ids("ids", ids), camera, pose.camera_from_world, self._channels or 0)
+
+    def statistics(self) -> StoreStatistics:
+        """Counts, bytes and times."""
+        times = self._core.time_range()
+        first, last = times if times is not None else (None, None)
+        return StoreStatistics(
+            patches=self._core.alive_count,
+            keyframes=self._core.observation_count,
+            channels=self._channels,
+            keyframe_bytes=self._core.keyframe_nbytes,
+            index_bytes=self._core.index_nbytes,
+            first_time=first,
+            last_time=last,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keyframe arrays that the store refers to, and of its index."""
+        return self._core.keyframe_nbytes + self._core.index_nbytes
+
+
+def _stride(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
+    stride = intrinsics.width // columns
+    if (columns * stride, rows * stride) != (intrinsics.width, intrinsics.height):
+        raise ValueError(
+            f"intrinsics: expected an image that is a whole multiple of the {rows}x{columns} grid (rows x columns), "
+            f"got {intrinsics.width}x{intrinsics.height} pixels (width x height); intrinsics of another resolution? "
+            "use CameraIntrinsics.scaled"
+        )
+    return stride
+
+
+def _narrow(latents: F32, dtype: str) -> np.ndarray:
+    """Latents as they are kept: the array itself for float32, bfloat16 as uint16 bits rounded to nearest even."""
+    if dtype == "float32":
+        return latents
+    if dtype == "float16":
+        if np.abs(latents).max() > np.finfo(np.float16).max:
+            raise ValueError(f"latents: expected values within float16, got {np.abs(latents).max():.6g}")
+        return latents.astype(np.float16)
+    bits = latents.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -1,0 +1,34 @@
+"""How close two images are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mosaicmem._arrays import ArrayLike, as_array, to_numpy
+
+
+def psnr(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
+    """Peak signal-to-noise ratio, dB, of images or videos with values in [0, 1].
+
+    Parameters
+    ----------
+    image, reference : arrays of the same shape
+    mask : bool array, optional
+        Of the shape without the last axis: the pixels that count.
+
+    Returns
+    -------
+    float
+        10 log10(1 / mean squared error); inf for equal inputs, NaN where no pixel counts.
+    """
+    expected = as_array("reference", reference, np.float32, to_numpy("reference", reference).shape, finite=True)
+    actual = as_array("image", image, np.float32, expected.shape, finite=True)
+    error = (actual.astype(np.float64) - expected) ** 2
+    if mask is not None:
+        error = error[as_array("mask", mask, np.bool_, expected.shape[:-1])]
+    if error.size == 0:
+        return math.nan
+    mean = float(error.mean())
+    return math.inf if mean == 0 else -10 * math.log10(mean)

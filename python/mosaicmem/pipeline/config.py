@@ -1,0 +1,109 @@
+"""Everything that a run can be told, with its defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mosaicmem._files import read_json_object, write_json
+from mosaicmem.errors import FormatError
+
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class PipelineConfig(BaseModel):
+    """Configuration of an :class:`AutoregressivePipeline`. Immutable; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: Annotated[str, Field(description="What the unseen parts should be.")] = ""
+    seed: Annotated[int, Field(ge=0, lt=2**64, description="Of all noise.")] = 0
+    num_threads: Annotated[int, Field(ge=0, description="0: all cores.")] = 0
+
+    window_size: Annotated[_Count, Field(description="Frames a window.")] = 16
+    window_overlap: Annotated[int, Field(ge=0, description="Frames shared with the window before, blended.")] = 4
+    num_inference_steps: Annotated[_Count, Field(le=1000, description="Denoising steps.")] = 10
+    noise_schedule: Literal["linear", "cosine"] = "cosine"
+
+    vae_stride: Annotated[int, Field(ge=1, le=64, description="Pixels a latent cell.")] = 8
+    latent_channels: Annotated[int, Field(ge=3)] = 16
+    temporal_kind: Literal["causal", "uniform"] = "uniform"
+    temporal_factor: Annotated[_Count, Field(description="Frames a latent frame.")] = 1
+
+    use_memory: Annotated[bool, Field(description="False: no retrieval, nothing is remembered.")] = True
+    latent_patch_size: Annotated[_Count, Field(le=1024, description="Latent cells along a patch.")] = 2
+    latent_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    max_patches: Annotated[_Count | None, Field(description="Older patches go when there are more.")] = None
+
+    top_k: Annotated[_Count, Field(description="Patches retrieved for each latent frame.")] = 4096
+    near: Annotated[_Positive, Field(description="Metres.")] = 0.05
+    far: Annotated[_Positive, Field(description="Metres.")] = 100.0
+    half_life: Annotated[_NotNegative, Field(description="Seconds; 0: age does not count.")] = 0.0
+    min_visibility: _NotNegative = 0.01
+    diversity_radius: Annotated[_NotNegative, Field(description="Pixels; 0: off.")] = 8.0
+    diversity_penalty: _Fraction = 0.5
+
+    splat: Literal["nearest", "block", "bilinear"] = "bilinear"
+    depth_tolerance: Annotated[_NotNegative, Field(description="Relative thickness of a surface.")] = 0.05
+
+    keyframe_translation: Annotated[_NotNegative, Field(description="Metres between keyframes.")] = 0.3
+    keyframe_angle: Annotated[_NotNegative, Field(description="Radians between keyframes.")] = 0.3
+    keyframe_interval: Annotated[_Count, Field(description="Frames between keyframes, at most.")] = 8
+    remember: Annotated[
+        Literal["novel", "all"],
+        Field(description="What of a generated keyframe is kept: what memory does not show yet, or everything."),
+    ] = "novel"
+    generated_confidence: Annotated[_Fraction, Field(description="Of generated tokens; observed ones have 1.")] = 0.5
+
+    @model_validator(mode="after")
+    def _check_together(self) -> PipelineConfig:
+        if self.window_overlap >= self.window_size:
+            raise ValueError(
+                f"window_overlap: expected less than window_size = {self.window_size}, got {self.window_overlap}"
+            )
+        if self.far <= self.near:
+            raise ValueError(f"far: expected more than near = {self.near}, got {self.far}")
+        if self.latent_channels > 3 * self.vae_stride**2:
+            raise ValueError(
+                f"latent_channels: expected at most 3 * vae_stride^2 = {3 * self.vae_stride**2}, "
+                f"got {self.latent_channels}"
+            )
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write all fields as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> PipelineConfig:
+        """Read a JSON object of fields; those left out have their defaults.
+
+        Raises
+        ------
+        FormatError
+            Not JSON, an unknown key, or an impossible value; the message names the field.
+        """
+        try:
+            return cls(**read_json_object(path))
+        except ValidationError as error:
+            raise FormatError(path, describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """One line a problem: field, what was wrong, what came."""
+    return "; ".join(_describe_one(problem) for problem in error.errors())
+
+
+def _describe_one(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such setting"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not field:
+        return message
+    return f"{field}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

@@ -1,0 +1,10 @@
+"""Noise that depends on seed and window alone, so that a window can be made again without those before it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def window_noise(seed: int, window: int) -> np.random.Generator:
+    """The noise of one window: a counter-based generator (Philox) keyed by the seed, starting at the window's counter."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, window]))
