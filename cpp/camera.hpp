@@ -1,5 +1,6 @@
-// Pinhole intrinsics and affine transforms, in double: what a kernel composes before its loop over float32 data.
-// Axes are OpenCV's (+x right, +y down, +z forward); pixel (row i, column j) has its centre at (j + 0.5, i + 0.5).
+// Pinhole intrinsics and affine transforms, in double: what a kernel composes before its loop over
+// float32 data. Axes are OpenCV's (+x right, +y down, +z forward); pixel (row i, column j) has its
+// centre at (j + 0.5, i + 0.5).
 #pragma once
 
 #include <array>
@@ -14,8 +15,8 @@ struct Intrinsics {
     double fx, fy, cx, cy;  // pixels
 };
 
-// target_from_source as a row-major 3x4 matrix [A | t]. A need not be a rotation: an edited observation may be scaled
-// or mirrored.
+// target_from_source as a row-major 3x4 matrix [A | t]. A need not be a rotation: an edited
+// observation may be scaled or mirrored.
 struct Affine {
     std::array<double, 12> m;
 
@@ -39,7 +40,8 @@ inline Affine operator*(const Affine& a, const Affine& b) {
     return c;
 }
 
-// A camera that looks at the scene: pixels (u, v) inside [0, width) x [0, height), depths within [near, far].
+// A camera that looks at the scene: pixels (u, v) inside [0, width) x [0, height), depths within
+// [near, far].
 struct View {
     Intrinsics k;
     Affine camera_from_world;
@@ -47,7 +49,8 @@ struct View {
     double near, far;      // metres
 };
 
-// depth * K^-1 [u, v, 1], carried into another frame, as a function of (u, v): x = depth * (u * du + v * dv + d0) + t.
+// depth * K^-1 [u, v, 1], carried into another frame, as a function of (u, v): x = depth * (u * du
+// + v * dv + d0) + t.
 struct PixelRay {
     Vec3 du, dv, d0, t;
 

@@ -14,25 +14,33 @@ constexpr std::uint64_t kNoToken = ~0ull;
 
 // Positive floats order as their bits do, so one 64-bit minimum decides by depth, then by index.
 std::uint64_t front_key(float depth, std::size_t index) {
-    return static_cast<std::uint64_t>(std::bit_cast<std::uint32_t>(depth)) << 32 | static_cast<std::uint32_t>(index);
+    return static_cast<std::uint64_t>(std::bit_cast<std::uint32_t>(depth)) << 32 |
+           static_cast<std::uint32_t>(index);
 }
 
 // Calls visit(cell, bilinear weight) on the cells of the grid that a token touches.
 template <class Visit>
-void for_each_cell(float x, float y, Splat mode, std::size_t rows, std::size_t columns, const Visit& visit) {
+void for_each_cell(float x, float y, Splat mode, std::size_t rows, std::size_t columns,
+                   const Visit& visit) {
     const float limit_x = static_cast<float>(columns), limit_y = static_cast<float>(rows);
     if (!(x > -1.0f && x < limit_x && y > -1.0f && y < limit_y)) return;  // NaN too
     if (mode == Splat::nearest) {
-        const auto c = static_cast<std::int64_t>(std::floor(x + 0.5f)), r = static_cast<std::int64_t>(std::floor(y + 0.5f));
-        if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) || r >= static_cast<std::int64_t>(rows)) return;
+        const auto c = static_cast<std::int64_t>(std::floor(x + 0.5f)),
+                   r = static_cast<std::int64_t>(std::floor(y + 0.5f));
+        if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) ||
+            r >= static_cast<std::int64_t>(rows))
+            return;
         visit(static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(c), 1.0f);
         return;
     }
     const float left = std::floor(x), top = std::floor(y);
     for (int dy = 0; dy <= 1; ++dy) {
         for (int dx = 0; dx <= 1; ++dx) {
-            const auto c = static_cast<std::int64_t>(left) + dx, r = static_cast<std::int64_t>(top) + dy;
-            if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) || r >= static_cast<std::int64_t>(rows)) continue;
+            const auto c = static_cast<std::int64_t>(left) + dx,
+                       r = static_cast<std::int64_t>(top) + dy;
+            if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) ||
+                r >= static_cast<std::int64_t>(rows))
+                continue;
             const float wx = dx == 0 ? 1.0f - (x - left) : x - left;
             const float wy = dy == 0 ? 1.0f - (y - top) : y - top;
             if (mode == Splat::bilinear && wx * wy < kMinBilinear) continue;
@@ -41,15 +49,15 @@ void for_each_cell(float x, float y, Splat mode, std::size_t rows, std::size_t c
     }
 }
 
-void average_front(const SplatTokens& tokens, float depth_tolerance, const std::vector<std::uint64_t>& front,
-                   const SplatGrid& grid) {
+void average_front(const SplatTokens& tokens, float depth_tolerance,
+                   const std::vector<std::uint64_t>& front, const SplatGrid& grid) {
     std::vector<float> total(grid.rows * grid.columns, 0.0f);
     for (std::size_t i = 0; i < tokens.count; ++i) {
         if (!is_valid_depth(tokens.depth[i])) continue;
         const float weight = tokens.weight ? tokens.weight[i] : 1.0f;
         const float* latent = tokens.latents + i * tokens.channels;
-        for_each_cell(tokens.position[2 * i], tokens.position[2 * i + 1], Splat::bilinear, grid.rows, grid.columns,
-                      [&](std::size_t cell, float bilinear) {
+        for_each_cell(tokens.position[2 * i], tokens.position[2 * i + 1], Splat::bilinear,
+                      grid.rows, grid.columns, [&](std::size_t cell, float bilinear) {
                           if (tokens.depth[i] > grid.depth[cell] * (1.0f + depth_tolerance)) return;
                           const float w = weight * bilinear;
                           total[cell] += w;
@@ -72,7 +80,8 @@ void splat(const SplatTokens& tokens, Splat mode, float depth_tolerance, const S
     for (std::size_t i = 0; i < tokens.count; ++i) {
         if (!is_valid_depth(tokens.depth[i])) continue;
         const std::uint64_t key = front_key(tokens.depth[i], i);
-        for_each_cell(tokens.position[2 * i], tokens.position[2 * i + 1], mode, grid.rows, grid.columns,
+        for_each_cell(tokens.position[2 * i], tokens.position[2 * i + 1], mode, grid.rows,
+                      grid.columns,
                       [&](std::size_t cell, float) { front[cell] = std::min(front[cell], key); });
     }
     std::fill_n(grid.canvas, cells * tokens.channels, 0.0f);
@@ -83,7 +92,8 @@ void splat(const SplatTokens& tokens, Splat mode, float depth_tolerance, const S
         grid.depth[cell] = covered ? tokens.depth[token] : 0.0f;
         grid.source[cell] = covered ? static_cast<std::int32_t>(token) : -1;
         if (covered && mode != Splat::bilinear) {
-            std::copy_n(tokens.latents + token * tokens.channels, tokens.channels, grid.canvas + cell * tokens.channels);
+            std::copy_n(tokens.latents + token * tokens.channels, tokens.channels,
+                        grid.canvas + cell * tokens.channels);
         }
     }
     if (mode == Splat::bilinear) average_front(tokens, depth_tolerance, front, grid);

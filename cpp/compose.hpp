@@ -9,7 +9,8 @@ namespace mosaicmem {
 enum class Splat {
     nearest,   // the cell a token lands in
     block,     // the 2x2 cells around it
-    bilinear,  // the 2x2 cells around it, averaged by bilinear weight over the tokens at the front surface
+    bilinear,  // the 2x2 cells around it, averaged by bilinear weight over the tokens at the front
+               // surface
 };
 
 // Tokens of one target frame.
@@ -29,9 +30,10 @@ struct SplatGrid {
     std::int32_t* source;    // (rows, columns) index of the nearest token, -1 where uncovered
 };
 
-// The front token of a cell is the least by (depth, index); `nearest` and `block` copy it. `bilinear` averages all
-// tokens within depth_tolerance (relative) of it, by weight times bilinear weight; bilinear weights under
-// kMinBilinear count for nothing. Tokens whose position or depth is not finite, or depth <= 0, are passed over.
+// The front token of a cell is the least by (depth, index); `nearest` and `block` copy it.
+// `bilinear` averages all tokens within depth_tolerance (relative) of it, by weight times bilinear
+// weight; bilinear weights under kMinBilinear count for nothing. Tokens whose position or depth is
+// not finite, or depth <= 0, are passed over.
 constexpr float kMinBilinear = 1.0f / 64;
 void splat(const SplatTokens& tokens, Splat mode, float depth_tolerance, const SplatGrid& grid);
 

@@ -8,8 +8,8 @@
 
 namespace mosaicmem {
 
-void median_depth_grid(const float* depth, std::size_t height, std::size_t width, std::size_t stride,
-                       std::size_t min_valid, float* grid, int num_threads) {
+void median_depth_grid(const float* depth, std::size_t height, std::size_t width,
+                       std::size_t stride, std::size_t min_valid, float* grid, int num_threads) {
     const std::size_t rows = height / stride;
     const std::size_t columns = width / stride;
     const std::size_t grain = (1 << 14) / (width * stride + 1) + 1;
@@ -28,7 +28,8 @@ void median_depth_grid(const float* depth, std::size_t height, std::size_t width
                 float median = 0.0f;
                 if (count > 0 && count >= min_valid) {
                     const auto middle = cell.begin() + static_cast<std::ptrdiff_t>((count - 1) / 2);
-                    std::nth_element(cell.begin(), middle, cell.begin() + static_cast<std::ptrdiff_t>(count));
+                    std::nth_element(cell.begin(), middle,
+                                     cell.begin() + static_cast<std::ptrdiff_t>(count));
                     median = *middle;
                 }
                 grid[r * columns + c] = median;

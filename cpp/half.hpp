@@ -29,7 +29,8 @@ MOSAICMEM_INLINE float from_float16(std::uint16_t bits) {
 }
 
 // out[0..n) = latents[offset .. offset + n) as float32.
-inline void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n, float* out) {
+inline void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n,
+                  float* out) {
     if (type == LatentType::float32) {
         std::memcpy(out, static_cast<const float*>(latents) + offset, n * sizeof(float));
         return;

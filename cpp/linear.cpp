@@ -11,8 +11,8 @@ namespace {
 
 // All rows of x against one panel of kTileColumns outputs; panel (in, kTileColumns).
 MOSAICMEM_CLONES
-void project_panel(const float* x, std::size_t n, std::size_t in, const float* panel, const float* bias,
-                   std::size_t columns, std::size_t out, float* y) {
+void project_panel(const float* x, std::size_t n, std::size_t in, const float* panel,
+                   const float* bias, std::size_t columns, std::size_t out, float* y) {
     for (std::size_t first = 0; first < n; first += kTileRows) {
         const std::size_t rows = n - first < kTileRows ? n - first : kTileRows;
         float acc[kTileRows][kTileColumns];
@@ -28,8 +28,8 @@ void project_panel(const float* x, std::size_t n, std::size_t in, const float* p
 
 }  // namespace
 
-void linear(const float* x, const float* weight, const float* bias, std::size_t n, std::size_t in, std::size_t out,
-            float* y, int num_threads) {
+void linear(const float* x, const float* weight, const float* bias, std::size_t n, std::size_t in,
+            std::size_t out, float* y, int num_threads) {
     const std::size_t panels = (out + kTileColumns - 1) / kTileColumns;
     const std::size_t grain = (1 << 22) / (n * in * kTileColumns + 1) + 1;
     parallel_for(panels, grain, num_threads, [&](std::size_t begin, std::size_t end) {

@@ -13,7 +13,8 @@
 
 namespace mosaicmem {
 
-PatchId MemoryStore::insert(const Keyframe& keyframe, const Affine& world_from_camera, int num_threads) {
+PatchId MemoryStore::insert(const Keyframe& keyframe, const Affine& world_from_camera,
+                            int num_threads) {
     auto observation = std::make_unique<Observation>();
     observation->keyframe = keyframe;
     observation->world_from_camera = world_from_camera;
@@ -35,7 +36,8 @@ PatchId MemoryStore::insert(const Keyframe& keyframe, const Affine& world_from_c
     for (std::size_t p = 0; p < patches; ++p) {
         if (!valid[p]) continue;
         ids.push_back(next_id_ + p);
-        for (const double x : {world[p].x, world[p].y, world[p].z}) centres.push_back(static_cast<float>(x));
+        for (const double x : {world[p].x, world[p].y, world[p].z})
+            centres.push_back(static_cast<float>(x));
         observation->alive_bits[p / 64] |= 1ull << (p % 64);
     }
     observation->alive_count = ids.size();
@@ -49,7 +51,8 @@ PatchId MemoryStore::insert(const Keyframe& keyframe, const Affine& world_from_c
     return first_id;
 }
 
-// The median depth of the patch's valid cells, on the ray through their mean pixel: on a surface, at the patch.
+// The median depth of the patch's valid cells, on the ray through their mean pixel: on a surface,
+// at the patch.
 bool MemoryStore::centre(const Observation& observation, std::size_t patch, Vec3& world) const {
     const Keyframe& keyframe = observation.keyframe;
     const Tile cells = tile(observation, patch);
@@ -80,8 +83,9 @@ Tile MemoryStore::tile(const Observation& observation, std::size_t patch) const 
 }
 
 const Observation* MemoryStore::find(PatchId id) const {
-    const auto after = std::upper_bound(observations_.begin(), observations_.end(), id,
-                                        [](PatchId value, const auto& o) { return value < o->first_id; });
+    const auto after =
+        std::upper_bound(observations_.begin(), observations_.end(), id,
+                         [](PatchId value, const auto& o) { return value < o->first_id; });
     if (after == observations_.begin()) return nullptr;
     const Observation* observation = std::prev(after)->get();
     return id - observation->first_id < observation->patch_count() ? observation : nullptr;
@@ -101,13 +105,15 @@ void MemoryStore::kill(Observation& observation, std::size_t patch) {
 // Runs mark(), which kills patches, then drops what no longer has a living one.
 template <class Mark>
 std::size_t MemoryStore::erase_marked(const Mark& mark) {
-    std::vector<std::unique_ptr<Observation>> dropped;  // destroyed after the lock: an owner may take locks of its own
+    std::vector<std::unique_ptr<Observation>>
+        dropped;  // destroyed after the lock: an owner may take locks of its own
     const std::unique_lock lock(mutex_);
     const std::size_t before = alive_count_;
     mark();
     if (alive_count_ == before) return 0;
-    const auto empty = std::stable_partition(observations_.begin(), observations_.end(),
-                                             [](const auto& observation) { return observation->alive_count > 0; });
+    const auto empty =
+        std::stable_partition(observations_.begin(), observations_.end(),
+                              [](const auto& observation) { return observation->alive_count > 0; });
     std::move(empty, observations_.end(), std::back_inserter(dropped));
     observations_.erase(empty, observations_.end());
     index_.compact_if_sparse(alive_count_, [this](PatchId id) { return is_alive(id); });
@@ -167,14 +173,14 @@ LandedTokens MemoryStore::land(std::span<const PatchId> ids, const View& view) c
                 std::array<float, 3> p;
                 if (!is_valid_depth(keyframe.depth[cell]) ||
                     !reproject((static_cast<double>(c) + 0.5) * keyframe.stride,
-                               (static_cast<double>(r) + 0.5) * keyframe.stride, keyframe.depth[cell],
-                               p[0], p[1], p[2])) {
+                               (static_cast<double>(r) + 0.5) * keyframe.stride,
+                               keyframe.depth[cell], p[0], p[1], p[2])) {
                     continue;
                 }
                 const std::size_t at = tokens.latents.size();
                 tokens.latents.resize(at + keyframe.channels);
-                widen(keyframe.latents, keyframe.latent_type, cell * keyframe.channels, keyframe.channels,
-                      &tokens.latents[at]);
+                widen(keyframe.latents, keyframe.latent_type, cell * keyframe.channels,
+                      keyframe.channels, &tokens.latents[at]);
                 tokens.landing.insert(tokens.landing.end(), p.begin(), p.end());
                 tokens.confidence.push_back(keyframe.confidence ? keyframe.confidence[cell] : 1.0f);
                 tokens.patch.push_back(static_cast<std::int32_t>(i));

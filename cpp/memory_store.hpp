@@ -1,6 +1,7 @@
-// The store of patches: observations of keyframes, a bit for each patch, an index over patch centres.
-// Keyframe buffers are borrowed; each keyframe holds an owner that keeps them alive while an observation needs them.
-// Reads may run at once with reads; a write waits for them and runs alone.
+// The store of patches: observations of keyframes, a bit for each patch, an index over patch
+// centres. Keyframe buffers are borrowed; each keyframe holds an owner that keeps them alive while
+// an observation needs them. Reads may run at once with reads; a write waits for them and runs
+// alone.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +19,10 @@ namespace mosaicmem {
 
 enum class LatentType { float32, float16, bfloat16 };
 
-// One observed frame on the latent grid; never changes. Cell (r, c) has its centre at pixel ((c + 0.5) stride, (r + 0.5) stride).
+// One observed frame on the latent grid; never changes. Cell (r, c) has its centre at pixel ((c +
+// 0.5) stride, (r + 0.5) stride).
 struct Keyframe {
-    const void* latents;      // (rows, columns, channels) of latent_type
+    const void* latents;  // (rows, columns, channels) of latent_type
     LatentType latent_type;
     const float* depth;       // (rows, columns) metres, <= 0 or not finite where invalid
     const float* confidence;  // (rows, columns) in [0, 1], or null for 1 everywhere
@@ -28,11 +30,12 @@ struct Keyframe {
     double stride;  // pixels a cell
     Intrinsics k;
     std::int64_t frame_id;
-    double timestamp;  // seconds
+    double timestamp;                   // seconds
     std::shared_ptr<const void> owner;  // of the buffers
 };
 
-// A keyframe placed in the world. Its patches have ids first_id + 0, 1, ... in row-major order of the patch grid.
+// A keyframe placed in the world. Its patches have ids first_id + 0, 1, ... in row-major order of
+// the patch grid.
 struct Observation {
     Keyframe keyframe;
     Affine world_from_camera;
@@ -45,18 +48,19 @@ struct Observation {
     bool is_alive(std::size_t patch) const { return alive_bits[patch / 64] >> (patch % 64) & 1; }
 };
 
-// The cells of one patch: rows [row, row_end) x columns [column, column_end) of its keyframe's grid.
+// The cells of one patch: rows [row, row_end) x columns [column, column_end) of its keyframe's
+// grid.
 struct Tile {
     std::size_t row, row_end, column, column_end;
 };
 
 struct RetrievalParams {
     std::size_t top_k;
-    double time;                // of the query, seconds
-    double half_life;           // seconds; 0 = age does not count
-    double min_visibility;      // a lower score is dropped
-    double diversity_radius;    // pixels; 0 = off
-    double diversity_penalty;   // factor for each patch already taken within the radius
+    double time;               // of the query, seconds
+    double half_life;          // seconds; 0 = age does not count
+    double min_visibility;     // a lower score is dropped
+    double diversity_radius;   // pixels; 0 = off
+    double diversity_penalty;  // factor for each patch already taken within the radius
 };
 
 struct RetrievedPatch {
@@ -68,10 +72,10 @@ struct RetrievedPatch {
 
 // Tokens of retrieved patches, as they land in the target view. All arrays have one entry a token.
 struct LandedTokens {
-    std::vector<float> latents;            // (n, channels)
-    std::vector<float> landing;            // (n, 3): u, v in pixels, z in metres
-    std::vector<float> confidence;         // (n)
-    std::vector<std::int32_t> patch;       // (n): position in the list of patches asked for
+    std::vector<float> latents;       // (n, channels)
+    std::vector<float> landing;       // (n, 3): u, v in pixels, z in metres
+    std::vector<float> confidence;    // (n)
+    std::vector<std::int32_t> patch;  // (n): position in the list of patches asked for
     std::vector<std::int32_t> source_row, source_column;  // (n): cell in the source keyframe
 };
 
@@ -79,10 +83,12 @@ class MemoryStore {
   public:
     explicit MemoryStore(std::size_t patch_size) : patch_size_(patch_size) {}
 
-    // Returns the id of the observation, which is that of its first patch. Patches without a valid cell are born dead.
+    // Returns the id of the observation, which is that of its first patch. Patches without a valid
+    // cell are born dead.
     PatchId insert(const Keyframe& keyframe, const Affine& world_from_camera, int num_threads);
 
-    // All return how many patches died. An observation without a living patch is dropped, and its keyframe with it.
+    // All return how many patches died. An observation without a living patch is dropped, and its
+    // keyframe with it.
     std::size_t erase(std::span<const PatchId> ids);  // unknown and dead ids are passed over
     std::size_t erase_frame(std::int64_t frame_id);
     std::size_t evict_oldest(std::size_t most);  // smallest ids first, until at most `most` live
@@ -114,7 +120,9 @@ class MemoryStore {
     friend class Retrieval;
 
     const Observation* find(PatchId id) const;
-    Observation* find(PatchId id) { return const_cast<Observation*>(std::as_const(*this).find(id)); }
+    Observation* find(PatchId id) {
+        return const_cast<Observation*>(std::as_const(*this).find(id));
+    }
     bool is_alive(PatchId id) const;
     Tile tile(const Observation& observation, std::size_t patch) const;
     bool centre(const Observation& observation, std::size_t patch, Vec3& world) const;

@@ -1,5 +1,6 @@
 // The one executor of the core: static contiguous chunks over std::thread.
-// Threads live for one call, so there is no pool to hang after fork() and nothing to clash with torch's OpenMP.
+// Threads live for one call, so there is no pool to hang after fork() and nothing to clash with
+// torch's OpenMP.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +8,14 @@
 
 namespace mosaicmem {
 
-// The number of threads to use: `requested` if positive, else MOSAICMEM_NUM_THREADS if positive, else all cores.
+// The number of threads to use: `requested` if positive, else MOSAICMEM_NUM_THREADS if positive,
+// else all cores.
 int resolve_threads(int requested);
 
-// Calls body(begin, end) on chunks that cover [0, n) exactly once, at most one chunk a thread, none smaller than
-// `grain` items (so that a thread is worth its start: choose about 100 microseconds of work). Bodies must not depend on
-// where chunks are cut. The first exception of a body is thrown again here, after all threads have ended.
+// Calls body(begin, end) on chunks that cover [0, n) exactly once, at most one chunk a thread, none
+// smaller than `grain` items (so that a thread is worth its start: choose about 100 microseconds of
+// work). Bodies must not depend on where chunks are cut. The first exception of a body is thrown
+// again here, after all threads have ended.
 void parallel_for(std::size_t n, std::size_t grain, int num_threads,
                   const std::function<void(std::size_t, std::size_t)>& body);
 

@@ -22,8 +22,9 @@ struct CentresAdaptor {
     }
 };
 
-using KdTree = nanoflann::KDTreeSingleIndexAdaptor<nanoflann::L2_Simple_Adaptor<float, CentresAdaptor>,
-                                                   CentresAdaptor, 3, std::uint32_t>;
+using KdTree =
+    nanoflann::KDTreeSingleIndexAdaptor<nanoflann::L2_Simple_Adaptor<float, CentresAdaptor>,
+                                        CentresAdaptor, 3, std::uint32_t>;
 
 float squared_distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
@@ -52,7 +53,8 @@ class NearestHeap {
 
     // A point further than this cannot enter; one at this distance still may, by its id.
     float worst() const {
-        return heap_.size() == k_ ? heap_.front().squared_distance : std::numeric_limits<float>::max();
+        return heap_.size() == k_ ? heap_.front().squared_distance
+                                  : std::numeric_limits<float>::max();
     }
 
     std::vector<Neighbour> sorted() && {
@@ -79,8 +81,11 @@ struct TreeResults {
         heap.offer(distance, ids[index]);
         return true;
     }
-    // nanoflann offers only points strictly closer than this; the step up lets ties through to be decided by id.
-    float worstDist() const { return std::nextafter(heap.worst(), std::numeric_limits<float>::infinity()); }
+    // nanoflann offers only points strictly closer than this; the step up lets ties through to be
+    // decided by id.
+    float worstDist() const {
+        return std::nextafter(heap.worst(), std::numeric_limits<float>::infinity());
+    }
     void sort() {}
 };
 
@@ -105,8 +110,8 @@ void PatchIndex::insert(std::span<const PatchId> ids, const float* centres) {
     buffer_.centres.insert(buffer_.centres.end(), centres, centres + 3 * ids.size());
     if (buffer_.ids.size() < kBufferSize) return;
 
-    // Level l holds at most kBufferSize << l points. Larger levels are older, so merging from the largest down keeps
-    // ids ascending.
+    // Level l holds at most kBufferSize << l points. Larger levels are older, so merging from the
+    // largest down keeps ids ascending.
     std::size_t total = buffer_.ids.size();
     std::size_t level = 0;
     for (;; ++level) {
@@ -150,7 +155,8 @@ void PatchIndex::compact_if_sparse(std::size_t alive_count, const IsAlive& is_al
     insert(alive.ids, alive.centres.data());
 }
 
-std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k, const IsAlive& is_alive) const {
+std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
+                                           const IsAlive& is_alive) const {
     if (k == 0) return {};
     NearestHeap heap(std::min(k, size()), is_alive);
     if (size() == 0) return {};

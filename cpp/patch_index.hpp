@@ -1,7 +1,8 @@
-// A spatial index over patch centres: a forest of static nanoflann kd-trees whose sizes double (the logarithmic method).
-// New points wait in a short buffer that is scanned; a full buffer becomes a tree, merging with the trees in its way, so
-// each point is rebuilt into a tree O(log n) times over its life and no insert depends on anything but what it merges.
-// Deletions are marks kept by the owner; queries take a predicate.
+// A spatial index over patch centres: a forest of static nanoflann kd-trees whose sizes double (the
+// logarithmic method). New points wait in a short buffer that is scanned; a full buffer becomes a
+// tree, merging with the trees in its way, so each point is rebuilt into a tree O(log n) times over
+// its life and no insert depends on anything but what it merges. Deletions are marks kept by the
+// owner; queries take a predicate.
 #pragma once
 
 #include <cstddef>
@@ -37,9 +38,11 @@ class PatchIndex {
     void compact_if_sparse(std::size_t alive_count, const IsAlive& is_alive);
 
     // The k nearest living points, nearest first, ties by id. At most k.
-    std::vector<Neighbour> nearest(const float query[3], std::size_t k, const IsAlive& is_alive) const;
+    std::vector<Neighbour> nearest(const float query[3], std::size_t k,
+                                   const IsAlive& is_alive) const;
 
-    // Calls visit(ids, centres, n) on contiguous runs that hold every point, dead ones too, ids ascending in a run.
+    // Calls visit(ids, centres, n) on contiguous runs that hold every point, dead ones too, ids
+    // ascending in a run.
     using Visit = std::function<void(const PatchId*, const float*, std::size_t)>;
     void for_each_run(const Visit& visit) const;
 

@@ -1,5 +1,6 @@
 // Eq. 2 of the MosaicMem paper: where a source cell lands in a target camera.
-//   (u', v') = proj(K_target * camera_from_world_target * world_from_camera_source * (depth * K_source^-1 [u, v, 1]))
+//   (u', v') = proj(K_target * camera_from_world_target * world_from_camera_source * (depth *
+//   K_source^-1 [u, v, 1]))
 #pragma once
 
 #include <cstddef>
@@ -9,14 +10,18 @@
 
 namespace mosaicmem {
 
-// The whole chain from a source pixel and its depth to the target image, composed in double, applied in float32.
+// The whole chain from a source pixel and its depth to the target image, composed in double,
+// applied in float32.
 class Reprojection {
   public:
     Reprojection(const Intrinsics& source_k, const Affine& world_from_source, const View& target)
-        : ray_(source_k, target.camera_from_world * world_from_source), k_(target.k), near_(target.near) {}
+        : ray_(source_k, target.camera_from_world * world_from_source),
+          k_(target.k),
+          near_(target.near) {}
 
     // Sets (u, v) in pixels and z in metres. False, with u = v = 0, unless z > near.
-    bool operator()(double u_source, double v_source, float depth, float& u, float& v, float& z) const {
+    bool operator()(double u_source, double v_source, float depth, float& u, float& v,
+                    float& z) const {
         const Vec3 p = ray_(u_source, v_source, depth);
         z = static_cast<float>(p.z);
         const bool in_front = p.z > near_;
@@ -32,8 +37,9 @@ class Reprojection {
     double near_;
 };
 
-// Dense form. depth (rows, columns) at cells of `stride` pixels; out (rows, columns, 3) holds u', v' in pixels and z' in
-// metres; valid (rows, columns) is 1 where depth is valid and z' > near. out is zero elsewhere.
+// Dense form. depth (rows, columns) at cells of `stride` pixels; out (rows, columns, 3) holds u',
+// v' in pixels and z' in metres; valid (rows, columns) is 1 where depth is valid and z' > near. out
+// is zero elsewhere.
 void reproject_grid(const float* depth, std::size_t rows, std::size_t columns, double stride,
                     const Intrinsics& source_k, const Affine& world_from_source, const View& target,
                     float* out, std::uint8_t* valid, int num_threads);

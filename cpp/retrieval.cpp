@@ -1,5 +1,6 @@
 // View-conditioned retrieval, strategy top_k:
-//   score = centrality * proximity * footprint * recency, then greedy selection under a diversity penalty.
+//   score = centrality * proximity * footprint * recency, then greedy selection under a diversity
+//   penalty.
 // Every living patch inside the frustum is scored, so the answer is exact.
 
 #include <algorithm>
@@ -41,7 +42,9 @@ class Retrieval {
         return inside(patch.u, patch.v);
     }
 
-    bool inside(double u, double v) const { return u >= 0 && u < view_.width && v >= 0 && v < view_.height; }
+    bool inside(double u, double v) const {
+        return u >= 0 && u < view_.width && v >= 0 && v < view_.height;
+    }
 
     bool score(RetrievedPatch& patch) const {
         const Observation* observation = store_.find(patch.id);
@@ -70,10 +73,11 @@ class Retrieval {
             for (std::size_t c = cells.column; c < cells.column_end; ++c) {
                 const float depth = keyframe.depth[r * keyframe.columns + c];
                 float u, v, z;
-                visible += is_valid_depth(depth) &&
-                           reproject((static_cast<double>(c) + 0.5) * keyframe.stride,
-                                     (static_cast<double>(r) + 0.5) * keyframe.stride, depth, u, v, z) &&
-                           z <= view_.far && inside(u, v);
+                visible +=
+                    is_valid_depth(depth) &&
+                    reproject((static_cast<double>(c) + 0.5) * keyframe.stride,
+                              (static_cast<double>(r) + 0.5) * keyframe.stride, depth, u, v, z) &&
+                    z <= view_.far && inside(u, v);
             }
         }
         const std::size_t tokens = (cells.row_end - cells.row) * (cells.column_end - cells.column);
@@ -113,13 +117,15 @@ class TakenPatches {
     }
 
   private:
-    // Patches lie inside the image, so a bin number is at most pixels / radius: the clamp only guards tiny radii.
+    // Patches lie inside the image, so a bin number is at most pixels / radius: the clamp only
+    // guards tiny radii.
     std::int32_t bin(double x) const {
         return static_cast<std::int32_t>(std::clamp(std::floor(x / radius_), -1e9, 1e9));
     }
 
     static std::uint64_t key(std::int32_t column, std::int32_t row) {
-        return static_cast<std::uint64_t>(static_cast<std::uint32_t>(row)) << 32 | static_cast<std::uint32_t>(column);
+        return static_cast<std::uint64_t>(static_cast<std::uint32_t>(row)) << 32 |
+               static_cast<std::uint32_t>(column);
     }
 
     double radius_;
@@ -135,23 +141,29 @@ void keep_best(std::vector<RetrievedPatch>& patches, std::size_t k) {
         return better(a.score, a.id, b.score, b.id);
     };
     if (patches.size() <= k) return;
-    std::nth_element(patches.begin(), patches.begin() + static_cast<std::ptrdiff_t>(k), patches.end(), order);
+    std::nth_element(patches.begin(), patches.begin() + static_cast<std::ptrdiff_t>(k),
+                     patches.end(), order);
     patches.resize(k);
 }
 
-// Greedy: take the best penalised score, again and again. Penalties only grow, so a score computed earlier is an upper
-// bound, and the patch on top of the heap whose score proves current is the one greedy would take.
-std::vector<RetrievedPatch> select_diverse(const std::vector<RetrievedPatch>& patches, const RetrievalParams& params) {
+// Greedy: take the best penalised score, again and again. Penalties only grow, so a score computed
+// earlier is an upper bound, and the patch on top of the heap whose score proves current is the one
+// greedy would take.
+std::vector<RetrievedPatch> select_diverse(const std::vector<RetrievedPatch>& patches,
+                                           const RetrievalParams& params) {
     struct Candidate {
         double bound;
         PatchId id;
         std::size_t index;
         std::size_t penalties;
     };
-    const auto lower = [](const Candidate& a, const Candidate& b) { return better(b.bound, b.id, a.bound, a.id); };
+    const auto lower = [](const Candidate& a, const Candidate& b) {
+        return better(b.bound, b.id, a.bound, a.id);
+    };
     std::vector<Candidate> heap;
     heap.reserve(patches.size());
-    for (std::size_t i = 0; i < patches.size(); ++i) heap.push_back({patches[i].score, patches[i].id, i, 0});
+    for (std::size_t i = 0; i < patches.size(); ++i)
+        heap.push_back({patches[i].score, patches[i].id, i, 0});
     std::make_heap(heap.begin(), heap.end(), lower);
 
     TakenPatches taken(params.diversity_radius);
@@ -167,7 +179,8 @@ std::vector<RetrievedPatch> select_diverse(const std::vector<RetrievedPatch>& pa
             heap.pop_back();
         } else {
             top.penalties = penalties;
-            top.bound = patch.score * std::pow(params.diversity_penalty, static_cast<double>(penalties));
+            top.bound =
+                patch.score * std::pow(params.diversity_penalty, static_cast<double>(penalties));
             std::push_heap(heap.begin(), heap.end(), lower);
         }
     }
@@ -176,7 +189,8 @@ std::vector<RetrievedPatch> select_diverse(const std::vector<RetrievedPatch>& pa
 
 }  // namespace
 
-std::vector<RetrievedPatch> MemoryStore::retrieve(const View& view, const RetrievalParams& params) const {
+std::vector<RetrievedPatch> MemoryStore::retrieve(const View& view,
+                                                  const RetrievalParams& params) const {
     std::vector<RetrievedPatch> patches;
     {
         const std::shared_lock lock(mutex_);

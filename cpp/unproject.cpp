@@ -16,9 +16,12 @@ struct RowRay {
 
     RowRay(const PixelRay& ray, std::size_t row) {
         const Vec3 d = ray.direction(0.5, static_cast<double>(row) + 0.5);
-        start[0] = static_cast<float>(d.x), start[1] = static_cast<float>(d.y), start[2] = static_cast<float>(d.z);
-        step[0] = static_cast<float>(ray.du.x), step[1] = static_cast<float>(ray.du.y), step[2] = static_cast<float>(ray.du.z);
-        t[0] = static_cast<float>(ray.t.x), t[1] = static_cast<float>(ray.t.y), t[2] = static_cast<float>(ray.t.z);
+        start[0] = static_cast<float>(d.x), start[1] = static_cast<float>(d.y),
+        start[2] = static_cast<float>(d.z);
+        step[0] = static_cast<float>(ray.du.x), step[1] = static_cast<float>(ray.du.y),
+        step[2] = static_cast<float>(ray.du.z);
+        t[0] = static_cast<float>(ray.t.x), t[1] = static_cast<float>(ray.t.y),
+        t[2] = static_cast<float>(ray.t.z);
     }
 };
 
@@ -65,9 +68,11 @@ void unproject_dense(const float* depth, std::size_t height, std::size_t width, 
 
 void count_valid(const float* depth, std::size_t height, std::size_t width, std::size_t* row_counts,
                  int num_threads) {
-    parallel_for(height, 4 * grain_rows(width), num_threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) row_counts[i] = count_row(depth + i * width, width);
-    });
+    parallel_for(height, 4 * grain_rows(width), num_threads,
+                 [&](std::size_t begin, std::size_t end) {
+                     for (std::size_t i = begin; i < end; ++i)
+                         row_counts[i] = count_row(depth + i * width, width);
+                 });
 }
 
 void unproject_valid(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
@@ -83,7 +88,8 @@ void unproject_valid(const float* depth, std::size_t height, std::size_t width, 
                 if (!is_valid_depth(z)) continue;
                 const float column = static_cast<float>(static_cast<std::int32_t>(j));
                 for (int axis = 0; axis < 3; ++axis) {
-                    points[3 * out + axis] = z * (row.start[axis] + column * row.step[axis]) + row.t[axis];
+                    points[3 * out + axis] =
+                        z * (row.start[axis] + column * row.step[axis]) + row.t[axis];
                 }
                 pixels[out++] = static_cast<std::int64_t>(i * width + j);
             }

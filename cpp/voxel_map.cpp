@@ -14,7 +14,8 @@ constexpr std::size_t kBlockRows = 16;
 constexpr int kAxisBits = 21;
 constexpr std::int32_t kAxisHalf = 1 << (kAxisBits - 1);
 
-// A pixel and its neighbours lie on one surface if their depths differ by less than this part of the depth.
+// A pixel and its neighbours lie on one surface if their depths differ by less than this part of
+// the depth.
 constexpr float kSurfaceTolerance = 0.05f;
 
 std::uint64_t mix(std::uint64_t key) {  // Fibonacci hashing, high bits folded down
@@ -54,8 +55,8 @@ bool same_surface(float a, float b) {
     return is_valid_depth(b) && std::fabs(a - b) < kSurfaceTolerance * a;
 }
 
-// The unit normal of the surface at (i, j) from its right and lower neighbours (left and upper at the border), facing
-// the camera; false where a neighbour is missing or lies on another surface.
+// The unit normal of the surface at (i, j) from its right and lower neighbours (left and upper at
+// the border), facing the camera; false where a neighbour is missing or lies on another surface.
 bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t first, std::size_t i,
                     std::size_t j, const Point& eye, float normal[3]) {
     const std::size_t ni = i + 1 < frame.height ? i + 1 : i - 1;
@@ -80,13 +81,16 @@ bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t fir
     return true;
 }
 
-// floor(x / voxel_size) of each axis, biased and packed into 63 bits; false out of range or not finite.
+// floor(x / voxel_size) of each axis, biased and packed into 63 bits; false out of range or not
+// finite.
 bool voxel_key(const Point& p, float inverse_size, std::uint64_t& key) {
     const float fx = std::floor(p.x * inverse_size);
     const float fy = std::floor(p.y * inverse_size);
     const float fz = std::floor(p.z * inverse_size);
-    constexpr float lowest = -static_cast<float>(kAxisHalf), highest = static_cast<float>(kAxisHalf) - 1;
-    if (!(fx >= lowest && fx <= highest && fy >= lowest && fy <= highest && fz >= lowest && fz <= highest)) {
+    constexpr float lowest = -static_cast<float>(kAxisHalf),
+                    highest = static_cast<float>(kAxisHalf) - 1;
+    if (!(fx >= lowest && fx <= highest && fy >= lowest && fy <= highest && fz >= lowest &&
+          fz <= highest)) {
         return false;
     }
     const auto axis = [](float f) {
@@ -101,7 +105,8 @@ struct BlockSums {
     std::size_t points = 0, out_of_range = 0;
 };
 
-void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, float inverse_size, BlockSums& sums) {
+void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, float inverse_size,
+               BlockSums& sums) {
     // One more row than the block on the side where normals look.
     const std::size_t from = last == frame.height && first > 0 ? first - 1 : first;
     const std::size_t to = std::min(last + 1, frame.height);
@@ -161,7 +166,12 @@ Voxel& VoxelTable::at(std::uint64_t key) {
         if (voxel.key == key) return voxel;
         slot = (slot + 1) & mask;
     }
-    voxels_.push_back({key, 0, {}, {}, {}, std::numeric_limits<double>::infinity(),
+    voxels_.push_back({key,
+                       0,
+                       {},
+                       {},
+                       {},
+                       std::numeric_limits<double>::infinity(),
                        -std::numeric_limits<double>::infinity()});
     slots_[slot] = static_cast<std::uint32_t>(voxels_.size());
     return voxels_.back();
@@ -194,7 +204,8 @@ FusionCounts VoxelMap::add(const RgbdFrame& frame, int num_threads) {
     parallel_for(blocks, grain, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t b = begin; b < end; ++b) {
             const std::size_t first = b * kBlockRows;
-            sum_block(frame, first, std::min(first + kBlockRows, frame.height), inverse_size, sums[b]);
+            sum_block(frame, first, std::min(first + kBlockRows, frame.height), inverse_size,
+                      sums[b]);
         }
     });
 
@@ -239,7 +250,8 @@ std::vector<const Voxel*> VoxelMap::sorted_voxels(std::size_t min_count) const {
             if (voxel.count >= min_count) voxels.push_back(&voxel);
         }
     }
-    std::sort(voxels.begin(), voxels.end(), [](const Voxel* a, const Voxel* b) { return a->key < b->key; });
+    std::sort(voxels.begin(), voxels.end(),
+              [](const Voxel* a, const Voxel* b) { return a->key < b->key; });
     return voxels;
 }
 

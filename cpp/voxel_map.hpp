@@ -1,8 +1,9 @@
 // Streaming fusion of posed depth images into a hash of voxels.
 //
-// A frame is cut into blocks of rows; each block sums its pixels per voxel on its own; then each shard of the map takes
-// the sums that belong to it, block by block in order. Neither blocks nor shards depend on the number of threads, so
-// neither do the sums. The cost is that of the frame's own points: the map is touched once a voxel and block.
+// A frame is cut into blocks of rows; each block sums its pixels per voxel on its own; then each
+// shard of the map takes the sums that belong to it, block by block in order. Neither blocks nor
+// shards depend on the number of threads, so neither do the sums. The cost is that of the frame's
+// own points: the map is touched once a voxel and block.
 #pragma once
 
 #include <array>
@@ -18,9 +19,9 @@ namespace mosaicmem {
 struct Voxel {
     std::uint64_t key;
     std::uint64_t count;
-    double position[3];   // metres
-    double colour[3];     // 0..255
-    double normal[3];     // sum of unit normals
+    double position[3];            // metres
+    double colour[3];              // 0..255
+    double normal[3];              // sum of unit normals
     double first_time, last_time;  // seconds
 };
 
@@ -66,7 +67,8 @@ class VoxelMap {
     std::size_t size() const;
     std::size_t nbytes() const;
 
-    // Voxels with at least min_count points, ordered by key: the order does not depend on how the map was built.
+    // Voxels with at least min_count points, ordered by key: the order does not depend on how the
+    // map was built.
     std::vector<const Voxel*> sorted_voxels(std::size_t min_count) const;
 
   private:

@@ -1,4 +1,5 @@
-// What the bindings share. Python has validated shapes and made arrays contiguous; here types are only adapted.
+// What the bindings share. Python has validated shapes and made arrays contiguous; here types are
+// only adapted.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -35,11 +36,14 @@ template <class T>
 Array<T> take_vector(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
     auto owned = std::make_unique<std::vector<T>>(std::move(values));
     const T* data = owned->data();
-    const py::capsule owner(owned.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+    const py::capsule owner(owned.release(),
+                            [](void* p) { delete static_cast<std::vector<T>*>(p); });
     return Array<T>(std::move(shape), data, owner);
 }
 
-inline std::size_t extent(const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); }
+inline std::size_t extent(const py::array& array, int axis) {
+    return static_cast<std::size_t>(array.shape(axis));
+}
 
 // (fx, fy, cx, cy) in pixels.
 inline Intrinsics to_intrinsics(const std::array<double, 4>& k) { return {k[0], k[1], k[2], k[3]}; }
@@ -54,8 +58,12 @@ inline Affine to_affine(const Array<double>& matrix) {
 
 // camera: (fx, fy, cx, cy, width, height, near, far).
 inline View to_view(const std::array<double, 8>& camera, const Array<double>& camera_from_world) {
-    return {{camera[0], camera[1], camera[2], camera[3]}, to_affine(camera_from_world), camera[4], camera[5],
-            camera[6], camera[7]};
+    return {{camera[0], camera[1], camera[2], camera[3]},
+            to_affine(camera_from_world),
+            camera[4],
+            camera[5],
+            camera[6],
+            camera[7]};
 }
 
 void bind_geometry(py::module_& m);

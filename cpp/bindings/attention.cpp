@@ -7,9 +7,10 @@ namespace mosaicmem::bindings {
 namespace {
 
 py::tuple attention(const Array<float>& q, const Array<float>& k, const Array<float>& v,
-                    const std::optional<Array<bool>>& mask, const std::optional<Array<float>>& bias, float scale,
-                    int num_threads) {
-    const AttentionShape shape{extent(q, 0), extent(q, 1), extent(q, 2), extent(k, 2), extent(q, 3), extent(v, 3)};
+                    const std::optional<Array<bool>>& mask, const std::optional<Array<float>>& bias,
+                    float scale, int num_threads) {
+    const AttentionShape shape{extent(q, 0), extent(q, 1), extent(q, 2),
+                               extent(k, 2), extent(q, 3), extent(v, 3)};
     auto out = make_array<float>({q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
     auto lse = make_array<float>({q.shape(0), q.shape(1), q.shape(2)});
     const float *in_q = q.data(), *in_k = k.data(), *in_v = v.data(), *in_bias = data_or_null(bias);
@@ -17,14 +18,15 @@ py::tuple attention(const Array<float>& q, const Array<float>& k, const Array<fl
     float *to = out.mutable_data(), *to_lse = lse.mutable_data();
     {
         const py::gil_scoped_release release;
-        mosaicmem::attention(shape, in_q, in_k, in_v, in_mask, in_bias, scale, to, to_lse, num_threads);
+        mosaicmem::attention(shape, in_q, in_k, in_v, in_mask, in_bias, scale, to, to_lse,
+                             num_threads);
     }
     return py::make_tuple(out, lse);
 }
 
 // x (n, in)
-Array<float> linear(const Array<float>& x, const Array<float>& weight, const std::optional<Array<float>>& bias,
-                    int num_threads) {
+Array<float> linear(const Array<float>& x, const Array<float>& weight,
+                    const std::optional<Array<float>>& bias, int num_threads) {
     auto out = make_array<float>({x.shape(0), weight.shape(0)});
     const float *in = x.data(), *w = weight.data(), *b = data_or_null(bias);
     float* to = out.mutable_data();
@@ -39,10 +41,11 @@ Array<float> linear(const Array<float>& x, const Array<float>& weight, const std
 }  // namespace
 
 void bind_attention(py::module_& m) {
-    m.def("attention", &attention, py::arg("q").noconvert(), py::arg("k").noconvert(), py::arg("v").noconvert(),
-          py::arg("mask").noconvert(), py::arg("bias").noconvert(), py::arg("scale"), py::arg("num_threads") = 0);
-    m.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
-          py::arg("num_threads") = 0);
+    m.def("attention", &attention, py::arg("q").noconvert(), py::arg("k").noconvert(),
+          py::arg("v").noconvert(), py::arg("mask").noconvert(), py::arg("bias").noconvert(),
+          py::arg("scale"), py::arg("num_threads") = 0);
+    m.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+          py::arg("bias").noconvert(), py::arg("num_threads") = 0);
 }
 
 }  // namespace mosaicmem::bindings

@@ -21,7 +21,8 @@ py::tuple unproject_dense(const Array<float>& depth, const std::array<double, 4>
     auto* mask = reinterpret_cast<std::uint8_t*>(valid.mutable_data());
     {
         const py::gil_scoped_release release;
-        mosaicmem::unproject_dense(in, height, width, to_intrinsics(k), affine, out, mask, num_threads);
+        mosaicmem::unproject_dense(in, height, width, to_intrinsics(k), affine, out, mask,
+                                   num_threads);
     }
     return py::make_tuple(points, valid);
 }
@@ -48,13 +49,14 @@ py::tuple unproject_valid(const Array<float>& depth, const std::array<double, 4>
     std::int64_t* out_pixels = pixels.mutable_data();
     {
         const py::gil_scoped_release release;
-        mosaicmem::unproject_valid(in, height, width, to_intrinsics(k), affine, offsets.data(), out, out_pixels,
-                                   num_threads);
+        mosaicmem::unproject_valid(in, height, width, to_intrinsics(k), affine, offsets.data(), out,
+                                   out_pixels, num_threads);
     }
     return py::make_tuple(points, pixels);
 }
 
-Array<float> median_depth_grid(const Array<float>& depth, std::size_t stride, std::size_t min_valid, int num_threads) {
+Array<float> median_depth_grid(const Array<float>& depth, std::size_t stride, std::size_t min_valid,
+                               int num_threads) {
     const std::size_t height = extent(depth, 0), width = extent(depth, 1);
     auto grid = make_array<float>(
         {static_cast<py::ssize_t>(height / stride), static_cast<py::ssize_t>(width / stride)});
@@ -67,8 +69,10 @@ Array<float> median_depth_grid(const Array<float>& depth, std::size_t stride, st
     return grid;
 }
 
-py::tuple reproject_grid(const Array<float>& depth, double stride, const std::array<double, 4>& source_k,
-                         const Array<double>& world_from_source, const std::array<double, 8>& camera,
+py::tuple reproject_grid(const Array<float>& depth, double stride,
+                         const std::array<double, 4>& source_k,
+                         const Array<double>& world_from_source,
+                         const std::array<double, 8>& camera,
                          const Array<double>& camera_from_world, int num_threads) {
     auto landing = make_array<float>({depth.shape(0), depth.shape(1), 3});
     auto valid = make_array<bool>({depth.shape(0), depth.shape(1)});
@@ -80,16 +84,16 @@ py::tuple reproject_grid(const Array<float>& depth, double stride, const std::ar
     const std::size_t rows = extent(depth, 0), columns = extent(depth, 1);
     {
         const py::gil_scoped_release release;
-        mosaicmem::reproject_grid(in, rows, columns, stride, to_intrinsics(source_k), affine, view, out, mask,
-                                  num_threads);
+        mosaicmem::reproject_grid(in, rows, columns, stride, to_intrinsics(source_k), affine, view,
+                                  out, mask, num_threads);
     }
     return py::make_tuple(landing, valid);
 }
 
-py::tuple splat_tokens(const Array<float>& latents, const Array<float>& position, const Array<float>& depth,
-                       const std::optional<Array<float>>& weight, std::size_t rows, std::size_t columns, Splat mode,
-                       float depth_tolerance) {
-    const SplatTokens tokens{latents.data(),     position.data(),   depth.data(),
+py::tuple splat_tokens(const Array<float>& latents, const Array<float>& position,
+                       const Array<float>& depth, const std::optional<Array<float>>& weight,
+                       std::size_t rows, std::size_t columns, Splat mode, float depth_tolerance) {
+    const SplatTokens tokens{latents.data(),       position.data(),  depth.data(),
                              data_or_null(weight), extent(depth, 0), extent(latents, 1)};
     const auto r = static_cast<py::ssize_t>(rows), c = static_cast<py::ssize_t>(columns);
     auto canvas = make_array<float>({r, c, latents.shape(1)});
@@ -109,11 +113,12 @@ py::tuple splat_tokens(const Array<float>& latents, const Array<float>& position
     return py::make_tuple(canvas, coverage, front, source);
 }
 
-py::dict add_frame(VoxelMap& map, const Array<float>& depth, const std::optional<Array<std::uint8_t>>& colour,
-                   const std::array<double, 4>& k, const Array<double>& world_from_camera, double timestamp,
-                   int num_threads) {
-    const RgbdFrame frame{depth.data(),     data_or_null(colour),         extent(depth, 0), extent(depth, 1),
-                          to_intrinsics(k), to_affine(world_from_camera), timestamp};
+py::dict add_frame(VoxelMap& map, const Array<float>& depth,
+                   const std::optional<Array<std::uint8_t>>& colour, const std::array<double, 4>& k,
+                   const Array<double>& world_from_camera, double timestamp, int num_threads) {
+    const RgbdFrame frame{depth.data(),     data_or_null(colour), extent(depth, 0),
+                          extent(depth, 1), to_intrinsics(k),     to_affine(world_from_camera),
+                          timestamp};
     FusionCounts counts;
     {
         const py::gil_scoped_release release;
@@ -137,11 +142,13 @@ py::dict export_voxels(const VoxelMap& map, std::size_t min_count) {
     for (std::size_t i = 0; i < voxels.size(); ++i) {
         const Voxel& voxel = *voxels[i];
         const double count = static_cast<double>(voxel.count);
-        const double length = std::sqrt(voxel.normal[0] * voxel.normal[0] + voxel.normal[1] * voxel.normal[1] +
-                                        voxel.normal[2] * voxel.normal[2]);
+        const double length =
+            std::sqrt(voxel.normal[0] * voxel.normal[0] + voxel.normal[1] * voxel.normal[1] +
+                      voxel.normal[2] * voxel.normal[2]);
         for (std::size_t axis = 0; axis < 3; ++axis) {
             points.mutable_data()[3 * i + axis] = static_cast<float>(voxel.position[axis] / count);
-            colours.mutable_data()[3 * i + axis] = static_cast<std::uint8_t>(voxel.colour[axis] / count + 0.5);
+            colours.mutable_data()[3 * i + axis] =
+                static_cast<std::uint8_t>(voxel.colour[axis] / count + 0.5);
             normals.mutable_data()[3 * i + axis] =
                 length > 0 ? static_cast<float>(voxel.normal[axis] / length) : 0.0f;
         }
@@ -168,21 +175,22 @@ void bind_geometry(py::module_& m) {
     m.def("median_depth_grid", &median_depth_grid, py::arg("depth").noconvert(), py::arg("stride"),
           py::arg("min_valid"), py::arg("num_threads") = 0);
     m.def("reproject_grid", &reproject_grid, py::arg("depth").noconvert(), py::arg("stride"),
-          py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"), py::arg("camera_from_world"),
-          py::arg("num_threads") = 0);
+          py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
+          py::arg("camera_from_world"), py::arg("num_threads") = 0);
 
     py::enum_<Splat>(m, "Splat")
         .value("nearest", Splat::nearest)
         .value("block", Splat::block)
         .value("bilinear", Splat::bilinear);
     m.def("splat", &splat_tokens, py::arg("latents").noconvert(), py::arg("position").noconvert(),
-          py::arg("depth").noconvert(), py::arg("weight").noconvert(), py::arg("rows"), py::arg("columns"),
-          py::arg("mode"), py::arg("depth_tolerance"));
+          py::arg("depth").noconvert(), py::arg("weight").noconvert(), py::arg("rows"),
+          py::arg("columns"), py::arg("mode"), py::arg("depth_tolerance"));
 
     py::class_<VoxelMap>(m, "VoxelMap")
         .def(py::init<double>(), py::arg("voxel_size"))
-        .def("add", &add_frame, py::arg("depth").noconvert(), py::arg("colour").noconvert(), py::arg("intrinsics"),
-             py::arg("world_from_camera"), py::arg("timestamp"), py::arg("num_threads") = 0)
+        .def("add", &add_frame, py::arg("depth").noconvert(), py::arg("colour").noconvert(),
+             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
+             py::arg("num_threads") = 0)
         .def("export", &export_voxels, py::arg("min_count"))
         .def("__len__", &VoxelMap::size)
         .def_property_readonly("nbytes", &VoxelMap::nbytes);

@@ -16,7 +16,8 @@ Array<T> copy_field(std::size_t n, const auto& get) {
     return array;
 }
 
-// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the GIL.
+// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the
+// GIL.
 std::shared_ptr<const void> keep_alive(py::tuple objects) {
     return {new py::tuple(std::move(objects)), [](const void* kept) {
                 const py::gil_scoped_acquire acquire;
@@ -29,20 +30,16 @@ class BoundStore {
     explicit BoundStore(std::size_t patch_size) : store_(patch_size) {}
 
     PatchId insert(const py::array& latents, LatentType latent_type, const Array<float>& depth,
-                   const std::optional<Array<float>>& confidence, double stride, const std::array<double, 4>& k,
-                   const Array<double>& world_from_camera, std::int64_t frame_id, double timestamp, int num_threads) {
-        const Keyframe keyframe{latents.data(),
-                                latent_type,
-                                depth.data(),
-                                data_or_null(confidence),
-                                extent(latents, 0),
-                                extent(latents, 1),
-                                extent(latents, 2),
-                                stride,
-                                to_intrinsics(k),
-                                frame_id,
-                                timestamp,
-                                keep_alive(py::make_tuple(latents, depth, confidence))};
+                   const std::optional<Array<float>>& confidence, double stride,
+                   const std::array<double, 4>& k, const Array<double>& world_from_camera,
+                   std::int64_t frame_id, double timestamp, int num_threads) {
+        const Keyframe keyframe{
+            latents.data(),     latent_type,
+            depth.data(),       data_or_null(confidence),
+            extent(latents, 0), extent(latents, 1),
+            extent(latents, 2), stride,
+            to_intrinsics(k),   frame_id,
+            timestamp,          keep_alive(py::make_tuple(latents, depth, confidence))};
         const Affine affine = to_affine(world_from_camera);
         const py::gil_scoped_release release;
         return store_.insert(keyframe, affine, num_threads);
@@ -64,11 +61,12 @@ class BoundStore {
         return store_.evict_oldest(most);
     }
 
-    py::dict retrieve(const std::array<double, 8>& camera, const Array<double>& camera_from_world, std::size_t top_k,
-                      double time, double half_life, double min_visibility, double diversity_radius,
-                      double diversity_penalty) const {
+    py::dict retrieve(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
+                      std::size_t top_k, double time, double half_life, double min_visibility,
+                      double diversity_radius, double diversity_penalty) const {
         const View view = to_view(camera, camera_from_world);
-        const RetrievalParams params{top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
+        const RetrievalParams params{
+            top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
         std::vector<RetrievedPatch> patches;
         {
             const py::gil_scoped_release release;
@@ -94,7 +92,8 @@ class BoundStore {
         }
         const auto n = static_cast<py::ssize_t>(tokens.patch.size());
         py::dict result;
-        result["latents"] = take_vector(std::move(tokens.latents), {n, static_cast<py::ssize_t>(channels)});
+        result["latents"] =
+            take_vector(std::move(tokens.latents), {n, static_cast<py::ssize_t>(channels)});
         result["landing"] = take_vector(std::move(tokens.landing), {n, 3});
         result["confidence"] = take_vector(std::move(tokens.confidence), {n});
         result["patch"] = take_vector(std::move(tokens.patch), {n});
@@ -103,7 +102,8 @@ class BoundStore {
         return result;
     }
 
-    // queries (n, 3) -> distances (n, k) and ids (n, k); fewer than k living patches leave infinity and the largest id.
+    // queries (n, 3) -> distances (n, k) and ids (n, k); fewer than k living patches leave infinity
+    // and the largest id.
     py::tuple nearest(const Array<float>& queries, std::size_t k) const {
         const std::size_t n = extent(queries, 0);
         auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(k)});
@@ -131,20 +131,26 @@ class BoundStore {
         const auto n = static_cast<std::size_t>(ids.size());
         std::vector<MemoryStore::PatchInfo> infos(n);
         for (std::size_t i = 0; i < n; ++i) {
-            if (!store_.describe(ids.data()[i], infos[i])) throw py::key_error(std::to_string(ids.data()[i]));
+            if (!store_.describe(ids.data()[i], infos[i]))
+                throw py::key_error(std::to_string(ids.data()[i]));
         }
         py::dict result;
-        result["observation"] = copy_field<PatchId>(n, [&](std::size_t i) { return infos[i].observation; });
-        result["frame_id"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].frame_id; });
-        result["timestamp"] = copy_field<double>(n, [&](std::size_t i) { return infos[i].timestamp; });
+        result["observation"] =
+            copy_field<PatchId>(n, [&](std::size_t i) { return infos[i].observation; });
+        result["frame_id"] =
+            copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].frame_id; });
+        result["timestamp"] =
+            copy_field<double>(n, [&](std::size_t i) { return infos[i].timestamp; });
         result["row"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].row; });
-        result["column"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].column; });
+        result["column"] =
+            copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].column; });
         auto centres = make_array<double>({static_cast<py::ssize_t>(n), 3});
         auto poses = make_array<double>({static_cast<py::ssize_t>(n), 3, 4});
         auto intrinsics = make_array<double>({static_cast<py::ssize_t>(n), 4});
         for (std::size_t i = 0; i < n; ++i) {
             std::memcpy(centres.mutable_data() + 3 * i, &infos[i].centre, sizeof(Vec3));
-            std::memcpy(poses.mutable_data() + 12 * i, infos[i].world_from_camera.m.data(), sizeof(Affine));
+            std::memcpy(poses.mutable_data() + 12 * i, infos[i].world_from_camera.m.data(),
+                        sizeof(Affine));
             std::memcpy(intrinsics.mutable_data() + 4 * i, &infos[i].k, sizeof(Intrinsics));
         }
         result["centre"] = centres;
@@ -187,17 +193,18 @@ void bind_memory(py::module_& m) {
         .value("bfloat16", LatentType::bfloat16);
     py::class_<BoundStore>(m, "MemoryStore")
         .def(py::init<std::size_t>(), py::arg("patch_size"))
-        .def("insert", &BoundStore::insert, py::arg("latents"), py::arg("latent_type"), py::arg("depth").noconvert(),
-             py::arg("confidence").noconvert(), py::arg("stride"), py::arg("intrinsics"),
-             py::arg("world_from_camera"), py::arg("frame_id"), py::arg("timestamp"), py::arg("num_threads") = 0)
+        .def("insert", &BoundStore::insert, py::arg("latents"), py::arg("latent_type"),
+             py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
+             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("frame_id"),
+             py::arg("timestamp"), py::arg("num_threads") = 0)
         .def("erase", &BoundStore::erase, py::arg("ids").noconvert())
         .def("erase_frame", &BoundStore::erase_frame, py::arg("frame_id"))
         .def("evict_oldest", &BoundStore::evict_oldest, py::arg("most"))
-        .def("retrieve", &BoundStore::retrieve, py::arg("camera"), py::arg("camera_from_world"), py::arg("top_k"),
-             py::arg("time"), py::arg("half_life"), py::arg("min_visibility"), py::arg("diversity_radius"),
-             py::arg("diversity_penalty"))
-        .def("land", &BoundStore::land, py::arg("ids").noconvert(), py::arg("camera"), py::arg("camera_from_world"),
-             py::arg("channels"))
+        .def("retrieve", &BoundStore::retrieve, py::arg("camera"), py::arg("camera_from_world"),
+             py::arg("top_k"), py::arg("time"), py::arg("half_life"), py::arg("min_visibility"),
+             py::arg("diversity_radius"), py::arg("diversity_penalty"))
+        .def("land", &BoundStore::land, py::arg("ids").noconvert(), py::arg("camera"),
+             py::arg("camera_from_world"), py::arg("channels"))
         .def("nearest", &BoundStore::nearest, py::arg("queries").noconvert(), py::arg("k"))
         .def("describe", &BoundStore::describe, py::arg("ids").noconvert())
         .def("alive_ids", &BoundStore::alive_ids)

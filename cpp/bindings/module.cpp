@@ -3,7 +3,9 @@
 
 PYBIND11_MODULE(_core, m) {
     namespace bindings = mosaicmem::bindings;
-    m.doc() = "The compiled core of mosaicmem. Arguments are validated by the Python modules that call it.";
+    m.doc() =
+        "The compiled core of mosaicmem. Arguments are validated by the Python modules that call "
+        "it.";
     bindings::bind_geometry(m);
     bindings::bind_memory(m);
     bindings::bind_positions(m);

@@ -5,8 +5,8 @@
 namespace mosaicmem::bindings {
 namespace {
 
-py::tuple rope_table(const Array<double>& positions, const std::vector<std::size_t>& axis_dims, double theta,
-                     int num_threads) {
+py::tuple rope_table(const Array<double>& positions, const std::vector<std::size_t>& axis_dims,
+                     double theta, int num_threads) {
     std::size_t pairs = 0;
     for (const std::size_t dim : axis_dims) pairs += dim / 2;
     const std::vector<py::ssize_t> shape{positions.shape(0), static_cast<py::ssize_t>(pairs)};
@@ -24,8 +24,8 @@ py::tuple rope_table(const Array<double>& positions, const std::vector<std::size
 
 // x (batch, n, dim)
 template <class T>
-Array<T> rope_apply(const Array<T>& x, const Array<T>& cos, const Array<T>& sin, Pairing pairing, bool inverse,
-                    int num_threads) {
+Array<T> rope_apply(const Array<T>& x, const Array<T>& cos, const Array<T>& sin, Pairing pairing,
+                    bool inverse, int num_threads) {
     auto out = make_array<T>({x.shape(0), x.shape(1), x.shape(2)});
     const T *in = x.data(), *c = cos.data(), *s = sin.data();
     T* to = out.mutable_data();
@@ -55,7 +55,8 @@ Array<T> prope_apply(const Array<T>& x, const Array<T>& matrices, const Array<st
 template <class T>
 void bind_apply(py::module_& m) {
     m.def("rope_apply", &rope_apply<T>, py::arg("x").noconvert(), py::arg("cos").noconvert(),
-          py::arg("sin").noconvert(), py::arg("pairing"), py::arg("inverse") = false, py::arg("num_threads") = 0);
+          py::arg("sin").noconvert(), py::arg("pairing"), py::arg("inverse") = false,
+          py::arg("num_threads") = 0);
     m.def("prope_apply", &prope_apply<T>, py::arg("x").noconvert(), py::arg("matrices").noconvert(),
           py::arg("camera").noconvert(), py::arg("cos").noconvert(), py::arg("sin").noconvert(),
           py::arg("inverse") = false, py::arg("num_threads") = 0);
@@ -67,8 +68,8 @@ void bind_positions(py::module_& m) {
     py::enum_<Pairing>(m, "Pairing")
         .value("interleaved", Pairing::interleaved)
         .value("split_half", Pairing::split_half);
-    m.def("rope_table", &rope_table, py::arg("positions").noconvert(), py::arg("axis_dims"), py::arg("theta"),
-          py::arg("num_threads") = 0);
+    m.def("rope_table", &rope_table, py::arg("positions").noconvert(), py::arg("axis_dims"),
+          py::arg("theta"), py::arg("num_threads") = 0);
     bind_apply<float>(m);
     bind_apply<double>(m);
 }

@@ -1,7 +1,8 @@
 """Explicit spatial memory for video world models.
 
-Frames that were seen or generated are lifted into 3D as patches of latent tokens; for a new camera the right patches are
-found, aligned to that view, and handed to the diffusion model, so that a place looks the same when the camera comes back.
+Frames that were seen or generated are lifted into 3D as patches of latent tokens; for a new camera the right patches
+are found, aligned to that view, and handed to the diffusion model, so that a place looks the same when the camera comes
+back.
 
 >>> from mosaicmem import AutoregressivePipeline, PipelineConfig
 >>> pipeline = AutoregressivePipeline(PipelineConfig(seed=1))

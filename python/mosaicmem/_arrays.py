@@ -38,9 +38,7 @@ def to_numpy(name: str, value: ArrayLike) -> NDArray[Any]:
         return value
     if is_torch(value):
         if value.device.type != "cpu":
-            raise ValueError(
-                f"{name}: expected a CPU tensor, got one on {value.device}; move it with .cpu()"
-            )
+            raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}; move it with .cpu()")
         return np.asarray(value.detach().numpy())
     try:
         array = np.asarray(value)
@@ -66,17 +64,14 @@ def check_shape(name: str, array: NDArray[Any], shape: Shape) -> None:
     """Integers in ``shape`` must match; names and None stand for any size, the same name for the same size."""
     sizes: dict[str, int] = {}
     matches = array.ndim == len(shape) and all(
-        part is None
-        or (sizes.setdefault(part, size) == size if isinstance(part, str) else part == size)
+        part is None or (sizes.setdefault(part, size) == size if isinstance(part, str) else part == size)
         for part, size in zip(shape, array.shape, strict=False)
     )
     if not matches:
         raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {array.shape}")
 
 
-def as_array(
-    name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: bool = False
-) -> NDArray[Any]:
+def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: bool = False) -> NDArray[Any]:
     """``value`` as a C-contiguous array of ``dtype``; copies only what is not already so.
 
     Real numbers convert to floating dtypes and integers to integer dtypes; nothing else converts.

@@ -68,9 +68,7 @@ class SevenScenes(Sequence[RgbdImage]):
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder")
         self._colors = sorted(
-            path
-            for path in self.folder.iterdir()
-            if re.fullmatch(r"frame-\d+\.color\.(jpg|jpeg|png)", path.name)
+            path for path in self.folder.iterdir() if re.fullmatch(r"frame-\d+\.color\.(jpg|jpeg|png)", path.name)
         )
         if not self._colors:
             raise FormatError(self.folder, "expected frames named frame-NNNNNN.color.jpg or .png, found none")

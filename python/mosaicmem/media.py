@@ -18,7 +18,7 @@ def to_uint8(name: str, frames: ArrayLike) -> U8:
     if array.dtype == np.uint8:
         return array
     pixels = as_array(name, array, np.float32, array.shape, finite=True)
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), dtype=np.uint8)
 
 
 def save_png(path: str | Path, image: ArrayLike) -> None:

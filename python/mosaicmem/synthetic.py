@@ -1,7 +1,7 @@
 """The synthetic world: two furnished rooms, rendered with exact depth from any camera. Ground truth of demo and tests.
 
-Up is -y; the floor is y = 0. Surfaces are boxes, so a ray meets them in closed form; textures are functions of the place
-on the surface, so every view agrees with every other.
+Up is -y; the floor is y = 0. Surfaces are boxes, so a ray meets them in closed form; textures are functions of the
+place on the surface, so every view agrees with every other.
 """
 
 from __future__ import annotations
@@ -88,13 +88,11 @@ class SyntheticWorld:
             np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(shape),
         )
 
-    def leave_and_return(
-        self, intrinsics: CameraIntrinsics, num_frames: int, *, fps: float = 15.0
-    ) -> CameraTrajectory:
+    def leave_and_return(self, intrinsics: CameraIntrinsics, num_frames: int, *, fps: float = 15.0) -> CameraTrajectory:
         """A loop: along the pictures of the first room, through the door into the second, and back to the pictures.
 
-        The way back passes other places than the way out, so what is seen again is seen from elsewhere; the last pose is
-        the first.
+        The way back passes other places than the way out, so what is seen again is seen from elsewhere; the last pose
+        is the first.
         """
         num_frames = check_integer("num_frames", num_frames, minimum=2)
         waypoints = [CameraPose.look_at(_eye(*eye), _eye(*target)) for eye, target in _LOOP]
@@ -134,7 +132,9 @@ _LOOP = (
 
 
 def _furnish(rng: np.random.Generator) -> list[_Box]:
-    def box(low: tuple[float, float, float], high: tuple[float, float, float], texture: str, inside: bool = False) -> _Box:
+    def box(
+        low: tuple[float, float, float], high: tuple[float, float, float], texture: str, inside: bool = False
+    ) -> _Box:
         # Heights are given upwards; y points down.
         y_low, y_high = -high[1], -low[1]
         color = rng.uniform(0.35, 0.8, 3)
@@ -232,7 +232,7 @@ def _picture(box: _Box, points: F64, seed: int) -> F64:
         color[y < line] = palette[hill]
     frame = (np.minimum(x, 1 - x) * size[along] < 0.06) | (np.minimum(y, 1 - y) * size[1] < 0.06)
     color[frame] = [0.15, 0.1, 0.06]
-    return color
+    return np.asarray(color)
 
 
 def _noise(s: F32, t: F32, seed: int) -> F32:
@@ -247,7 +247,7 @@ def _noise(s: F32, t: F32, seed: int) -> F32:
         top = corner[0][0] + fx * (corner[0][1] - corner[0][0])
         bottom = corner[1][0] + fx * (corner[1][1] - corner[1][0])
         total += (top + fy * (bottom - top)) * 0.5 ** (octave + 1)
-    return total / 0.875
+    return np.asarray(total / 0.875)
 
 
 def _hash(x: F32, y: F32, seed: int) -> F32:
@@ -257,7 +257,8 @@ def _hash(x: F32, y: F32, seed: int) -> F32:
     h ^= np.uint32(seed * 0xC2B2AE3D & 0xFFFFFFFF)
     h = (h ^ (h >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
     h = (h ^ (h >> np.uint32(12))) * np.uint32(0x297A2D39)
-    return ((h ^ (h >> np.uint32(15))) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    h = (h ^ (h >> np.uint32(15))) >> np.uint32(8)
+    return np.asarray(h.astype(np.float32) * np.float32(2**-24))
 
 
 def _brick(s: F32, t: F32, seed: int) -> F32:
@@ -274,11 +275,11 @@ def _wood(s: F32, t: F32, seed: int) -> F32:
 
 
 def _checker(s: F32, t: F32, seed: int) -> F32:
-    return (np.floor(s / 0.15) + np.floor(t / 0.15)) % 2
+    return np.asarray((np.floor(s / 0.15) + np.floor(t / 0.15)) % 2)
 
 
 def _stripes(s: F32, t: F32, seed: int) -> F32:
-    return (np.sin(2 * np.pi * (t + 0.5 * s) / 0.4) > 0).astype(np.float32)
+    return np.asarray(np.sin(2 * np.pi * (t + 0.5 * s) / 0.4) > 0, dtype=np.float32)
 
 
 def _plain(s: F32, t: F32, seed: int) -> F32:

@@ -17,7 +17,7 @@ class MemoryCrossAttention:
     """hidden + sum over heads of tanh(gate) * softmax(q k^T / sqrt(d)) v, projected back.
 
     Queries come from the hidden states and carry grid RoPE; keys come from memory tokens and carry Warped RoPE, the
-    positions where they land in the target view. With PRoPE, queries, keys, values and outputs also carry their cameras.
+    positions where they land in the target view. With PRoPE, queries, keys, values and outputs carry their cameras too.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class MemoryCrossAttention:
         rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
 
         def draw(rows: int, columns: int) -> F32:
-            return (rng.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+            return np.asarray(rng.standard_normal((rows, columns)) / np.sqrt(columns), dtype=np.float32)
 
         self.weights: dict[str, F32] = {
             "query": draw(inner, dim),
@@ -117,18 +117,12 @@ class MemoryCrossAttention:
         """
         x = as_array("hidden", hidden, np.float32, ("B", "N", self.dim))
         m = as_array("memory", memory, np.float32, (x.shape[0], "M", self.memory_dim))
-        q = self.rope.apply(
-            self._heads(x, "query"), query_positions, num_threads=self.num_threads
-        )
-        k = self.rope.apply(
-            self._heads(m, "key"), memory_positions, num_threads=self.num_threads
-        )
+        q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
+        k = self.rope.apply(self._heads(m, "key"), memory_positions, num_threads=self.num_threads)
         v = self._heads(m, "value")
         options: dict[str, Any] = {"mask": mask, "num_threads": self.num_threads}
-        if prope is None:
-            heads = attention(q, k, v, **options)
-        else:
-            heads = prope[0].attend(q, k, v, memory=prope[1], **options)
+        queries, keys = prope or (None, None)
+        heads = attention(q, k, v, **options) if queries is None else queries.attend(q, k, v, memory=keys, **options)
         heads = heads * np.tanh(self.weights["gate"])[:, None, None]
         merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
         out = _core.linear(merged, self.weights["output"], None, self.num_threads)

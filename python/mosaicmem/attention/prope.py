@@ -107,9 +107,7 @@ class PRoPE:
         self.head_dim = check_integer("head_dim", head_dim, minimum=8)
         if head_dim % 8:
             raise ValueError(f"head_dim: expected a multiple of 8, got {head_dim}")
-        self._project, self._unproject = projection_matrices(
-            camera_from_world, intrinsics, image_width, image_height
-        )
+        self._project, self._unproject = projection_matrices(camera_from_world, intrinsics, image_width, image_height)
         count = len(self._project)
         if camera is None and positions is None:
             columns = check_integer("patches_x", patches_x, minimum=1)
@@ -124,9 +122,7 @@ class PRoPE:
             place = as_array("positions", positions, np.float64, (len(self._camera), 2), finite=True)
         # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
         quarter = head_dim // 4
-        self._cos, self._sin = _core.rope_table(
-            place, (quarter, quarter), check_number("base", base, above=0.0)
-        )
+        self._cos, self._sin = _core.rope_table(place, (quarter, quarter), check_number("base", base, above=0.0))
 
     def apply_to_q(self, q: ArrayLike, *, num_threads: int = 0) -> Any:
         """P^T q with the rotary part; q is (..., N, head_dim)."""
@@ -140,9 +136,7 @@ class PRoPE:
         """P o with the inverse rotary part; o is (..., N, head_dim)."""
         return self._apply("o", o, self._project, True, num_threads)
 
-    def attend(
-        self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any
-    ) -> Any:
+    def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
         """Attention under PRoPE. Keys and values have the cameras of ``memory``, or those of the queries without it.
 
         ``options`` go to :func:`~mosaicmem.attention.attention`.
@@ -171,7 +165,5 @@ class PRoPE:
 def _camera_indices(camera: ArrayLike, count: int) -> I32:
     indices = as_array("camera", camera, np.int32, ("N",))
     if indices.size and not (indices.min() >= 0 and indices.max() < count):
-        raise ValueError(
-            f"camera: expected indices within [0, {count}), got {indices.min()} to {indices.max()}"
-        )
+        raise ValueError(f"camera: expected indices within [0, {count}), got {indices.min()} to {indices.max()}")
     return indices

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice, check_integer, check_number, like, to_numpy
+from mosaicmem._arrays import (
+    F64,
+    ArrayLike,
+    as_array,
+    check_choice,
+    check_integer,
+    check_number,
+    like,
+    to_numpy,
+)
 
 
 def grid_positions(frames: int, rows: int, columns: int) -> F64:
@@ -57,9 +66,7 @@ class WarpedRoPE:
             axes_dims = (head_dim - 2 * third, third, third)
         dims = tuple(check_integer(f"axes_dims[{i}]", d, minimum=0) for i, d in enumerate(axes_dims))
         if len(dims) != 3 or sum(dims) != head_dim or any(d % 2 for d in dims):
-            raise ValueError(
-                f"axes_dims: expected three even numbers that sum to head_dim = {head_dim}, got {dims}"
-            )
+            raise ValueError(f"axes_dims: expected three even numbers that sum to head_dim = {head_dim}, got {dims}")
         self.axes_dims = (dims[0], dims[1], dims[2])
         self.theta = check_number("theta", theta, above=0.0)
         self.pairing = check_choice("pairing", pairing, ("interleaved", "split_half"))
@@ -69,9 +76,7 @@ class WarpedRoPE:
         p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
         return _core.rope_table(p, self.axes_dims, self.theta, num_threads)
 
-    def apply(
-        self, x: ArrayLike, positions: ArrayLike, *, inverse: bool = False, num_threads: int = 0
-    ) -> Any:
+    def apply(self, x: ArrayLike, positions: ArrayLike, *, inverse: bool = False, num_threads: int = 0) -> Any:
         """Turn the features of each token by its position.
 
         Parameters

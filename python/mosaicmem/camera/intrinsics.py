@@ -109,9 +109,7 @@ class CameraIntrinsics:
         """
         stride = check_integer("stride", stride, minimum=1)
         if self.width % stride or self.height % stride:
-            raise ValueError(
-                f"stride: expected a divisor of the image size {self.width}x{self.height}, got {stride}"
-            )
+            raise ValueError(f"stride: expected a divisor of the image size {self.width}x{self.height}, got {stride}")
         return self.scaled(self.width // stride, self.height // stride)
 
     def project(self, points: ArrayLike) -> tuple[F64, F64]:
@@ -137,7 +135,7 @@ class CameraIntrinsics:
         return pixels, depth.copy()
 
     def unproject(self, pixels: ArrayLike, depth: ArrayLike) -> F64:
-        """Points (N, 3) float64 in the camera frame, metres, of pixels (N, 2) at depths (N,): depth * K^-1 [u, v, 1]."""
+        """Points (N, 3) float64, camera frame, metres, of pixels (N, 2) at depths (N,): depth * K^-1 [u, v, 1]."""
         uv = as_array("pixels", pixels, np.float64, ("N", 2))
         z = as_array("depth", depth, np.float64, (len(uv),))
         rays = np.concatenate([(uv - [self.cx, self.cy]) / [self.fx, self.fy], np.ones((len(uv), 1))], axis=1)

@@ -161,9 +161,7 @@ class CameraPose:
         return cls(matrix, timestamp)
 
     @classmethod
-    def from_quaternion(
-        cls, wxyz: ArrayLike, position: ArrayLike, timestamp: float = 0.0
-    ) -> CameraPose:
+    def from_quaternion(cls, wxyz: ArrayLike, position: ArrayLike, timestamp: float = 0.0) -> CameraPose:
         """From the rotation world_from_camera as a quaternion (w, x, y, z) and the camera's centre in the world."""
         quaternion = as_array("wxyz", wxyz, np.float64, (4,), finite=True)
         norm = float(np.linalg.norm(quaternion))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -26,8 +27,8 @@ _DOWN = np.array([0.0, 1.0, 0.0])
 class CameraTrajectory(Sequence[CameraPose]):
     """A sequence of poses that share intrinsics; one pose a frame.
 
-    The shapes (:meth:`circle`, :meth:`orbit`, :meth:`line`, :meth:`look_around`) move in the horizontal plane of a world
-    whose up is -y, one pose each 1 / ``fps`` seconds.
+    The shapes (:meth:`circle`, :meth:`orbit`, :meth:`line`, :meth:`look_around`) move in the horizontal plane of a
+    world whose up is -y, one pose each 1 / ``fps`` seconds.
 
     Parameters
     ----------
@@ -165,16 +166,14 @@ class CameraTrajectory(Sequence[CameraPose]):
             raise ValueError(f"other: expected the intrinsics {self.intrinsics}, got {other.intrinsics}")
         step = other[1].timestamp - other[0].timestamp if len(other) > 1 else 0.0
         offset = self.poses[-1].timestamp + step - other[0].timestamp
-        return CameraTrajectory(
-            [*self.poses, *(pose.at(pose.timestamp + offset) for pose in other)], self.intrinsics
-        )
+        return CameraTrajectory([*self.poses, *(pose.at(pose.timestamp + offset) for pose in other)], self.intrinsics)
 
     # Measures
 
     @property
     def length(self) -> float:
         """The way that the camera's centre goes, metres."""
-        return sum(a.distance_to(b) for a, b in zip(self.poses, self.poses[1:], strict=False))
+        return sum(a.distance_to(b) for a, b in pairwise(self.poses))
 
     @property
     def duration(self) -> float:
@@ -201,9 +200,7 @@ class CameraTrajectory(Sequence[CameraPose]):
             windows.append(range(start, min(start + size, len(self))))
         return windows
 
-    def select_keyframes(
-        self, min_translation: float, min_angle: float, max_gap: int | None = None
-    ) -> list[int]:
+    def select_keyframes(self, min_translation: float, min_angle: float, max_gap: int | None = None) -> list[int]:
         """Indices of frames worth keeping: the first, then each that moved enough since the last one kept.
 
         Parameters

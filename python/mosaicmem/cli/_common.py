@@ -50,15 +50,12 @@ def parse_range(name: str, text: str, count: int) -> range:
         if not 2 <= len(parts) <= 3:
             raise ValueError
         start, stop, step = (
-            int(part) if part else default
-            for part, default in zip([*parts, ""][:3], (0, count, 1), strict=True)
+            int(part) if part else default for part, default in zip([*parts, ""][:3], (0, count, 1), strict=True)
         )
     except ValueError:
         raise ValueError(f"{name}: expected A:B or A:B:STEP, got {text!r}") from None
     if not (0 <= start < stop <= count and step >= 1):
-        raise ValueError(
-            f"{name}: expected 0 <= A < B <= {count} (the number of frames) and STEP >= 1, got {text!r}"
-        )
+        raise ValueError(f"{name}: expected 0 <= A < B <= {count} (the number of frames) and STEP >= 1, got {text!r}")
     return range(start, stop, step)
 
 

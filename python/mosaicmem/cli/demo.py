@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mosaicmem.cli._common import Debug, Force, Seed, Threads, console, output_folder, progress_bar, reports_errors
+from mosaicmem.cli._common import (
+    Debug,
+    Force,
+    Seed,
+    Threads,
+    console,
+    output_folder,
+    progress_bar,
+    reports_errors,
+)
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraTrajectory
@@ -88,14 +97,13 @@ def demo(
         results = (comparison.with_memory.frames, comparison.without_memory.frames)
         save_png(
             folder / "revisit.png",
-            comparison_picture(
-                [[truth[i] for i in shown], *([video[i] for i in shown] for video in results)]
-            ),
+            comparison_picture([[truth[i] for i in shown], *([video[i] for i in shown] for video in results)]),
         )
 
     print_scores("Revisited views against the true scene (PSNR)", comparison.scores, revisited)
     with_memory, without_memory = figures["psnr_with_memory"], figures["psnr_without_memory"]
-    assert with_memory is not None and without_memory is not None
+    assert with_memory is not None
+    assert without_memory is not None
     console.print(
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
         f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * (figures['coverage'] or 0):.1f} %.",

@@ -32,16 +32,12 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     memory_frames: Annotated[
         str | None,
-        typer.Option(
-            help="Frames of the sequence to remember, A:B or A:B:STEP. Default: all that --frames leaves."
-        ),
+        typer.Option(help="Frames of the sequence to remember, A:B or A:B:STEP. Default: all that --frames leaves."),
     ] = None,
     frames: Annotated[
         str | None, typer.Option(help="Follow the sequence's own cameras of these frames, A:B:STEP.")
     ] = None,
-    trajectory: Annotated[
-        Path | None, typer.Option(help="Follow the cameras of a trajectory.json instead.")
-    ] = None,
+    trajectory: Annotated[Path | None, typer.Option(help="Follow the cameras of a trajectory.json instead.")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file of settings; see show-config.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the unseen parts should be.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all noise.", min=0)] = None,
@@ -86,9 +82,7 @@ def generate(
                 pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
                 fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
             task = progress.add_task("Generating with memory and without", total=None)
-            truth = {
-                n: as_pixels("image", sequence[i].image, sequence.intrinsics) for n, i in enumerate(targets)
-            }
+            truth = {n: as_pixels("image", sequence[i].image, sequence.intrinsics) for n, i in enumerate(targets)}
             comparison = compare_memory(pipeline, path, truth)
             progress.remove_task(task)
         result = comparison.with_memory

@@ -13,9 +13,7 @@ from mosaicmem.cli._common import Debug, reports_errors
 
 @reports_errors
 def show_config(
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file to check and complete; defaults without one.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file to check and complete; defaults without one.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="The JSON schema: types, ranges, meaning.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The diffusion side: what a backbone, a VAE and a scheduler must offer, and deterministic ones that need no weights."""
+"""The diffusion side: what a backbone, a VAE and a scheduler must offer, and deterministic ones without weights."""
 
 from mosaicmem.diffusion.backbone import SyntheticBackbone
 from mosaicmem.diffusion.protocols import VAE, DiffusionBackbone, MemoryContext, NoiseScheduler

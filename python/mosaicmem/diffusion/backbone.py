@@ -59,8 +59,8 @@ class SyntheticBackbone:
 def prior_latents(context: MemoryContext, channels: int) -> F32:
     """A latent for each cell of each frame, (T, h, w, C), from prompt, seed and viewing direction alone.
 
-    A sum of random plane waves over the unit sphere: smooth, the same for the same direction. Like a blurred picture, it
-    lives in the first channels, which carry the mean of a cell.
+    A sum of random plane waves over the unit sphere: smooth, the same for the same direction. Like a blurred picture,
+    it lives in the first channels, which carry the mean of a cell.
     """
     digest = hashlib.sha256(f"{context.seed}\0{context.prompt}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
@@ -80,4 +80,4 @@ def _directions(cameras: CameraTrajectory, stride: int) -> F64:
     rays = grid.unproject(np.stack([x.ravel(), y.ravel()], axis=1), np.ones(x.size))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     world = np.einsum("tij,nj->tni", cameras.world_from_camera[:, :3, :3], rays)
-    return world.reshape(len(cameras), grid.height, grid.width, 3)
+    return np.asarray(world.reshape(len(cameras), grid.height, grid.width, 3))

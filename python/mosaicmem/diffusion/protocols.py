@@ -93,9 +93,7 @@ class NoiseScheduler(Protocol):
         """x_t of a clean sample."""
         ...
 
-    def step(
-        self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32
-    ) -> F32:
+    def step(self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32) -> F32:
         """x at ``previous_timestep`` (-1: the clean sample) from x at ``timestep`` and what the backbone predicts."""
         ...
 

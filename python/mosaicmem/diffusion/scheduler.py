@@ -16,7 +16,7 @@ class DDPMScheduler:
     ----------
     num_train_timesteps : int
     schedule : {"linear", "cosine"}
-        ``linear``: beta from ``beta_start`` to ``beta_end``. ``cosine``: abar from a squared cosine (Nichol & Dhariwal).
+        ``linear``: beta from ``beta_start`` to ``beta_end``. ``cosine``: abar from a squared cosine (improved DDPM).
     beta_start, beta_end : float
         Of the linear schedule.
     prediction_type : {"epsilon", "sample", "v_prediction"}
@@ -38,9 +38,7 @@ class DDPMScheduler:
     ) -> None:
         self.num_train_timesteps = check_integer("num_train_timesteps", num_train_timesteps, minimum=1)
         self.schedule = check_choice("schedule", schedule, ("linear", "cosine"))
-        self.prediction_type = check_choice(
-            "prediction_type", prediction_type, ("epsilon", "sample", "v_prediction")
-        )
+        self.prediction_type = check_choice("prediction_type", prediction_type, ("epsilon", "sample", "v_prediction"))
         if schedule == "linear":
             first = check_number("beta_start", beta_start, above=0.0, maximum=0.999)
             last = check_number("beta_end", beta_end, minimum=first, maximum=0.999)
@@ -49,13 +47,13 @@ class DDPMScheduler:
             edges = np.arange(num_train_timesteps + 1) / num_train_timesteps
             abar = np.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
             betas = np.minimum(1 - abar[1:] / abar[:-1], 0.999)
-        self.alphas_cumprod: F64 = np.cumprod(1 - betas)
+        self.alphas_cumprod: F64 = np.cumprod(1 - betas, dtype=np.float64)
 
     def timesteps(self, num_steps: int) -> I64:
         """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
         num_steps = check_integer("num_steps", num_steps, minimum=1, maximum=self.num_train_timesteps)
         spacing = self.num_train_timesteps / num_steps
-        return np.rint(self.num_train_timesteps - spacing * np.arange(num_steps)).astype(np.int64) - 1
+        return np.asarray(np.rint(self.num_train_timesteps - spacing * np.arange(num_steps)) - 1, dtype=np.int64)
 
     def levels(self, timestep: int) -> tuple[float, float]:
         """(sqrt(abar_t), sqrt(1 - abar_t)); (1, 0) at timestep -1, the clean sample."""
@@ -76,9 +74,7 @@ class DDPMScheduler:
             return np.asarray((sample - level * prediction) / signal, dtype=np.float32)
         return np.asarray(signal * sample - level * prediction, dtype=np.float32)
 
-    def step(
-        self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32
-    ) -> F32:
+    def step(self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32) -> F32:
         """One ancestral step: a draw from q(x_prev | x_t, x_0).
 
         Parameters
@@ -93,9 +89,7 @@ class DDPMScheduler:
             Standard normal.
         """
         if not previous_timestep < timestep:
-            raise ValueError(
-                f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}"
-            )
+            raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
         clean = self.predict_clean(prediction, timestep, sample)
         abar, abar_previous = self._abar(timestep), self._abar(previous_timestep)
         alpha = abar / abar_previous

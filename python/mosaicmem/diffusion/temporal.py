@@ -14,7 +14,7 @@ class TemporalLayout:
     Parameters
     ----------
     kind : {"causal", "uniform"}
-        ``causal``: latent 0 covers frame 0, latent l frames factor * (l - 1) + 1 to factor * l (Wan and most video VAEs).
+        ``causal``: latent 0 covers frame 0, latent l frames factor * (l - 1) + 1 to factor * l (most video VAEs).
         ``uniform``: latent l covers frames factor * l to factor * (l + 1) - 1.
     factor : int
         Frames a latent frame.

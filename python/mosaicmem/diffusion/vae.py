@@ -20,7 +20,8 @@ class SyntheticVAE:
 
     Each block of ``stride`` x ``stride`` pixels becomes ``channels`` coefficients: mostly luma, the lowest frequencies
     of both chroma axes. Coefficients are divided by a fixed scale that falls with frequency, as those of natural images
-    do, so that latents have about unit variance; channels run from low to high frequency. Over time, the frames of a latent frame are averaged.
+    do, so that latents have about unit variance. Channels run from low to high frequency; the first three are the mean
+    colour. Over time, the frames of a latent frame are averaged.
 
     Parameters
     ----------
@@ -32,9 +33,7 @@ class SyntheticVAE:
         Default: one frame a latent frame.
     """
 
-    def __init__(
-        self, stride: int = 8, channels: int = 16, temporal: TemporalLayout | None = None
-    ) -> None:
+    def __init__(self, stride: int = 8, channels: int = 16, temporal: TemporalLayout | None = None) -> None:
         self._stride = check_integer("stride", stride, minimum=1, maximum=64)
         self._channels = check_integer("channels", channels, minimum=3, maximum=3 * stride * stride)
         self._temporal = temporal or TemporalLayout("uniform", 1)
@@ -73,23 +72,21 @@ class SyntheticVAE:
     def encode_image(self, image: F32) -> F32:
         """Image (H, W, 3) in [0, 1] to latents (h, w, C) float32."""
         pixels = as_array("image", image, np.float32, ("H", "W", 3), finite=True)
-        return self._encode_blocks(pixels[None])[0]
+        return np.asarray(self._encode_blocks(pixels[None])[0])
 
     def decode(self, latents: F32, num_frames: int) -> F32:
         """Latents (C, T, h, w) to ``num_frames`` frames (F, H, W, 3) float32, clipped to [0, 1]."""
         grid = as_array("latents", latents, np.float32, (self._channels, "T", "h", "w"), finite=True)
         expected = self._temporal.num_latents(num_frames)
         if grid.shape[1] != expected:
-            raise ValueError(
-                f"latents: expected {expected} latent frames for {num_frames} frames, got {grid.shape[1]}"
-            )
+            raise ValueError(f"latents: expected {expected} latent frames for {num_frames} frames, got {grid.shape[1]}")
         decoded = self._decode_blocks(np.ascontiguousarray(grid.transpose(1, 2, 3, 0)))
-        return decoded[[self._temporal.latent_of(frame) for frame in range(num_frames)]]
+        return np.asarray(decoded[[self._temporal.latent_of(frame) for frame in range(num_frames)]])
 
     def decode_image(self, latents: F32) -> F32:
         """Latents (h, w, C) to an image (H, W, 3) float32, clipped to [0, 1]."""
         grid = as_array("latents", latents, np.float32, ("h", "w", self._channels), finite=True)
-        return self._decode_blocks(grid[None])[0]
+        return np.asarray(self._decode_blocks(grid[None])[0])
 
     def _encode_blocks(self, frames: F32) -> F32:
         """(F, H, W, 3) to (F, h, w, C)."""
@@ -107,7 +104,7 @@ class SyntheticVAE:
         s = self._stride
         flat = latents @ self._decode_matrix + np.float32(_GREY)
         blocks = flat.reshape(count, rows, columns, s, s, 3).transpose(0, 1, 3, 2, 4, 5)
-        return np.clip(blocks.reshape(count, rows * s, columns * s, 3), 0, 1)
+        return np.asarray(np.clip(blocks.reshape(count, rows * s, columns * s, 3), 0, 1))
 
 
 def _block_basis(stride: int, channels: int) -> tuple[F64, F64]:
@@ -121,9 +118,7 @@ def _block_basis(stride: int, channels: int) -> tuple[F64, F64]:
     chroma = max(1, channels // (2 + _CHROMA_SHARE))
     luma = min(channels - 2 * chroma, stride * stride)
     chroma_counts = (-(-(channels - luma) // 2), (channels - luma) // 2)
-    chosen = [
-        (fy, fx, axis) for axis, count in enumerate((luma, *chroma_counts)) for fy, fx in frequencies[:count]
-    ]
+    chosen = [(fy, fx, axis) for axis, count in enumerate((luma, *chroma_counts)) for fy, fx in frequencies[:count]]
     # Low frequencies first: channels 0, 1, 2 are the mean colour of the block.
     chosen.sort(key=lambda f: (f[0] ** 2 + f[1] ** 2, f[2], f[0]))
     rows, scales = [], []

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from mosaicmem.synthetic import SyntheticWorld
 
 
-def depth_to_grid(
-    depth: ArrayLike, stride: int, *, min_valid_fraction: float = 0.25, num_threads: int = 0
-) -> Any:
+def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 0.25, num_threads: int = 0) -> Any:
     """Depth on a latent grid: the median of the valid pixels under each cell.
 
     Parameters
@@ -46,9 +44,7 @@ def depth_to_grid(
 class DepthEstimator(Protocol):
     """Anything that gives a frame a depth."""
 
-    def estimate(
-        self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32
-    ) -> F32:
+    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
         """Depth (H, W) float32, metres; <= 0 where it has none.
 
         Parameters
@@ -79,9 +75,7 @@ class SyntheticDepthEstimator:
         self.relative_noise = check_number("relative_noise", relative_noise, minimum=0.0)
         self.seed = check_integer("seed", seed, minimum=0)
 
-    def estimate(
-        self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32
-    ) -> F32:
+    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
         """Render the depth that the camera sees; the image and what memory knows are not looked at."""
         depth = self.world.render(intrinsics, pose).depth
         if self.relative_noise:
@@ -105,9 +99,7 @@ class DepthCompletion:
     def __init__(self, default_depth: float = 3.0) -> None:
         self.default_depth = check_number("default_depth", default_depth, above=0.0)
 
-    def estimate(
-        self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32
-    ) -> F32:
+    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
         """``known_depth`` where it is known, its smooth completion elsewhere."""
         if not (known_depth > 0).any():
             return np.full(known_depth.shape, self.default_depth, dtype=np.float32)

@@ -76,9 +76,7 @@ class StreamingFusion:
         """
         z = check_depth(depth, intrinsics)
         rgb = None if color is None else as_array("color", color, np.uint8, (*z.shape, 3))
-        counts = self._map.add(
-            z, rgb, intrinsics.params, pose.world_from_camera, pose.timestamp, self._num_threads
-        )
+        counts = self._map.add(z, rgb, intrinsics.params, pose.world_from_camera, pose.timestamp, self._num_threads)
         return FusionCounts(**counts)
 
     def point_cloud(self, min_count: int = 1) -> PointCloud:

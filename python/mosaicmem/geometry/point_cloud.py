@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -109,13 +110,13 @@ class PointCloud:
         from plyfile import PlyData, PlyParseError
 
         path = Path(path)
-        with path.open("rb") as file:
-            try:
-                vertices = PlyData.read(file, mmap=False)["vertex"].data
-            except KeyError:
-                raise FormatError(path, "expected an element 'vertex', there is none") from None
-            except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
-                raise FormatError(path, f"not a readable PLY file: {error}") from None
+        content = BytesIO(path.read_bytes())  # plyfile leaves a file of text open
+        try:
+            vertices = PlyData.read(content, mmap=False)["vertex"].data
+        except KeyError:
+            raise FormatError(path, "expected an element 'vertex', there is none") from None
+        except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
+            raise FormatError(path, f"not a readable PLY file: {error}") from None
         names = vertices.dtype.names or ()
         missing = [name for name in "xyz" if name not in names]
         if missing:

@@ -82,7 +82,7 @@ class Mosaic:
     @property
     def coverage_ratio(self) -> F64:
         """The part of each target frame's cells that is covered, (T,) float64."""
-        return self.coverage.mean(axis=(1, 2))
+        return np.asarray(self.coverage.mean(axis=(1, 2)))
 
     def tokens_of(self, frame: int) -> I64:
         """Indices of the tokens of one target frame."""

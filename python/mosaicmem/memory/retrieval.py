@@ -82,13 +82,17 @@ class MemoryRetrieval:
             t = np.full(len(x), float(frame))
             if self.temporal == "offset":
                 t = (info["timestamp"] - pose.timestamp)[landed["patch"]] / seconds_per_latent
-            coverage = WarpedLatent("bilinear").splat(
-                landed["latents"][:, :0],
-                np.stack([y, x], axis=1),
-                landed["landing"][:, 2],
-                grid.height,
-                grid.width,
-            ).coverage
+            coverage = (
+                WarpedLatent("bilinear")
+                .splat(
+                    landed["latents"][:, :0],
+                    np.stack([y, x], axis=1),
+                    landed["landing"][:, 2],
+                    grid.height,
+                    grid.width,
+                )
+                .coverage
+            )
             parts.append(
                 {
                     "patch_ids": found.ids,
@@ -108,9 +112,7 @@ class MemoryRetrieval:
             )
             patches += len(found)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Mosaic(
-            frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined)
-        )
+        return Mosaic(frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined))
 
 
 def _distinct_sources(joined: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -107,9 +107,7 @@ class MosaicMemoryStore:
     ) -> None:
         self.latent_patch_size = check_integer("latent_patch_size", latent_patch_size, minimum=1, maximum=1024)
         self.latent_dtype = check_choice("latent_dtype", latent_dtype, LATENT_DTYPES)
-        self.max_patches = (
-            None if max_patches is None else check_integer("max_patches", max_patches, minimum=1)
-        )
+        self.max_patches = None if max_patches is None else check_integer("max_patches", max_patches, minimum=1)
         self.num_threads = check_integer("num_threads", num_threads, minimum=0)
         self._core = _core.MemoryStore(self.latent_patch_size)
         self._channels: int | None = None
@@ -173,9 +171,7 @@ class MosaicMemoryStore:
         if confidence is not None:
             confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
             if confidence.min() < 0 or confidence.max() > 1:
-                raise ValueError(
-                    f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}"
-                )
+                raise ValueError(f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}")
         if frame_id is None:
             frame_id = self._next_frame_id
         frame_id = check_integer("frame_id", frame_id)
@@ -303,8 +299,8 @@ class MosaicMemoryStore:
         Returns
         -------
         dict
-            ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds; ``row`` and ``column`` (P,) in
-            the keyframe's patch grid; ``observation`` (P,) id of the keyframe's first patch; ``world_from_camera``
+            ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds; ``row`` and ``column`` (P,)
+            in the keyframe's patch grid; ``observation`` (P,) id of the keyframe's first patch; ``world_from_camera``
             (P, 3, 4) and ``intrinsics`` (P, 4: fx, fy, cx, cy) of the keyframe.
 
         Raises
@@ -312,7 +308,7 @@ class MosaicMemoryStore:
         KeyError
             An id does not live.
         """
-        return self._core.describe(as_ids("ids", ids))
+        return cast(dict[str, Any], self._core.describe(as_ids("ids", ids)))
 
     def land(
         self, ids: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, *, near: float = 0.05
@@ -325,12 +321,13 @@ class MosaicMemoryStore:
         -------
         dict
             With one entry a token: ``latents`` (N, C) float32; ``landing`` (N, 3) float32: u', v' in pixels (maybe
-            outside the image), z' in metres; ``confidence`` (N,); ``patch`` (N,) position in ``ids``; ``source_row`` and
-            ``source_column`` (N,) in the keyframe's grid.
+            outside the image), z' in metres; ``confidence`` (N,); ``patch`` (N,) position in ``ids``; ``source_row``
+            and ``source_column`` (N,) in the keyframe's grid.
         """
         near = check_number("near", near, above=0.0)
         camera = (*intrinsics.params, intrinsics.width, intrinsics.height, near, math.inf)
-        return self._core.land(as_ids("ids", ids), camera, pose.camera_from_world, self._channels or 0)
+        landed = self._core.land(as_ids("ids", ids), camera, pose.camera_from_world, self._channels or 0)
+        return cast(dict[str, Any], landed)
 
     def statistics(self) -> StoreStatistics:
         """Counts, bytes and times."""

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, check_integer
+from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, check_integer, to_numpy
 from mosaicmem.attention import WarpedLatent
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -178,9 +179,7 @@ class AutoregressivePipeline:
         )
         self.warped_latent = WarpedLatent(c.splat, depth_tolerance=c.depth_tolerance)
 
-    def observe(
-        self, image: ArrayLike, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose
-    ) -> None:
+    def observe(self, image: ArrayLike, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
         """Remember a real frame.
 
         Parameters
@@ -211,9 +210,7 @@ class AutoregressivePipeline:
             canvas = np.stack([one.latents for one in canvases])
             coverage = np.stack([one.coverage for one in canvases])
             depth = np.stack([one.depth for one in canvases])
-        return MemoryContext(
-            cameras, self.vae.stride, mosaic, canvas, coverage, depth, c.prompt, c.seed, window
-        )
+        return MemoryContext(cameras, self.vae.stride, mosaic, canvas, coverage, depth, c.prompt, c.seed, window)
 
     def generate(
         self,
@@ -252,7 +249,11 @@ class AutoregressivePipeline:
                 latents = self._denoise(context)
             with stages("decode"):
                 decoded = as_array(
-                    "decoded video", self.vae.decode(latents, len(frames)), np.float32, (len(frames), *size), finite=True
+                    "decoded video",
+                    self.vae.decode(latents, len(frames)),
+                    np.float32,
+                    (len(frames), *size),
+                    finite=True,
                 )
             _blend_into(video, decoded, frames, end)
             with stages("remember"):
@@ -288,9 +289,13 @@ class AutoregressivePipeline:
         noise = window_noise(self.config.seed, context.window)
         sample = noise.standard_normal(shape, dtype=np.float32)
         steps = [*(int(t) for t in self.scheduler.timesteps(self.config.num_inference_steps)), -1]
-        for timestep, previous in zip(steps, steps[1:], strict=False):
+        for timestep, previous in pairwise(steps):
             prediction = as_array(
-                "backbone's prediction", self.backbone.predict(sample, timestep, context), np.float32, shape, finite=True
+                "backbone's prediction",
+                self.backbone.predict(sample, timestep, context),
+                np.float32,
+                shape,
+                finite=True,
             )
             fresh = noise.standard_normal(shape, dtype=np.float32)
             sample = self.scheduler.step(prediction, timestep, previous, sample, fresh)
@@ -356,15 +361,12 @@ class _Stages:
 
 def as_pixels(name: str, image: ArrayLike, intrinsics: CameraIntrinsics) -> F32:
     """An image (H, W, 3), uint8 or float in [0, 1], as float32 in [0, 1]."""
-    array = np.asarray(image)
     shape = (intrinsics.height, intrinsics.width, 3)
-    if array.dtype == np.uint8:
-        return as_array(name, array, np.uint8, shape).astype(np.float32) / 255
+    if to_numpy(name, image).dtype == np.uint8:
+        return np.asarray(as_array(name, image, np.uint8, shape) / np.float32(255))
     pixels = as_array(name, image, np.float32, shape, finite=True)
     if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(
-            f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; divide by 255?"
-        )
+        raise ValueError(f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; divide by 255?")
     return pixels
 
 

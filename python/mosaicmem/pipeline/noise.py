@@ -6,5 +6,5 @@ import numpy as np
 
 
 def window_noise(seed: int, window: int) -> np.random.Generator:
-    """The noise of one window: a counter-based generator (Philox) keyed by the seed, starting at the window's counter."""
+    """The noise of one window: a counter-based generator (Philox) keyed by the seed, started at the window."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, window]))

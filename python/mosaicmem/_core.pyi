@@ -1,0 +1,181 @@
+"""Types of the compiled core. Arrays are C-contiguous and of exactly the dtype given; callers have validated shapes."""
+
+from collections.abc import Sequence
+from typing import ClassVar, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_F32 = NDArray[np.float32]
+_F64 = NDArray[np.float64]
+_Float = TypeVar("_Float", np.float32, np.float64)
+_Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy
+_Camera = tuple[float, float, float, float, float, float, float, float]  # intrinsics, width, height, near, far
+
+class Splat:
+    nearest: ClassVar[Splat]
+    block: ClassVar[Splat]
+    bilinear: ClassVar[Splat]
+
+class Pairing:
+    interleaved: ClassVar[Pairing]
+    split_half: ClassVar[Pairing]
+
+class LatentType:
+    float32: ClassVar[LatentType]
+    float16: ClassVar[LatentType]
+    bfloat16: ClassVar[LatentType]
+
+class FrameCounts(TypedDict):
+    points: int
+    out_of_range: int
+    new_voxels: int
+
+class ExportedVoxels(TypedDict):
+    points: _F32
+    colors: NDArray[np.uint8]
+    normals: _F32
+    counts: NDArray[np.int64]
+    times: _F64
+
+class RetrievedArrays(TypedDict):
+    id: NDArray[np.uint64]
+    score: _F64
+    u: _F64
+    v: _F64
+    depth: _F64
+
+class LandedArrays(TypedDict):
+    latents: _F32
+    landing: _F32
+    confidence: _F32
+    patch: NDArray[np.int32]
+    source_row: NDArray[np.int32]
+    source_column: NDArray[np.int32]
+
+class PatchArrays(TypedDict):
+    observation: NDArray[np.uint64]
+    frame_id: NDArray[np.int64]
+    timestamp: _F64
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    centre: _F64
+    world_from_camera: _F64
+    intrinsics: _F64
+
+class VoxelMap:
+    def __init__(self, voxel_size: float) -> None: ...
+    def add(
+        self,
+        depth: _F32,
+        colour: NDArray[np.uint8] | None,
+        intrinsics: _Intrinsics,
+        world_from_camera: _F64,
+        timestamp: float,
+        num_threads: int = 0,
+    ) -> FrameCounts: ...
+    def export(self, min_count: int) -> ExportedVoxels: ...
+    def __len__(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class MemoryStore:
+    def __init__(self, patch_size: int) -> None: ...
+    def insert(
+        self,
+        latents: _F32 | NDArray[np.float16] | NDArray[np.uint16],
+        latent_type: LatentType,
+        depth: _F32,
+        confidence: _F32 | None,
+        stride: float,
+        intrinsics: _Intrinsics,
+        world_from_camera: _F64,
+        frame_id: int,
+        timestamp: float,
+        num_threads: int = 0,
+    ) -> int: ...
+    def erase(self, ids: NDArray[np.uint64]) -> int: ...
+    def erase_frame(self, frame_id: int) -> int: ...
+    def evict_oldest(self, most: int) -> int: ...
+    def retrieve(
+        self,
+        camera: _Camera,
+        camera_from_world: _F64,
+        top_k: int,
+        time: float,
+        half_life: float,
+        min_visibility: float,
+        diversity_radius: float,
+        diversity_penalty: float,
+    ) -> RetrievedArrays: ...
+    def land(
+        self, ids: NDArray[np.uint64], camera: _Camera, camera_from_world: _F64, channels: int
+    ) -> LandedArrays: ...
+    def nearest(self, queries: _F32, k: int) -> tuple[_F32, NDArray[np.uint64]]: ...
+    def describe(self, ids: NDArray[np.uint64]) -> PatchArrays: ...
+    def alive_ids(self) -> NDArray[np.uint64]: ...
+    def time_range(self) -> tuple[float, float] | None: ...
+    @property
+    def alive_count(self) -> int: ...
+    @property
+    def observation_count(self) -> int: ...
+    @property
+    def index_nbytes(self) -> int: ...
+    @property
+    def keyframe_nbytes(self) -> int: ...
+
+def unproject_dense(
+    depth: _F32, intrinsics: _Intrinsics, world_from_camera: _F64, num_threads: int = 0
+) -> tuple[_F32, NDArray[np.bool_]]: ...
+def unproject_valid(
+    depth: _F32, intrinsics: _Intrinsics, world_from_camera: _F64, num_threads: int = 0
+) -> tuple[_F32, NDArray[np.int64]]: ...
+def median_depth_grid(depth: _F32, stride: int, min_valid: int, num_threads: int = 0) -> _F32: ...
+def reproject_grid(
+    depth: _F32,
+    stride: float,
+    source_intrinsics: _Intrinsics,
+    world_from_source: _F64,
+    camera: _Camera,
+    camera_from_world: _F64,
+    num_threads: int = 0,
+) -> tuple[_F32, NDArray[np.bool_]]: ...
+def splat(
+    latents: _F32,
+    position: _F32,
+    depth: _F32,
+    weight: _F32 | None,
+    rows: int,
+    columns: int,
+    mode: Splat,
+    depth_tolerance: float,
+) -> tuple[_F32, NDArray[np.bool_], _F32, NDArray[np.int32]]: ...
+def rope_table(positions: _F64, axis_dims: Sequence[int], theta: float, num_threads: int = 0) -> tuple[_F64, _F64]: ...
+def rope_apply(
+    x: NDArray[_Float],
+    cos: NDArray[_Float],
+    sin: NDArray[_Float],
+    pairing: Pairing,
+    inverse: bool = False,
+    num_threads: int = 0,
+) -> NDArray[_Float]: ...
+def prope_apply(
+    x: NDArray[_Float],
+    matrices: NDArray[_Float],
+    camera: NDArray[np.int32],
+    cos: NDArray[_Float],
+    sin: NDArray[_Float],
+    inverse: bool = False,
+    num_threads: int = 0,
+) -> NDArray[_Float]: ...
+def attention(
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    mask: NDArray[np.bool_] | None,
+    bias: _F32 | None,
+    scale: float,
+    num_threads: int = 0,
+) -> tuple[_F32, _F32]: ...
+def linear(x: _F32, weight: _F32, bias: _F32 | None, num_threads: int = 0) -> _F32: ...
+def resolve_threads(num_threads: int = 0) -> int: ...

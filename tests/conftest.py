@@ -1,0 +1,53 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20261122)
+
+
+@pytest.fixture(scope="session")
+def rgbd_scene():
+    """Folder of the real RGB-D sequence."""
+    root = Path(os.environ.get("MOSAICMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    scene = root / "rgbd_scene"
+    if not scene.is_dir():
+        pytest.skip(f"no real RGB-D frames in {scene}; set MOSAICMEM_TEST_DATA")
+    return scene
+
+
+@pytest.fixture(scope="session")
+def world():
+    return SyntheticWorld(0)
+
+
+@pytest.fixture(scope="session")
+def small_camera():
+    """80 x 48 pixels, 70 degrees: small enough for tests, with room for 10 x 6 cells of 8 pixels."""
+    return CameraIntrinsics.from_fov(80, 48, fov_x=np.radians(70))
+
+
+def random_pose(rng, spread=1.0, timestamp=0.0):
+    quaternion = rng.standard_normal(4)
+    return CameraPose.from_quaternion(
+        quaternion / np.linalg.norm(quaternion), spread * rng.standard_normal(3), timestamp
+    )
+
+
+def assert_within_twice(actual, single, exact):
+    """The error of `actual` is at most twice that of the same formula in float32 (`single`), against float64 (`exact`).
+
+    Errors are the largest of the array; at least one unit in the last place of its largest value is allowed.
+    """
+    floor = np.finfo(np.float32).eps * np.abs(exact).max(initial=0)
+    allowed = 2 * max(np.abs(single - exact).max(initial=0), floor)
+    error = np.abs(actual - exact).max(initial=0)
+    assert error <= allowed, f"error {error:.3g} exceeds {allowed:.3g}"

@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+
+from conftest import assert_within_twice
+from mosaicmem import MemoryCrossAttention, WarpedRoPE, attention, grid_positions
+from reference.attention import attention as reference
+from reference.attention import rope as reference_rope
+
+pytestmark = pytest.mark.kernel
+
+SHAPES = [  # batch, heads, queries, keys, head_dim, value_dim
+    (1, 1, 1, 1, 1, 1),
+    (2, 3, 7, 5, 8, 8),
+    (1, 2, 97, 129, 33, 17),
+    (2, 1, 200, 300, 64, 64),
+    (1, 2, 13, 257, 128, 128),
+    (1, 1, 5, 40, 256, 31),
+]
+
+
+def inputs(rng, batch, heads, queries, keys, head_dim, value_dim):
+    shapes = ((queries, head_dim), (keys, head_dim), (keys, value_dim))
+    return [rng.standard_normal((batch, heads, *shape)).astype(np.float32) for shape in shapes]
+
+
+class TestKernel:
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_equals_the_formula(self, rng, shape, masked):
+        q, k, v = inputs(rng, *shape)
+        scale = shape[4] ** -0.5
+        options = {}
+        if masked:
+            options["mask"] = rng.random((shape[0], shape[3])) < 0.7
+            options["bias"] = rng.standard_normal((shape[0], shape[3])).astype(np.float32)
+        out, lse = attention(q, k, v, return_lse=True, **options)
+        exact, exact_lse = reference(q, k, v, scale, **options)
+        single, single_lse = reference(q, k, v, scale, dtype=np.float32, **options)
+        assert_within_twice(out, single, exact)
+        there = np.isfinite(exact_lse)
+        np.testing.assert_array_equal(np.isfinite(lse), there)
+        assert_within_twice(lse[there], single_lse[there], exact_lse[there])
+
+    def test_large_logits_do_not_overflow(self, rng):
+        q, k, v = inputs(rng, 1, 1, 20, 300, 16, 16)
+        exact, _ = reference(100 * q, 100 * k, v, 0.25)
+        out = attention(100 * q, 100 * k, v)
+        assert np.isfinite(out).all()
+        np.testing.assert_allclose(out, exact, atol=0.01)
+
+    def test_empty_memory_gives_zeros(self, rng):
+        q, k, v = inputs(rng, 2, 3, 4, 0, 8, 8)
+        out, lse = attention(q, k, v, return_lse=True)
+        assert (out == 0).all()
+        assert (lse == -np.inf).all()
+
+    def test_a_fully_masked_row_gives_zeros(self, rng):
+        q, k, v = inputs(rng, 2, 1, 4, 200, 8, 8)
+        mask = np.ones((2, 200), dtype=bool)
+        mask[1] = False
+        k[1], v[1] = np.nan, np.nan  # what is masked is not looked at
+        out = attention(q, k, v, mask=mask)
+        assert np.isfinite(out).all()
+        assert (out[1] == 0).all()
+        assert (out[0] != 0).any()
+
+    def test_minus_infinity_is_a_mask(self, rng):
+        q, k, v = inputs(rng, 1, 2, 9, 150, 16, 16)
+        mask = rng.random((1, 150)) < 0.5
+        bias = np.where(mask, 0, -np.inf).astype(np.float32)
+        np.testing.assert_array_equal(attention(q, k, v, mask=mask), attention(q, k, v, bias=bias))
+
+    def test_parts_merge_by_their_lse(self, rng):
+        """exp(lse) weights make two partial results the whole one."""
+        q, k, v = inputs(rng, 1, 2, 30, 250, 32, 32)
+        whole = attention(q, k, v)
+        parts = [attention(q, k[:, :, s], v[:, :, s], return_lse=True) for s in (slice(0, 90), slice(90, 250))]
+        lse = np.stack([p[1] for p in parts])
+        weights = np.exp(lse - lse.max(axis=0))
+        merged = sum(w[..., None] * p[0] for w, p in zip(weights / weights.sum(axis=0), parts, strict=True))
+        np.testing.assert_allclose(merged, whole, atol=2e-6)
+
+    def test_layouts_and_threads_give_the_same_bytes(self, rng):
+        q, k, v = inputs(rng, 2, 4, 500, 400, 64, 64)
+        expected = attention(q, k, v, num_threads=1)
+        strided = np.ascontiguousarray(q.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+        assert not strided.flags.c_contiguous
+        for threads in (1, 2, 3):
+            assert attention(strided, k, v, num_threads=threads).tobytes() == expected.tobytes()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"k": np.zeros((1, 2, 5, 9))}, r"k: expected shape \(1, 2, N_k, 8\), got \(1, 2, 5, 9\)"),
+            ({"v": np.zeros((1, 2, 6, 8))}, r"v: expected shape \(1, 2, 5, d_v\), got \(1, 2, 6, 8\)"),
+            ({"q": np.zeros((4, 8))}, r"q: expected shape \(B, heads, N_q, d\), got \(4, 8\)"),
+            ({"mask": np.ones((1, 5))}, "mask: expected dtype bool, got float64"),
+            ({"bias": np.full((1, 5), np.nan)}, "bias: expected finite values or -inf"),
+            ({"scale": float("inf")}, "scale: expected a finite number"),
+        ],
+    )
+    def test_bad_input_is_named(self, change, message):
+        good = {"q": np.zeros((1, 2, 4, 8)), "k": np.zeros((1, 2, 5, 8)), "v": np.zeros((1, 2, 5, 8))}
+        with pytest.raises((TypeError, ValueError), match=message):
+            attention(**{**good, **change})
+
+
+class TestCrossAttention:
+    def layer(self, **options):
+        return MemoryCrossAttention(48, 16, num_heads=3, head_dim=24, **options)
+
+    def data(self, rng, tokens=40):
+        hidden = rng.standard_normal((2, 30, 48)).astype(np.float32)
+        memory = rng.standard_normal((2, tokens, 16)).astype(np.float32)
+        return hidden, memory, grid_positions(1, 5, 6), rng.uniform(0, 6, (tokens, 3))
+
+    def test_equals_the_formula(self, rng):
+        layer = self.layer(gate=0.7)
+        hidden, memory, where, landed = self.data(rng)
+        w = {name: value.astype(np.float64) for name, value in layer.weights.items()}
+
+        def heads(x, weight):
+            return (x @ weight.T).reshape(2, -1, 3, 24).transpose(0, 2, 1, 3)
+
+        split = layer.rope.axes_dims
+        q = reference_rope(heads(hidden, w["query"]), where, split, 10000.0, "interleaved")
+        k = reference_rope(heads(memory, w["key"]), landed, split, 10000.0, "interleaved")
+        out, _ = reference(q, k, heads(memory, w["value"]), 24**-0.5)
+        out = out * np.tanh(0.7)
+        expected = hidden + out.transpose(0, 2, 1, 3).reshape(2, 30, 72) @ w["output"].T
+        np.testing.assert_allclose(layer(hidden, memory, where, landed), expected, atol=2e-5)
+
+    def test_empty_memory_returns_the_input_unchanged(self, rng):
+        hidden, memory, where, landed = self.data(rng, tokens=0)
+        assert self.layer()(hidden, memory, where, landed).tobytes() == hidden.tobytes()
+
+    def test_a_closed_gate_returns_the_input_unchanged(self, rng):
+        arguments = self.data(rng)
+        np.testing.assert_array_equal(self.layer(gate=0.0)(*arguments), arguments[0])
+
+    def test_masked_memory_plays_no_part(self, rng):
+        layer = self.layer()
+        hidden, memory, where, landed = self.data(rng)
+        mask = np.ones((2, 40), dtype=bool)
+        mask[:, 25:] = False
+        np.testing.assert_allclose(
+            layer(hidden, memory, where, landed, mask=mask),
+            layer(hidden, memory[:, :25], where, landed[:25]),
+            atol=1e-6,
+        )
+
+    def test_memory_is_found_by_where_it_lands(self, rng):
+        """With constant queries and keys, RoPE alone makes a query attend to what lands on it."""
+        rope = WarpedRoPE(48, (0, 24, 24), theta=50.0)
+        where = grid_positions(1, 6, 6)
+        q = np.broadcast_to(np.ones(48, np.float32) * 6, (1, 1, 36, 48))
+        tokens = np.arange(36, dtype=np.float32)[:, None].repeat(4, axis=1)
+        order = rng.permutation(36)
+        keys = rope.apply(q, where[order])
+        out = attention(rope.apply(q, where), keys, tokens[order][None, None])
+        np.testing.assert_allclose(out[0, 0, :, 0], np.arange(36), atol=0.05)
+
+    def test_seeds_and_weights(self, rng):
+        arguments = self.data(rng)
+        a, b = self.layer(seed=1), self.layer(seed=2)
+        assert np.abs(a(*arguments) - b(*arguments)).max() > 0.01
+        b.load_weights(a.weights)
+        assert a(*arguments).tobytes() == b(*arguments).tobytes()
+        with pytest.raises(ValueError, match="weights: expected the names"):
+            b.load_weights({"query": a.weights["query"]})
+        with pytest.raises(ValueError, match=r"weights\['gate'\]: expected shape \(3,\), got \(4,\)"):
+            b.load_weights({**a.weights, "gate": np.zeros(4)})
+        assert a(*arguments).tobytes() == b(*arguments).tobytes()
+
+    def test_bad_input_is_named(self, rng):
+        hidden, memory, where, landed = self.data(rng)
+        with pytest.raises(ValueError, match=r"hidden: expected shape \(B, N, 48\)"):
+            self.layer()(hidden[..., :9], memory, where, landed)
+        with pytest.raises(ValueError, match=r"memory: expected shape \(2, M, 16\)"):
+            self.layer()(hidden, memory[:1], where, landed)
+        with pytest.raises(ValueError, match=r"positions: expected shape \(40, 3\)"):
+            self.layer()(hidden, memory, where, landed[:5])

@@ -1,0 +1,137 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import random_pose
+from mosaicmem import CameraIntrinsics, CameraPose
+
+
+def intrinsics():
+    return CameraIntrinsics(500.0, 510.0, 319.5, 240.25, 640, 480)
+
+
+class TestIntrinsics:
+    def test_project_and_unproject_are_inverse(self, rng):
+        pixels = rng.uniform([0, 0], [640, 480], (200, 2))
+        depth = rng.uniform(0.1, 50, 200)
+        again, z = intrinsics().project(intrinsics().unproject(pixels, depth))
+        np.testing.assert_allclose(again, pixels, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(z, depth, rtol=1e-14)
+
+    def test_points_behind_the_camera_have_no_pixel(self):
+        pixels, depth = intrinsics().project([[0.0, 0, -1], [0, 0, 0], [0, 0, 2]])
+        assert np.isnan(pixels[:2]).all()
+        np.testing.assert_allclose(pixels[2], [319.5, 240.25])
+        np.testing.assert_array_equal(depth, [-1, 0, 2])
+
+    def test_fov(self):
+        camera = CameraIntrinsics.from_fov(640, 480, fov_x=math.radians(90))
+        assert camera.fx == pytest.approx(320)
+        assert camera.fov == pytest.approx((math.radians(90), 2 * math.atan(0.75)))
+        assert CameraIntrinsics.from_fov(640, 480, fov_y=camera.fov[1]).fx == pytest.approx(320)
+
+    def test_opencv_principal_point_moves_by_half_a_pixel(self):
+        k = [[500, 0, 319.5], [0, 500, 239.5], [0, 0, 1]]
+        assert CameraIntrinsics.from_opencv(k, 640, 480).params == (500, 500, 320, 240)
+        assert CameraIntrinsics.from_matrix(k, 640, 480).params == (500, 500, 319.5, 239.5)
+
+    def test_latent_grid_keeps_directions(self, rng):
+        grid = intrinsics().latent_grid(8)
+        assert (grid.width, grid.height) == (80, 60)
+        pixels = rng.uniform(0, 480, (10, 2))
+        np.testing.assert_allclose(
+            grid.unproject(pixels / 8, np.ones(10)), intrinsics().unproject(pixels, np.ones(10)), atol=1e-12
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"fx": 0.0}, "fx: expected more than 0"),
+            ({"fy": float("nan")}, "fy: expected a finite number"),
+            ({"cx": "320"}, "cx: expected a number, got str"),
+            ({"width": 640.0}, "width: expected an integer"),
+            ({"height": 0}, "height: expected at least 1"),
+        ],
+    )
+    def test_bad_values_are_named(self, change, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            CameraIntrinsics(**{**intrinsics().to_dict(), **change})
+
+    def test_degrees_are_suspected(self):
+        with pytest.raises(ValueError, match="degrees"):
+            CameraIntrinsics.from_fov(640, 480, fov_x=90)
+
+    def test_transposed_matrix_is_suspected(self):
+        with pytest.raises(ValueError, match="transposed"):
+            CameraIntrinsics.from_matrix(intrinsics().matrix.T, 640, 480)
+
+    def test_stride_must_divide_the_image(self):
+        with pytest.raises(ValueError, match="stride: expected a divisor of the image size 640x480, got 7"):
+            intrinsics().latent_grid(7)
+
+
+class TestPose:
+    def test_both_directions_are_inverse(self, rng):
+        pose = random_pose(rng)
+        np.testing.assert_allclose(pose.world_from_camera @ pose.camera_from_world, np.eye(4), atol=1e-14)
+        again = CameraPose.from_camera_from_world(pose.camera_from_world)
+        np.testing.assert_allclose(again.world_from_camera, pose.world_from_camera, atol=1e-14)
+
+    def test_look_at_sees_its_target_in_the_middle_and_up_above(self):
+        pose = CameraPose.look_at([1, -1.5, 2], [4, -1, -3])
+        target = pose.camera_from_world @ [4, -1, -3, 1]
+        np.testing.assert_allclose(target[:2], 0, atol=1e-12)
+        assert target[2] == pytest.approx(math.sqrt(9 + 0.25 + 25))
+        above = pose.camera_from_world @ [4, -2, -3, 1]  # up is -y
+        assert above[1] < 0
+        assert above[0] == pytest.approx(0, abs=1e-12)
+
+    def test_identity_looks_along_z_upright(self):
+        pose = CameraPose.look_at([0, 0, 0], [0, 0, 1])
+        np.testing.assert_allclose(pose.world_from_camera, np.eye(4), atol=1e-15)
+
+    def test_opengl_axes(self):
+        pose = CameraPose.from_opengl(np.eye(4))
+        np.testing.assert_allclose(pose.forward, [0, 0, -1])
+
+    @given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
+    def test_quaternion_round_trip(self, q):
+        q = np.array(q) / np.linalg.norm(q)
+        again = CameraPose.from_quaternion(q, [1, 2, 3]).quaternion
+        np.testing.assert_allclose(again * np.sign(again @ q), q, atol=1e-9)
+
+    def test_interpolation_ends_where_it_should_and_halves_the_angle(self, rng):
+        a, b = random_pose(rng, timestamp=1.0), random_pose(rng, timestamp=3.0)
+        np.testing.assert_allclose(a.interpolate(b, 0).world_from_camera, a.world_from_camera, atol=1e-12)
+        np.testing.assert_allclose(a.interpolate(b, 1).world_from_camera, b.world_from_camera, atol=1e-12)
+        middle = a.interpolate(b, 0.5)
+        assert middle.timestamp == 2.0
+        assert a.angle_to(middle) == pytest.approx(a.angle_to(b) / 2)
+        np.testing.assert_allclose(middle.position, (a.position + b.position) / 2)
+
+    def test_small_angles_are_exact(self):
+        turned = CameraPose.from_quaternion([math.cos(5e-9), math.sin(5e-9), 0, 0], [0, 0, 0])
+        assert CameraPose().angle_to(turned) == pytest.approx(1e-8, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("matrix", "message"),
+        [
+            (np.eye(3), r"world_from_camera: expected shape \(4, 4\), got \(3, 3\)"),
+            (2 * np.diag([1, 1, 1, 0.5]), "scaled by 2"),
+            (np.diag([1.0, 1, -1, 1]), "determinant"),
+            (np.full((4, 4), np.nan), "finite"),
+            (np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1.0, 2, 3, 1]]), "transposed"),
+            (np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "orthonormal"),
+            ("pose", "expected dtype float64"),
+        ],
+    )
+    def test_bad_matrices_are_explained(self, matrix, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            CameraPose.from_world_from_camera(matrix)
+
+    def test_pose_cannot_be_changed(self):
+        with pytest.raises(ValueError, match="read-only"):
+            CameraPose().world_from_camera[0, 3] = 1

@@ -1,0 +1,134 @@
+import json
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mosaicmem import CameraTrajectory, PipelineConfig, PointCloud, __version__
+from scene_helpers import write_scene
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-c", "from mosaicmem.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def succeed(*arguments, cwd=None):
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def check_outputs(folder, count):
+    names = {p.name for p in folder.iterdir()}
+    assert {"frames", "video.mp4", "scene.ply", "trajectory.json", "config.json", "summary.json"} <= names
+    frames = sorted((folder / "frames").iterdir())
+    assert len(frames) == count
+    with av.open(str(folder / "video.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == count
+    assert len(CameraTrajectory.load(folder / "trajectory.json")) == count
+    PipelineConfig.load(folder / "config.json")
+    assert len(PointCloud.load_ply(folder / "scene.ply")) > 1000
+    return json.loads((folder / "summary.json").read_text()), frames
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, world, small_camera):
+    path = world.leave_and_return(small_camera, 12)
+    return write_scene(tmp_path_factory.mktemp("cli") / "scene", world, path)
+
+
+def test_demo(tmp_path):
+    done = succeed("demo", "--output", tmp_path / "demo")
+    summary, frames = check_outputs(tmp_path / "demo", 64)
+    revisit = summary["revisit"]
+    assert revisit["psnr_with_memory"] >= revisit["psnr_without_memory"] + 6
+    assert revisit["coverage"] > 0.75
+    assert len(revisit["frames"]) >= 8
+    assert f"{revisit['psnr_with_memory']:.2f} dB with memory" in done.stdout
+    assert np.asarray(Image.open(frames[0])).shape == (192, 320, 3)
+    assert (tmp_path / "demo" / "revisit.png").stat().st_size > 10_000
+
+
+def test_generate_follows_the_sequence(tmp_path, scene):
+    done = succeed(
+        "generate", "--scene", scene, "--memory-frames", "0:8", "--frames", "8:12:2", "--output", tmp_path / "out"
+    )
+    summary, _ = check_outputs(tmp_path / "out", 2)
+    assert [f["frame"] for f in summary["targets"]["frames"]] == [8, 10]
+    assert summary["memory_frames"] == list(range(8))
+    assert "with memory" in done.stdout
+
+
+def test_generate_follows_a_trajectory(tmp_path, scene, world, small_camera):
+    world.leave_and_return(small_camera.scaled(160, 96), 5).save(tmp_path / "path.json")
+    succeed("generate", "--scene", scene, "--trajectory", tmp_path / "path.json", "-o", tmp_path / "out", "--seed", 3)
+    summary, frames = check_outputs(tmp_path / "out", 5)
+    assert np.asarray(Image.open(frames[0])).shape == (96, 160, 3)
+    assert summary["memory_frames"] == list(range(12))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 3
+
+
+def test_export_ply(tmp_path, scene):
+    succeed("export-ply", "--scene", scene, "--frames", "0:4", "-o", tmp_path / "a.ply", "--voxel-size", 0.05)
+    cloud = PointCloud.load_ply(tmp_path / "a.ply")
+    assert len(cloud) > 500
+    assert cloud.colors is not None
+    assert cloud.normals is not None
+    assert run("export-ply", "--scene", scene, "-o", tmp_path / "a.ply").returncode == 1
+    succeed("export-ply", "--scene", scene, "-o", tmp_path / "a.ply", "--force", "--ascii")
+    assert (tmp_path / "a.ply").read_bytes().startswith(b"ply\nformat ascii")
+
+
+def test_show_config(tmp_path):
+    text = succeed("show-config").stdout
+    assert PipelineConfig(**json.loads(text)) == PipelineConfig()
+    (tmp_path / "c.json").write_text('{"seed": 9}')
+    assert json.loads(succeed("show-config", "--config", tmp_path / "c.json").stdout)["seed"] == 9
+    assert "window_size" in succeed("show-config", "--schema").stdout
+
+
+def test_version_and_help():
+    assert succeed("--version").stdout.strip() == f"mosaicmem {__version__}"
+    for command in ("demo", "generate", "export-ply", "show-config"):
+        assert "Example: mosaicmem" in succeed(command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--scene", "nowhere", "--frames", "0:2", "-o", "out"], "nowhere: no such folder"),
+        (["generate", "--scene", "SCENE", "-o", "out"], "--frames, --trajectory: expected exactly one of the two"),
+        (["generate", "--scene", "SCENE", "--frames", "0:99", "-o", "out"], "--frames: expected 0 <= A < B <= 12"),
+        (
+            ["generate", "--scene", "SCENE", "--frames", "one", "-o", "out"],
+            "--frames: expected A:B or A:B:STEP, got 'one'",
+        ),
+        (["generate", "--scene", "SCENE", "--frames", "0:2", "-o", "SCENE"], "is there already; --force replaces it"),
+        (["show-config", "--config", "bad.json"], "bad.json: window_sise: no such setting"),
+        (["show-config", "--config", "none.json"], "none.json"),
+    ],
+)
+def test_a_failure_is_one_line(tmp_path, scene, arguments, message):
+    (tmp_path / "bad.json").write_text('{"window_sise": 3}')
+    arguments = [str(scene) if a == "SCENE" else a for a in arguments]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("mosaicmem: error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.json"]  # nothing half-written
+    assert "Traceback" in run(*arguments, "--debug", cwd=tmp_path).stderr
+
+
+def test_usage_errors_exit_with_2():
+    assert run("generate").returncode == 2
+    assert run("demo", "--frames", "many").returncode == 2

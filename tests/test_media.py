@@ -1,0 +1,46 @@
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mosaicmem.media import save_mp4, save_png
+from mosaicmem.metrics import psnr
+
+
+def test_png_round_trip(tmp_path, rng):
+    image = rng.integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    save_png(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
+    save_png(tmp_path / "b.png", image.astype(np.float32) / 255)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), image)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)])
+def test_mp4_that_browsers_play(tmp_path, world, small_camera, size):
+    path = world.leave_and_return(small_camera.scaled(size[1], size[0]), 5)
+    frames = np.stack([world.render(path.intrinsics, pose).image for pose in path])
+    save_mp4(tmp_path / "v.mp4", frames, fps=12.5)
+    content = (tmp_path / "v.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # starts playing before it is loaded
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert float(stream.average_rate) == 12.5
+        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    assert decoded.shape[0] == 5
+    assert psnr(decoded[:, : size[0], : size[1]] / 255, frames) > 25
+
+
+def test_psnr(rng):
+    image = rng.random((4, 5, 3)).astype(np.float32)
+    assert psnr(image, image) == np.inf
+    assert psnr(image * 0, image * 0 + 0.1) == pytest.approx(20)
+    mask = np.zeros((4, 5), dtype=bool)
+    assert np.isnan(psnr(image, image, mask))
+    mask[0, 0] = True
+    other = image.copy()
+    other[1:] = 0
+    assert psnr(other, image, mask) == np.inf
+    with pytest.raises(ValueError, match=r"image: expected shape \(4, 5, 3\), got \(5, 4, 3\)"):
+        psnr(image.transpose(1, 0, 2), image)

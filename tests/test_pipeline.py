@@ -1,0 +1,200 @@
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraTrajectory,
+    DDPMScheduler,
+    FormatError,
+    MosaicMemoryStore,
+    PipelineConfig,
+    SyntheticBackbone,
+    SyntheticDepthEstimator,
+    WindowError,
+)
+from mosaicmem.evaluation import compare_memory
+from mosaicmem.metrics import psnr
+
+SMALL = {"window_size": 6, "window_overlap": 2, "num_inference_steps": 4}
+
+
+def observed(world, config, path, frames):
+    pipeline = AutoregressivePipeline(config, depth_estimator=SyntheticDepthEstimator(world))
+    for i in frames:
+        view = world.render(path.intrinsics, path[i])
+        pipeline.observe(view.image, view.depth, path.intrinsics, path[i])
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def loop(world, small_camera):
+    return world.leave_and_return(small_camera.scaled(160, 96), 24)
+
+
+class TestConfig:
+    def test_json_round_trip(self, tmp_path):
+        config = PipelineConfig(seed=7, prompt="a garden", half_life=2.5, max_patches=None)
+        config.save(tmp_path / "config.json")
+        assert PipelineConfig.load(tmp_path / "config.json") == config
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"window_sise": 8}, "window_sise: no such setting"),
+            ({"window_size": 0}, "window_size: input should be greater than or equal to 1, got 0"),
+            ({"window_size": 4, "window_overlap": 4}, "window_overlap: expected less than window_size = 4, got 4"),
+            ({"near": 2.0, "far": 1.0}, "far: expected more than near = 2.0, got 1.0"),
+            ({"noise_schedule": "square"}, "noise_schedule: .*'square'"),
+            ({"seed": -1}, "seed"),
+            ({"half_life": "long"}, "half_life"),
+            ({"latent_channels": 500}, "latent_channels: expected at most"),
+        ],
+    )
+    def test_errors_name_the_field_and_the_file(self, tmp_path, content, message):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(FormatError, match=rf"config\.json: {message}"):
+            PipelineConfig.load(path)
+        with pytest.raises(ValidationError):
+            PipelineConfig(**content)
+
+    def test_is_immutable(self):
+        with pytest.raises(ValidationError):
+            PipelineConfig().seed = 3
+
+
+class TestGenerate:
+    @pytest.mark.parametrize(("count", "size", "overlap"), [(1, 6, 2), (5, 6, 2), (6, 6, 2), (7, 6, 5), (9, 4, 0)])
+    @pytest.mark.parametrize("kind", ["causal", "uniform"])
+    def test_exactly_one_frame_for_each_pose(self, loop, count, size, overlap, kind):
+        config = PipelineConfig(
+            window_size=size, window_overlap=overlap, temporal_kind=kind, temporal_factor=3, num_inference_steps=2
+        )
+        result = AutoregressivePipeline(config).generate(loop[:count])
+        assert result.frames.shape == (count, 96, 160, 3)
+        assert result.frames.dtype == np.float32
+        assert 0 <= result.frames.min() <= result.frames.max() <= 1
+        assert result.windows[-1].last_frame == count - 1
+
+    def test_revisited_views_look_as_they_did(self, world, loop):
+        """The mission: coming back, what is generated is closer to what was observed than without memory."""
+        pipeline = observed(world, PipelineConfig(**SMALL), loop, range(5))
+        revisit = range(20, 24)
+        assert (pipeline.align(loop[20:]).coverage.mean(axis=(1, 2)) > 0.7).all()
+        truth = {i: world.render(loop.intrinsics, loop[i]).image for i in revisit}
+        comparison = compare_memory(pipeline, loop, truth)
+        for score in comparison.scores:
+            assert score.psnr_with_memory > score.psnr_without_memory + 4
+        # The last pose is the first, which was observed: what is decoded there is what was encoded.
+        first = truth[23]
+        assert psnr(comparison.with_memory.frames[23], first) > 19
+
+    def test_invented_views_stay_as_they_were_invented(self, world, loop):
+        """What was generated is remembered too: the same unseen place looks alike when seen again."""
+        unseen = loop[8:12]
+        there_and_back = CameraTrajectory([*unseen, *(p.at(p.timestamp + 5) for p in unseen)], loop.intrinsics)
+        pipeline = observed(world, PipelineConfig(**{**SMALL, "keyframe_interval": 1}), loop, [0])
+        frames = pipeline.generate(there_and_back).frames
+        assert np.mean([psnr(frames[i], frames[i + 4]) for i in range(4)]) > 22
+
+    def test_same_bytes_on_one_and_two_threads_and_on_two_runs(self, world, loop):
+        runs = []
+        for threads in (1, 2, 2):
+            pipeline = observed(world, PipelineConfig(**SMALL, num_threads=threads), loop, range(4))
+            runs.append(pipeline.generate(loop[:9]).frames.tobytes())
+        assert runs[0] == runs[1] == runs[2]
+
+    def test_seed_and_prompt_change_what_is_unseen(self, loop):
+        plain = AutoregressivePipeline(PipelineConfig(**SMALL)).generate(loop[:3]).frames
+        for change in ({"seed": 5}, {"prompt": "a cave"}):
+            other = AutoregressivePipeline(PipelineConfig(**SMALL, **change)).generate(loop[:3]).frames
+            assert np.abs(other - plain).mean() > 0.02
+
+    def test_statistics_and_callback(self, world, loop):
+        pipeline = observed(world, PipelineConfig(**SMALL), loop, range(3))
+        seen = []
+        result = pipeline.generate(loop, on_window=seen.append)
+        assert [w.statistics for w in seen] == result.windows
+        assert [list(w.frames) for w in seen] == [list(r) for r in loop.windows(6, 2)]
+        assert result.windows[0].coverage > 0.5
+        assert result.windows[0].tokens > result.windows[0].patches > 0
+        assert sum(w.keyframes for w in result.windows) == len(loop.select_keyframes(0.3, 0.3, 8))
+        assert result.windows[-1].store_patches == len(pipeline.store)
+        assert set(result.windows[0].seconds) == {"retrieve", "denoise", "decode", "remember"}
+
+    def test_without_memory_nothing_is_remembered(self, world, loop):
+        pipeline = observed(world, PipelineConfig(**SMALL, use_memory=False), loop, range(3))
+        before = len(pipeline.store)
+        result = pipeline.generate(loop[:8])
+        assert len(pipeline.store) == before
+        assert all(w.coverage == w.tokens == w.keyframes == 0 for w in result.windows)
+
+    def test_max_patches_bounds_the_store(self, world, loop):
+        config = PipelineConfig(**SMALL, max_patches=100)
+        pipeline = observed(world, config, loop, range(5))
+        pipeline.generate(loop[:12])
+        assert len(pipeline.store) <= 100
+
+    def test_a_store_is_carried_over(self, world, loop):
+        first = observed(world, PipelineConfig(**SMALL), loop, range(3))
+        store: MosaicMemoryStore = first.store
+        second = AutoregressivePipeline(PipelineConfig(**SMALL), store=store)
+        assert second.generate(loop[:4]).windows[0].coverage > 0.5
+
+
+class FailsAt:
+    """A backbone that fails in one window."""
+
+    prediction_type = "sample"
+
+    def __init__(self, window, how):
+        self.window, self.how = window, how
+        self.inner = SyntheticBackbone(DDPMScheduler())
+
+    def predict(self, sample, timestep, context):
+        if context.window == self.window:
+            if self.how == "raise":
+                raise RuntimeError("out of memory")
+            return np.full_like(sample, np.nan)
+        return self.inner.predict(sample, timestep, context)
+
+
+class TestFailure:
+    @pytest.mark.parametrize("how", ["raise", "nan"])
+    def test_a_failed_window_says_where_and_keeps_those_before(self, loop, how):
+        config = PipelineConfig(**SMALL)
+        whole = AutoregressivePipeline(config).generate(loop)
+        with pytest.raises(WindowError, match=r"window 2 \(frames 8-13\) failed in stage 'denoise'") as caught:
+            AutoregressivePipeline(config, backbone=FailsAt(2, how)).generate(loop)
+        error = caught.value
+        assert error.window == 2
+        assert error.__cause__ is not None
+        assert len(error.completed.windows) == 2
+        np.testing.assert_array_equal(error.completed.frames[:8], whole.frames[:8])
+        assert len(error.completed.frames) == 10
+
+    def test_prediction_types_must_match(self):
+        with pytest.raises(ValueError, match="backbone: expected prediction_type 'epsilon'"):
+            AutoregressivePipeline(scheduler=DDPMScheduler(prediction_type="epsilon"))
+
+    def test_sizes_that_do_not_fit_are_refused_before_any_work(self, loop, small_camera):
+        path = CameraTrajectory(loop.poses, small_camera.scaled(100, 96))
+        with pytest.raises(ValueError, match="stride: expected a divisor of the image size 100x96, got 8"):
+            AutoregressivePipeline().generate(path)
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            (np.zeros((96, 161, 3), np.uint8), r"image: expected shape \(96, 160, 3\), got \(96, 161, 3\)"),
+            (np.full((96, 160, 3), 255.0), "divide by 255"),
+            (np.full((96, 160, 3), np.nan), "image: expected finite values"),
+        ],
+    )
+    def test_bad_observations_are_named_and_change_nothing(self, loop, image, message):
+        pipeline = AutoregressivePipeline()
+        with pytest.raises(ValueError, match=message):
+            pipeline.observe(image, np.ones((96, 160)), loop.intrinsics, loop[0])
+        assert len(pipeline.store) == 0

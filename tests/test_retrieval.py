@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+
+from conftest import random_pose
+from memory_helpers import COLUMNS, ROWS, STRIDE, K, filled_store, random_keyframe, reference_patches
+from mosaicmem import CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore, WarpedLatent
+from reference import retrieval as reference
+
+pytestmark = pytest.mark.kernel
+
+OPTIONS = {"near": 0.3, "far": 3.5, "half_life": 0.0, "min_visibility": 0.01}
+
+
+class TestTopK:
+    @pytest.mark.parametrize("count", [1, 60])
+    @pytest.mark.parametrize("half_life", [0.0, 7.0])
+    @pytest.mark.parametrize(("radius", "penalty"), [(0.0, 0.5), (9.0, 0.5), (25.0, 0.0), (9.0, 1.0)])
+    def test_equals_the_formula(self, rng, count, half_life, radius, penalty):
+        store, keyframes = filled_store(rng, count)
+        store.delete_patches(rng.choice(store.patch_ids, len(store) // 4, replace=False))
+        alive = set(store.patch_ids.tolist())
+        patches = [p for p in reference_patches(keyframes) if p["id"] in alive]
+        options = {**OPTIONS, "half_life": half_life}
+        for _ in range(4):
+            pose = random_pose(rng, 0.5, timestamp=count / 2)
+            found = reference.score_patches(patches, K, pose.camera_from_world, pose.timestamp, stride=8, **options)
+            for top_k in (1, 13, 5000):
+                expected = reference.select(found, top_k, radius, penalty)
+                got = store.retrieve(
+                    K, pose, top_k=top_k, diversity_radius=radius, diversity_penalty=penalty, **options
+                )
+                np.testing.assert_array_equal(got.ids, [p[0] for p in expected])
+                if expected:
+                    np.testing.assert_allclose(got.scores, [p[1] for p in expected], rtol=1e-9)
+                    np.testing.assert_allclose(got.pixels, [p[2:4] for p in expected], rtol=1e-9)
+                    np.testing.assert_allclose(got.depth, [p[4] for p in expected], rtol=1e-9)
+
+    def test_ties_go_to_the_smaller_id(self, rng):
+        store = MosaicMemoryStore()
+        latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
+        for _ in range(5):
+            store.insert_keyframe(latents, depth, K, pose)
+        (best,) = store.retrieve(K, pose, top_k=1).ids
+        np.testing.assert_array_equal(store.retrieve(K, pose, top_k=3).ids, best + np.array([0, 15, 30], np.uint64))
+
+    def test_newer_is_better_and_the_future_is_new(self, rng):
+        store = MosaicMemoryStore()
+        latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
+        for time in (0.0, 5.0, 10.0):
+            store.insert_keyframe(latents, depth, K, pose.at(time))
+        found = store.retrieve(K, pose.at(5.0), top_k=1000, half_life=5.0)
+        by_frame = {f: found.scores[(found.ids // 15) == f] for f in range(3)}
+        np.testing.assert_allclose(by_frame[0] * 2, by_frame[1])
+        np.testing.assert_allclose(by_frame[2], by_frame[1])
+
+    def test_empty_store(self):
+        assert len(MosaicMemoryStore().retrieve(K, CameraPose())) == 0
+
+    def test_a_rigid_motion_of_the_world_changes_nothing(self, rng):
+        _, keyframes = filled_store(rng, 10)
+        target, move = random_pose(rng, 0.5), random_pose(rng)
+        results = []
+        for transform in (np.eye(4), move.world_from_camera):
+            store = MosaicMemoryStore()
+            for latents, depth, pose in keyframes:
+                moved = CameraPose(transform @ pose.world_from_camera, pose.timestamp)
+                store.insert_keyframe(latents, depth, K, moved)
+            camera = CameraPose(transform @ target.world_from_camera)
+            results.append(store.retrieve(K, camera, top_k=40, diversity_radius=5.0))
+        np.testing.assert_array_equal(results[0].ids, results[1].ids)
+        np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"top_k": 0}, "top_k: expected at least 1, got 0"),
+            ({"near": 0.0}, "near: expected more than 0"),
+            ({"near": 2.0, "far": 1.0}, "far: expected more than near = 2.0, got 1.0"),
+            ({"half_life": -1.0}, "half_life: expected at least 0"),
+            ({"diversity_penalty": 2}, "diversity_penalty: expected at most 1"),
+            ({"far": float("nan")}, "far: expected more than near"),
+        ],
+    )
+    def test_bad_options_are_named(self, rng, change, message):
+        store, _ = filled_store(rng, 1)
+        with pytest.raises(ValueError, match=message):
+            store.retrieve(K, CameraPose(), **change)
+
+
+class TestMosaic:
+    def targets(self, rng, count=3):
+        return CameraTrajectory([random_pose(rng, 0.3, timestamp=50.0 + i) for i in range(count)], K)
+
+    def test_a_patch_seen_from_its_own_camera_lands_on_itself(self, rng):
+        store = MosaicMemoryStore()
+        latents, depth, pose = random_keyframe(rng, 0.0, spread=100.0)
+        store.insert_keyframe(latents, depth, K, pose)
+        mosaic = MemoryRetrieval(min_visibility=0.0).retrieve(store, CameraTrajectory([pose], K), STRIDE)
+        assert len(mosaic) == (depth > 0).sum()
+        np.testing.assert_allclose(mosaic.positions[:, 1:], mosaic.source_positions, atol=1e-3)
+        row, column = mosaic.source_positions.T
+        np.testing.assert_array_equal(mosaic.tokens, latents[row, column])
+        np.testing.assert_allclose(mosaic.depth, depth[row, column], rtol=1e-6)
+        np.testing.assert_array_equal(mosaic.coverage[0][row, column], True)
+        canvas = mosaic.compose(WarpedLatent("nearest"))[0]
+        np.testing.assert_array_equal(canvas.latents, np.where(depth[..., None] > 0, latents, 0))
+        np.testing.assert_array_equal(canvas.coverage, depth > 0)
+
+    def test_arrays_fit_together(self, rng):
+        store, _ = filled_store(rng, 20)
+        targets = self.targets(rng)
+        mosaic = MemoryRetrieval(top_k=30).retrieve(store, targets, STRIDE)
+        assert mosaic.tokens.shape == (len(mosaic), store.channels)
+        assert mosaic.coverage.shape == (3, ROWS, COLUMNS)
+        np.testing.assert_allclose(mosaic.coverage_ratio, mosaic.coverage.mean(axis=(1, 2)))
+        np.testing.assert_array_equal(mosaic.positions[:, 0], mosaic.token_frames)
+        assert (np.diff(mosaic.token_frames) >= 0).all()
+        for frame in range(3):
+            expected = store.retrieve(K, targets[frame], top_k=30)
+            np.testing.assert_array_equal(mosaic.patch_ids[mosaic.patch_frames == frame], expected.ids)
+        described = store.describe_patches(mosaic.patch_ids)
+        source = mosaic.source_camera_from_world[mosaic.patch_sources]
+        world = np.einsum("pij,pj->pi", described["world_from_camera"][:, :, :3], np.zeros((len(source), 3)))
+        world = world + described["world_from_camera"][:, :, 3]
+        at_origin = np.einsum("pij,pj->pi", source[:, :3, :3], world) + source[:, :3, 3]
+        np.testing.assert_allclose(at_origin, 0, atol=1e-9)
+
+    def test_time_offsets(self, rng):
+        store, _ = filled_store(rng, 5)
+        targets = self.targets(rng, 2)
+        mosaic = MemoryRetrieval(temporal="offset").retrieve(store, targets, STRIDE, seconds_per_latent=0.5)
+        times = store.describe_patches(mosaic.patch_ids)["timestamp"][mosaic.token_patches]
+        now = np.array([50.0, 51.0])[mosaic.token_frames]
+        np.testing.assert_allclose(mosaic.positions[:, 0], (times - now) / 0.5)
+        with pytest.raises(TypeError, match="seconds_per_latent"):
+            MemoryRetrieval(temporal="offset").retrieve(store, targets, STRIDE)
+
+    def test_empty_memory(self, rng):
+        store = MosaicMemoryStore()
+        mosaic = MemoryRetrieval().retrieve(store, self.targets(rng), STRIDE)
+        assert len(mosaic) == 0
+        assert not mosaic.coverage.any()
+        assert not any(canvas.coverage.any() for canvas in mosaic.compose(WarpedLatent()))
+
+    def test_same_bytes_for_any_thread_count(self, rng):
+        mosaics = []
+        for threads in (1, 2):
+            store, _ = filled_store(np.random.default_rng(5), 30, num_threads=threads)
+            targets = self.targets(np.random.default_rng(6))
+            mosaics.append(MemoryRetrieval(diversity_radius=6.0).retrieve(store, targets, STRIDE))
+        for name, value in vars(mosaics[0]).items():
+            if isinstance(value, np.ndarray):
+                assert value.tobytes() == getattr(mosaics[1], name).tobytes(), name
