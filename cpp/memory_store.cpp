@@ -155,6 +155,7 @@ std::size_t MemoryStore::evict_oldest(std::size_t most) {
 
 std::vector<Neighbour> MemoryStore::nearest(const float query[3], std::size_t k) const {
     const std::shared_lock lock(mutex_);
+    if (index_.size() == alive_count_) return index_.nearest(query, k, {});
     return index_.nearest(query, k, [this](PatchId id) { return is_alive(id); });
 }
 

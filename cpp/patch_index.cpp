@@ -41,7 +41,7 @@ class NearestHeap {
     void offer(float distance, PatchId id) {
         const Neighbour candidate{distance, id};
         const bool full = heap_.size() == k_;
-        if ((full && !(candidate < heap_.front())) || !is_alive_(id)) return;
+        if ((full && !(candidate < heap_.front())) || (is_alive_ && !is_alive_(id))) return;
         if (full) {
             std::pop_heap(heap_.begin(), heap_.end());
             heap_.back() = candidate;
@@ -160,13 +160,14 @@ std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
     if (k == 0) return {};
     NearestHeap heap(std::min(k, size()), is_alive);
     if (size() == 0) return {};
+    for (std::size_t l = levels_.size();
+         l-- > 0;) {  // the largest first: it makes the rest easy to pass over
+        if (!levels_[l]) continue;
+        TreeResults results{heap, levels_[l]->points.ids.data()};
+        levels_[l]->index.findNeighbors(results, query, {});
+    }
     for (std::size_t i = 0; i < buffer_.ids.size(); ++i) {
         heap.offer(squared_distance(query, &buffer_.centres[3 * i]), buffer_.ids[i]);
-    }
-    for (const auto& tree : levels_) {
-        if (!tree) continue;
-        TreeResults results{heap, tree->points.ids.data()};
-        tree->index.findNeighbors(results, query, {});
     }
     return std::move(heap).sorted();
 }

@@ -37,7 +37,8 @@ class PatchIndex {
     // Drops dead points when they are more than half of all.
     void compact_if_sparse(std::size_t alive_count, const IsAlive& is_alive);
 
-    // The k nearest living points, nearest first, ties by id. At most k.
+    // The k nearest living points, nearest first, ties by id. At most k. An empty is_alive means
+    // that all live.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
                                    const IsAlive& is_alive) const;
 

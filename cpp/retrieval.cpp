@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <queue>
+#include <optional>
 #include <shared_mutex>
 #include <unordered_map>
 
@@ -24,15 +24,40 @@ class Retrieval {
     std::vector<RetrievedPatch> visible() const {
         std::vector<RetrievedPatch> found;
         store_.index_.for_each_run([&](const PatchId* ids, const float* centres, std::size_t n) {
+            std::optional<Source>
+                source;  // ids ascend, so patches of one observation follow each other
             for (std::size_t i = 0; i < n; ++i) {
                 RetrievedPatch patch{ids[i], 0, 0, 0, 0};
-                if (project(centres + 3 * i, patch) && score(patch)) found.push_back(patch);
+                if (!project(centres + 3 * i, patch)) continue;
+                if (!source || !source->holds(patch.id)) source = find_source(patch.id);
+                if (source && score(*source, patch)) found.push_back(patch);
             }
         });
         return found;
     }
 
   private:
+    // An observation, with what all its patches share.
+    struct Source {
+        const Observation* observation;
+        Reprojection reproject;
+        double recency;
+
+        bool holds(PatchId id) const {
+            return id >= observation->first_id &&
+                   id - observation->first_id < observation->patch_count();
+        }
+    };
+
+    std::optional<Source> find_source(PatchId id) const {
+        const Observation* observation = store_.find(id);
+        if (!observation) return std::nullopt;
+        const double age = std::max(0.0, params_.time - observation->keyframe.timestamp);
+        return Source{observation,
+                      {observation->keyframe.k, observation->world_from_camera, view_},
+                      params_.half_life > 0 ? std::exp2(-age / params_.half_life) : 1.0};
+    }
+
     bool project(const float* centre, RetrievedPatch& patch) const {
         const Vec3 p = view_.camera_from_world({centre[0], centre[1], centre[2]});
         if (!(p.z >= view_.near && p.z <= view_.far)) return false;
@@ -46,38 +71,33 @@ class Retrieval {
         return u >= 0 && u < view_.width && v >= 0 && v < view_.height;
     }
 
-    bool score(RetrievedPatch& patch) const {
-        const Observation* observation = store_.find(patch.id);
-        if (!observation) return false;
-        const std::size_t local = patch.id - observation->first_id;
-        if (!observation->is_alive(local)) return false;
+    bool score(const Source& source, RetrievedPatch& patch) const {
+        const std::size_t local = patch.id - source.observation->first_id;
+        if (!source.observation->is_alive(local)) return false;
         const double du = (patch.u - view_.k.cx) / view_.width;
         const double dv = (patch.v - view_.k.cy) / view_.height;
         const double centrality = std::max(0.0, 1.0 - std::sqrt(du * du + dv * dv));
         const double proximity = 1.0 / (1.0 + 0.1 * patch.depth);
-        const double age = std::max(0.0, params_.time - observation->keyframe.timestamp);
-        const double recency = params_.half_life > 0 ? std::exp2(-age / params_.half_life) : 1.0;
-        patch.score = centrality * proximity * recency;
+        patch.score = centrality * proximity * source.recency;
         if (patch.score < params_.min_visibility) return false;  // footprint <= 1 can only lower it
-        patch.score *= footprint(*observation, local);
+        patch.score *= footprint(source, local);
         return patch.score >= params_.min_visibility;
     }
 
     // The part of the patch's tokens that the view sees, at least a quarter.
-    double footprint(const Observation& observation, std::size_t patch) const {
-        const Keyframe& keyframe = observation.keyframe;
-        const Tile cells = store_.tile(observation, patch);
-        const Reprojection reproject(keyframe.k, observation.world_from_camera, view_);
+    double footprint(const Source& source, std::size_t patch) const {
+        const Keyframe& keyframe = source.observation->keyframe;
+        const Tile cells = store_.tile(*source.observation, patch);
         std::size_t visible = 0;
         for (std::size_t r = cells.row; r < cells.row_end; ++r) {
             for (std::size_t c = cells.column; c < cells.column_end; ++c) {
                 const float depth = keyframe.depth[r * keyframe.columns + c];
                 float u, v, z;
-                visible +=
-                    is_valid_depth(depth) &&
-                    reproject((static_cast<double>(c) + 0.5) * keyframe.stride,
-                              (static_cast<double>(r) + 0.5) * keyframe.stride, depth, u, v, z) &&
-                    z <= view_.far && inside(u, v);
+                visible += is_valid_depth(depth) &&
+                           source.reproject((static_cast<double>(c) + 0.5) * keyframe.stride,
+                                            (static_cast<double>(r) + 0.5) * keyframe.stride, depth,
+                                            u, v, z) &&
+                           z <= view_.far && inside(u, v);
             }
         }
         const std::size_t tokens = (cells.row_end - cells.row) * (cells.column_end - cells.column);

@@ -6,7 +6,7 @@
 namespace mosaicmem {
 namespace {
 
-constexpr std::size_t kGrainPixels = 1 << 17;  // about 100 microseconds
+constexpr std::size_t kGrainPixels = 1 << 19;  // about 100 microseconds
 
 std::size_t grain_rows(std::size_t width) { return kGrainPixels / (width + 1) + 1; }
 
@@ -68,7 +68,7 @@ void unproject_dense(const float* depth, std::size_t height, std::size_t width, 
 
 void count_valid(const float* depth, std::size_t height, std::size_t width, std::size_t* row_counts,
                  int num_threads) {
-    parallel_for(height, 4 * grain_rows(width), num_threads,
+    parallel_for(height, 2 * grain_rows(width), num_threads,
                  [&](std::size_t begin, std::size_t end) {
                      for (std::size_t i = begin; i < end; ++i)
                          row_counts[i] = count_row(depth + i * width, width);
@@ -79,22 +79,23 @@ void unproject_valid(const float* depth, std::size_t height, std::size_t width, 
                      const Affine& world_from_camera, const std::size_t* row_offsets, float* points,
                      std::int64_t* pixels, int num_threads) {
     const PixelRay ray(k, world_from_camera);
-    parallel_for(height, grain_rows(width), num_threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
-            const RowRay row(ray, i);
-            std::size_t out = row_offsets[i];
-            for (std::size_t j = 0; j < width; ++j) {
-                const float z = depth[i * width + j];
-                if (!is_valid_depth(z)) continue;
-                const float column = static_cast<float>(static_cast<std::int32_t>(j));
-                for (int axis = 0; axis < 3; ++axis) {
-                    points[3 * out + axis] =
-                        z * (row.start[axis] + column * row.step[axis]) + row.t[axis];
-                }
-                pixels[out++] = static_cast<std::int64_t>(i * width + j);
-            }
-        }
-    });
+    parallel_for(height, grain_rows(width) / 8 + 1, num_threads,
+                 [&](std::size_t begin, std::size_t end) {
+                     for (std::size_t i = begin; i < end; ++i) {
+                         const RowRay row(ray, i);
+                         std::size_t out = row_offsets[i];
+                         for (std::size_t j = 0; j < width; ++j) {
+                             const float z = depth[i * width + j];
+                             if (!is_valid_depth(z)) continue;
+                             const float column = static_cast<float>(static_cast<std::int32_t>(j));
+                             for (int axis = 0; axis < 3; ++axis) {
+                                 points[3 * out + axis] =
+                                     z * (row.start[axis] + column * row.step[axis]) + row.t[axis];
+                             }
+                             pixels[out++] = static_cast<std::int64_t>(i * width + j);
+                         }
+                     }
+                 });
 }
 
 }  // namespace mosaicmem

@@ -1,0 +1,44 @@
+"""What benchmarks share: inputs, peers that may be absent, and the check that compared results agree."""
+
+import importlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mosaicmem import CameraIntrinsics, SyntheticWorld
+
+
+def peer(name):
+    """A module to compare with; the benchmark is skipped where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def threads():
+    """Threads for every contender: MOSAICMEM_NUM_THREADS, or all cores."""
+    return int(os.environ.get("MOSAICMEM_NUM_THREADS") or os.cpu_count() or 1)
+
+
+@pytest.fixture(scope="session")
+def rgbd_frames():
+    """32 frames of 640x480 as (depth, color, intrinsics, pose): real ones where they are, else the synthetic world."""
+    from mosaicmem.datasets import SevenScenes
+
+    root = Path(os.environ.get("MOSAICMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if (root / "rgbd_scene").is_dir():
+        sequence = SevenScenes(root / "rgbd_scene")
+        return [(f.depth, f.image, sequence.intrinsics, f.pose) for f in sequence[:32]]
+    world = SyntheticWorld(0)
+    path = world.leave_and_return(CameraIntrinsics.from_fov(640, 480, fov_x=1.0), 32)
+    views = [world.render(path.intrinsics, pose) for pose in path]
+    return [(v.depth, v.image_uint8, path.intrinsics, pose) for v, pose in zip(views, path, strict=True)]
