@@ -45,10 +45,14 @@ class TestPositions:
     def positions(self):
         return np.random.default_rng(1).uniform(0, 80, (4096, 3))
 
-    def test_warped_rope(self, benchmark, x, positions, threads):
+    def test_mosaicmem_warped_rope(self, benchmark, x, positions, threads):
+        rope = WarpedRoPE(128)
+        benchmark(rope.apply, x, rope.table(positions), num_threads=threads)
+
+    def test_mosaicmem_warped_rope_and_its_table(self, benchmark, x, positions, threads):
         benchmark(WarpedRoPE(128).apply, x, positions, num_threads=threads)
 
-    def test_prope(self, benchmark, x, threads):
+    def test_mosaicmem_prope(self, benchmark, x, threads):
         prope = PRoPE(128, np.tile(np.eye(4), (4, 1, 1)), 32, 32)
         benchmark(prope.apply_to_q, x, num_threads=threads)
 
@@ -56,8 +60,8 @@ class TestPositions:
         """The usual complex product, with the frequencies ready."""
         torch = peer("torch")
         torch.set_num_threads(threads)
-        cos, sin = WarpedRoPE(128).table(positions)
-        turn = torch.complex(torch.from_numpy(cos), torch.from_numpy(sin)).to(torch.complex64)
+        table = WarpedRoPE(128).table(positions)
+        turn = torch.complex(torch.from_numpy(table.cos), torch.from_numpy(table.sin)).to(torch.complex64)
         tensor = torch.from_numpy(x)
 
         def run():

@@ -33,14 +33,25 @@ def test_integer_positions_equal_the_standard_table_bit_for_bit():
     """The table as video transformers build it: outer product of integer positions and frequencies, axis by axis."""
     rope = WarpedRoPE(128)
     positions = grid_positions(5, 7, 9)
-    cos, sin = rope.table(positions)
+    table = rope.table(positions)
     columns = []
     for axis, dim in enumerate(rope.axes_dims):
         frequencies = 1.0 / 10000.0 ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
         columns.append(np.outer(positions[:, axis], frequencies))
     angles = np.concatenate(columns, axis=1)
-    np.testing.assert_array_equal(cos, np.vectorize(math.cos)(angles))
-    np.testing.assert_array_equal(sin, np.vectorize(math.sin)(angles))
+    np.testing.assert_array_equal(table.cos, np.vectorize(math.cos)(angles))
+    np.testing.assert_array_equal(table.sin, np.vectorize(math.sin)(angles))
+
+
+def test_a_table_serves_every_layer(rng):
+    rope = WarpedRoPE(64)
+    positions = rng.uniform(0, 90, (50, 3))
+    table = rope.table(positions)
+    for dtype in (np.float32, np.float64):
+        x = rng.standard_normal((4, 50, 64)).astype(dtype)
+        np.testing.assert_array_equal(rope.apply(x, table), rope.apply(x, positions))
+    with pytest.raises(ValueError, match=r"positions: expected shape \(49, 32\), got \(50, 32\)"):
+        rope.apply(x[:, :49], table)
 
 
 def test_inverse_undoes_it(rng):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import (
+    F32,
     F64,
     ArrayLike,
     as_array,
     check_choice,
     check_integer,
     check_number,
+    check_shape,
     like,
     to_numpy,
 )
@@ -26,6 +30,24 @@ def grid_positions(frames: int, rows: int, columns: int) -> F64:
         check_integer(name, value, minimum=0)
     axes = np.meshgrid(np.arange(frames), np.arange(rows), np.arange(columns), indexing="ij")
     return np.stack([axis.ravel() for axis in axes], axis=1).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class RotaryTable:
+    """The angles of N tokens: compute once, apply in every layer.
+
+    Attributes
+    ----------
+    cos, sin : (N, head_dim / 2) float64
+    """
+
+    cos: F64
+    sin: F64
+
+    @cached_property
+    def single(self) -> tuple[F32, F32]:
+        """cos and sin as float32."""
+        return self.cos.astype(np.float32), self.sin.astype(np.float32)
 
 
 class WarpedRoPE:
@@ -71,20 +93,22 @@ class WarpedRoPE:
         self.theta = check_number("theta", theta, above=0.0)
         self.pairing = check_choice("pairing", pairing, ("interleaved", "split_half"))
 
-    def table(self, positions: ArrayLike, *, num_threads: int = 0) -> tuple[F64, F64]:
-        """cos and sin, each (N, head_dim / 2) float64, of positions (N, 3) in (t, y, x)."""
+    def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable:
+        """The angles of positions (N, 3) in (t, y, x), fractions allowed."""
         p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
-        return _core.rope_table(p, self.axes_dims, self.theta, num_threads)
+        return RotaryTable(*_core.rope_table(p, self.axes_dims, self.theta, num_threads))
 
-    def apply(self, x: ArrayLike, positions: ArrayLike, *, inverse: bool = False, num_threads: int = 0) -> Any:
+    def apply(
+        self, x: ArrayLike, positions: ArrayLike | RotaryTable, *, inverse: bool = False, num_threads: int = 0
+    ) -> Any:
         """Turn the features of each token by its position.
 
         Parameters
         ----------
         x : (..., N, head_dim) array
             Queries or keys. float64 stays float64, all else is computed in float32; zero-copy when contiguous.
-        positions : (N, 3) array
-            (t, y, x), fractions allowed, shared by all leading dimensions.
+        positions : (N, 3) array or RotaryTable
+            (t, y, x), fractions allowed, shared by all leading dimensions; or their :meth:`table`.
         inverse : bool
             Turn the other way: apply(apply(x), inverse=True) is x.
 
@@ -95,12 +119,16 @@ class WarpedRoPE:
         array = to_numpy("x", x)
         dtype = np.float64 if array.dtype == np.float64 else np.float32
         features = as_array("x", x, dtype, (*[None] * max(0, array.ndim - 2), "N", self.head_dim))
-        p = as_array("positions", positions, np.float64, (features.shape[-2], 3), finite=True)
-        cos, sin = self.table(p, num_threads=num_threads)
+        count = features.shape[-2]
+        if not isinstance(positions, RotaryTable):
+            p = as_array("positions", positions, np.float64, (count, 3))
+            positions = self.table(p, num_threads=num_threads)
+        check_shape("positions", positions.cos, (count, self.head_dim // 2))
+        cos, sin = (positions.cos, positions.sin) if dtype == np.float64 else positions.single
         out = _core.rope_apply(
-            features.reshape(math.prod(features.shape[:-2]), *features.shape[-2:]),
-            cos.astype(dtype, copy=False),
-            sin.astype(dtype, copy=False),
+            features.reshape(math.prod(features.shape[:-2]), count, self.head_dim),
+            cos,
+            sin,
             getattr(_core.Pairing, self.pairing),
             inverse,
             num_threads,

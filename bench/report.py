@@ -1,0 +1,67 @@
+"""Writes BENCHMARKS.md from a pytest-benchmark JSON file.
+
+pytest bench/bench_*.py --benchmark-json=bench.json && python bench/report.py bench.json
+"""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+
+PEERS = ("numpy", "scipy", "torch", "open3d")
+
+
+def seconds(value):
+    for unit, scale in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def versions():
+    found = []
+    for name in ("mosaicmem", *PEERS):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def table(group, benchmarks):
+    own = [b["stats"]["median"] for b in benchmarks if b["name"].startswith("test_mosaicmem")]
+    lines = [f"## {group}", "", "| | median | rounds | beside mosaicmem | |", "| --- | ---: | ---: | ---: | --- |"]
+    for benchmark in sorted(benchmarks, key=lambda b: b["stats"]["median"]):
+        median = benchmark["stats"]["median"]
+        name = benchmark["name"].removeprefix("test_").split("[")[0].replace("_", " ")
+        ratio = f"{median / own[0]:.2f} x" if own else ""
+        extra = ", ".join(f"{key} {value}" for key, value in benchmark["extra_info"].items())
+        lines.append(f"| {name} | {seconds(median)} | {benchmark['stats']['rounds']} | {ratio} | {extra} |")
+    return "\n".join(lines)
+
+
+def report(document):
+    machine = document["machine_info"]
+    cpu = machine.get("cpu", {})
+    groups = {}
+    for benchmark in document["benchmarks"]:
+        groups.setdefault(benchmark["group"] or benchmark["name"], []).append(benchmark)
+    head = [
+        "# Benchmarks",
+        "",
+        "Written by `bench/report.py` from one run; no figure is typed by hand. Each table is one run on one machine, ",
+        "so look at ratios: times are medians, and the machine is shared.",
+        "",
+        f"- {document['datetime'][:10]}, {cpu.get('brand_raw', machine['machine'])}, {cpu.get('count', '?')} cores, "
+        f"{machine['system']}",
+        f"- {versions()}",
+    ]
+    return "\n".join(head) + "\n\n" + "\n\n".join(table(*group) for group in groups.items()) + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    text = report(json.loads(Path(sys.argv[1]).read_text()))
+    (Path(__file__).parents[1] / "BENCHMARKS.md").write_text(text)
