@@ -4,6 +4,10 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "simd.hpp"
 
 namespace mosaicmem {
 
@@ -70,6 +74,30 @@ struct PixelRay {
     Vec3 operator()(double u, double v, double depth) const {
         const Vec3 d = direction(u, v);
         return {depth * d.x + t.x, depth * d.y + t.y, depth * d.z + t.z};
+    }
+};
+
+// The rays of one row of pixels in float32: pixel j, whose centre is at column j + 0.5, at depth z
+// is z * (start + j * step) + t, axis by axis.
+struct RowRay {
+    float start[3], step[3], t[3];
+
+    RowRay(const PixelRay& ray, std::size_t row) {
+        const Vec3 first = ray.direction(0.5, static_cast<double>(row) + 0.5);
+        const auto set = [](float(&to)[3], const Vec3& from) {
+            to[0] = static_cast<float>(from.x);
+            to[1] = static_cast<float>(from.y);
+            to[2] = static_cast<float>(from.z);
+        };
+        set(start, first);
+        set(step, ray.du);
+        set(t, ray.t);
+    }
+
+    MOSAICMEM_INLINE float operator()(std::size_t j, float z, int axis) const {
+        const float column =
+            static_cast<float>(static_cast<std::int32_t>(j));  // int32 converts in SIMD
+        return z * (start[axis] + column * step[axis]) + t[axis];
     }
 };
 

@@ -32,21 +32,12 @@ struct Point {
 // World points of rows [first, last) of the frame; invalid pixels are left unset.
 void unproject_rows(const RgbdFrame& frame, std::size_t first, std::size_t last, Point* points) {
     const PixelRay ray(frame.k, frame.world_from_camera);
-    const float dx = static_cast<float>(ray.du.x), dy = static_cast<float>(ray.du.y),
-                dz = static_cast<float>(ray.du.z);
-    const float tx = static_cast<float>(ray.t.x), ty = static_cast<float>(ray.t.y),
-                tz = static_cast<float>(ray.t.z);
     for (std::size_t i = first; i < last; ++i) {
-        const Vec3 d = ray.direction(0.5, static_cast<double>(i) + 0.5);
-        const float sx = static_cast<float>(d.x), sy = static_cast<float>(d.y),
-                    sz = static_cast<float>(d.z);
+        const RowRay row(ray, i);
         const float* depth = frame.depth + i * frame.width;
-        Point* row = points + (i - first) * frame.width;
+        Point* out = points + (i - first) * frame.width;
         for (std::size_t j = 0; j < frame.width; ++j) {
-            const float z = depth[j];
-            const float column = static_cast<float>(static_cast<std::int32_t>(j));
-            row[j] = {z * (sx + column * dx) + tx, z * (sy + column * dy) + ty,
-                      z * (sz + column * dz) + tz};
+            out[j] = {row(j, depth[j], 0), row(j, depth[j], 1), row(j, depth[j], 2)};
         }
     }
 }
