@@ -1,39 +1,19 @@
-"""Spatial index over 200 000 points on the surfaces of rooms: build by inserting keyframes, and k = 8 queries."""
+"""Spatial index over patches on the walls of a large building: filling it keyframe by keyframe, and k = 8 queries."""
+
+import time
 
 import numpy as np
 import pytest
 
+from building import COLUMNS, PATCHES, ROWS, K, depth_of, fill, random_pose
 from conftest import peer
-from mosaicmem import CameraIntrinsics, CameraPose, MosaicMemoryStore
 
-ROWS, COLUMNS, KEYFRAMES = 44, 80, 228
-K = CameraIntrinsics.from_fov(COLUMNS * 8, ROWS * 8, fov_x=1.2)
+PATCH_COUNT = 200_000
 
 
 @pytest.fixture(scope="module")
-def keyframes():
-    rng = np.random.default_rng(0)
-    frames = []
-    for i in range(KEYFRAMES):
-        quaternion = rng.standard_normal(4)
-        pose = CameraPose.from_quaternion(
-            quaternion / np.linalg.norm(quaternion), rng.uniform([-20, -1, -20], [20, 1, 20]), float(i)
-        )
-        frames.append((rng.uniform(1, 4, (ROWS, COLUMNS)).astype(np.float32), pose))
-    return frames
-
-
-def fill(keyframes):
-    store = MosaicMemoryStore(2, num_threads=1)
-    latents = np.zeros((ROWS, COLUMNS, 16), dtype=np.float32)
-    for depth, pose in keyframes:
-        store.insert_keyframe(latents, depth, K, pose)
-    return store
-
-
-@pytest.fixture(scope="module")
-def store(keyframes):
-    return fill(keyframes)
+def store():
+    return fill(PATCH_COUNT)
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +21,36 @@ def centres(store):
     return store.describe_patches(store.patch_ids)["centre"].astype(np.float32)
 
 
-@pytest.mark.benchmark(group="fill an index with 200 000 patches")
+@pytest.mark.benchmark(group="fill an index with 200 000 patches, 1 thread")
 class TestBuild:
-    def test_mosaicmem_keyframe_by_keyframe(self, benchmark, keyframes):
-        store = benchmark.pedantic(fill, args=(keyframes,), rounds=3)
-        benchmark.extra_info["index_bytes_a_patch"] = round(store.statistics().index_bytes / len(store), 1)
+    def test_mosaicmem_keyframe_by_keyframe(self, benchmark, store):
+        """Inserts the keyframes of the building; depth is ready, so that only the memory works."""
+        rng = np.random.default_rng(0)
+        poses = [random_pose(rng, float(i)) for i in range(-(-PATCH_COUNT // PATCHES))]
+        frames = [(depth_of(pose), pose) for pose in poses]
+        latents = np.zeros((ROWS, COLUMNS, 4), dtype=np.float32)
+        longest = []
+
+        def run():
+            own = type(store)(2, num_threads=1)
+            slowest = 0.0
+            for depth, pose in frames:
+                start = time.perf_counter()
+                own.insert_keyframe(latents, depth, K, pose)
+                slowest = max(slowest, time.perf_counter() - start)
+            longest.append(slowest)
+            return own
+
+        filled = benchmark.pedantic(run, rounds=3)
+        benchmark.extra_info["longest_insert_ms"] = round(1000 * float(np.median(longest)), 1)
+        benchmark.extra_info["index_bytes_a_patch"] = round(filled.statistics().index_bytes / len(filled), 1)
 
     def test_scipy_rebuilt_at_every_tenth_keyframe(self, benchmark, centres):
         spatial = peer("scipy.spatial")
-        a_keyframe = len(centres) // KEYFRAMES
 
         def run():
-            for i in range(10, KEYFRAMES + 1, 10):
-                spatial.cKDTree(centres[: i * a_keyframe])
+            for count in range(10 * PATCHES, len(centres) + 1, 10 * PATCHES):
+                spatial.cKDTree(centres[:count])
 
         benchmark.pedantic(run, rounds=1)
 
@@ -71,7 +68,7 @@ class TestQuery:
     def test_mosaicmem(self, benchmark, store, centres, queries):
         distances, _ = benchmark(store.query_nearest, queries, 8)
         expected, _ = peer("scipy.spatial").cKDTree(centres).query(queries, 8)
-        np.testing.assert_allclose(distances, expected, atol=1e-5)
+        np.testing.assert_allclose(distances, expected, atol=1e-4)
 
     def test_scipy(self, benchmark, centres, queries):
         tree = peer("scipy.spatial").cKDTree(centres)

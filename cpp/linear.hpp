@@ -1,12 +1,12 @@
-// Dense projection: y = x W^T + b.
+// Dense projection: y = x W^T.
 #pragma once
 
 #include <cstddef>
 
 namespace mosaicmem {
 
-// x (n, in), weight (out, in), bias (out) or null, y (n, out); float32.
-void linear(const float* x, const float* weight, const float* bias, std::size_t n, std::size_t in,
-            std::size_t out, float* y, int num_threads);
+// x (n, in), weight (out, in), y (n, out); float32.
+void linear(const float* x, const float* weight, std::size_t n, std::size_t in, std::size_t out,
+            float* y, int num_threads);
 
 }  // namespace mosaicmem

@@ -45,8 +45,9 @@ PatchId MemoryStore::insert(const Keyframe& keyframe, const Affine& world_from_c
     next_id_ += patches;
     const PatchId first_id = observation->first_id;
     if (!ids.empty()) {
-        index_.insert(ids, centres.data());
         observations_.push_back(std::move(observation));
+        index_.insert(ids, centres.data(), keyframe.timestamp,
+                      [this](PatchId id) { return is_alive(id); });
     }
     return first_id;
 }
@@ -100,6 +101,7 @@ void MemoryStore::kill(Observation& observation, std::size_t patch) {
     observation.alive_bits[patch / 64] &= ~(1ull << (patch % 64));
     --observation.alive_count;
     --alive_count_;
+    index_.note_dead(observation.first_id + patch);
 }
 
 // Runs mark(), which kills patches, then drops what no longer has a living one.
@@ -116,7 +118,7 @@ std::size_t MemoryStore::erase_marked(const Mark& mark) {
                               [](const auto& observation) { return observation->alive_count > 0; });
     std::move(empty, observations_.end(), std::back_inserter(dropped));
     observations_.erase(empty, observations_.end());
-    index_.compact_if_sparse(alive_count_, [this](PatchId id) { return is_alive(id); });
+    index_.rebuild([this](PatchId id) { return is_alive(id); });
     return before - alive_count_;
 }
 
@@ -155,7 +157,6 @@ std::size_t MemoryStore::evict_oldest(std::size_t most) {
 
 std::vector<Neighbour> MemoryStore::nearest(const float query[3], std::size_t k) const {
     const std::shared_lock lock(mutex_);
-    if (index_.size() == alive_count_) return index_.nearest(query, k, {});
     return index_.nearest(query, k, [this](PatchId id) { return is_alive(id); });
 }
 

@@ -2,22 +2,23 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <nanoflann.hpp>
+#include <numeric>
 
 namespace mosaicmem {
 namespace {
 
 constexpr std::size_t kBufferSize = 1024;
-constexpr std::size_t kLeafSize = 16;
+constexpr std::size_t kLargestTree = 1 << 17;  // built in about 30 ms
+constexpr std::size_t kLeafSize = 12;
 
 // nanoflann's view of an (n, 3) array.
 struct CentresAdaptor {
     const std::vector<float>& centres;
     std::size_t kdtree_get_point_count() const { return centres.size() / 3; }
     float kdtree_get_pt(std::size_t i, std::size_t axis) const { return centres[3 * i + axis]; }
-    template <class Box>
-    bool kdtree_get_bbox(Box&) const {
+    template <class B>
+    bool kdtree_get_bbox(B&) const {
         return false;
     }
 };
@@ -29,6 +30,13 @@ using KdTree =
 float squared_distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
     return x * x + y * y + z * z;
+}
+
+float squared_distance(const float* point, const Box& box) {
+    float nearest[3];
+    for (int axis = 0; axis < 3; ++axis)
+        nearest[axis] = std::clamp(point[axis], box.low[axis], box.high[axis]);
+    return squared_distance(point, nearest);
 }
 
 // The k best so far, shared by all trees of the forest: a max-heap on (distance, id).
@@ -93,97 +101,191 @@ struct TreeResults {
 
 struct PatchIndex::Tree {
     explicit Tree(Points&& p)
-        : points(std::move(p)), adaptor{points.centres}, index(3, adaptor, {kLeafSize}) {}
+        : points(std::move(p)),
+          first_id(*std::min_element(points.ids.begin(), points.ids.end())),
+          adaptor{points.centres},
+          index(3, adaptor, {kLeafSize}) {
+        sort_by_leaf();
+    }
+
+    Box box() const {
+        Box box;
+        for (int axis = 0; axis < 3; ++axis) {
+            box.low[axis] = index.root_bbox_[axis].low;
+            box.high[axis] = index.root_bbox_[axis].high;
+        }
+        return box;
+    }
+
+    // Lays the points of each leaf side by side, in the order in which nanoflann refers to them.
+    void sort_by_leaf() {
+        Points sorted;
+        sorted.ids.reserve(points.size());
+        sorted.centres.reserve(3 * points.size());
+        for (const std::uint32_t i : index.vAcc_) {
+            sorted.ids.push_back(points.ids[i]);
+            sorted.centres.insert(sorted.centres.end(), &points.centres[3 * i],
+                                  &points.centres[3 * i] + 3);
+        }
+        points.ids.swap(sorted.ids);
+        points.centres.swap(sorted.centres);
+        std::iota(index.vAcc_.begin(), index.vAcc_.end(), 0u);
+    }
 
     Points points;
+    PatchId first_id;
+    std::size_t dead = 0;
     CentresAdaptor adaptor;
     KdTree index;
 };
 
 PatchIndex::PatchIndex() = default;
 PatchIndex::~PatchIndex() = default;
-PatchIndex::PatchIndex(PatchIndex&&) noexcept = default;
-PatchIndex& PatchIndex::operator=(PatchIndex&&) noexcept = default;
 
-void PatchIndex::insert(std::span<const PatchId> ids, const float* centres) {
-    buffer_.ids.insert(buffer_.ids.end(), ids.begin(), ids.end());
-    buffer_.centres.insert(buffer_.centres.end(), centres, centres + 3 * ids.size());
-    if (buffer_.ids.size() < kBufferSize) return;
+void PatchIndex::Points::append(const Points& other, const IsAlive& is_alive) {
+    for (std::size_t i = 0; i < other.size(); ++i) {
+        if (!is_alive(other.ids[i])) continue;
+        ids.push_back(other.ids[i]);
+        centres.insert(centres.end(), &other.centres[3 * i], &other.centres[3 * i] + 3);
+    }
+    newest_time = std::max(newest_time, other.newest_time);
+}
 
-    // Level l holds at most kBufferSize << l points. Larger levels are older, so merging from the
-    // largest down keeps ids ascending.
-    std::size_t total = buffer_.ids.size();
-    std::size_t level = 0;
-    for (;; ++level) {
-        if (level == levels_.size()) levels_.emplace_back();
-        if (levels_[level]) {
-            total += levels_[level]->points.ids.size();
-        } else if (total <= kBufferSize << level) {
-            break;
-        }
+void PatchIndex::insert(std::span<const PatchId> ids, const float* centres, double time,
+                        const IsAlive& is_alive) {
+    while (!ids.empty()) {
+        const std::size_t count = std::min(ids.size(), kLargestTree - buffer_.size());
+        buffer_.ids.insert(buffer_.ids.end(), ids.begin(),
+                           ids.begin() + static_cast<std::ptrdiff_t>(count));
+        buffer_.centres.insert(buffer_.centres.end(), centres, centres + 3 * count);
+        buffer_.newest_time = std::max(buffer_.newest_time, time);
+        if (buffer_.size() >= kBufferSize) absorb_buffer(is_alive);
+        ids = ids.subspan(count);
+        centres += 3 * count;
+    }
+}
+
+void PatchIndex::absorb_buffer(const IsAlive& is_alive) {
+    std::size_t total = buffer_.size();
+    std::size_t first = trees_.size();
+    while (first > 0 && trees_[first - 1]->points.size() <= total &&
+           trees_[first - 1]->points.size() + total <= kLargestTree) {
+        total += trees_[--first]->points.size();
     }
     Points merged;
     merged.ids.reserve(total);
     merged.centres.reserve(3 * total);
-    const auto append = [&](const Points& points) {
-        merged.ids.insert(merged.ids.end(), points.ids.begin(), points.ids.end());
-        merged.centres.insert(merged.centres.end(), points.centres.begin(), points.centres.end());
-    };
-    for (std::size_t l = level; l-- > 0;) {
-        if (levels_[l]) append(levels_[l]->points);
-        levels_[l].reset();
-    }
-    append(buffer_);
+    for (std::size_t i = first; i < trees_.size(); ++i) merged.append(trees_[i]->points, is_alive);
+    merged.append(buffer_, is_alive);
+    auto tree = merged.size() > 0 ? std::make_unique<Tree>(std::move(merged)) : nullptr;
+    dead_ -= total - (tree ? tree->points.size() : 0);
+    trees_.resize(first);
+    if (tree) trees_.push_back(std::move(tree));
     buffer_ = {};
-    levels_[level] = std::make_unique<Tree>(std::move(merged));
 }
 
-void PatchIndex::compact_if_sparse(std::size_t alive_count, const IsAlive& is_alive) {
-    if (size() <= kBufferSize || 2 * alive_count >= size()) return;
-    Points alive;
-    alive.ids.reserve(alive_count);
-    alive.centres.reserve(3 * alive_count);
-    for_each_run([&](const PatchId* ids, const float* centres, std::size_t n) {
-        for (std::size_t i = 0; i < n; ++i) {
-            if (!is_alive(ids[i])) continue;
-            alive.ids.push_back(ids[i]);
-            alive.centres.insert(alive.centres.end(), centres + 3 * i, centres + 3 * i + 3);
+void PatchIndex::note_dead(PatchId id) {
+    ++dead_;
+    if (!buffer_.ids.empty() && id >= buffer_.ids.front()) return;
+    const auto after =
+        std::upper_bound(trees_.begin(), trees_.end(), id,
+                         [](PatchId value, const auto& tree) { return value < tree->first_id; });
+    if (after != trees_.begin()) ++(*std::prev(after))->dead;
+}
+
+void PatchIndex::rebuild(const IsAlive& is_alive) {
+    for (std::size_t i = trees_.size(); i-- > 0;) {
+        if (2 * trees_[i]->dead <= trees_[i]->points.size()) continue;
+        Points alive;
+        alive.append(trees_[i]->points, is_alive);
+        std::size_t replaced = trees_[i]->points.size();
+        // A small rest joins the tree after it, so that the number of trees stays in proportion to
+        // the points.
+        const bool joins =
+            i + 1 < trees_.size() && alive.size() + trees_[i + 1]->points.size() <= kLargestTree;
+        if (joins) {
+            alive.append(trees_[i + 1]->points, is_alive);
+            replaced += trees_[i + 1]->points.size();
         }
-    });
-    levels_.clear();
-    buffer_ = {};
-    insert(alive.ids, alive.centres.data());
+        dead_ -= replaced - alive.size();
+        const auto at = trees_.begin() + static_cast<std::ptrdiff_t>(i);
+        if (joins) trees_.erase(at + 1);
+        if (alive.size() > 0) {
+            *at = std::make_unique<Tree>(std::move(alive));
+        } else {
+            trees_.erase(at);
+        }
+    }
 }
 
 std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
                                            const IsAlive& is_alive) const {
-    if (k == 0) return {};
-    NearestHeap heap(std::min(k, size()), is_alive);
-    if (size() == 0) return {};
-    for (std::size_t l = levels_.size();
-         l-- > 0;) {  // the largest first: it makes the rest easy to pass over
-        if (!levels_[l]) continue;
-        TreeResults results{heap, levels_[l]->points.ids.data()};
-        levels_[l]->index.findNeighbors(results, query, {});
+    if (k == 0 || size() == 0) return {};
+    static const IsAlive all_live;
+    NearestHeap heap(std::min(k, size()), dead_ > 0 ? is_alive : all_live);
+    std::vector<std::pair<float, const Tree*>> order;
+    order.reserve(trees_.size());
+    for (const auto& tree : trees_)
+        order.emplace_back(squared_distance(query, tree->box()), tree.get());
+    std::sort(order.begin(), order.end());
+    for (const auto& [distance, tree] : order) {
+        // The box distance is rounded; a relative margin keeps it a lower bound.
+        if (distance * (1 - 1e-6f) > heap.worst()) break;
+        TreeResults results{heap, tree->points.ids.data()};
+        tree->index.findNeighbors(results, query, {});
     }
-    for (std::size_t i = 0; i < buffer_.ids.size(); ++i) {
+    for (std::size_t i = 0; i < buffer_.size(); ++i) {
         heap.offer(squared_distance(query, &buffer_.centres[3 * i]), buffer_.ids[i]);
     }
     return std::move(heap).sorted();
 }
 
-void PatchIndex::for_each_run(const Visit& visit) const {
-    for (std::size_t l = levels_.size(); l-- > 0;) {
-        if (!levels_[l]) continue;
-        const Points& points = levels_[l]->points;
-        visit(points.ids.data(), points.centres.data(), points.ids.size());
+// Nodes. The buffer is a leaf of its own, with a handle of null.
+
+std::vector<PatchIndex::Node> PatchIndex::roots() const {
+    std::vector<Node> nodes;
+    nodes.reserve(trees_.size() + 1);
+    for (std::size_t i = 0; i < trees_.size(); ++i) {
+        nodes.push_back({trees_[i]->box(), trees_[i]->points.newest_time,
+                         static_cast<std::uint32_t>(i), trees_[i]->index.root_node_});
     }
-    if (!buffer_.ids.empty()) visit(buffer_.ids.data(), buffer_.centres.data(), buffer_.ids.size());
+    if (buffer_.size() > 0) {
+        Box box;
+        for (int axis = 0; axis < 3; ++axis) box.low[axis] = box.high[axis] = buffer_.centres[axis];
+        for (std::size_t i = 0; i < buffer_.centres.size(); ++i) {
+            box.low[i % 3] = std::min(box.low[i % 3], buffer_.centres[i]);
+            box.high[i % 3] = std::max(box.high[i % 3], buffer_.centres[i]);
+        }
+        nodes.push_back({box, buffer_.newest_time, 0, nullptr});
+    }
+    return nodes;
+}
+
+bool PatchIndex::is_leaf(const Node& node) const {
+    return !node.handle || !static_cast<KdTree::NodeConstPtr>(node.handle)->child1;
+}
+
+PatchIndex::Leaf PatchIndex::leaf(const Node& node) const {
+    if (!node.handle) return {buffer_.ids.data(), buffer_.centres.data(), buffer_.size()};
+    const auto& range = static_cast<KdTree::NodeConstPtr>(node.handle)->node_type.lr;
+    const Points& points = trees_[node.tree]->points;
+    return {points.ids.data() + range.left, points.centres.data() + 3 * range.left,
+            range.right - range.left};
+}
+
+void PatchIndex::children(const Node& node, Node& left, Node& right) const {
+    const auto* parent = static_cast<KdTree::NodeConstPtr>(node.handle);
+    const auto& split = parent->node_type.sub;
+    left = right = node;
+    left.handle = parent->child1;
+    left.box.high[split.divfeat] = split.divlow;
+    right.handle = parent->child2;
+    right.box.low[split.divfeat] = split.divhigh;
 }
 
 std::size_t PatchIndex::size() const {
-    std::size_t total = buffer_.ids.size();
-    for (const auto& tree : levels_) total += tree ? tree->points.ids.size() : 0;
+    std::size_t total = buffer_.size();
+    for (const auto& tree : trees_) total += tree->points.size();
     return total;
 }
 
@@ -192,9 +294,8 @@ std::size_t PatchIndex::nbytes() const {
         return p.ids.capacity() * sizeof(PatchId) + p.centres.capacity() * sizeof(float);
     };
     std::size_t total = bytes(buffer_);
-    for (const auto& tree : levels_) {
-        if (tree) total += bytes(tree->points) + tree->index.usedMemory(tree->index);
-    }
+    for (const auto& tree : trees_)
+        total += bytes(tree->points) + tree->index.usedMemory(tree->index);
     return total;
 }
 

@@ -1,13 +1,17 @@
-// A spatial index over patch centres: a forest of static nanoflann kd-trees whose sizes double (the
-// logarithmic method). New points wait in a short buffer that is scanned; a full buffer becomes a
-// tree, merging with the trees in its way, so each point is rebuilt into a tree O(log n) times over
-// its life and no insert depends on anything but what it merges. Deletions are marks kept by the
-// owner; queries take a predicate.
+// A spatial index over patch centres: a forest of static nanoflann kd-trees (the logarithmic
+// method).
+//
+// New points wait in a short buffer that is scanned. A full buffer becomes a tree and swallows the
+// trees before it that are no larger than what it has swallowed so far, so each point is built into
+// a tree O(log n) times over its life. No tree exceeds kLargestTree, so no insert stalls for longer
+// than the building of one. Deletions are marks that the owner keeps; a tree that is more than half
+// dead is built again, alone. Trees hold disjoint ranges of ids, in ascending order.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -22,30 +26,48 @@ struct Neighbour {
     friend auto operator<=>(const Neighbour&, const Neighbour&) = default;
 };
 
+struct Box {
+    float low[3], high[3];  // metres
+};
+
 class PatchIndex {
   public:
     using IsAlive = std::function<bool(PatchId)>;
 
     PatchIndex();
     ~PatchIndex();
-    PatchIndex(PatchIndex&&) noexcept;
-    PatchIndex& operator=(PatchIndex&&) noexcept;
 
-    // centres (ids.size(), 3). Ids are larger than all ids inserted before.
-    void insert(std::span<const PatchId> ids, const float* centres);
+    // centres (ids.size(), 3). Ids ascend and are larger than all ids inserted before; all were
+    // seen at `time`.
+    void insert(std::span<const PatchId> ids, const float* centres, double time,
+                const IsAlive& is_alive);
 
-    // Drops dead points when they are more than half of all.
-    void compact_if_sparse(std::size_t alive_count, const IsAlive& is_alive);
+    // To be called once for each id that is_alive has begun to deny; then rebuild() does what
+    // became due.
+    void note_dead(PatchId id);
+    void rebuild(const IsAlive& is_alive);
 
-    // The k nearest living points, nearest first, ties by id. At most k. An empty is_alive means
-    // that all live.
+    // The k nearest living points, nearest first, ties by id. At most k.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
                                    const IsAlive& is_alive) const;
 
-    // Calls visit(ids, centres, n) on contiguous runs that hold every point, dead ones too, ids
-    // ascending in a run.
-    using Visit = std::function<void(const PatchId*, const float*, std::size_t)>;
-    void for_each_run(const Visit& visit) const;
+    // A subtree, for searches that descend by a bound of their own.
+    struct Node {
+        Box box;             // holds all its points
+        double newest_time;  // no point was seen later
+        std::uint32_t tree;
+        const void* handle;
+    };
+    // The points of a leaf: ids and centres (count, 3).
+    struct Leaf {
+        const PatchId* ids;
+        const float* centres;
+        std::size_t count;
+    };
+    std::vector<Node> roots() const;
+    bool is_leaf(const Node& node) const;
+    Leaf leaf(const Node& node) const;
+    void children(const Node& node, Node& left, Node& right) const;
 
     std::size_t size() const;  // dead points included
     std::size_t nbytes() const;
@@ -55,10 +77,17 @@ class PatchIndex {
     struct Points {
         std::vector<PatchId> ids;
         std::vector<float> centres;  // (n, 3)
+        double newest_time = -std::numeric_limits<double>::infinity();
+
+        std::size_t size() const { return ids.size(); }
+        void append(const Points& other, const IsAlive& is_alive);
     };
 
-    std::vector<std::unique_ptr<Tree>> levels_;
+    void absorb_buffer(const IsAlive& is_alive);
+
+    std::vector<std::unique_ptr<Tree>> trees_;  // ids ascending
     Points buffer_;
+    std::size_t dead_ = 0;
 };
 
 }  // namespace mosaicmem

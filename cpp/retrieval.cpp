@@ -1,42 +1,144 @@
 // View-conditioned retrieval, strategy top_k:
 //   score = centrality * proximity * footprint * recency, then greedy selection under a diversity
 //   penalty.
-// Every living patch inside the frustum is scored, so the answer is exact.
+//
+// The answer is exact and costs no scan. One queue holds subtrees, patches and penalised patches,
+// each under an upper bound of its score. Taking the best again and again, a subtree gives way to
+// its children or its patches, a patch to its exact score, a score to its penalised score; whatever
+// comes out of the queue as it went in is the next one that greedy selection would take, since
+// every step can only lower a bound.
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <shared_mutex>
-#include <unordered_map>
 
 #include "memory_store.hpp"
 #include "reproject.hpp"
 #include "unproject.hpp"
 
 namespace mosaicmem {
+namespace {
+
+// Pixels that some points fall on; empty if first > last.
+struct PixelRect {
+    double u_first, u_last, v_first, v_last;
+};
+
+// The patches taken so far, in bins at least as wide as the diversity radius.
+class TakenPatches {
+  public:
+    TakenPatches(const View& view, double radius)
+        : squared_radius_(radius * radius),
+          bin_size_(std::max(radius, std::max(view.width, view.height) / kMostBins)),
+          columns_(bin(view.width) + 1),
+          rows_(bin(view.height) + 1),
+          first_of_bin_(static_cast<std::size_t>(columns_ * rows_), -1) {}
+
+    void add(double u, double v) {
+        std::int32_t& first = first_of_bin_[static_cast<std::size_t>(bin(v) * columns_ + bin(u))];
+        taken_.push_back({u, v, first});
+        first = static_cast<std::int32_t>(taken_.size()) - 1;
+    }
+
+    std::uint32_t size() const { return static_cast<std::uint32_t>(taken_.size()); }
+
+    // How many lie within the radius of every point of the rectangle.
+    std::uint32_t within_radius_of(const PixelRect& rect) const {
+        const double u = 0.5 * (rect.u_first + rect.u_last), half_width = rect.u_last - u;
+        const double v = 0.5 * (rect.v_first + rect.v_last), half_height = rect.v_last - v;
+        if (half_width * half_width + half_height * half_height > squared_radius_) return 0;
+        const int column = bin(u), row = bin(v);
+        std::uint32_t count = 0;
+        for (int r = std::max(0, row - 1); r <= std::min(rows_ - 1, row + 1); ++r) {
+            for (int c = std::max(0, column - 1); c <= std::min(columns_ - 1, column + 1); ++c) {
+                for (std::int32_t i = first_of_bin_[static_cast<std::size_t>(r * columns_ + c)];
+                     i >= 0;) {
+                    const Taken& taken = taken_[static_cast<std::size_t>(i)];
+                    const double du = std::abs(taken.u - u) + half_width,
+                                 dv = std::abs(taken.v - v) + half_height;
+                    count += du * du + dv * dv <= squared_radius_;
+                    i = taken.next;
+                }
+            }
+        }
+        return count;
+    }
+
+  private:
+    static constexpr double kMostBins = 64;  // along an axis
+
+    struct Taken {
+        double u, v;
+        std::int32_t next;  // of the same bin
+    };
+
+    int bin(double x) const { return static_cast<int>(x / bin_size_); }  // 0 <= x <= image size
+
+    double squared_radius_, bin_size_;
+    int columns_, rows_;
+    std::vector<std::int32_t> first_of_bin_;
+    std::vector<Taken> taken_;
+};
+
+}  // namespace
 
 class Retrieval {
   public:
     Retrieval(const MemoryStore& store, const View& view, const RetrievalParams& params)
-        : store_(store), view_(view), params_(params) {}
+        : store_(store),
+          view_(view),
+          params_(params),
+          diverse_(params.diversity_radius > 0 && params.diversity_penalty < 1),
+          taken_(view, params.diversity_radius) {}
 
-    // All patches whose centre is in the frustum and whose score reaches min_visibility.
-    std::vector<RetrievedPatch> visible() const {
-        std::vector<RetrievedPatch> found;
-        store_.index_.for_each_run([&](const PatchId* ids, const float* centres, std::size_t n) {
-            std::optional<Source>
-                source;  // ids ascend, so patches of one observation follow each other
-            for (std::size_t i = 0; i < n; ++i) {
-                RetrievedPatch patch{ids[i], 0, 0, 0, 0};
-                if (!project(centres + 3 * i, patch)) continue;
-                if (!source || !source->holds(patch.id)) source = find_source(patch.id);
-                if (source && score(*source, patch)) found.push_back(patch);
+    std::vector<RetrievedPatch> run() {
+        for (const PatchIndex::Node& root : store_.index_.roots()) push(root);
+        std::vector<RetrievedPatch> result;
+        while (!queue_.empty() && result.size() < params_.top_k) {
+            std::pop_heap(queue_.begin(), queue_.end());
+            const Entry top = queue_.back();
+            queue_.pop_back();
+            if (diverse_ && top.seen != taken_.size() && penalised(top) < top.bound) {
+                push(top);
+            } else if (top.stage == Stage::subtree) {
+                expand(subtrees_[top.index].node);
+            } else if (top.stage == Stage::candidate) {
+                score(top);
+            } else {
+                const RetrievedPatch& patch = patches_[top.index];
+                result.push_back(patch);
+                if (diverse_) taken_.add(patch.u, patch.v);
             }
-        });
-        return found;
+        }
+        return result;
     }
 
   private:
+    enum class Stage : std::uint8_t { subtree, candidate, scored };
+
+    struct Entry {
+        double bound;         // of the penalised score
+        double unpenalised;   // bound of the score
+        PatchId id;           // of a patch
+        std::uint32_t index;  // into subtrees_ or patches_
+        std::uint32_t seen;   // patches that had been taken when the bound was computed
+        Stage stage;
+
+        // Less: comes out later. Among equal bounds what is least known comes first, so that when
+        // scored patches come out, all of that score are there, and the smallest id is first.
+        bool operator<(const Entry& other) const {
+            if (bound != other.bound) return bound < other.bound;
+            if (stage != other.stage) return stage > other.stage;
+            return id > other.id;
+        }
+    };
+
+    struct Subtree {
+        PatchIndex::Node node;
+        PixelRect rect;
+    };
+
     // An observation, with what all its patches share.
     struct Source {
         const Observation* observation;
@@ -49,39 +151,109 @@ class Retrieval {
         }
     };
 
+    void push(Entry entry) {
+        entry.bound = penalised(entry);
+        entry.seen = taken_.size();
+        queue_.push_back(entry);
+        std::push_heap(queue_.begin(), queue_.end());
+    }
+
+    void push(const PatchIndex::Node& node) {
+        Subtree subtree{node, {}};
+        const double bound = upper_bound(node, subtree.rect);
+        if (bound < params_.min_visibility) return;
+        subtrees_.push_back(subtree);
+        push({0, bound, 0, static_cast<std::uint32_t>(subtrees_.size() - 1), 0, Stage::subtree});
+    }
+
+    // The bound of an entry under the penalties that are certain by now: those of every point it
+    // may stand for.
+    double penalised(const Entry& entry) const {
+        if (!diverse_ || taken_.size() == 0) return entry.unpenalised;
+        PixelRect rect;
+        if (entry.stage == Stage::subtree) {
+            rect = subtrees_[entry.index].rect;
+        } else {
+            const RetrievedPatch& patch = patches_[entry.index];
+            rect = {patch.u, patch.u, patch.v, patch.v};
+        }
+        const std::uint32_t penalties = taken_.within_radius_of(rect);
+        if (penalties == 0) return entry.unpenalised;
+        return entry.unpenalised *
+               std::pow(params_.diversity_penalty, static_cast<double>(penalties));
+    }
+
+    void expand(const PatchIndex::Node node) {  // by value: subtrees_ grows
+        if (!store_.index_.is_leaf(node)) {
+            PatchIndex::Node left, right;
+            store_.index_.children(node, left, right);
+            push(left);
+            push(right);
+            return;
+        }
+        const double newest = recency(node.newest_time);
+        const PatchIndex::Leaf leaf = store_.index_.leaf(node);
+        for (std::size_t i = 0; i < leaf.count; ++i) {
+            RetrievedPatch patch{leaf.ids[i], 0, 0, 0, 0};
+            if (!project(leaf.centres + 3 * i, patch)) continue;
+            const double bound = patch.score * newest;
+            if (bound < params_.min_visibility) continue;
+            patches_.push_back(patch);
+            push({0, bound, patch.id, static_cast<std::uint32_t>(patches_.size() - 1), 0,
+                  Stage::candidate});
+        }
+    }
+
+    // Replaces the bound of a candidate by its score.
+    void score(Entry entry) {
+        RetrievedPatch& patch = patches_[entry.index];
+        if (!source_ || !source_->holds(patch.id)) source_ = find_source(patch.id);
+        if (!source_) return;
+        const std::size_t local = patch.id - source_->observation->first_id;
+        if (!source_->observation->is_alive(local)) return;
+        patch.score *= source_->recency;
+        if (patch.score >= params_.min_visibility) patch.score *= footprint(*source_, local);
+        if (patch.score < params_.min_visibility) return;
+        entry.stage = Stage::scored;
+        entry.unpenalised = patch.score;
+        push(entry);
+    }
+
     std::optional<Source> find_source(PatchId id) const {
         const Observation* observation = store_.find(id);
         if (!observation) return std::nullopt;
-        const double age = std::max(0.0, params_.time - observation->keyframe.timestamp);
         return Source{observation,
                       {observation->keyframe.k, observation->world_from_camera, view_},
-                      params_.half_life > 0 ? std::exp2(-age / params_.half_life) : 1.0};
+                      recency(observation->keyframe.timestamp)};
     }
 
+    double recency(double timestamp) const {
+        const double age = std::max(0.0, params_.time - timestamp);
+        return params_.half_life > 0 ? std::exp2(-age / params_.half_life) : 1.0;
+    }
+
+    double centrality(double du, double dv) const {
+        const double x = du / view_.width, y = dv / view_.height;
+        return std::max(0.0, 1.0 - std::sqrt(x * x + y * y));
+    }
+
+    static double proximity(double depth) { return 1.0 / (1.0 + 0.1 * depth); }
+
+    bool inside(double u, double v) const {
+        return u >= 0 && u < view_.width && v >= 0 && v < view_.height;
+    }
+
+    // Where the centre lies in the image, and centrality * proximity for a score; false outside the
+    // frustum.
     bool project(const float* centre, RetrievedPatch& patch) const {
         const Vec3 p = view_.camera_from_world({centre[0], centre[1], centre[2]});
         if (!(p.z >= view_.near && p.z <= view_.far)) return false;
         patch.depth = p.z;
         patch.u = view_.k.fx * p.x / p.z + view_.k.cx;
         patch.v = view_.k.fy * p.y / p.z + view_.k.cy;
-        return inside(patch.u, patch.v);
-    }
-
-    bool inside(double u, double v) const {
-        return u >= 0 && u < view_.width && v >= 0 && v < view_.height;
-    }
-
-    bool score(const Source& source, RetrievedPatch& patch) const {
-        const std::size_t local = patch.id - source.observation->first_id;
-        if (!source.observation->is_alive(local)) return false;
-        const double du = (patch.u - view_.k.cx) / view_.width;
-        const double dv = (patch.v - view_.k.cy) / view_.height;
-        const double centrality = std::max(0.0, 1.0 - std::sqrt(du * du + dv * dv));
-        const double proximity = 1.0 / (1.0 + 0.1 * patch.depth);
-        patch.score = centrality * proximity * source.recency;
-        if (patch.score < params_.min_visibility) return false;  // footprint <= 1 can only lower it
-        patch.score *= footprint(source, local);
-        return patch.score >= params_.min_visibility;
+        if (!inside(patch.u, patch.v)) return false;
+        patch.score = centrality(patch.u - view_.k.cx, patch.v - view_.k.cy) * proximity(p.z);
+        return true;
     }
 
     // The part of the patch's tokens that the view sees, at least a quarter.
@@ -104,122 +276,65 @@ class Retrieval {
         return std::max(0.25, static_cast<double>(visible) / static_cast<double>(tokens));
     }
 
+    // No patch of the subtree scores more; -1 if all lie outside the frustum. Rounding is covered
+    // by a margin.
+    double upper_bound(const PatchIndex::Node& node, PixelRect& rect) const {
+        double low[3], high[3];  // of the box in the camera frame
+        for (int i = 0; i < 3; ++i) {
+            const double* m = &view_.camera_from_world.m[static_cast<std::size_t>(4 * i)];
+            double centre = m[3], extent = 0, magnitude = std::abs(m[3]);
+            for (int j = 0; j < 3; ++j) {
+                const double middle =
+                    0.5 * (static_cast<double>(node.box.low[j]) + node.box.high[j]);
+                centre += m[j] * middle;
+                extent += std::abs(m[j]) * (node.box.high[j] - middle);
+                magnitude += std::abs(m[j] * middle);
+            }
+            const double margin = 1e-14 * (magnitude + extent);
+            low[i] = centre - extent - margin;
+            high[i] = centre + extent + margin;
+        }
+        const double nearest = std::max(low[2], view_.near),
+                     furthest = std::min(high[2], view_.far);
+        if (nearest > furthest) return -1;
+        const double margin =
+            kMargin * (view_.width + view_.height + std::abs(view_.k.cx) + std::abs(view_.k.cy));
+        rect.u_first =
+            view_.k.fx * low[0] / (low[0] >= 0 ? furthest : nearest) + view_.k.cx - margin;
+        rect.u_last =
+            view_.k.fx * high[0] / (high[0] >= 0 ? nearest : furthest) + view_.k.cx + margin;
+        rect.v_first =
+            view_.k.fy * low[1] / (low[1] >= 0 ? furthest : nearest) + view_.k.cy - margin;
+        rect.v_last =
+            view_.k.fy * high[1] / (high[1] >= 0 ? nearest : furthest) + view_.k.cy + margin;
+        rect = {std::max(rect.u_first, 0.0), std::min(rect.u_last, view_.width),
+                std::max(rect.v_first, 0.0), std::min(rect.v_last, view_.height)};
+        if (rect.u_first > rect.u_last || rect.v_first > rect.v_last) return -1;
+        const double du = std::max({0.0, rect.u_first - view_.k.cx, view_.k.cx - rect.u_last});
+        const double dv = std::max({0.0, rect.v_first - view_.k.cy, view_.k.cy - rect.v_last});
+        return (centrality(du, dv) + kMargin) * proximity(nearest) * recency(node.newest_time) *
+               (1 + kMargin);
+    }
+
+    static constexpr double kMargin = 1e-10;
+
     const MemoryStore& store_;
     const View& view_;
     const RetrievalParams& params_;
+    const bool diverse_;
+    TakenPatches taken_;
+    std::vector<Entry> queue_;  // a heap
+    std::vector<Subtree> subtrees_;
+    std::vector<RetrievedPatch> patches_;
+    std::optional<Source> source_;  // of the patch scored last
 };
-
-namespace {
-
-// Counts taken patches within a radius by bins as wide as the radius.
-class TakenPatches {
-  public:
-    explicit TakenPatches(double radius) : radius_(radius) {}
-
-    void add(const RetrievedPatch& patch) {
-        bins_[key(bin(patch.u), bin(patch.v))].push_back({patch.u, patch.v});
-    }
-
-    std::size_t within_radius(const RetrievedPatch& patch) const {
-        const std::int32_t column = bin(patch.u), row = bin(patch.v);
-        std::size_t count = 0;
-        for (std::int32_t r = row - 1; r <= row + 1; ++r) {
-            for (std::int32_t c = column - 1; c <= column + 1; ++c) {
-                const auto found = bins_.find(key(c, r));
-                if (found == bins_.end()) continue;
-                for (const auto& [u, v] : found->second) {
-                    const double du = u - patch.u, dv = v - patch.v;
-                    count += du * du + dv * dv <= radius_ * radius_;
-                }
-            }
-        }
-        return count;
-    }
-
-  private:
-    // Patches lie inside the image, so a bin number is at most pixels / radius: the clamp only
-    // guards tiny radii.
-    std::int32_t bin(double x) const {
-        return static_cast<std::int32_t>(std::clamp(std::floor(x / radius_), -1e9, 1e9));
-    }
-
-    static std::uint64_t key(std::int32_t column, std::int32_t row) {
-        return static_cast<std::uint64_t>(static_cast<std::uint32_t>(row)) << 32 |
-               static_cast<std::uint32_t>(column);
-    }
-
-    double radius_;
-    std::unordered_map<std::uint64_t, std::vector<std::pair<double, double>>> bins_;
-};
-
-bool better(double score_a, PatchId id_a, double score_b, PatchId id_b) {
-    return score_a != score_b ? score_a > score_b : id_a < id_b;
-}
-
-void keep_best(std::vector<RetrievedPatch>& patches, std::size_t k) {
-    const auto order = [](const RetrievedPatch& a, const RetrievedPatch& b) {
-        return better(a.score, a.id, b.score, b.id);
-    };
-    if (patches.size() <= k) return;
-    std::nth_element(patches.begin(), patches.begin() + static_cast<std::ptrdiff_t>(k),
-                     patches.end(), order);
-    patches.resize(k);
-}
-
-// Greedy: take the best penalised score, again and again. Penalties only grow, so a score computed
-// earlier is an upper bound, and the patch on top of the heap whose score proves current is the one
-// greedy would take.
-std::vector<RetrievedPatch> select_diverse(const std::vector<RetrievedPatch>& patches,
-                                           const RetrievalParams& params) {
-    struct Candidate {
-        double bound;
-        PatchId id;
-        std::size_t index;
-        std::size_t penalties;
-    };
-    const auto lower = [](const Candidate& a, const Candidate& b) {
-        return better(b.bound, b.id, a.bound, a.id);
-    };
-    std::vector<Candidate> heap;
-    heap.reserve(patches.size());
-    for (std::size_t i = 0; i < patches.size(); ++i)
-        heap.push_back({patches[i].score, patches[i].id, i, 0});
-    std::make_heap(heap.begin(), heap.end(), lower);
-
-    TakenPatches taken(params.diversity_radius);
-    std::vector<RetrievedPatch> result;
-    while (!heap.empty() && result.size() < params.top_k) {
-        std::pop_heap(heap.begin(), heap.end(), lower);
-        Candidate& top = heap.back();
-        const RetrievedPatch& patch = patches[top.index];
-        const std::size_t penalties = taken.within_radius(patch);
-        if (penalties == top.penalties) {
-            taken.add(patch);
-            result.push_back(patch);
-            heap.pop_back();
-        } else {
-            top.penalties = penalties;
-            top.bound =
-                patch.score * std::pow(params.diversity_penalty, static_cast<double>(penalties));
-            std::push_heap(heap.begin(), heap.end(), lower);
-        }
-    }
-    return result;
-}
-
-}  // namespace
 
 std::vector<RetrievedPatch> MemoryStore::retrieve(const View& view,
                                                   const RetrievalParams& params) const {
     std::vector<RetrievedPatch> patches;
     {
         const std::shared_lock lock(mutex_);
-        patches = Retrieval(*this, view, params).visible();
-    }
-    if (params.diversity_radius > 0 && params.diversity_penalty < 1) {
-        patches = select_diverse(patches, params);
-    } else {
-        keep_best(patches, params.top_k);
+        patches = Retrieval(*this, view, params).run();
     }
     std::sort(patches.begin(), patches.end(), [](const RetrievedPatch& a, const RetrievedPatch& b) {
         return a.depth != b.depth ? a.depth < b.depth : a.id < b.id;

@@ -25,15 +25,14 @@ py::tuple attention(const Array<float>& q, const Array<float>& k, const Array<fl
 }
 
 // x (n, in)
-Array<float> linear(const Array<float>& x, const Array<float>& weight,
-                    const std::optional<Array<float>>& bias, int num_threads) {
+Array<float> linear(const Array<float>& x, const Array<float>& weight, int num_threads) {
     auto out = make_array<float>({x.shape(0), weight.shape(0)});
-    const float *in = x.data(), *w = weight.data(), *b = data_or_null(bias);
+    const float *in = x.data(), *w = weight.data();
     float* to = out.mutable_data();
     const std::size_t n = extent(x, 0), in_dim = extent(x, 1), out_dim = extent(weight, 0);
     {
         const py::gil_scoped_release release;
-        mosaicmem::linear(in, w, b, n, in_dim, out_dim, to, num_threads);
+        mosaicmem::linear(in, w, n, in_dim, out_dim, to, num_threads);
     }
     return out;
 }
@@ -45,7 +44,7 @@ void bind_attention(py::module_& m) {
           py::arg("v").noconvert(), py::arg("mask").noconvert(), py::arg("bias").noconvert(),
           py::arg("scale"), py::arg("num_threads") = 0);
     m.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
-          py::arg("bias").noconvert(), py::arg("num_threads") = 0);
+          py::arg("num_threads") = 0);
 }
 
 }  // namespace mosaicmem::bindings

@@ -125,12 +125,12 @@ class MemoryCrossAttention:
         heads = attention(q, k, v, **options) if queries is None else queries.attend(q, k, v, memory=keys, **options)
         heads = heads * np.tanh(self.weights["gate"])[:, None, None]
         merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
-        out = _core.linear(merged, self.weights["output"], None, self.num_threads)
+        out = _core.linear(merged, self.weights["output"], self.num_threads)
         return like(hidden, x + out.reshape(x.shape))
 
     def _heads(self, x: F32, name: str) -> F32:
         """Projection of (B, N, C) to (B, heads, N, head_dim)."""
         batch, count, width = x.shape
-        projected = _core.linear(x.reshape(-1, width), self.weights[name], None, self.num_threads)
+        projected = _core.linear(x.reshape(-1, width), self.weights[name], self.num_threads)
         split = projected.reshape(batch, count, self.num_heads, self.head_dim)
         return np.ascontiguousarray(split.transpose(0, 2, 1, 3))

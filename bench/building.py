@@ -1,0 +1,40 @@
+"""A large building for benchmarks: keyframes whose patches lie on walls, floors and ceilings of many rooms."""
+
+import numpy as np
+
+from mosaicmem import CameraIntrinsics, CameraPose, MosaicMemoryStore
+
+ROWS, COLUMNS, STRIDE = 44, 80, 8
+PATCHES = ROWS * COLUMNS // 4  # a keyframe, of 2x2 cells each
+ROOM = np.array([6.0, 3.0, 6.0])  # metres
+ROOMS = 20  # along each side of the building
+K = CameraIntrinsics.from_fov(COLUMNS * STRIDE, ROWS * STRIDE, fov_x=1.2)
+
+
+def random_pose(rng, time):
+    """A camera at eye height in a random room, looking about level."""
+    eye = rng.uniform([0.5, 1.2, 0.5], [5.5, 1.8, 5.5]) + ROOM * [rng.integers(ROOMS), 0, rng.integers(ROOMS)]
+    yaw, pitch = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.15)
+    ahead = [np.cos(yaw) * np.cos(pitch), np.sin(pitch), np.sin(yaw) * np.cos(pitch)]
+    return CameraPose.look_at(eye, eye + ahead, timestamp=time)
+
+
+def depth_of(pose):
+    """Depth (ROWS, COLUMNS) of the walls of the room that the camera stands in."""
+    v, u = (np.mgrid[:ROWS, :COLUMNS] + 0.5) * STRIDE
+    rays = np.stack([(u - K.cx) / K.fx, (v - K.cy) / K.fy, np.ones_like(u)], axis=-1) @ pose.world_from_camera[:3, :3].T
+    low = np.floor(pose.position / ROOM) * ROOM
+    with np.errstate(divide="ignore"):
+        hit = np.maximum((low - pose.position) / rays, (low + ROOM - pose.position) / rays)
+    return hit.min(axis=-1).astype(np.float32)
+
+
+def fill(patches, seed=0):
+    """A store of about this many patches; every keyframe shares one array of latents. Times run from 0 by seconds."""
+    rng = np.random.default_rng(seed)
+    store = MosaicMemoryStore(2, num_threads=1)
+    latents = np.zeros((ROWS, COLUMNS, 4), dtype=np.float32)
+    for i in range(-(-patches // PATCHES)):
+        pose = random_pose(rng, float(i))
+        store.insert_keyframe(latents, depth_of(pose), K, pose)
+    return store
