@@ -35,6 +35,33 @@ class TestTopK:
                     np.testing.assert_allclose(got.pixels, [p[2:4] for p in expected], rtol=1e-9)
                     np.testing.assert_allclose(got.depth, [p[4] for p in expected], rtol=1e-9)
 
+    def test_exact_after_much_coming_and_going(self, rng):
+        """Inserts and deletions that merge trees, rebuild half-dead ones, and empty some."""
+        store, keyframes = MosaicMemoryStore(), []
+        for step in range(12):
+            for _ in range(60):
+                keyframes.append(random_keyframe(rng, float(len(keyframes)), holes=0.0))
+                store.insert_keyframe(*keyframes[-1][:2], K, keyframes[-1][2])
+            ids = store.patch_ids
+            if step % 3 == 0:
+                store.delete_patches(rng.choice(ids, int(0.7 * len(ids)), replace=False))
+            elif step % 3 == 1:
+                store.delete_patches(ids[: len(ids) // 2])
+            alive = set(store.patch_ids.tolist())
+            patches = [p for p in reference_patches(keyframes) if p["id"] in alive]
+            assert len(patches) == len(store)
+            pose = random_pose(rng, 0.5, timestamp=float(len(keyframes)))
+            options = {**OPTIONS, "half_life": 300.0}
+            found = reference.score_patches(patches, K, pose.camera_from_world, pose.timestamp, stride=8, **options)
+            expected = reference.select(found, 20, 9.0, 0.5)
+            got = store.retrieve(K, pose, top_k=20, diversity_radius=9.0, **options)
+            np.testing.assert_array_equal(got.ids, [p[0] for p in expected])
+            centres = np.array([p["centre"] for p in patches])
+            queries = rng.standard_normal((20, 3)).astype(np.float32)
+            distances, _ = store.query_nearest(queries, 5)
+            exact = np.sort(np.linalg.norm(queries[:, None] - centres, axis=2), axis=1)[:, :5]
+            np.testing.assert_allclose(distances, exact, rtol=1e-5)
+
     def test_ties_go_to_the_smaller_id(self, rng):
         store = MosaicMemoryStore()
         latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
