@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from conftest import peer
-from mosaicmem import PRoPE, WarpedRoPE, attention
+from mosaicmem import PRoPE, WarpedRoPE
+from mosaicmem.attention import attention
 
 SHAPES = [(8, 1560, 1024, 64), (12, 1560, 4096, 128)]
 

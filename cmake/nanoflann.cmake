@@ -15,6 +15,8 @@ if(NOT TARGET nanoflann::nanoflann)
         endif()
     endif()
     if(NOT NANOFLANN_INCLUDE_DIR)
+        message(STATUS "nanoflann: not installed; fetching its header from GitHub. Without that network, install nanoflann "
+            "1.5 or later, or pass -DNANOFLANN_INCLUDE_DIR=<folder of nanoflann.hpp>")
         include(FetchContent)
         FetchContent_Declare(nanoflann_source
             URL https://github.com/jlblancoc/nanoflann/archive/refs/tags/v1.5.5.zip

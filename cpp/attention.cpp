@@ -29,6 +29,7 @@ struct KeyTile {
     std::vector<float> k;  // (kKeyTile / kTileColumns, head_dim, kTileColumns)
     std::vector<float> v;  // (kKeyTile, padded value_dim)
     float bias[kKeyTile];  // -infinity where a key takes no part
+    bool any;              // whether one takes part
 };
 
 // logits (kTileRows, kKeyTile) of `rows` queries.
@@ -61,10 +62,6 @@ MOSAICMEM_INLINE void online_softmax(float (&logits)[kKeyTile], float& m, float&
     }
     float largest = m;
     for (std::size_t c = 0; c < kLanes; ++c) largest = lane[c] > largest ? lane[c] : largest;
-    if (largest == kMinusInfinity) {
-        for (std::size_t c = 0; c < kKeyTile; ++c) logits[c] = 0.0f;
-        return;
-    }
     for (std::size_t c = 0; c < kLanes; ++c) lane[c] = 0.0f;
     for (std::size_t first = 0; first < kKeyTile; first += kLanes) {
         for (std::size_t c = 0; c < kLanes; ++c) {
@@ -90,7 +87,7 @@ void attend_tile(const float* q, std::size_t queries, std::size_t head_dim, cons
         tile_logits(q + first * head_dim, rows, head_dim, keys, scale, logits);
         for (std::size_t r = 0; r < rows; ++r) {
             online_softmax(logits[r], state.m[first + r], state.l[first + r],
-                           &state.o[(first + r) * value_dim], value_dim);
+                           state.o.data() + (first + r) * value_dim, value_dim);
         }
         for (std::size_t column = 0; column < value_dim; column += kTileColumns) {
             float acc[kTileRows][kTileColumns];
@@ -112,8 +109,11 @@ void attend_tile(const float* q, std::size_t queries, std::size_t head_dim, cons
 void pack_keys(const AttentionShape& shape, const float* k, const float* v,
                const std::uint8_t* mask, const float* bias, std::size_t first,
                std::size_t padded_value_dim, KeyTile& tile) {
+    tile.any = false;
     for (std::size_t key = 0; key < kKeyTile; ++key) {
-        const bool present = first + key < shape.keys && (!mask || mask[first + key]);
+        const bool present = first + key < shape.keys && (!mask || mask[first + key]) &&
+                             !(bias && bias[first + key] == kMinusInfinity);
+        tile.any |= present;
         tile.bias[key] = present ? (bias ? bias[first + key] : 0.0f) : kMinusInfinity;
         float* panel =
             &tile.k[key / kTileColumns * kTileColumns * shape.head_dim + key % kTileColumns];
@@ -156,18 +156,20 @@ void attention(const AttentionShape& shape, const float* q, const float* k, cons
                               v + head * shape.keys * shape.value_dim,
                               mask ? mask + batch * shape.keys : nullptr,
                               bias ? bias + batch * shape.keys : nullptr, key, value_dim, tile);
+                    if (!tile.any) continue;
                     attend_tile(q + (head * shape.queries + first) * shape.head_dim, queries,
                                 shape.head_dim, tile, value_dim, scale, state);
                 }
                 for (std::size_t i = 0; i < queries; ++i) {
-                    const float inverse = state.l[i] > 0.0f ? 1.0f / state.l[i] : 0.0f;
+                    const float inverse =
+                        state.l[i] == 0.0f ? 0.0f : 1.0f / state.l[i];  // NaN stays NaN
                     const std::size_t row = head * shape.queries + first + i;
                     for (std::size_t d = 0; d < shape.value_dim; ++d) {
                         out[row * shape.value_dim + d] = state.o[i * value_dim + d] * inverse;
                     }
                     if (lse)
                         lse[row] =
-                            state.l[i] > 0.0f ? state.m[i] + std::log(state.l[i]) : kMinusInfinity;
+                            state.l[i] == 0.0f ? kMinusInfinity : state.m[i] + std::log(state.l[i]);
                 }
             }
         });

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <iterator>
 #include <limits>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 
 #include "half.hpp"
 #include "parallel.hpp"
@@ -29,26 +32,45 @@ PatchId MemoryStore::insert(const Keyframe& keyframe, const Affine& world_from_c
         for (std::size_t p = begin; p < end; ++p) valid[p] = centre(*observation, p, world[p]);
     });
 
-    const std::unique_lock lock(mutex_);
-    observation->first_id = next_id_;
     std::vector<PatchId> ids;
     std::vector<float> centres;
+    ids.reserve(patches);
+    centres.reserve(3 * patches);
+
+    const std::unique_lock lock(mutex_);
+    if (channels_ != 0 && keyframe.channels != channels_) {
+        throw std::invalid_argument("latents: expected " + std::to_string(channels_) +
+                                    " channels as before, got " +
+                                    std::to_string(keyframe.channels));
+    }
+    const auto& m = world_from_camera.m;
+    const Vec3 origin = channels_ == 0 ? Vec3{m[3], m[7], m[11]} : origin_;
+    const PatchId first_id = next_id_;
     for (std::size_t p = 0; p < patches; ++p) {
         if (!valid[p]) continue;
-        ids.push_back(next_id_ + p);
-        for (const double x : {world[p].x, world[p].y, world[p].z})
-            centres.push_back(static_cast<float>(x));
+        const double offset[3] = {world[p].x - origin.x, world[p].y - origin.y,
+                                  world[p].z - origin.z};
+        const auto near_enough = [](double x) {
+            return std::abs(x) <= kFurthest;
+        };  // false for NaN
+        if (!std::all_of(offset, offset + 3, near_enough)) continue;
+        ids.push_back(first_id + p);
+        for (const double x : offset) centres.push_back(static_cast<float>(x));
         observation->alive_bits[p / 64] |= 1ull << (p % 64);
     }
+    observation->first_id = first_id;
     observation->alive_count = ids.size();
-    alive_count_ += ids.size();
-    next_id_ += patches;
-    const PatchId first_id = observation->first_id;
     if (!ids.empty()) {
+        if (observations_.size() == observations_.capacity())
+            observations_.reserve(2 * observations_.size() + 8);
+        index_.insert(ids, centres.data(), keyframe.timestamp);  // the last that may fail
         observations_.push_back(std::move(observation));
-        index_.insert(ids, centres.data(), keyframe.timestamp,
-                      [this](PatchId id) { return is_alive(id); });
     }
+    channels_ = keyframe.channels;
+    origin_ = origin;
+    next_id_ += patches;
+    alive_count_ += ids.size();
+    index_.merge([this](PatchId id) { return is_alive(id); });
     return first_id;
 }
 
@@ -97,19 +119,20 @@ bool MemoryStore::is_alive(PatchId id) const {
     return observation && observation->is_alive(id - observation->first_id);
 }
 
-void MemoryStore::kill(Observation& observation, std::size_t patch) {
+void MemoryStore::erase_patch(Observation& observation, std::size_t patch) {
     observation.alive_bits[patch / 64] &= ~(1ull << (patch % 64));
     --observation.alive_count;
     --alive_count_;
     index_.note_dead(observation.first_id + patch);
 }
 
-// Runs mark(), which kills patches, then drops what no longer has a living one.
+// Runs mark(), which erases patches, then drops the observations that have none left.
 template <class Mark>
 std::size_t MemoryStore::erase_marked(const Mark& mark) {
     std::vector<std::unique_ptr<Observation>>
         dropped;  // destroyed after the lock: an owner may take locks of its own
     const std::unique_lock lock(mutex_);
+    dropped.reserve(observations_.size());  // nothing after this line fails
     const std::size_t before = alive_count_;
     mark();
     if (alive_count_ == before) return 0;
@@ -127,7 +150,7 @@ std::size_t MemoryStore::erase(std::span<const PatchId> ids) {
         for (const PatchId id : ids) {
             Observation* observation = find(id);
             if (observation && observation->is_alive(id - observation->first_id)) {
-                kill(*observation, id - observation->first_id);
+                erase_patch(*observation, id - observation->first_id);
             }
         }
     });
@@ -138,7 +161,7 @@ std::size_t MemoryStore::erase_frame(std::int64_t frame_id) {
         for (const auto& observation : observations_) {
             if (observation->keyframe.frame_id != frame_id) continue;
             for (std::size_t p = 0; p < observation->patch_count(); ++p) {
-                if (observation->is_alive(p)) kill(*observation, p);
+                if (observation->is_alive(p)) erase_patch(*observation, p);
             }
         }
     });
@@ -149,20 +172,58 @@ std::size_t MemoryStore::evict_oldest(std::size_t most) {
         for (const auto& observation : observations_) {
             if (alive_count_ <= most) return;
             for (std::size_t p = 0; p < observation->patch_count() && alive_count_ > most; ++p) {
-                if (observation->is_alive(p)) kill(*observation, p);
+                if (observation->is_alive(p)) erase_patch(*observation, p);
             }
         }
     });
 }
 
-std::vector<Neighbour> MemoryStore::nearest(const float query[3], std::size_t k) const {
+std::vector<std::vector<Neighbour>> MemoryStore::nearest(const double* queries, std::size_t count,
+                                                         std::size_t k, int num_threads) const {
+    std::vector<std::vector<Neighbour>> found(count);
     const std::shared_lock lock(mutex_);
-    return index_.nearest(query, k, [this](PatchId id) { return is_alive(id); });
+    parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+            const float local[3] = {static_cast<float>(queries[3 * i] - origin_.x),
+                                    static_cast<float>(queries[3 * i + 1] - origin_.y),
+                                    static_cast<float>(queries[3 * i + 2] - origin_.z)};
+            found[i] = index_.nearest(local, k, [this](PatchId id) { return is_alive(id); });
+        }
+    });
+    return found;
+}
+
+std::vector<RetrievedPatch> MemoryStore::retrieve(const View& view,
+                                                  const RetrievalParams& params) const {
+    const std::shared_lock lock(mutex_);
+    return retrieve_locked(view, params);
 }
 
 LandedTokens MemoryStore::land(std::span<const PatchId> ids, const View& view) const {
     const std::shared_lock lock(mutex_);
+    return land_locked(ids, view);
+}
+
+std::optional<PatchId> MemoryStore::describe(std::span<const PatchId> ids,
+                                             std::vector<PatchInfo>& infos) const {
+    const std::shared_lock lock(mutex_);
+    return describe_locked(ids, infos);
+}
+
+MemoryStore::Sight MemoryStore::look(const View& view, const RetrievalParams& params) const {
+    const std::shared_lock lock(mutex_);
+    Sight sight;
+    sight.patches = retrieve_locked(view, params);
+    std::vector<PatchId> ids;
+    for (const RetrievedPatch& patch : sight.patches) ids.push_back(patch.id);
+    describe_locked(ids, sight.infos);
+    sight.tokens = land_locked(ids, view);
+    return sight;
+}
+
+LandedTokens MemoryStore::land_locked(std::span<const PatchId> ids, const View& view) const {
     LandedTokens tokens;
+    tokens.channels = channels_;
     for (std::size_t i = 0; i < ids.size(); ++i) {
         const Observation* observation = find(ids[i]);
         if (!observation || !observation->is_alive(ids[i] - observation->first_id)) continue;
@@ -194,19 +255,26 @@ LandedTokens MemoryStore::land(std::span<const PatchId> ids, const View& view) c
     return tokens;
 }
 
-bool MemoryStore::describe(PatchId id, PatchInfo& info) const {
-    const std::shared_lock lock(mutex_);
-    const Observation* observation = find(id);
-    if (!observation || !observation->is_alive(id - observation->first_id)) return false;
-    const std::size_t patch = id - observation->first_id;
-    info.observation = observation->first_id;
-    info.frame_id = observation->keyframe.frame_id;
-    info.timestamp = observation->keyframe.timestamp;
-    info.world_from_camera = observation->world_from_camera;
-    info.k = observation->keyframe.k;
-    info.row = patch / observation->patch_columns;
-    info.column = patch % observation->patch_columns;
-    return centre(*observation, patch, info.centre);
+std::optional<PatchId> MemoryStore::describe_locked(std::span<const PatchId> ids,
+                                                    std::vector<PatchInfo>& infos) const {
+    infos.clear();
+    infos.reserve(ids.size());
+    for (const PatchId id : ids) {
+        const Observation* observation = find(id);
+        if (!observation || !observation->is_alive(id - observation->first_id)) return id;
+        const std::size_t patch = id - observation->first_id;
+        PatchInfo info{observation->first_id,
+                       observation->keyframe.frame_id,
+                       observation->keyframe.timestamp,
+                       observation->world_from_camera,
+                       observation->keyframe.k,
+                       patch / observation->patch_columns,
+                       patch % observation->patch_columns,
+                       {}};
+        centre(*observation, patch, info.centre);
+        infos.push_back(info);
+    }
+    return std::nullopt;
 }
 
 std::size_t MemoryStore::alive_count() const {

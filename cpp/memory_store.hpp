@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <utility>
@@ -16,6 +17,8 @@
 #include "patch_index.hpp"
 
 namespace mosaicmem {
+
+constexpr double kFurthest = 1e12;  // metres; squared distances stay far within float32
 
 enum class LatentType { float32, float16, bfloat16 };
 
@@ -70,8 +73,19 @@ struct RetrievedPatch {
     double depth;  // metres, of the centre
 };
 
+struct PatchInfo {
+    PatchId observation;
+    std::int64_t frame_id;
+    double timestamp;
+    Affine world_from_camera;
+    Intrinsics k;
+    std::size_t row, column;  // in the patch grid
+    Vec3 centre;              // world
+};
+
 // Tokens of retrieved patches, as they land in the target view. All arrays have one entry a token.
 struct LandedTokens {
+    std::size_t channels = 0;
     std::vector<float> latents;       // (n, channels)
     std::vector<float> landing;       // (n, 3): u, v in pixels, z in metres
     std::vector<float> confidence;    // (n)
@@ -84,7 +98,9 @@ class MemoryStore {
     explicit MemoryStore(std::size_t patch_size) : patch_size_(patch_size) {}
 
     // Returns the id of the observation, which is that of its first patch. Patches without a valid
-    // cell are born dead.
+    // cell, or beyond kFurthest from where the first camera stood, are not remembered. Throws
+    // std::invalid_argument if the channels are not those of before. After an exception the store
+    // is as it was.
     PatchId insert(const Keyframe& keyframe, const Affine& world_from_camera, int num_threads);
 
     // All return how many patches died. An observation without a living patch is dropped, and its
@@ -94,20 +110,26 @@ class MemoryStore {
     std::size_t evict_oldest(std::size_t most);  // smallest ids first, until at most `most` live
 
     std::vector<RetrievedPatch> retrieve(const View& view, const RetrievalParams& params) const;
-    std::vector<Neighbour> nearest(const float query[3], std::size_t k) const;
+
+    // The k nearest of each query (count, 3), in turn; all of them see one state of the store.
+    // Fewer than k live: all.
+    std::vector<std::vector<Neighbour>> nearest(const double* queries, std::size_t count,
+                                                std::size_t k, int num_threads) const;
+
+    // Ids that do not live are passed over.
     LandedTokens land(std::span<const PatchId> ids, const View& view) const;
 
-    struct PatchInfo {
-        PatchId observation;
-        std::int64_t frame_id;
-        double timestamp;
-        Affine world_from_camera;
-        Intrinsics k;
-        std::size_t row, column;  // in the patch grid
-        Vec3 centre;              // world
+    // Returns the first id that does not live, if any.
+    std::optional<PatchId> describe(std::span<const PatchId> ids,
+                                    std::vector<PatchInfo>& infos) const;
+
+    // retrieve, land and describe of one state of the store.
+    struct Sight {
+        std::vector<RetrievedPatch> patches;
+        std::vector<PatchInfo> infos;  // of the patches
+        LandedTokens tokens;
     };
-    // False if the patch is not alive.
-    bool describe(PatchId id, PatchInfo& info) const;
+    Sight look(const View& view, const RetrievalParams& params) const;
 
     std::size_t alive_count() const;
     std::size_t observation_count() const;
@@ -119,6 +141,12 @@ class MemoryStore {
   private:
     friend class Retrieval;
 
+    // These expect the caller to hold the lock.
+    std::vector<RetrievedPatch> retrieve_locked(const View& view,
+                                                const RetrievalParams& params) const;
+    LandedTokens land_locked(std::span<const PatchId> ids, const View& view) const;
+    std::optional<PatchId> describe_locked(std::span<const PatchId> ids,
+                                           std::vector<PatchInfo>& infos) const;
     const Observation* find(PatchId id) const;
     Observation* find(PatchId id) {
         return const_cast<Observation*>(std::as_const(*this).find(id));
@@ -126,11 +154,14 @@ class MemoryStore {
     bool is_alive(PatchId id) const;
     Tile tile(const Observation& observation, std::size_t patch) const;
     bool centre(const Observation& observation, std::size_t patch, Vec3& world) const;
-    void kill(Observation& observation, std::size_t patch);
+    void erase_patch(Observation& observation, std::size_t patch);
     template <class Mark>
     std::size_t erase_marked(const Mark& mark);
 
     std::size_t patch_size_;
+    std::size_t channels_ = 0;  // of all keyframes; 0 before the first
+    Vec3 origin_ = {};  // of the index: where the first camera stood, so that float32 has room far
+                        // from the world's
     PatchId next_id_ = 0;
     std::size_t alive_count_ = 0;
     std::vector<std::unique_ptr<Observation>> observations_;  // first_id ascending

@@ -1,31 +1,34 @@
 #include "parallel.hpp"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdlib>
-#include <cstring>
+#include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace mosaicmem {
+namespace {
+
+std::atomic<bool> grain_ignored = false;
+
+}  // namespace
+
+void ignore_grain(bool on) { grain_ignored = on; }
 
 int resolve_threads(int requested) {
     if (requested > 0) return requested;
-    if (const char* text = std::getenv("MOSAICMEM_NUM_THREADS")) {
-        int value = 0;
-        std::from_chars(text, text + std::strlen(text), value);
-        if (value > 0) return value;
-    }
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 void parallel_for(std::size_t n, std::size_t grain, int num_threads,
                   const std::function<void(std::size_t, std::size_t)>& body) {
     if (n == 0) return;
+    if (grain_ignored) grain = 1;
     const std::size_t most = std::max<std::size_t>(1, n / std::max<std::size_t>(1, grain));
-    const std::size_t threads = std::min<std::size_t>(most, resolve_threads(num_threads));
+    const std::size_t threads =
+        std::min<std::size_t>(most, static_cast<std::size_t>(resolve_threads(num_threads)));
     if (threads <= 1) {
         body(0, n);
         return;
@@ -42,8 +45,14 @@ void parallel_for(std::size_t n, std::size_t grain, int num_threads,
     };
     std::vector<std::jthread> workers;
     workers.reserve(threads - 1);
-    for (std::size_t chunk = 1; chunk < threads; ++chunk) workers.emplace_back(run_chunk, chunk);
+    std::size_t started = 1;
+    try {
+        for (; started < threads; ++started) workers.emplace_back(run_chunk, started);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: their chunks run here.
+    }
     run_chunk(0);
+    for (std::size_t chunk = started; chunk < threads; ++chunk) run_chunk(chunk);
     workers.clear();  // joins
     if (failure) std::rethrow_exception(failure);
 }

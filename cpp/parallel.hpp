@@ -8,8 +8,7 @@
 
 namespace mosaicmem {
 
-// The number of threads to use: `requested` if positive, else MOSAICMEM_NUM_THREADS if positive,
-// else all cores.
+// The number of threads to use: `requested` if positive, else all cores.
 int resolve_threads(int requested);
 
 // Calls body(begin, end) on chunks that cover [0, n) exactly once, at most one chunk a thread, none
@@ -18,5 +17,8 @@ int resolve_threads(int requested);
 // again here, after all threads have ended.
 void parallel_for(std::size_t n, std::size_t grain, int num_threads,
                   const std::function<void(std::size_t, std::size_t)>& body);
+
+// For tests: while on, every grain counts as 1, so that small inputs run on all threads too.
+void ignore_grain(bool on);
 
 }  // namespace mosaicmem

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nanoflann.hpp>
+#include <new>
 #include <numeric>
 
 namespace mosaicmem {
@@ -151,17 +152,23 @@ void PatchIndex::Points::append(const Points& other, const IsAlive& is_alive) {
     newest_time = std::max(newest_time, other.newest_time);
 }
 
-void PatchIndex::insert(std::span<const PatchId> ids, const float* centres, double time,
-                        const IsAlive& is_alive) {
-    while (!ids.empty()) {
-        const std::size_t count = std::min(ids.size(), kLargestTree - buffer_.size());
-        buffer_.ids.insert(buffer_.ids.end(), ids.begin(),
-                           ids.begin() + static_cast<std::ptrdiff_t>(count));
-        buffer_.centres.insert(buffer_.centres.end(), centres, centres + 3 * count);
-        buffer_.newest_time = std::max(buffer_.newest_time, time);
+void PatchIndex::insert(std::span<const PatchId> ids, const float* centres, double time) {
+    const auto grow = [](auto& vector, std::size_t more) {
+        if (vector.capacity() - vector.size() < more)
+            vector.reserve(std::max(2 * vector.size(), vector.size() + more));
+    };
+    grow(buffer_.ids, ids.size());
+    grow(buffer_.centres, 3 * ids.size());
+    buffer_.ids.insert(buffer_.ids.end(), ids.begin(), ids.end());
+    buffer_.centres.insert(buffer_.centres.end(), centres, centres + 3 * ids.size());
+    buffer_.newest_time = std::max(buffer_.newest_time, time);
+}
+
+void PatchIndex::merge(const IsAlive& is_alive) noexcept {
+    try {
         if (buffer_.size() >= kBufferSize) absorb_buffer(is_alive);
-        ids = ids.subspan(count);
-        centres += 3 * count;
+    } catch (const std::bad_alloc&) {
+        // Put off; nothing has changed.
     }
 }
 
@@ -178,6 +185,7 @@ void PatchIndex::absorb_buffer(const IsAlive& is_alive) {
     for (std::size_t i = first; i < trees_.size(); ++i) merged.append(trees_[i]->points, is_alive);
     merged.append(buffer_, is_alive);
     auto tree = merged.size() > 0 ? std::make_unique<Tree>(std::move(merged)) : nullptr;
+    trees_.reserve(trees_.size() + 1);  // the last that may fail
     dead_ -= total - (tree ? tree->points.size() : 0);
     trees_.resize(first);
     if (tree) trees_.push_back(std::move(tree));
@@ -193,29 +201,39 @@ void PatchIndex::note_dead(PatchId id) {
     if (after != trees_.begin()) ++(*std::prev(after))->dead;
 }
 
-void PatchIndex::rebuild(const IsAlive& is_alive) {
-    for (std::size_t i = trees_.size(); i-- > 0;) {
-        if (2 * trees_[i]->dead <= trees_[i]->points.size()) continue;
-        Points alive;
-        alive.append(trees_[i]->points, is_alive);
-        std::size_t replaced = trees_[i]->points.size();
-        // A small rest joins the tree after it, so that the number of trees stays in proportion to
-        // the points.
-        const bool joins =
-            i + 1 < trees_.size() && alive.size() + trees_[i + 1]->points.size() <= kLargestTree;
-        if (joins) {
-            alive.append(trees_[i + 1]->points, is_alive);
-            replaced += trees_[i + 1]->points.size();
+void PatchIndex::rebuild(const IsAlive& is_alive) noexcept {
+    try {
+        for (std::size_t i = trees_.size(); i-- > 0;) {
+            if (2 * trees_[i]->dead > trees_[i]->points.size()) rebuild_tree(i, is_alive);
         }
-        dead_ -= replaced - alive.size();
-        const auto at = trees_.begin() + static_cast<std::ptrdiff_t>(i);
-        if (joins) trees_.erase(at + 1);
-        if (alive.size() > 0) {
-            *at = std::make_unique<Tree>(std::move(alive));
-        } else {
-            trees_.erase(at);
-        }
+    } catch (const std::bad_alloc&) {
+        // Put off; each tree is either the old one or the new one.
     }
+}
+
+// A small rest joins the tree after it, so that the number of trees stays in proportion to the
+// points.
+void PatchIndex::rebuild_tree(std::size_t i, const IsAlive& is_alive) {
+    Points alive;
+    alive.append(trees_[i]->points, is_alive);
+    std::size_t replaced = trees_[i]->points.size();
+    const bool joins =
+        i + 1 < trees_.size() && alive.size() + trees_[i + 1]->points.size() <= kLargestTree;
+    if (joins) {
+        alive.append(trees_[i + 1]->points, is_alive);
+        replaced += trees_[i + 1]->points.size();
+    }
+    const std::size_t left = alive.size();
+    auto tree =
+        left > 0 ? std::make_unique<Tree>(std::move(alive)) : nullptr;  // the last that may fail
+    const auto at = trees_.begin() + static_cast<std::ptrdiff_t>(i);
+    if (joins) trees_.erase(at + 1);
+    if (tree) {
+        *at = std::move(tree);
+    } else {
+        trees_.erase(at);
+    }
+    dead_ -= replaced - left;
 }
 
 std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,

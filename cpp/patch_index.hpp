@@ -38,14 +38,17 @@ class PatchIndex {
     ~PatchIndex();
 
     // centres (ids.size(), 3). Ids ascend and are larger than all ids inserted before; all were
-    // seen at `time`.
-    void insert(std::span<const PatchId> ids, const float* centres, double time,
-                const IsAlive& is_alive);
+    // seen at `time`. After an exception the index is as it was.
+    void insert(std::span<const PatchId> ids, const float* centres, double time);
+
+    // To be called after insert(): makes a tree of a full buffer. Where memory does not suffice, it
+    // is put off: the buffer is scanned until a later call succeeds.
+    void merge(const IsAlive& is_alive) noexcept;
 
     // To be called once for each id that is_alive has begun to deny; then rebuild() does what
-    // became due.
+    // became due, or, where memory does not suffice, puts it off.
     void note_dead(PatchId id);
-    void rebuild(const IsAlive& is_alive);
+    void rebuild(const IsAlive& is_alive) noexcept;
 
     // The k nearest living points, nearest first, ties by id. At most k.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
@@ -84,6 +87,7 @@ class PatchIndex {
     };
 
     void absorb_buffer(const IsAlive& is_alive);
+    void rebuild_tree(std::size_t i, const IsAlive& is_alive);
 
     std::vector<std::unique_ptr<Tree>> trees_;  // ids ascending
     Points buffer_;

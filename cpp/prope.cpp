@@ -18,8 +18,8 @@ MOSAICMEM_INLINE void multiply_blocks(const T* x, std::size_t blocks, const T* m
 }
 
 template <class T>
-MOSAICMEM_INLINE void turn_quarter(const T* x, std::size_t half, const T* cos, const T* sin, T sign,
-                                   T* out) {
+MOSAICMEM_INLINE void rotate_quarter(const T* x, std::size_t half, const T* cos, const T* sin,
+                                     T sign, T* out) {
     for (std::size_t i = 0; i < half; ++i) {
         const T a = x[i], b = x[half + i], s = sign * sin[i];
         out[i] = a * cos[i] + b * s;
@@ -32,9 +32,9 @@ MOSAICMEM_INLINE void apply_token(const T* x, std::size_t dim, const T* matrix, 
                                   const T* sin, T sign, T* out) {
     const std::size_t eighth = dim / 8, quarter = dim / 4, half = dim / 2;
     multiply_blocks(x, eighth, matrix, out);
-    turn_quarter(x + half, eighth, cos, sin, sign, out + half);
-    turn_quarter(x + half + quarter, eighth, cos + eighth, sin + eighth, sign,
-                 out + half + quarter);
+    rotate_quarter(x + half, eighth, cos, sin, sign, out + half);
+    rotate_quarter(x + half + quarter, eighth, cos + eighth, sin + eighth, sign,
+                   out + half + quarter);
 }
 
 MOSAICMEM_CLONES

@@ -10,8 +10,8 @@
 
 namespace mosaicmem {
 
-// The whole chain from a source pixel and its depth to the target image, composed in double,
-// applied in float32.
+// The whole chain from a source pixel and its depth to the target image, composed and applied in
+// double.
 class Reprojection {
   public:
     Reprojection(const Intrinsics& source_k, const Affine& world_from_source, const View& target)

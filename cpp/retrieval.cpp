@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
-#include <shared_mutex>
 
 #include "memory_store.hpp"
 #include "reproject.hpp"
@@ -88,6 +87,7 @@ class Retrieval {
     Retrieval(const MemoryStore& store, const View& view, const RetrievalParams& params)
         : store_(store),
           view_(view),
+          camera_from_index_(view.camera_from_world * from_origin(store.origin_)),
           params_(params),
           diverse_(params.diversity_radius > 0 && params.diversity_penalty < 1),
           taken_(view, params.diversity_radius) {}
@@ -237,6 +237,11 @@ class Retrieval {
         return std::max(0.0, 1.0 - std::sqrt(x * x + y * y));
     }
 
+    // world_from_index: the index counts from the store's origin.
+    static Affine from_origin(const Vec3& origin) {
+        return {{1, 0, 0, origin.x, 0, 1, 0, origin.y, 0, 0, 1, origin.z}};
+    }
+
     static double proximity(double depth) { return 1.0 / (1.0 + 0.1 * depth); }
 
     bool inside(double u, double v) const {
@@ -246,7 +251,7 @@ class Retrieval {
     // Where the centre lies in the image, and centrality * proximity for a score; false outside the
     // frustum.
     bool project(const float* centre, RetrievedPatch& patch) const {
-        const Vec3 p = view_.camera_from_world({centre[0], centre[1], centre[2]});
+        const Vec3 p = camera_from_index_({centre[0], centre[1], centre[2]});
         if (!(p.z >= view_.near && p.z <= view_.far)) return false;
         patch.depth = p.z;
         patch.u = view_.k.fx * p.x / p.z + view_.k.cx;
@@ -281,7 +286,7 @@ class Retrieval {
     double upper_bound(const PatchIndex::Node& node, PixelRect& rect) const {
         double low[3], high[3];  // of the box in the camera frame
         for (int i = 0; i < 3; ++i) {
-            const double* m = &view_.camera_from_world.m[static_cast<std::size_t>(4 * i)];
+            const double* m = &camera_from_index_.m[static_cast<std::size_t>(4 * i)];
             double centre = m[3], extent = 0, magnitude = std::abs(m[3]);
             for (int j = 0; j < 3; ++j) {
                 const double middle =
@@ -320,6 +325,7 @@ class Retrieval {
 
     const MemoryStore& store_;
     const View& view_;
+    const Affine camera_from_index_;
     const RetrievalParams& params_;
     const bool diverse_;
     TakenPatches taken_;
@@ -329,13 +335,9 @@ class Retrieval {
     std::optional<Source> source_;  // of the patch scored last
 };
 
-std::vector<RetrievedPatch> MemoryStore::retrieve(const View& view,
-                                                  const RetrievalParams& params) const {
-    std::vector<RetrievedPatch> patches;
-    {
-        const std::shared_lock lock(mutex_);
-        patches = Retrieval(*this, view, params).run();
-    }
+std::vector<RetrievedPatch> MemoryStore::retrieve_locked(const View& view,
+                                                         const RetrievalParams& params) const {
+    std::vector<RetrievedPatch> patches = Retrieval(*this, view, params).run();
     std::sort(patches.begin(), patches.end(), [](const RetrievedPatch& a, const RetrievedPatch& b) {
         return a.depth != b.depth ? a.depth < b.depth : a.id < b.id;
     });

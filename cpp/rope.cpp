@@ -10,8 +10,8 @@ namespace mosaicmem {
 namespace {
 
 template <class T>
-MOSAICMEM_INLINE void turn_interleaved(const T* x, std::size_t half, const T* cos, const T* sin,
-                                       T sign, T* out) {
+MOSAICMEM_INLINE void rotate_interleaved(const T* x, std::size_t half, const T* cos, const T* sin,
+                                         T sign, T* out) {
     for (std::size_t i = 0; i < half; ++i) {
         const T a = x[2 * i], b = x[2 * i + 1], s = sign * sin[i];
         out[2 * i] = a * cos[i] - b * s;
@@ -20,8 +20,8 @@ MOSAICMEM_INLINE void turn_interleaved(const T* x, std::size_t half, const T* co
 }
 
 template <class T>
-MOSAICMEM_INLINE void turn_split_half(const T* x, std::size_t half, const T* cos, const T* sin,
-                                      T sign, T* out) {
+MOSAICMEM_INLINE void rotate_split_half(const T* x, std::size_t half, const T* cos, const T* sin,
+                                        T sign, T* out) {
     for (std::size_t i = 0; i < half; ++i) {
         const T a = x[i], b = x[half + i], s = sign * sin[i];
         out[i] = a * cos[i] - b * s;
@@ -30,29 +30,30 @@ MOSAICMEM_INLINE void turn_split_half(const T* x, std::size_t half, const T* cos
 }
 
 template <class T>
-MOSAICMEM_INLINE void turn_rows(const T* x, std::size_t rows, std::size_t dim, const T* cos,
-                                const T* sin, Pairing pairing, T sign, T* out) {
+MOSAICMEM_INLINE void rotate_rows(const T* x, std::size_t rows, std::size_t dim, const T* cos,
+                                  const T* sin, Pairing pairing, T sign, T* out) {
     const std::size_t half = dim / 2;
     for (std::size_t r = 0; r < rows; ++r) {
         if (pairing == Pairing::interleaved) {
-            turn_interleaved(x + r * dim, half, cos + r * half, sin + r * half, sign,
-                             out + r * dim);
+            rotate_interleaved(x + r * dim, half, cos + r * half, sin + r * half, sign,
+                               out + r * dim);
         } else {
-            turn_split_half(x + r * dim, half, cos + r * half, sin + r * half, sign, out + r * dim);
+            rotate_split_half(x + r * dim, half, cos + r * half, sin + r * half, sign,
+                              out + r * dim);
         }
     }
 }
 
 MOSAICMEM_CLONES
-void turn(const float* x, std::size_t rows, std::size_t dim, const float* cos, const float* sin,
-          Pairing pairing, float sign, float* out) {
-    turn_rows(x, rows, dim, cos, sin, pairing, sign, out);
+void rotate(const float* x, std::size_t rows, std::size_t dim, const float* cos, const float* sin,
+            Pairing pairing, float sign, float* out) {
+    rotate_rows(x, rows, dim, cos, sin, pairing, sign, out);
 }
 
 MOSAICMEM_CLONES
-void turn(const double* x, std::size_t rows, std::size_t dim, const double* cos, const double* sin,
-          Pairing pairing, double sign, double* out) {
-    turn_rows(x, rows, dim, cos, sin, pairing, sign, out);
+void rotate(const double* x, std::size_t rows, std::size_t dim, const double* cos,
+            const double* sin, Pairing pairing, double sign, double* out) {
+    rotate_rows(x, rows, dim, cos, sin, pairing, sign, out);
 }
 
 }  // namespace
@@ -95,8 +96,8 @@ void rope_apply(const T* x, std::size_t batch, std::size_t n, std::size_t dim, c
             const std::size_t count = first + kTileTokens <= n ? kTileTokens : n - first;
             for (std::size_t b = 0; b < batch; ++b) {
                 const std::size_t at = (b * n + first) * dim;
-                turn(x + at, count, dim, cos + first * dim / 2, sin + first * dim / 2, pairing,
-                     inverse ? T(-1) : T(1), out + at);
+                rotate(x + at, count, dim, cos + first * dim / 2, sin + first * dim / 2, pairing,
+                       inverse ? T(-1) : T(1), out + at);
             }
         }
     });

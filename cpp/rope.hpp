@@ -12,13 +12,13 @@ enum class Pairing {
     split_half,   // (x0, x_{d/2}), (x1, x_{d/2 + 1}), ...
 };
 
-// The angle tables of n tokens. axis_dims[a] (even) head dimensions turn with position a: pair i of
-// them by position / theta^(2i / axis_dims[a]). positions (n, axes); cos and sin (n, sum(axis_dims)
-// / 2).
+// The angle tables of n tokens. axis_dims[a] (even) head dimensions rotate with position a: pair i
+// of them by position / theta^(2i / axis_dims[a]). positions (n, axes); cos and sin (n,
+// sum(axis_dims) / 2).
 void rope_table(const double* positions, std::size_t n, std::span<const std::size_t> axis_dims,
                 double theta, double* cos, double* sin, int num_threads);
 
-// Turns each pair (a, b) of x (batch, n, dim) to (a cos - b sin, a sin + b cos); by the opposite
+// Rotates each pair (a, b) of x (batch, n, dim) to (a cos - b sin, a sin + b cos); by the opposite
 // angle if inverse. cos and sin (n, dim / 2) are shared by all of batch. out may be x.
 template <class T>
 void rope_apply(const T* x, std::size_t batch, std::size_t n, std::size_t dim, const T* cos,

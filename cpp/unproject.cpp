@@ -1,5 +1,7 @@
 #include "unproject.hpp"
 
+#include <algorithm>
+
 #include "parallel.hpp"
 #include "simd.hpp"
 
@@ -23,6 +25,22 @@ void unproject_row(const float* __restrict depth, std::size_t width, const RowRa
         points[3 * j + 2] = ok ? w : 0.0f;
         valid[j] = ok;
     }
+}
+
+// The valid pixels of a row, at most `most` of them (depth may change under us); returns how many.
+MOSAICMEM_CLONES
+std::size_t unproject_valid_row(const float* __restrict depth, std::size_t width,
+                                std::int64_t first_pixel, std::size_t most, const RowRay& row_ray,
+                                float* __restrict points, std::int64_t* __restrict pixels) {
+    const RowRay row = row_ray;
+    std::size_t count = 0;
+    for (std::size_t j = 0; j < width && count < most; ++j) {
+        const float z = depth[j];
+        if (!(z > 0.0f && z <= FLT_MAX)) continue;
+        for (int axis = 0; axis < 3; ++axis) points[3 * count + axis] = row(j, z, axis);
+        pixels[count++] = first_pixel + static_cast<std::int64_t>(j);
+    }
+    return count;
 }
 
 MOSAICMEM_CLONES
@@ -59,21 +77,18 @@ void unproject_valid(const float* depth, std::size_t height, std::size_t width, 
                      const Affine& world_from_camera, const std::size_t* row_offsets, float* points,
                      std::int64_t* pixels, int num_threads) {
     const PixelRay ray(k, world_from_camera);
-    parallel_for(height, grain_rows(width) / 8 + 1, num_threads,
-                 [&](std::size_t begin, std::size_t end) {
-                     for (std::size_t i = begin; i < end; ++i) {
-                         const RowRay row(ray, i);
-                         std::size_t out = row_offsets[i];
-                         for (std::size_t j = 0; j < width; ++j) {
-                             const float z = depth[i * width + j];
-                             if (!is_valid_depth(z)) continue;
-                             for (int axis = 0; axis < 3; ++axis) {
-                                 points[3 * out + axis] = row(j, z, axis);
-                             }
-                             pixels[out++] = static_cast<std::int64_t>(i * width + j);
-                         }
-                     }
-                 });
+    parallel_for(
+        height, grain_rows(width) / 8 + 1, num_threads, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) {
+                const std::size_t offset = row_offsets[i], most = row_offsets[i + 1] - offset;
+                const std::size_t count = unproject_valid_row(
+                    depth + i * width, width, static_cast<std::int64_t>(i * width), most,
+                    RowRay(ray, i), points + 3 * offset, pixels + offset);
+                std::fill(points + 3 * (offset + count), points + 3 * (offset + most), 0.0f);
+                std::fill(pixels + offset + count, pixels + offset + most,
+                          static_cast<std::int64_t>(i * width));
+            }
+        });
 }
 
 }  // namespace mosaicmem

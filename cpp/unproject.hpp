@@ -24,7 +24,8 @@ void count_valid(const float* depth, std::size_t height, std::size_t width, std:
                  int num_threads);
 
 // Only valid pixels, in row-major order: points (n, 3) and pixels (n), the flat index i * width + j
-// of each. row_offsets (height) is the exclusive prefix sum of count_valid's row_counts.
+// of each. row_offsets (height + 1) is the exclusive prefix sum of count_valid's row_counts, then
+// their total.
 void unproject_valid(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
                      const Affine& world_from_camera, const std::size_t* row_offsets, float* points,
                      std::int64_t* pixels, int num_threads);

@@ -29,15 +29,22 @@ struct Point {
     float x, y, z;
 };
 
-// World points of rows [first, last) of the frame; invalid pixels are left unset.
+Point point_at(const RowRay& row, std::size_t j, float z) {
+    return {row(j, z, 0), row(j, z, 1), row(j, z, 2)};
+}
+
+constexpr Affine kIdentity = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
+
+// Points of rows [first, last) of the frame in the camera frame, where they are small: normals are
+// differences, and far from the world's origin float32 has no room for those. Invalid pixels are
+// left as they come.
 void unproject_rows(const RgbdFrame& frame, std::size_t first, std::size_t last, Point* points) {
-    const PixelRay ray(frame.k, frame.world_from_camera);
+    const PixelRay ray(frame.k, kIdentity);
     for (std::size_t i = first; i < last; ++i) {
         const RowRay row(ray, i);
-        const float* depth = frame.depth + i * frame.width;
-        Point* out = points + (i - first) * frame.width;
         for (std::size_t j = 0; j < frame.width; ++j) {
-            out[j] = {row(j, depth[j], 0), row(j, depth[j], 1), row(j, depth[j], 2)};
+            points[(i - first) * frame.width + j] =
+                point_at(row, j, frame.depth[i * frame.width + j]);
         }
     }
 }
@@ -46,10 +53,11 @@ bool same_surface(float a, float b) {
     return is_valid_depth(b) && std::fabs(a - b) < kSurfaceTolerance * a;
 }
 
-// The unit normal of the surface at (i, j) from its right and lower neighbours (left and upper at
-// the border), facing the camera; false where a neighbour is missing or lies on another surface.
+// The unit normal, in the camera frame, of the surface at (i, j) from its right and lower
+// neighbours (left and upper at the border), facing the camera; false where a neighbour is missing
+// or lies on another surface.
 bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t first, std::size_t i,
-                    std::size_t j, const Point& eye, float normal[3]) {
+                    std::size_t j, float normal[3]) {
     const std::size_t ni = i + 1 < frame.height ? i + 1 : i - 1;
     const std::size_t nj = j + 1 < frame.width ? j + 1 : j - 1;
     if (ni >= frame.height || nj >= frame.width) return false;  // one row or one column
@@ -66,7 +74,7 @@ bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t fir
     const float nx = ay * bz - az * by, ny = az * bx - ax * bz, nz = ax * by - ay * bx;
     const float length = std::sqrt(nx * nx + ny * ny + nz * nz);
     if (!(length > 0.0f)) return false;
-    const bool faces = nx * (eye.x - p.x) + ny * (eye.y - p.y) + nz * (eye.z - p.z) >= 0.0f;
+    const bool faces = nx * p.x + ny * p.y + nz * p.z <= 0.0f;  // the camera is the origin
     const float scale = (faces ? 1.0f : -1.0f) / length;
     normal[0] = nx * scale, normal[1] = ny * scale, normal[2] = nz * scale;
     return true;
@@ -103,16 +111,15 @@ void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, floa
     const std::size_t to = std::min(last + 1, frame.height);
     std::vector<Point> points((to - from) * frame.width);
     unproject_rows(frame, from, to, points.data());
-    const Point eye = {static_cast<float>(frame.world_from_camera.m[3]),
-                       static_cast<float>(frame.world_from_camera.m[7]),
-                       static_cast<float>(frame.world_from_camera.m[11])};
+    const PixelRay ray(frame.k, frame.world_from_camera);
     std::uint64_t last_key = ~0ull;
     Voxel* voxel = nullptr;
     for (std::size_t i = first; i < last; ++i) {
+        const RowRay row(ray, i);
         for (std::size_t j = 0; j < frame.width; ++j) {
             const std::size_t pixel = i * frame.width + j;
             if (!is_valid_depth(frame.depth[pixel])) continue;
-            const Point& p = points[(i - from) * frame.width + j];
+            const Point p = point_at(row, j, frame.depth[pixel]);
             std::uint64_t key;
             if (!voxel_key(p, inverse_size, key)) {
                 ++sums.out_of_range;
@@ -123,27 +130,30 @@ void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, floa
             ++sums.points;
             ++voxel->count;
             voxel->position[0] += p.x, voxel->position[1] += p.y, voxel->position[2] += p.z;
-            if (frame.colour) {
-                const std::uint8_t* rgb = frame.colour + 3 * pixel;
-                voxel->colour[0] += rgb[0], voxel->colour[1] += rgb[1], voxel->colour[2] += rgb[2];
+            if (frame.color) {
+                const std::uint8_t* rgb = frame.color + 3 * pixel;
+                voxel->color[0] += rgb[0], voxel->color[1] += rgb[1], voxel->color[2] += rgb[2];
             }
             float n[3];
-            if (surface_normal(frame, points.data(), from, i, j, eye, n)) {
+            if (surface_normal(frame, points.data(), from, i, j, n)) {
                 voxel->normal[0] += n[0], voxel->normal[1] += n[1], voxel->normal[2] += n[2];
             }
         }
     }
 }
 
-void merge(const Voxel& from, double timestamp, Voxel& into) {
+// Adds a block's sums to the map's; normals turn from the camera frame to the world here.
+void merge(const Voxel& from, const RgbdFrame& frame, Voxel& into) {
+    const auto& m = frame.world_from_camera.m;
     into.count += from.count;
-    for (int axis = 0; axis < 3; ++axis) {
+    for (std::size_t axis = 0; axis < 3; ++axis) {
         into.position[axis] += from.position[axis];
-        into.colour[axis] += from.colour[axis];
-        into.normal[axis] += from.normal[axis];
+        into.color[axis] += from.color[axis];
+        into.normal[axis] += m[4 * axis] * from.normal[0] + m[4 * axis + 1] * from.normal[1] +
+                             m[4 * axis + 2] * from.normal[2];
     }
-    into.first_time = std::min(into.first_time, timestamp);
-    into.last_time = std::max(into.last_time, timestamp);
+    into.first_time = std::min(into.first_time, frame.timestamp);
+    into.last_time = std::max(into.last_time, frame.timestamp);
 }
 
 }  // namespace
@@ -178,11 +188,6 @@ void VoxelTable::grow() {
     }
 }
 
-void VoxelTable::clear() {
-    voxels_.clear();
-    std::fill(slots_.begin(), slots_.end(), 0u);
-}
-
 std::size_t VoxelTable::nbytes() const {
     return voxels_.capacity() * sizeof(Voxel) + slots_.capacity() * sizeof(std::uint32_t);
 }
@@ -207,7 +212,7 @@ FusionCounts VoxelMap::add(const RgbdFrame& frame, int num_threads) {
                          for (const Voxel& voxel : block.table.voxels()) {
                              const std::size_t shard = shard_of(voxel.key, kShards);
                              if (shard < begin || shard >= end) continue;
-                             merge(voxel, frame.timestamp, shards_[shard].at(voxel.key));
+                             merge(voxel, frame, shards_[shard].at(voxel.key));
                          }
                      }
                  });

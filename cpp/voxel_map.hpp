@@ -20,7 +20,7 @@ struct Voxel {
     std::uint64_t key;
     std::uint64_t count;
     double position[3];            // metres
-    double colour[3];              // 0..255
+    double color[3];               // 0..255
     double normal[3];              // sum of unit normals
     double first_time, last_time;  // seconds
 };
@@ -30,7 +30,6 @@ class VoxelTable {
   public:
     // The voxel of `key`, made empty first if it is new.
     Voxel& at(std::uint64_t key);
-    void clear();
 
     const std::vector<Voxel>& voxels() const { return voxels_; }
     std::size_t nbytes() const;
@@ -43,8 +42,8 @@ class VoxelTable {
 };
 
 struct RgbdFrame {
-    const float* depth;          // (height, width) metres
-    const std::uint8_t* colour;  // (height, width, 3) or null
+    const float* depth;         // (height, width) metres
+    const std::uint8_t* color;  // (height, width, 3) or null
     std::size_t height, width;
     Intrinsics k;
     Affine world_from_camera;
@@ -63,7 +62,6 @@ class VoxelMap {
 
     FusionCounts add(const RgbdFrame& frame, int num_threads);
 
-    double voxel_size() const { return voxel_size_; }
     std::size_t size() const;
     std::size_t nbytes() const;
 

@@ -6,12 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld
+from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld, _core
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261122)
+
+
+@pytest.fixture(autouse=True)
+def threads_for_small_inputs(request):
+    """Kernel tests run on all threads that they ask for, however small their input."""
+    if request.node.get_closest_marker("kernel") is None:
+        yield
+        return
+    _core.ignore_grain(True)
+    yield
+    _core.ignore_grain(False)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ def filled_store(rng, count, **options):
 def reference_patches(keyframes, size=2):
     """All patches with a valid cell, as dicts; ids as a store gives them that was filled with these keyframes."""
     patches, first = [], 0
+    origin = keyframes[0][2].position  # the index keeps centres as float32 from here
     for _latents, depth, pose in keyframes:
         rows, columns = depth.shape
         tiles = [(r, c) for r in range(0, rows, size) for c in range(0, columns, size)]
@@ -47,7 +48,7 @@ def reference_patches(keyframes, size=2):
             patches.append(
                 {
                     "id": first + index,
-                    "centre": centre.astype(np.float32).astype(np.float64),  # as the index keeps it
+                    "centre": (centre - origin).astype(np.float32).astype(np.float64) + origin,
                     "timestamp": pose.timestamp,
                     "k": K.params,
                     "world_from_camera": pose.world_from_camera,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from conftest import assert_within_twice
-from mosaicmem import MemoryCrossAttention, WarpedRoPE, attention, grid_positions
+from mosaicmem import MemoryCrossAttention, WarpedRoPE, grid_positions
+from mosaicmem.attention import attention
 from reference.attention import attention as reference
 from reference.attention import rope as reference_rope
 
@@ -63,6 +64,28 @@ class TestKernel:
         assert np.isfinite(out).all()
         assert (out[1] == 0).all()
         assert (out[0] != 0).any()
+
+    @pytest.mark.parametrize("keys", [5, 300])
+    def test_nan_is_not_silence(self, rng, keys):
+        """A broken query or a broken memory gives NaN, never the zeros of an empty memory."""
+        q, k, v = inputs(rng, 1, 1, 7, keys, 16, 16)
+        expected = attention(q, k, v)
+        broken = q.copy()
+        broken[0, 0, 3, 0] = np.nan
+        out, lse = attention(broken, k, v, return_lse=True)
+        assert np.isnan(out[0, 0, 3]).all()
+        assert np.isnan(lse[0, 0, 3])
+        np.testing.assert_array_equal(np.delete(out, 3, axis=2), np.delete(expected, 3, axis=2))
+        for where in (slice(None), slice(2, 3)):
+            broken = k.copy()
+            broken[0, 0, where] = np.nan
+            out, lse = attention(q, broken, v, return_lse=True)
+            assert np.isnan(out).all()
+            assert np.isnan(lse).all()
+
+    def test_values_without_width(self, rng):
+        q, k, _ = inputs(rng, 1, 2, 7, 9, 16, 16)
+        assert attention(q, k, np.zeros((1, 2, 9, 0), np.float32)).shape == (1, 2, 7, 0)
 
     def test_minus_infinity_is_a_mask(self, rng):
         q, k, v = inputs(rng, 1, 2, 9, 150, 16, 16)
@@ -171,11 +194,15 @@ class TestCrossAttention:
         with pytest.raises(ValueError, match=r"weights\['gate'\]: expected shape \(3,\), got \(4,\)"):
             b.load_weights({**a.weights, "gate": np.zeros(4)})
         assert a(*arguments).tobytes() == b(*arguments).tobytes()
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            a.weights["query"] = np.zeros((1, 1), np.float32)
 
     def test_bad_input_is_named(self, rng):
         hidden, memory, where, landed = self.data(rng)
         with pytest.raises(ValueError, match=r"hidden: expected shape \(B, N, 48\)"):
             self.layer()(hidden[..., :9], memory, where, landed)
+        with pytest.raises(TypeError, match="prope: expected a pair"):
+            self.layer()(hidden, memory, where, landed, prope=object())
         with pytest.raises(ValueError, match=r"memory: expected shape \(2, M, 16\)"):
             self.layer()(hidden, memory[:1], where, landed)
         with pytest.raises(ValueError, match=r"positions: expected shape \(40, 3\)"):

@@ -54,6 +54,8 @@ class TestIntrinsics:
             ({"cx": "320"}, "cx: expected a number, got str"),
             ({"width": 640.0}, "width: expected an integer"),
             ({"height": 0}, "height: expected at least 1"),
+            ({"cx": 10**400}, "cx: expected a finite number"),
+            ({"cx": 1j}, "cx: expected a number, got complex"),
         ],
     )
     def test_bad_values_are_named(self, change, message):
@@ -67,6 +69,8 @@ class TestIntrinsics:
     def test_transposed_matrix_is_suspected(self):
         with pytest.raises(ValueError, match="transposed"):
             CameraIntrinsics.from_matrix(intrinsics().matrix.T, 640, 480)
+        with pytest.raises(ValueError, match="transposed"):
+            CameraIntrinsics.from_opencv(intrinsics().matrix.T, 640, 480)
 
     def test_stride_must_divide_the_image(self):
         with pytest.raises(ValueError, match="stride: expected a divisor of the image size 640x480, got 7"):
@@ -131,6 +135,12 @@ class TestPose:
     def test_bad_matrices_are_explained(self, matrix, message):
         with pytest.raises((TypeError, ValueError), match=message):
             CameraPose.from_world_from_camera(matrix)
+
+    def test_equal_poses_have_equal_hashes(self):
+        other = np.eye(4)
+        other[0, 1] = -0.0
+        assert CameraPose(other) == CameraPose()
+        assert hash(CameraPose(other)) == hash(CameraPose())
 
     def test_pose_cannot_be_changed(self):
         with pytest.raises(ValueError, match="read-only"):

@@ -1,6 +1,8 @@
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import av
 import numpy as np
@@ -77,6 +79,56 @@ def test_generate_follows_a_trajectory(tmp_path, scene, world, small_camera):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["seed"] == 3
 
 
+class TestForce:
+    """--force replaces an earlier run, and nothing else."""
+
+    def test_an_earlier_run_is_replaced(self, tmp_path, scene):
+        arguments = ["generate", "--scene", scene, "--frames", "0:2", "-o", tmp_path / "out"]
+        succeed(*arguments)
+        (tmp_path / "out" / "old").write_text("old")
+        succeed(*arguments, "--force")
+        assert not (tmp_path / "out" / "old").exists()
+        assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+    @pytest.mark.parametrize("target", [".", "", "..", "precious", "file"])
+    def test_anything_else_is_left_alone(self, tmp_path, scene, target):
+        here = tmp_path / "here"
+        (here / "precious").mkdir(parents=True)
+        (here / "precious" / "letters").write_text("dear")
+        (here / "file").write_text("mine")
+        done = run("generate", "--scene", scene, "--frames", "0:2", "-o", target, "--force", cwd=here)
+        assert done.returncode == 1
+        assert "--output: " in done.stderr
+        assert (here / "precious" / "letters").read_text() == "dear"
+        assert sorted(p.name for p in here.iterdir()) == ["file", "precious"]
+
+    def test_a_scene_is_never_replaced(self, scene):
+        before = sorted(p.name for p in scene.iterdir())
+        for command in ("generate", "export-ply"):
+            output = scene if command == "generate" else scene / "frame-000000.color.png"
+            done = run(command, "--scene", scene, "--frames", "0:2", "-o", output, "--force")
+            assert done.returncode == 1
+            assert "left alone" in done.stderr
+        assert sorted(p.name for p in scene.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_nothing(tmp_path, kind):
+    command = [sys.executable, "-m", "mosaicmem", "demo", "-o", str(tmp_path / "a" / "b")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "a").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(kind)
+    assert process.wait(timeout=30) == -kind
+    assert not list(tmp_path.iterdir())
+
+
+def test_remembered_targets_are_pointed_out(tmp_path, scene):
+    done = succeed("generate", "--scene", scene, "--memory-frames", "0:8", "--frames", "6:9", "-o", tmp_path / "out")
+    assert "warning: 2 of 3 target frames are remembered too" in done.stderr
+
+
 def test_export_ply(tmp_path, scene):
     succeed("export-ply", "--scene", scene, "--frames", "0:4", "-o", tmp_path / "a.ply", "--voxel-size", 0.05)
     cloud = PointCloud.load_ply(tmp_path / "a.ply")
@@ -115,6 +167,8 @@ def test_version_and_help():
         (["generate", "--scene", "SCENE", "--frames", "0:2", "-o", "SCENE"], "is there already; --force replaces it"),
         (["show-config", "--config", "bad.json"], "bad.json: window_sise: no such setting"),
         (["show-config", "--config", "none.json"], "none.json"),
+        (["demo", "--seed", "99999999999999999999999999", "-o", "out"], "seed: "),
+        (["export-ply", "--scene", "SCENE", "--min-count", "1000000", "-o", "a.ply"], "no voxel of 0.02 m holds"),
     ],
 )
 def test_a_failure_is_one_line(tmp_path, scene, arguments, message):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +84,25 @@ def test_cut_and_mismatched_images_are_named(scene):
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(color)
     with pytest.raises(FormatError, match="expected 80x48 pixels, got 6x5"):
         SevenScenes(scene)[1]
+
+
+def test_order_and_doubles(scene):
+    for path in list(scene.glob("frame-000012.*")):
+        path.rename(scene / path.name.replace("000012", "1000000"))  # sorts before the others as text
+    assert [seen.number for seen in SevenScenes(scene)] == [0, 4, 8, 1000000]
+    Image.open(scene / "frame-000004.color.png").save(scene / "frame-000004.color.jpg")
+    with pytest.raises(FormatError, match="one colour image a frame"):
+        SevenScenes(scene)
+
+
+def test_eight_bit_depth_and_pipes_are_refused(scene):
+    Image.fromarray(np.zeros((48, 80), np.uint8)).save(scene / "frame-000004.depth.png")
+    with pytest.raises(FormatError, match="expected a 16-bit grey image, got uint8"):
+        SevenScenes(scene)[1]
+    (scene / "frame-000008.pose.txt").unlink()
+    os.mkfifo(scene / "frame-000008.pose.txt")
+    with pytest.raises(FormatError, match=r"frame-000008\.pose\.txt: not a file"):
+        SevenScenes(scene)[2]
 
 
 def test_no_frames_and_no_folder(tmp_path):

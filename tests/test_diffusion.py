@@ -162,6 +162,13 @@ class TestVae:
     def test_bad_values(self):
         with pytest.raises(ValueError, match="multiples of 8, got 12x16"):
             SyntheticVAE().encode_image(np.zeros((12, 16, 3)))
+        with pytest.raises(ValueError, match="divide by 255"):
+            SyntheticVAE().encode_image(np.full((16, 16, 3), 255.0))
+        np.testing.assert_allclose(
+            SyntheticVAE().encode_image(np.full((16, 16, 3), 51, np.uint8)),
+            SyntheticVAE().encode_image(np.full((16, 16, 3), 0.2)),
+            atol=1e-6,
+        )
         with pytest.raises(ValueError, match="expected 3 latent frames for 9 frames, got 2"):
             SyntheticVAE(temporal=TemporalLayout()).decode(np.zeros((16, 2, 1, 1)), 9)
         with pytest.raises(ValueError, match="channels: expected at most 48, got 49"):

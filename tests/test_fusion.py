@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,35 @@ def test_bad_input_changes_nothing(rng):
     with pytest.raises(ValueError, match="voxel_size: expected more than 0"):
         StreamingFusion(0.0)
     assert fusion.point_cloud().points.tobytes() == before
+
+
+def test_normals_far_from_the_origin():
+    """100 km away, where float32 has 8 mm of room, an exact plane still has exact normals."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = [1e5, 0, -1e5]
+    fusion = StreamingFusion(0.5)
+    fusion.add_frame(np.full((30, 40), 2.0), K, CameraPose(matrix))
+    normals = fusion.point_cloud().normals
+    np.testing.assert_allclose(normals, np.tile([0, 0, -1], (len(normals), 1)), atol=1e-5)
+
+
+def test_several_threads_may_add_and_read(rng):
+    items = list(frames(rng, 40))
+    fusion = StreamingFusion(0.1)
+    failures = []
+
+    def work(part):
+        try:
+            for depth, color, pose in part:
+                fusion.add_frame(depth, K, pose, color)
+                assert len(fusion.point_cloud()) <= len(fusion)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(items[i::4],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(fusion) == len(fused(items)[0])

@@ -49,6 +49,10 @@ class TestConfig:
             ({"near": 2.0, "far": 1.0}, "far: expected more than near = 2.0, got 1.0"),
             ({"noise_schedule": "square"}, "noise_schedule: .*'square'"),
             ({"seed": -1}, "seed"),
+            ({"top_k": 99999999999999999999}, "top_k"),
+            ({"top_k": True}, "top_k"),
+            ({"top_k": "4"}, "top_k"),
+            ({"use_memory": "yes"}, "use_memory"),
             ({"half_life": "long"}, "half_life"),
             ({"latent_channels": 500}, "latent_channels: expected at most"),
         ],
@@ -142,6 +146,9 @@ class TestGenerate:
         first = observed(world, PipelineConfig(**SMALL), loop, range(3))
         store: MosaicMemoryStore = first.store
         second = AutoregressivePipeline(PipelineConfig(**SMALL), store=store)
+        assert second.store is store
+        empty = MosaicMemoryStore(latent_dtype="float16")
+        assert AutoregressivePipeline(store=empty).store is empty
         assert second.generate(loop[:4]).windows[0].coverage > 0.5
 
 
@@ -175,6 +182,43 @@ class TestFailure:
         assert len(error.completed.windows) == 2
         np.testing.assert_array_equal(error.completed.frames[:8], whole.frames[:8])
         assert len(error.completed.frames) == 10
+
+    def test_a_failed_memory_leaves_what_was_shown_before(self, loop):
+        class Broken:
+            def estimate(self, image, intrinsics, pose, known_depth):
+                if pose.timestamp > loop[9].timestamp:
+                    raise RuntimeError("no depth")
+                return np.ones(image.shape[:2], np.float32)
+
+        shown = []
+        pipeline = AutoregressivePipeline(PipelineConfig(**SMALL, keyframe_interval=1), depth_estimator=Broken())
+        with pytest.raises(WindowError, match="stage 'remember': RuntimeError: no depth") as caught:
+            pipeline.generate(loop, on_window=lambda window: shown.append(window))
+        completed = caught.value.completed
+        assert len(completed.windows) == len(shown)
+        last = shown[-1]
+        np.testing.assert_allclose(completed.frames[last.frames.stop - 2 :], last.video[-2:], atol=1e-6)
+
+    def test_a_failed_callback_is_a_failed_window(self, loop):
+        def fail(window):
+            if window.statistics.window == 1:
+                raise OSError("disk full")
+
+        with pytest.raises(WindowError, match="stage 'callback': OSError: disk full") as caught:
+            AutoregressivePipeline(PipelineConfig(**SMALL)).generate(loop, on_window=fail)
+        assert len(caught.value.completed.frames) == 10
+
+    def test_parts_that_do_not_fit_are_refused_at_once(self, loop):
+        store = MosaicMemoryStore()
+        store.insert_keyframe(np.zeros((12, 20, 5)), np.ones((12, 20)), loop.intrinsics, loop[0])
+        with pytest.raises(ValueError, match="store: expected latents of 16 channels, got 5"):
+            AutoregressivePipeline(store=store)
+        with pytest.raises(TypeError, match="vae: expected the methods of VAE, got object"):
+            AutoregressivePipeline(vae=object())
+        with pytest.raises(TypeError, match="config: expected PipelineConfig, got dict"):
+            AutoregressivePipeline({"seed": 1})
+        with pytest.raises(TypeError, match="trajectory: expected CameraTrajectory, got list"):
+            AutoregressivePipeline().generate(list(loop))
 
     def test_prediction_types_must_match(self):
         with pytest.raises(ValueError, match="backbone: expected prediction_type 'epsilon'"):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from conftest import assert_within_twice, random_pose
-from mosaicmem import PRoPE, attention
+from mosaicmem import PRoPE
+from mosaicmem.attention import attention
 from mosaicmem.attention.prope import projection_matrices
 from reference.attention import attention as reference_attention
 from reference.attention import prope as reference
@@ -127,6 +128,9 @@ def test_memory_with_cameras_of_its_own(rng):
     out = queries.attend(q, key, v, memory=memory)
     plain = attention(queries.apply_to_q(q), memory.apply_to_kv(key), memory.apply_to_kv(v))
     np.testing.assert_array_equal(out, queries.apply_to_o(plain))
+    again, lse = queries.attend(q, key, v, memory=memory, return_lse=True, num_threads=1)
+    np.testing.assert_array_equal(again, out)
+    assert lse.shape == (2, 3, TOKENS)
 
 
 def test_same_bytes_for_any_thread_count(rng):
@@ -140,13 +144,20 @@ def test_same_bytes_for_any_thread_count(rng):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"camera_from_world": 2 * np.eye(4)[None]}, "camera_from_world: expected rigid"),
-        ({"intrinsics": np.zeros((CAMERAS, 3, 3))}, "intrinsics: expected positive focal lengths"),
+        ({"camera_from_world": np.diag([2.0, 2, 2, 1])[None]}, r"camera_from_world\[0\]: .*scaled by 2"),
+        ({"camera_from_world": np.diag([-1.0, 1, 1, 1])[None]}, r"camera_from_world\[0\]: .*determinant"),
+        ({"intrinsics": np.tile(np.diag([0.0, 1, 1]), (CAMERAS, 1, 1))}, r"intrinsics\[0\]: fx: expected more than 0"),
+        (
+            {"intrinsics": np.tile([[300.0, 0, 0], [0, 300, 0], [200, 150, 1]], (CAMERAS, 1, 1))},
+            r"intrinsics\[0\]: .*transposed",
+        ),
+        ({"intrinsics": np.tile([[300.0, 5, 2], [0, 300, 2], [0, 0, 1]], (CAMERAS, 1, 1))}, "without skew"),
         ({"intrinsics": np.ones((2, 3, 3))}, r"intrinsics: expected shape \(3, 3, 3\), got \(2, 3, 3\)"),
         ({"image_width": None}, "image_width, image_height: expected both"),
         ({"patches_x": None}, "patches_x: expected an integer, got None"),
         ({"camera": [0]}, "camera, positions: expected both or none"),
         ({"camera": [3], "positions": [[0, 0]]}, r"camera: expected indices within \[0, 3\), got 3 to 3"),
+        ({"camera": [2**32], "positions": [[0, 0]]}, r"camera: expected values in \[-2147483648, 2147483647\]"),
     ],
 )
 def test_bad_input_is_named(rng, change, message):

@@ -105,13 +105,32 @@ class TestTopK:
             ({"near": 2.0, "far": 1.0}, "far: expected more than near = 2.0, got 1.0"),
             ({"half_life": -1.0}, "half_life: expected at least 0"),
             ({"diversity_penalty": 2}, "diversity_penalty: expected at most 1"),
-            ({"far": float("nan")}, "far: expected more than near"),
+            ({"far": float("nan")}, "far: expected a finite number"),
+            ({"far": "x"}, "far: expected a number"),
+            ({"top_k": 2**40}, "top_k: expected at most"),
         ],
     )
     def test_bad_options_are_named(self, rng, change, message):
         store, _ = filled_store(rng, 1)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             store.retrieve(K, CameraPose(), **change)
+        with pytest.raises((TypeError, ValueError), match=message):
+            MemoryRetrieval(**change)
+
+    def test_far_from_the_origin(self, rng):
+        """Half a million metres away, what a camera sees is still where it is to a thousandth of a pixel."""
+        _, keyframes = filled_store(rng, 5)
+        far_away = np.eye(4)
+        far_away[:3, 3] = [5e5, -3e5, 4e5]
+        results = []
+        for transform in (np.eye(4), far_away):
+            store = MosaicMemoryStore()
+            for latents, depth, pose in keyframes:
+                store.insert_keyframe(latents, depth, K, CameraPose(transform @ pose.world_from_camera, pose.timestamp))
+            camera = CameraPose(transform @ keyframes[3][2].world_from_camera)
+            results.append(store.retrieve(K, camera, top_k=100))
+        np.testing.assert_array_equal(results[0].ids, results[1].ids)
+        np.testing.assert_allclose(results[0].pixels, results[1].pixels, atol=1e-3)
 
 
 class TestMosaic:

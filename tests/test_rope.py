@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import assert_within_twice
-from mosaicmem import WarpedRoPE, grid_positions
+from mosaicmem import RotaryTable, WarpedRoPE, grid_positions
 from reference.attention import rope as reference
 
 pytestmark = pytest.mark.kernel
@@ -52,6 +52,11 @@ def test_a_table_serves_every_layer(rng):
         np.testing.assert_array_equal(rope.apply(x, table), rope.apply(x, positions))
     with pytest.raises(ValueError, match=r"positions: expected shape \(49, 32\), got \(50, 32\)"):
         rope.apply(x[:, :49], table)
+
+
+def test_a_table_must_be_whole():
+    with pytest.raises(ValueError, match=r"sin: expected shape \(9, 32\), got \(1, 32\)"):
+        RotaryTable(np.zeros((9, 32)), np.zeros((1, 32)))
 
 
 def test_inverse_undoes_it(rng):

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import random_pose
 from memory_helpers import CHANNELS, COLUMNS, ROWS, K, filled_store, random_keyframe, reference_patches
-from mosaicmem import CameraIntrinsics, CameraPose, MosaicMemoryStore
+from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore
 
 pytestmark = pytest.mark.kernel
 
@@ -84,6 +84,38 @@ class TestInsert:
         latents, depth, pose = random_keyframe(rng, 0.0)
         with pytest.raises(ValueError, match="within float16"):
             MosaicMemoryStore(latent_dtype="float16").insert_keyframe(latents * 1e6, depth, K, pose)
+
+    def test_absurd_depth_and_places_are_not_remembered(self, rng):
+        """Depth of FLT_MAX is a common mark for the sky; centres that far away have no distance in float32."""
+        store = MosaicMemoryStore(1)
+        latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
+        depth[0] = np.finfo(np.float32).max
+        for _ in range(40):  # enough for trees
+            store.insert_keyframe(latents, depth, K, pose)
+        assert len(store) == 40 * (ROWS - 1) * COLUMNS
+        far = np.eye(4)
+        far[0, 3] = 9e11
+        store.insert_keyframe(latents, depth, K, CameraPose(far))
+        distances, _ = store.query_nearest([[9e11, 0, 0], [0, 0, 0]], 3)
+        assert np.isfinite(distances).all()
+        far[0, 3] = 2e12
+        with pytest.raises(ValueError, match="world_from_camera: expected values within 1e"):
+            CameraPose(far)
+
+    def test_bfloat16_overflow_is_refused(self, rng):
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        latents[0, 0, 0] = 3.4e38
+        with pytest.raises(ValueError, match="within bfloat16"):
+            MosaicMemoryStore(latent_dtype="bfloat16").insert_keyframe(latents, depth, K, pose)
+
+    def test_other_objects_for_cameras_are_named(self, rng):
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        with pytest.raises(TypeError, match="pose: expected CameraPose, got ndarray"):
+            MosaicMemoryStore().insert_keyframe(latents, depth, K, np.eye(4))
+        with pytest.raises(TypeError, match="intrinsics: expected CameraIntrinsics, got ndarray"):
+            MosaicMemoryStore().insert_keyframe(latents, depth, K.matrix, pose)
+        with pytest.raises(TypeError, match="millimetres"):
+            MosaicMemoryStore().insert_keyframe(latents, (1000 * depth).astype(np.uint16), K, pose)
 
 
 class TestForget:
@@ -189,16 +221,19 @@ def test_statistics_count_bytes(rng):
 
 
 def test_reading_beside_a_writer(rng):
-    store, _ = filled_store(rng, 5, max_patches=400)
-    keyframes = [random_keyframe(rng, 5.0 + i) for i in range(200)]
+    """Readers of whole mosaics beside a writer that evicts: each call sees one state of the store."""
+    store, _ = filled_store(rng, 30, max_patches=400)
+    keyframes = [random_keyframe(rng, 30.0 + i) for i in range(400)]
+    targets = CameraTrajectory([CameraPose(timestamp=500.0), random_pose(rng, 0.3, 501.0)], K)
     failures = []
 
     def read():
         try:
             while writer.is_alive():
-                found = store.retrieve(K, CameraPose(), top_k=50, min_visibility=0)
-                store.land(found.ids, K, CameraPose())
-                store.query_nearest(np.zeros((4, 3)), 5)
+                mosaic = MemoryRetrieval(top_k=50, min_visibility=0.0).retrieve(store, targets, 8)
+                assert len(mosaic.patch_sources) == len(mosaic.patch_ids)
+                distances, _ = store.query_nearest(np.zeros((4, 3)), 5)
+                assert np.isfinite(distances).all()
         except Exception as error:
             failures.append(error)
 

@@ -105,7 +105,11 @@ class TestJson:
             (lambda d: d["frames"][3].pop("timestamp"), r"frames\[3\]: timestamp is missing"),
             (lambda d: d["frames"][2].update(world_from_camera=[[1]]), r"frames\[2\].*expected shape \(4, 4\)"),
             (lambda d: d.update(frames=[]), "at least one pose"),
-            (lambda d: d.update(frames=7), "frames"),
+            (lambda d: d.update(frames=7), "frames: expected a list, got int"),
+            (lambda d: d["frames"].insert(2, 7), r"frames\[2\]: expected an object, got int"),
+            (lambda d: d.update(intrinsics=[]), "intrinsics: expected an object, got list"),
+            (lambda d: d["intrinsics"].update(foo=1), "intrinsics: unknown key 'foo'"),
+            (lambda d: d["frames"][1].update(timestamp=10**400), r"frames\[1\]: timestamp: expected a finite number"),
             (lambda d: d["frames"].reverse(), "timestamps that do not decrease"),
         ],
     )
@@ -118,7 +122,7 @@ class TestJson:
             CameraTrajectory.load(file)
         assert str(file) in str(error.value)
 
-    @pytest.mark.parametrize("text", ['{"schema": \n "mosaic', "[1, 2]", "\xff\x00"])
+    @pytest.mark.parametrize("text", ['{"x": ' + "9" * 5000 + "}", '{"schema": \n "mosaic', "[1, 2]", "\xff\x00"])
     def test_broken_json(self, tmp_path, text):
         file = tmp_path / "path.json"
         file.write_text(text, encoding="latin-1")

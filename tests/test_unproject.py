@@ -43,7 +43,7 @@ def test_valid_pixels_only(rng):
     points, pixels = unproject_depth(depth, k, pose)
     dense, valid = unproject_to_image(depth, k, pose)
     np.testing.assert_array_equal(pixels, np.flatnonzero(valid))
-    np.testing.assert_allclose(points, dense[valid], rtol=0, atol=4e-6)
+    assert points.tobytes() == dense[valid].tobytes()
 
 
 def test_projection_undoes_it(rng):
@@ -85,6 +85,13 @@ def test_any_layout_and_thread_count_give_the_same_bytes(rng):
 def test_wrong_size_is_explained():
     with pytest.raises(ValueError, match=r"depth: expected shape \(5, 7\), got \(7, 5\)"):
         unproject_depth(np.ones((7, 5)), camera(5, 7))
+    with pytest.raises(TypeError, match="millimetres"):
+        unproject_depth(np.full((5, 7), 1500, dtype=np.uint16), camera(5, 7))
+    with pytest.raises(TypeError, match="pose: expected CameraPose, got ndarray"):
+        unproject_depth(np.ones((5, 7)), camera(5, 7), np.eye(4))
+    for threads in (-1, 1.5, 2**40):
+        with pytest.raises((TypeError, ValueError), match="num_threads: expected"):
+            unproject_depth(np.ones((5, 7)), camera(5, 7), num_threads=threads)
     with pytest.raises(TypeError, match="depth: expected dtype float32, got bool"):
         unproject_depth(np.ones((5, 7), dtype=bool), camera(5, 7))
 
@@ -103,7 +110,9 @@ class TestDepthGrid:
         assert depth_to_grid(depth, 8)[0, 0] == 1.0
 
     def test_stride_must_divide(self):
-        with pytest.raises(ValueError, match=r"stride: expected a divisor of the depth's shape \(8, 9\), got 8"):
+        with pytest.raises(
+            ValueError, match=r"depth: expected height and width in multiples of stride = 8, got shape \(8, 9\)"
+        ):
             depth_to_grid(np.ones((8, 9)), 8)
 
 

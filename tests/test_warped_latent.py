@@ -78,7 +78,8 @@ def test_a_constant_stays_constant(rng):
     [
         ({"positions": np.zeros((3, 3))}, r"positions: expected shape \(2, 2\), got \(3, 3\)"),
         ({"depth": np.ones(3)}, r"depth: expected shape \(2,\), got \(3,\)"),
-        ({"weights": np.array([1.0, 0.0])}, "weights: expected positive values, got 0"),
+        ({"weights": np.array([1.0, 0.0])}, r"weights: expected values in \[1e-6, 1e6\], got 0.0 to 1.0"),
+        ({"weights": np.array([1.0, 1e-45])}, r"weights: expected values in \[1e-6, 1e6\]"),
         ({"rows": 0}, "rows: expected at least 1, got 0"),
         ({"columns": 2.0}, "columns: expected an integer"),
     ],

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <mutex>
 
 #include "arrays.hpp"
 #include "compose.hpp"
@@ -32,7 +33,7 @@ py::tuple unproject_valid(const Array<float>& depth, const std::array<double, 4>
     const std::size_t height = extent(depth, 0), width = extent(depth, 1);
     const Affine affine = to_affine(world_from_camera);
     const float* in = depth.data();
-    std::vector<std::size_t> offsets(height);
+    std::vector<std::size_t> offsets(height + 1);  // the last stays 0 and becomes the total
     std::size_t total = 0;
     {
         const py::gil_scoped_release release;
@@ -113,57 +114,78 @@ py::tuple splat_tokens(const Array<float>& latents, const Array<float>& position
     return py::make_tuple(canvas, coverage, front, source);
 }
 
-py::dict add_frame(VoxelMap& map, const Array<float>& depth,
-                   const std::optional<Array<std::uint8_t>>& colour, const std::array<double, 4>& k,
-                   const Array<double>& world_from_camera, double timestamp, int num_threads) {
-    const RgbdFrame frame{depth.data(),     data_or_null(colour), extent(depth, 0),
-                          extent(depth, 1), to_intrinsics(k),     to_affine(world_from_camera),
-                          timestamp};
-    FusionCounts counts;
-    {
-        const py::gil_scoped_release release;
-        counts = map.add(frame, num_threads);
-    }
-    py::dict result;
-    result["points"] = counts.points;
-    result["out_of_range"] = counts.out_of_range;
-    result["new_voxels"] = counts.new_voxels;
-    return result;
-}
+// A voxel map that several Python threads may use: adding and reading take turns.
+class BoundVoxelMap {
+  public:
+    explicit BoundVoxelMap(double voxel_size) : map_(voxel_size) {}
 
-py::dict export_voxels(const VoxelMap& map, std::size_t min_count) {
-    const std::vector<const Voxel*> voxels = map.sorted_voxels(min_count);
-    const auto n = static_cast<py::ssize_t>(voxels.size());
-    auto points = make_array<float>({n, 3});
-    auto colours = make_array<std::uint8_t>({n, 3});
-    auto normals = make_array<float>({n, 3});
-    auto counts = make_array<std::int64_t>({n});
-    auto times = make_array<double>({n, 2});
-    for (std::size_t i = 0; i < voxels.size(); ++i) {
-        const Voxel& voxel = *voxels[i];
-        const double count = static_cast<double>(voxel.count);
-        const double length =
-            std::sqrt(voxel.normal[0] * voxel.normal[0] + voxel.normal[1] * voxel.normal[1] +
-                      voxel.normal[2] * voxel.normal[2]);
-        for (std::size_t axis = 0; axis < 3; ++axis) {
-            points.mutable_data()[3 * i + axis] = static_cast<float>(voxel.position[axis] / count);
-            colours.mutable_data()[3 * i + axis] =
-                static_cast<std::uint8_t>(voxel.colour[axis] / count + 0.5);
-            normals.mutable_data()[3 * i + axis] =
-                length > 0 ? static_cast<float>(voxel.normal[axis] / length) : 0.0f;
+    py::dict add(const Array<float>& depth, const std::optional<Array<std::uint8_t>>& color,
+                 const std::array<double, 4>& k, const Array<double>& world_from_camera,
+                 double timestamp, int num_threads) {
+        const RgbdFrame frame{depth.data(),     data_or_null(color), extent(depth, 0),
+                              extent(depth, 1), to_intrinsics(k),    to_affine(world_from_camera),
+                              timestamp};
+        FusionCounts counts;
+        {
+            const py::gil_scoped_release release;
+            const std::lock_guard lock(mutex_);
+            counts = map_.add(frame, num_threads);
         }
-        counts.mutable_data()[i] = static_cast<std::int64_t>(voxel.count);
-        times.mutable_data()[2 * i] = voxel.first_time;
-        times.mutable_data()[2 * i + 1] = voxel.last_time;
+        py::dict result;
+        result["points"] = counts.points;
+        result["out_of_range"] = counts.out_of_range;
+        result["new_voxels"] = counts.new_voxels;
+        return result;
     }
-    py::dict result;
-    result["points"] = points;
-    result["colors"] = colours;
-    result["normals"] = normals;
-    result["counts"] = counts;
-    result["times"] = times;
-    return result;
-}
+
+    py::dict export_means(std::size_t min_count) const {
+        std::vector<float> points, normals;
+        std::vector<std::uint8_t> colors;
+        std::vector<std::int64_t> counts;
+        std::vector<double> times;
+        {
+            const py::gil_scoped_release release;
+            const std::lock_guard lock(mutex_);
+            for (const Voxel* voxel : map_.sorted_voxels(min_count)) {
+                const double count = static_cast<double>(voxel->count);
+                const double* n = voxel->normal;
+                const double length = std::sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
+                for (std::size_t axis = 0; axis < 3; ++axis) {
+                    points.push_back(static_cast<float>(voxel->position[axis] / count));
+                    colors.push_back(static_cast<std::uint8_t>(voxel->color[axis] / count + 0.5));
+                    normals.push_back(length > 0 ? static_cast<float>(n[axis] / length) : 0.0f);
+                }
+                counts.push_back(static_cast<std::int64_t>(voxel->count));
+                times.push_back(voxel->first_time);
+                times.push_back(voxel->last_time);
+            }
+        }
+        const auto n = static_cast<py::ssize_t>(counts.size());
+        py::dict result;
+        result["points"] = take_vector(std::move(points), {n, 3});
+        result["colors"] = take_vector(std::move(colors), {n, 3});
+        result["normals"] = take_vector(std::move(normals), {n, 3});
+        result["counts"] = take_vector(std::move(counts), {n});
+        result["times"] = take_vector(std::move(times), {n, 2});
+        return result;
+    }
+
+    std::size_t size() const {
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        return map_.size();
+    }
+
+    std::size_t nbytes() const {
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        return map_.nbytes();
+    }
+
+  private:
+    VoxelMap map_;
+    mutable std::mutex mutex_;
+};
 
 }  // namespace
 
@@ -186,14 +208,14 @@ void bind_geometry(py::module_& m) {
           py::arg("depth").noconvert(), py::arg("weight").noconvert(), py::arg("rows"),
           py::arg("columns"), py::arg("mode"), py::arg("depth_tolerance"));
 
-    py::class_<VoxelMap>(m, "VoxelMap")
+    py::class_<BoundVoxelMap>(m, "VoxelMap")
         .def(py::init<double>(), py::arg("voxel_size"))
-        .def("add", &add_frame, py::arg("depth").noconvert(), py::arg("colour").noconvert(),
+        .def("add", &BoundVoxelMap::add, py::arg("depth").noconvert(), py::arg("color").noconvert(),
              py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
              py::arg("num_threads") = 0)
-        .def("export", &export_voxels, py::arg("min_count"))
-        .def("__len__", &VoxelMap::size)
-        .def_property_readonly("nbytes", &VoxelMap::nbytes);
+        .def("export", &BoundVoxelMap::export_means, py::arg("min_count"))
+        .def("__len__", &BoundVoxelMap::size)
+        .def_property_readonly("nbytes", &BoundVoxelMap::nbytes);
 }
 
 }  // namespace mosaicmem::bindings

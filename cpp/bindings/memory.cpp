@@ -1,5 +1,4 @@
 #include <cmath>
-#include <limits>
 #include <span>
 
 #include "arrays.hpp"
@@ -14,6 +13,55 @@ Array<T> copy_field(std::size_t n, const auto& get) {
     T* out = array.mutable_data();
     for (std::size_t i = 0; i < n; ++i) out[i] = get(i);
     return array;
+}
+
+py::dict patch_arrays(const std::vector<RetrievedPatch>& patches) {
+    const std::size_t n = patches.size();
+    py::dict result;
+    result["id"] = copy_field<PatchId>(n, [&](std::size_t i) { return patches[i].id; });
+    result["score"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].score; });
+    result["u"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].u; });
+    result["v"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].v; });
+    result["depth"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].depth; });
+    return result;
+}
+
+py::dict info_arrays(const std::vector<PatchInfo>& infos) {
+    const std::size_t n = infos.size();
+    py::dict result;
+    result["observation"] =
+        copy_field<PatchId>(n, [&](std::size_t i) { return infos[i].observation; });
+    result["frame_id"] =
+        copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].frame_id; });
+    result["timestamp"] = copy_field<double>(n, [&](std::size_t i) { return infos[i].timestamp; });
+    result["row"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].row; });
+    result["column"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].column; });
+    auto centres = make_array<double>({static_cast<py::ssize_t>(n), 3});
+    auto poses = make_array<double>({static_cast<py::ssize_t>(n), 3, 4});
+    auto intrinsics = make_array<double>({static_cast<py::ssize_t>(n), 4});
+    for (std::size_t i = 0; i < n; ++i) {
+        std::memcpy(centres.mutable_data() + 3 * i, &infos[i].centre, sizeof(Vec3));
+        std::memcpy(poses.mutable_data() + 12 * i, infos[i].world_from_camera.m.data(),
+                    sizeof(Affine));
+        std::memcpy(intrinsics.mutable_data() + 4 * i, &infos[i].k, sizeof(Intrinsics));
+    }
+    result["centre"] = centres;
+    result["world_from_camera"] = poses;
+    result["intrinsics"] = intrinsics;
+    return result;
+}
+
+py::dict token_arrays(LandedTokens&& tokens) {
+    const auto n = static_cast<py::ssize_t>(tokens.patch.size());
+    py::dict result;
+    result["latents"] =
+        take_vector(std::move(tokens.latents), {n, static_cast<py::ssize_t>(tokens.channels)});
+    result["landing"] = take_vector(std::move(tokens.landing), {n, 3});
+    result["confidence"] = take_vector(std::move(tokens.confidence), {n});
+    result["patch"] = take_vector(std::move(tokens.patch), {n});
+    result["source_row"] = take_vector(std::move(tokens.source_row), {n});
+    result["source_column"] = take_vector(std::move(tokens.source_column), {n});
+    return result;
 }
 
 // Keeps Python objects alive for the core, which lets go of them on any thread, with or without the
@@ -72,55 +120,53 @@ class BoundStore {
             const py::gil_scoped_release release;
             patches = store_.retrieve(view, params);
         }
-        const std::size_t n = patches.size();
-        py::dict result;
-        result["id"] = copy_field<PatchId>(n, [&](std::size_t i) { return patches[i].id; });
-        result["score"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].score; });
-        result["u"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].u; });
-        result["v"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].v; });
-        result["depth"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].depth; });
-        return result;
+        return patch_arrays(patches);
+    }
+
+    // (patches as retrieve gives them, their description, their tokens), of one state of the store.
+    py::tuple look(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
+                   std::size_t top_k, double time, double half_life, double min_visibility,
+                   double diversity_radius, double diversity_penalty) const {
+        const View view = to_view(camera, camera_from_world);
+        const RetrievalParams params{
+            top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
+        MemoryStore::Sight sight;
+        {
+            const py::gil_scoped_release release;
+            sight = store_.look(view, params);
+        }
+        return py::make_tuple(patch_arrays(sight.patches), info_arrays(sight.infos),
+                              token_arrays(std::move(sight.tokens)));
     }
 
     py::dict land(const Array<PatchId>& ids, const std::array<double, 8>& camera,
-                  const Array<double>& camera_from_world, std::size_t channels) const {
+                  const Array<double>& camera_from_world) const {
         const View view = to_view(camera, camera_from_world);
+        const std::span<const PatchId> list(ids.data(), static_cast<std::size_t>(ids.size()));
         LandedTokens tokens;
         {
             const py::gil_scoped_release release;
-            tokens = store_.land({ids.data(), static_cast<std::size_t>(ids.size())}, view);
+            tokens = store_.land(list, view);
         }
-        const auto n = static_cast<py::ssize_t>(tokens.patch.size());
-        py::dict result;
-        result["latents"] =
-            take_vector(std::move(tokens.latents), {n, static_cast<py::ssize_t>(channels)});
-        result["landing"] = take_vector(std::move(tokens.landing), {n, 3});
-        result["confidence"] = take_vector(std::move(tokens.confidence), {n});
-        result["patch"] = take_vector(std::move(tokens.patch), {n});
-        result["source_row"] = take_vector(std::move(tokens.source_row), {n});
-        result["source_column"] = take_vector(std::move(tokens.source_column), {n});
-        return result;
+        return token_arrays(std::move(tokens));
     }
 
-    // queries (n, 3) -> distances (n, k) and ids (n, k); fewer than k living patches leave infinity
-    // and the largest id.
-    py::tuple nearest(const Array<float>& queries, std::size_t k) const {
+    // queries (n, 3) -> distances and ids (n, min(k, living patches)).
+    py::tuple nearest(const Array<double>& queries, std::size_t k, int num_threads) const {
         const std::size_t n = extent(queries, 0);
-        auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(k)});
-        auto ids = make_array<PatchId>({queries.shape(0), static_cast<py::ssize_t>(k)});
-        const float* in = queries.data();
-        float* to = distances.mutable_data();
-        PatchId* to_ids = ids.mutable_data();
+        const double* in = queries.data();
+        std::vector<std::vector<Neighbour>> found;
         {
             const py::gil_scoped_release release;
-            for (std::size_t i = 0; i < n; ++i) {
-                const std::vector<Neighbour> found = store_.nearest(in + 3 * i, k);
-                for (std::size_t j = 0; j < k; ++j) {
-                    const bool present = j < found.size();
-                    to[i * k + j] = present ? std::sqrt(found[j].squared_distance)
-                                            : std::numeric_limits<float>::infinity();
-                    to_ids[i * k + j] = present ? found[j].id : std::numeric_limits<PatchId>::max();
-                }
+            found = store_.nearest(in, n, k, num_threads);
+        }
+        const std::size_t columns = found.empty() ? 0 : found.front().size();
+        auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(columns)});
+        auto ids = make_array<PatchId>({queries.shape(0), static_cast<py::ssize_t>(columns)});
+        for (std::size_t i = 0; i < n; ++i) {
+            for (std::size_t j = 0; j < columns; ++j) {
+                distances.mutable_data()[i * columns + j] = std::sqrt(found[i][j].squared_distance);
+                ids.mutable_data()[i * columns + j] = found[i][j].id;
             }
         }
         return py::make_tuple(distances, ids);
@@ -128,35 +174,15 @@ class BoundStore {
 
     // A KeyError names the first id that is not alive.
     py::dict describe(const Array<PatchId>& ids) const {
-        const auto n = static_cast<std::size_t>(ids.size());
-        std::vector<MemoryStore::PatchInfo> infos(n);
-        for (std::size_t i = 0; i < n; ++i) {
-            if (!store_.describe(ids.data()[i], infos[i]))
-                throw py::key_error(std::to_string(ids.data()[i]));
+        const std::span<const PatchId> list(ids.data(), static_cast<std::size_t>(ids.size()));
+        std::vector<PatchInfo> infos;
+        std::optional<PatchId> missing;
+        {
+            const py::gil_scoped_release release;
+            missing = store_.describe(list, infos);
         }
-        py::dict result;
-        result["observation"] =
-            copy_field<PatchId>(n, [&](std::size_t i) { return infos[i].observation; });
-        result["frame_id"] =
-            copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].frame_id; });
-        result["timestamp"] =
-            copy_field<double>(n, [&](std::size_t i) { return infos[i].timestamp; });
-        result["row"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].row; });
-        result["column"] =
-            copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].column; });
-        auto centres = make_array<double>({static_cast<py::ssize_t>(n), 3});
-        auto poses = make_array<double>({static_cast<py::ssize_t>(n), 3, 4});
-        auto intrinsics = make_array<double>({static_cast<py::ssize_t>(n), 4});
-        for (std::size_t i = 0; i < n; ++i) {
-            std::memcpy(centres.mutable_data() + 3 * i, &infos[i].centre, sizeof(Vec3));
-            std::memcpy(poses.mutable_data() + 12 * i, infos[i].world_from_camera.m.data(),
-                        sizeof(Affine));
-            std::memcpy(intrinsics.mutable_data() + 4 * i, &infos[i].k, sizeof(Intrinsics));
-        }
-        result["centre"] = centres;
-        result["world_from_camera"] = poses;
-        result["intrinsics"] = intrinsics;
-        return result;
+        if (missing) throw py::key_error("patch " + std::to_string(*missing) + " does not live");
+        return info_arrays(infos);
     }
 
     Array<PatchId> alive_ids() const {
@@ -171,14 +197,20 @@ class BoundStore {
 
     py::object time_range() const {
         double first, last;
-        if (!store_.time_range(first, last)) return py::none();
+        bool any;
+        {
+            const py::gil_scoped_release release;
+            any = store_.time_range(first, last);
+        }
+        if (!any) return py::none();
         return py::make_tuple(first, last);
     }
 
-    std::size_t alive_count() const { return store_.alive_count(); }
-    std::size_t observation_count() const { return store_.observation_count(); }
-    std::size_t index_nbytes() const { return store_.index_nbytes(); }
-    std::size_t keyframe_nbytes() const { return store_.keyframe_nbytes(); }
+    template <std::size_t (MemoryStore::*Count)() const>
+    std::size_t count() const {
+        const py::gil_scoped_release release;
+        return (store_.*Count)();
+    }
 
   private:
     MemoryStore store_;
@@ -203,16 +235,22 @@ void bind_memory(py::module_& m) {
         .def("retrieve", &BoundStore::retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("top_k"), py::arg("time"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"))
+        .def("look", &BoundStore::look, py::arg("camera"), py::arg("camera_from_world"),
+             py::arg("top_k"), py::arg("time"), py::arg("half_life"), py::arg("min_visibility"),
+             py::arg("diversity_radius"), py::arg("diversity_penalty"))
         .def("land", &BoundStore::land, py::arg("ids").noconvert(), py::arg("camera"),
-             py::arg("camera_from_world"), py::arg("channels"))
-        .def("nearest", &BoundStore::nearest, py::arg("queries").noconvert(), py::arg("k"))
+             py::arg("camera_from_world"))
+        .def("nearest", &BoundStore::nearest, py::arg("queries").noconvert(), py::arg("k"),
+             py::arg("num_threads") = 0)
         .def("describe", &BoundStore::describe, py::arg("ids").noconvert())
         .def("alive_ids", &BoundStore::alive_ids)
         .def("time_range", &BoundStore::time_range)
-        .def_property_readonly("alive_count", &BoundStore::alive_count)
-        .def_property_readonly("observation_count", &BoundStore::observation_count)
-        .def_property_readonly("index_nbytes", &BoundStore::index_nbytes)
-        .def_property_readonly("keyframe_nbytes", &BoundStore::keyframe_nbytes);
+        .def_property_readonly("alive_count", &BoundStore::count<&MemoryStore::alive_count>)
+        .def_property_readonly("observation_count",
+                               &BoundStore::count<&MemoryStore::observation_count>)
+        .def_property_readonly("index_nbytes", &BoundStore::count<&MemoryStore::index_nbytes>)
+        .def_property_readonly("keyframe_nbytes",
+                               &BoundStore::count<&MemoryStore::keyframe_nbytes>);
 }
 
 }  // namespace mosaicmem::bindings

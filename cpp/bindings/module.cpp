@@ -10,5 +10,5 @@ PYBIND11_MODULE(_core, m) {
     bindings::bind_memory(m);
     bindings::bind_positions(m);
     bindings::bind_attention(m);
-    m.def("resolve_threads", &mosaicmem::resolve_threads, pybind11::arg("num_threads") = 0);
+    m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }

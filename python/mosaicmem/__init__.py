@@ -8,15 +8,16 @@ back.
 >>> pipeline = AutoregressivePipeline(PipelineConfig(seed=1))
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
 
 from mosaicmem.attention import (
     LatentCanvas,
     MemoryCrossAttention,
     PRoPE,
+    RotaryTable,
     WarpedLatent,
     WarpedRoPE,
-    attention,
     grid_positions,
     reproject_depth_grid,
 )
@@ -47,8 +48,8 @@ from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, Pipelin
 from mosaicmem.synthetic import SyntheticWorld
 
 try:
-    __version__ = version("mosaicmem")
-except PackageNotFoundError:  # imported from a source tree that is not installed
+    __version__ = _version("mosaicmem")
+except _PackageNotFoundError:  # imported from a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "PRoPE",
     "PipelineConfig",
     "PointCloud",
+    "RotaryTable",
     "StreamingFusion",
     "SyntheticBackbone",
     "SyntheticDepthEstimator",
@@ -83,7 +85,6 @@ __all__ = [
     "WarpedRoPE",
     "WindowError",
     "__version__",
-    "attention",
     "depth_to_grid",
     "grid_positions",
     "reproject_depth_grid",

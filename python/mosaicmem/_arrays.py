@@ -5,9 +5,10 @@ Everything behind this border may trust shapes, dtypes and contiguity.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ U64: TypeAlias = NDArray[np.uint64]
 
 Shape: TypeAlias = Sequence[int | str | None]
 
+_T = TypeVar("_T")
+_INT64 = np.iinfo(np.int64)
+_MOST_THREADS = 1024
+
 
 def is_torch(value: Any) -> bool:
     """Whether ``value`` is a torch tensor; torch is never imported to find out."""
@@ -34,15 +39,21 @@ def is_torch(value: Any) -> bool:
 
 def to_numpy(name: str, value: ArrayLike) -> NDArray[Any]:
     """A NumPy view of ``value``, without a copy where it has memory of its own on the CPU."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked one; use .filled()")
     if isinstance(value, np.ndarray):
         return value
     if is_torch(value):
         if value.device.type != "cpu":
             raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}; move it with .cpu()")
-        return np.asarray(value.detach().numpy())
+        if value.requires_grad:
+            raise ValueError(f"{name}: expected a tensor without gradient (there is no backward yet); use .detach()")
+        if str(value.dtype) == "torch.bfloat16":
+            raise TypeError(f"{name}: expected a dtype that NumPy has, got torch.bfloat16; use .float()")
+        return np.asarray(value.numpy())
     try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+        array = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
         raise TypeError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
     if array.dtype == object:
         raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__}")
@@ -82,6 +93,12 @@ def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: b
         kinds = "fiu" if wanted.kind == "f" else "iu" if wanted.kind in "iu" else wanted.kind
         if array.dtype.kind not in kinds and array.size > 0:
             raise TypeError(f"{name}: expected dtype {wanted}, got {array.dtype}")
+        if wanted.kind in "iu" and array.size > 0:
+            limits = np.iinfo(wanted)
+            if array.min() < limits.min or array.max() > limits.max:
+                raise ValueError(
+                    f"{name}: expected values in [{limits.min}, {limits.max}], got {array.min()} to {array.max()}"
+                )
     check_shape(name, array, shape)
     # Values beyond float32 become inf here, quietly; where that matters, `finite` reports it with a name.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -90,6 +107,23 @@ def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: b
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name}: expected finite values, got {array[where]} at {where}")
     return array
+
+
+def as_depth(name: str, value: ArrayLike, shape: Shape) -> F32:
+    """Depth in metres as float32. Integers are refused: they are millimetres nearly always."""
+    if to_numpy(name, value).dtype.kind in "iu":
+        raise TypeError(f"{name}: expected metres as floating-point numbers, got integers; millimetres? divide by 1000")
+    return as_array(name, value, np.float32, shape)
+
+
+def as_pixels(name: str, value: ArrayLike, shape: Shape) -> F32:
+    """Pixels, uint8 or float in [0, 1], as float32 in [0, 1]."""
+    if to_numpy(name, value).dtype == np.uint8:
+        return np.asarray(as_array(name, value, np.uint8, shape) / np.float32(255))
+    pixels = as_array(name, value, np.float32, shape, finite=True)
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
+        raise ValueError(f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; divide by 255?")
+    return pixels
 
 
 def as_ids(name: str, value: ArrayLike) -> U64:
@@ -112,9 +146,12 @@ def check_number(
     above: float | None = None,
 ) -> float:
     """A finite real number within [minimum, maximum], or greater than ``above``."""
-    if isinstance(value, (bool, str, bytes)) or not np.isscalar(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    number = float(value)  # type: ignore[arg-type]
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a finite number, got one beyond float64") from None
     if not np.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {number}")
     if minimum is not None and number < minimum:
@@ -130,11 +167,31 @@ def check_integer(name: str, value: Any, *, minimum: int | None = None, maximum:
     """An integer within [minimum, maximum]."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if minimum is not None and value < minimum:
+    minimum = _INT64.min if minimum is None else minimum
+    maximum = _INT64.max if maximum is None else maximum
+    if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
-    if maximum is not None and value > maximum:
+    if value > maximum:
         raise ValueError(f"{name}: expected at most {maximum}, got {value}")
     return int(value)
+
+
+def check_threads(num_threads: Any) -> int:
+    """A number of threads; 0 becomes MOSAICMEM_NUM_THREADS if that is set, else stays 0: all cores."""
+    count = check_integer("num_threads", num_threads, minimum=0, maximum=_MOST_THREADS)
+    if count > 0:
+        return count
+    text = os.environ.get("MOSAICMEM_NUM_THREADS", "0")
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_THREADS):
+        raise ValueError(f"MOSAICMEM_NUM_THREADS: expected an integer from 0 to {_MOST_THREADS}, got {text!r}")
+    return int(text)
+
+
+def check_instance(name: str, value: Any, kind: type[_T]) -> _T:
+    """An object of a class of this library."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:

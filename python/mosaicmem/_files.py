@@ -53,7 +53,7 @@ def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20) -> dict[str
         value = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise FormatError(path, f"not JSON: {error.msg}", error.lineno) from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, nesting without end
         raise FormatError(path, f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(path, f"expected a JSON object, got {type(value).__name__}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -67,9 +68,11 @@ class SevenScenes(Sequence[RgbdImage]):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder")
-        self._colors = sorted(
-            path for path in self.folder.iterdir() if re.fullmatch(r"frame-\d+\.color\.(jpg|jpeg|png)", path.name)
-        )
+        names = (path for path in self.folder.iterdir() if re.fullmatch(r"frame-\d+\.color\.(jpg|jpeg|png)", path.name))
+        self._colors = sorted(names, key=self._number)
+        for first, second in pairwise(self._colors):
+            if self._number(first) == self._number(second):
+                raise FormatError(second, f"expected one colour image a frame, got {first.name} too")
         if not self._colors:
             raise FormatError(self.folder, "expected frames named frame-NNNNNN.color.jpg or .png, found none")
 
@@ -86,8 +89,10 @@ class SevenScenes(Sequence[RgbdImage]):
         color = self._colors[index]
         depth_path = self._sibling(color, "depth.png")
         millimetres = _read_image(depth_path)
-        if millimetres.ndim != 2 or millimetres.dtype.kind not in "iu":
-            raise FormatError(depth_path, f"expected a 16-bit grey image, got shape {millimetres.shape}")
+        if millimetres.ndim != 2 or millimetres.dtype.kind not in "iu" or millimetres.dtype.itemsize < 2:
+            raise FormatError(
+                depth_path, f"expected a 16-bit grey image, got {millimetres.dtype} of shape {millimetres.shape}"
+            )
         depth = millimetres.astype(np.float32) / 1000
         depth[np.isin(millimetres, _INVALID_DEPTH)] = 0
         image = _read_image(color, mode="RGB")
@@ -103,7 +108,7 @@ class SevenScenes(Sequence[RgbdImage]):
         with _open_image(self._colors[0]) as first:
             width, height = first.size
         path = self.folder / "camera-intrinsics.txt"
-        if path.exists():
+        if path.is_file():
             try:
                 return CameraIntrinsics.from_matrix(_read_matrix(path, (3, 3)), width, height)
             except FormatError:
@@ -132,8 +137,8 @@ class SevenScenes(Sequence[RgbdImage]):
 
     def _sibling(self, color: Path, ending: str) -> Path:
         path = self.folder / f"{color.name.split('.')[0]}.{ending}"
-        if not path.exists():
-            raise FormatError(path, f"missing, though {color.name} is there")
+        if not path.is_file():  # a pipe would wait for ever
+            raise FormatError(path, f"missing, though {color.name} is there" if not path.exists() else "not a file")
         return path
 
 

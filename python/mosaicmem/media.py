@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mosaicmem._arrays import U8, ArrayLike, as_array, check_number, to_numpy
+from mosaicmem._arrays import U8, ArrayLike, as_array, as_pixels, check_number, to_numpy
 from mosaicmem._files import atomic_write
 
 
@@ -17,8 +17,7 @@ def to_uint8(name: str, frames: ArrayLike) -> U8:
     array = to_numpy(name, frames)
     if array.dtype == np.uint8:
         return array
-    pixels = as_array(name, array, np.float32, array.shape, finite=True)
-    return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), dtype=np.uint8)
+    return np.asarray(np.rint(as_pixels(name, array, array.shape) * 255), dtype=np.uint8)
 
 
 def save_png(path: str | Path, image: ArrayLike) -> None:
@@ -36,7 +35,9 @@ def save_mp4(path: str | Path, frames: ArrayLike, fps: float = 15.0) -> None:
     import av
 
     pixels = as_array("frames", to_uint8("frames", frames), np.uint8, ("T", "H", "W", 3))
-    rate = Fraction(check_number("fps", fps, above=0.0)).limit_denominator(1000)
+    if 0 in pixels.shape:
+        raise ValueError(f"frames: expected at least one frame and one pixel, got shape {pixels.shape}")
+    rate = Fraction(check_number("fps", fps, minimum=0.1, maximum=1000.0)).limit_denominator(1000)
     _, height, width, _ = pixels.shape
     pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with (

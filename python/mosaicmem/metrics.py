@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from mosaicmem._arrays import ArrayLike, as_array, to_numpy
+from mosaicmem._arrays import ArrayLike, as_array, as_pixels, to_numpy
 
 
 def psnr(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) -> float:
-    """Peak signal-to-noise ratio, dB, of images or videos with values in [0, 1].
+    """Peak signal-to-noise ratio, dB, of images or videos, uint8 or float in [0, 1].
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ def psnr(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) 
     float
         10 log10(1 / mean squared error); inf for equal inputs, NaN where no pixel counts.
     """
-    expected = as_array("reference", reference, np.float32, to_numpy("reference", reference).shape, finite=True)
-    actual = as_array("image", image, np.float32, expected.shape, finite=True)
+    expected = as_pixels("reference", reference, to_numpy("reference", reference).shape)
+    actual = as_pixels("image", image, expected.shape)
     error = (actual.astype(np.float64) - expected) ** 2
     if mask is not None:
         error = error[as_array("mask", mask, np.bool_, expected.shape[:-1])]

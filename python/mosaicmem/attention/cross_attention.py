@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, check_integer, like
+from mosaicmem._arrays import F32, ArrayLike, as_array, check_integer, check_threads, like
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
 from mosaicmem.attention.warped_rope import WarpedRoPE
@@ -37,7 +39,7 @@ class MemoryCrossAttention:
 
     Attributes
     ----------
-    weights : dict of str to float32 array
+    weights : mapping of str to float32 array
         ``query`` (heads * head_dim, dim), ``key`` and ``value`` (heads * head_dim, memory_dim),
         ``output`` (dim, heads * head_dim), ``gate`` (heads,). Replace them with :meth:`load_weights`.
     """
@@ -61,29 +63,37 @@ class MemoryCrossAttention:
         self.rope = rope or WarpedRoPE(head_dim)
         if self.rope.head_dim != head_dim:
             raise ValueError(f"rope: expected head_dim {head_dim}, got {self.rope.head_dim}")
-        self.num_threads = check_integer("num_threads", num_threads, minimum=0)
+        self.num_threads = check_threads(num_threads)
         inner = num_heads * head_dim
         rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
 
         def draw(rows: int, columns: int) -> F32:
             return np.asarray(rng.standard_normal((rows, columns)) / np.sqrt(columns), dtype=np.float32)
 
-        self.weights: dict[str, F32] = {
+        weights = {
             "query": draw(inner, dim),
             "key": draw(inner, memory_dim),
             "value": draw(inner, memory_dim),
             "output": draw(dim, inner),
             "gate": np.full(num_heads, gate, dtype=np.float32),
         }
+        self._weights = MappingProxyType(weights)
 
-    def load_weights(self, weights: dict[str, ArrayLike]) -> None:
+    @property
+    def weights(self) -> Mapping[str, F32]:
+        """The weights by name; read-only, see :meth:`load_weights`."""
+        return self._weights
+
+    def load_weights(self, weights: Mapping[str, ArrayLike]) -> None:
         """Replace all weights; names and shapes must be those of :attr:`weights`. Nothing changes on an error."""
         if set(weights) != set(self.weights):
             raise ValueError(f"weights: expected the names {sorted(self.weights)}, got {sorted(weights)}")
-        self.weights = {
-            name: as_array(f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True).copy()
-            for name, old in self.weights.items()
-        }
+        self._weights = MappingProxyType(
+            {
+                name: as_array(f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True).copy()
+                for name, old in self._weights.items()
+            }
+        )
 
     def __call__(
         self,
@@ -101,7 +111,7 @@ class MemoryCrossAttention:
         ----------
         hidden : (B, N, dim) array
         memory : (B, M, memory_dim) array
-            M may be 0: the result is then ``hidden`` itself, bit for bit.
+            M may be 0: the result is then a copy of ``hidden``, bit for bit.
         query_positions : (N, 3) array
             Grid positions (t, y, x) of the queries.
         memory_positions : (M, 3) array
@@ -117,10 +127,14 @@ class MemoryCrossAttention:
         """
         x = as_array("hidden", hidden, np.float32, ("B", "N", self.dim))
         m = as_array("memory", memory, np.float32, (x.shape[0], "M", self.memory_dim))
+        if m.shape[1] == 0:
+            return like(hidden, x.copy())
         q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
         k = self.rope.apply(self._heads(m, "key"), memory_positions, num_threads=self.num_threads)
         v = self._heads(m, "value")
         options: dict[str, Any] = {"mask": mask, "num_threads": self.num_threads}
+        if prope is not None and not (isinstance(prope, tuple) and len(prope) == 2):
+            raise TypeError("prope: expected a pair, the PRoPE of the queries and that of the memory tokens")
         queries, keys = prope or (None, None)
         heads = attention(q, k, v, **options) if queries is None else queries.attend(q, k, v, memory=keys, **options)
         heads = heads * np.tanh(self.weights["gate"])[:, None, None]

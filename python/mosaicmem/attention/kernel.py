@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import ArrayLike, as_array, check_number, like, to_numpy
+from mosaicmem._arrays import ArrayLike, as_array, check_number, check_threads, like, to_numpy
 
 
 def attention(
@@ -57,5 +57,5 @@ def attention(
     if dim == 0:
         raise ValueError(f"q: expected a head dimension of at least 1, got shape {to_numpy('q', q).shape}")
     factor = 1 / math.sqrt(dim) if scale is None else check_number("scale", scale)
-    out, lse = _core.attention(queries, keys, values, key_mask, key_bias, factor, num_threads)
+    out, lse = _core.attention(queries, keys, values, key_mask, key_bias, factor, check_threads(num_threads))
     return (like(q, out), like(q, lse)) if return_lse else like(q, out)

@@ -8,8 +8,21 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F64, I32, ArrayLike, as_array, check_integer, check_number, like, to_numpy
+from mosaicmem._arrays import (
+    F64,
+    I32,
+    ArrayLike,
+    as_array,
+    check_instance,
+    check_integer,
+    check_number,
+    check_threads,
+    like,
+    to_numpy,
+)
 from mosaicmem.attention.kernel import attention
+from mosaicmem.camera import CameraIntrinsics
+from mosaicmem.camera.pose import check_rigid
 
 
 def projection_matrices(
@@ -25,13 +38,12 @@ def projection_matrices(
     """
     views = as_array("camera_from_world", camera_from_world, np.float64, ("V", 4, 4), finite=True)
     inverse = np.zeros_like(views)
+    views = (
+        np.stack([check_rigid(f"camera_from_world[{i}]", view) for i, view in enumerate(views)])
+        if len(views)
+        else views
+    )
     rotation_t = views[:, :3, :3].transpose(0, 2, 1)
-    error = float(np.abs(rotation_t @ views[:, :3, :3] - np.eye(3)).max(initial=0.0))
-    if error > 1e-3 or not np.allclose(views[:, 3], [0, 0, 0, 1]):
-        raise ValueError(
-            "camera_from_world: expected rigid 4x4 transforms, got one whose rotation is off by "
-            f"{error:.3g}, or whose last row is not [0, 0, 0, 1]; transposed, or multiplied by K?"
-        )
     inverse[:, :3, :3] = rotation_t
     inverse[:, :3, 3] = -np.einsum("vij,vj->vi", rotation_t, views[:, :3, 3])
     inverse[:, 3, 3] = 1
@@ -42,9 +54,12 @@ def projection_matrices(
     width = check_integer("image_width", image_width, minimum=1)
     height = check_integer("image_height", image_height, minimum=1)
     k = as_array("intrinsics", intrinsics, np.float64, (len(views), 3, 3), finite=True)
+    for i, matrix in enumerate(k):
+        try:
+            CameraIntrinsics.from_matrix(matrix, width, height)
+        except ValueError as error:
+            raise ValueError(f"intrinsics[{i}]: {error}") from None
     fx, fy = k[:, 0, 0] / width, k[:, 1, 1] / height
-    if not ((fx > 0) & (fy > 0)).all():
-        raise ValueError("intrinsics: expected positive focal lengths, got one that is not; transposed or empty K?")
     cx, cy = k[:, 0, 2] / width - 0.5, k[:, 1, 2] / height - 0.5
     lift, unlift = np.zeros((2, len(views), 4, 4))
     for matrix, diagonal_x, diagonal_y, offset_x, offset_y in (
@@ -139,11 +154,19 @@ class PRoPE:
     def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
         """Attention under PRoPE. Keys and values have the cameras of ``memory``, or those of the queries without it.
 
-        ``options`` go to :func:`~mosaicmem.attention.attention`.
+        ``options`` go to :func:`~mosaicmem.attention.attention`; with ``return_lse`` the result is a pair here too.
         """
-        keys = memory or self
-        o = attention(self.apply_to_q(q), keys.apply_to_kv(k), keys.apply_to_kv(v), **options)
-        return self.apply_to_o(o)
+        keys = self if memory is None else check_instance("memory", memory, PRoPE)
+        threads = options.get("num_threads", 0)
+        result = attention(
+            self.apply_to_q(q, num_threads=threads),
+            keys.apply_to_kv(k, num_threads=threads),
+            keys.apply_to_kv(v, num_threads=threads),
+            **options,
+        )
+        if options.get("return_lse"):
+            return self.apply_to_o(result[0], num_threads=threads), result[1]
+        return self.apply_to_o(result, num_threads=threads)
 
     def _apply(self, name: str, x: ArrayLike, matrices: F64, inverse: bool, num_threads: int) -> Any:
         array = to_numpy(name, x)
@@ -157,7 +180,7 @@ class PRoPE:
             self._cos.astype(dtype, copy=False),
             self._sin.astype(dtype, copy=False),
             inverse,
-            num_threads,
+            check_threads(num_threads),
         )
         return like(x, out.reshape(features.shape))
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, I32, ArrayLike, Bool, as_array, check_choice, check_integer, check_number
+from mosaicmem._arrays import (
+    F32,
+    I32,
+    ArrayLike,
+    Bool,
+    as_array,
+    as_depth,
+    check_choice,
+    check_integer,
+    check_number,
+    check_threads,
+    like,
+)
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
 
@@ -21,7 +34,7 @@ def reproject_depth_grid(
     *,
     near: float = 0.05,
     num_threads: int = 0,
-) -> tuple[F32, Bool]:
+) -> tuple[Any, Any]:
     """Where each cell of a source view lands in a target view (Eq. 2 of MosaicMem).
 
     (u', v') = proj(K_target * camera_from_world_target * world_from_camera_source * (depth * K_source^-1 [u, v, 1]))
@@ -44,18 +57,19 @@ def reproject_depth_grid(
         (u', v') in pixels and z' in metres; may lie outside the image. Zero where invalid.
     valid : (h, w) bool
     """
-    z = as_array("depth", depth, np.float32, ("h", "w"))
+    z = as_depth("depth", depth, ("h", "w"))
     near = check_number("near", near, above=0.0)
     camera = (*target_intrinsics.params, target_intrinsics.width, target_intrinsics.height, near, np.inf)
-    return _core.reproject_grid(
+    landing, valid = _core.reproject_grid(
         z,
         check_integer("stride", stride, minimum=1),
         source_intrinsics.params,
         source.world_from_camera,
         camera,
         target.camera_from_world,
-        num_threads,
+        check_threads(num_threads),
     )
+    return like(depth, landing), like(depth, valid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +132,15 @@ class WarpedLatent:
         depth : (N,) array
             In the target camera, metres; tokens with an invalid depth are passed over.
         weights : (N,) array, optional
-            Positive; used by ``bilinear``.
+            In [1e-6, 1e6]; used by ``bilinear``.
         """
         latents = as_array("tokens", tokens, np.float32, ("N", "C"))
         place = as_array("positions", positions, np.float32, (len(latents), 2))
-        z = as_array("depth", depth, np.float32, (len(latents),))
+        z = as_depth("depth", depth, (len(latents),))
         if weights is not None:
             weights = as_array("weights", weights, np.float32, (len(latents),), finite=True)
-            if weights.size and not weights.min() > 0:
-                raise ValueError(f"weights: expected positive values, got {weights.min()}")
+            if weights.size and not (weights.min() >= 1e-6 and weights.max() <= 1e6):
+                raise ValueError(f"weights: expected values in [1e-6, 1e6], got {weights.min()} to {weights.max()}")
         canvas, coverage, front, source = _core.splat(
             latents,
             np.ascontiguousarray(place[:, ::-1]),  # the core takes (x, y)
@@ -137,4 +151,4 @@ class WarpedLatent:
             getattr(_core.Splat, self.mode),
             self.depth_tolerance,
         )
-        return LatentCanvas(canvas, coverage, front, source)
+        return LatentCanvas(*(like(tokens, array) for array in (canvas, coverage, front, source)))

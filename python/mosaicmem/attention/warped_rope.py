@@ -19,6 +19,7 @@ from mosaicmem._arrays import (
     check_integer,
     check_number,
     check_shape,
+    check_threads,
     like,
     to_numpy,
 )
@@ -43,6 +44,11 @@ class RotaryTable:
 
     cos: F64
     sin: F64
+
+    def __post_init__(self) -> None:
+        cos = as_array("cos", self.cos, np.float64, ("N", "D"))
+        object.__setattr__(self, "cos", cos)
+        object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape))
 
     @cached_property
     def single(self) -> tuple[F32, F32]:
@@ -96,7 +102,7 @@ class WarpedRoPE:
     def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable:
         """The angles of positions (N, 3) in (t, y, x), fractions allowed."""
         p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
-        return RotaryTable(*_core.rope_table(p, self.axes_dims, self.theta, num_threads))
+        return RotaryTable(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
 
     def apply(
         self, x: ArrayLike, positions: ArrayLike | RotaryTable, *, inverse: bool = False, num_threads: int = 0
@@ -131,6 +137,6 @@ class WarpedRoPE:
             sin,
             getattr(_core.Pairing, self.pairing),
             inverse,
-            num_threads,
+            check_threads(num_threads),
         )
         return like(x, out.reshape(features.shape))

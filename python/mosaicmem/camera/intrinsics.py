@@ -77,9 +77,8 @@ class CameraIntrinsics:
     @classmethod
     def from_opencv(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
         """From K (3, 3) whose integer coordinates are pixel centres: the principal point moves by +0.5."""
-        k = as_array("matrix", matrix, np.float64, (3, 3), finite=True).copy()
-        k[:2, 2] += 0.5
-        return cls.from_matrix(k, width, height)
+        camera = cls.from_matrix(matrix, width, height)
+        return cls(camera.fx, camera.fy, camera.cx + 0.5, camera.cy + 0.5, width, height)
 
     @property
     def matrix(self) -> F64:

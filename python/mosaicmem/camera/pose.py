@@ -10,6 +10,7 @@ import numpy as np
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_number
 
 _RIGID_TOLERANCE = 1e-3  # measured poses are often rounded to a few digits
+_MOST = 1e12  # metres
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -19,18 +20,20 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
     Raises
     ------
     ValueError
-        The matrix is not finite, its last row is not [0, 0, 0, 1], or its rotation is not orthonormal with
-        determinant +1 (each within 1e-3).
+        The matrix is not finite or beyond 1e12, its last row is not [0, 0, 0, 1], or its rotation is not
+        orthonormal with determinant +1 (each within 1e-3).
     """
     m = as_array(name, matrix, np.float64, (4, 4), finite=True)
     if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
         hint = "; transposed?" if np.allclose(m[:3, 3], 0) else ""
         raise ValueError(f"{name}: expected a last row of [0, 0, 0, 1], got {m[3].tolist()}{hint}")
+    if np.abs(m[:3]).max() > _MOST:
+        raise ValueError(f"{name}: expected values within {_MOST:g}, got {np.abs(m[:3]).max():g}")
     rotation = m[:3, :3]
     error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
     if error > _RIGID_TOLERANCE:
         scale = float(np.cbrt(abs(np.linalg.det(rotation))))
-        if np.allclose(rotation @ rotation.T, scale**2 * np.eye(3), atol=_RIGID_TOLERANCE):
+        if scale > 0 and np.allclose(rotation @ rotation.T, scale**2 * np.eye(3), rtol=_RIGID_TOLERANCE):
             hint = f"it is scaled by {scale:.6g}: divide it out"
         else:
             hint = "a product with K, or a shear?"
@@ -115,7 +118,7 @@ class CameraPose:
         )
 
     def __hash__(self) -> int:
-        return hash((self.world_from_camera.tobytes(), self.timestamp))
+        return hash(((self.world_from_camera + 0.0).tobytes(), self.timestamp))  # -0 is 0
 
     @classmethod
     def from_world_from_camera(cls, matrix: ArrayLike, timestamp: float = 0.0) -> CameraPose:

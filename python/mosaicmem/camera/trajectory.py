@@ -260,11 +260,18 @@ class CameraTrajectory(Sequence[CameraPose]):
             )
         where = "intrinsics"
         try:
-            intrinsics = CameraIntrinsics(**document["intrinsics"])
+            fields = _object(document["intrinsics"])
+            unknown = set(fields) - set(CameraIntrinsics.__dataclass_fields__)
+            if unknown:
+                raise ValueError(f"unknown key {min(unknown)!r}")
+            intrinsics = CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
             where = "frames"
+            if not isinstance(document["frames"], list):
+                raise TypeError(f"expected a list, got {type(document['frames']).__name__}")
             poses = []
             for i, frame in enumerate(document["frames"]):
                 where = f"frames[{i}]"
+                frame = _object(frame)
                 poses.append(CameraPose.from_world_from_camera(frame["world_from_camera"], frame["timestamp"]))
             where = "frames"
             return cls(poses, intrinsics)
@@ -272,6 +279,12 @@ class CameraTrajectory(Sequence[CameraPose]):
             raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    return value
 
 
 def _frame_times(num_frames: int, fps: float) -> list[float]:

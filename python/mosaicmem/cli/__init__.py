@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
 
+from mosaicmem.cli._common import end_on_signal
 from mosaicmem.cli.demo import demo
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
@@ -45,5 +47,7 @@ app.command("show-config")(show_config)
 
 
 def main() -> None:
-    """Entry point of the ``mosaicmem`` command."""
-    app()
+    """Entry point of the ``mosaicmem`` command. A run that is interrupted or terminated leaves nothing behind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_on_signal)
+    app(prog_name="mosaicmem")

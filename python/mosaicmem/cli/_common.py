@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, ParamSpec
 
 import typer
@@ -20,6 +23,10 @@ Seed = Annotated[int, typer.Option(help="Of all noise.", min=0)]
 Threads = Annotated[int, typer.Option(help="0: all cores. No result depends on it.", min=0)]
 
 console = Console()
+
+SUMMARY = "summary.json"
+
+_unfinished: list[tuple[Path, list[Path]]] = []  # temporary folders, and the parents made for them
 
 _P = ParamSpec("_P")
 
@@ -36,11 +43,19 @@ def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            message = str(error) or type(error).__name__
+            message = _message(error)
             typer.echo(f"mosaicmem: error: {' '.join(message.split())}", err=True)
             raise typer.Exit(1) from None
 
     return run
+
+
+def _message(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    from mosaicmem.pipeline.config import describe
+
+    return describe(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
 
 
 def parse_range(name: str, text: str, count: int) -> range:
@@ -59,24 +74,71 @@ def parse_range(name: str, text: str, count: int) -> range:
     return range(start, stop, step)
 
 
-@contextmanager
-def output_folder(path: Path, force: bool) -> Iterator[Path]:
-    """A new folder that takes its place whole when the block ends without an error."""
+def check_output(path: Path, force: bool, *, folder: bool) -> Path:
+    """The absolute path of an output, if it may be written there; refused before any work is done."""
+    path = path.resolve()
+    if path == Path.cwd() or path in Path.cwd().parents:
+        raise ValueError(f"--output: expected a new place, got {path}, which the current folder lies in")
     if path.exists() and not force:
         raise FileExistsError(f"--output: {path} is there already; --force replaces it")
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"--output: {path} is a file, not a folder")
+    if path.exists() and folder and not _is_run(path):
+        raise FileExistsError(f"--output: {path} is there and no earlier run (it has no {SUMMARY}): it is left alone")
+    if path.exists() and not folder and (path.is_dir() or path.suffix != ".ply"):
+        raise FileExistsError(f"--output: {path} is there and no PLY file: it is left alone")
+    parent = next(p for p in path.parents if p.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise PermissionError(f"--output: {parent} cannot be written to")
+    return path
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and ((path / SUMMARY).is_file() or not any(path.iterdir()))
+
+
+@contextmanager
+def output_folder(path: Path, force: bool) -> Iterator[Path]:
+    """A new folder that takes its place whole when the block ends without an error.
+
+    With ``force``, an earlier run (a folder with a summary in it, or an empty one) makes way for it, and nothing else.
+    """
+    path = check_output(path, force, folder=True)
+    made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    _unfinished.append((temporary, made))
     try:
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")) / path.name
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old.parent)
+        else:
+            temporary.rename(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary, made)
         raise
+    finally:
+        _unfinished.remove((temporary, made))
+
+
+def _remove(temporary: Path, made: list[Path]) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    for parent in made:  # innermost first
+        with suppress(OSError):  # somebody else put something there
+            parent.rmdir()
+
+
+def end_on_signal(number: int, frame: FrameType | None) -> None:
+    """A signal handler that removes unfinished output, then lets the signal do what it does.
+
+    An exception would not be as sure: extension code that runs Python may swallow it.
+    """
+    for temporary, made in _unfinished:
+        _remove(temporary, made)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def progress_bar() -> Progress:

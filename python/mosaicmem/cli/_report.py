@@ -15,7 +15,7 @@ from mosaicmem import __version__
 from mosaicmem._arrays import F32
 from mosaicmem._files import write_json
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.cli._common import console, progress_bar
+from mosaicmem.cli._common import SUMMARY, console, progress_bar
 from mosaicmem.evaluation import FrameScore, mean_score
 from mosaicmem.geometry import StreamingFusion
 from mosaicmem.media import save_mp4, save_png
@@ -42,7 +42,7 @@ def write_run(
     fusion.point_cloud().save_ply(folder / "scene.ply")
     trajectory.save(folder / "trajectory.json")
     config.save(folder / "config.json")
-    write_json(folder / "summary.json", {"mosaicmem": __version__, **summary})
+    write_json(folder / SUMMARY, {"mosaicmem": __version__, **summary})
 
 
 def run_summary(pipeline: AutoregressivePipeline, result: GenerationResult, seconds: float) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def score_summary(scores: Sequence[FrameScore]) -> dict[str, float | None]:
 def score_list(scores: Sequence[FrameScore], labels: Sequence[int]) -> list[dict[str, Any]]:
     """The figures of each frame as plain JSON."""
     return [
-        {"frame": label, **{name: _number(getattr(score, name)) for name in FIGURES}}
+        {"frame": label, "output_frame": score.frame, **{name: _number(getattr(score, name)) for name in FIGURES}}
         for label, score in zip(labels, scores, strict=True)
     ]
 

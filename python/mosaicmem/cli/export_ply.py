@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mosaicmem.cli._common import Debug, Force, Threads, console, parse_range, progress_bar, reports_errors
+from mosaicmem.cli._common import (
+    Debug,
+    Force,
+    Threads,
+    check_output,
+    console,
+    parse_range,
+    progress_bar,
+    reports_errors,
+)
 
 
 @reports_errors
@@ -15,8 +24,8 @@ def export_ply(
     scene: Annotated[Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes layout).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PLY file to write.")],
     frames: Annotated[str, typer.Option(help="Frames of the sequence, A:B or A:B:STEP.")] = ":",
-    voxel_size: Annotated[float, typer.Option(help="Metres.", min=0.0)] = 0.02,
-    min_count: Annotated[int, typer.Option(help="Least points a voxel.", min=1)] = 2,
+    voxel_size: Annotated[float, typer.Option(help="Metres.", min=1e-4)] = 0.02,
+    min_count: Annotated[int, typer.Option(help="Least points a voxel.", min=1)] = 1,
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
     threads: Threads = 0,
     force: Force = False,
@@ -29,8 +38,7 @@ def export_ply(
     from mosaicmem.datasets import SevenScenes
     from mosaicmem.geometry import StreamingFusion
 
-    if output.exists() and not force:
-        raise FileExistsError(f"--output: {output} is there already; --force replaces it")
+    output = check_output(output, force, folder=False)
     sequence = SevenScenes(scene)
     wanted = parse_range("--frames", frames, len(sequence))
     fusion = StreamingFusion(voxel_size, num_threads=threads)
@@ -40,6 +48,11 @@ def export_ply(
             seen = sequence[i]
             dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
     cloud = fusion.point_cloud(min_count)
+    if not len(cloud):
+        raise ValueError(
+            f"--min-count, --voxel-size: no voxel of {voxel_size} m holds {min_count} points; "
+            f"{dropped} points were out of range"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     cloud.save_ply(output, binary=not ascii)
     console.print(f"{len(cloud)} points of {len(wanted)} frames in {output}", highlight=False)

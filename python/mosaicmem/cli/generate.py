@@ -11,7 +11,6 @@ import typer
 from mosaicmem.cli._common import (
     Debug,
     Force,
-    Threads,
     console,
     output_folder,
     parse_range,
@@ -21,9 +20,6 @@ from mosaicmem.cli._common import (
 
 if TYPE_CHECKING:
     from mosaicmem.pipeline import PipelineConfig
-
-# A handheld sequence drifts in pose and exposure: newer observations are worth more.
-_SCENE_DEFAULTS: dict[str, Any] = {"half_life": 2.0, "min_visibility": 0.0}
 
 
 @reports_errors
@@ -41,7 +37,15 @@ def generate(
     config: Annotated[Path | None, typer.Option(help="JSON file of settings; see show-config.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the unseen parts should be.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all noise.", min=0)] = None,
-    threads: Threads = 0,
+    half_life: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds after which an observation counts half (handheld sequences drift in pose and exposure); "
+            "0: never. Default: that of --config, or 2 without one.",
+            min=0,
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="0: all cores. No result depends on it.", min=0)] = None,
     fps: Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240)] = 10.0,
     force: Force = False,
     debug: Debug = False,
@@ -52,18 +56,20 @@ def generate(
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
+    from mosaicmem._arrays import as_pixels
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
     from mosaicmem.datasets import SevenScenes
     from mosaicmem.evaluation import compare_memory
     from mosaicmem.geometry import StreamingFusion
     from mosaicmem.pipeline import AutoregressivePipeline
-    from mosaicmem.pipeline.autoregressive import as_pixels
 
     started = time.perf_counter()
     if (frames is None) == (trajectory is None):
         raise ValueError("--frames, --trajectory: expected exactly one of the two")
-    settings = _settings(config, {"prompt": prompt, "seed": seed, "num_threads": threads or None})
+    if half_life is None and config is None:
+        half_life = 2.0
+    settings = _settings(config, {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life})
     sequence = SevenScenes(scene)
     targets = [] if frames is None else list(parse_range("--frames", frames, len(sequence)))
     remembered = (
@@ -72,38 +78,58 @@ def generate(
         else list(parse_range("--memory-frames", memory_frames, len(sequence)))
     )
     path = sequence.trajectory(targets) if trajectory is None else CameraTrajectory.load(trajectory)
+    for name, camera in (("--scene", sequence.intrinsics), ("--trajectory", path.intrinsics)):
+        if camera.width % settings.vae_stride or camera.height % settings.vae_stride:
+            raise ValueError(
+                f"{name}: expected an image size in multiples of vae_stride = {settings.vae_stride}, "
+                f"got {camera.width}x{camera.height}"
+            )
+    seen_before = len(set(targets) & set(remembered))
+    if seen_before:
+        typer.echo(
+            f"mosaicmem: warning: {seen_before} of {len(targets)} target frames are remembered too, which flatters "
+            "their figures",
+            err=True,
+        )
 
     with output_folder(output, force) as folder:
         pipeline = AutoregressivePipeline(settings)
-        fusion = StreamingFusion(0.02, num_threads=threads)
+        fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
         with progress_bar() as progress:
             for i in progress.track(remembered, description="Remembering"):
                 seen = sequence[i]
                 pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
                 fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
-            task = progress.add_task("Generating with memory and without", total=None)
-            truth = {n: as_pixels("image", sequence[i].image, sequence.intrinsics) for n, i in enumerate(targets)}
-            comparison = compare_memory(pipeline, path, truth)
-            progress.remove_task(task)
-        result = comparison.with_memory
+            if not len(pipeline.store):
+                raise ValueError(f"--scene: no depth in the {len(remembered)} frames to remember: memory stays empty")
+            progress.add_task("Generating", total=None)
+            if targets:
+                truth = {
+                    n: as_pixels("image", sequence[i].image, (path.intrinsics.height, path.intrinsics.width, 3))
+                    for n, i in enumerate(targets)
+                }
+                comparison = compare_memory(pipeline, path, truth)
+                result, scores = comparison.with_memory, comparison.scores
+            else:
+                result, scores = pipeline.generate(path), []
         summary = run_summary(pipeline, result, time.perf_counter() - started)
         summary["memory_frames"] = remembered
         if targets:
             summary["targets"] = {
-                "frames": score_list(comparison.scores, targets),
-                **score_summary(comparison.scores),
+                "frames": score_list(scores, targets),
+                **score_summary(scores),
             }
         write_run(folder, settings, path, result, fusion, summary, fps)
 
     if targets:
-        print_scores("Generated views against the true frames (PSNR)", comparison.scores, targets)
+        print_scores("Generated views against the true frames (PSNR)", scores, targets)
     console.print(f"{len(result.frames)} frames in {output}", highlight=False)
 
 
 def _settings(path: Path | None, changes: dict[str, Any]) -> PipelineConfig:
-    """The configuration file, or the defaults for a scene, with what the command line says."""
+    """The configuration file, or the defaults, with what the command line says."""
     from mosaicmem.pipeline import PipelineConfig
 
-    base = PipelineConfig(**_SCENE_DEFAULTS) if path is None else PipelineConfig.load(path)
+    base = PipelineConfig() if path is None else PipelineConfig.load(path)
     given = {name: value for name, value in changes.items() if value is not None}
     return PipelineConfig(**{**base.model_dump(), **given})

@@ -23,6 +23,8 @@ def show_config(
     """
     from mosaicmem.pipeline import PipelineConfig
 
+    if schema and config is not None:
+        raise ValueError("--schema, --config: expected at most one of the two")
     if schema:
         typer.echo(json.dumps(PipelineConfig.model_json_schema(), indent=2))
         return

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, as_array, check_integer
+from mosaicmem._arrays import F32, F64, as_array, as_pixels, check_integer
 from mosaicmem.diffusion.temporal import TemporalLayout
 
 # Orthonormal: luma, then blue - red, then green - magenta.
@@ -57,8 +57,8 @@ class SyntheticVAE:
         return self._temporal
 
     def encode(self, video: F32) -> F32:
-        """Video (F, H, W, 3) in [0, 1] to latents (C, T, h, w) float32."""
-        frames = as_array("video", video, np.float32, ("F", "H", "W", 3), finite=True)
+        """Video (F, H, W, 3), uint8 or float in [0, 1], to latents (C, T, h, w) float32."""
+        frames = as_pixels("video", video, ("F", "H", "W", 3))
         count = len(frames)
         if count == 0:
             raise ValueError("video: expected at least one frame, got none")
@@ -70,8 +70,8 @@ class SyntheticVAE:
         return np.ascontiguousarray(np.stack(groups).transpose(3, 0, 1, 2))
 
     def encode_image(self, image: F32) -> F32:
-        """Image (H, W, 3) in [0, 1] to latents (h, w, C) float32."""
-        pixels = as_array("image", image, np.float32, ("H", "W", 3), finite=True)
+        """Image (H, W, 3), uint8 or float in [0, 1], to latents (h, w, C) float32."""
+        pixels = as_pixels("image", image, ("H", "W", 3))
         return np.asarray(self._encode_blocks(pixels[None])[0])
 
     def decode(self, latents: F32, num_frames: int) -> F32:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, check_integer, check_number, like
+from mosaicmem._arrays import F32, ArrayLike, as_depth, check_integer, check_number, check_threads, like
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
     (H / stride, W / stride) float32
         Lower median, 0 where invalid.
     """
-    z = as_array("depth", depth, np.float32, ("H", "W"))
+    z = as_depth("depth", depth, ("H", "W"))
     stride = check_integer("stride", stride, minimum=1)
     if z.shape[0] % stride or z.shape[1] % stride:
-        raise ValueError(f"stride: expected a divisor of the depth's shape {z.shape}, got {stride}")
+        raise ValueError(f"depth: expected height and width in multiples of stride = {stride}, got shape {z.shape}")
     fraction = check_number("min_valid_fraction", min_valid_fraction, minimum=0.0, maximum=1.0)
     least = max(1, int(np.ceil(fraction * stride * stride)))
-    return like(depth, _core.median_depth_grid(z, stride, least, num_threads))
+    return like(depth, _core.median_depth_grid(z, stride, least, check_threads(num_threads)))
 
 
 @runtime_checkable

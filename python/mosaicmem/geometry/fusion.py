@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import ArrayLike, as_array, check_integer, check_number
+from mosaicmem._arrays import ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.unproject import check_depth
@@ -48,7 +48,7 @@ class StreamingFusion:
     def __init__(self, voxel_size: float = 0.05, *, num_threads: int = 0) -> None:
         self._map = _core.VoxelMap(check_number("voxel_size", voxel_size, above=0.0))
         self.voxel_size = float(voxel_size)
-        self._num_threads = check_integer("num_threads", num_threads, minimum=0)
+        self._num_threads = check_threads(num_threads)
 
     def add_frame(
         self,
@@ -75,6 +75,7 @@ class StreamingFusion:
         FusionCounts
         """
         z = check_depth(depth, intrinsics)
+        check_instance("pose", pose, CameraPose)
         rgb = None if color is None else as_array("color", color, np.uint8, (*z.shape, 3))
         counts = self._map.add(z, rgb, intrinsics.params, pose.world_from_camera, pose.timestamp, self._num_threads)
         return FusionCounts(**counts)

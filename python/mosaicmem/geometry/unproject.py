@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, like
+from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance, check_threads, like
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
 
 def check_depth(depth: ArrayLike, intrinsics: CameraIntrinsics, name: str = "depth") -> F32:
     """Depth (H, W) as contiguous float32 of the size that ``intrinsics`` says. Invalid values are allowed."""
-    return as_array(name, depth, np.float32, (intrinsics.height, intrinsics.width))
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    return as_depth(name, depth, (intrinsics.height, intrinsics.width))
 
 
 def unproject_depth(
@@ -44,8 +43,8 @@ def unproject_depth(
         The flat index i * W + j of each point's pixel.
     """
     z = check_depth(depth, intrinsics)
-    matrix = (pose or CameraPose()).world_from_camera
-    points, pixels = _core.unproject_valid(z, intrinsics.params, matrix, num_threads)
+    matrix = _matrix(pose)
+    points, pixels = _core.unproject_valid(z, intrinsics.params, matrix, check_threads(num_threads))
     return like(depth, points), like(depth, pixels)
 
 
@@ -61,6 +60,12 @@ def unproject_to_image(
     Parameters are those of :func:`unproject_depth`.
     """
     z = check_depth(depth, intrinsics)
-    matrix = (pose or CameraPose()).world_from_camera
-    points, valid = _core.unproject_dense(z, intrinsics.params, matrix, num_threads)
+    matrix = _matrix(pose)
+    points, valid = _core.unproject_dense(z, intrinsics.params, matrix, check_threads(num_threads))
     return like(depth, points), like(depth, valid)
+
+
+def _matrix(pose: CameraPose | None) -> F64:
+    return (
+        CameraPose().world_from_camera if pose is None else check_instance("pose", pose, CameraPose).world_from_camera
+    )

@@ -45,7 +45,7 @@ class Mosaic:
     token_patches : (N,) int32
         Which patch each token belongs to.
     coverage : (T, rows, columns) bool
-        Cells on which a token lands.
+        Cells that the bilinear footprint of a token reaches.
     """
 
     frames: int
@@ -91,7 +91,7 @@ class Mosaic:
     def compose(self, warped_latent: WarpedLatent) -> list[LatentCanvas]:
         """Splat the tokens of each target frame into its grid; weights are score times confidence."""
         canvases = []
-        weights = np.maximum(self.scores * self.confidence, 1e-6).astype(np.float32)
+        weights = np.clip(self.scores * self.confidence, 1e-6, 1e6).astype(np.float32)
         for frame in range(self.frames):
             tokens = self.tokens_of(frame)
             canvases.append(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import check_choice, check_integer, check_number
+from mosaicmem._arrays import check_choice, check_instance, check_number
 from mosaicmem.attention.warped_latent import WarpedLatent
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.store import MosaicMemoryStore
 
 
@@ -19,35 +19,15 @@ class MemoryRetrieval:
 
     Parameters
     ----------
-    top_k, near, far, half_life, min_visibility, diversity_radius, diversity_penalty
-        As in :meth:`MosaicMemoryStore.retrieve`, for each target frame.
     temporal : {"target", "offset"}
         The t of a token's position: its target frame, or source time minus target time in latent frames.
+    options
+        Fields of :class:`RetrievalOptions`, for each target frame; ``top_k`` is 1024 if not given.
     """
 
-    def __init__(
-        self,
-        *,
-        top_k: int = 1024,
-        near: float = 0.05,
-        far: float = math.inf,
-        half_life: float = 0.0,
-        min_visibility: float = 0.01,
-        diversity_radius: float = 0.0,
-        diversity_penalty: float = 0.5,
-        temporal: str = "target",
-    ) -> None:
-        self.near = check_number("near", near, above=0.0)
+    def __init__(self, *, temporal: str = "target", **options: Any) -> None:
         self.temporal = check_choice("temporal", temporal, ("target", "offset"))
-        self._options: dict[str, Any] = {
-            "top_k": check_integer("top_k", top_k, minimum=1),
-            "near": near,
-            "far": far,
-            "half_life": half_life,
-            "min_visibility": min_visibility,
-            "diversity_radius": diversity_radius,
-            "diversity_penalty": diversity_penalty,
-        }
+        self.options = RetrievalOptions(**{"top_k": 1024, **options})
 
     def retrieve(
         self,
@@ -69,15 +49,15 @@ class MemoryRetrieval:
         seconds_per_latent : float, optional
             Needed by ``temporal="offset"``.
         """
+        check_instance("store", store, MosaicMemoryStore)
+        check_instance("targets", targets, CameraTrajectory)
         if self.temporal == "offset":
             seconds_per_latent = check_number("seconds_per_latent", seconds_per_latent, above=0.0)
         grid = targets.intrinsics.latent_grid(stride)
         parts: list[dict[str, Any]] = []
         patches = 0
         for frame, pose in enumerate(targets):
-            found = store.retrieve(targets.intrinsics, pose, **self._options)
-            landed = store.land(found.ids, targets.intrinsics, pose, near=self.near)
-            info = store.describe_patches(found.ids)
+            found, info, landed = store.look(targets.intrinsics, pose, self.options)
             y, x = landed["landing"][:, 1] / stride - 0.5, landed["landing"][:, 0] / stride - 0.5
             t = np.full(len(x), float(frame))
             if self.temporal == "offset":

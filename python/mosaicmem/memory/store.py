@@ -15,12 +15,16 @@ from mosaicmem._arrays import (
     U64,
     ArrayLike,
     as_array,
+    as_depth,
     as_ids,
     check_choice,
+    check_instance,
     check_integer,
     check_number,
+    check_threads,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.memory.options import RetrievalOptions
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -83,7 +87,7 @@ class MosaicMemoryStore:
 
     A keyframe's arrays are shared, not copied (unless ``latent_dtype`` asks for a smaller type): do not write to them
     afterwards. A patch is a tile of ``latent_patch_size`` x ``latent_patch_size`` cells of a keyframe; its id is stable
-    for life. Reading from several threads at once is safe, also beside a writer.
+    for life. Several threads may use a store: each call sees one state of it.
 
     Parameters
     ----------
@@ -108,7 +112,7 @@ class MosaicMemoryStore:
         self.latent_patch_size = check_integer("latent_patch_size", latent_patch_size, minimum=1, maximum=1024)
         self.latent_dtype = check_choice("latent_dtype", latent_dtype, LATENT_DTYPES)
         self.max_patches = None if max_patches is None else check_integer("max_patches", max_patches, minimum=1)
-        self.num_threads = check_integer("num_threads", num_threads, minimum=0)
+        self.num_threads = check_threads(num_threads)
         self._core = _core.MemoryStore(self.latent_patch_size)
         self._channels: int | None = None
         self._next_frame_id = 0
@@ -141,7 +145,7 @@ class MosaicMemoryStore:
             Channel-last; C is that of the first keyframe. Zero-copy for contiguous float32.
         depth : (h, w) array
             Depth of each cell, metres (see :func:`~mosaicmem.geometry.depth_to_grid`); cells whose depth is not finite
-            or <= 0 are not remembered.
+            or <= 0 are not remembered, nor are patches further than 1e12 from where the first camera stood.
         intrinsics : CameraIntrinsics
             Of the image in pixels: a whole multiple of the grid, the same for rows and columns.
         pose : CameraPose
@@ -164,8 +168,9 @@ class MosaicMemoryStore:
             raise ValueError(f"latents: expected at least one cell and one channel, got shape {grid.shape}")
         if self._channels not in (None, channels):
             raise ValueError(f"latents: expected {self._channels} channels as before, got {channels}")
-        stride = _stride(intrinsics, rows, columns)
-        z = as_array("depth", depth, np.float32, (rows, columns))
+        stride = _stride(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
+        check_instance("pose", pose, CameraPose)
+        z = as_depth("depth", depth, (rows, columns))
         if valid is not None:
             z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
         if confidence is not None:
@@ -174,7 +179,7 @@ class MosaicMemoryStore:
                 raise ValueError(f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}")
         if frame_id is None:
             frame_id = self._next_frame_id
-        frame_id = check_integer("frame_id", frame_id)
+        frame_id = check_integer("frame_id", frame_id, maximum=2**62)
         size = self.latent_patch_size
         patches = -(-rows // size) * -(-columns // size)
         if self.max_patches is not None and patches > self.max_patches:
@@ -199,68 +204,34 @@ class MosaicMemoryStore:
             self._core.evict_oldest(self.max_patches)
         return first_id
 
-    def retrieve(
-        self,
-        intrinsics: CameraIntrinsics,
-        pose: CameraPose,
-        *,
-        top_k: int = 64,
-        near: float = 0.05,
-        far: float = math.inf,
-        half_life: float = 0.0,
-        min_visibility: float = 0.01,
-        diversity_radius: float = 0.0,
-        diversity_penalty: float = 0.5,
-    ) -> RetrievedPatches:
+    def retrieve(self, intrinsics: CameraIntrinsics, pose: CameraPose, **options: Any) -> RetrievedPatches:
         """The patches that matter most to a camera, exactly.
-
-        score = centrality * proximity * footprint * recency, of patches whose centre (u, v, z) is inside the image with
-        near <= z <= far:
-
-        - centrality = max(0, 1 - sqrt(((u - cx) / W)^2 + ((v - cy) / H)^2))
-        - proximity = 1 / (1 + 0.1 z)
-        - footprint = max(0.25, visible tokens / tokens)
-        - recency = 0.5^(age / half_life), 1 with half_life = 0; age is from the keyframe's timestamp to the pose's, 0
-          for keyframes from its future
 
         Parameters
         ----------
         intrinsics, pose
             The camera, and when it looks.
-        top_k : int
-            At most this many.
-        near, far : float
-            Metres.
-        half_life : float
-            Seconds.
-        min_visibility : float
-            Patches with a lower score are dropped.
-        diversity_radius : float
-            Pixels. Patches are taken greedily; each one taken within this radius multiplies a score by
-            ``diversity_penalty``. 0 turns it off.
-        diversity_penalty : float
-            In [0, 1].
+        options
+            Fields of :class:`RetrievalOptions`: top_k, near, far, half_life, min_visibility, diversity_radius,
+            diversity_penalty.
 
         Returns
         -------
         RetrievedPatches
             Front to back. Equal scores go to the smaller id.
         """
-        near = check_number("near", near, above=0.0)
-        if not far > near:
-            raise ValueError(f"far: expected more than near = {near}, got {far}")
-        found = self._core.retrieve(
-            (*intrinsics.params, intrinsics.width, intrinsics.height, near, float(far)),
-            pose.camera_from_world,
-            check_integer("top_k", top_k, minimum=1),
-            pose.timestamp,
-            check_number("half_life", half_life, minimum=0.0),
-            check_number("min_visibility", min_visibility, minimum=0.0),
-            check_number("diversity_radius", diversity_radius, minimum=0.0),
-            check_number("diversity_penalty", diversity_penalty, minimum=0.0, maximum=1.0),
-        )
-        pixels = np.stack([found["u"], found["v"]], axis=1)
-        return RetrievedPatches(found["id"], found["score"], pixels, found["depth"])
+        chosen = RetrievalOptions(**options)
+        view = _view(intrinsics, pose, chosen.near, chosen.far)
+        found = self._core.retrieve(*view, *chosen.core_arguments(pose.timestamp))
+        return _retrieved(found)
+
+    def look(
+        self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions
+    ) -> tuple[RetrievedPatches, dict[str, Any], dict[str, Any]]:
+        """:meth:`retrieve`, :meth:`describe_patches` and :meth:`land` of what it found, of one state of the store."""
+        view = _view(intrinsics, pose, options.near, options.far)
+        found, described, landed = self._core.look(*view, *options.core_arguments(pose.timestamp))
+        return _retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], landed)
 
     def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
         """The k patches nearest to each point.
@@ -277,8 +248,9 @@ class MosaicMemoryStore:
             Metres, ascending; ties go to the smaller id.
         ids : (N, min(k, len(store))) uint64
         """
-        queries = as_array("points", points, np.float32, ("N", 3), finite=True)
-        return self._core.nearest(queries, min(check_integer("k", k, minimum=1), len(self)))
+        queries = as_array("points", points, np.float64, ("N", 3), finite=True)
+        count = check_integer("k", k, minimum=1, maximum=2**31 - 1)
+        return self._core.nearest(queries, count, self.num_threads)
 
     def delete_patches(self, ids: ArrayLike) -> int:
         """Erase patches by id; ids that do not live are passed over. Returns how many were erased."""
@@ -324,10 +296,8 @@ class MosaicMemoryStore:
             outside the image), z' in metres; ``confidence`` (N,); ``patch`` (N,) position in ``ids``; ``source_row``
             and ``source_column`` (N,) in the keyframe's grid.
         """
-        near = check_number("near", near, above=0.0)
-        camera = (*intrinsics.params, intrinsics.width, intrinsics.height, near, math.inf)
-        landed = self._core.land(as_ids("ids", ids), camera, pose.camera_from_world, self._channels or 0)
-        return cast(dict[str, Any], landed)
+        view = _view(intrinsics, pose, check_number("near", near, above=0.0), math.inf)
+        return cast(dict[str, Any], self._core.land(as_ids("ids", ids), *view))
 
     def statistics(self) -> StoreStatistics:
         """Counts, bytes and times."""
@@ -347,6 +317,18 @@ class MosaicMemoryStore:
     def nbytes(self) -> int:
         """Bytes of keyframe arrays that the store refers to, and of its index."""
         return self._core.keyframe_nbytes + self._core.index_nbytes
+
+
+def _view(intrinsics: CameraIntrinsics, pose: CameraPose, near: float, far: float) -> tuple[Any, F64]:
+    """A camera as the core takes it."""
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    check_instance("pose", pose, CameraPose)
+    return (*intrinsics.params, intrinsics.width, intrinsics.height, near, far), pose.camera_from_world
+
+
+def _retrieved(found: Any) -> RetrievedPatches:
+    pixels = np.stack([found["u"], found["v"]], axis=1)
+    return RetrievedPatches(found["id"], found["score"], pixels, found["depth"])
 
 
 def _stride(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
@@ -369,4 +351,7 @@ def _narrow(latents: F32, dtype: str) -> np.ndarray:
             raise ValueError(f"latents: expected values within float16, got {np.abs(latents).max():.6g}")
         return latents.astype(np.float16)
     bits = latents.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    if ((rounded & 0x7FFF) == 0x7F80).any():
+        raise ValueError(f"latents: expected values within bfloat16, got {np.abs(latents).max():.6g}")
+    return rounded

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, check_integer, to_numpy
+from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance
 from mosaicmem.attention import WarpedLatent
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -106,7 +106,7 @@ class WindowError(RuntimeError):
     frames : range
         Of the failed window.
     stage : str
-        retrieve, denoise, decode or remember.
+        retrieve, denoise, decode, remember or callback.
     completed : GenerationResult
         All windows before it.
     """
@@ -150,24 +150,29 @@ class AutoregressivePipeline:
         depth_estimator: DepthEstimator | None = None,
         store: MosaicMemoryStore | None = None,
     ) -> None:
-        self.config = c = config or PipelineConfig()
+        self.config = c = PipelineConfig() if config is None else check_instance("config", config, PipelineConfig)
         temporal = TemporalLayout(c.temporal_kind, c.temporal_factor)
-        self.vae: VAE = vae or SyntheticVAE(c.vae_stride, c.latent_channels, temporal)
-        self.scheduler: NoiseScheduler = scheduler or DDPMScheduler(schedule=c.noise_schedule)
-        self.backbone: DiffusionBackbone = backbone or SyntheticBackbone(self.scheduler)
+        self.vae: VAE = SyntheticVAE(c.vae_stride, c.latent_channels, temporal) if vae is None else vae
+        self.scheduler: NoiseScheduler = DDPMScheduler(schedule=c.noise_schedule) if scheduler is None else scheduler
+        self.backbone: DiffusionBackbone = SyntheticBackbone(self.scheduler) if backbone is None else backbone
+        self.depth_estimator: DepthEstimator = DepthCompletion() if depth_estimator is None else depth_estimator
+        for name, part, protocol in (
+            ("vae", self.vae, VAE),
+            ("scheduler", self.scheduler, NoiseScheduler),
+            ("backbone", self.backbone, DiffusionBackbone),
+            ("depth_estimator", self.depth_estimator, DepthEstimator),
+        ):
+            if not isinstance(part, protocol):
+                raise TypeError(f"{name}: expected the methods of {protocol.__name__}, got {type(part).__name__}")
         expected = getattr(self.scheduler, "prediction_type", self.backbone.prediction_type)
         if self.backbone.prediction_type != expected:
             raise ValueError(
                 f"backbone: expected prediction_type {expected!r} as the scheduler's, "
                 f"got {self.backbone.prediction_type!r}"
             )
-        self.depth_estimator: DepthEstimator = depth_estimator or DepthCompletion()
-        self.store = store or MosaicMemoryStore(
-            c.latent_patch_size,
-            latent_dtype=c.latent_dtype,
-            max_patches=c.max_patches,
-            num_threads=c.num_threads,
-        )
+        self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
+        if self.store.channels not in (None, self.vae.channels):
+            raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
         self.retrieval = MemoryRetrieval(
             top_k=c.top_k,
             near=c.near,
@@ -178,6 +183,15 @@ class AutoregressivePipeline:
             diversity_penalty=c.diversity_penalty,
         )
         self.warped_latent = WarpedLatent(c.splat, depth_tolerance=c.depth_tolerance)
+
+    def _new_store(self) -> MosaicMemoryStore:
+        c = self.config
+        return MosaicMemoryStore(
+            c.latent_patch_size,
+            latent_dtype=c.latent_dtype,
+            max_patches=c.max_patches,
+            num_threads=c.num_threads,
+        )
 
     def observe(self, image: ArrayLike, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
         """Remember a real frame.
@@ -191,8 +205,9 @@ class AutoregressivePipeline:
         intrinsics, pose
             Of the frame; the image size is a multiple of the VAE's stride.
         """
-        pixels = as_pixels("image", image, intrinsics)
-        z = as_array("depth", depth, np.float32, pixels.shape[:2])
+        check_instance("intrinsics", intrinsics, CameraIntrinsics)
+        pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
+        z = as_depth("depth", depth, pixels.shape[:2])
         self._insert(pixels, depth_to_grid(z, self.vae.stride), intrinsics, pose, confidence=1.0, valid=None)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
@@ -235,6 +250,7 @@ class AutoregressivePipeline:
             The image size does not suit the VAE.
         """
         c = self.config
+        check_instance("trajectory", trajectory, CameraTrajectory)
         trajectory.intrinsics.latent_grid(self.vae.stride)  # refuses a size that does not fit before any work
         size = (trajectory.intrinsics.height, trajectory.intrinsics.width, 3)
         video = np.zeros((len(trajectory), *size), dtype=np.float32)
@@ -255,11 +271,14 @@ class AutoregressivePipeline:
                     (len(frames), *size),
                     finite=True,
                 )
-            _blend_into(video, decoded, frames, end)
+                blended = _blend(video, decoded, frames, end)
+            # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
+            # is blended into it, is conditioned on them.
             with stages("remember"):
                 new = [i for i in keyframes if end <= i < frames.stop] if c.use_memory else []
                 for i in new:
-                    self._remember(video[i], trajectory.intrinsics, trajectory[i])
+                    self._remember(blended[i - frames.start], trajectory.intrinsics, trajectory[i])
+            video[frames.start : frames.stop] = blended
             end = frames.stop
             statistics = WindowStatistics(
                 window=index,
@@ -273,8 +292,10 @@ class AutoregressivePipeline:
                 seconds=stages.seconds,
             )
             done.append(statistics)
-            if on_window:
-                on_window(Window(frames, decoded, context, statistics))
+            stages = _Stages(index, frames, video[:end], done)
+            with stages("callback"):
+                if on_window is not None:
+                    on_window(Window(frames, decoded, context, statistics))
         return GenerationResult(video, done)
 
     def _latent_cameras(self, trajectory: CameraTrajectory, frames: range) -> CameraTrajectory:
@@ -354,26 +375,14 @@ class _Stages:
         try:
             yield
         except Exception as error:
-            completed = GenerationResult(self._video, list(self._done))
+            completed = GenerationResult(self._video.copy(), list(self._done))
             raise WindowError(self._window, self._frames, stage, completed, error) from error
         self.seconds[stage] = time.perf_counter() - start
 
 
-def as_pixels(name: str, image: ArrayLike, intrinsics: CameraIntrinsics) -> F32:
-    """An image (H, W, 3), uint8 or float in [0, 1], as float32 in [0, 1]."""
-    shape = (intrinsics.height, intrinsics.width, 3)
-    if to_numpy(name, image).dtype == np.uint8:
-        return np.asarray(as_array(name, image, np.uint8, shape) / np.float32(255))
-    pixels = as_array(name, image, np.float32, shape, finite=True)
-    if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; divide by 255?")
-    return pixels
-
-
-def _blend_into(video: F32, decoded: F32, frames: range, end: int) -> None:
-    """Write a window; frames before ``end`` exist already and pass over into the new ones linearly."""
-    shared = check_integer("shared", end - frames.start, minimum=0)
+def _blend(video: F32, decoded: F32, frames: range, end: int) -> F32:
+    """The frames of a window; those before ``end`` exist already and pass over into the new ones linearly."""
+    shared = end - frames.start
     ramp = (np.arange(shared, dtype=np.float32) + 1) / (shared + 1)
     weight = np.concatenate([ramp, np.ones(len(frames) - shared, dtype=np.float32)])[:, None, None, None]
-    target = video[frames.start : frames.stop]
-    target[...] = (1 - weight) * target + weight * decoded
+    return np.asarray((1 - weight) * video[frames.start : frames.stop] + weight * np.clip(decoded, 0, 1))

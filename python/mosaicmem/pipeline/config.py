@@ -13,17 +13,17 @@ from mosaicmem.errors import FormatError
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class PipelineConfig(BaseModel):
     """Configuration of an :class:`AutoregressivePipeline`. Immutable; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     prompt: Annotated[str, Field(description="What the unseen parts should be.")] = ""
     seed: Annotated[int, Field(ge=0, lt=2**64, description="Of all noise.")] = 0
-    num_threads: Annotated[int, Field(ge=0, description="0: all cores.")] = 0
+    num_threads: Annotated[int, Field(ge=0, le=1024, description="0: all cores.")] = 0
 
     window_size: Annotated[_Count, Field(description="Frames a window.")] = 16
     window_overlap: Annotated[int, Field(ge=0, description="Frames shared with the window before, blended.")] = 4

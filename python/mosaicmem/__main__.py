@@ -1,0 +1,5 @@
+"""``python -m mosaicmem``."""
+
+from mosaicmem.cli import main
+
+main()

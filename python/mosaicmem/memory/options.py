@@ -1,0 +1,75 @@
+"""How patches are chosen for a view."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mosaicmem._arrays import check_integer, check_number
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """Options of strategy ``top_k``: score = centrality * proximity * footprint * recency.
+
+    Of patches whose centre (u, v, z) is inside the image with near <= z <= far:
+
+    - centrality = max(0, 1 - sqrt(((u - cx) / W)^2 + ((v - cy) / H)^2))
+    - proximity = 1 / (1 + 0.1 z)
+    - footprint = max(0.25, visible tokens / tokens)
+    - recency = 0.5^(age / half_life), 1 with half_life = 0; age runs from the keyframe's timestamp to the pose's, 0 for
+      keyframes from its future
+
+    Parameters
+    ----------
+    top_k : int
+        At most this many patches.
+    near, far : float
+        Metres; ``far`` may be infinite.
+    half_life : float
+        Seconds.
+    min_visibility : float
+        Patches with a lower score are dropped.
+    diversity_radius : float
+        Pixels. Patches are taken greedily; each one taken within this radius multiplies a score by
+        ``diversity_penalty``. 0 turns it off.
+    diversity_penalty : float
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value is not a number or out of its range; the message names it.
+    """
+
+    top_k: int = 64
+    near: float = 0.05
+    far: float = math.inf
+    half_life: float = 0.0
+    min_visibility: float = 0.01
+    diversity_radius: float = 0.0
+    diversity_penalty: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_integer("top_k", self.top_k, minimum=1, maximum=2**31 - 1)
+        near = check_number("near", self.near, above=0.0)
+        if self.far != math.inf:
+            check_number("far", self.far)
+        if not self.far > near:
+            raise ValueError(f"far: expected more than near = {near}, got {self.far}")
+        check_number("half_life", self.half_life, minimum=0.0)
+        check_number("min_visibility", self.min_visibility, minimum=0.0)
+        check_number("diversity_radius", self.diversity_radius, minimum=0.0)
+        check_number("diversity_penalty", self.diversity_penalty, minimum=0.0, maximum=1.0)
+
+    def core_arguments(self, time: float) -> tuple[Any, ...]:
+        """What the core takes after the camera, for a query at ``time``, seconds."""
+        return (
+            self.top_k,
+            time,
+            self.half_life,
+            self.min_visibility,
+            self.diversity_radius,
+            self.diversity_penalty,
+        )
