@@ -36,7 +36,8 @@ class TestAttention:
         torch.set_num_threads(threads)
         benchmark.group = f"attention {shape}"
         tensors = [torch.from_numpy(x) for x in inputs(*shape)]
-        benchmark.pedantic(torch.nn.functional.scaled_dot_product_attention, args=tensors, rounds=5)
+        out = benchmark.pedantic(torch.nn.functional.scaled_dot_product_attention, args=tensors, rounds=5)
+        np.testing.assert_allclose(attention(*inputs(*shape)), out.numpy(), atol=1e-5)
 
 
 @pytest.mark.benchmark(group="positions on (1, 12, 4096, 128)")

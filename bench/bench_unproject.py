@@ -46,7 +46,9 @@ def test_torch(benchmark, frame, threads):
         y = (v - intrinsics.cy) / intrinsics.fy * z
         return torch.stack([x, y, z], dim=-1) @ matrix[:3, :3].T + matrix[:3, 3]
 
-    benchmark(run)
+    points = benchmark(run)
+    expected, valid = unproject_to_image(depth, intrinsics, pose)
+    np.testing.assert_allclose(points.numpy()[valid], expected[valid], atol=1e-4)
 
 
 def test_limit_memory_copy(benchmark):

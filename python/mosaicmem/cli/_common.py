@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,17 +102,16 @@ def output_folder(path: Path, force: bool) -> Iterator[Path]:
     """
     path = check_output(path, force, folder=True)
     made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    _unfinished.append((temporary, made))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    _unfinished.append((temporary, made))  # before it is there, so that no signal comes in between
     try:
+        temporary.mkdir(parents=True)
         yield temporary
-        temporary.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")) / path.name
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
             temporary.rename(path)
-            shutil.rmtree(old.parent)
+            shutil.rmtree(old)
         else:
             temporary.rename(path)
     except BaseException:
