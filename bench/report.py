@@ -50,7 +50,7 @@ def report(document):
     head = [
         "# Benchmarks",
         "",
-        "Written by `bench/report.py` from one run; no figure is typed by hand. Each table is one run on one machine, ",
+        "Written by `bench/report.py` from one run; no figure is typed by hand. Each table is one run on one machine,",
         "so look at ratios: times are medians, and the machine is shared.",
         "",
         f"- {document['datetime'][:10]}, {cpu.get('brand_raw', machine['machine'])}, {cpu.get('count', '?')} cores, "
