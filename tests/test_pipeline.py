@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from mosaicmem import (
     AutoregressivePipeline,
+    CameraPose,
     CameraTrajectory,
     DDPMScheduler,
     FormatError,
@@ -14,6 +15,7 @@ from mosaicmem import (
     SyntheticBackbone,
     SyntheticDepthEstimator,
     WindowError,
+    depth_to_grid,
 )
 from mosaicmem.evaluation import compare_memory
 from mosaicmem.metrics import psnr
@@ -70,6 +72,35 @@ class TestConfig:
             PipelineConfig().seed = 3
 
 
+class TestOcclusion:
+    """A wall hides what is behind it."""
+
+    BEHIND = CameraPose.look_at([1.0, -1.5, -1.0], [4, -1.5, -0.2])  # in the second room, at its far wall
+    WALL = CameraPose.look_at([-2.6, -1.5, -1.2], [0, -1.5, -1.2])  # in the first room, at the wall between
+    TARGET = CameraPose.look_at([-2.4, -1.4, -1.0], [0, -1.5, -1.1])
+
+    def align(self, world, camera, *seen):
+        pipeline = AutoregressivePipeline(PipelineConfig())
+        for pose in seen:
+            view = world.render(camera, pose)
+            pipeline.observe(view.image, view.depth, camera, pose)
+        context = pipeline.align(CameraTrajectory([self.TARGET], camera))
+        truth = depth_to_grid(world.render(camera, self.TARGET).depth, 8)
+        shown = context.depth[0]
+        return context.coverage[0], np.abs(shown - truth) < 0.05 * truth
+
+    def test_without_the_wall_in_memory_the_room_behind_shows(self, world, small_camera):
+        covered, right = self.align(world, small_camera.scaled(160, 96), self.BEHIND)
+        assert covered.mean() > 0.2
+        assert not right[covered].any()
+
+    def test_with_the_wall_in_memory_it_is_hidden(self, world, small_camera):
+        covered, right = self.align(world, small_camera.scaled(160, 96), self.BEHIND, self.WALL)
+        assert covered.mean() > 0.8
+        seen_through = covered & ~right
+        assert seen_through.sum() <= 0.1 * covered.sum()  # at the rim that the wall's view did not reach
+
+
 class TestGenerate:
     @pytest.mark.parametrize(("count", "size", "overlap"), [(1, 6, 2), (5, 6, 2), (6, 6, 2), (7, 6, 5), (9, 4, 0)])
     @pytest.mark.parametrize("kind", ["causal", "uniform"])
@@ -104,6 +135,7 @@ class TestGenerate:
         frames = pipeline.generate(there_and_back).frames
         assert np.mean([psnr(frames[i], frames[i + 4]) for i in range(4)]) > 22
 
+    @pytest.mark.kernel
     def test_same_bytes_on_one_and_two_threads_and_on_two_runs(self, world, loop):
         runs = []
         for threads in (1, 2, 2):
