@@ -1,7 +1,7 @@
 #include "patch_index.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 #include <nanoflann.hpp>
 #include <new>
 #include <numeric>
@@ -12,6 +12,10 @@ namespace {
 constexpr std::size_t kBufferSize = 1024;
 constexpr std::size_t kLargestTree = 1 << 17;  // built in about 30 ms
 constexpr std::size_t kLeafSize = 12;
+
+// A tree is swallowed if it is at most this many times what swallows it: the larger, the fewer
+// trees there are to search and the more often a point is built into a new one.
+constexpr std::size_t kMergeRatio = 4;
 
 // nanoflann's view of an (n, 3) array.
 struct CentresAdaptor {
@@ -90,10 +94,10 @@ struct TreeResults {
         heap.offer(distance, ids[index]);
         return true;
     }
-    // nanoflann offers only points strictly closer than this; the step up lets ties through to be
-    // decided by id.
+    // nanoflann offers only points strictly closer than this; the next float up (distances are not
+    // negative) lets ties through to be decided by id.
     float worstDist() const {
-        return std::nextafter(heap.worst(), std::numeric_limits<float>::infinity());
+        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(heap.worst()) + 1);
     }
     void sort() {}
 };
@@ -175,7 +179,7 @@ void PatchIndex::merge(const IsAlive& is_alive) noexcept {
 void PatchIndex::absorb_buffer(const IsAlive& is_alive) {
     std::size_t total = buffer_.size();
     std::size_t first = trees_.size();
-    while (first > 0 && trees_[first - 1]->points.size() <= total &&
+    while (first > 0 && trees_[first - 1]->points.size() <= kMergeRatio * total &&
            trees_[first - 1]->points.size() + total <= kLargestTree) {
         total += trees_[--first]->points.size();
     }

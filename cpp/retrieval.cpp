@@ -179,8 +179,7 @@ class Retrieval {
         }
         const std::uint32_t penalties = taken_.within_radius_of(rect);
         if (penalties == 0) return entry.unpenalised;
-        return entry.unpenalised *
-               std::pow(params_.diversity_penalty, static_cast<double>(penalties));
+        return entry.unpenalised * penalty_of(penalties);
     }
 
     void expand(const PatchIndex::Node node) {  // by value: subtrees_ grows
@@ -217,6 +216,12 @@ class Retrieval {
         entry.stage = Stage::scored;
         entry.unpenalised = patch.score;
         push(entry);
+    }
+
+    double penalty_of(std::uint32_t count) const {
+        while (powers_.size() <= count)
+            powers_.push_back(powers_.back() * params_.diversity_penalty);
+        return powers_[count];
     }
 
     std::optional<Source> find_source(PatchId id) const {
@@ -329,7 +334,8 @@ class Retrieval {
     const RetrievalParams& params_;
     const bool diverse_;
     TakenPatches taken_;
-    std::vector<Entry> queue_;  // a heap
+    mutable std::vector<double> powers_ = {1.0};  // of the diversity penalty
+    std::vector<Entry> queue_;                    // a heap
     std::vector<Subtree> subtrees_;
     std::vector<RetrievedPatch> patches_;
     std::optional<Source> source_;  // of the patch scored last
