@@ -2,10 +2,10 @@
 // method).
 //
 // New points wait in a short buffer that is scanned. A full buffer becomes a tree and swallows the
-// trees before it that are not much larger than what it has swallowed so far, so each point is built
-// into a tree O(log n) times over its life. No tree exceeds kLargestTree, so no insert stalls for longer
-// than the building of one. Deletions are marks that the owner keeps; a tree that is more than half
-// dead is built again, alone. Trees hold disjoint ranges of ids, in ascending order.
+// trees before it that are not much larger than what it has swallowed so far, so each point is
+// built into a tree O(log n) times over its life. No tree exceeds kLargestTree, so no insert stalls
+// for longer than the building of one. Deletions are marks that the owner keeps; a tree that is
+// more than half dead is built again, alone. Trees hold disjoint ranges of ids, in ascending order.
 #pragma once
 
 #include <cstddef>
