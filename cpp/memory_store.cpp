@@ -178,16 +178,32 @@ std::size_t MemoryStore::evict_oldest(std::size_t most) {
     });
 }
 
+std::array<float, 3> MemoryStore::in_index(const double* point) const {
+    return {static_cast<float>(point[0] - origin_.x), static_cast<float>(point[1] - origin_.y),
+            static_cast<float>(point[2] - origin_.z)};
+}
+
 std::vector<std::vector<Neighbour>> MemoryStore::nearest(const double* queries, std::size_t count,
                                                          std::size_t k, int num_threads) const {
     std::vector<std::vector<Neighbour>> found(count);
     const std::shared_lock lock(mutex_);
     parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
-            const float local[3] = {static_cast<float>(queries[3 * i] - origin_.x),
-                                    static_cast<float>(queries[3 * i + 1] - origin_.y),
-                                    static_cast<float>(queries[3 * i + 2] - origin_.z)};
-            found[i] = index_.nearest(local, k, [this](PatchId id) { return is_alive(id); });
+            found[i] = index_.nearest(in_index(queries + 3 * i).data(), k,
+                                      [this](PatchId id) { return is_alive(id); });
+        }
+    });
+    return found;
+}
+
+std::vector<std::vector<Neighbour>> MemoryStore::within(const double* queries, std::size_t count,
+                                                        double radius, int num_threads) const {
+    std::vector<std::vector<Neighbour>> found(count);
+    const std::shared_lock lock(mutex_);
+    parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+            found[i] = index_.within(in_index(queries + 3 * i).data(), static_cast<float>(radius),
+                                     [this](PatchId id) { return is_alive(id); });
         }
     });
     return found;
@@ -210,11 +226,22 @@ std::optional<PatchId> MemoryStore::describe(std::span<const PatchId> ids,
     return describe_locked(ids, infos);
 }
 
-MemoryStore::Sight MemoryStore::look(const View& view, const RetrievalParams& params) const {
+std::vector<MemoryStore::Sight> MemoryStore::look(std::span<const View> views,
+                                                  std::span<const RetrievalParams> params,
+                                                  int num_threads) const {
+    std::vector<Sight> sights(views.size());
     const std::shared_lock lock(mutex_);
+    parallel_for(views.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) sights[i] = look_locked(views[i], params[i]);
+    });
+    return sights;
+}
+
+MemoryStore::Sight MemoryStore::look_locked(const View& view, const RetrievalParams& params) const {
     Sight sight;
     sight.patches = retrieve_locked(view, params);
     std::vector<PatchId> ids;
+    ids.reserve(sight.patches.size());
     for (const RetrievedPatch& patch : sight.patches) ids.push_back(patch.id);
     describe_locked(ids, sight.infos);
     sight.tokens = land_locked(ids, view);

@@ -4,6 +4,7 @@
 // alone.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -116,6 +117,10 @@ class MemoryStore {
     std::vector<std::vector<Neighbour>> nearest(const double* queries, std::size_t count,
                                                 std::size_t k, int num_threads) const;
 
+    // All within the radius (metres) of each query (count, 3), nearest first.
+    std::vector<std::vector<Neighbour>> within(const double* queries, std::size_t count,
+                                               double radius, int num_threads) const;
+
     // Ids that do not live are passed over.
     LandedTokens land(std::span<const PatchId> ids, const View& view) const;
 
@@ -123,13 +128,14 @@ class MemoryStore {
     std::optional<PatchId> describe(std::span<const PatchId> ids,
                                     std::vector<PatchInfo>& infos) const;
 
-    // retrieve, land and describe of one state of the store.
+    // retrieve, land and describe for several views, of one state of the store.
     struct Sight {
         std::vector<RetrievedPatch> patches;
         std::vector<PatchInfo> infos;  // of the patches
         LandedTokens tokens;
     };
-    Sight look(const View& view, const RetrievalParams& params) const;
+    std::vector<Sight> look(std::span<const View> views, std::span<const RetrievalParams> params,
+                            int num_threads) const;
 
     std::size_t alive_count() const;
     std::size_t observation_count() const;
@@ -142,6 +148,8 @@ class MemoryStore {
     friend class Retrieval;
 
     // These expect the caller to hold the lock.
+    std::array<float, 3> in_index(const double* point) const;
+    Sight look_locked(const View& view, const RetrievalParams& params) const;
     std::vector<RetrievedPatch> retrieve_locked(const View& view,
                                                 const RetrievalParams& params) const;
     LandedTokens land_locked(std::span<const PatchId> ids, const View& view) const;

@@ -102,6 +102,27 @@ struct TreeResults {
     void sort() {}
 };
 
+// nanoflann's result-set interface for all points within a radius.
+struct RadiusResults {
+    using DistanceType = float;
+    using IndexType = std::uint32_t;
+
+    std::vector<Neighbour>& found;
+    const PatchId* ids;
+    const PatchIndex::IsAlive& is_alive;
+    float squared_radius;
+
+    bool full() const { return true; }
+    bool addPoint(float distance, std::uint32_t index) {
+        if (is_alive(ids[index])) found.push_back({distance, ids[index]});
+        return true;
+    }
+    float worstDist() const {
+        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(squared_radius) + 1);
+    }
+    void sort() {}
+};
+
 }  // namespace
 
 struct PatchIndex::Tree {
@@ -260,6 +281,24 @@ std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
         heap.offer(squared_distance(query, &buffer_.centres[3 * i]), buffer_.ids[i]);
     }
     return std::move(heap).sorted();
+}
+
+std::vector<Neighbour> PatchIndex::within(const float query[3], float radius,
+                                          const IsAlive& is_alive) const {
+    std::vector<Neighbour> found;
+    const float squared_radius = radius * radius;
+    for (const auto& tree : trees_) {
+        if (squared_distance(query, tree->box()) * (1 - 1e-6f) > squared_radius) continue;
+        RadiusResults results{found, tree->points.ids.data(), is_alive, squared_radius};
+        tree->index.findNeighbors(results, query, {});
+    }
+    for (std::size_t i = 0; i < buffer_.size(); ++i) {
+        const float distance = squared_distance(query, &buffer_.centres[3 * i]);
+        if (distance <= squared_radius && is_alive(buffer_.ids[i]))
+            found.push_back({distance, buffer_.ids[i]});
+    }
+    std::sort(found.begin(), found.end());
+    return found;
 }
 
 // Nodes. The buffer is a leaf of its own, with a handle of null.

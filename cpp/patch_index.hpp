@@ -54,6 +54,10 @@ class PatchIndex {
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
                                    const IsAlive& is_alive) const;
 
+    // All living points within the radius (metres), nearest first, ties by id.
+    std::vector<Neighbour> within(const float query[3], float radius,
+                                  const IsAlive& is_alive) const;
+
     // A subtree, for searches that descend by a bound of their own.
     struct Node {
         Box box;             // holds all its points

@@ -184,6 +184,25 @@ class TestNearest:
         clear = np.diff(np.sort(exact, axis=1)[:, : k + 1], axis=1).min(axis=1, initial=1) > 1e-5
         np.testing.assert_array_equal(found[clear], ids[np.argsort(exact, axis=1)[:, :k]][clear])
 
+    @pytest.mark.parametrize("count", [1, 300])
+    def test_radius_equals_brute_force(self, rng, count):
+        store, keyframes = filled_store(rng, count)
+        store.delete_patches(rng.choice(store.patch_ids, len(store) // 3, replace=False))
+        alive = set(store.patch_ids.tolist())
+        patches = [p for p in reference_patches(keyframes) if p["id"] in alive]
+        queries = rng.standard_normal((30, 3))
+        offsets, distances, ids = store.query_radius(queries, 0.7)
+        exact = np.linalg.norm(queries[:, None] - np.array([p["centre"] for p in patches]), axis=2)
+        assert (np.abs(exact - 0.7) > 1e-6).all()
+        for i, query in enumerate(exact):
+            part = slice(offsets[i], offsets[i + 1])
+            near = {p["id"] for p, d in zip(patches, query, strict=True) if d <= 0.7}
+            assert set(ids[part].tolist()) == near
+            np.testing.assert_allclose(distances[part], np.sort(query[query <= 0.7]), rtol=1e-5, atol=1e-6)
+        assert len(MosaicMemoryStore().query_radius(queries, 1.0)[1]) == 0
+        with pytest.raises(ValueError, match="radius: expected at least 0"):
+            store.query_radius(queries, -1.0)
+
     def test_ties_go_to_the_smaller_id(self, rng):
         store = MosaicMemoryStore()
         latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)

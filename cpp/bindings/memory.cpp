@@ -110,7 +110,7 @@ class BoundStore {
     }
 
     py::dict retrieve(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
-                      std::size_t top_k, double time, double half_life, double min_visibility,
+                      double time, std::size_t top_k, double half_life, double min_visibility,
                       double diversity_radius, double diversity_penalty) const {
         const View view = to_view(camera, camera_from_world);
         const RetrievalParams params{
@@ -123,20 +123,37 @@ class BoundStore {
         return patch_arrays(patches);
     }
 
-    // (patches as retrieve gives them, their description, their tokens), of one state of the store.
-    py::tuple look(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
-                   std::size_t top_k, double time, double half_life, double min_visibility,
-                   double diversity_radius, double diversity_penalty) const {
-        const View view = to_view(camera, camera_from_world);
-        const RetrievalParams params{
-            top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
-        MemoryStore::Sight sight;
+    // For each view: (patches as retrieve gives them, their description, their tokens), all of one
+    // state of the store. camera_from_world (n, 4, 4), times (n).
+    py::list look(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
+                  const Array<double>& times, std::size_t top_k, double half_life,
+                  double min_visibility, double diversity_radius, double diversity_penalty,
+                  int num_threads) const {
+        std::vector<View> views;
+        std::vector<RetrievalParams> params;
+        for (std::size_t i = 0; i < extent(times, 0); ++i) {
+            Affine affine;
+            std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
+            views.push_back({{camera[0], camera[1], camera[2], camera[3]},
+                             affine,
+                             camera[4],
+                             camera[5],
+                             camera[6],
+                             camera[7]});
+            params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
+                              diversity_penalty});
+        }
+        std::vector<MemoryStore::Sight> sights;
         {
             const py::gil_scoped_release release;
-            sight = store_.look(view, params);
+            sights = store_.look(views, params, num_threads);
         }
-        return py::make_tuple(patch_arrays(sight.patches), info_arrays(sight.infos),
-                              token_arrays(std::move(sight.tokens)));
+        py::list result;
+        for (MemoryStore::Sight& sight : sights) {
+            result.append(py::make_tuple(patch_arrays(sight.patches), info_arrays(sight.infos),
+                                         token_arrays(std::move(sight.tokens))));
+        }
+        return result;
     }
 
     py::dict land(const Array<PatchId>& ids, const std::array<double, 8>& camera,
@@ -170,6 +187,31 @@ class BoundStore {
             }
         }
         return py::make_tuple(distances, ids);
+    }
+
+    // queries (n, 3) -> offsets (n + 1) into distances and ids.
+    py::tuple within(const Array<double>& queries, double radius, int num_threads) const {
+        const std::size_t n = extent(queries, 0);
+        const double* in = queries.data();
+        std::vector<std::vector<Neighbour>> found;
+        {
+            const py::gil_scoped_release release;
+            found = store_.within(in, n, radius, num_threads);
+        }
+        std::vector<std::int64_t> offsets{0};
+        std::vector<float> distances;
+        std::vector<PatchId> ids;
+        for (const std::vector<Neighbour>& neighbours : found) {
+            for (const Neighbour& neighbour : neighbours) {
+                distances.push_back(std::sqrt(neighbour.squared_distance));
+                ids.push_back(neighbour.id);
+            }
+            offsets.push_back(static_cast<std::int64_t>(ids.size()));
+        }
+        const auto total = static_cast<py::ssize_t>(ids.size());
+        return py::make_tuple(take_vector(std::move(offsets), {static_cast<py::ssize_t>(n + 1)}),
+                              take_vector(std::move(distances), {total}),
+                              take_vector(std::move(ids), {total}));
     }
 
     // A KeyError names the first id that is not alive.
@@ -233,11 +275,14 @@ void bind_memory(py::module_& m) {
         .def("erase_frame", &BoundStore::erase_frame, py::arg("frame_id"))
         .def("evict_oldest", &BoundStore::evict_oldest, py::arg("most"))
         .def("retrieve", &BoundStore::retrieve, py::arg("camera"), py::arg("camera_from_world"),
-             py::arg("top_k"), py::arg("time"), py::arg("half_life"), py::arg("min_visibility"),
+             py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"))
-        .def("look", &BoundStore::look, py::arg("camera"), py::arg("camera_from_world"),
-             py::arg("top_k"), py::arg("time"), py::arg("half_life"), py::arg("min_visibility"),
-             py::arg("diversity_radius"), py::arg("diversity_penalty"))
+        .def("look", &BoundStore::look, py::arg("camera"), py::arg("camera_from_world").noconvert(),
+             py::arg("times").noconvert(), py::arg("top_k"), py::arg("half_life"),
+             py::arg("min_visibility"), py::arg("diversity_radius"), py::arg("diversity_penalty"),
+             py::arg("num_threads") = 0)
+        .def("within", &BoundStore::within, py::arg("queries").noconvert(), py::arg("radius"),
+             py::arg("num_threads") = 0)
         .def("land", &BoundStore::land, py::arg("ids").noconvert(), py::arg("camera"),
              py::arg("camera_from_world"))
         .def("nearest", &BoundStore::nearest, py::arg("queries").noconvert(), py::arg("k"),

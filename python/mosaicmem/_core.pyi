@@ -101,8 +101,8 @@ class MemoryStore:
         self,
         camera: _Camera,
         camera_from_world: _F64,
-        top_k: int,
         time: float,
+        top_k: int,
         half_life: float,
         min_visibility: float,
         diversity_radius: float,
@@ -112,13 +112,17 @@ class MemoryStore:
         self,
         camera: _Camera,
         camera_from_world: _F64,
+        times: _F64,
         top_k: int,
-        time: float,
         half_life: float,
         min_visibility: float,
         diversity_radius: float,
         diversity_penalty: float,
-    ) -> tuple[RetrievedArrays, PatchArrays, LandedArrays]: ...
+        num_threads: int = 0,
+    ) -> list[tuple[RetrievedArrays, PatchArrays, LandedArrays]]: ...
+    def within(
+        self, queries: _F64, radius: float, num_threads: int = 0
+    ) -> tuple[NDArray[np.int64], _F32, NDArray[np.uint64]]: ...
     def land(self, ids: NDArray[np.uint64], camera: _Camera, camera_from_world: _F64) -> LandedArrays: ...
     def nearest(self, queries: _F64, k: int, num_threads: int = 0) -> tuple[_F32, NDArray[np.uint64]]: ...
     def describe(self, ids: NDArray[np.uint64]) -> PatchArrays: ...

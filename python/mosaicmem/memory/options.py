@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from mosaicmem._arrays import check_integer, check_number
 
@@ -63,13 +62,6 @@ class RetrievalOptions:
         check_number("diversity_radius", self.diversity_radius, minimum=0.0)
         check_number("diversity_penalty", self.diversity_penalty, minimum=0.0, maximum=1.0)
 
-    def core_arguments(self, time: float) -> tuple[Any, ...]:
-        """What the core takes after the camera, for a query at ``time``, seconds."""
-        return (
-            self.top_k,
-            time,
-            self.half_life,
-            self.min_visibility,
-            self.diversity_radius,
-            self.diversity_penalty,
-        )
+    def core_arguments(self) -> tuple[int, float, float, float, float]:
+        """What the core takes beside camera and time."""
+        return (self.top_k, self.half_life, self.min_visibility, self.diversity_radius, self.diversity_penalty)

@@ -56,12 +56,11 @@ class MemoryRetrieval:
         grid = targets.intrinsics.latent_grid(stride)
         parts: list[dict[str, Any]] = []
         patches = 0
-        for frame, pose in enumerate(targets):
-            found, info, landed = store.look(targets.intrinsics, pose, self.options)
+        for frame, (found, info, landed) in enumerate(store.look(targets, self.options)):
             y, x = landed["landing"][:, 1] / stride - 0.5, landed["landing"][:, 0] / stride - 0.5
             t = np.full(len(x), float(frame))
             if self.temporal == "offset":
-                t = (info["timestamp"] - pose.timestamp)[landed["patch"]] / seconds_per_latent
+                t = (info["timestamp"] - targets[frame].timestamp)[landed["patch"]] / seconds_per_latent
             coverage = (
                 WarpedLatent("bilinear")
                 .splat(

@@ -12,6 +12,7 @@ from mosaicmem import _core
 from mosaicmem._arrays import (
     F32,
     F64,
+    I64,
     U64,
     ArrayLike,
     as_array,
@@ -23,7 +24,7 @@ from mosaicmem._arrays import (
     check_number,
     check_threads,
 )
-from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.memory.options import RetrievalOptions
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
@@ -221,17 +222,25 @@ class MosaicMemoryStore:
             Front to back. Equal scores go to the smaller id.
         """
         chosen = RetrievalOptions(**options)
-        view = _view(intrinsics, pose, chosen.near, chosen.far)
-        found = self._core.retrieve(*view, *chosen.core_arguments(pose.timestamp))
+        camera, camera_from_world = _view(intrinsics, pose, chosen.near, chosen.far)
+        found = self._core.retrieve(camera, camera_from_world, pose.timestamp, *chosen.core_arguments())
         return _retrieved(found)
 
     def look(
-        self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions
-    ) -> tuple[RetrievedPatches, dict[str, Any], dict[str, Any]]:
-        """:meth:`retrieve`, :meth:`describe_patches` and :meth:`land` of what it found, of one state of the store."""
-        view = _view(intrinsics, pose, options.near, options.far)
-        found, described, landed = self._core.look(*view, *options.core_arguments(pose.timestamp))
-        return _retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], landed)
+        self, targets: CameraTrajectory, options: RetrievalOptions
+    ) -> list[tuple[RetrievedPatches, dict[str, Any], dict[str, Any]]]:
+        """:meth:`retrieve`, :meth:`describe_patches` and :meth:`land` for each camera, all of one state of the store.
+
+        Cameras are looked through in parallel.
+        """
+        check_instance("targets", targets, CameraTrajectory)
+        camera, _ = _view(targets.intrinsics, targets[0], options.near, options.far)
+        times = np.array([pose.timestamp for pose in targets])
+        sights = self._core.look(camera, targets.camera_from_world, times, *options.core_arguments(), self.num_threads)
+        return [
+            (_retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], landed))
+            for found, described, landed in sights
+        ]
 
     def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
         """The k patches nearest to each point.
@@ -251,6 +260,27 @@ class MosaicMemoryStore:
         queries = as_array("points", points, np.float64, ("N", 3), finite=True)
         count = check_integer("k", k, minimum=1, maximum=2**31 - 1)
         return self._core.nearest(queries, count, self.num_threads)
+
+    def query_radius(self, points: ArrayLike, radius: float) -> tuple[I64, F32, U64]:
+        """All patches within a radius of each point.
+
+        Parameters
+        ----------
+        points : (N, 3) array
+            World, metres, finite.
+        radius : float
+            Metres.
+
+        Returns
+        -------
+        offsets : (N + 1,) int64
+            The patches of point i are at offsets[i] to offsets[i + 1] in the other two.
+        distances : (M,) float32
+            Metres, ascending for each point; ties go to the smaller id.
+        ids : (M,) uint64
+        """
+        queries = as_array("points", points, np.float64, ("N", 3), finite=True)
+        return self._core.within(queries, check_number("radius", radius, minimum=0.0, maximum=1e12), self.num_threads)
 
     def delete_patches(self, ids: ArrayLike) -> int:
         """Erase patches by id; ids that do not live are passed over. Returns how many were erased."""
