@@ -20,7 +20,9 @@ def inputs(heads, queries, keys, dim):
 class TestAttention:
     def test_mosaicmem(self, benchmark, shape, threads):
         benchmark.group = f"attention {shape}"
-        out = benchmark.pedantic(attention, args=inputs(*shape), kwargs={"num_threads": threads}, rounds=5)
+        out = benchmark.pedantic(
+            attention, args=inputs(*shape), kwargs={"num_threads": threads}, rounds=9, warmup_rounds=1
+        )
         heads, queries, keys, dim = shape
         if benchmark.stats:  # not with --benchmark-disable
             flops = 4 * heads * queries * keys * dim
@@ -36,7 +38,9 @@ class TestAttention:
         torch.set_num_threads(threads)
         benchmark.group = f"attention {shape}"
         tensors = [torch.from_numpy(x) for x in inputs(*shape)]
-        out = benchmark.pedantic(torch.nn.functional.scaled_dot_product_attention, args=tensors, rounds=5)
+        out = benchmark.pedantic(
+            torch.nn.functional.scaled_dot_product_attention, args=tensors, rounds=9, warmup_rounds=1
+        )
         np.testing.assert_allclose(attention(*inputs(*shape)), out.numpy(), atol=1e-5)
 
 
