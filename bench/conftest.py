@@ -31,12 +31,15 @@ def threads():
 
 @pytest.fixture(scope="session")
 def rgbd_frames():
-    """32 frames of 640x480 as (depth, color, intrinsics, pose): real ones where they are, else the synthetic world."""
+    """32 frames of 640x480 as (depth, color, intrinsics, pose).
+
+    Those of rgbd_scene in MOSAICMEM_TEST_DATA where that is set, else of the synthetic world.
+    """
     from mosaicmem.datasets import SevenScenes
 
-    root = Path(os.environ.get("MOSAICMEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if (root / "rgbd_scene").is_dir():
-        sequence = SevenScenes(root / "rgbd_scene")
+    root = os.environ.get("MOSAICMEM_TEST_DATA")
+    if root and (Path(root) / "rgbd_scene").is_dir():
+        sequence = SevenScenes(Path(root) / "rgbd_scene")
         return [(f.depth, f.image, sequence.intrinsics, f.pose) for f in sequence[:32]]
     world = SyntheticWorld(0)
     path = world.leave_and_return(CameraIntrinsics.from_fov(640, 480, fov_x=1.0), 32)
