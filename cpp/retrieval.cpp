@@ -286,8 +286,8 @@ class Retrieval {
         return std::max(0.25, static_cast<double>(visible) / static_cast<double>(tokens));
     }
 
-    // No patch of the subtree scores more; -1 if all lie outside the frustum. Rounding is covered
-    // by a margin.
+    // No patch of the subtree scores more; -1 if all lie outside the frustum. Sets the pixels that
+    // they fall on inside the image. Rounding is covered by margins.
     double upper_bound(const PatchIndex::Node& node, PixelRect& rect) const {
         double low[3], high[3];  // of the box in the camera frame
         for (int i = 0; i < 3; ++i) {

@@ -1,8 +1,10 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mosaicmem import CameraTrajectory, PipelineConfig, PointCloud, __version__
+from mosaicmem.cli._common import output_folder
 from scene_helpers import write_scene
 
 
@@ -89,6 +92,21 @@ class TestForce:
         succeed(*arguments, "--force")
         assert not (tmp_path / "out" / "old").exists()
         assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+    def test_an_earlier_run_comes_back_if_it_cannot_be_replaced(self, tmp_path, monkeypatch):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "summary.json").write_text("earlier")
+        rename = Path.rename
+
+        def fail(self, target):
+            if self.name.endswith(str(os.getpid())):
+                raise OSError("no space")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="no space"), output_folder(tmp_path / "out", force=True) as folder:
+            (folder / "summary.json").write_text("new")
+        assert (tmp_path / "out" / "summary.json").read_text() == "earlier"
 
     @pytest.mark.parametrize("target", [".", "", "..", "precious", "file"])
     def test_anything_else_is_left_alone(self, tmp_path, scene, target):

@@ -74,6 +74,23 @@ def test_points_out_of_range_are_counted_and_dropped():
     assert (fusion.point_cloud().points[:, 2] < 60).all()
 
 
+def test_history(rng):
+    """Each voxel knows how many points fell into it, and when the first and the last came."""
+    fusion = StreamingFusion(0.1)
+    plane = np.full((30, 40), 2.01)
+    half = plane.copy()
+    half[:, :20] = 0
+    for depth, time in ((plane, 5.0), (half, 9.0), (plane, 7.0)):
+        fusion.add_frame(depth, K, CameraPose(timestamp=time))
+    counts, times = fusion.voxel_history()
+    points = fusion.point_cloud().points
+    assert counts.sum() == 1200 + 600 + 1200
+    left, right = points[:, 0] < -0.1, points[:, 0] > 0.1
+    np.testing.assert_array_equal(times[left], np.tile([5.0, 7.0], (left.sum(), 1)))
+    np.testing.assert_array_equal(times[right], np.tile([5.0, 9.0], (right.sum(), 1)))
+    assert len(fusion.voxel_history(5)[0]) == len(fusion.point_cloud(5)) < len(counts)
+
+
 def test_min_count(rng):
     fusion, _ = fused(frames(rng, 2))
     assert 0 < len(fusion.point_cloud(3)) < len(fusion.point_cloud(1)) == len(fusion)

@@ -135,7 +135,7 @@ def _furnish(rng: np.random.Generator) -> list[_Box]:
     def box(
         low: tuple[float, float, float], high: tuple[float, float, float], texture: str, inside: bool = False
     ) -> _Box:
-        # Heights are given upwards; y points down.
+        """A box between two corners (x, height, z), heights upwards though y points down, in random colours."""
         y_low, y_high = -high[1], -low[1]
         color = rng.uniform(0.35, 0.8, 3)
         return _Box(

@@ -107,18 +107,27 @@ def output_folder(path: Path, force: bool) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
     except BaseException:
         _remove(temporary, made)
         raise
     finally:
         _unfinished.remove((temporary, made))
+    _put_in_place(temporary, path)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished folder to ``path``. What was there is deleted after that, never before."""
+    if not path.exists():
+        temporary.rename(path)
+        return
+    old = temporary.with_name(f"{temporary.name}.old")
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
 
 
 def _remove(temporary: Path, made: list[Path]) -> None:

@@ -21,7 +21,9 @@ from mosaicmem.cli._common import (
 )
 
 if TYPE_CHECKING:
+    from mosaicmem._arrays import F32
     from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.evaluation import Comparison
     from mosaicmem.pipeline import AutoregressivePipeline
 
 _OBSERVED_FRACTION = 0.2  # of the loop is seen before generation starts
@@ -43,15 +45,8 @@ def demo(
     Example: mosaicmem demo --output demo
     """
     from mosaicmem.camera import CameraIntrinsics
-    from mosaicmem.cli._report import (
-        comparison_picture,
-        print_scores,
-        run_summary,
-        score_list,
-        score_summary,
-        write_run,
-    )
-    from mosaicmem.evaluation import compare_memory
+    from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
+    from mosaicmem.evaluation import compare_memory, mean_score
     from mosaicmem.geometry import StreamingFusion, SyntheticDepthEstimator
     from mosaicmem.media import save_png
     from mosaicmem.pipeline import AutoregressivePipeline, PipelineConfig
@@ -74,12 +69,10 @@ def demo(
                 pipeline.observe(view.image, view.depth, intrinsics, loop[i])
                 fusion.add_frame(view.depth, intrinsics, loop[i], view.image_uint8)
             revisited = _revisited(pipeline, loop)
-            task = progress.add_task("Generating with memory and without", total=None)
+            progress.add_task("Generating with memory and without", total=None)
             truth = {i: world.render(intrinsics, loop[i]).image for i in revisited}
             comparison = compare_memory(pipeline, loop, truth)
-            progress.remove_task(task)
 
-        figures = score_summary(comparison.scores)
         write_run(
             folder,
             config,
@@ -89,24 +82,22 @@ def demo(
             {
                 **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),
                 "observed_frames": observed,
-                "revisit": {"frames": score_list(comparison.scores, revisited), **figures},
+                "revisit": {
+                    "frames": score_list(comparison.scores, revisited),
+                    **score_summary(comparison.scores),
+                },
             },
             _FPS,
         )
-        shown = revisited[:: max(1, len(revisited) // 4)]
-        results = (comparison.with_memory.frames, comparison.without_memory.frames)
-        save_png(
-            folder / "revisit.png",
-            comparison_picture([[truth[i] for i in shown], *([video[i] for i in shown] for video in results)]),
-        )
+        save_png(folder / "revisit.png", _revisit_picture(comparison, truth))
 
     print_scores("Revisited views against the true scene (PSNR)", comparison.scores, revisited)
-    with_memory, without_memory = figures["psnr_with_memory"], figures["psnr_without_memory"]
-    assert with_memory is not None
-    assert without_memory is not None
+    with_memory, without_memory, coverage = (
+        mean_score(comparison.scores, name) for name in ("psnr_with_memory", "psnr_without_memory", "coverage")
+    )
     console.print(
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
-        f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * (figures['coverage'] or 0):.1f} %.",
+        f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * coverage:.1f} %.",
         highlight=False,
     )
     console.print(f"{output}/revisit.png shows the true scene, with memory, without memory.", highlight=False)
@@ -116,3 +107,12 @@ def _revisited(pipeline: AutoregressivePipeline, loop: CameraTrajectory) -> list
     """Frames of the way back whose view is mostly covered by what has been observed so far."""
     coverage = pipeline.align(loop).coverage.mean(axis=(1, 2))
     return [i for i in range(len(loop) // 2, len(loop)) if coverage[i] >= _REVISIT_COVERAGE]
+
+
+def _revisit_picture(comparison: Comparison, truth: dict[int, F32]) -> F32:
+    """About four revisited views: the true scene, with memory, without memory, from top to bottom."""
+    from mosaicmem.cli._report import comparison_picture
+
+    shown = list(truth)[:: max(1, len(truth) // 4)]
+    results = (comparison.with_memory.frames, comparison.without_memory.frames)
+    return comparison_picture([[truth[i] for i in shown], *([video[i] for i in shown] for video in results)])

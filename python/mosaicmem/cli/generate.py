@@ -19,7 +19,10 @@ from mosaicmem.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from mosaicmem.pipeline import PipelineConfig
+    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.datasets import SevenScenes
+    from mosaicmem.evaluation import FrameScore
+    from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig
 
 
 @reports_errors
@@ -56,11 +59,9 @@ def generate(
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
-    from mosaicmem._arrays import as_pixels
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
     from mosaicmem.datasets import SevenScenes
-    from mosaicmem.evaluation import compare_memory
     from mosaicmem.geometry import StreamingFusion
     from mosaicmem.pipeline import AutoregressivePipeline
 
@@ -78,19 +79,8 @@ def generate(
         else list(parse_range("--memory-frames", memory_frames, len(sequence)))
     )
     path = sequence.trajectory(targets) if trajectory is None else CameraTrajectory.load(trajectory)
-    for name, camera in (("--scene", sequence.intrinsics), ("--trajectory", path.intrinsics)):
-        if camera.width % settings.vae_stride or camera.height % settings.vae_stride:
-            raise ValueError(
-                f"{name}: expected an image size in multiples of vae_stride = {settings.vae_stride}, "
-                f"got {camera.width}x{camera.height}"
-            )
-    seen_before = len(set(targets) & set(remembered))
-    if seen_before:
-        typer.echo(
-            f"mosaicmem: warning: {seen_before} of {len(targets)} target frames are remembered too, which flatters "
-            "their figures",
-            err=True,
-        )
+    _check_sizes(settings, sequence, path)
+    _warn_of_overlap(targets, remembered)
 
     with output_folder(output, force) as folder:
         pipeline = AutoregressivePipeline(settings)
@@ -103,15 +93,7 @@ def generate(
             if not len(pipeline.store):
                 raise ValueError(f"--scene: no depth in the {len(remembered)} frames to remember: memory stays empty")
             progress.add_task("Generating", total=None)
-            if targets:
-                truth = {
-                    n: as_pixels("image", sequence[i].image, (path.intrinsics.height, path.intrinsics.width, 3))
-                    for n, i in enumerate(targets)
-                }
-                comparison = compare_memory(pipeline, path, truth)
-                result, scores = comparison.with_memory, comparison.scores
-            else:
-                result, scores = pipeline.generate(path), []
+            result, scores = _generate(pipeline, path, sequence, targets)
         summary = run_summary(pipeline, result, time.perf_counter() - started)
         summary["memory_frames"] = remembered
         if targets:
@@ -133,3 +115,38 @@ def _settings(path: Path | None, changes: dict[str, Any]) -> PipelineConfig:
     base = PipelineConfig() if path is None else PipelineConfig.load(path)
     given = {name: value for name, value in changes.items() if value is not None}
     return PipelineConfig(**{**base.model_dump(), **given})
+
+
+def _check_sizes(settings: PipelineConfig, sequence: SevenScenes, path: CameraTrajectory) -> None:
+    """Refuse images that the VAE cannot cut into cells before any work is done."""
+    for name, camera in (("--scene", sequence.intrinsics), ("--trajectory", path.intrinsics)):
+        if camera.width % settings.vae_stride or camera.height % settings.vae_stride:
+            raise ValueError(
+                f"{name}: expected an image size in multiples of vae_stride = {settings.vae_stride}, "
+                f"got {camera.width}x{camera.height}"
+            )
+
+
+def _warn_of_overlap(targets: list[int], remembered: list[int]) -> None:
+    both = len(set(targets) & set(remembered))
+    if both:
+        typer.echo(
+            f"mosaicmem: warning: {both} of {len(targets)} target frames are remembered too, which flatters "
+            "their figures",
+            err=True,
+        )
+
+
+def _generate(
+    pipeline: AutoregressivePipeline, path: CameraTrajectory, sequence: SevenScenes, targets: list[int]
+) -> tuple[GenerationResult, list[FrameScore]]:
+    """The video, and its scores where true frames are known."""
+    from mosaicmem._arrays import as_pixels
+    from mosaicmem.evaluation import compare_memory
+
+    if not targets:
+        return pipeline.generate(path), []
+    size = (path.intrinsics.height, path.intrinsics.width, 3)
+    truth = {n: as_pixels("image", sequence[i].image, size) for n, i in enumerate(targets)}
+    comparison = compare_memory(pipeline, path, truth)
+    return comparison.with_memory, comparison.scores

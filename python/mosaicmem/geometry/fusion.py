@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
+from mosaicmem._arrays import F64, I64, ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.unproject import check_depth
@@ -84,6 +84,19 @@ class StreamingFusion:
         """The means of all voxels that hold at least ``min_count`` points, ordered by voxel."""
         exported = self._map.export(check_integer("min_count", min_count, minimum=1))
         return PointCloud(exported["points"], exported["colors"], exported["normals"])
+
+    def voxel_history(self, min_count: int = 1) -> tuple[I64, F64]:
+        """How often and when each voxel of :meth:`point_cloud` was seen, in its order.
+
+        Returns
+        -------
+        counts : (N,) int64
+            Points that fell into the voxel.
+        times : (N, 2) float64
+            Timestamp of the first and of the last of them, seconds.
+        """
+        exported = self._map.export(check_integer("min_count", min_count, minimum=1))
+        return exported["counts"], exported["times"]
 
     def __len__(self) -> int:
         """The number of occupied voxels."""
