@@ -11,6 +11,19 @@ pytestmark = pytest.mark.kernel
 OPTIONS = {"near": 0.3, "far": 3.5, "half_life": 0.0, "min_visibility": 0.01}
 
 
+def greedy(patches, top_k, radius, penalty):
+    """Ids in the order in which greedy selection takes them; ties to the smaller id."""
+    by_id = np.argsort(patches.ids)
+    ids, scores, pixels = patches.ids[by_id], patches.scores[by_id].copy(), patches.pixels[by_id]
+    taken = []
+    for _ in range(min(top_k, len(ids))):
+        best = int(np.argmax(scores))
+        taken.append(ids[best])
+        scores[((pixels - pixels[best]) ** 2).sum(axis=1) <= radius**2] *= penalty
+        scores[best] = -1
+    return np.array(taken)
+
+
 class TestTopK:
     @pytest.mark.parametrize("count", [1, 60])
     @pytest.mark.parametrize("half_life", [0.0, 7.0])
@@ -61,6 +74,26 @@ class TestTopK:
             distances, _ = store.query_nearest(queries, 5)
             exact = np.sort(np.linalg.norm(queries[:, None] - centres, axis=2), axis=1)[:, :5]
             np.testing.assert_allclose(distances, exact, rtol=1e-5)
+
+    @pytest.mark.parametrize("half_life", [0.0, 40.0])
+    def test_the_best_few_are_the_best_of_all(self, rng, half_life):
+        """Retrieving everything needs no bound; the first k by it are what the bounds must lead to."""
+        store = MosaicMemoryStore(1)
+        latents = np.zeros((ROWS, COLUMNS, 1), np.float32)
+        for i in range(400):
+            depth = rng.uniform(0.5, 60, (ROWS, COLUMNS)).astype(np.float32)
+            store.insert_keyframe(latents, depth, K, random_pose(rng, 3.0, timestamp=float(i)))
+        for _ in range(15):
+            pose = random_pose(rng, 3.0, timestamp=400.0)
+            options = {"min_visibility": 0.0, "half_life": half_life, "far": 50.0}
+            everything = store.retrieve(K, pose, top_k=10**6, **options)
+            order = np.lexsort((everything.ids, -everything.scores))
+            for top_k in (1, 20, 300):
+                found = store.retrieve(K, pose, top_k=top_k, **options)
+                np.testing.assert_array_equal(np.sort(found.ids), np.sort(everything.ids[order[:top_k]]))
+            for radius in (8.0, 25.0):
+                found = store.retrieve(K, pose, top_k=60, diversity_radius=radius, **options)
+                np.testing.assert_array_equal(np.sort(found.ids), np.sort(greedy(everything, 60, radius, 0.5)))
 
     def test_ties_go_to_the_smaller_id(self, rng):
         store = MosaicMemoryStore()

@@ -160,6 +160,12 @@ class TestForget:
             sizes.append(store.nbytes)
         assert max(sizes[300:]) <= 1.6 * max(sizes[150:300])
 
+    def test_the_index_shrinks_with_what_is_erased(self, rng):
+        store, _ = filled_store(rng, 400)
+        before = store.statistics().index_bytes
+        store.delete_patches(rng.choice(store.patch_ids, int(0.9 * len(store)), replace=False))
+        assert store.statistics().index_bytes < 0.3 * before
+
     def test_a_keyframe_larger_than_the_limit_is_refused(self, rng):
         latents, depth, pose = random_keyframe(rng, 0.0)
         with pytest.raises(ValueError, match="at most max_patches = 14 patches in a keyframe, got 15"):
