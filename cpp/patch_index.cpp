@@ -2,15 +2,17 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <nanoflann.hpp>
 #include <new>
 #include <numeric>
+
+#include "parallel.hpp"
 
 namespace mosaicmem {
 namespace {
 
 constexpr std::size_t kBufferSize = 1024;
-constexpr std::size_t kLargestTree = 1 << 17;  // built in about 30 ms
 constexpr std::size_t kLeafSize = 12;
 
 // A tree is swallowed if it is at most this many times what swallows it: the larger, the fewer
@@ -47,14 +49,15 @@ float squared_distance(const float* point, const Box& box) {
 // The k best so far, shared by all trees of the forest: a max-heap on (distance, id).
 class NearestHeap {
   public:
-    NearestHeap(std::size_t k, const PatchIndex::IsAlive& is_alive) : k_(k), is_alive_(is_alive) {
+    NearestHeap(std::size_t k, const PatchIndex::PatchOf& patch_of) : k_(k), patch_of_(patch_of) {
         heap_.reserve(k);
     }
 
-    void offer(float distance, PatchId id) {
-        const Neighbour candidate{distance, id};
+    void offer(float distance, Slot slot) {
         const bool full = heap_.size() == k_;
-        if ((full && !(candidate < heap_.front())) || (is_alive_ && !is_alive_(id))) return;
+        if (full && distance > heap_.front().squared_distance) return;
+        const Neighbour candidate{distance, patch_of_ ? patch_of_(slot) : slot};
+        if (candidate.id == kNoPatch || (full && !(candidate < heap_.front()))) return;
         if (full) {
             std::pop_heap(heap_.begin(), heap_.end());
             heap_.back() = candidate;
@@ -77,7 +80,7 @@ class NearestHeap {
 
   private:
     std::size_t k_;
-    const PatchIndex::IsAlive& is_alive_;
+    const PatchIndex::PatchOf& patch_of_;  // empty: slots are ids, and all live
     std::vector<Neighbour> heap_;
 };
 
@@ -87,11 +90,11 @@ struct TreeResults {
     using IndexType = std::uint32_t;
 
     NearestHeap& heap;
-    const PatchId* ids;
+    const Slot* slots;
 
     bool full() const { return true; }
     bool addPoint(float distance, std::uint32_t index) {
-        heap.offer(distance, ids[index]);
+        heap.offer(distance, slots[index]);
         return true;
     }
     // nanoflann offers only points strictly closer than this; the next float up (distances are not
@@ -108,13 +111,14 @@ struct RadiusResults {
     using IndexType = std::uint32_t;
 
     std::vector<Neighbour>& found;
-    const PatchId* ids;
-    const PatchIndex::IsAlive& is_alive;
+    const Slot* slots;
+    const PatchIndex::PatchOf& patch_of;
     float squared_radius;
 
     bool full() const { return true; }
     bool addPoint(float distance, std::uint32_t index) {
-        if (is_alive(ids[index])) found.push_back({distance, ids[index]});
+        const PatchId id = patch_of(slots[index]);
+        if (id != kNoPatch) found.push_back({distance, id});
         return true;
     }
     float worstDist() const {
@@ -128,10 +132,11 @@ struct RadiusResults {
 struct PatchIndex::Tree {
     explicit Tree(Points&& p)
         : points(std::move(p)),
-          first_id(*std::min_element(points.ids.begin(), points.ids.end())),
+          first_slot(*std::min_element(points.slots.begin(), points.slots.end())),
           adaptor{points.centres},
           index(3, adaptor, {kLeafSize}) {
         sort_by_leaf();
+        nbytes = points.nbytes() + index.usedMemory(index);
     }
 
     Box box() const {
@@ -146,90 +151,122 @@ struct PatchIndex::Tree {
     // Lays the points of each leaf side by side, in the order in which nanoflann refers to them.
     void sort_by_leaf() {
         Points sorted;
-        sorted.ids.reserve(points.size());
+        sorted.slots.reserve(points.size());
         sorted.centres.reserve(3 * points.size());
         for (const std::uint32_t i : index.vAcc_) {
-            sorted.ids.push_back(points.ids[i]);
+            sorted.slots.push_back(points.slots[i]);
             sorted.centres.insert(sorted.centres.end(), &points.centres[3 * i],
                                   &points.centres[3 * i] + 3);
         }
-        points.ids.swap(sorted.ids);
+        points.slots.swap(sorted.slots);
         points.centres.swap(sorted.centres);
         std::iota(index.vAcc_.begin(), index.vAcc_.end(), 0u);
     }
 
     Points points;
-    PatchId first_id;
-    std::size_t dead = 0;
+    Slot first_slot;
     CentresAdaptor adaptor;
     KdTree index;
+    std::size_t nbytes;
 };
 
-PatchIndex::PatchIndex() = default;
-PatchIndex::~PatchIndex() = default;
+PatchIndex::Planted PatchIndex::plant(Points&& points) {
+    return {std::make_shared<const Tree>(std::move(points))};
+}
 
-void PatchIndex::Points::append(const Points& other, const IsAlive& is_alive) {
+void PatchIndex::Points::append(std::span<const Slot> more, const float* more_centres,
+                                double time) {
+    const auto grow = [](auto& vector, std::size_t count) {
+        if (vector.capacity() - vector.size() < count)
+            vector.reserve(std::max(2 * vector.size(), vector.size() + count));
+    };
+    grow(slots, more.size());
+    grow(centres, 3 * more.size());  // the last that may fail
+    slots.insert(slots.end(), more.begin(), more.end());
+    centres.insert(centres.end(), more_centres, more_centres + 3 * more.size());
+    newest_time = std::max(newest_time, time);
+}
+
+void PatchIndex::Points::append_living(const Points& other, const PatchOf& patch_of) {
     for (std::size_t i = 0; i < other.size(); ++i) {
-        if (!is_alive(other.ids[i])) continue;
-        ids.push_back(other.ids[i]);
+        if (patch_of(other.slots[i]) == kNoPatch) continue;
+        slots.push_back(other.slots[i]);
         centres.insert(centres.end(), &other.centres[3 * i], &other.centres[3 * i] + 3);
     }
     newest_time = std::max(newest_time, other.newest_time);
 }
 
-void PatchIndex::insert(std::span<const PatchId> ids, const float* centres, double time) {
-    const auto grow = [](auto& vector, std::size_t more) {
-        if (vector.capacity() - vector.size() < more)
-            vector.reserve(std::max(2 * vector.size(), vector.size() + more));
-    };
-    grow(buffer_.ids, ids.size());
-    grow(buffer_.centres, 3 * ids.size());
-    buffer_.ids.insert(buffer_.ids.end(), ids.begin(), ids.end());
-    buffer_.centres.insert(buffer_.centres.end(), centres, centres + 3 * ids.size());
-    buffer_.newest_time = std::max(buffer_.newest_time, time);
+std::size_t PatchIndex::Points::nbytes() const {
+    return slots.capacity() * sizeof(Slot) + centres.capacity() * sizeof(float);
 }
 
-void PatchIndex::merge(const IsAlive& is_alive) noexcept {
+void PatchIndex::insert(const Points& points) {
+    buffer_.append(points.slots, points.centres.data(), points.newest_time);
+}
+
+void PatchIndex::insert_trees(std::vector<Points>& parts, const PatchOf& patch_of,
+                              int num_threads) {
+    Points waiting;  // their slots come before
+    waiting.append_living(buffer_, patch_of);
+    const std::size_t dead = buffer_.size() - waiting.size();
+    if (waiting.size() > 0) parts.insert(parts.begin(), std::move(waiting));
+    std::vector<Planted> planted(parts.size());
+    parallel_for(parts.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) planted[i] = plant(std::move(parts[i]));
+    });
+    trees_.reserve(trees_.size() + planted.size());  // the last that may fail
+    std::move(planted.begin(), planted.end(), std::back_inserter(trees_));
+    buffer_ = {};
+    dead_ -= dead;
+}
+
+void PatchIndex::merge(const PatchOf& patch_of) noexcept {
     try {
-        if (buffer_.size() >= kBufferSize) absorb_buffer(is_alive);
+        if (buffer_.size() >= kBufferSize) absorb_buffer(patch_of);
     } catch (const std::bad_alloc&) {
         // Put off; nothing has changed.
     }
 }
 
-void PatchIndex::absorb_buffer(const IsAlive& is_alive) {
+void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
     std::size_t total = buffer_.size();
     std::size_t first = trees_.size();
-    while (first > 0 && trees_[first - 1]->points.size() <= kMergeRatio * total &&
-           trees_[first - 1]->points.size() + total <= kLargestTree) {
-        total += trees_[--first]->points.size();
+    while (first > 0 && trees_[first - 1].tree->points.size() <= kMergeRatio * total &&
+           trees_[first - 1].tree->points.size() + total <= kLargestTree) {
+        total += trees_[--first].tree->points.size();
     }
     Points merged;
-    merged.ids.reserve(total);
+    merged.slots.reserve(total);
     merged.centres.reserve(3 * total);
-    for (std::size_t i = first; i < trees_.size(); ++i) merged.append(trees_[i]->points, is_alive);
-    merged.append(buffer_, is_alive);
-    auto tree = merged.size() > 0 ? std::make_unique<Tree>(std::move(merged)) : nullptr;
+    for (std::size_t i = first; i < trees_.size(); ++i)
+        merged.append_living(trees_[i].tree->points, patch_of);
+    merged.append_living(buffer_, patch_of);
+    const std::size_t left = merged.size();
+    Planted planted = left > 0 ? plant(std::move(merged)) : Planted{};
     trees_.reserve(trees_.size() + 1);  // the last that may fail
-    dead_ -= total - (tree ? tree->points.size() : 0);
+    dead_ -= total - left;
     trees_.resize(first);
-    if (tree) trees_.push_back(std::move(tree));
+    if (left > 0) trees_.push_back(std::move(planted));
     buffer_ = {};
 }
 
-void PatchIndex::note_dead(PatchId id) {
+void PatchIndex::note_dead(Slot slot) {
     ++dead_;
-    if (!buffer_.ids.empty() && id >= buffer_.ids.front()) return;
-    const auto after =
-        std::upper_bound(trees_.begin(), trees_.end(), id,
-                         [](PatchId value, const auto& tree) { return value < tree->first_id; });
-    if (after != trees_.begin()) ++(*std::prev(after))->dead;
+    if (!buffer_.slots.empty() && slot >= buffer_.slots.front()) return;
+    const auto after = std::upper_bound(
+        trees_.begin(), trees_.end(), slot,
+        [](Slot value, const Planted& planted) { return value < planted.tree->first_slot; });
+    if (after != trees_.begin()) ++std::prev(after)->dead;
 }
 
-void PatchIndex::rebuild(const IsAlive& is_alive) noexcept {
+void PatchIndex::rebuild(const PatchOf& patch_of) noexcept {
+    if (dead_ == size()) {
+        *this = {};
+        return;
+    }
     try {
         for (std::size_t i = trees_.size(); i-- > 0;) {
-            if (2 * trees_[i]->dead > trees_[i]->points.size()) rebuild_tree(i, is_alive);
+            if (2 * trees_[i].dead > trees_[i].tree->points.size()) rebuild_tree(i, patch_of);
         }
     } catch (const std::bad_alloc&) {
         // Put off; each tree is either the old one or the new one.
@@ -238,23 +275,23 @@ void PatchIndex::rebuild(const IsAlive& is_alive) noexcept {
 
 // A small rest joins the tree after it, so that the number of trees stays in proportion to the
 // points.
-void PatchIndex::rebuild_tree(std::size_t i, const IsAlive& is_alive) {
+void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
+    std::size_t replaced = trees_[i].tree->points.size();
+    const std::size_t rest = replaced - trees_[i].dead;
+    const bool joins = rest > 0 && i + 1 < trees_.size() &&
+                       rest + trees_[i + 1].tree->points.size() <= kLargestTree;
     Points alive;
-    alive.append(trees_[i]->points, is_alive);
-    std::size_t replaced = trees_[i]->points.size();
-    const bool joins =
-        i + 1 < trees_.size() && alive.size() + trees_[i + 1]->points.size() <= kLargestTree;
+    if (rest > 0) alive.append_living(trees_[i].tree->points, patch_of);
     if (joins) {
-        alive.append(trees_[i + 1]->points, is_alive);
-        replaced += trees_[i + 1]->points.size();
+        alive.append_living(trees_[i + 1].tree->points, patch_of);
+        replaced += trees_[i + 1].tree->points.size();
     }
     const std::size_t left = alive.size();
-    auto tree =
-        left > 0 ? std::make_unique<Tree>(std::move(alive)) : nullptr;  // the last that may fail
+    Planted planted = left > 0 ? plant(std::move(alive)) : Planted{};  // the last that may fail
     const auto at = trees_.begin() + static_cast<std::ptrdiff_t>(i);
     if (joins) trees_.erase(at + 1);
-    if (tree) {
-        *at = std::move(tree);
+    if (left > 0) {
+        *at = std::move(planted);
     } else {
         trees_.erase(at);
     }
@@ -262,40 +299,41 @@ void PatchIndex::rebuild_tree(std::size_t i, const IsAlive& is_alive) {
 }
 
 std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
-                                           const IsAlive& is_alive) const {
+                                           const PatchOf& patch_of) const {
     if (k == 0 || size() == 0) return {};
-    static const IsAlive all_live;
-    NearestHeap heap(std::min(k, size()), dead_ > 0 ? is_alive : all_live);
+    NearestHeap heap(std::min(k, size()), patch_of);
     std::vector<std::pair<float, const Tree*>> order;
     order.reserve(trees_.size());
-    for (const auto& tree : trees_)
-        order.emplace_back(squared_distance(query, tree->box()), tree.get());
+    for (const Planted& planted : trees_)
+        order.emplace_back(squared_distance(query, planted.tree->box()), planted.tree.get());
     std::sort(order.begin(), order.end());
     for (const auto& [distance, tree] : order) {
         // The box distance is rounded; a relative margin keeps it a lower bound.
         if (distance * (1 - 1e-6f) > heap.worst()) break;
-        TreeResults results{heap, tree->points.ids.data()};
+        TreeResults results{heap, tree->points.slots.data()};
         tree->index.findNeighbors(results, query, {});
     }
     for (std::size_t i = 0; i < buffer_.size(); ++i) {
-        heap.offer(squared_distance(query, &buffer_.centres[3 * i]), buffer_.ids[i]);
+        heap.offer(squared_distance(query, &buffer_.centres[3 * i]), buffer_.slots[i]);
     }
     return std::move(heap).sorted();
 }
 
 std::vector<Neighbour> PatchIndex::within(const float query[3], float radius,
-                                          const IsAlive& is_alive) const {
+                                          const PatchOf& patch_of) const {
     std::vector<Neighbour> found;
     const float squared_radius = radius * radius;
-    for (const auto& tree : trees_) {
-        if (squared_distance(query, tree->box()) * (1 - 1e-6f) > squared_radius) continue;
-        RadiusResults results{found, tree->points.ids.data(), is_alive, squared_radius};
-        tree->index.findNeighbors(results, query, {});
+    for (const Planted& planted : trees_) {
+        const Tree& tree = *planted.tree;
+        if (squared_distance(query, tree.box()) * (1 - 1e-6f) > squared_radius) continue;
+        RadiusResults results{found, tree.points.slots.data(), patch_of, squared_radius};
+        tree.index.findNeighbors(results, query, {});
     }
     for (std::size_t i = 0; i < buffer_.size(); ++i) {
         const float distance = squared_distance(query, &buffer_.centres[3 * i]);
-        if (distance <= squared_radius && is_alive(buffer_.ids[i]))
-            found.push_back({distance, buffer_.ids[i]});
+        if (distance > squared_radius) continue;
+        const PatchId id = patch_of(buffer_.slots[i]);
+        if (id != kNoPatch) found.push_back({distance, id});
     }
     std::sort(found.begin(), found.end());
     return found;
@@ -307,8 +345,9 @@ std::vector<PatchIndex::Node> PatchIndex::roots() const {
     std::vector<Node> nodes;
     nodes.reserve(trees_.size() + 1);
     for (std::size_t i = 0; i < trees_.size(); ++i) {
-        nodes.push_back({trees_[i]->box(), trees_[i]->points.newest_time,
-                         static_cast<std::uint32_t>(i), trees_[i]->index.root_node_});
+        const Tree& tree = *trees_[i].tree;
+        nodes.push_back({tree.box(), tree.points.newest_time, static_cast<std::uint32_t>(i),
+                         tree.index.root_node_});
     }
     if (buffer_.size() > 0) {
         Box box;
@@ -327,10 +366,10 @@ bool PatchIndex::is_leaf(const Node& node) const {
 }
 
 PatchIndex::Leaf PatchIndex::leaf(const Node& node) const {
-    if (!node.handle) return {buffer_.ids.data(), buffer_.centres.data(), buffer_.size()};
+    if (!node.handle) return {buffer_.slots.data(), buffer_.centres.data(), buffer_.size()};
     const auto& range = static_cast<KdTree::NodeConstPtr>(node.handle)->node_type.lr;
-    const Points& points = trees_[node.tree]->points;
-    return {points.ids.data() + range.left, points.centres.data() + 3 * range.left,
+    const Points& points = trees_[node.tree].tree->points;
+    return {points.slots.data() + range.left, points.centres.data() + 3 * range.left,
             range.right - range.left};
 }
 
@@ -346,17 +385,13 @@ void PatchIndex::children(const Node& node, Node& left, Node& right) const {
 
 std::size_t PatchIndex::size() const {
     std::size_t total = buffer_.size();
-    for (const auto& tree : trees_) total += tree->points.size();
+    for (const Planted& planted : trees_) total += planted.tree->points.size();
     return total;
 }
 
 std::size_t PatchIndex::nbytes() const {
-    const auto bytes = [](const Points& p) {
-        return p.ids.capacity() * sizeof(PatchId) + p.centres.capacity() * sizeof(float);
-    };
-    std::size_t total = bytes(buffer_);
-    for (const auto& tree : trees_)
-        total += bytes(tree->points) + tree->index.usedMemory(tree->index);
+    std::size_t total = buffer_.nbytes();
+    for (const Planted& planted : trees_) total += planted.tree->nbytes;
     return total;
 }
 

@@ -1,11 +1,14 @@
 // A spatial index over patch centres: a forest of static nanoflann kd-trees (the logarithmic
 // method).
 //
-// New points wait in a short buffer that is scanned. A full buffer becomes a tree and swallows the
-// trees before it that are not much larger than what it has swallowed so far, so each point is
-// built into a tree O(log n) times over its life. No tree exceeds kLargestTree, so no insert stalls
-// for longer than the building of one. Deletions are marks that the owner keeps; a tree that is
-// more than half dead is built again, alone. Trees hold disjoint ranges of ids, in ascending order.
+// An entry is known by its slot, a number that is given once: a patch that moves leaves its slot
+// and takes a new one, so the index knows only entries that come and entries that die. New points
+// wait in a short buffer that is scanned. A full buffer becomes a tree and swallows the trees
+// before it that are not much larger than what it has swallowed so far, so each point is built into
+// a tree O(log n) times over its life. No tree exceeds kLargestTree, so no insert stalls for longer
+// than the building of one. Deletions are marks that the owner keeps; a tree that is more than half
+// dead is built again, alone. Trees hold disjoint ranges of slots, in ascending order, and never
+// change: copies of an index share them.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +22,9 @@
 namespace mosaicmem {
 
 using PatchId = std::uint64_t;
+using Slot = std::uint64_t;
+
+constexpr PatchId kNoPatch = ~PatchId{0};
 
 struct Neighbour {
     float squared_distance;  // metres^2
@@ -32,31 +38,46 @@ struct Box {
 
 class PatchIndex {
   public:
-    using IsAlive = std::function<bool(PatchId)>;
+    // The patch whose place the slot is, or kNoPatch if it has died there or left.
+    using PatchOf = std::function<PatchId(Slot)>;
 
-    PatchIndex();
-    ~PatchIndex();
+    struct Points {
+        std::vector<Slot> slots;
+        std::vector<float> centres;  // (n, 3)
+        double newest_time = -std::numeric_limits<double>::infinity();
 
-    // centres (ids.size(), 3). Ids ascend and are larger than all ids inserted before; all were
-    // seen at `time`. After an exception the index is as it was.
-    void insert(std::span<const PatchId> ids, const float* centres, double time);
+        std::size_t size() const { return slots.size(); }
+        std::size_t nbytes() const;
+        void append(std::span<const Slot> more, const float* more_centres, double time);
+        void append_living(const Points& other, const PatchOf& patch_of);
+    };
+
+    static constexpr std::size_t kLargestTree = 1 << 17;  // points; built in about 30 ms
+
+    // Slots ascend and are larger than all slots inserted before. After an exception the index is
+    // as it was.
+    void insert(const Points& points);
+
+    // Many points at once, in parts that each become a tree; otherwise like insert(). The parts are
+    // left empty.
+    void insert_trees(std::vector<Points>& parts, const PatchOf& patch_of, int num_threads);
 
     // To be called after insert(): makes a tree of a full buffer. Where memory does not suffice, it
     // is put off: the buffer is scanned until a later call succeeds.
-    void merge(const IsAlive& is_alive) noexcept;
+    void merge(const PatchOf& patch_of) noexcept;
 
-    // To be called once for each id that is_alive has begun to deny; then rebuild() does what
+    // To be called once for each slot that patch_of has begun to deny; then rebuild() does what
     // became due, or, where memory does not suffice, puts it off.
-    void note_dead(PatchId id);
-    void rebuild(const IsAlive& is_alive) noexcept;
+    void note_dead(Slot slot);
+    void rebuild(const PatchOf& patch_of) noexcept;
 
     // The k nearest living points, nearest first, ties by id. At most k.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
-                                   const IsAlive& is_alive) const;
+                                   const PatchOf& patch_of) const;
 
     // All living points within the radius (metres), nearest first, ties by id.
     std::vector<Neighbour> within(const float query[3], float radius,
-                                  const IsAlive& is_alive) const;
+                                  const PatchOf& patch_of) const;
 
     // A subtree, for searches that descend by a bound of their own.
     struct Node {
@@ -65,9 +86,9 @@ class PatchIndex {
         std::uint32_t tree;
         const void* handle;
     };
-    // The points of a leaf: ids and centres (count, 3).
+    // The points of a leaf: slots and centres (count, 3).
     struct Leaf {
-        const PatchId* ids;
+        const Slot* slots;
         const float* centres;
         std::size_t count;
     };
@@ -77,23 +98,21 @@ class PatchIndex {
     void children(const Node& node, Node& left, Node& right) const;
 
     std::size_t size() const;  // dead points included
+    bool all_live() const { return dead_ == 0; }
     std::size_t nbytes() const;
 
   private:
     struct Tree;
-    struct Points {
-        std::vector<PatchId> ids;
-        std::vector<float> centres;  // (n, 3)
-        double newest_time = -std::numeric_limits<double>::infinity();
-
-        std::size_t size() const { return ids.size(); }
-        void append(const Points& other, const IsAlive& is_alive);
+    struct Planted {
+        std::shared_ptr<const Tree> tree;
+        std::size_t dead = 0;
     };
 
-    void absorb_buffer(const IsAlive& is_alive);
-    void rebuild_tree(std::size_t i, const IsAlive& is_alive);
+    static Planted plant(Points&& points);
+    void absorb_buffer(const PatchOf& patch_of);
+    void rebuild_tree(std::size_t i, const PatchOf& patch_of);
 
-    std::vector<std::unique_ptr<Tree>> trees_;  // ids ascending
+    std::vector<Planted> trees_;  // slots ascending
     Points buffer_;
     std::size_t dead_ = 0;
 };

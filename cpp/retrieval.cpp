@@ -12,8 +12,8 @@
 #include <cmath>
 #include <optional>
 
-#include "memory_store.hpp"
 #include "reproject.hpp"
+#include "store_state.hpp"
 #include "unproject.hpp"
 
 namespace mosaicmem {
@@ -84,7 +84,7 @@ class TakenPatches {
 
 class Retrieval {
   public:
-    Retrieval(const MemoryStore& store, const View& view, const RetrievalParams& params)
+    Retrieval(const StoreState& store, const View& view, const RetrievalParams& params)
         : store_(store),
           view_(view),
           camera_from_index_(view.camera_from_world * from_origin(store.origin_)),
@@ -120,7 +120,7 @@ class Retrieval {
     struct Entry {
         double bound;         // of the penalised score
         double unpenalised;   // bound of the score
-        PatchId id;           // of a patch
+        PatchId id;           // of a scored patch
         std::uint32_t index;  // into subtrees_ or patches_
         std::uint32_t seen;   // patches that had been taken when the bound was computed
         Stage stage;
@@ -145,9 +145,9 @@ class Retrieval {
         Reprojection reproject;
         double recency;
 
-        bool holds(PatchId id) const {
-            return id >= observation->first_id &&
-                   id - observation->first_id < observation->patch_count();
+        bool holds(Slot slot) const {
+            return slot >= observation->first_slot &&
+                   slot - observation->first_slot < observation->patch_count();
         }
     };
 
@@ -193,12 +193,12 @@ class Retrieval {
         const double newest = recency(node.newest_time);
         const PatchIndex::Leaf leaf = store_.index_.leaf(node);
         for (std::size_t i = 0; i < leaf.count; ++i) {
-            RetrievedPatch patch{leaf.ids[i], 0, 0, 0, 0};
+            RetrievedPatch patch{leaf.slots[i], 0, 0, 0, 0};
             if (!project(leaf.centres + 3 * i, patch)) continue;
             const double bound = patch.score * newest;
             if (bound < params_.min_visibility) continue;
             patches_.push_back(patch);
-            push({0, bound, patch.id, static_cast<std::uint32_t>(patches_.size() - 1), 0,
+            push({0, bound, 0, static_cast<std::uint32_t>(patches_.size() - 1), 0,
                   Stage::candidate});
         }
     }
@@ -206,14 +206,17 @@ class Retrieval {
     // Replaces the bound of a candidate by its score.
     void score(Entry entry) {
         RetrievedPatch& patch = patches_[entry.index];
-        if (!source_ || !source_->holds(patch.id)) source_ = find_source(patch.id);
+        const Slot slot = patch.id;
+        if (!source_ || !source_->holds(slot)) source_ = find_source(slot);
         if (!source_) return;
-        const std::size_t local = patch.id - source_->observation->first_id;
+        const std::size_t local = slot - source_->observation->first_slot;
         if (!source_->observation->is_alive(local)) return;
+        patch.id = source_->observation->first_id + local;
         patch.score *= source_->recency;
         if (patch.score >= params_.min_visibility) patch.score *= footprint(*source_, local);
         if (patch.score < params_.min_visibility) return;
         entry.stage = Stage::scored;
+        entry.id = patch.id;
         entry.unpenalised = patch.score;
         push(entry);
     }
@@ -224,12 +227,14 @@ class Retrieval {
         return powers_[count];
     }
 
-    std::optional<Source> find_source(PatchId id) const {
-        const Observation* observation = store_.find(id);
-        if (!observation) return std::nullopt;
-        return Source{observation,
-                      {observation->keyframe.k, observation->world_from_camera, view_},
-                      recency(observation->keyframe.timestamp)};
+    std::optional<Source> find_source(Slot slot) const {
+        const std::size_t at = store_.at_slot(slot);
+        if (at == StoreState::kNowhere) return std::nullopt;
+        const Observation& observation = *store_.observations_[at];
+        const Keyframe& keyframe = *observation.keyframe;
+        return Source{&observation,
+                      {keyframe.k, observation.world_from_camera, view_},
+                      recency(keyframe.timestamp)};
     }
 
     double recency(double timestamp) const {
@@ -268,8 +273,8 @@ class Retrieval {
 
     // The part of the patch's tokens that the view sees, at least a quarter.
     double footprint(const Source& source, std::size_t patch) const {
-        const Keyframe& keyframe = source.observation->keyframe;
-        const Tile cells = store_.tile(*source.observation, patch);
+        const Keyframe& keyframe = *source.observation->keyframe;
+        const Tile cells = source.observation->tile(patch);
         std::size_t visible = 0;
         for (std::size_t r = cells.row; r < cells.row_end; ++r) {
             for (std::size_t c = cells.column; c < cells.column_end; ++c) {
@@ -282,8 +287,7 @@ class Retrieval {
                            z <= view_.far && inside(u, v);
             }
         }
-        const std::size_t tokens = (cells.row_end - cells.row) * (cells.column_end - cells.column);
-        return std::max(0.25, static_cast<double>(visible) / static_cast<double>(tokens));
+        return std::max(0.25, static_cast<double>(visible) / static_cast<double>(cells.cells()));
     }
 
     // No patch of the subtree scores more; -1 if all lie outside the frustum. Sets the pixels that
@@ -328,7 +332,7 @@ class Retrieval {
 
     static constexpr double kMargin = 1e-10;
 
-    const MemoryStore& store_;
+    const StoreState& store_;
     const View& view_;
     const Affine camera_from_index_;
     const RetrievalParams& params_;
@@ -337,12 +341,12 @@ class Retrieval {
     mutable std::vector<double> powers_ = {1.0};  // of the diversity penalty
     std::vector<Entry> queue_;                    // a heap
     std::vector<Subtree> subtrees_;
-    std::vector<RetrievedPatch> patches_;
-    std::optional<Source> source_;  // of the patch scored last
+    std::vector<RetrievedPatch> patches_;  // with their slots for ids until they are scored
+    std::optional<Source> source_;         // of the patch scored last
 };
 
-std::vector<RetrievedPatch> MemoryStore::retrieve_locked(const View& view,
-                                                         const RetrievalParams& params) const {
+std::vector<RetrievedPatch> StoreState::retrieve(const View& view,
+                                                 const RetrievalParams& params) const {
     std::vector<RetrievedPatch> patches = Retrieval(*this, view, params).run();
     std::sort(patches.begin(), patches.end(), [](const RetrievedPatch& a, const RetrievedPatch& b) {
         return a.depth != b.depth ? a.depth < b.depth : a.id < b.id;

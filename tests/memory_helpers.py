@@ -38,22 +38,44 @@ def reference_patches(keyframes, size=2):
                 for r in range(r0, min(r0 + size, rows))
                 for c in range(c0, min(c0 + size, columns))
             ]
-            valid = [cell for cell in cells if np.isfinite(cell[2]) and cell[2] > 0]
-            if not valid:
-                continue
-            z = sorted(cell[2] for cell in valid)[(len(valid) - 1) // 2]
-            v, u = np.mean([[(r + 0.5) * STRIDE, (c + 0.5) * STRIDE] for r, c, _ in valid], axis=0)
-            camera = z * np.array([(u - K.cx) / K.fx, (v - K.cy) / K.fy, 1])
-            centre = pose.world_from_camera[:3, :3] @ camera + pose.position
-            patches.append(
-                {
+            if any(np.isfinite(cell[2]) and cell[2] > 0 for cell in cells):
+                patch = {
                     "id": first + index,
-                    "centre": (centre - origin).astype(np.float32).astype(np.float64) + origin,
                     "timestamp": pose.timestamp,
                     "k": K.params,
                     "world_from_camera": pose.world_from_camera,
                     "cells": cells,
                 }
-            )
+                patches.append({**patch, "centre": indexed_centre(patch, origin)})
         first += len(tiles)
     return patches
+
+
+def exact_centre(patch):
+    """The median depth of the valid cells, on the ray through their mean pixel; world, float64."""
+    valid = [cell for cell in patch["cells"] if np.isfinite(cell[2]) and cell[2] > 0]
+    z = sorted(cell[2] for cell in valid)[(len(valid) - 1) // 2]
+    v, u = np.mean([[(r + 0.5) * STRIDE, (c + 0.5) * STRIDE] for r, c, _ in valid], axis=0)
+    camera = z * np.array([(u - K.cx) / K.fx, (v - K.cy) / K.fy, 1])
+    return patch["world_from_camera"][:3, :3] @ camera + patch["world_from_camera"][:3, 3]
+
+
+def indexed_centre(patch, origin):
+    """The centre as the index has it: float32 from the origin."""
+    return (exact_centre(patch) - origin).astype(np.float32).astype(np.float64) + origin
+
+
+def edited(patch, matrix, **changes):
+    """A patch after an edit of where it is; its indexed centre is yet to be set."""
+    return {**patch, "world_from_camera": matrix @ patch["world_from_camera"], **changes}
+
+
+def fingerprint(store, pose):
+    """All that a store tells, as bytes."""
+    ids = store.patch_ids
+    parts = [ids, *store.describe_patches(ids).values()]
+    parts += store.land(ids, K, pose).values()
+    found = store.retrieve(K, pose, top_k=10**6, min_visibility=0.0)
+    parts += [found.ids, found.scores, found.pixels, found.depth]
+    parts += store.query_nearest(np.zeros((1, 3)), 10**6)
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)

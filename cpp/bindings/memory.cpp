@@ -1,8 +1,9 @@
+#include <atomic>
 #include <cmath>
+#include <limits>
 #include <span>
 
-#include "arrays.hpp"
-#include "memory_store.hpp"
+#include "store.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -64,8 +65,196 @@ py::dict token_arrays(LandedTokens&& tokens) {
     return result;
 }
 
-// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the
-// GIL.
+PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_type,
+               const Array<float>& depth, const std::optional<Array<float>>& confidence,
+               double stride, const std::array<double, 4>& k,
+               const Array<double>& world_from_camera, std::int64_t frame_id, double timestamp,
+               int num_threads) {
+    auto keyframe = make_keyframe(latents, latent_type, depth, confidence, stride, to_intrinsics(k),
+                                  frame_id, timestamp);
+    const Affine affine = to_affine(world_from_camera);
+    const py::gil_scoped_release release;
+    return store.core.insert(std::move(keyframe), affine, num_threads);
+}
+
+py::dict retrieve(const BoundStore& store, const std::array<double, 8>& camera,
+                  const Array<double>& camera_from_world, double time, std::size_t top_k,
+                  double half_life, double min_visibility, double diversity_radius,
+                  double diversity_penalty) {
+    const View view = to_view(camera, camera_from_world);
+    const RetrievalParams params{
+        top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
+    std::vector<RetrievedPatch> patches;
+    {
+        const py::gil_scoped_release release;
+        patches =
+            store.core.read([&](const StoreState& state) { return state.retrieve(view, params); });
+    }
+    return patch_arrays(patches);
+}
+
+// For each view: (patches as retrieve gives them, their description, their tokens), all of one
+// state of the store. camera_from_world (n, 4, 4), times (n).
+py::list look(const BoundStore& store, const std::array<double, 8>& camera,
+              const Array<double>& camera_from_world, const Array<double>& times, std::size_t top_k,
+              double half_life, double min_visibility, double diversity_radius,
+              double diversity_penalty, int num_threads) {
+    std::vector<View> views;
+    std::vector<RetrievalParams> params;
+    for (std::size_t i = 0; i < extent(times, 0); ++i) {
+        Affine affine;
+        std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
+        views.push_back({{camera[0], camera[1], camera[2], camera[3]},
+                         affine,
+                         camera[4],
+                         camera[5],
+                         camera[6],
+                         camera[7]});
+        params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
+                          diversity_penalty});
+    }
+    std::vector<MemoryStore::Sight> sights;
+    {
+        const py::gil_scoped_release release;
+        sights = store.core.look(views, params, num_threads);
+    }
+    py::list result;
+    for (MemoryStore::Sight& sight : sights) {
+        result.append(py::make_tuple(patch_arrays(sight.patches), info_arrays(sight.infos),
+                                     token_arrays(std::move(sight.tokens))));
+    }
+    return result;
+}
+
+py::dict land(const BoundStore& store, const Array<PatchId>& ids,
+              const std::array<double, 8>& camera, const Array<double>& camera_from_world) {
+    const View view = to_view(camera, camera_from_world);
+    LandedTokens tokens;
+    {
+        const py::gil_scoped_release release;
+        tokens = store.core.read(
+            [&](const StoreState& state) { return state.land(id_span(ids), view); });
+    }
+    return token_arrays(std::move(tokens));
+}
+
+// queries (n, 3) -> distances and ids (n, min(k, living patches)).
+py::tuple nearest(const BoundStore& store, const Array<double>& queries, std::size_t k,
+                  int num_threads) {
+    const std::size_t n = extent(queries, 0);
+    std::vector<std::vector<Neighbour>> found;
+    {
+        const py::gil_scoped_release release;
+        found = store.core.read([&](const StoreState& state) {
+            return state.nearest(queries.data(), n, k, num_threads);
+        });
+    }
+    const std::size_t columns = found.empty() ? 0 : found.front().size();
+    auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(columns)});
+    auto ids = make_array<PatchId>({queries.shape(0), static_cast<py::ssize_t>(columns)});
+    for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t j = 0; j < columns; ++j) {
+            distances.mutable_data()[i * columns + j] = std::sqrt(found[i][j].squared_distance);
+            ids.mutable_data()[i * columns + j] = found[i][j].id;
+        }
+    }
+    return py::make_tuple(distances, ids);
+}
+
+// queries (n, 3) -> offsets (n + 1) into distances and ids.
+py::tuple within(const BoundStore& store, const Array<double>& queries, double radius,
+                 int num_threads) {
+    const std::size_t n = extent(queries, 0);
+    std::vector<std::vector<Neighbour>> found;
+    {
+        const py::gil_scoped_release release;
+        found = store.core.read([&](const StoreState& state) {
+            return state.within(queries.data(), n, radius, num_threads);
+        });
+    }
+    std::vector<std::int64_t> offsets{0};
+    std::vector<float> distances;
+    std::vector<PatchId> ids;
+    for (const std::vector<Neighbour>& neighbours : found) {
+        for (const Neighbour& neighbour : neighbours) {
+            distances.push_back(std::sqrt(neighbour.squared_distance));
+            ids.push_back(neighbour.id);
+        }
+        offsets.push_back(static_cast<std::int64_t>(ids.size()));
+    }
+    const auto total = static_cast<py::ssize_t>(ids.size());
+    return py::make_tuple(take_vector(std::move(offsets), {static_cast<py::ssize_t>(n + 1)}),
+                          take_vector(std::move(distances), {total}),
+                          take_vector(std::move(ids), {total}));
+}
+
+// A KeyError names the first id that is not alive.
+py::dict describe(const BoundStore& store, const Array<PatchId>& ids) {
+    std::vector<PatchInfo> infos;
+    std::optional<PatchId> missing;
+    {
+        const py::gil_scoped_release release;
+        missing = store.core.read(
+            [&](const StoreState& state) { return state.describe(id_span(ids), infos); });
+    }
+    if (missing) throw py::key_error("patch " + std::to_string(*missing) + " does not live");
+    return info_arrays(infos);
+}
+
+Array<PatchId> alive_ids(const BoundStore& store) {
+    std::vector<PatchId> ids;
+    {
+        const py::gil_scoped_release release;
+        ids = store.core.read([](const StoreState& state) { return state.alive_ids(); });
+    }
+    const auto n = static_cast<py::ssize_t>(ids.size());
+    return take_vector(std::move(ids), {n});
+}
+
+// Counts, bytes by kind, and times of one state of the store.
+py::dict statistics(const BoundStore& store) {
+    std::size_t patches, observations;
+    StoreBytes bytes;
+    double first = std::numeric_limits<double>::infinity(), last = -first;
+    {
+        const py::gil_scoped_release release;
+        store.core.read([&](const StoreState& state) {
+            patches = state.alive_count();
+            observations = state.observations().size();
+            bytes = state.bytes();
+            for (const auto& observation : state.observations()) {
+                first = std::min(first, observation->keyframe->timestamp);
+                last = std::max(last, observation->keyframe->timestamp);
+            }
+            return 0;
+        });
+    }
+    py::dict result;
+    result["patches"] = patches;
+    result["observations"] = observations;
+    result["latent_bytes"] = bytes.latents;
+    result["depth_bytes"] = bytes.depth;
+    result["confidence_bytes"] = bytes.confidence;
+    result["index_bytes"] = bytes.index;
+    result["bookkeeping_bytes"] = bytes.bookkeeping;
+    result["first_time"] = observations ? py::cast(first) : py::none();
+    result["last_time"] = observations ? py::cast(last) : py::none();
+    return result;
+}
+
+template <class T, T (StoreState::*Get)() const>
+T get(const BoundStore& store) {
+    const py::gil_scoped_release release;
+    return store.core.read([](const StoreState& state) { return (state.*Get)(); });
+}
+
+std::size_t nbytes(const BoundStore& store) {
+    const py::gil_scoped_release release;
+    return store.core.read([](const StoreState& state) { return state.bytes().total(); });
+}
+
+}  // namespace
+
 std::shared_ptr<const void> keep_alive(py::tuple objects) {
     return {new py::tuple(std::move(objects)), [](const void* kept) {
                 const py::gil_scoped_acquire acquire;
@@ -73,229 +262,68 @@ std::shared_ptr<const void> keep_alive(py::tuple objects) {
             }};
 }
 
-class BoundStore {
-  public:
-    explicit BoundStore(std::size_t patch_size) : store_(patch_size) {}
+std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
+                                              const Array<float>& depth,
+                                              const std::optional<Array<float>>& confidence,
+                                              double stride, const Intrinsics& k,
+                                              std::int64_t frame_id, double timestamp) {
+    static std::atomic<std::uint64_t> next_serial{0};
+    return std::make_shared<const Keyframe>(
+        Keyframe{latents.data(), latent_type, depth.data(), data_or_null(confidence),
+                 extent(latents, 0), extent(latents, 1), extent(latents, 2), stride, k, frame_id,
+                 timestamp, next_serial++, keep_alive(py::make_tuple(latents, depth, confidence))});
+}
 
-    PatchId insert(const py::array& latents, LatentType latent_type, const Array<float>& depth,
-                   const std::optional<Array<float>>& confidence, double stride,
-                   const std::array<double, 4>& k, const Array<double>& world_from_camera,
-                   std::int64_t frame_id, double timestamp, int num_threads) {
-        const Keyframe keyframe{
-            latents.data(),     latent_type,
-            depth.data(),       data_or_null(confidence),
-            extent(latents, 0), extent(latents, 1),
-            extent(latents, 2), stride,
-            to_intrinsics(k),   frame_id,
-            timestamp,          keep_alive(py::make_tuple(latents, depth, confidence))};
-        const Affine affine = to_affine(world_from_camera);
-        const py::gil_scoped_release release;
-        return store_.insert(keyframe, affine, num_threads);
-    }
-
-    std::size_t erase(const Array<PatchId>& ids) {
-        const std::span<const PatchId> list(ids.data(), static_cast<std::size_t>(ids.size()));
-        const py::gil_scoped_release release;
-        return store_.erase(list);
-    }
-
-    std::size_t erase_frame(std::int64_t frame_id) {
-        const py::gil_scoped_release release;
-        return store_.erase_frame(frame_id);
-    }
-
-    std::size_t evict_oldest(std::size_t most) {
-        const py::gil_scoped_release release;
-        return store_.evict_oldest(most);
-    }
-
-    py::dict retrieve(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
-                      double time, std::size_t top_k, double half_life, double min_visibility,
-                      double diversity_radius, double diversity_penalty) const {
-        const View view = to_view(camera, camera_from_world);
-        const RetrievalParams params{
-            top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
-        std::vector<RetrievedPatch> patches;
-        {
-            const py::gil_scoped_release release;
-            patches = store_.retrieve(view, params);
-        }
-        return patch_arrays(patches);
-    }
-
-    // For each view: (patches as retrieve gives them, their description, their tokens), all of one
-    // state of the store. camera_from_world (n, 4, 4), times (n).
-    py::list look(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
-                  const Array<double>& times, std::size_t top_k, double half_life,
-                  double min_visibility, double diversity_radius, double diversity_penalty,
-                  int num_threads) const {
-        std::vector<View> views;
-        std::vector<RetrievalParams> params;
-        for (std::size_t i = 0; i < extent(times, 0); ++i) {
-            Affine affine;
-            std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
-            views.push_back({{camera[0], camera[1], camera[2], camera[3]},
-                             affine,
-                             camera[4],
-                             camera[5],
-                             camera[6],
-                             camera[7]});
-            params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
-                              diversity_penalty});
-        }
-        std::vector<MemoryStore::Sight> sights;
-        {
-            const py::gil_scoped_release release;
-            sights = store_.look(views, params, num_threads);
-        }
-        py::list result;
-        for (MemoryStore::Sight& sight : sights) {
-            result.append(py::make_tuple(patch_arrays(sight.patches), info_arrays(sight.infos),
-                                         token_arrays(std::move(sight.tokens))));
-        }
-        return result;
-    }
-
-    py::dict land(const Array<PatchId>& ids, const std::array<double, 8>& camera,
-                  const Array<double>& camera_from_world) const {
-        const View view = to_view(camera, camera_from_world);
-        const std::span<const PatchId> list(ids.data(), static_cast<std::size_t>(ids.size()));
-        LandedTokens tokens;
-        {
-            const py::gil_scoped_release release;
-            tokens = store_.land(list, view);
-        }
-        return token_arrays(std::move(tokens));
-    }
-
-    // queries (n, 3) -> distances and ids (n, min(k, living patches)).
-    py::tuple nearest(const Array<double>& queries, std::size_t k, int num_threads) const {
-        const std::size_t n = extent(queries, 0);
-        const double* in = queries.data();
-        std::vector<std::vector<Neighbour>> found;
-        {
-            const py::gil_scoped_release release;
-            found = store_.nearest(in, n, k, num_threads);
-        }
-        const std::size_t columns = found.empty() ? 0 : found.front().size();
-        auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(columns)});
-        auto ids = make_array<PatchId>({queries.shape(0), static_cast<py::ssize_t>(columns)});
-        for (std::size_t i = 0; i < n; ++i) {
-            for (std::size_t j = 0; j < columns; ++j) {
-                distances.mutable_data()[i * columns + j] = std::sqrt(found[i][j].squared_distance);
-                ids.mutable_data()[i * columns + j] = found[i][j].id;
-            }
-        }
-        return py::make_tuple(distances, ids);
-    }
-
-    // queries (n, 3) -> offsets (n + 1) into distances and ids.
-    py::tuple within(const Array<double>& queries, double radius, int num_threads) const {
-        const std::size_t n = extent(queries, 0);
-        const double* in = queries.data();
-        std::vector<std::vector<Neighbour>> found;
-        {
-            const py::gil_scoped_release release;
-            found = store_.within(in, n, radius, num_threads);
-        }
-        std::vector<std::int64_t> offsets{0};
-        std::vector<float> distances;
-        std::vector<PatchId> ids;
-        for (const std::vector<Neighbour>& neighbours : found) {
-            for (const Neighbour& neighbour : neighbours) {
-                distances.push_back(std::sqrt(neighbour.squared_distance));
-                ids.push_back(neighbour.id);
-            }
-            offsets.push_back(static_cast<std::int64_t>(ids.size()));
-        }
-        const auto total = static_cast<py::ssize_t>(ids.size());
-        return py::make_tuple(take_vector(std::move(offsets), {static_cast<py::ssize_t>(n + 1)}),
-                              take_vector(std::move(distances), {total}),
-                              take_vector(std::move(ids), {total}));
-    }
-
-    // A KeyError names the first id that is not alive.
-    py::dict describe(const Array<PatchId>& ids) const {
-        const std::span<const PatchId> list(ids.data(), static_cast<std::size_t>(ids.size()));
-        std::vector<PatchInfo> infos;
-        std::optional<PatchId> missing;
-        {
-            const py::gil_scoped_release release;
-            missing = store_.describe(list, infos);
-        }
-        if (missing) throw py::key_error("patch " + std::to_string(*missing) + " does not live");
-        return info_arrays(infos);
-    }
-
-    Array<PatchId> alive_ids() const {
-        std::vector<PatchId> ids;
-        {
-            const py::gil_scoped_release release;
-            ids = store_.alive_ids();
-        }
-        const auto n = static_cast<py::ssize_t>(ids.size());
-        return take_vector(std::move(ids), {n});
-    }
-
-    py::object time_range() const {
-        double first, last;
-        bool any;
-        {
-            const py::gil_scoped_release release;
-            any = store_.time_range(first, last);
-        }
-        if (!any) return py::none();
-        return py::make_tuple(first, last);
-    }
-
-    template <std::size_t (MemoryStore::*Count)() const>
-    std::size_t count() const {
-        const py::gil_scoped_release release;
-        return (store_.*Count)();
-    }
-
-  private:
-    MemoryStore store_;
-};
-
-}  // namespace
+Limits to_limits(const std::optional<std::size_t>& max_patches,
+                 const std::optional<std::size_t>& max_bytes, Eviction policy) {
+    Limits limits;
+    limits.max_patches = max_patches.value_or(limits.max_patches);
+    limits.max_bytes = max_bytes.value_or(limits.max_bytes);
+    limits.policy = policy;
+    return limits;
+}
 
 void bind_memory(py::module_& m) {
     py::enum_<LatentType>(m, "LatentType")
         .value("float32", LatentType::float32)
         .value("float16", LatentType::float16)
         .value("bfloat16", LatentType::bfloat16);
-    py::class_<BoundStore>(m, "MemoryStore")
-        .def(py::init<std::size_t>(), py::arg("patch_size"))
-        .def("insert", &BoundStore::insert, py::arg("latents"), py::arg("latent_type"),
+    py::enum_<Eviction>(m, "Eviction")
+        .value("oldest", Eviction::oldest)
+        .value("redundant", Eviction::redundant);
+    BoundStoreClass store(m, "MemoryStore");
+    store
+        .def(py::init([](std::size_t patch_size, const std::optional<std::size_t>& max_patches,
+                         const std::optional<std::size_t>& max_bytes, Eviction policy) {
+                 return std::make_unique<BoundStore>(
+                     StoreState(patch_size, to_limits(max_patches, max_bytes, policy)));
+             }),
+             py::arg("patch_size"), py::arg("max_patches"), py::arg("max_bytes"), py::arg("policy"))
+        .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
              py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
              py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("frame_id"),
              py::arg("timestamp"), py::arg("num_threads") = 0)
-        .def("erase", &BoundStore::erase, py::arg("ids").noconvert())
-        .def("erase_frame", &BoundStore::erase_frame, py::arg("frame_id"))
-        .def("evict_oldest", &BoundStore::evict_oldest, py::arg("most"))
-        .def("retrieve", &BoundStore::retrieve, py::arg("camera"), py::arg("camera_from_world"),
+        .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"))
-        .def("look", &BoundStore::look, py::arg("camera"), py::arg("camera_from_world").noconvert(),
+        .def("look", &look, py::arg("camera"), py::arg("camera_from_world").noconvert(),
              py::arg("times").noconvert(), py::arg("top_k"), py::arg("half_life"),
              py::arg("min_visibility"), py::arg("diversity_radius"), py::arg("diversity_penalty"),
              py::arg("num_threads") = 0)
-        .def("within", &BoundStore::within, py::arg("queries").noconvert(), py::arg("radius"),
+        .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
-        .def("land", &BoundStore::land, py::arg("ids").noconvert(), py::arg("camera"),
+        .def("land", &land, py::arg("ids").noconvert(), py::arg("camera"),
              py::arg("camera_from_world"))
-        .def("nearest", &BoundStore::nearest, py::arg("queries").noconvert(), py::arg("k"),
+        .def("nearest", &nearest, py::arg("queries").noconvert(), py::arg("k"),
              py::arg("num_threads") = 0)
-        .def("describe", &BoundStore::describe, py::arg("ids").noconvert())
-        .def("alive_ids", &BoundStore::alive_ids)
-        .def("time_range", &BoundStore::time_range)
-        .def_property_readonly("alive_count", &BoundStore::count<&MemoryStore::alive_count>)
-        .def_property_readonly("observation_count",
-                               &BoundStore::count<&MemoryStore::observation_count>)
-        .def_property_readonly("index_nbytes", &BoundStore::count<&MemoryStore::index_nbytes>)
-        .def_property_readonly("keyframe_nbytes",
-                               &BoundStore::count<&MemoryStore::keyframe_nbytes>);
+        .def("describe", &describe, py::arg("ids").noconvert())
+        .def("alive_ids", &alive_ids)
+        .def("statistics", &statistics)
+        .def_property_readonly("alive_count", &get<std::size_t, &StoreState::alive_count>)
+        .def_property_readonly("channels", &get<std::size_t, &StoreState::channels>)
+        .def_property_readonly("nbytes", &nbytes);
+    bind_store_edits(store);
+    bind_store_files(m, store);
 }
 
 }  // namespace mosaicmem::bindings

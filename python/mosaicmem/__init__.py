@@ -43,7 +43,7 @@ from mosaicmem.geometry import (
     unproject_depth,
     unproject_to_image,
 )
-from mosaicmem.memory import MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.memory import Box, Frustum, MemoryRetrieval, Mosaic, MosaicMemoryStore, SpatialManipulation, Sphere
 from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowError
 from mosaicmem.synthetic import SyntheticWorld
 
@@ -55,6 +55,7 @@ except _PackageNotFoundError:  # imported from a source tree that is not install
 __all__ = [
     "VAE",
     "AutoregressivePipeline",
+    "Box",
     "CameraIntrinsics",
     "CameraPose",
     "CameraTrajectory",
@@ -63,6 +64,7 @@ __all__ = [
     "DepthEstimator",
     "DiffusionBackbone",
     "FormatError",
+    "Frustum",
     "GenerationResult",
     "LatentCanvas",
     "MemoryContext",
@@ -75,6 +77,8 @@ __all__ = [
     "PipelineConfig",
     "PointCloud",
     "RotaryTable",
+    "SpatialManipulation",
+    "Sphere",
     "StreamingFusion",
     "SyntheticBackbone",
     "SyntheticDepthEstimator",

@@ -6,12 +6,12 @@ place on the surface, so every view agrees with every other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicmem._arrays import F32, F64, U8, check_integer
+from mosaicmem._arrays import F32, F64, U8, ArrayLike, as_array, check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 
 _EYE_HEIGHT = 1.5
@@ -47,6 +47,7 @@ class _Box:
     color: F64
     accent: F64
     inside: bool = False
+    moved: F64 = field(default_factory=lambda: np.zeros(3))  # since it was made; its texture came along
 
 
 class SyntheticWorld:
@@ -61,6 +62,21 @@ class SyntheticWorld:
     def __init__(self, seed: int = 0) -> None:
         self.seed = check_integer("seed", seed, minimum=0)
         self._boxes = _furnish(np.random.default_rng(seed))
+
+    @property
+    def furniture(self) -> list[tuple[F64, F64]]:
+        """The two corners (low, high), world metres, of each box in the rooms."""
+        return [(box.low.copy(), box.high.copy()) for box in self._boxes[1:]]
+
+    def with_furniture_moved(self, index: int, offset: ArrayLike) -> SyntheticWorld:
+        """The same world with one box of :attr:`furniture` moved by ``offset`` (3,) metres, its texture with it."""
+        index = check_integer("index", index, minimum=0, maximum=len(self._boxes) - 2) + 1
+        shift = as_array("offset", offset, np.float64, (3,), finite=True)
+        box = self._boxes[index]
+        other = SyntheticWorld(self.seed)
+        other._boxes = list(self._boxes)
+        other._boxes[index] = replace(box, low=box.low + shift, high=box.high + shift, moved=box.moved + shift)
+        return other
 
     def render(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> RenderedView:
         """The image and the exact depth that a camera sees."""
@@ -186,6 +202,9 @@ def _intersect(box: _Box, origin: F64, inverse: F64) -> F64:
 
 def _shade(box: _Box, points: F64, seed: int) -> F64:
     """Colour of points on the box's surface, (n, 3)."""
+    if box.moved.any():
+        at_home = replace(box, low=box.low - box.moved, high=box.high - box.moved, moved=np.zeros(3))
+        return _shade(at_home, points - box.moved, seed)
     offset = np.minimum(np.abs(points - box.low), np.abs(points - box.high))
     axis = offset.argmin(axis=1)  # the face's normal
     # Textures are looks, not geometry: float32 is enough.

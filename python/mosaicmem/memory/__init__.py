@@ -1,15 +1,22 @@
 """The memory: what was seen, kept as patches in 3D, and what of it a new camera sees."""
 
+from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.regions import Box, Frustum, Sphere
 from mosaicmem.memory.retrieval import MemoryRetrieval
-from mosaicmem.memory.store import MosaicMemoryStore, RetrievedPatches, StoreStatistics
+from mosaicmem.memory.store import MosaicMemoryStore, RetrievedPatches, StoreSnapshot, StoreStatistics
 
 __all__ = [
+    "Box",
+    "Frustum",
     "MemoryRetrieval",
     "Mosaic",
     "MosaicMemoryStore",
     "RetrievalOptions",
     "RetrievedPatches",
+    "SpatialManipulation",
+    "Sphere",
+    "StoreSnapshot",
     "StoreStatistics",
 ]

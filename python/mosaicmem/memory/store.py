@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +29,8 @@ from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.memory.options import RetrievalOptions
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
+EVICTIONS = ("oldest", "redundant")
+_INDEX_BYTES = 48  # a patch, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +66,15 @@ class StoreStatistics:
     patches : int
         Living patches.
     keyframes : int
-        Observations with at least one living patch.
+        Observations with at least one living patch: a keyframe in one place.
     channels : int or None
         Of the latents; None before the first keyframe.
-    keyframe_bytes : int
-        Latents, depth and confidence of the keyframes that are referred to.
+    latent_bytes, depth_bytes, confidence_bytes : int
+        Of the keyframes that are referred to, each counted once.
     index_bytes : int
-        The spatial index.
+        The kd-trees.
+    bookkeeping_bytes : int
+        Observations, and the places that the policy ``redundant`` follows.
     first_time, last_time : float or None
         Timestamps of the oldest and the newest keyframe, seconds.
     """
@@ -77,10 +82,31 @@ class StoreStatistics:
     patches: int
     keyframes: int
     channels: int | None
-    keyframe_bytes: int
+    latent_bytes: int
+    depth_bytes: int
+    confidence_bytes: int
     index_bytes: int
+    bookkeeping_bytes: int
     first_time: float | None
     last_time: float | None
+
+    @property
+    def keyframe_bytes(self) -> int:
+        """Latents, depth and confidence."""
+        return self.latent_bytes + self.depth_bytes + self.confidence_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Everything."""
+        return self.keyframe_bytes + self.index_bytes + self.bookkeeping_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class StoreSnapshot:
+    """A store as it was at one time; for :meth:`MosaicMemoryStore.restore`."""
+
+    _core: _core.MemoryStore
+    _latent_patch_size: int
 
 
 class MosaicMemoryStore:
@@ -97,7 +123,13 @@ class MosaicMemoryStore:
     latent_dtype : {"float32", "float16", "bfloat16"}
         What latents are kept as; they are handed out as float32.
     max_patches : int, optional
-        When more live, the oldest are erased.
+        When more live, patches are erased.
+    max_bytes : int, optional
+        When :attr:`nbytes` is more, keyframes are let go.
+    eviction : {"oldest", "redundant"}
+        What goes first. ``"redundant"``: patches whose place is held by closer or newer views, and then the oldest.
+        Under ``max_bytes`` whole keyframes go, since bytes are only free when all patches of one are gone: the one
+        that holds the fewest places for its bytes. So coverage of the world is kept as long as it can be.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
     """
@@ -108,14 +140,19 @@ class MosaicMemoryStore:
         *,
         latent_dtype: str = "float32",
         max_patches: int | None = None,
+        max_bytes: int | None = None,
+        eviction: str = "oldest",
         num_threads: int = 0,
     ) -> None:
         self.latent_patch_size = check_integer("latent_patch_size", latent_patch_size, minimum=1, maximum=1024)
         self.latent_dtype = check_choice("latent_dtype", latent_dtype, LATENT_DTYPES)
         self.max_patches = None if max_patches is None else check_integer("max_patches", max_patches, minimum=1)
+        self.max_bytes = None if max_bytes is None else check_integer("max_bytes", max_bytes, minimum=1)
+        self.eviction = check_choice("eviction", eviction, EVICTIONS)
         self.num_threads = check_threads(num_threads)
-        self._core = _core.MemoryStore(self.latent_patch_size)
-        self._channels: int | None = None
+        self._core = _core.MemoryStore(
+            self.latent_patch_size, self.max_patches, self.max_bytes, getattr(_core.Eviction, self.eviction)
+        )
         self._next_frame_id = 0
 
     def __len__(self) -> int:
@@ -125,7 +162,7 @@ class MosaicMemoryStore:
     @property
     def channels(self) -> int | None:
         """Channels of the latents; None before the first keyframe."""
-        return self._channels
+        return self._core.channels or None
 
     def insert_keyframe(
         self,
@@ -167,8 +204,8 @@ class MosaicMemoryStore:
         rows, columns, channels = grid.shape
         if min(grid.shape) == 0:
             raise ValueError(f"latents: expected at least one cell and one channel, got shape {grid.shape}")
-        if self._channels not in (None, channels):
-            raise ValueError(f"latents: expected {self._channels} channels as before, got {channels}")
+        if self.channels not in (None, channels):
+            raise ValueError(f"latents: expected {self.channels} channels as before, got {channels}")
         stride = _stride(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
         check_instance("pose", pose, CameraPose)
         z = as_depth("depth", depth, (rows, columns))
@@ -181,14 +218,10 @@ class MosaicMemoryStore:
         if frame_id is None:
             frame_id = self._next_frame_id
         frame_id = check_integer("frame_id", frame_id, maximum=2**62)
-        size = self.latent_patch_size
-        patches = -(-rows // size) * -(-columns // size)
-        if self.max_patches is not None and patches > self.max_patches:
-            raise ValueError(
-                f"latents: expected at most max_patches = {self.max_patches} patches in a keyframe, got {patches}"
-            )
+        kept = _narrow(grid, self.latent_dtype)
+        self._check_fits(rows, columns, kept.nbytes + z.nbytes + (0 if confidence is None else confidence.nbytes))
         first_id = self._core.insert(
-            _narrow(grid, self.latent_dtype),
+            kept,
             getattr(_core.LatentType, self.latent_dtype),
             z,
             confidence,
@@ -199,11 +232,22 @@ class MosaicMemoryStore:
             pose.timestamp,
             self.num_threads,
         )
-        self._channels = channels
         self._next_frame_id = max(self._next_frame_id, frame_id + 1)
-        if self.max_patches is not None:
-            self._core.evict_oldest(self.max_patches)
         return first_id
+
+    def _check_fits(self, rows: int, columns: int, nbytes: int) -> None:
+        """A keyframe that would not fit into an empty store is refused."""
+        size = self.latent_patch_size
+        patches = -(-rows // size) * -(-columns // size)
+        if self.max_patches is not None and patches > self.max_patches:
+            raise ValueError(
+                f"latents: expected at most max_patches = {self.max_patches} patches in a keyframe, got {patches}"
+            )
+        needed = nbytes + _INDEX_BYTES * patches
+        if self.max_bytes is not None and needed > self.max_bytes:
+            raise ValueError(
+                f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, got one of {needed} bytes"
+            )
 
     def retrieve(self, intrinsics: CameraIntrinsics, pose: CameraPose, **options: Any) -> RetrievedPatches:
         """The patches that matter most to a camera, exactly.
@@ -329,24 +373,58 @@ class MosaicMemoryStore:
         view = _view(intrinsics, pose, check_number("near", near, above=0.0), math.inf)
         return cast(dict[str, Any], self._core.land(as_ids("ids", ids), *view))
 
+    def snapshot(self) -> StoreSnapshot:
+        """The store as it is now, to come back to with :meth:`restore`.
+
+        Takes less than a millisecond for a thousand keyframes: tensors and trees are shared, and stay in memory as long
+        as the snapshot does.
+        """
+        return StoreSnapshot(self._core.fork(), self.latent_patch_size)
+
+    def restore(self, snapshot: StoreSnapshot) -> None:
+        """Be again as at the time of a snapshot. Ids that were given since then are not given again."""
+        check_instance("snapshot", snapshot, StoreSnapshot)
+        if snapshot._latent_patch_size != self.latent_patch_size:
+            raise ValueError(
+                f"snapshot: expected one of a store with latent_patch_size {self.latent_patch_size}, "
+                f"got {snapshot._latent_patch_size}"
+            )
+        self._core.restore(snapshot._core)
+
+    def fork(self) -> MosaicMemoryStore:
+        """A second store with the same content and settings.
+
+        Costs as little as :meth:`snapshot`. What is done to one never shows in the other.
+        """
+        other = copy.copy(self)
+        other._core = self._core.fork()
+        return other
+
+    @property
+    def bounds(self) -> F64 | None:
+        """The smallest and the largest world coordinates of living patches, (2, 3) metres; None for an empty store."""
+        return self._core.bounds(self.num_threads)
+
     def statistics(self) -> StoreStatistics:
         """Counts, bytes and times."""
-        times = self._core.time_range()
-        first, last = times if times is not None else (None, None)
+        counted = self._core.statistics()
         return StoreStatistics(
-            patches=self._core.alive_count,
-            keyframes=self._core.observation_count,
-            channels=self._channels,
-            keyframe_bytes=self._core.keyframe_nbytes,
-            index_bytes=self._core.index_nbytes,
-            first_time=first,
-            last_time=last,
+            patches=counted["patches"],
+            keyframes=counted["observations"],
+            channels=self.channels,
+            latent_bytes=counted["latent_bytes"],
+            depth_bytes=counted["depth_bytes"],
+            confidence_bytes=counted["confidence_bytes"],
+            index_bytes=counted["index_bytes"],
+            bookkeeping_bytes=counted["bookkeeping_bytes"],
+            first_time=counted["first_time"],
+            last_time=counted["last_time"],
         )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keyframe arrays that the store refers to, and of its index."""
-        return self._core.keyframe_nbytes + self._core.index_nbytes
+        """Bytes that the store holds: keyframes (each counted once, whoever made its arrays), index, bookkeeping."""
+        return self._core.nbytes
 
 
 def _view(intrinsics: CameraIntrinsics, pose: CameraPose, near: float, far: float) -> tuple[Any, F64]:

@@ -1,0 +1,66 @@
+// Keeping a store within its limits.
+//
+// Patches can go one by one, but a keyframe's bytes are free only when its last patch is gone. So
+// under `max_patches` it is patches that go: with the policy `redundant`, first those whose place
+// somebody else keeps, the oldest of them first; then, as with `oldest`, the oldest of all. Under
+// `max_bytes` it is observations: the oldest, or that which keeps the fewest patches for its bytes.
+
+#include "store_state.hpp"
+
+namespace mosaicmem {
+
+std::size_t StoreState::evict() {
+    const std::size_t before = alive_count_;
+    evict_patches();
+    evict_bytes();
+    return before - alive_count_;
+}
+
+void StoreState::evict_patches() {
+    if (alive_count_ <= limits_.max_patches) return;
+    const auto evict_where = [this](const auto& may_go) {
+        for (std::size_t i = 0; i < observations_.size(); ++i) {
+            if (alive_count_ <= limits_.max_patches) return;
+            const std::size_t at = ordered(i);
+            const std::shared_ptr<const Observation> before = observations_[at];
+            before->for_each_alive([&](std::size_t patch) {
+                if (alive_count_ > limits_.max_patches && may_go(*observations_[at], patch))
+                    kill(at, patch);
+            });
+        }
+    };
+    if (places_) {
+        evict_where([this](const Observation& observation, std::size_t patch) {
+            return !places_->keeps(observation, patch);
+        });
+    }
+    evict_where([](const Observation&, std::size_t) { return true; });
+    drop_emptied();
+}
+
+void StoreState::evict_bytes() {
+    while (bytes().total() > limits_.max_bytes && observations_.size() > 1) {
+        kill_all(places_ ? least_kept() : ordered(0));
+        drop_emptied();
+    }
+}
+
+std::size_t StoreState::least_kept() const {
+    const auto kept_a_byte = [this](std::size_t at) {
+        const Observation& observation = *observations_[at];
+        return static_cast<double>(places_->kept(observation)) /
+               static_cast<double>(observation.keyframe->nbytes());
+    };
+    std::size_t least = 0;
+    double least_value = kept_a_byte(0);
+    for (std::size_t at = 1; at < observations_.size(); ++at) {
+        const double value = kept_a_byte(at);
+        if (value < least_value) {
+            least = at;
+            least_value = value;
+        }
+    }
+    return least;
+}
+
+}  // namespace mosaicmem

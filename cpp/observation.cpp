@@ -1,0 +1,47 @@
+#include "observation.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "unproject.hpp"
+
+namespace mosaicmem {
+
+Tile Observation::tile(std::size_t patch) const {
+    const std::size_t row = patch / patch_columns * patch_size;
+    const std::size_t column = patch % patch_columns * patch_size;
+    return {row, std::min(row + patch_size, keyframe->rows), column,
+            std::min(column + patch_size, keyframe->columns)};
+}
+
+bool Observation::centre(std::size_t patch, Vec3& world) const {
+    const Tile cells = tile(patch);
+    std::array<float, 16> few;
+    std::vector<float> many(cells.cells() > few.size() ? cells.cells() : 0);
+    float* const depths = many.empty() ? few.data() : many.data();
+    std::size_t count = 0;
+    double u = 0, v = 0;
+    for (std::size_t r = cells.row; r < cells.row_end; ++r) {
+        for (std::size_t c = cells.column; c < cells.column_end; ++c) {
+            const float depth = keyframe->depth[r * keyframe->columns + c];
+            if (!is_valid_depth(depth)) continue;
+            depths[count++] = depth;
+            u += (static_cast<double>(c) + 0.5) * keyframe->stride;
+            v += (static_cast<double>(r) + 0.5) * keyframe->stride;
+        }
+    }
+    if (count == 0) return false;
+    float* const middle = depths + (count - 1) / 2;
+    std::nth_element(depths, middle, depths + count);
+    const double n = static_cast<double>(count);
+    world = PixelRay(keyframe->k, world_from_camera)(u / n, v / n, *middle);
+    return true;
+}
+
+std::size_t Observation::overhead_nbytes() const {
+    constexpr std::size_t kBlock = 32;  // of the allocator and of a shared_ptr, for each object
+    return sizeof(Observation) + alive_bits.capacity() * sizeof(alive_bits[0]) + sizeof(Keyframe) +
+           3 * kBlock;
+}
+
+}  // namespace mosaicmem

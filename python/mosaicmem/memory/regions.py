@@ -1,0 +1,122 @@
+"""Parts of the world, to choose patches by where their centres lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaicmem._arrays import F64, U64, ArrayLike, as_array, as_ids, check_instance, check_number
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.memory.store import MosaicMemoryStore
+
+
+@dataclass(frozen=True, eq=False)
+class Sphere:
+    """All points within ``radius`` metres of ``centre`` (3,)."""
+
+    centre: ArrayLike
+    radius: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "centre", as_array("centre", self.centre, np.float64, (3,), finite=True))
+        object.__setattr__(self, "radius", check_number("radius", self.radius, minimum=0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """All points between two corners, ``low`` and ``high`` (3,) metres, bounds included.
+
+    Attributes
+    ----------
+    world_from_box : (4, 4) array, optional
+        Rigid: the corners are given in the frame of a turned box. The world's without it.
+    """
+
+    low: ArrayLike
+    high: ArrayLike
+    world_from_box: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        low = as_array("low", self.low, np.float64, (3,), finite=True)
+        high = as_array("high", self.high, np.float64, (3,), finite=True)
+        if (low > high).any():
+            raise ValueError(f"high: expected at least low = {low.tolist()}, got {high.tolist()}; swapped?")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+        if self.world_from_box is not None:
+            object.__setattr__(self, "world_from_box", CameraPose(self.world_from_box).world_from_camera)
+
+    @property
+    def half_spaces(self) -> F64:
+        """(6, 4): normals that point inwards, and offsets."""
+        planes = np.zeros((6, 4))
+        planes[:3, :3], planes[3:, :3] = np.eye(3), -np.eye(3)
+        planes[:3, 3], planes[3:, 3] = -np.asarray(self.low), np.asarray(self.high)
+        if self.world_from_box is None:
+            return planes
+        return planes @ CameraPose(self.world_from_box).camera_from_world
+
+
+@dataclass(frozen=True, eq=False)
+class Frustum:
+    """All points that a camera has in its image, with depths from ``near`` to ``far`` metres. Walls do not hide."""
+
+    intrinsics: CameraIntrinsics
+    pose: CameraPose
+    near: float = 0.05
+    far: float = math.inf
+
+    def __post_init__(self) -> None:
+        check_instance("intrinsics", self.intrinsics, CameraIntrinsics)
+        check_instance("pose", self.pose, CameraPose)
+        check_number("near", self.near, above=0.0)
+        if not self.far > self.near:
+            raise ValueError(f"far: expected more than near = {self.near}, got {self.far}")
+
+    @property
+    def half_spaces(self) -> F64:
+        """(5 or 6, 4): normals that point inwards, and offsets."""
+        k = self.intrinsics
+        planes = [
+            [k.fx, 0, k.cx, 0],  # u >= 0
+            [-k.fx, 0, k.width - k.cx, 0],  # u <= width
+            [0, k.fy, k.cy, 0],
+            [0, -k.fy, k.height - k.cy, 0],
+            [0, 0, 1, -self.near],
+        ]
+        if self.far != math.inf:
+            planes.append([0, 0, -1, self.far])
+        return np.array(planes, dtype=np.float64) @ self.pose.camera_from_world
+
+
+Region = Sphere | Box | Frustum
+
+
+def choose(store: MosaicMemoryStore, where: Region | ArrayLike) -> U64:
+    """Ids of the living patches that ``where`` means.
+
+    Parameters
+    ----------
+    store : MosaicMemoryStore
+    where : Sphere, Box, Frustum, ids or mask
+        A region holds a patch if it holds its centre. Ids (N,) that do not live are passed over. A mask is bool, with
+        an entry for each of ``store.patch_ids``.
+    """
+    if isinstance(where, Sphere):
+        centre = as_array("centre", where.centre, np.float64, (3,))
+        x, y, z = centre.tolist()
+        return store._core.inside_sphere((x, y, z), where.radius, store.num_threads)
+    if isinstance(where, Box | Frustum):
+        return store._core.inside(where.half_spaces, store.num_threads)
+    array = np.asarray(where)
+    if array.dtype != np.bool_:
+        return as_ids("where", where)
+    living = store.patch_ids
+    if array.shape != living.shape:
+        raise ValueError(
+            f"where: expected a mask of shape {living.shape}, one entry for each living patch, got {array.shape}"
+        )
+    chosen: U64 = living[array]
+    return chosen
