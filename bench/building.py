@@ -9,6 +9,7 @@ PATCHES = ROWS * COLUMNS // 4  # a keyframe, of 2x2 cells each
 ROOM = np.array([6.0, 3.0, 6.0])  # metres
 ROOMS = 20  # along each side of the building
 K = CameraIntrinsics.from_fov(COLUMNS * STRIDE, ROWS * STRIDE, fov_x=1.2)
+GRID = K.latent_grid(STRIDE)
 
 
 def random_pose(rng, time):
@@ -19,10 +20,11 @@ def random_pose(rng, time):
     return CameraPose.look_at(eye, eye + ahead, timestamp=time)
 
 
-def depth_of(pose):
-    """Depth (ROWS, COLUMNS) of the walls of the room that the camera stands in."""
-    v, u = (np.mgrid[:ROWS, :COLUMNS] + 0.5) * STRIDE
-    rays = np.stack([(u - K.cx) / K.fx, (v - K.cy) / K.fy, np.ones_like(u)], axis=-1) @ pose.world_from_camera[:3, :3].T
+def depth_of(pose, grid=GRID):
+    """Depth, at the centres of the grid's cells, of the walls of the room that the camera stands in."""
+    v, u = np.mgrid[: grid.height, : grid.width] + 0.5
+    rays = np.stack([(u - grid.cx) / grid.fx, (v - grid.cy) / grid.fy, np.ones_like(u)], axis=-1)
+    rays = rays @ pose.world_from_camera[:3, :3].T
     low = np.floor(pose.position / ROOM) * ROOM
     with np.errstate(divide="ignore"):
         hit = np.maximum((low - pose.position) / rays, (low + ROOM - pose.position) / rays)

@@ -18,23 +18,22 @@ std::size_t StoreState::evict() {
 
 void StoreState::evict_patches() {
     if (alive_count_ <= limits_.max_patches) return;
-    const auto evict_where = [this](const auto& may_go) {
-        for (std::size_t i = 0; i < observations_.size(); ++i) {
-            if (alive_count_ <= limits_.max_patches) return;
-            const std::size_t at = ordered(i);
-            const std::shared_ptr<const Observation> before = observations_[at];
-            before->for_each_alive([&](std::size_t patch) {
-                if (alive_count_ > limits_.max_patches && may_go(*observations_[at], patch))
-                    kill(at, patch);
-            });
-        }
+    const auto evict_where = [this](std::size_t at, const auto& may_go) {
+        const std::shared_ptr<const Observation> before = observations_[at];
+        before->for_each_alive([&](std::size_t patch) {
+            if (alive_count_ > limits_.max_patches && may_go(*observations_[at], patch))
+                kill(at, patch);
+        });
     };
-    if (places_) {
-        evict_where([this](const Observation& observation, std::size_t patch) {
-            return !places_->keeps(observation, patch);
+    for (std::size_t i = 0; places_ && i < observations_.size(); ++i) {
+        const Observation& observation = *observations_[ordered(i)];
+        if (places_->kept(observation) == observation.alive_count) continue;
+        evict_where(ordered(i), [this](const Observation& at, std::size_t patch) {
+            return !places_->keeps(at, patch);
         });
     }
-    evict_where([](const Observation&, std::size_t) { return true; });
+    for (std::size_t i = 0; alive_count_ > limits_.max_patches; ++i)
+        evict_where(ordered(i), [](const Observation&, std::size_t) { return true; });
     drop_emptied();
 }
 

@@ -6,6 +6,11 @@
 #include "unproject.hpp"
 
 namespace mosaicmem {
+namespace {
+
+constexpr std::size_t kAllocated = 32;  // what the allocator and a shared_ptr add to an object
+
+}  // namespace
 
 Tile Observation::tile(std::size_t patch) const {
     const std::size_t row = patch / patch_columns * patch_size;
@@ -38,10 +43,12 @@ bool Observation::centre(std::size_t patch, Vec3& world) const {
     return true;
 }
 
+std::size_t Keyframe::overhead_nbytes() const {
+    return sizeof(Keyframe) + 2 * kAllocated + owner_nbytes;
+}
+
 std::size_t Observation::overhead_nbytes() const {
-    constexpr std::size_t kBlock = 32;  // of the allocator and of a shared_ptr, for each object
-    return sizeof(Observation) + alive_bits.capacity() * sizeof(alive_bits[0]) + sizeof(Keyframe) +
-           3 * kBlock;
+    return sizeof(Observation) + alive_bits.capacity() * sizeof(alive_bits[0]) + kAllocated;
 }
 
 }  // namespace mosaicmem

@@ -27,6 +27,7 @@ struct Keyframe {
     double timestamp;                   // seconds
     std::uint64_t serial;               // no other keyframe of the process has it
     std::shared_ptr<const void> owner;  // of the buffers
+    std::size_t owner_nbytes;           // that it takes beside them
 
     std::size_t latent_nbytes() const {
         return rows * columns * channels * (latent_type == LatentType::float32 ? 4 : 2);
@@ -34,6 +35,7 @@ struct Keyframe {
     std::size_t depth_nbytes() const { return rows * columns * sizeof(float); }
     std::size_t confidence_nbytes() const { return confidence ? depth_nbytes() : 0; }
     std::size_t nbytes() const { return latent_nbytes() + depth_nbytes() + confidence_nbytes(); }
+    std::size_t overhead_nbytes() const;  // of this object and the owner, beside the buffers
 };
 
 // The cells of one patch: rows [row, row_end) x columns [column, column_end) of its keyframe's
@@ -91,8 +93,7 @@ struct Observation {
     // surface, at the patch. False if no cell is valid.
     bool centre(std::size_t patch, Vec3& world) const;
 
-    // Of this object and its keyframe's, without the keyframe's buffers.
-    std::size_t overhead_nbytes() const;
+    std::size_t overhead_nbytes() const;  // of this object, without the keyframe
 };
 
 }  // namespace mosaicmem

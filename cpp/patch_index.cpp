@@ -217,6 +217,7 @@ void PatchIndex::insert_trees(std::vector<Points>& parts, const PatchOf& patch_o
     trees_.reserve(trees_.size() + planted.size());  // the last that may fail
     std::move(planted.begin(), planted.end(), std::back_inserter(trees_));
     buffer_ = {};
+    buffer_dead_ = 0;
     dead_ -= dead;
 }
 
@@ -248,11 +249,15 @@ void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
     trees_.resize(first);
     if (left > 0) trees_.push_back(std::move(planted));
     buffer_ = {};
+    buffer_dead_ = 0;
 }
 
 void PatchIndex::note_dead(Slot slot) {
     ++dead_;
-    if (!buffer_.slots.empty() && slot >= buffer_.slots.front()) return;
+    if (!buffer_.slots.empty() && slot >= buffer_.slots.front()) {
+        ++buffer_dead_;
+        return;
+    }
     const auto after = std::upper_bound(
         trees_.begin(), trees_.end(), slot,
         [](Slot value, const Planted& planted) { return value < planted.tree->first_slot; });
@@ -267,6 +272,13 @@ void PatchIndex::rebuild(const PatchOf& patch_of) noexcept {
     try {
         for (std::size_t i = trees_.size(); i-- > 0;) {
             if (2 * trees_[i].dead > trees_[i].tree->points.size()) rebuild_tree(i, patch_of);
+        }
+        if (2 * buffer_dead_ > buffer_.size()) {
+            Points alive;
+            alive.append_living(buffer_, patch_of);
+            buffer_ = std::move(alive);
+            dead_ -= buffer_dead_;
+            buffer_dead_ = 0;
         }
     } catch (const std::bad_alloc&) {
         // Put off; each tree is either the old one or the new one.

@@ -114,7 +114,8 @@ class PatchIndex {
 
     std::vector<Planted> trees_;  // slots ascending
     Points buffer_;
-    std::size_t dead_ = 0;
+    std::size_t buffer_dead_ = 0;
+    std::size_t dead_ = 0;  // in all
 };
 
 }  // namespace mosaicmem

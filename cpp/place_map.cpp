@@ -7,8 +7,9 @@
 namespace mosaicmem {
 namespace {
 
-// A place is 2^kGrain to 2^(kGrain + 1) patches wide.
-constexpr int kGrain = 1;
+// A place is 2^(kGrain - 1) to 2^kGrain patches wide. Smaller places cost more memory, which is
+// then not there for keyframes.
+constexpr int kGrain = 3;
 
 std::uint64_t mix(std::uint64_t h) {
     h = (h ^ (h >> 32)) * 0xD6E8FEB86659FD93ull;

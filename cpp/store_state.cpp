@@ -25,7 +25,7 @@ void expect_channels(std::size_t expected, std::size_t got) {
 StoreBytes bytes_of(const Observation& observation) {
     const Keyframe& keyframe = *observation.keyframe;
     return {keyframe.latent_nbytes(), keyframe.depth_nbytes(), keyframe.confidence_nbytes(), 0,
-            observation.overhead_nbytes()};
+            keyframe.overhead_nbytes() + observation.overhead_nbytes()};
 }
 
 // So that one push_back will not fail.
