@@ -106,15 +106,15 @@ PatchId StoreState::insert(Placed&& placed) {
     return observation.first_id;
 }
 
-void StoreState::adopt(Observations observations, int num_threads) {
+void StoreState::adopt(Observations observations, int num_threads, bool keep_slots) {
     std::vector<std::size_t> starts{0};  // of what each tree takes
     std::size_t points = 0;
     for (std::size_t i = 0; i < observations.size(); ++i) {
         Observation& observation = *observations[i];
         expect_channels(channels_, observation.keyframe->channels);
         channels_ = observation.keyframe->channels;
-        observation.first_slot = next_slot_;
-        next_slot_ += observation.patch_count();
+        if (!keep_slots) observation.first_slot = next_slot_;
+        next_slot_ = std::max(next_slot_, observation.first_slot + observation.patch_count());
         next_id_ = std::max(next_id_, observation.first_id + observation.patch_count());
         if (points > 0 && points + observation.alive_count > PatchIndex::kLargestTree) {
             starts.push_back(i);
@@ -172,9 +172,12 @@ void StoreState::adopt(Observations observations, int num_threads) {
     index_.merge(patch_of());
 }
 
-void StoreState::start_at(const Vec3& origin, PatchId next_id) {
+void StoreState::start_at(std::size_t channels, const Vec3& origin, PatchId next_id,
+                          Slot next_slot) {
+    channels_ = channels;
     origin_ = origin;
-    next_id_ = next_slot_ = next_id;
+    next_id_ = next_id;
+    next_slot_ = next_slot;
 }
 
 void StoreState::skip_ids_of(const StoreState& other) {

@@ -122,10 +122,11 @@ class StoreState {
     std::size_t erase(std::span<const PatchId> ids);  // unknown and dead ids are passed over
     std::size_t erase_frame(std::int64_t frame_id);
 
-    // Takes observations that have their first_id and living patches, each with a valid centre.
-    // Throws std::invalid_argument if channels, ids or places do not fit what is here; the state
-    // may then be used no more.
-    void adopt(Observations observations, int num_threads);
+    // Takes observations that have their first_id and living patches, each with a valid centre, and
+    // gives them slots; with keep_slots, they have those as well, ascending. Throws
+    // std::invalid_argument if channels or places do not fit what is here; the state may then be
+    // used no more.
+    void adopt(Observations observations, int num_threads, bool keep_slots = false);
 
     // Observations that were dropped, for the caller to destroy when it holds no lock: an owner of
     // buffers may take locks of its own.
@@ -147,8 +148,8 @@ class StoreState {
     const Limits& limits() const { return limits_; }
     std::size_t patch_size() const { return patch_size_; }
 
-    // Before anything is inserted: where the index counts from, and the first id to give.
-    void start_at(const Vec3& origin, PatchId next_id);
+    // Of an empty state: where the index counts from, and the ids and slots to give next.
+    void start_at(std::size_t channels, const Vec3& origin, PatchId next_id, Slot next_slot);
     // Ids and slots that the other has given are not given again.
     void skip_ids_of(const StoreState& other);
 

@@ -203,15 +203,14 @@ def test_soak(policy):
     """100 000 keyframes through a bounded store: memory and latency stay flat."""
     rng = np.random.default_rng(0)
     store = MosaicMemoryStore(max_bytes=4_000_000, eviction=policy)
-    resident, inserts, retrievals = [], [], []
+    resident, inserts, retrievals = [], np.zeros(100_000), np.zeros(100_000)
     for i in range(100_000):
         latents, depth, pose = random_keyframe(rng, float(i), spread=8.0)
         start = time.perf_counter()
         store.insert_keyframe(latents, depth, K, pose)
         middle = time.perf_counter()
         store.retrieve(K, random_pose(rng, 8.0, float(i)), half_life=1000.0)
-        retrievals.append(time.perf_counter() - middle)
-        inserts.append(middle - start)
+        retrievals[i], inserts[i] = time.perf_counter() - middle, middle - start
         if i % 1000 == 999:
             with open("/proc/self/statm") as file:
                 resident.append(4096 * int(file.read().split()[1]))

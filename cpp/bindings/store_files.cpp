@@ -1,5 +1,8 @@
 // What a store is made of, as arrays: for writing it to files, and for making one of what was read.
 
+#include <bit>
+#include <tuple>
+
 #include "store.hpp"
 
 namespace mosaicmem::bindings {
@@ -57,6 +60,8 @@ py::dict export_observations(const BoundStore& store) {
     result["alive"] = take_vector(std::move(alive), {total});
     result["arrays"] = arrays;
     result["next_id"] = state.next_id();
+    result["next_slot"] = state.next_slot();
+    result["patches"] = state.alive_count();
     result["channels"] = state.channels();
     result["origin"] = py::make_tuple(state.origin().x, state.origin().y, state.origin().z);
     {
@@ -66,11 +71,67 @@ py::dict export_observations(const BoundStore& store) {
     return result;
 }
 
+// (latents, latent_type, depth, confidence, (fx, fy, cx, cy, stride, timestamp), frame_id)
+using KeyframeArrays = std::tuple<py::array, LatentType, Array<float>, std::optional<Array<float>>,
+                                  std::array<double, 6>, std::int64_t>;
+
+// The inverse of export_observations(): `keyframe` (n) says which of the keyframes each observation
+// shows; ids and slots have been checked. Returns the store and the keyframes' serials. ValueError
+// if a living patch has no depth or lies out of reach, or if channels differ.
+py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& max_patches,
+                     const std::optional<std::size_t>& max_bytes, Eviction policy,
+                     std::size_t channels, const std::array<double, 3>& origin, PatchId next_id,
+                     Slot next_slot, const std::vector<KeyframeArrays>& keyframes,
+                     const Array<Slot>& slots, const Array<PatchId>& first_ids,
+                     const Array<std::int64_t>& keyframe, const Array<double>& world_from_camera,
+                     const Array<std::uint64_t>& alive, int num_threads) {
+    std::vector<std::shared_ptr<const Keyframe>> seen;
+    auto serials = make_array<std::uint64_t>({static_cast<py::ssize_t>(keyframes.size())});
+    for (const auto& [latents, type, depth, confidence, camera, frame_id] : keyframes) {
+        seen.push_back(make_keyframe(latents, type, depth, confidence, camera[4],
+                                     {camera[0], camera[1], camera[2], camera[3]}, frame_id,
+                                     camera[5]));
+        serials.mutable_data()[seen.size() - 1] = seen.back()->serial;
+    }
+    StoreState::Observations observations;
+    const std::uint64_t* word = alive.data();
+    for (std::size_t i = 0; i < extent(slots, 0); ++i) {
+        Affine affine;
+        std::memcpy(affine.m.data(), world_from_camera.data() + 12 * i, sizeof affine.m);
+        auto observation = std::make_shared<Observation>(
+            seen.at(static_cast<std::size_t>(keyframe.data()[i])), affine, patch_size);
+        observation->first_id = first_ids.data()[i];
+        observation->first_slot = slots.data()[i];
+        for (std::uint64_t& bits : observation->alive_bits) {
+            if (word == alive.data() + alive.size())
+                throw py::value_error("too few words of living patches");
+            bits = *word++;
+            observation->alive_count += static_cast<std::size_t>(std::popcount(bits));
+        }
+        observations.push_back(std::move(observation));
+    }
+    std::unique_ptr<BoundStore> store;
+    {
+        const py::gil_scoped_release release;
+        StoreState state(patch_size, to_limits(max_patches, max_bytes, policy));
+        state.start_at(channels, {origin[0], origin[1], origin[2]}, next_id, next_slot);
+        state.adopt(std::move(observations), num_threads, true);
+        state.evict();
+        store = std::make_unique<BoundStore>(std::move(state));
+    }
+    return py::make_tuple(std::move(store), serials);
+}
+
 }  // namespace
 
 void bind_store_files(py::module_& m, BoundStoreClass& store) {
-    (void)m;
     store.def("export_observations", &export_observations);
+    m.def("open_store", &open_store, py::arg("patch_size"), py::arg("max_patches"),
+          py::arg("max_bytes"), py::arg("policy"), py::arg("channels"), py::arg("origin"),
+          py::arg("next_id"), py::arg("next_slot"), py::arg("keyframes"),
+          py::arg("slots").noconvert(), py::arg("first_ids").noconvert(),
+          py::arg("keyframe").noconvert(), py::arg("world_from_camera").noconvert(),
+          py::arg("alive").noconvert(), py::arg("num_threads") = 0);
 }
 
 }  // namespace mosaicmem::bindings

@@ -32,7 +32,7 @@ from mosaicmem.diffusion import (
     SyntheticVAE,
     TemporalLayout,
 )
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, StoreLockedError
 from mosaicmem.geometry import (
     DepthCompletion,
     DepthEstimator,
@@ -79,6 +79,7 @@ __all__ = [
     "RotaryTable",
     "SpatialManipulation",
     "Sphere",
+    "StoreLockedError",
     "StreamingFusion",
     "SyntheticBackbone",
     "SyntheticDepthEstimator",

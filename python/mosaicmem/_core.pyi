@@ -1,7 +1,7 @@
 """Types of the compiled core. Arrays are C-contiguous and of exactly the dtype given; callers have validated shapes."""
 
 from collections.abc import Sequence
-from typing import ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,7 @@ class MemoryStore:
     def inside_sphere(
         self, centre: tuple[float, float, float], radius: float, num_threads: int = 0
     ) -> NDArray[np.uint64]: ...
+    def export_observations(self) -> dict[str, Any]: ...
     def bounds(self, num_threads: int = 0) -> _F64 | None: ...
     def fork(self) -> MemoryStore: ...
     def restore(self, earlier: MemoryStore) -> None: ...
@@ -159,6 +160,23 @@ class MemoryStore:
     @property
     def nbytes(self) -> int: ...
 
+def open_store(
+    patch_size: int,
+    max_patches: int | None,
+    max_bytes: int | None,
+    policy: Eviction,
+    channels: int,
+    origin: tuple[float, float, float],
+    next_id: int,
+    next_slot: int,
+    keyframes: list[Any],
+    slots: NDArray[np.uint64],
+    first_ids: NDArray[np.uint64],
+    keyframe: NDArray[np.int64],
+    world_from_camera: _F64,
+    alive: NDArray[np.uint64],
+    num_threads: int = 0,
+) -> tuple[MemoryStore, NDArray[np.uint64]]: ...
 def unproject_dense(
     depth: _F32, intrinsics: _Intrinsics, world_from_camera: _F64, num_threads: int = 0
 ) -> tuple[_F32, NDArray[np.bool_]]: ...

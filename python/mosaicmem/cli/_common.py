@@ -52,9 +52,9 @@ def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
 def _message(error: Exception) -> str:
     from pydantic import ValidationError
 
-    from mosaicmem.pipeline.config import describe
+    from mosaicmem.errors import describe_validation
 
-    return describe(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
+    return describe_validation(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
 
 
 def parse_range(name: str, text: str, count: int) -> range:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +29,7 @@ from mosaicmem._arrays import (
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.storage import StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 EVICTIONS = ("oldest", "redundant")
@@ -154,6 +157,7 @@ class MosaicMemoryStore:
             self.latent_patch_size, self.max_patches, self.max_bytes, getattr(_core.Eviction, self.eviction)
         )
         self._next_frame_id = 0
+        self._folder: StoreFolder | None = None
 
     def __len__(self) -> int:
         """The number of living patches."""
@@ -397,13 +401,93 @@ class MosaicMemoryStore:
         Costs as little as :meth:`snapshot`. What is done to one never shows in the other.
         """
         other = copy.copy(self)
-        other._core = self._core.fork()
+        other._core, other._folder = self._core.fork(), None
         return other
 
     @property
     def bounds(self) -> F64 | None:
         """The smallest and the largest world coordinates of living patches, (2, 3) metres; None for an empty store."""
         return self._core.bounds(self.num_threads)
+
+    def save(self, path: str | Path) -> None:
+        """Keep the store in a folder; see :mod:`mosaicmem.memory.storage` for what is in it.
+
+        Writes what is new since the last save there. The save before stays readable until this one is durable, and when
+        this returns, a power cut loses nothing of it. From the first save on, this store is the only one that may write
+        there, until :meth:`close` or the end of the process; any number of processes may read.
+
+        Parameters
+        ----------
+        path : path
+            A new or empty folder, or the one that this store was last saved to or opened from.
+
+        Raises
+        ------
+        FileExistsError
+            Something else is there.
+        StoreLockedError
+            Another process writes there, or has saved since this store was opened.
+        OSError
+            The disk is full, say. The save before is as it was; saving again is fine.
+        """
+        folder = Path(path)
+        if self._folder is None or self._folder.path.resolve() != folder.resolve():
+            self._folder, before = StoreFolder(folder), self._folder
+            try:
+                self._folder.save(self._core, self._settings(), self._next_frame_id)
+            except BaseException:
+                self._folder.close()
+                self._folder = before
+                raise
+            if before is not None:
+                before.close()
+            return
+        self._folder.save(self._core, self._settings(), self._next_frame_id)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        max_patches: int | EllipsisType | None = ...,
+        max_bytes: int | EllipsisType | None = ...,
+        eviction: str | EllipsisType = ...,
+        num_threads: int = 0,
+    ) -> MosaicMemoryStore:
+        """A store that was saved. Its tensors are mapped, not read, and stay on disk until they are looked at.
+
+        Parameters
+        ----------
+        path : path
+            The folder.
+        max_patches, max_bytes, eviction
+            As for a new store; those it was saved with if left out.
+        num_threads : int
+            As for a new store.
+
+        Raises
+        ------
+        FileNotFoundError
+            No store is there.
+        FormatError
+            Files are damaged, missing, or of a newer version; the message names the file. The bytes of tensors are only
+            compared with their checksums by :func:`mosaicmem.memory.storage.verify` (``mosaicmem inspect --verify``).
+        """
+        given = {"max_patches": max_patches, "max_bytes": max_bytes, "eviction": eviction}
+        overrides = {name: value for name, value in given.items() if value is not ...}
+        cls(**overrides)  # type: ignore[arg-type]  # checks them
+        folder, core, settings, next_frame_id = open_folder(Path(path), check_threads(num_threads), **overrides)
+        store = cls(**settings.model_dump(), num_threads=num_threads)
+        store._core, store._folder, store._next_frame_id = core, folder, next_frame_id
+        return store
+
+    def close(self) -> None:
+        """Let another process write to the folder that this store was saved to. The store itself goes on."""
+        if self._folder is not None:
+            self._folder.close()
+
+    def _settings(self) -> StoreSettings:
+        return StoreSettings.model_validate({name: getattr(self, name) for name in StoreSettings.model_fields})
 
     def statistics(self) -> StoreStatistics:
         """Counts, bytes and times."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mosaicmem._files import read_json_object, write_json
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, describe_validation
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -91,19 +91,4 @@ class PipelineConfig(BaseModel):
         try:
             return cls(**read_json_object(path))
         except ValidationError as error:
-            raise FormatError(path, describe(error)) from None
-
-
-def describe(error: ValidationError) -> str:
-    """One line a problem: field, what was wrong, what came."""
-    return "; ".join(_describe_one(problem) for problem in error.errors())
-
-
-def _describe_one(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{field}: no such setting"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not field:
-        return message
-    return f"{field}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+            raise FormatError(path, describe_validation(error)) from None

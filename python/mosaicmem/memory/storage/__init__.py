@@ -1,0 +1,19 @@
+"""A store as a folder.
+
+::
+
+    manifest.json                      what belongs to the store; replaced atomically, last of all
+    keyframes-00000001.safetensors     latents, depth and confidence of keyframes; never changed, mapped when opened
+    state-00000002.safetensors         observations that came, changed or went since the state file before
+    lock                               held by the process that writes
+
+Files are written once under new names and made durable before a manifest names them, so at every instant the manifest
+that is there describes a whole store. Files that no manifest names are left over from a write that did not end; the
+next one removes them.
+"""
+
+from mosaicmem.memory.storage.folder import StoreFolder
+from mosaicmem.memory.storage.manifest import Manifest, StoreSettings, read_manifest
+from mosaicmem.memory.storage.reading import open_folder, verify
+
+__all__ = ["Manifest", "StoreFolder", "StoreSettings", "open_folder", "read_manifest", "verify"]

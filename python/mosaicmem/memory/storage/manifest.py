@@ -1,0 +1,129 @@
+"""The manifest: which files make up a store, and all that is not in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mosaicmem._files import read_json_object, write_json
+from mosaicmem.errors import FormatError, describe_validation
+
+MANIFEST = "manifest.json"
+FORMAT = "mosaicmem store"
+VERSION = 1
+
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_NAME = re.compile(r"(keyframes|state)-([0-9]{8,12})\.safetensors")
+
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class StoreSettings(_Strict):
+    """What a store was made with."""
+
+    latent_patch_size: Annotated[int, Field(ge=1, le=1024)]
+    latent_dtype: Literal["float32", "float16", "bfloat16"]
+    max_patches: Annotated[int, Field(ge=1, lt=2**62)] | None
+    max_bytes: Annotated[int, Field(ge=1, lt=2**62)] | None
+    eviction: Literal["oldest", "redundant"]
+
+
+class FileEntry(_Strict):
+    """One file. Its number is part of its name and is never given again."""
+
+    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
+    nbytes: Count
+    sha256: Digest
+    header_sha256: Digest
+
+    @property
+    def number(self) -> int:
+        """The number in the name."""
+        return int(self.name.split("-")[1].split(".")[0])
+
+
+class Manifest(_Strict):
+    """A whole store, at the time of a save.
+
+    Attributes
+    ----------
+    next_id, next_slot, next_file, next_frame_id : int
+        The first that have never been given.
+    channels : int
+        Of the latents; 0 before the first keyframe.
+    origin : three floats
+        From where the index counts, world metres.
+    patches, observations : int
+        How many live.
+    keyframes, states : tuples of FileEntry
+        States are replayed in order.
+    """
+
+    format: Literal["mosaicmem store"] = "mosaicmem store"
+    version: Literal[1] = 1
+    settings: StoreSettings
+    next_id: Count
+    next_slot: Count
+    next_file: Count
+    next_frame_id: Annotated[int, Field(ge=-(2**62), le=2**62 + 1)]
+    channels: Count
+    origin: Annotated[list[float], Field(min_length=3, max_length=3)]
+    patches: Count
+    observations: Count
+    keyframes: list[FileEntry]
+    states: list[FileEntry]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of everything else."""
+        body = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(body.encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Put it in place of the one before, durably."""
+        write_json(folder / MANIFEST, {**self.model_dump(mode="json"), "checksum": self.checksum})
+
+
+def is_own_file(name: str) -> bool:
+    """Whether a name is one that a save gives to data files."""
+    return _NAME.fullmatch(name) is not None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder, whole and unchanged.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    FormatError
+        It is no manifest, of a newer version, damaged, or impossible.
+    """
+    path = folder / MANIFEST
+    content: dict[str, Any] = read_json_object(path, _MAX_MANIFEST_BYTES)
+    if content.get("format") != FORMAT:
+        raise FormatError(path, f"expected the manifest of a mosaicmem store, got format {content.get('format')!r:.80}")
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise FormatError(path, f"of format version {version!s:.20}; this mosaicmem reads up to {VERSION}: update it")
+    checksum = content.pop("checksum", None)
+    try:
+        manifest = Manifest(**content)
+    except ValidationError as error:
+        raise FormatError(path, f"damaged: {describe_validation(error)[:500]}") from None
+    if manifest.checksum != checksum:
+        raise FormatError(path, "damaged: its checksum does not match what it says")
+    files = [*manifest.keyframes, *manifest.states]
+    if len({file.name for file in files}) < len(files) or any(file.number >= manifest.next_file for file in files):
+        raise FormatError(path, "damaged: a file is named twice or has a number that was not given yet")
+    return manifest

@@ -1,0 +1,738 @@
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import random_pose
+from memory_helpers import K, filled_store, fingerprint, random_keyframe
+from mosaicmem import (
+    CameraIntrinsics,
+    CameraPose,
+    FormatError,
+    MosaicMemoryStore,
+    SpatialManipulation,
+    StoreLockedError,
+)
+from mosaicmem.memory import storage
+
+POSE = CameraPose.look_at([0.2, 0.1, -1.0], [0, 0, 2], timestamp=50.0)
+
+
+def files(folder):
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.iterdir()}
+
+
+def run(script, *arguments, **options):
+    """A Python process of its own; the script's first lines are those that all of them need."""
+    head = """
+        import os, signal, sys
+        import numpy as np
+        sys.path.insert(0, os.environ["TESTS"])
+        from memory_helpers import *
+        from mosaicmem import *
+    """
+    environment = {**os.environ, "TESTS": str(Path(__file__).parent)}
+    code = textwrap.dedent(head) + textwrap.dedent(script)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+class TestSaveAndOpen:
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+    @pytest.mark.parametrize("count", [1, 40])
+    def test_what_was_saved_is_what_is_opened(self, rng, tmp_path, dtype, count):
+        store, _ = filled_store(rng, count, latent_dtype=dtype)
+        store.delete_patches(rng.choice(store.patch_ids, len(store) // 3, replace=False))
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert fingerprint(opened, POSE) == fingerprint(store, POSE)
+        for name in ("latent_patch_size", "latent_dtype", "max_patches", "max_bytes", "eviction", "channels"):
+            assert getattr(opened, name) == getattr(store, name)
+
+    def test_an_empty_store(self, rng, tmp_path):
+        MosaicMemoryStore(3, max_patches=77, latent_dtype="bfloat16").save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert (len(opened), opened.channels, opened.latent_patch_size, opened.max_patches) == (0, None, 3, 77)
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        opened.insert_keyframe(latents, depth, K, pose)
+        opened.save(tmp_path / "store")
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(opened, POSE)
+
+    def test_one_patch(self, tmp_path):
+        store = MosaicMemoryStore()
+        camera = CameraIntrinsics.from_fov(8, 8, fov_x=1.0)
+        store.insert_keyframe(np.ones((1, 1, 3)), np.ones((1, 1)), camera, CameraPose())
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert fingerprint(opened, POSE) == fingerprint(store, POSE)
+        assert len(opened.retrieve(K, CameraPose())) == 1
+
+    def test_emptied_again(self, rng, tmp_path):
+        store, _ = filled_store(rng, 3)
+        store.save(tmp_path / "store")
+        store.delete_patches(store.patch_ids)
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert (len(opened), opened.channels) == (0, 4)
+        assert not list((tmp_path / "store").glob("keyframes-*"))
+
+    def test_grids_cameras_dtypes_and_edits_side_by_side(self, rng, tmp_path):
+        """Keyframes of different grids, cameras and latent dtypes, confidence here and there, moved and copied."""
+        store, _ = filled_store(rng, 6)
+        for i, (rows, columns, stride) in enumerate([(1, 1, 8), (7, 5, 16), (44, 80, 8), (3, 90, 4)]):
+            camera = CameraIntrinsics.from_fov(columns * stride, rows * stride, fov_x=0.8 + 0.1 * i)
+            store.insert_keyframe(
+                rng.standard_normal((rows, columns, 4)),
+                rng.uniform(1, 3, (rows, columns)),
+                camera,
+                random_pose(rng, 0.5, 20.0 + i),
+                confidence=rng.random((rows, columns)) if i % 2 else None,
+            )
+        other, _ = filled_store(rng, 3, latent_dtype="bfloat16")
+        edit = SpatialManipulation(store)
+        edit.splice(other, layout="horizontal")
+        edit.flip([1, 0, 0], where=store.patch_ids[::3])
+        edit.duplicate(np.diag([2.0, 1, 1, 1]), store.patch_ids[::5])
+        edit.rotate([0, 1, 0], 1.0, where=store.patch_ids[::2])
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert fingerprint(opened, POSE) == fingerprint(store, POSE)
+        assert opened.statistics().keyframe_bytes == store.statistics().keyframe_bytes
+        edit.undo()
+        edit.undo()
+        store.save(tmp_path / "store")
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
+
+    def test_an_opened_store_goes_on_as_the_first_would(self, rng, tmp_path):
+        """Same ids, same evictions, same answers, whether or not the process ended in between."""
+        store, _ = filled_store(rng, 60, max_patches=500, eviction="redundant")
+        SpatialManipulation(store).translate([0.3, 0, 0], store.patch_ids[::4])
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        for i in range(60):
+            latents, depth, pose = random_keyframe(rng, 100.0 + i)
+            assert store.insert_keyframe(latents, depth, K, pose) == opened.insert_keyframe(latents, depth, K, pose)
+        assert fingerprint(opened, POSE) == fingerprint(store, POSE)
+
+    def test_a_random_life(self, rng, tmp_path):
+        """Inserts, erasures, edits, undos, evictions and saves in any order: each save holds what the store held."""
+        folder = tmp_path / "store"
+        store = MosaicMemoryStore(max_patches=600)
+        edit = SpatialManipulation(store)
+        for step in range(150):
+            kind = rng.integers(6)
+            if kind < 3 or not len(store):
+                latents, depth, pose = random_keyframe(rng, float(step))
+                store.insert_keyframe(latents, depth, K, pose)
+            elif kind == 3:
+                edit.translate(rng.standard_normal(3), rng.choice(store.patch_ids, len(store) // 5, replace=False))
+            elif kind == 4:
+                edit.undo()
+            else:
+                edit.erase(rng.choice(store.patch_ids, len(store) // 4, replace=False))
+            if rng.random() < 0.5:
+                store.save(folder)
+                assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
+            if rng.random() < 0.1:  # the process ends, another goes on
+                store.save(folder)
+                store.close()
+                store = MosaicMemoryStore.open(folder)
+                edit = SpatialManipulation(store)
+
+    def test_limits_may_change(self, rng, tmp_path):
+        store, _ = filled_store(rng, 20)
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store", max_patches=50)
+        np.testing.assert_array_equal(opened.patch_ids, store.patch_ids[-50:])
+        with pytest.raises(ValueError, match="max_patches: expected at least 1, got 0"):
+            MosaicMemoryStore.open(tmp_path / "store", max_patches=0)
+
+    def test_tensors_are_mapped_and_read_only(self, rng, tmp_path):
+        store, _ = filled_store(rng, 2)
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        for arrays in opened._core.export_observations()["arrays"]:
+            for array in arrays:
+                assert array is None or not array.flags.writeable
+                assert array is None or not array.flags.owndata
+
+    def test_opening_does_not_read_latents(self, tmp_path):
+        """A million patches of 2x2x16 float16 open in half a second, and latents stay on disk."""
+        store = MosaicMemoryStore(latent_dtype="float16")
+        rng = np.random.default_rng(0)
+        camera = CameraIntrinsics.from_fov(640, 352, fov_x=1.2)
+        latents = rng.standard_normal((44, 80, 16)).astype(np.float32)
+        for i in range(1137):
+            depth = rng.uniform(1, 9, (44, 80)).astype(np.float32)
+            store.insert_keyframe(latents, depth, camera, random_pose(rng, 30.0, float(i)))
+        store.save(tmp_path / "store")
+        script = """
+            import time
+            def resident():
+                with open("/proc/self/statm") as file:
+                    return int(file.read().split()[1]) * 4096 / 1e6
+            before, start = resident(), time.perf_counter()
+            store = MosaicMemoryStore.open(sys.argv[1])
+            found = store.retrieve(K, CameraPose())
+            print(time.perf_counter() - start, resident() - before, len(store), len(found))
+        """
+        seconds, megabytes, patches, found = map(float, run(script, tmp_path / "store").communicate()[0].split())
+        assert (patches, found) == (1137 * 880, 64)
+        assert megabytes < 90  # 33 of index, 16 of depth, pages around it; not 128 of latents
+        assert seconds < 1.0  # half of it on a machine that does nothing else; bench_storage.py measures
+
+
+class TestOnlyWhatIsNew:
+    def test_is_written(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 300)
+        store.save(folder)
+        before = files(folder)
+        store.save(folder)
+        assert files(folder) == before  # nothing was new
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        store.insert_keyframe(latents, depth, K, pose)
+        store.delete_patches(store.patch_ids[:1])
+        store.save(folder)
+        after = files(folder)
+        assert all(after[name] == before[name] for name in before if name.endswith(".safetensors"))
+        written = {name: size for name, (_, size) in after.items() if name not in before}
+        assert sorted(name.split("-")[0] for name in written) == ["keyframes", "state"]
+        assert sum(written.values()) < 5000  # one keyframe is 1200 bytes, an observation 200
+
+    def test_what_is_dead_leaves_the_disk(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        store = MosaicMemoryStore(max_patches=300)
+        sizes, counts = [], []
+        for i in range(400):
+            latents, depth, pose = random_keyframe(rng, float(i))
+            store.insert_keyframe(latents, depth, K, pose)
+            if i % 2 == 0:
+                store.save(folder)
+                sizes.append(sum(size for _, size in files(folder).values()))
+                counts.append(len(files(folder)))
+        assert max(sizes[100:]) < 1.3 * max(sizes[50:100])
+        assert max(counts) < 150
+        store.save(folder)
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
+
+    def test_scattered_survivors_are_gathered(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 200)
+        store.save(folder)
+        full = sum(size for _, size in files(folder).values())
+        for frame in range(200):
+            if frame % 10:
+                store.delete_frame(frame)
+        store.save(folder)
+        assert sum(size for _, size in files(folder).values()) < 0.25 * full
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
+
+
+class TestWhoMayWrite:
+    def test_other_places_are_left_alone(self, rng, tmp_path):
+        store, _ = filled_store(rng, 2)
+        store.save(tmp_path / "a")
+        other, _ = filled_store(rng, 3)
+        with pytest.raises(FileExistsError, match="another store is saved here"):
+            other.save(tmp_path / "a")
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "thesis.txt").write_text("five years")
+        with pytest.raises(FileExistsError, match=r"expected a new or empty folder, got one with 'thesis.txt'"):
+            store.save(tmp_path / "b")
+        assert len(MosaicMemoryStore.open(tmp_path / "a")) == len(store)
+        store.save(tmp_path / "c")  # a store may move
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "c"), POSE) == fingerprint(store, POSE)
+        store.insert_keyframe(*random_keyframe(rng, 9.0)[:2], K, POSE)
+        with pytest.raises(FileExistsError, match="another store is saved here"):
+            store.save(tmp_path / "a")
+
+    def test_a_second_writer_gets_an_error(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 2)
+        store.save(folder)
+        second = MosaicMemoryStore.open(folder)
+        message = rf"another store writes here \(process {os.getpid()}\)"
+        with pytest.raises(StoreLockedError, match=message):
+            second.save(folder)
+        script = """
+            store = MosaicMemoryStore.open(sys.argv[1])
+            try:
+                store.save(sys.argv[1])
+            except StoreLockedError as error:
+                print(error)
+        """
+        assert f"another store writes here (process {os.getpid()})" in run(script, folder).communicate()[0]
+        store.close()
+        second.save(folder)  # now it may
+        store.insert_keyframe(*random_keyframe(rng, 9.0)[:2], K, POSE)
+        with pytest.raises(StoreLockedError, match="another store writes here"):
+            store.save(folder)
+
+    def test_what_somebody_else_saved_is_not_overwritten(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 2)
+        store.save(folder)
+        store.close()
+        second = MosaicMemoryStore.open(folder)
+        second.insert_keyframe(*random_keyframe(rng, 9.0)[:2], K, POSE)
+        second.save(folder)
+        second.close()
+        store.delete_frame(0)
+        with pytest.raises(StoreLockedError, match="another process has saved here since"):
+            store.save(folder)
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(second, POSE)
+
+    def test_a_fork_is_no_second_writer(self, rng, tmp_path):
+        store, _ = filled_store(rng, 2)
+        store.save(tmp_path / "a")
+        fork = store.fork()
+        with pytest.raises(FileExistsError):
+            fork.save(tmp_path / "a")
+        fork.save(tmp_path / "b")
+        store.save(tmp_path / "a")
+
+    def test_a_crashed_writer_does_not_block_the_next(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        script = """
+            store, _ = filled_store(np.random.default_rng(0), 3)
+            store.save(sys.argv[1])
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+        process = run(script, folder)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        opened = MosaicMemoryStore.open(folder)
+        opened.delete_frame(0)
+        opened.save(folder)
+        assert len(MosaicMemoryStore.open(folder)) == len(opened)
+
+    def test_two_read_while_one_writes(self, tmp_path):
+        """Whatever instant a reader opens at, it finds one whole state; later ones never shrink here."""
+        folder = tmp_path / "store"
+        writer = """
+            rng = np.random.default_rng(0)
+            store = MosaicMemoryStore(max_patches=200)
+            for i in range(150):
+                latents, depth, pose = random_keyframe(rng, float(i))
+                store.insert_keyframe(latents, depth, K, pose)
+                store.save(sys.argv[1])
+        """
+        reader = """
+            import time
+            last, opens = -1.0, 0
+            while last < 149:
+                try:
+                    store = MosaicMemoryStore.open(sys.argv[1])
+                except FileNotFoundError:
+                    time.sleep(0.01)
+                    continue
+                time_now = store.statistics().last_time
+                assert time_now >= last, (time_now, last)
+                store.land(store.patch_ids, K, CameraPose())
+                last, opens = time_now, opens + 1
+            print(opens)
+        """
+        processes = [run(writer, folder), run(reader, folder), run(reader, folder)]
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+
+
+# Saves step by step, and says after each that it is acknowledged. Dies before the `at`-th call that touches files.
+SAVING = """
+    folder, at = sys.argv[1], int(sys.argv[2])
+    calls = 0
+
+    def deadly(function):
+        def call(*arguments, **options):
+            global calls
+            calls += 1
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+        return call
+
+    import safetensors.numpy
+    for module, names in ((os, ("fsync", "replace", "chmod", "open", "unlink", "mkdir", "ftruncate", "pwrite")),
+                          (safetensors.numpy, ("save_file",))):
+        for name in names:
+            setattr(module, name, deadly(getattr(module, name)))
+    rng = np.random.default_rng(1)
+    store = MosaicMemoryStore()
+    for step in range(4):
+        for _ in range(3):
+            latents, depth, pose = random_keyframe(rng, float(step))
+            store.insert_keyframe(latents, depth, K, pose)
+        if step:
+            store.delete_patches(store.patch_ids[::7])
+        if step == 2:
+            store.delete_frame(0)
+            store.delete_frame(1)
+            store.delete_frame(2)  # a file goes
+        store.save(folder)
+        print(step, flush=True)
+    print("calls", calls)
+"""
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """Fingerprints of the states that SAVING saves, and how many calls it makes."""
+    folder = tmp_path_factory.mktemp("saving") / "store"
+    output, errors = run(SAVING, folder, -1).communicate()
+    assert not errors
+    rng = np.random.default_rng(1)
+    store, states = MosaicMemoryStore(), []
+    for step in range(4):
+        for _ in range(3):
+            latents, depth, pose = random_keyframe(rng, float(step))
+            store.insert_keyframe(latents, depth, K, pose)
+        if step:
+            store.delete_patches(store.patch_ids[::7])
+        if step == 2:
+            for frame in range(3):
+                store.delete_frame(frame)
+        states.append(fingerprint(store, POSE))
+    return states, int(output.split()[-1])
+
+
+def expect_one_of_the_saved(folder, acknowledged, states):
+    """The folder holds the last acknowledged state, or the one that was just being saved; a next save works."""
+    if acknowledged == 0 and not (folder / "manifest.json").exists():
+        fresh, _ = filled_store(np.random.default_rng(0), 2)
+        fresh.save(folder)  # what is left of a first save is no obstacle
+        assert len(MosaicMemoryStore.open(folder)) == len(fresh)
+        return
+    opened = MosaicMemoryStore.open(folder)
+    storage.verify(folder)
+    assert fingerprint(opened, POSE) in states[max(0, acknowledged - 1) : acknowledged + 1]
+    opened.delete_frame(0)
+    opened.insert_keyframe(*random_keyframe(np.random.default_rng(3), 0.0)[:2], K, POSE)
+    opened.save(folder)
+    assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(opened, POSE)
+    names = {name for name in os.listdir(folder) if name != "lock"}
+    manifest = storage.read_manifest(folder)
+    assert names == {"manifest.json"} | {entry.name for entry in (*manifest.keyframes, *manifest.states)}
+
+
+class TestPowerCut:
+    def test_killed_at_every_call_that_touches_files(self, tmp_path, steps):
+        states, calls = steps
+        assert calls > 60
+        running = []
+        for at in range(1, calls + 1):
+            folder = tmp_path / str(at)
+            running.append((folder, run(SAVING, folder, at)))
+            if len(running) == 4:
+                self.expect_killed(*running.pop(0), states)
+        for folder, process in running:
+            self.expect_killed(folder, process, states)
+
+    @staticmethod
+    def expect_killed(folder, process, states):
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, errors
+        expect_one_of_the_saved(folder, len(output.split("\n")) - 1, states)
+
+    def test_killed_at_any_time(self, tmp_path, steps):
+        """By the clock, so that also what happens inside of calls is met."""
+        states, _ = steps
+        rng = random.Random(1)
+        for number in range(12):
+            folder = tmp_path / str(number)
+            process = run(SAVING, folder, -1)
+            while not folder.exists() and process.poll() is None:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.03))
+            process.kill()
+            output, _ = process.communicate()
+            acknowledged = len([line for line in output.split("\n") if line and line[0].isdigit()])
+            if folder.exists():
+                expect_one_of_the_saved(folder, acknowledged, states)
+
+    def test_files_are_durable_before_they_are_named(self, rng, tmp_path, monkeypatch):
+        """A power cut, other than a kill, forgets what was not synced: names may only point to what was."""
+        log = []
+        fsync, replace = os.fsync, os.replace
+
+        def logged_fsync(descriptor):
+            log.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+            fsync(descriptor)
+
+        def logged_replace(source, target):
+            log.append(("name", Path(source).name, Path(target).name))
+            replace(source, target)
+
+        monkeypatch.setattr(os, "fsync", logged_fsync)
+        monkeypatch.setattr(os, "replace", logged_replace)
+        store, _ = filled_store(rng, 3)
+        store.save(tmp_path / "store")
+        store.delete_patches(store.patch_ids[:1])
+        store.insert_keyframe(*random_keyframe(rng, 9.0)[:2], K, POSE)
+        store.save(tmp_path / "store")
+        named = [i for i, entry in enumerate(log) if entry[0] == "name"]
+        assert [log[i][2].split("-")[0] for i in named] == ["keyframes", "state", "manifest.json"] * 2
+        for i in named:
+            assert log[i - 1] == ("sync", log[i][1])
+            assert log[i + 1] == ("sync", "store")
+
+    def test_a_full_disk(self, rng, tmp_path):
+        """Files may not grow beyond a limit: the save fails, says so, loses nothing, and works when there is room."""
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 4)
+        store.save(folder)
+        before = fingerprint(store, POSE)
+        for i in range(10):
+            store.insert_keyframe(*random_keyframe(rng, 5.0 + i)[:2], K, POSE)
+        failures = 0
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            for limit in (0, 100, 500, 900, 2000, 5000, 11000):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+                try:
+                    with pytest.raises(OSError, match=r"File too large|os error 27") as caught:
+                        store.save(folder)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+                assert caught.value.errno in (errno.EFBIG, None)
+                failures += 1
+                assert fingerprint(MosaicMemoryStore.open(folder), POSE) == before
+                assert not [name for name in os.listdir(folder) if name.startswith(".")]
+        finally:
+            signal.signal(signal.SIGXFSZ, handler)
+        assert failures == 7
+        store.save(folder)
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The files of a saved store, by name."""
+    rng = np.random.default_rng(5)
+    folder = tmp_path_factory.mktemp("saved") / "store"
+    store, _ = filled_store(rng, 5)
+    store.save(folder)
+    store.delete_patches(store.patch_ids[::3])
+    SpatialManipulation(store).flip([1, 0, 0], where=store.patch_ids[::2])
+    store.insert_keyframe(*random_keyframe(rng, 5.0)[:2], K, POSE, confidence=rng.random((6, 10)))
+    store.save(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def lay_out(folder, content):
+    folder.mkdir()
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def sealed(manifest):
+    """A manifest whose checksums fit, whatever it says."""
+    body = {name: value for name, value in manifest.items() if name != "checksum"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return {**body, "checksum": storage.manifest.hashlib.sha256(text.encode()).hexdigest()}
+
+
+def reseal(content, manifest):
+    """The files with checksums in the manifest that fit them."""
+    for entry in manifest["keyframes"] + manifest["states"]:
+        data = content[entry["name"]]
+        end = 8 + int.from_bytes(data[:8], "little")
+        digest = storage.manifest.hashlib.sha256
+        entry.update(nbytes=len(data), sha256=digest(data).hexdigest(), header_sha256=digest(data[:end]).hexdigest())
+    return {**content, "manifest.json": json.dumps(sealed(manifest)).encode()}
+
+
+def first(content, kind):
+    return min(name for name in content if name.startswith(kind))
+
+
+class TestHostileFiles:
+    @pytest.mark.parametrize("kind", ["manifest", "state", "keyframes"])
+    def test_cut_off(self, saved, tmp_path, kind):
+        name = first(saved, kind)
+        for i, length in enumerate((0, 1, 7, 8, 9, 100, len(saved[name]) // 2, len(saved[name]) - 2)):
+            folder = lay_out(tmp_path / str(i), {**saved, name: saved[name][:length]})
+            with pytest.raises(FormatError, match=name):
+                MosaicMemoryStore.open(folder)
+
+    @pytest.mark.parametrize("kind", ["manifest", "state", "keyframes"])
+    def test_missing(self, saved, tmp_path, kind):
+        name = first(saved, kind)
+        folder = lay_out(tmp_path / "store", {n: data for n, data in saved.items() if n != name})
+        with pytest.raises(FileNotFoundError if kind == "manifest" else FormatError, match=name):
+            MosaicMemoryStore.open(folder)
+
+    def test_no_store(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no folder of a store"):
+            MosaicMemoryStore.open(tmp_path / "nowhere")
+        with pytest.raises(FileNotFoundError, match=r"has no manifest.json"):
+            MosaicMemoryStore.open(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"format": "npz"}, "expected the manifest of a mosaicmem store, got format 'npz'"),
+            ({"version": 2}, r"of format version 2; this mosaicmem reads up to 1: update it"),
+            ({"version": 10**400}, "newer|version|digits"),
+            ({"next_id": -1}, "next_id"),
+            ({"next_id": 2**70}, "next_id"),
+            ({"next_id": 3}, "an id that was not given yet"),
+            ({"next_slot": 3}, "slots overlap"),
+            ({"next_file": 1}, "a number that was not given yet"),
+            ({"channels": 10**12}, "latents: expected F32"),
+            ({"channels": 0}, "latents: expected F32"),
+            ({"patches": 10**15}, "counts other patches"),
+            ({"origin": [0.0, 0.0, 1e300]}, "origin out of reach"),
+            ({"origin": [0.0, 0.0]}, "origin"),
+            ({"extra": 1}, "extra"),
+            ({"keyframes": []}, "none of the store's"),
+            ({"states": []}, "counts other patches"),
+        ],
+    )
+    def test_impossible_manifests(self, saved, tmp_path, change, message):
+        manifest = json.loads(saved["manifest.json"])
+        text = json.dumps(sealed({**manifest, **change}) if change != {"version": 10**400} else manifest)
+        if change == {"version": 10**400}:
+            text = text.replace('"version": 1', f'"version": {"9" * 400}')
+        folder = lay_out(tmp_path / "store", {**saved, "manifest.json": text.encode()})
+        with pytest.raises(FormatError, match=message) as caught:
+            MosaicMemoryStore.open(folder)
+        assert str(folder) in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "keyframes-00000001.safetensors/../x", "lock", ""])
+    def test_names_that_lead_elsewhere(self, saved, tmp_path, name):
+        manifest = json.loads(saved["manifest.json"])
+        manifest["keyframes"][0]["name"] = name
+        folder = lay_out(tmp_path / "store", {**saved, "manifest.json": json.dumps(sealed(manifest)).encode()})
+        with pytest.raises(FormatError, match=r"keyframes\.0\.name"):
+            MosaicMemoryStore.open(folder)
+
+    def test_links_and_pipes_are_not_followed(self, saved, tmp_path):
+        name = first(saved, "keyframes")
+        folder = lay_out(tmp_path / "a", saved)
+        (tmp_path / "elsewhere").write_bytes(saved[name])
+        (folder / name).unlink()
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(FormatError, match=name):
+            MosaicMemoryStore.open(folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(FormatError, match=f"{name}: expected a regular file"):
+            MosaicMemoryStore.open(folder)
+
+    def test_a_manifest_without_end(self, saved, tmp_path):
+        folder = lay_out(tmp_path / "store", saved)
+        with open(folder / "manifest.json", "wb") as file:
+            file.truncate(10**12)
+        with pytest.raises(FormatError, match="expected at most 16777216 bytes"):
+            MosaicMemoryStore.open(folder)
+
+    @pytest.mark.parametrize("kind", ["state", "keyframes"])
+    @pytest.mark.parametrize("length", [0, 2**31, 2**62, 2**64 - 1])
+    def test_absurd_headers(self, saved, tmp_path, kind, length):
+        name = first(saved, kind)
+        manifest = json.loads(saved["manifest.json"])
+        data = length.to_bytes(8, "little") + saved[name][8:]
+        content = {**saved, name: data}
+        for entry in manifest["keyframes"] + manifest["states"]:
+            entry["sha256"] = storage.manifest.hashlib.sha256(content[entry["name"]]).hexdigest()
+        content["manifest.json"] = json.dumps(sealed(manifest)).encode()
+        with pytest.raises(FormatError, match="not a safetensors file"):
+            MosaicMemoryStore.open(lay_out(tmp_path / "store", content))
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_any_damage_is_noticed_by_verify(self, saved, tmp_path_factory, data):
+        name = data.draw(st.sampled_from(sorted(n for n in saved if n != "lock")))
+        content = bytearray(saved[name])
+        kind = data.draw(st.sampled_from(["flip", "cut", "grow", "swap"]))
+        at = data.draw(st.integers(0, len(content) - 1))
+        if kind == "flip":
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "cut":
+            del content[at:]
+        elif kind == "grow":
+            content[at:at] = data.draw(st.binary(min_size=1, max_size=20))
+        else:
+            content[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
+        if bytes(content) == saved[name]:
+            return
+        folder = lay_out(tmp_path_factory.mktemp("damaged") / "store", {**saved, name: bytes(content)})
+        same = name == "manifest.json" and _same_json(bytes(content), saved[name])
+        try:
+            opened = MosaicMemoryStore.open(folder)
+            fingerprint(opened, POSE)
+        except FormatError:
+            pass
+        if same:
+            storage.verify(folder)
+        else:
+            with pytest.raises(FormatError):
+                storage.verify(folder)
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_lies_with_good_checksums_do_no_harm(self, saved, tmp_path_factory, data):
+        """Somebody who means harm can compute checksums: whatever opens then can be used without a crash."""
+        content = dict(saved)
+        manifest = json.loads(saved["manifest.json"])
+        for _ in range(data.draw(st.integers(1, 3))):
+            name = data.draw(st.sampled_from(sorted(n for n in saved if n.endswith(".safetensors"))))
+            damaged = bytearray(content[name])
+            end = 8 + int.from_bytes(damaged[:8], "little")
+            in_header = data.draw(st.booleans())
+            at = data.draw(st.integers(8, end - 1) if in_header else st.integers(end, len(damaged) - 1))
+            if in_header:
+                damaged[at] = data.draw(st.sampled_from(b'0123456789"[]{},:FUI-'))
+            else:
+                at -= (at - end) % 8
+                value = data.draw(
+                    st.sampled_from([0, 1, 2**63, 2**64 - 1, 2**62, 64, 0x7FF0000000000000, 0x7FF8000000000001])
+                )
+                damaged[at : at + 8] = value.to_bytes(8, "little")
+            content[name] = bytes(damaged[: len(saved[name])])
+        for field, values in (
+            ("next_id", [0, 2**62 - 1]),
+            ("next_slot", [0, 2**62 - 1]),
+            ("channels", [0, 1, 2**61]),
+            ("patches", [0, 2**61]),
+        ):
+            if data.draw(st.integers(0, 9)) == 0:
+                manifest[field] = data.draw(st.sampled_from(values))
+        folder = lay_out(tmp_path_factory.mktemp("lies") / "store", reseal(content, manifest))
+        try:
+            opened = MosaicMemoryStore.open(folder)
+        except FormatError:
+            return
+        opened.retrieve(K, POSE, top_k=1000)
+        opened.query_nearest(np.zeros((2, 3)), 7)
+        opened.land(opened.patch_ids, K, POSE)
+        opened.delete_patches(opened.patch_ids[::2])
+
+
+def _same_json(a, b):
+    try:
+        return json.loads(a) == json.loads(b)
+    except ValueError:
+        return False
