@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mosaicmem import CameraTrajectory, PipelineConfig, PointCloud, __version__
+from memory_helpers import K, filled_store
+from mosaicmem import CameraPose, CameraTrajectory, MosaicMemoryStore, PipelineConfig, PointCloud, __version__
 from mosaicmem.cli._common import output_folder
 from scene_helpers import write_scene
 
@@ -204,3 +205,63 @@ def test_a_failure_is_one_line(tmp_path, scene, arguments, message):
 def test_usage_errors_exit_with_2():
     assert run("generate").returncode == 2
     assert run("demo", "--frames", "many").returncode == 2
+
+
+class TestInspect:
+    def test_json_says_what_the_store_says(self, rng, tmp_path):
+        store, _ = filled_store(rng, 5, max_patches=1000)
+        store.delete_frame(2)
+        store.save(tmp_path / "store")
+        CameraTrajectory([CameraPose(), CameraPose(timestamp=1.0)], K).save(tmp_path / "path.json")
+        report = json.loads(
+            succeed("inspect", tmp_path / "store", "--json", "--verify", "--trajectory", tmp_path / "path.json").stdout
+        )
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert report["patches"] == len(store)
+        assert report["keyframes"] == report["observations"] == 4
+        assert report["bytes"]["total"] == opened.nbytes
+        assert report["bytes"]["latent"] == store.statistics().latent_bytes
+        assert report["bounds"] == store.bounds.tolist()
+        assert (report["first_time"], report["last_time"]) == (0.0, 4.0)
+        assert report["kinds"] == [{"rows": 6, "columns": 10, "stride": 8, "latent_dtype": "float32", "keyframes": 4}]
+        counts = np.unique(store.describe_patches(store.patch_ids)["frame_id"], return_counts=True)[1]
+        assert report["patches_a_keyframe"] == {
+            "least": counts.min(),
+            "median": np.median(counts),
+            "most": counts.max(),
+        }
+        assert [row["patches"] for row in report["coverage"]] == [len(store.retrieve(K, CameraPose(), top_k=4096))] * 2
+        assert 0 < report["coverage"][0]["coverage"] <= 1
+        assert report["settings"]["max_patches"] == 1000
+
+    def test_tables(self, rng, tmp_path):
+        store, _ = filled_store(rng, 3)
+        store.insert_keyframe(np.zeros((3, 5, 4)), np.ones((3, 5)), K.scaled(80, 48), CameraPose())
+        store.save(tmp_path / "store")
+        CameraTrajectory([CameraPose()], K).save(tmp_path / "path.json")
+        shown = succeed("inspect", tmp_path / "store").stdout
+        assert f"{len(store)}" in shown
+        assert "3x5 cells of 16 pixels" in shown
+        failed = run("inspect", tmp_path / "store", "--trajectory", tmp_path / "path.json")
+        assert failed.returncode == 1
+        assert "--stride: expected one, as the store's keyframes have strides [8, 16]" in failed.stderr
+        shown = succeed("inspect", tmp_path / "store", "--trajectory", tmp_path / "path.json", "--stride", 8).stdout
+        assert "mean" in shown
+
+    def test_an_empty_store(self, tmp_path):
+        MosaicMemoryStore().save(tmp_path / "store")
+        assert "patches" in succeed("inspect", tmp_path / "store", "--verify").stdout
+
+    def test_damage_is_one_line_that_names_the_file(self, rng, tmp_path):
+        store, _ = filled_store(rng, 3)
+        store.save(tmp_path / "store")
+        (path,) = (tmp_path / "store").glob("keyframes-*")
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1  # a bit of a tensor
+        path.write_bytes(content)
+        succeed("inspect", tmp_path / "store")  # nobody looked
+        failed = run("inspect", tmp_path / "store", "--verify")
+        assert failed.returncode == 1
+        assert failed.stderr.count("\n") == 1
+        assert f"{path.name}: damaged: its content does not match" in failed.stderr
+        assert "no folder of a store" in run("inspect", tmp_path / "nowhere").stderr

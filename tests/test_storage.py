@@ -661,6 +661,28 @@ class TestHostileFiles:
         with pytest.raises(FormatError, match="not a safetensors file"):
             MosaicMemoryStore.open(lay_out(tmp_path / "store", content))
 
+    def test_a_header_that_is_another_one(self, saved, tmp_path):
+        """It still parses, and would show depth where latents are: noticed without reading the tensors."""
+        name = first(saved, "keyframes")
+        damaged = saved[name].replace(b'"0.latents"', b'"0.latentt"').replace(b'"1.latents"', b'"0.latents"')
+        assert len(damaged) == len(saved[name])
+        with pytest.raises(FormatError, match="header does not match the manifest's checksum"):
+            MosaicMemoryStore.open(lay_out(tmp_path / "store", {**saved, name: damaged}))
+
+    def test_patches_beyond_the_keyframe(self, saved, tmp_path):
+        """15 patches a keyframe; bits for more would be counted and never found."""
+        name = first(saved, "state")
+        manifest = json.loads(saved["manifest.json"])
+        end = 8 + int.from_bytes(saved[name][:8], "little")
+        begin, stop = json.loads(saved[name][8:end])["alive"]["data_offsets"]
+        words = np.frombuffer(saved[name][end + begin : end + stop], dtype=np.uint64) | np.uint64(1 << 63)
+        manifest["states"] = manifest["states"][:1]
+        manifest["patches"] = int(np.unpackbits(words.view(np.uint8)).sum())
+        manifest["observations"] = len(words)
+        content = {**saved, name: saved[name][: end + begin] + words.tobytes() + saved[name][end + stop :]}
+        with pytest.raises(FormatError, match="living patches beyond the keyframe"):
+            MosaicMemoryStore.open(lay_out(tmp_path / "store", reseal(content, manifest)))
+
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_any_damage_is_noticed_by_verify(self, saved, tmp_path_factory, data):

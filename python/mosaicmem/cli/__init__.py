@@ -11,6 +11,7 @@ from mosaicmem.cli._common import end_on_signal
 from mosaicmem.cli.demo import demo
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
+from mosaicmem.cli.inspect import inspect
 from mosaicmem.cli.show_config import show_config
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def _main(
 
 app.command()(demo)
 app.command()(generate)
+app.command()(inspect)
 app.command("export-ply")(export_ply)
 app.command("show-config")(show_config)
 

@@ -1,0 +1,83 @@
+"""What is in a store, as figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.memory.retrieval import MemoryRetrieval
+from mosaicmem.memory.storage import read_manifest
+from mosaicmem.memory.store import MosaicMemoryStore
+
+_DTYPES = ("float32", "float16", "bfloat16")  # by the core's number
+
+
+def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
+    """Counts, bytes by kind, time span, bounds, patches a keyframe, and kinds of keyframes; plain JSON."""
+    exported = store._core.export_observations()
+    alive = np.split(exported["alive"], np.cumsum(exported["words"])[:-1]) if len(exported["words"]) else []
+    living = [int(np.unpackbits(words.view(np.uint8)).sum()) for words in alive]
+    distinct = dict(zip(exported["keyframe"].tolist(), range(len(living)), strict=True))
+    kinds = Counter(
+        (*exported["arrays"][i][0].shape[:2], int(exported["camera"][i, 4]), _DTYPES[exported["latent_type"][i]])
+        for i in distinct.values()
+    )
+    statistics = asdict(store.statistics())
+    bounds = store.bounds
+    return {
+        "settings": store._settings().model_dump(),
+        "patches": statistics["patches"],
+        "observations": statistics["keyframes"],
+        "keyframes": len(distinct),
+        "channels": statistics["channels"],
+        "patches_a_keyframe": None
+        if not living
+        else {"least": min(living), "median": float(np.median(living)), "most": max(living)},
+        "bytes": {
+            **{name: statistics[f"{name}_bytes"] for name in ("latent", "depth", "confidence", "index", "bookkeeping")},
+            "total": store.nbytes,
+        },
+        "first_time": statistics["first_time"],
+        "last_time": statistics["last_time"],
+        "bounds": None if bounds is None else bounds.tolist(),
+        "kinds": [
+            {"rows": rows, "columns": columns, "stride": stride, "latent_dtype": dtype, "keyframes": count}
+            for (rows, columns, stride, dtype), count in sorted(kinds.items())
+        ],
+    }
+
+
+def summarize_files(path: Path) -> dict[str, Any]:
+    """Files of a saved store and their bytes."""
+    manifest = read_manifest(path)
+    return {
+        "format_version": manifest.version,
+        "keyframe_files": len(manifest.keyframes),
+        "keyframe_bytes": sum(entry.nbytes for entry in manifest.keyframes),
+        "state_files": len(manifest.states),
+        "state_bytes": sum(entry.nbytes for entry in manifest.states),
+    }
+
+
+def coverage_along(
+    store: MosaicMemoryStore, trajectory: CameraTrajectory, stride: int, top_k: int
+) -> list[dict[str, Any]]:
+    """For each camera: how many patches it retrieves, and the part of its latent cells that they cover."""
+    frames = []
+    for i, pose in enumerate(trajectory):
+        one = CameraTrajectory([pose], trajectory.intrinsics)
+        mosaic = MemoryRetrieval(top_k=top_k).retrieve(store, one, stride)
+        frames.append(
+            {
+                "frame": i,
+                "time": pose.timestamp,
+                "patches": len(mosaic.patch_ids),
+                "coverage": float(mosaic.coverage_ratio[0]),
+            }
+        )
+    return frames
