@@ -1,5 +1,7 @@
 """A large building for benchmarks: keyframes whose patches lie on walls, floors and ceilings of many rooms."""
 
+import os
+
 import numpy as np
 
 from mosaicmem import CameraIntrinsics, CameraPose, MosaicMemoryStore
@@ -10,6 +12,11 @@ ROOM = np.array([6.0, 3.0, 6.0])  # metres
 ROOMS = 20  # along each side of the building
 K = CameraIntrinsics.from_fov(COLUMNS * STRIDE, ROWS * STRIDE, fov_x=1.2)
 GRID = K.latent_grid(STRIDE)
+
+
+def sizes(usual):
+    """Numbers of patches to measure with."""
+    return [int(size) for size in os.environ.get("MOSAICMEM_BENCH_PATCHES", str(usual)).split(",")]
 
 
 def random_pose(rng, time):

@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-PEERS = ("numpy", "scipy", "torch", "open3d")
+PEERS = ("numpy", "scipy", "pykdtree", "torch", "open3d")
 
 
 def seconds(value):

@@ -3,47 +3,32 @@
 #include <algorithm>
 #include <bit>
 #include <iterator>
-#include <nanoflann.hpp>
 #include <new>
-#include <numeric>
 
 #include "parallel.hpp"
 
 namespace mosaicmem {
 namespace {
 
-constexpr std::size_t kBufferSize = 1024;
-constexpr std::size_t kLeafSize = 12;
+constexpr std::size_t kBufferSize = 256;
 
 // A tree is swallowed if it is at most this many times what swallows it: the larger, the fewer
 // trees there are to search and the more often a point is built into a new one.
 constexpr std::size_t kMergeRatio = 4;
 
-// nanoflann's view of an (n, 3) array.
-struct CentresAdaptor {
-    const std::vector<float>& centres;
-    std::size_t kdtree_get_point_count() const { return centres.size() / 3; }
-    float kdtree_get_pt(std::size_t i, std::size_t axis) const { return centres[3 * i + axis]; }
-    template <class B>
-    bool kdtree_get_bbox(B&) const {
-        return false;
-    }
-};
-
-using KdTree =
-    nanoflann::KDTreeSingleIndexAdaptor<nanoflann::L2_Simple_Adaptor<float, CentresAdaptor>,
-                                        CentresAdaptor, 3, std::uint32_t>;
+constexpr float kBelow = 1 - 1e-6f;
 
 float squared_distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
     return x * x + y * y + z * z;
 }
 
-float squared_distance(const float* point, const Box& box) {
-    float nearest[3];
-    for (int axis = 0; axis < 3; ++axis)
-        nearest[axis] = std::clamp(point[axis], box.low[axis], box.high[axis]);
-    return squared_distance(point, nearest);
+float squared_distance(const Lanes& point, const Box& box) {
+    const Lanes below = box.low - point, above = point - box.high;
+    Lanes outside = below > above ? below : above;
+    outside = outside > Lanes{} ? outside : Lanes{};
+    outside *= outside;
+    return outside[0] + outside[1] + outside[2];
 }
 
 // The k best so far, shared by all trees of the forest: a max-heap on (distance, id).
@@ -84,26 +69,39 @@ class NearestHeap {
     std::vector<Neighbour> heap_;
 };
 
-// nanoflann's result-set interface over the shared heap, for one tree.
-struct TreeResults {
-    using DistanceType = float;
-    using IndexType = std::uint32_t;
-
-    NearestHeap& heap;
-    const Slot* slots;
-
-    bool full() const { return true; }
-    bool addPoint(float distance, std::uint32_t index) {
-        heap.offer(distance, slots[index]);
-        return true;
+void scan(const Slot* slots, const float* centres, std::size_t n, const Lanes& query,
+          NearestHeap& heap) {
+    float worst = heap.worst();
+    for (std::size_t i = 0; i < n; ++i) {
+        const float x = query[0] - centres[3 * i], y = query[1] - centres[3 * i + 1],
+                    z = query[2] - centres[3 * i + 2];
+        const float distance = x * x + y * y + z * z;
+        if (distance > worst) continue;
+        heap.offer(distance, slots[i]);
+        worst = heap.worst();
     }
-    // nanoflann offers only points strictly closer than this; the next float up (distances are not
-    // negative) lets ties through to be decided by id.
-    float worstDist() const {
-        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(heap.worst()) + 1);
+}
+
+// Offers the points of a tree that can be among the k nearest: into the nearer child first, and
+// into the other only if its box, which is tight, is near enough.
+void search(const KdTree::BoxedNode& node, const Slot* slots, const float* centres,
+            const Lanes& query, NearestHeap& heap) {
+    if (node.is_leaf()) {
+        scan(slots + node.begin(), centres + 3 * node.begin(), node.end() - node.begin(), query,
+             heap);
+        return;
     }
-    void sort() {}
-};
+    const KdTree::BoxedNode *near = &node.left(), *far = &node.right();
+    float near_distance = squared_distance(query, near->box);
+    float far_distance = squared_distance(query, far->box);
+    if (far_distance < near_distance) {
+        std::swap(near, far);
+        std::swap(near_distance, far_distance);
+    }
+    // A box distance is rounded; a relative margin keeps it a lower bound.
+    if (near_distance * kBelow <= heap.worst()) search(*near, slots, centres, query, heap);
+    if (far_distance * kBelow <= heap.worst()) search(*far, slots, centres, query, heap);
+}
 
 // nanoflann's result-set interface for all points within a radius.
 struct RadiusResults {
@@ -134,40 +132,14 @@ struct PatchIndex::Tree {
         : points(std::move(p)),
           first_slot(*std::min_element(points.slots.begin(), points.slots.end())),
           adaptor{points.centres},
-          index(3, adaptor, {kLeafSize}) {
-        sort_by_leaf();
-        nbytes = points.nbytes() + index.usedMemory(index);
-    }
+          index(adaptor, points.slots, points.centres, points.seen) {}
 
-    Box box() const {
-        Box box;
-        for (int axis = 0; axis < 3; ++axis) {
-            box.low[axis] = index.root_bbox_[axis].low;
-            box.high[axis] = index.root_bbox_[axis].high;
-        }
-        return box;
-    }
-
-    // Lays the points of each leaf side by side, in the order in which nanoflann refers to them.
-    void sort_by_leaf() {
-        Points sorted;
-        sorted.slots.reserve(points.size());
-        sorted.centres.reserve(3 * points.size());
-        for (const std::uint32_t i : index.vAcc_) {
-            sorted.slots.push_back(points.slots[i]);
-            sorted.centres.insert(sorted.centres.end(), &points.centres[3 * i],
-                                  &points.centres[3 * i] + 3);
-        }
-        points.slots.swap(sorted.slots);
-        points.centres.swap(sorted.centres);
-        std::iota(index.vAcc_.begin(), index.vAcc_.end(), 0u);
-    }
+    std::size_t nbytes() const { return points.nbytes() + index.nbytes(); }
 
     Points points;
     Slot first_slot;
     CentresAdaptor adaptor;
     KdTree index;
-    std::size_t nbytes;
 };
 
 PatchIndex::Planted PatchIndex::plant(Points&& points) {
@@ -176,15 +148,23 @@ PatchIndex::Planted PatchIndex::plant(Points&& points) {
 
 void PatchIndex::Points::append(std::span<const Slot> more, const float* more_centres,
                                 double time) {
+    if (more.empty()) return;
+    const Seen entry{more.front(), time};
+    append(more, more_centres, {&entry, 1});
+}
+
+void PatchIndex::Points::append(std::span<const Slot> more, const float* more_centres,
+                                std::span<const Seen> more_seen) {
     const auto grow = [](auto& vector, std::size_t count) {
         if (vector.capacity() - vector.size() < count)
             vector.reserve(std::max(2 * vector.size(), vector.size() + count));
     };
     grow(slots, more.size());
-    grow(centres, 3 * more.size());  // the last that may fail
+    grow(centres, 3 * more.size());
+    grow(seen, more_seen.size());  // the last that may fail
     slots.insert(slots.end(), more.begin(), more.end());
     centres.insert(centres.end(), more_centres, more_centres + 3 * more.size());
-    newest_time = std::max(newest_time, time);
+    seen.insert(seen.end(), more_seen.begin(), more_seen.end());
 }
 
 void PatchIndex::Points::append_living(const Points& other, const PatchOf& patch_of) {
@@ -193,15 +173,22 @@ void PatchIndex::Points::append_living(const Points& other, const PatchOf& patch
         slots.push_back(other.slots[i]);
         centres.insert(centres.end(), &other.centres[3 * i], &other.centres[3 * i] + 3);
     }
-    newest_time = std::max(newest_time, other.newest_time);
+    seen.insert(seen.end(), other.seen.begin(), other.seen.end());
+}
+
+double PatchIndex::Points::newest_time() const {
+    double newest = -std::numeric_limits<double>::infinity();
+    for (const Seen& entry : seen) newest = std::max(newest, entry.time);
+    return newest;
 }
 
 std::size_t PatchIndex::Points::nbytes() const {
-    return slots.capacity() * sizeof(Slot) + centres.capacity() * sizeof(float);
+    return slots.capacity() * sizeof(Slot) + centres.capacity() * sizeof(float) +
+           seen.capacity() * sizeof(Seen);
 }
 
 void PatchIndex::insert(const Points& points) {
-    buffer_.append(points.slots, points.centres.data(), points.newest_time);
+    buffer_.append(points.slots, points.centres.data(), points.seen);
 }
 
 void PatchIndex::insert_trees(std::vector<Points>& parts, const PatchOf& patch_of,
@@ -314,20 +301,19 @@ std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
                                            const PatchOf& patch_of) const {
     if (k == 0 || size() == 0) return {};
     NearestHeap heap(std::min(k, size()), patch_of);
-    std::vector<std::pair<float, const Tree*>> order;
+    const Lanes point{query[0], query[1], query[2], 0};
+    std::vector<std::pair<float, std::size_t>> order;  // the nearest first, of those the oldest
     order.reserve(trees_.size());
-    for (const Planted& planted : trees_)
-        order.emplace_back(squared_distance(query, planted.tree->box()), planted.tree.get());
+    for (std::size_t i = 0; i < trees_.size(); ++i)
+        order.emplace_back(squared_distance(point, trees_[i].tree->index.root().box), i);
     std::sort(order.begin(), order.end());
-    for (const auto& [distance, tree] : order) {
-        // The box distance is rounded; a relative margin keeps it a lower bound.
-        if (distance * (1 - 1e-6f) > heap.worst()) break;
-        TreeResults results{heap, tree->points.slots.data()};
-        tree->index.findNeighbors(results, query, {});
+    for (const auto& [distance, i] : order) {
+        if (distance * kBelow > heap.worst()) break;
+        const Tree& tree = *trees_[i].tree;
+        search(tree.index.root(), tree.points.slots.data(), tree.points.centres.data(), point,
+               heap);
     }
-    for (std::size_t i = 0; i < buffer_.size(); ++i) {
-        heap.offer(squared_distance(query, &buffer_.centres[3 * i]), buffer_.slots[i]);
-    }
+    scan(buffer_.slots.data(), buffer_.centres.data(), buffer_.size(), point, heap);
     return std::move(heap).sorted();
 }
 
@@ -335,9 +321,10 @@ std::vector<Neighbour> PatchIndex::within(const float query[3], float radius,
                                           const PatchOf& patch_of) const {
     std::vector<Neighbour> found;
     const float squared_radius = radius * radius;
+    const Lanes point{query[0], query[1], query[2], 0};
     for (const Planted& planted : trees_) {
         const Tree& tree = *planted.tree;
-        if (squared_distance(query, tree.box()) * (1 - 1e-6f) > squared_radius) continue;
+        if (squared_distance(point, tree.index.root().box) * kBelow > squared_radius) continue;
         RadiusResults results{found, tree.points.slots.data(), patch_of, squared_radius};
         tree.index.findNeighbors(results, query, {});
     }
@@ -358,41 +345,40 @@ std::vector<PatchIndex::Node> PatchIndex::roots() const {
     nodes.reserve(trees_.size() + 1);
     for (std::size_t i = 0; i < trees_.size(); ++i) {
         const Tree& tree = *trees_[i].tree;
-        nodes.push_back({tree.box(), tree.points.newest_time, static_cast<std::uint32_t>(i),
-                         tree.index.root_node_});
+        const KdTree::BoxedNode& root = tree.index.root();
+        nodes.push_back({root.box, root.newest_time, static_cast<std::uint32_t>(i), &root});
     }
     if (buffer_.size() > 0) {
-        Box box;
-        for (int axis = 0; axis < 3; ++axis) box.low[axis] = box.high[axis] = buffer_.centres[axis];
+        Box box{{buffer_.centres[0], buffer_.centres[1], buffer_.centres[2]}, {}};
+        box.high = box.low;
         for (std::size_t i = 0; i < buffer_.centres.size(); ++i) {
-            box.low[i % 3] = std::min(box.low[i % 3], buffer_.centres[i]);
-            box.high[i % 3] = std::max(box.high[i % 3], buffer_.centres[i]);
+            const float x = buffer_.centres[i];
+            box.low[i % 3] = std::min<float>(box.low[i % 3], x);
+            box.high[i % 3] = std::max<float>(box.high[i % 3], x);
         }
-        nodes.push_back({box, buffer_.newest_time, 0, nullptr});
+        nodes.push_back({box, buffer_.newest_time(), 0, nullptr});
     }
     return nodes;
 }
 
-bool PatchIndex::is_leaf(const Node& node) const {
-    return !node.handle || !static_cast<KdTree::NodeConstPtr>(node.handle)->child1;
-}
+bool PatchIndex::is_leaf(const Node& node) const { return !node.handle || node.handle->is_leaf(); }
 
 PatchIndex::Leaf PatchIndex::leaf(const Node& node) const {
     if (!node.handle) return {buffer_.slots.data(), buffer_.centres.data(), buffer_.size()};
-    const auto& range = static_cast<KdTree::NodeConstPtr>(node.handle)->node_type.lr;
     const Points& points = trees_[node.tree].tree->points;
-    return {points.slots.data() + range.left, points.centres.data() + 3 * range.left,
-            range.right - range.left};
+    const std::size_t begin = node.handle->begin();
+    return {points.slots.data() + begin, points.centres.data() + 3 * begin,
+            node.handle->end() - begin};
 }
 
 void PatchIndex::children(const Node& node, Node& left, Node& right) const {
-    const auto* parent = static_cast<KdTree::NodeConstPtr>(node.handle);
-    const auto& split = parent->node_type.sub;
     left = right = node;
-    left.handle = parent->child1;
-    left.box.high[split.divfeat] = split.divlow;
-    right.handle = parent->child2;
-    right.box.low[split.divfeat] = split.divhigh;
+    left.handle = &node.handle->left();
+    left.box = left.handle->box;
+    left.newest_time = left.handle->newest_time;
+    right.handle = &node.handle->right();
+    right.box = right.handle->box;
+    right.newest_time = right.handle->newest_time;
 }
 
 std::size_t PatchIndex::size() const {
@@ -403,7 +389,7 @@ std::size_t PatchIndex::size() const {
 
 std::size_t PatchIndex::nbytes() const {
     std::size_t total = buffer_.nbytes();
-    for (const Planted& planted : trees_) total += planted.tree->nbytes;
+    for (const Planted& planted : trees_) total += planted.tree->nbytes();
     return total;
 }
 

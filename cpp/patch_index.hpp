@@ -19,6 +19,8 @@
 #include <span>
 #include <vector>
 
+#include "kd_tree.hpp"
+
 namespace mosaicmem {
 
 using PatchId = std::uint64_t;
@@ -32,10 +34,6 @@ struct Neighbour {
     friend auto operator<=>(const Neighbour&, const Neighbour&) = default;
 };
 
-struct Box {
-    float low[3], high[3];  // metres
-};
-
 class PatchIndex {
   public:
     // The patch whose place the slot is, or kNoPatch if it has died there or left.
@@ -44,15 +42,18 @@ class PatchIndex {
     struct Points {
         std::vector<Slot> slots;
         std::vector<float> centres;  // (n, 3)
-        double newest_time = -std::numeric_limits<double>::infinity();
+        std::vector<Seen> seen;      // of the slots
 
         std::size_t size() const { return slots.size(); }
         std::size_t nbytes() const;
+        double newest_time() const;
         void append(std::span<const Slot> more, const float* more_centres, double time);
+        void append(std::span<const Slot> more, const float* more_centres,
+                    std::span<const Seen> more_seen);
         void append_living(const Points& other, const PatchOf& patch_of);
     };
 
-    static constexpr std::size_t kLargestTree = 1 << 17;  // points; built in about 30 ms
+    static constexpr std::size_t kLargestTree = 1 << 20;  // points; built in about 60 ms
 
     // Slots ascend and are larger than all slots inserted before. After an exception the index is
     // as it was.
@@ -84,7 +85,7 @@ class PatchIndex {
         Box box;             // holds all its points
         double newest_time;  // no point was seen later
         std::uint32_t tree;
-        const void* handle;
+        const KdTree::BoxedNode* handle;  // null for the buffer
     };
     // The points of a leaf: slots and centres (count, 3).
     struct Leaf {

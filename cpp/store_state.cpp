@@ -28,6 +28,41 @@ StoreBytes bytes_of(const Observation& observation) {
             keyframe.overhead_nbytes() + observation.overhead_nbytes()};
 }
 
+// The order in which queries near each other follow each other, so that each finds in the cache
+// what the one before has read: along a Z-shaped curve through a grid of 1024^3 cells.
+std::vector<std::uint32_t> along_curve(const double* queries, std::size_t count) {
+    std::array<double, 3> low, high;
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        low[axis] = std::numeric_limits<double>::infinity();
+        high[axis] = -low[axis];
+        for (std::size_t i = 0; i < count; ++i) {
+            low[axis] = std::min(low[axis], queries[3 * i + axis]);
+            high[axis] = std::max(high[axis], queries[3 * i + axis]);
+        }
+    }
+    const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
+    const double scale = extent > 0 ? 1023 / extent : 0;
+    const auto spread = [](std::uint64_t x) {  // ten bits to every third
+        x = (x | x << 16) & 0x030000FF;
+        x = (x | x << 8) & 0x0300F00F;
+        x = (x | x << 4) & 0x030C30C3;
+        return (x | x << 2) & 0x09249249;
+    };
+    std::vector<std::uint64_t> keys(count);  // place on the curve, then position
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint64_t code = 0;
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+            const double cell = (queries[3 * i + axis] - low[axis]) * scale;
+            code |= spread(static_cast<std::uint64_t>(cell)) << axis;
+        }
+        keys[i] = code << 32 | i;
+    }
+    std::sort(keys.begin(), keys.end());
+    std::vector<std::uint32_t> order(count);
+    for (std::size_t i = 0; i < count; ++i) order[i] = static_cast<std::uint32_t>(keys[i]);
+    return order;
+}
+
 // So that one push_back will not fail.
 template <class T>
 void make_room(std::vector<T>& vector) {
@@ -68,16 +103,16 @@ PatchId StoreState::insert(Placed&& placed) {
     observation.first_id = next_id_;
     observation.first_slot = next_slot_;
     try {
-        PatchIndex::Points points;
-        points.newest_time = keyframe.timestamp;
-        points.slots.reserve(observation.patch_count());
-        points.centres.reserve(3 * observation.patch_count());
+        std::vector<Slot> slots;
+        std::vector<float> centres;
+        slots.reserve(observation.patch_count());
+        centres.reserve(3 * observation.patch_count());
         for (std::size_t p = 0; p < observation.patch_count(); ++p) {
             if (!placed.valid[p] || !in_reach(placed.centres[p])) continue;
             observation.set_alive(p);
-            points.slots.push_back(observation.first_slot + p);
+            slots.push_back(observation.first_slot + p);
             const std::array<float, 3> centre = in_index(placed.centres[p]);
-            points.centres.insert(points.centres.end(), centre.begin(), centre.end());
+            centres.insert(centres.end(), centre.begin(), centre.end());
         }
         if (observation.alive_count > 0) {
             make_room(observations_);
@@ -85,6 +120,8 @@ PatchId StoreState::insert(Placed&& placed) {
             make_room(order_);
             if (places_) writable_places().add(observation);
             noted = true;
+            PatchIndex::Points points;
+            points.append(slots, centres.data(), keyframe.timestamp);
             index_.insert(points);  // the last that may fail
         }
     } catch (...) {
@@ -332,8 +369,10 @@ std::vector<std::vector<Neighbour>> StoreState::nearest(const double* queries, s
     std::vector<std::vector<Neighbour>> found(count);
     const PatchIndex::PatchOf resolve =
         slots_are_ids_ && index_.all_live() ? PatchIndex::PatchOf() : patch_of();
+    const std::vector<std::uint32_t> order = along_curve(queries, count);
     parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
+        for (std::size_t o = begin; o < end; ++o) {
+            const std::uint32_t i = order[o];
             const double* q = queries + 3 * i;
             found[i] = index_.nearest(in_index({q[0], q[1], q[2]}).data(), k, resolve);
         }
@@ -345,8 +384,10 @@ std::vector<std::vector<Neighbour>> StoreState::within(const double* queries, st
                                                        double radius, int num_threads) const {
     std::vector<std::vector<Neighbour>> found(count);
     const PatchIndex::PatchOf resolve = patch_of();
+    const std::vector<std::uint32_t> order = along_curve(queries, count);
     parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
+        for (std::size_t o = begin; o < end; ++o) {
+            const std::uint32_t i = order[o];
             const double* q = queries + 3 * i;
             found[i] = index_.within(in_index({q[0], q[1], q[2]}).data(),
                                      static_cast<float>(radius), resolve);

@@ -68,6 +68,7 @@ inline View to_view(const std::array<double, 8>& camera, const Array<double>& ca
 
 void bind_geometry(py::module_& m);
 void bind_memory(py::module_& m);
+void bind_point_index(py::module_& m);
 void bind_positions(py::module_& m);
 void bind_attention(py::module_& m);
 

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
         "it.";
     bindings::bind_geometry(m);
     bindings::bind_memory(m);
+    bindings::bind_point_index(m);
     bindings::bind_positions(m);
     bindings::bind_attention(m);
     m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
