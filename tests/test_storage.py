@@ -567,6 +567,7 @@ def first(content, kind):
     return min(name for name in content if name.startswith(kind))
 
 
+@pytest.mark.kernel
 class TestHostileFiles:
     @pytest.mark.parametrize("kind", ["manifest", "state", "keyframes"])
     def test_cut_off(self, saved, tmp_path, kind):
