@@ -226,9 +226,16 @@ void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
     Points merged;
     merged.slots.reserve(total);
     merged.centres.reserve(3 * total);
+    const auto append = [&](const Points& points, std::size_t dead) {
+        if (dead > 0) {
+            merged.append_living(points, patch_of);
+        } else {
+            merged.append(points.slots, points.centres.data(), points.seen);
+        }
+    };
     for (std::size_t i = first; i < trees_.size(); ++i)
-        merged.append_living(trees_[i].tree->points, patch_of);
-    merged.append_living(buffer_, patch_of);
+        append(trees_[i].tree->points, trees_[i].dead);
+    append(buffer_, buffer_dead_);
     const std::size_t left = merged.size();
     Planted planted = left > 0 ? plant(std::move(merged)) : Planted{};
     trees_.reserve(trees_.size() + 1);  // the last that may fail

@@ -96,17 +96,28 @@ class Retrieval {
         for (const PatchIndex::Node& root : store_.index_.roots()) push(root);
         std::vector<RetrievedPatch> result;
         while (!queue_.empty() && result.size() < params_.top_k) {
-            std::pop_heap(queue_.begin(), queue_.end());
-            const Entry top = queue_.back();
+            Entry top = queue_.front();
+            if (diverse_ && top.seen != taken_.size()) {
+                const double bound = penalised(top);
+                top.seen = taken_.size();
+                if (bound < top.bound) {
+                    top.bound = bound;
+                    replace_front(top);
+                    continue;
+                }
+            }
+            if (top.stage == Stage::candidate) {
+                if (score(top)) {
+                    replace_front(top);
+                    continue;
+                }
+            }
+            std::pop_heap(queue_.begin(), queue_.end(), Later{patches_});
             queue_.pop_back();
-            if (diverse_ && top.seen != taken_.size() && penalised(top) < top.bound) {
-                push(top);
-            } else if (top.stage == Stage::subtree) {
+            if (top.stage == Stage::subtree) {
                 expand(subtrees_[top.index].node);
-            } else if (top.stage == Stage::candidate) {
-                score(top);
-            } else {
-                const RetrievedPatch& patch = patches_[top.index];
+            } else if (top.stage == Stage::scored) {
+                const RetrievedPatch& patch = patches_[top.index].patch;
                 result.push_back(patch);
                 if (diverse_) taken_.add(patch.u, patch.v);
             }
@@ -115,28 +126,37 @@ class Retrieval {
     }
 
   private:
-    enum class Stage : std::uint8_t { subtree, candidate, scored };
+    enum class Stage : std::uint32_t { subtree, candidate, scored };
 
     struct Entry {
-        double bound;         // of the penalised score
-        double unpenalised;   // bound of the score
-        PatchId id;           // of a scored patch
-        std::uint32_t index;  // into subtrees_ or patches_
-        std::uint32_t seen;   // patches that had been taken when the bound was computed
-        Stage stage;
-
-        // Less: comes out later. Among equal bounds what is least known comes first, so that when
-        // scored patches come out, all of that score are there, and the smallest id is first.
-        bool operator<(const Entry& other) const {
-            if (bound != other.bound) return bound < other.bound;
-            if (stage != other.stage) return stage > other.stage;
-            return id > other.id;
-        }
+        double bound;             // of the penalised score
+        std::uint32_t index;      // into subtrees_ or patches_
+        std::uint32_t seen : 30;  // patches that had been taken when the bound was computed
+        Stage stage : 2;
     };
 
     struct Subtree {
         PatchIndex::Node node;
         PixelRect rect;
+        double bound;  // of the score, without penalties
+    };
+
+    struct Candidate {
+        RetrievedPatch patch;  // with its slot for an id until it is scored
+        double bound;          // of the score, without penalties
+    };
+
+    // Among equal bounds what is least known comes first, so that when scored patches come out, all
+    // of that score are there, and the smallest id is first.
+    struct Later {
+        const std::vector<Candidate>& patches;
+
+        bool operator()(const Entry& a, const Entry& b) const {
+            if (a.bound != b.bound) return a.bound < b.bound;
+            if (a.stage != b.stage) return a.stage > b.stage;
+            return a.stage == Stage::scored &&
+                   patches[a.index].patch.id > patches[b.index].patch.id;
+        }
     };
 
     // An observation, with what all its patches share.
@@ -151,35 +171,50 @@ class Retrieval {
         }
     };
 
-    void push(Entry entry) {
+    void push(std::size_t index, Stage stage) {
+        Entry entry{0, static_cast<std::uint32_t>(index), taken_.size(), stage};
         entry.bound = penalised(entry);
-        entry.seen = taken_.size();
         queue_.push_back(entry);
-        std::push_heap(queue_.begin(), queue_.end());
+        std::push_heap(queue_.begin(), queue_.end(), Later{patches_});
+    }
+
+    // Puts an entry that is not larger in the place of the front.
+    void replace_front(const Entry& entry) {
+        const Later later{patches_};
+        std::size_t hole = 0;
+        for (std::size_t child = 1; child < queue_.size(); child = 2 * hole + 1) {
+            if (child + 1 < queue_.size() && later(queue_[child], queue_[child + 1])) ++child;
+            if (!later(entry, queue_[child])) break;
+            queue_[hole] = queue_[child];
+            hole = child;
+        }
+        queue_[hole] = entry;
     }
 
     void push(const PatchIndex::Node& node) {
-        Subtree subtree{node, {}};
-        const double bound = upper_bound(node, subtree.rect);
-        if (bound < params_.min_visibility) return;
+        Subtree subtree{node, {}, 0};
+        subtree.bound = upper_bound(node, subtree.rect);
+        if (subtree.bound < params_.min_visibility) return;
         subtrees_.push_back(subtree);
-        push({0, bound, 0, static_cast<std::uint32_t>(subtrees_.size() - 1), 0, Stage::subtree});
+        push(subtrees_.size() - 1, Stage::subtree);
     }
 
     // The bound of an entry under the penalties that are certain by now: those of every point it
     // may stand for.
     double penalised(const Entry& entry) const {
-        if (!diverse_ || taken_.size() == 0) return entry.unpenalised;
+        const bool is_subtree = entry.stage == Stage::subtree;
+        const double bound =
+            is_subtree ? subtrees_[entry.index].bound : patches_[entry.index].bound;
+        if (!diverse_ || taken_.size() == 0) return bound;
         PixelRect rect;
-        if (entry.stage == Stage::subtree) {
+        if (is_subtree) {
             rect = subtrees_[entry.index].rect;
         } else {
-            const RetrievedPatch& patch = patches_[entry.index];
+            const RetrievedPatch& patch = patches_[entry.index].patch;
             rect = {patch.u, patch.u, patch.v, patch.v};
         }
         const std::uint32_t penalties = taken_.within_radius_of(rect);
-        if (penalties == 0) return entry.unpenalised;
-        return entry.unpenalised * penalty_of(penalties);
+        return penalties == 0 ? bound : bound * penalty_of(penalties);
     }
 
     void expand(const PatchIndex::Node node) {  // by value: subtrees_ grows
@@ -197,28 +232,28 @@ class Retrieval {
             if (!project(leaf.centres + 3 * i, patch)) continue;
             const double bound = patch.score * newest;
             if (bound < params_.min_visibility) continue;
-            patches_.push_back(patch);
-            push({0, bound, 0, static_cast<std::uint32_t>(patches_.size() - 1), 0,
-                  Stage::candidate});
+            patches_.push_back({patch, bound});
+            push(patches_.size() - 1, Stage::candidate);
         }
     }
 
-    // Replaces the bound of a candidate by its score.
-    void score(Entry entry) {
-        RetrievedPatch& patch = patches_[entry.index];
+    // Makes the entry of a candidate that of its score; false if it has none that counts.
+    bool score(Entry& entry) {
+        Candidate& candidate = patches_[entry.index];
+        RetrievedPatch& patch = candidate.patch;
         const Slot slot = patch.id;
         if (!source_ || !source_->holds(slot)) source_ = find_source(slot);
-        if (!source_) return;
+        if (!source_) return false;
         const std::size_t local = slot - source_->observation->first_slot;
-        if (!source_->observation->is_alive(local)) return;
+        if (!source_->observation->is_alive(local)) return false;
         patch.id = source_->observation->first_id + local;
         patch.score *= source_->recency;
         if (patch.score >= params_.min_visibility) patch.score *= footprint(*source_, local);
-        if (patch.score < params_.min_visibility) return;
+        if (patch.score < params_.min_visibility) return false;
+        candidate.bound = patch.score;
         entry.stage = Stage::scored;
-        entry.id = patch.id;
-        entry.unpenalised = patch.score;
-        push(entry);
+        entry.bound = penalised(entry);
+        return true;
     }
 
     double penalty_of(std::uint32_t count) const {
@@ -341,8 +376,8 @@ class Retrieval {
     mutable std::vector<double> powers_ = {1.0};  // of the diversity penalty
     std::vector<Entry> queue_;                    // a heap
     std::vector<Subtree> subtrees_;
-    std::vector<RetrievedPatch> patches_;  // with their slots for ids until they are scored
-    std::optional<Source> source_;         // of the patch scored last
+    std::vector<Candidate> patches_;
+    std::optional<Source> source_;  // of the patch scored last
 };
 
 std::vector<RetrievedPatch> StoreState::retrieve(const View& view,
