@@ -168,11 +168,16 @@ class TestGenerate:
         assert len(pipeline.store) == before
         assert all(w.coverage == w.tokens == w.keyframes == 0 for w in result.windows)
 
-    def test_max_patches_bounds_the_store(self, world, loop):
-        config = PipelineConfig(**SMALL, max_patches=100)
+    @pytest.mark.parametrize("eviction", ["oldest", "redundant"])
+    def test_limits_bound_the_store(self, world, loop, eviction):
+        config = PipelineConfig(**SMALL, max_patches=100, eviction=eviction)
         pipeline = observed(world, config, loop, range(5))
         pipeline.generate(loop[:12])
         assert len(pipeline.store) <= 100
+        config = PipelineConfig(**SMALL, max_bytes=150_000, eviction=eviction)
+        pipeline = observed(world, config, loop, range(5))
+        pipeline.generate(loop[:12])
+        assert 75_000 < pipeline.store.nbytes <= 150_000
 
     def test_a_store_is_carried_over(self, world, loop):
         first = observed(world, PipelineConfig(**SMALL), loop, range(3))

@@ -190,6 +190,8 @@ class AutoregressivePipeline:
             c.latent_patch_size,
             latent_dtype=c.latent_dtype,
             max_patches=c.max_patches,
+            max_bytes=c.max_bytes,
+            eviction=c.eviction,
             num_threads=c.num_threads,
         )
 

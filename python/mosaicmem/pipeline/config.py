@@ -38,7 +38,11 @@ class PipelineConfig(BaseModel):
     use_memory: Annotated[bool, Field(description="False: no retrieval, nothing is remembered.")] = True
     latent_patch_size: Annotated[_Count, Field(le=1024, description="Latent cells along a patch.")] = 2
     latent_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    max_patches: Annotated[_Count | None, Field(description="Older patches go when there are more.")] = None
+    max_patches: Annotated[_Count | None, Field(description="Patches go when there are more.")] = None
+    max_bytes: Annotated[_Count | None, Field(description="Keyframes go when the memory holds more.")] = None
+    eviction: Annotated[
+        Literal["oldest", "redundant"], Field(description="What goes first: the old, or what other views hold.")
+    ] = "oldest"
 
     top_k: Annotated[_Count, Field(description="Patches retrieved for each latent frame.")] = 4096
     near: Annotated[_Positive, Field(description="Metres.")] = 0.05
