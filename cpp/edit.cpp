@@ -2,6 +2,7 @@
 // where they are.
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <map>
 #include <stdexcept>
@@ -13,6 +14,25 @@ namespace mosaicmem {
 namespace {
 
 constexpr PatchId kMostIds = PatchId{1} << 62;
+constexpr double kMostAffine = 1e15;
+
+Affine moved(const Affine& edit, const Affine& world_from_camera) {
+    const Affine result = edit * world_from_camera;
+    for (const double x : result.m) {
+        if (!(std::abs(x) <= kMostAffine))
+            throw std::invalid_argument("cameras would be moved or scaled beyond 1e15");
+    }
+    return result;
+}
+
+Vec3 moved(const Affine& edit, const Vec3& origin) {
+    const Vec3 result = edit(origin);
+    for (const double x : {result.x, result.y, result.z}) {
+        if (!(std::abs(x) <= kFurthest))
+            throw std::invalid_argument("patches would lie further than 1e12 from the origin");
+    }
+    return result;
+}
 
 }  // namespace
 
@@ -52,20 +72,22 @@ std::vector<StoreState::Chosen> StoreState::choose(Ids ids) const {
 
 std::size_t StoreState::transform(const Affine& edit, Ids ids, int num_threads) {
     const std::vector<Chosen> chosen = choose(ids);
-    Observations moved;
+    Observations at_new_places;
     std::size_t count = 0;
     for (const Chosen& choice : chosen) {
         auto observation = std::make_shared<Observation>(*observations_[choice.at]);
-        observation->world_from_camera = edit * observation->world_from_camera;
+        observation->world_from_camera = moved(edit, observation->world_from_camera);
         observation->alive_bits = choice.bits;
         observation->alive_count = choice.count;
         count += choice.count;
-        moved.push_back(std::move(observation));
+        at_new_places.push_back(std::move(observation));
     }
-    if (count == alive_count_) origin_ = edit(origin_);  // so that the index keeps its precision
+    if (count == 0) return 0;
+    if (count == alive_count_)
+        origin_ = moved(edit, origin_);  // so that the index keeps its precision
     for (std::size_t i = 0; i < chosen.size(); ++i)
-        moved[i]->for_each_alive([&](std::size_t patch) { kill(chosen[i].at, patch); });
-    adopt(std::move(moved), num_threads);
+        at_new_places[i]->for_each_alive([&](std::size_t patch) { kill(chosen[i].at, patch); });
+    adopt(std::move(at_new_places), num_threads);
     drop_emptied();
     return count;
 }
@@ -76,7 +98,7 @@ std::vector<PatchId> StoreState::duplicate(const Affine& edit, Ids ids, int num_
     PatchId first_id = next_id_;
     for (Chosen& choice : choose(ids)) {
         auto observation = std::make_shared<Observation>(*observations_[choice.at]);
-        observation->world_from_camera = edit * observation->world_from_camera;
+        observation->world_from_camera = moved(edit, observation->world_from_camera);
         observation->first_id = first_id;
         observation->alive_bits = std::move(choice.bits);
         observation->alive_count = choice.count;
@@ -92,12 +114,12 @@ PatchId StoreState::splice(const StoreState& other, const Affine& edit, int num_
     if (other.patch_size_ != patch_size_)
         throw std::invalid_argument("expected a store of the same latent_patch_size");
     if (other.next_id_ > kMostIds - next_id_) throw std::invalid_argument("ids are used up");
-    if (channels_ == 0 && next_id_ == 0) origin_ = edit(other.origin_);
+    if (channels_ == 0 && next_id_ == 0) origin_ = moved(edit, other.origin_);
     const PatchId offset = next_id_;
     Observations spliced;
     for (const auto& theirs : other.observations_) {
         auto observation = std::make_shared<Observation>(*theirs);
-        observation->world_from_camera = edit * observation->world_from_camera;
+        observation->world_from_camera = moved(edit, observation->world_from_camera);
         observation->first_id += offset;
         spliced.push_back(std::move(observation));
     }

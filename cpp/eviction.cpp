@@ -38,10 +38,18 @@ void StoreState::evict_patches() {
 }
 
 void StoreState::evict_bytes() {
-    while (bytes().total() > limits_.max_bytes && observations_.size() > 1) {
-        kill_all(places_ ? least_kept() : ordered(0));
-        drop_emptied();
+    if (bytes().total() <= limits_.max_bytes) return;
+    // Dead points hold memory until their tree is built again: sooner here than elsewhere, so that
+    // keyframes do not go in their stead.
+    constexpr std::size_t kWorn = 8;
+    index_.rebuild(patch_of(), kWorn);
+    std::size_t oldest = 0;
+    while (bytes().total() > limits_.max_bytes && observations_.size() - emptied_.size() > 1) {
+        while (!places_ && observations_[ordered(oldest)]->alive_count == 0) ++oldest;
+        kill_all(places_ ? least_kept() : ordered(oldest));
+        index_.rebuild(patch_of(), kWorn);
     }
+    drop_emptied();
 }
 
 std::size_t StoreState::least_kept() const {
@@ -50,9 +58,10 @@ std::size_t StoreState::least_kept() const {
         return static_cast<double>(places_->kept(observation)) /
                static_cast<double>(observation.keyframe->nbytes());
     };
-    std::size_t least = 0;
-    double least_value = kept_a_byte(0);
-    for (std::size_t at = 1; at < observations_.size(); ++at) {
+    std::size_t least = kNowhere;
+    double least_value = std::numeric_limits<double>::infinity();
+    for (std::size_t at = 0; at < observations_.size(); ++at) {
+        if (observations_[at]->alive_count == 0) continue;
         const double value = kept_a_byte(at);
         if (value < least_value) {
             least = at;

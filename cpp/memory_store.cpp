@@ -7,7 +7,7 @@ namespace mosaicmem {
 template <class Write>
 auto MemoryStore::write(const Write& write) {
     StoreState::Observations dropped;  // destroyed after the lock
-    const std::unique_lock lock(mutex_);
+    const auto lock = writing();
     const auto result = write(state_);
     dropped = state_.take_dropped();
     return result;
@@ -15,9 +15,8 @@ auto MemoryStore::write(const Write& write) {
 
 PatchId MemoryStore::insert(std::shared_ptr<const Keyframe> keyframe,
                             const Affine& world_from_camera, int num_threads) {
-    // The size of patches never changes, so that it needs no lock.
     StoreState::Placed placed =
-        StoreState::place(std::move(keyframe), world_from_camera, state_.patch_size(), num_threads);
+        StoreState::place(std::move(keyframe), world_from_camera, patch_size_, num_threads);
     return write([&](StoreState& state) {
         const PatchId id = state.insert(std::move(placed));
         state.evict();
@@ -37,7 +36,7 @@ std::vector<MemoryStore::Sight> MemoryStore::look(std::span<const View> views,
                                                   std::span<const RetrievalParams> params,
                                                   int num_threads) const {
     std::vector<Sight> sights(views.size());
-    const std::shared_lock lock(mutex_);
+    const auto lock = reading();
     parallel_for(views.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
             Sight& sight = sights[i];

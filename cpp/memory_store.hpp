@@ -18,17 +18,18 @@ namespace mosaicmem {
 
 class MemoryStore {
   public:
-    explicit MemoryStore(StoreState state) : state_(std::move(state)) {}
+    explicit MemoryStore(StoreState state)
+        : patch_size_(state.patch_size()), state_(std::move(state)) {}
 
     // A copy of everything. It shares what it can and costs a pointer for each observation.
     StoreState state() const {
-        const std::shared_lock lock(mutex_);
+        const auto lock = reading();
         return state_;
     }
 
     // Takes a state that was taken before. Ids that were given since then are not given again.
     void restore(StoreState state) {
-        const std::unique_lock lock(mutex_);
+        const auto lock = writing();
         state.skip_ids_of(state_);
         std::swap(state_, state);
     }
@@ -45,10 +46,12 @@ class MemoryStore {
     template <class Edit>
     auto edit(const Edit& edit) {
         std::optional<StoreState> next;  // destroyed after the lock
-        const std::unique_lock lock(mutex_);
+        StoreState::Observations dropped;
+        const auto lock = writing();
         next = state_;
         auto result = edit(*next);
         next->evict();
+        dropped = next->take_dropped();
         std::swap(state_, *next);
         return result;
     }
@@ -56,7 +59,7 @@ class MemoryStore {
     // Runs read(state) beside other readers.
     template <class Read>
     auto read(const Read& read) const {
-        const std::shared_lock lock(mutex_);
+        const auto lock = reading();
         return read(state_);
     }
 
@@ -73,7 +76,20 @@ class MemoryStore {
     template <class Write>
     auto write(const Write& write);
 
+    // Whoever wants the lock waits for the turn first. A writer keeps the turn while it waits, so
+    // that readers who come later do not pass it for ever.
+    std::shared_lock<std::shared_mutex> reading() const {
+        const std::lock_guard turn(turn_);
+        return std::shared_lock(mutex_);
+    }
+    std::unique_lock<std::shared_mutex> writing() {
+        const std::lock_guard turn(turn_);
+        return std::unique_lock(mutex_);
+    }
+
+    const std::size_t patch_size_;
     StoreState state_;
+    mutable std::mutex turn_;
     mutable std::shared_mutex mutex_;
 };
 

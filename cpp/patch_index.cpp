@@ -55,7 +55,7 @@ class NearestHeap {
     // A point further than this cannot enter; one at this distance still may, by its id.
     float worst() const {
         return heap_.size() == k_ ? heap_.front().squared_distance
-                                  : std::numeric_limits<float>::max();
+                                  : std::numeric_limits<float>::infinity();
     }
 
     std::vector<Neighbour> sorted() && {
@@ -176,6 +176,17 @@ void PatchIndex::Points::append_living(const Points& other, const PatchOf& patch
     seen.insert(seen.end(), other.seen.begin(), other.seen.end());
 }
 
+void PatchIndex::Points::forget_unused_times() {
+    std::vector<Seen> used;
+    std::size_t at = 0;
+    for (const Slot slot : slots) {
+        while (at + 1 < seen.size() && seen[at + 1].first_label <= slot) ++at;
+        if (used.empty() || used.back().first_label != seen[at].first_label)
+            used.push_back(seen[at]);
+    }
+    seen = std::move(used);
+}
+
 double PatchIndex::Points::newest_time() const {
     double newest = -std::numeric_limits<double>::infinity();
     for (const Seen& entry : seen) newest = std::max(newest, entry.time);
@@ -195,7 +206,6 @@ void PatchIndex::insert_trees(std::vector<Points>& parts, const PatchOf& patch_o
                               int num_threads) {
     Points waiting;  // their slots come before
     waiting.append_living(buffer_, patch_of);
-    const std::size_t dead = buffer_.size() - waiting.size();
     if (waiting.size() > 0) parts.insert(parts.begin(), std::move(waiting));
     std::vector<Planted> planted(parts.size());
     parallel_for(parts.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
@@ -205,7 +215,6 @@ void PatchIndex::insert_trees(std::vector<Points>& parts, const PatchOf& patch_o
     std::move(planted.begin(), planted.end(), std::back_inserter(trees_));
     buffer_ = {};
     buffer_dead_ = 0;
-    dead_ -= dead;
 }
 
 void PatchIndex::merge(const PatchOf& patch_of) noexcept {
@@ -239,7 +248,6 @@ void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
     const std::size_t left = merged.size();
     Planted planted = left > 0 ? plant(std::move(merged)) : Planted{};
     trees_.reserve(trees_.size() + 1);  // the last that may fail
-    dead_ -= total - left;
     trees_.resize(first);
     if (left > 0) trees_.push_back(std::move(planted));
     buffer_ = {};
@@ -247,7 +255,6 @@ void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
 }
 
 void PatchIndex::note_dead(Slot slot) {
-    ++dead_;
     if (!buffer_.slots.empty() && slot >= buffer_.slots.front()) {
         ++buffer_dead_;
         return;
@@ -258,20 +265,20 @@ void PatchIndex::note_dead(Slot slot) {
     if (after != trees_.begin()) ++std::prev(after)->dead;
 }
 
-void PatchIndex::rebuild(const PatchOf& patch_of) noexcept {
-    if (dead_ == size()) {
+void PatchIndex::rebuild(const PatchOf& patch_of, std::size_t worn) noexcept {
+    if (dead_count() == size()) {
         *this = {};
         return;
     }
     try {
         for (std::size_t i = trees_.size(); i-- > 0;) {
-            if (2 * trees_[i].dead > trees_[i].tree->points.size()) rebuild_tree(i, patch_of);
+            if (worn * trees_[i].dead > trees_[i].tree->points.size()) rebuild_tree(i, patch_of);
         }
         if (2 * buffer_dead_ > buffer_.size()) {
             Points alive;
             alive.append_living(buffer_, patch_of);
+            alive.forget_unused_times();
             buffer_ = std::move(alive);
-            dead_ -= buffer_dead_;
             buffer_dead_ = 0;
         }
     } catch (const std::bad_alloc&) {
@@ -282,16 +289,12 @@ void PatchIndex::rebuild(const PatchOf& patch_of) noexcept {
 // A small rest joins the tree after it, so that the number of trees stays in proportion to the
 // points.
 void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
-    std::size_t replaced = trees_[i].tree->points.size();
-    const std::size_t rest = replaced - trees_[i].dead;
+    const std::size_t rest = trees_[i].tree->points.size() - trees_[i].dead;
     const bool joins = rest > 0 && i + 1 < trees_.size() &&
                        rest + trees_[i + 1].tree->points.size() <= kLargestTree;
     Points alive;
     if (rest > 0) alive.append_living(trees_[i].tree->points, patch_of);
-    if (joins) {
-        alive.append_living(trees_[i + 1].tree->points, patch_of);
-        replaced += trees_[i + 1].tree->points.size();
-    }
+    if (joins) alive.append_living(trees_[i + 1].tree->points, patch_of);
     const std::size_t left = alive.size();
     Planted planted = left > 0 ? plant(std::move(alive)) : Planted{};  // the last that may fail
     const auto at = trees_.begin() + static_cast<std::ptrdiff_t>(i);
@@ -301,7 +304,6 @@ void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
     } else {
         trees_.erase(at);
     }
-    dead_ -= replaced - left;
 }
 
 std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
@@ -391,6 +393,12 @@ void PatchIndex::children(const Node& node, Node& left, Node& right) const {
 std::size_t PatchIndex::size() const {
     std::size_t total = buffer_.size();
     for (const Planted& planted : trees_) total += planted.tree->points.size();
+    return total;
+}
+
+std::size_t PatchIndex::dead_count() const {
+    std::size_t total = buffer_dead_;
+    for (const Planted& planted : trees_) total += planted.dead;
     return total;
 }
 

@@ -51,6 +51,7 @@ class PatchIndex {
         void append(std::span<const Slot> more, const float* more_centres,
                     std::span<const Seen> more_seen);
         void append_living(const Points& other, const PatchOf& patch_of);
+        void forget_unused_times();  // where slots ascend
     };
 
     static constexpr std::size_t kLargestTree = 1 << 20;  // points; built in about 50 ms
@@ -67,10 +68,11 @@ class PatchIndex {
     // is put off: the buffer is scanned until a later call succeeds.
     void merge(const PatchOf& patch_of) noexcept;
 
-    // To be called once for each slot that patch_of has begun to deny; then rebuild() does what
-    // became due, or, where memory does not suffice, puts it off.
+    // To be called once for each slot that patch_of has begun to deny; then rebuild() builds again
+    // the trees of which more than one in `worn` points is dead, or, where memory does not suffice,
+    // puts it off.
     void note_dead(Slot slot);
-    void rebuild(const PatchOf& patch_of) noexcept;
+    void rebuild(const PatchOf& patch_of, std::size_t worn = 2) noexcept;
 
     // The k nearest living points, nearest first, ties by id. At most k.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
@@ -99,7 +101,7 @@ class PatchIndex {
     void children(const Node& node, Node& left, Node& right) const;
 
     std::size_t size() const;  // dead points included
-    bool all_live() const { return dead_ == 0; }
+    std::size_t dead_count() const;
     std::size_t nbytes() const;
 
   private:
@@ -116,7 +118,6 @@ class PatchIndex {
     std::vector<Planted> trees_;  // slots ascending
     Points buffer_;
     std::size_t buffer_dead_ = 0;
-    std::size_t dead_ = 0;  // in all
 };
 
 }  // namespace mosaicmem

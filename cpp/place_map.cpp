@@ -38,7 +38,7 @@ PlaceMap::Keys PlaceMap::keys(const Observation& observation, std::size_t patch)
     const double distance = std::sqrt(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2]);
     const double size = static_cast<double>(observation.patch_size) * keyframe.stride /
                         std::sqrt(std::abs(keyframe.k.fx * keyframe.k.fy)) * distance;
-    const int level = std::ilogb(std::max(size, 1e-300)) + kGrain;
+    const int level = std::ilogb(std::clamp(size, 1e-300, 1e300)) + kGrain;
     Keys keys;
     for (std::size_t i = 0; i < kLevels; ++i) {
         const int coarse = level + static_cast<int>(i);
@@ -119,12 +119,22 @@ void PlaceMap::change(Holders& holders, Slot observation, std::size_t level, boo
     const auto count_kept = [&](bool add) {
         const Holder* holder = keeper(holders);
         if (!holder) return;
-        std::size_t& kept = kept_.find(holder->observation)->second;
-        kept = add ? kept + holder->patches[0] : kept - holder->patches[0];
+        const auto kept = kept_.find(holder->observation);
+        if (kept == kept_.end()) return;
+        if (add) {
+            kept->second += holder->patches[0];
+        } else {
+            kept->second -= holder->patches[0];
+        }
     };
     count_kept(false);
     auto at = std::find_if(holders.begin(), holders.end(),
                            [&](const Holder& holder) { return holder.observation == observation; });
+    // Depth that was written to after it was given would have moved a patch to another place.
+    if (!comes && (at == holders.end() || at->patches[level] == 0)) {
+        count_kept(true);
+        return;
+    }
     Holder holder{observation, {}};
     if (at != holders.end()) {
         holder = *at;

@@ -63,6 +63,9 @@ std::vector<std::uint32_t> along_curve(const double* queries, std::size_t count)
     return order;
 }
 
+// Fewer points than this wait for a tree with others.
+constexpr std::size_t kGathered = PatchIndex::kLargestTree / 16;
+
 // So that one push_back will not fail.
 template <class T>
 void make_room(std::vector<T>& vector) {
@@ -145,6 +148,7 @@ PatchId StoreState::insert(Placed&& placed) {
 
 void StoreState::adopt(Observations observations, int num_threads, bool keep_slots) {
     std::vector<std::size_t> starts{0};  // of what each tree takes
+    std::vector<std::size_t> sizes;
     std::size_t points = 0;
     for (std::size_t i = 0; i < observations.size(); ++i) {
         Observation& observation = *observations[i];
@@ -155,15 +159,19 @@ void StoreState::adopt(Observations observations, int num_threads, bool keep_slo
         next_id_ = std::max(next_id_, observation.first_id + observation.patch_count());
         if (points > 0 && points + observation.alive_count > PatchIndex::kLargestTree) {
             starts.push_back(i);
+            sizes.push_back(points);
             points = 0;
         }
         points += observation.alive_count;
     }
     starts.push_back(observations.size());
+    sizes.push_back(points);
 
     std::vector<PatchIndex::Points> parts(starts.size() - 1);
     parallel_for(parts.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t part = begin; part < end; ++part) {
+            parts[part].slots.reserve(sizes[part]);
+            parts[part].centres.reserve(3 * sizes[part]);
             for (std::size_t i = starts[part]; i < starts[part + 1]; ++i) {
                 const Observation& observation = *observations[i];
                 std::vector<Slot> slots;
@@ -185,14 +193,16 @@ void StoreState::adopt(Observations observations, int num_threads, bool keep_slo
         }
     });
     std::erase_if(parts, [](const PatchIndex::Points& part) { return part.size() == 0; });
-    if (parts.size() == 1 && parts[0].size() < PatchIndex::kLargestTree / 4) {
+    if (parts.size() == 1 && parts[0].size() < kGathered) {
         index_.insert(parts[0]);
-    } else {
+    } else if (!parts.empty()) {
         index_.insert_trees(parts, patch_of(), num_threads);
     }
 
     std::unordered_set<const Keyframe*> known;
-    for (const auto& observation : observations_) known.insert(observation->keyframe.get());
+    for (const auto& observation : observations_) {
+        if (observation->alive_count > 0) known.insert(observation->keyframe.get());
+    }
     for (auto& observation : observations) {
         if (observation->alive_count == 0) continue;
         if (known.insert(observation->keyframe.get()).second) {
@@ -311,7 +321,10 @@ void StoreState::kill(std::size_t at, std::size_t patch) {
     observation.set_dead(patch);
     --alive_count_;
     index_.note_dead(observation.first_slot + patch);
-    if (observation.alive_count == 0) emptied_.push_back(at);
+    if (observation.alive_count == 0) {
+        emptied_.push_back(at);
+        count_disuse(observation);
+    }
 }
 
 void StoreState::kill_all(std::size_t at) {
@@ -326,7 +339,6 @@ void StoreState::drop_emptied() {
         std::size_t to = emptied_.front();
         for (std::size_t i = 0; i < emptied_.size(); ++i) {
             std::shared_ptr<Observation>& observation = observations_[emptied_[i]];
-            count_disuse(*observation);
             dropped_.push_back(std::move(observation));
             const std::size_t next =
                 i + 1 < emptied_.size() ? emptied_[i + 1] : observations_.size();
@@ -368,7 +380,7 @@ std::vector<std::vector<Neighbour>> StoreState::nearest(const double* queries, s
                                                         std::size_t k, int num_threads) const {
     std::vector<std::vector<Neighbour>> found(count);
     const PatchIndex::PatchOf resolve =
-        slots_are_ids_ && index_.all_live() ? PatchIndex::PatchOf() : patch_of();
+        slots_are_ids_ && index_.dead_count() == 0 ? PatchIndex::PatchOf() : patch_of();
     const std::vector<std::uint32_t> order = along_curve(queries, count);
     parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t o = begin; o < end; ++o) {

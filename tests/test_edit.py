@@ -167,6 +167,16 @@ class TestDenseOperatorsStayExact:
         error = np.abs(image - rendered.image)[covered].mean()
         assert error < 0.6 * np.abs(image - at_home.image)[covered].mean()  # it looks like the table, there
 
+    def test_precision_far_away(self, rng):
+        """The index counts from an origin that moves along: distances keep their precision."""
+        store, _ = filled_store(rng, 40)
+        queries = rng.standard_normal((20, 3))
+        before, ids = store.query_nearest(queries, 3)
+        SpatialManipulation(store).translate([2.0**24, 0, -(2.0**24)])
+        after, same_ids = store.query_nearest(queries + np.array([2.0**24, 0, -(2.0**24)]), 3)
+        np.testing.assert_allclose(after, before, atol=1e-5)
+        np.testing.assert_array_equal(same_ids, ids)
+
     def test_every_operator_of_a_random_edit(self, rng):
         store, keyframes = filled_store(rng, 3)
         matrix = random_affine(rng)
@@ -258,6 +268,20 @@ def test_any_sequence_of_edits_equals_a_list_of_patches(rng):
         got = store.retrieve(K, pose, top_k=25, diversity_radius=9.0, **options)
         np.testing.assert_array_equal(got.ids, [p[0] for p in expected])
         np.testing.assert_allclose(got.scores, [p[1] for p in expected], rtol=1e-6)
+
+
+def test_ids_that_are_given_twice_or_do_not_live_count_once_or_not(rng):
+    store, _ = filled_store(rng, 3)
+    ids = store.patch_ids
+    pose = random_pose(rng)
+    twin = store.fork()
+    SpatialManipulation(twin).translate([1, 0, 0], ids[:5])
+    given = np.concatenate([ids[:5], ids[:5], np.array([10**9], np.uint64)])
+    assert SpatialManipulation(store).translate([1, 0, 0], given) == 5
+    assert len(store) == len(ids)
+    assert fingerprint(store, pose) == fingerprint(twin, pose)
+    assert len(SpatialManipulation(store).duplicate(np.eye(4), given)) == 5
+    assert len(store) == len(ids) + 5
 
 
 class TestErase:
@@ -362,6 +386,8 @@ class TestUndo:
         del latents
         gc.collect()
         assert alive() is not None
+        assert edit.erase(store.patch_ids) == 0  # nothing to take back, nothing forgotten
+        store.insert_keyframe(*random_keyframe(rng, 1.0)[:2], K, pose)
         edit.erase(store.patch_ids)
         gc.collect()
         assert alive() is None
@@ -445,6 +471,14 @@ class TestSplice:
         np.testing.assert_array_equal(store.patch_ids, np.concatenate([own, theirs + np.uint64(offset)]))
         spliced = store.describe_patches(theirs + np.uint64(offset))["centre"]
         np.testing.assert_allclose(spliced, centres + np.array([4, 0, 0]))
+
+    def test_ids_of_what_was_dead_in_the_other_are_not_given(self, rng):
+        store, _ = filled_store(rng, 1)
+        other, _ = filled_store(rng, 2)
+        last = other.patch_ids.max()
+        other.delete_frame(1)
+        offset = SpatialManipulation(store).splice(other, np.eye(4))
+        assert store.insert_keyframe(*random_keyframe(rng, 0.0)[:2], K, random_pose(rng)) > offset + last
 
     @pytest.mark.parametrize(("layout", "axis"), [("horizontal", 0), ("vertical", 1)])
     def test_layouts(self, rng, layout, axis):

@@ -1,6 +1,8 @@
+import gc
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -54,11 +56,42 @@ class TestLimits:
         assert len(store) == 100
 
     def test_a_keyframe_larger_than_the_limit_is_refused(self, rng):
-        store = MosaicMemoryStore(max_bytes=1500)
+        store = MosaicMemoryStore(max_bytes=2500)
         latents, depth, pose = random_keyframe(rng, 0.0)
-        with pytest.raises(ValueError, match=r"fits into max_bytes = 1500, got one of 1920 bytes"):
+        with pytest.raises(ValueError, match=r"fits into max_bytes = 2500, got one of"):
             store.insert_keyframe(latents, depth, K, pose)
         assert len(store) == 0
+
+    @pytest.mark.parametrize("policy", ["oldest", "redundant"])
+    def test_few_patches_of_many_keyframes(self, rng, policy):
+        """The index of a hundred patches stays small, however many came and went."""
+        store = MosaicMemoryStore(max_patches=100, max_bytes=200_000, eviction=policy)
+        sizes = []
+        for i in range(4000):
+            latents, depth, pose = random_keyframe(rng, float(i))
+            store.insert_keyframe(latents, depth, K, pose)
+            sizes.append(store.statistics().index_bytes)
+        assert max(sizes) < 60_000
+        assert len(store) == 100
+
+    def test_what_an_edit_evicts_is_let_go(self, rng):
+        store = MosaicMemoryStore(max_patches=30)
+        latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
+        gone = weakref.ref(latents)
+        store.insert_keyframe(latents, depth, K, pose)
+        del latents
+        store.insert_keyframe(*random_keyframe(rng, 1.0, holes=0.0)[:2], K, pose)
+        SpatialManipulation(store, undo_levels=0).duplicate(np.eye(4), store.patch_ids[15:])
+        gc.collect()
+        assert gone() is None
+
+    def test_depth_that_was_written_to_does_no_harm(self, rng):
+        store = MosaicMemoryStore(max_patches=200, eviction="redundant")
+        for i in range(60):
+            latents, depth, pose = random_keyframe(rng, float(i))
+            store.insert_keyframe(latents, depth, K, pose)
+            depth *= 3  # against the rules
+        assert len(store) <= 200
 
     def test_shared_tensors_count_once(self, rng):
         store, _ = filled_store(rng, 20, max_bytes=200_000)
@@ -111,11 +144,11 @@ class TestRedundant:
 
     def test_the_two_sides_of_a_wall_are_two_places(self):
         store = MosaicMemoryStore(max_patches=120, eviction="redundant")
-        look_at_wall(store, 0, 3, frame_id=0, time=0.0)
+        look_at_wall(store, 20, 3, frame_id=0, time=0.0)
         behind = CameraPose.look_at([0, 0, 13], [0, 0, 10], timestamp=1.0)
         latents = np.zeros((12, 20, CHANNELS), np.float32)
         store.insert_keyframe(latents, np.full((12, 20), 3, np.float32), WALL, behind, frame_id=1)
-        look_at_wall(store, 0, 3, frame_id=2, time=2.0)
+        look_at_wall(store, 0, 3, frame_id=2, time=2.0)  # holds nothing of what the view from behind holds
         assert patches_of(store) == {1: 60, 2: 60}
 
     def test_coming_and_going_leaves_no_trace(self, rng):

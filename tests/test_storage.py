@@ -3,10 +3,12 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -157,6 +159,52 @@ class TestSaveAndOpen:
                 store = MosaicMemoryStore.open(folder)
                 edit = SpatialManipulation(store)
 
+    def test_another_edit_after_an_undo(self, rng, tmp_path):
+        """What stands where something else stood at the last save is not taken for it."""
+        store, _ = filled_store(rng, 4)
+        edit = SpatialManipulation(store)
+        edit.translate([1, 0, 0], store.patch_ids[::2])
+        store.save(tmp_path / "store")
+        edit.undo()
+        edit.translate([0, 1, 0], store.patch_ids[::2])
+        store.save(tmp_path / "store")
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
+
+    def test_a_snapshot_of_a_fork(self, rng, tmp_path):
+        """Both gave the same place in the index to different edits."""
+        store, _ = filled_store(rng, 3)
+        store.save(tmp_path / "store")
+        fork = store.fork()
+        SpatialManipulation(store).translate([10, 0, 0])
+        store.save(tmp_path / "store")
+        SpatialManipulation(fork).translate([0, 77, 0])
+        store.restore(fork.snapshot())
+        store.save(tmp_path / "store")
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
+
+    def test_far_places_and_times(self, rng, tmp_path):
+        """What a store takes, its file gives back."""
+        store = MosaicMemoryStore()
+        latents, depth, pose = random_keyframe(rng, 1.7e18)  # nanoseconds
+        store.insert_keyframe(latents, depth, K, pose)
+        edit = SpatialManipulation(store)
+        edit.translate([9e11, 0, 0])
+        with pytest.raises(ValueError, match="further than 1e12"):
+            edit.translate([9e11, 0, 0])
+        with pytest.raises(ValueError, match=r"further than 1e12|beyond 1e15"):
+            edit.transform(np.diag([1e12, 1e12, 1e12, 1]))
+        store.save(tmp_path / "store")
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
+
+    def test_opening_within_the_limit_loses_nothing(self, rng, tmp_path):
+        for step in range(6):
+            store, _ = filled_store(rng, 200 + 37 * step, max_bytes=200_000)
+            store.delete_patches(rng.choice(store.patch_ids, len(store) // 3, replace=False))
+            store.save(tmp_path / str(step))
+            opened = MosaicMemoryStore.open(tmp_path / str(step))
+            assert fingerprint(opened, POSE) == fingerprint(store, POSE)
+            assert opened.nbytes <= 1.02 * store.nbytes
+
     def test_limits_may_change(self, rng, tmp_path):
         store, _ = filled_store(rng, 20)
         store.save(tmp_path / "store")
@@ -300,6 +348,81 @@ class TestWhoMayWrite:
         with pytest.raises(StoreLockedError, match="another process has saved here since"):
             store.save(folder)
         assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(second, POSE)
+
+    def test_several_threads_save_one_store(self, rng, tmp_path):
+        store, _ = filled_store(rng, 2)
+        keyframes = [random_keyframe(rng, float(i)) for i in range(30)]
+
+        def work(part):
+            for latents, depth, pose in keyframes[part::3]:
+                store.insert_keyframe(latents, depth, K, pose)
+                store.save(tmp_path / "store")
+
+        threads = [threading.Thread(target=work, args=(part,)) for part in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
+        frames = np.unique(store.describe_patches(store.patch_ids)["frame_id"])
+        assert len(frames) == 32  # each keyframe has an id of its own
+
+    def test_a_relative_path_after_chdir_is_another_folder(self, rng, tmp_path, monkeypatch):
+        store, _ = filled_store(rng, 2)
+        other, _ = filled_store(rng, 3)
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / "b")
+        other.save("memory")
+        monkeypatch.chdir(tmp_path / "a")
+        store.save("memory")
+        monkeypatch.chdir(tmp_path / "b")
+        store.delete_frame(0)
+        with pytest.raises(FileExistsError, match="another store is saved here"):
+            store.save("memory")
+        assert fingerprint(MosaicMemoryStore.open(tmp_path / "b" / "memory"), POSE) == fingerprint(other, POSE)
+
+    def test_a_folder_that_was_removed_or_replaced(self, rng, tmp_path):
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 2)
+        store.save(folder)
+        shutil.rmtree(folder)
+        store.save(folder)  # all of it, once more
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
+        folder.rename(tmp_path / "elsewhere")
+        other, _ = filled_store(rng, 3)
+        other.save(folder)
+        store.delete_frame(0)
+        with pytest.raises(FileExistsError, match="another store is saved here"):
+            store.save(folder)
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(other, POSE)
+
+    def test_a_forked_process_is_a_second_writer(self, rng, tmp_path):
+        script = """
+            store, _ = filled_store(np.random.default_rng(0), 3)
+            store.save(sys.argv[1])
+            child = os.fork()
+            if child == 0:
+                try:
+                    store.delete_frame(0)
+                    store.save(sys.argv[1])
+                except StoreLockedError:
+                    os._exit(7)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            store.delete_frame(1)
+            store.save(sys.argv[1])
+            sleeper = os.fork()  # keeps the descriptor open
+            if sleeper == 0:
+                signal.pause()
+            store.close()
+            MosaicMemoryStore.open(sys.argv[1]).save(sys.argv[1])
+            os.kill(sleeper, signal.SIGKILL)
+            print(len(store))
+        """
+        output, errors = run(script, tmp_path / "store").communicate(timeout=60)
+        assert not errors
+        assert len(MosaicMemoryStore.open(tmp_path / "store")) == int(output)
 
     def test_a_fork_is_no_second_writer(self, rng, tmp_path):
         store, _ = filled_store(rng, 2)
@@ -495,6 +618,40 @@ class TestPowerCut:
             assert log[i - 1] == ("sync", log[i][1])
             assert log[i + 1] == ("sync", "store")
 
+    @pytest.mark.parametrize("first_save", [True, False])
+    def test_a_failure_after_all_was_done(self, rng, tmp_path, monkeypatch, first_save):
+        """The manifest is in place, and then syncing the folder fails: later saves neither overwrite nor refuse."""
+        folder = tmp_path / "store"
+        store, _ = filled_store(rng, 2)
+        if not first_save:
+            store.save(folder)
+            store.delete_frame(0)
+        replace, fsync = os.replace, os.fsync
+        failing = []
+
+        def replace_and_remember(source, target):
+            replace(source, target)
+            if Path(target).name == "manifest.json":
+                failing.append(1)
+
+        def fsync_or_fail(descriptor):
+            if failing:
+                raise OSError(errno.EIO, "broken")
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "replace", replace_and_remember)
+        monkeypatch.setattr(os, "fsync", fsync_or_fail)
+        with pytest.raises(OSError, match="broken"):
+            store.save(folder)
+        after = fingerprint(store, POSE)
+        store.insert_keyframe(*random_keyframe(rng, 7.0)[:2], K, POSE)
+        with pytest.raises(OSError, match="broken"):
+            store.save(folder)  # fails before its manifest
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == after
+        monkeypatch.undo()
+        store.save(folder)
+        assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
+
     def test_a_full_disk(self, rng, tmp_path):
         """Files may not grow beyond a limit: the save fails, says so, loses nothing, and works when there is room."""
         folder = tmp_path / "store"
@@ -641,6 +798,24 @@ class TestHostileFiles:
         os.mkfifo(folder / name)
         with pytest.raises(FormatError, match=f"{name}: expected a regular file"):
             MosaicMemoryStore.open(folder)
+
+    def test_a_manifest_that_is_no_file(self, saved, tmp_path):
+        for i, make in enumerate((os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path))):
+            folder = lay_out(tmp_path / str(i), {n: data for n, data in saved.items() if n != "manifest.json"})
+            make(folder / "manifest.json")
+            with pytest.raises(FormatError, match=r"manifest.json: expected a regular file"):
+                MosaicMemoryStore.open(folder)
+
+    @pytest.mark.parametrize("shape", [[0, 2**70, 4], [0, 2**62, 4], [2**39, 0, 4], [-1, 10, 4]])
+    def test_absurd_shapes(self, saved, tmp_path, shape):
+        name = first(saved, "keyframes")
+        end = 8 + int.from_bytes(saved[name][:8], "little")
+        header = json.loads(saved[name][8:end])
+        header["0.latents"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+        text = json.dumps(header).encode()
+        content = {**saved, name: len(text).to_bytes(8, "little") + text + saved[name][end:]}
+        with pytest.raises(FormatError, match=name):
+            MosaicMemoryStore.open(lay_out(tmp_path / "store", reseal(content, json.loads(saved["manifest.json"]))))
 
     def test_a_manifest_without_end(self, saved, tmp_path):
         folder = lay_out(tmp_path / "store", saved)

@@ -1,5 +1,8 @@
+import copy
 import gc
+import pickle
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -166,6 +169,16 @@ class TestForget:
         store.delete_patches(rng.choice(store.patch_ids, int(0.9 * len(store)), replace=False))
         assert store.statistics().index_bytes < 0.3 * before
 
+    def test_coming_and_going_does_not_fill_the_index(self, rng):
+        store, _ = filled_store(rng, 30)
+        sizes = []
+        for i in range(600):
+            latents, depth, pose = random_keyframe(rng, float(i))
+            store.insert_keyframe(latents, depth, K, pose, frame_id=1000 + i)
+            store.delete_frame(1000 + i)
+            sizes.append(store.statistics().index_bytes)
+        assert max(sizes[300:]) <= 1.2 * max(sizes[:100])
+
     def test_a_keyframe_larger_than_the_limit_is_refused(self, rng):
         latents, depth, pose = random_keyframe(rng, 0.0)
         with pytest.raises(ValueError, match="at most max_patches = 14 patches in a keyframe, got 15"):
@@ -224,6 +237,17 @@ class TestNearest:
         store, _ = filled_store(rng, 1)
         assert store.query_nearest([[0, 0, 0]], 1000)[0].shape == (1, len(store))
 
+    def test_far_queries(self, rng):
+        store, _ = filled_store(rng, 2)
+        points = [[0, 0, 0], [1e13, 0, 0], [0, -1e13, 1e13]]
+        for order in (points, points[::-1]):
+            distances, ids = store.query_nearest(order, 4)
+            assert distances.shape == ids.shape == (3, 4)
+            assert np.isfinite(distances).all()
+            assert np.isin(ids, store.patch_ids).all()
+        with pytest.raises(ValueError, match=r"points: expected values within 1e\+13, got 1e\+25"):
+            store.query_nearest([[0, 0, 0], [1e25, 0, 0]], 2)
+
     def test_bad_queries(self, rng):
         store, _ = filled_store(rng, 1)
         with pytest.raises(ValueError, match=r"points: expected shape \(N, 3\)"):
@@ -271,6 +295,40 @@ def test_reading_beside_a_writer(rng):
         thread.join()
     assert not failures
     assert len(store) == 400
+
+
+def test_a_writer_gets_its_turn(rng):
+    """Beside readers that never pause."""
+    store, _ = filled_store(rng, 200)
+    done = threading.Event()
+
+    def read():
+        while not done.is_set():
+            store.query_nearest(np.zeros((300, 3)), 50)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    latents, depth, pose = random_keyframe(rng, 0.0)
+    waits = []
+    for _ in range(10):
+        start = time.perf_counter()
+        store.insert_keyframe(latents, depth, K, pose)
+        waits.append(time.perf_counter() - start)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert max(waits) < 2.0
+
+
+def test_copies(rng):
+    store, _ = filled_store(rng, 2)
+    twin = copy.copy(store)
+    twin.delete_frame(0)
+    assert len(twin) < len(store)
+    for way in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="use fork"):
+            way(store)
 
 
 def test_stride_is_that_of_the_image(rng):

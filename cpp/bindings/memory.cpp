@@ -153,7 +153,7 @@ py::tuple nearest(const BoundStore& store, const Array<double>& queries, std::si
     auto distances = make_array<float>({queries.shape(0), static_cast<py::ssize_t>(columns)});
     auto ids = make_array<PatchId>({queries.shape(0), static_cast<py::ssize_t>(columns)});
     for (std::size_t i = 0; i < n; ++i) {
-        for (std::size_t j = 0; j < columns; ++j) {
+        for (std::size_t j = 0; j < found[i].size(); ++j) {
             distances.mutable_data()[i * columns + j] = std::sqrt(found[i][j].squared_distance);
             ids.mutable_data()[i * columns + j] = found[i][j].id;
         }

@@ -84,7 +84,7 @@ py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& m
                      Slot next_slot, const std::vector<KeyframeArrays>& keyframes,
                      const Array<Slot>& slots, const Array<PatchId>& first_ids,
                      const Array<std::int64_t>& keyframe, const Array<double>& world_from_camera,
-                     const Array<std::uint64_t>& alive, int num_threads) {
+                     const Array<std::uint64_t>& alive, bool evict, int num_threads) {
     std::vector<std::shared_ptr<const Keyframe>> seen;
     auto serials = make_array<std::uint64_t>({static_cast<py::ssize_t>(keyframes.size())});
     for (const auto& [latents, type, depth, confidence, camera, frame_id] : keyframes) {
@@ -116,7 +116,8 @@ py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& m
         StoreState state(patch_size, to_limits(max_patches, max_bytes, policy));
         state.start_at(channels, {origin[0], origin[1], origin[2]}, next_id, next_slot);
         state.adopt(std::move(observations), num_threads, true);
-        state.evict();
+        if (evict) state.evict();
+        state.take_dropped();
         store = std::make_unique<BoundStore>(std::move(state));
     }
     return py::make_tuple(std::move(store), serials);
@@ -131,7 +132,7 @@ void bind_store_files(py::module_& m, BoundStoreClass& store) {
           py::arg("next_id"), py::arg("next_slot"), py::arg("keyframes"),
           py::arg("slots").noconvert(), py::arg("first_ids").noconvert(),
           py::arg("keyframe").noconvert(), py::arg("world_from_camera").noconvert(),
-          py::arg("alive").noconvert(), py::arg("num_threads") = 0);
+          py::arg("alive").noconvert(), py::arg("evict"), py::arg("num_threads") = 0);
 }
 
 }  // namespace mosaicmem::bindings

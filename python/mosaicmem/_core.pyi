@@ -181,6 +181,7 @@ def open_store(
     keyframe: NDArray[np.int64],
     world_from_camera: _F64,
     alive: NDArray[np.uint64],
+    evict: bool,
     num_threads: int = 0,
 ) -> tuple[MemoryStore, NDArray[np.uint64]]: ...
 def unproject_dense(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,11 +57,19 @@ def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20) -> dict[str
         The file is larger than ``max_bytes``, is not UTF-8 JSON, or holds something else than an object.
     """
     path = Path(path)
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise FormatError(path, f"expected at most {max_bytes} bytes, got {size}")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for a writer
     try:
-        value = json.loads(path.read_bytes())
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FormatError(path, "expected a regular file")
+        if status.st_size > max_bytes:
+            raise FormatError(path, f"expected at most {max_bytes} bytes, got {status.st_size}")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(max_bytes)
+    finally:
+        os.close(descriptor)
+    try:
+        value = json.loads(content)
     except json.JSONDecodeError as error:
         raise FormatError(path, f"not JSON: {error.msg}", error.lineno) from None
     except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, nesting without end

@@ -38,6 +38,8 @@ def inspect(
     from mosaicmem.memory.storage import verify as verify_folder
     from mosaicmem.memory.summary import coverage_along, summarize, summarize_files
 
+    if trajectory is None and stride is not None:
+        raise ValueError("--stride: expected --trajectory with it")
     if verify:
         verify_folder(store)
     opened = MosaicMemoryStore.open(store, num_threads=threads)
@@ -45,7 +47,15 @@ def inspect(
     report["files"] = summarize_files(store)
     if trajectory is not None:
         cameras = CameraTrajectory.load(trajectory)
-        report["coverage"] = coverage_along(opened, cameras, stride or _stride_of(report), top_k)
+        pixels = stride or _stride_of(report)
+        size = (cameras.intrinsics.width, cameras.intrinsics.height)
+        if size[0] % pixels or size[1] % pixels:
+            whose = "" if stride else ", the store's"
+            raise ValueError(
+                f"--trajectory: expected images of a whole multiple of {pixels} pixels{whose}, "
+                f"got {size[0]}x{size[1]}; --stride sets another"
+            )
+        report["coverage"] = coverage_along(opened, cameras, pixels, top_k)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
@@ -54,6 +64,8 @@ def inspect(
 
 def _stride_of(report: dict[str, Any]) -> int:
     strides = {kind["stride"] for kind in report["kinds"]}
+    if not strides:
+        raise ValueError("--stride: expected one, as the store is empty")
     if len(strides) != 1:
         raise ValueError(f"--stride: expected one, as the store's keyframes have strides {sorted(strides)}")
     return int(strides.pop())

@@ -20,7 +20,7 @@ class SpatialManipulation:
     keep their ids. ``where`` says which patches are meant: a :class:`Sphere`, :class:`Box` or :class:`Frustum` (a patch
     belongs to where its centre is), an array of ids, a bool mask over ``store.patch_ids``, or None for all.
 
-    An edit that fails leaves the store as it was.
+    An edit that fails leaves the store as it was; one that chooses nothing is none to take back.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ class SpatialManipulation:
         ids = None if where is None else choose(self.store, where)
         before = self.store.snapshot()
         moved = self.store._core.transform(affine, ids, self.store.num_threads)
-        self._history.append(before)
+        if moved:
+            self._history.append(before)
         return moved
 
     def erase(self, where: Region | ArrayLike) -> int:
@@ -74,7 +75,8 @@ class SpatialManipulation:
         ids = choose(self.store, where)
         before = self.store.snapshot()
         erased = self.store.delete_patches(ids)
-        self._history.append(before)
+        if erased:
+            self._history.append(before)
         return erased
 
     def crop(self, where: Region | ArrayLike) -> int:
@@ -90,7 +92,8 @@ class SpatialManipulation:
         ids = None if where is None else choose(self.store, where)
         before = self.store.snapshot()
         copies = self.store._core.duplicate(affine, ids, self.store.num_threads)
-        self._history.append(before)
+        if len(copies):
+            self._history.append(before)
         return copies
 
     def splice(

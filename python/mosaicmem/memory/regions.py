@@ -20,7 +20,7 @@ class Sphere:
     radius: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "centre", as_array("centre", self.centre, np.float64, (3,), finite=True))
+        object.__setattr__(self, "centre", as_array("centre", self.centre, np.float64, (3,), finite=True).copy())
         object.__setattr__(self, "radius", check_number("radius", self.radius, minimum=0.0))
 
 
@@ -43,8 +43,8 @@ class Box:
         high = as_array("high", self.high, np.float64, (3,), finite=True)
         if (low > high).any():
             raise ValueError(f"high: expected at least low = {low.tolist()}, got {high.tolist()}; swapped?")
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
+        object.__setattr__(self, "low", low.copy())
+        object.__setattr__(self, "high", high.copy())
         if self.world_from_box is not None:
             object.__setattr__(self, "world_from_box", CameraPose(self.world_from_box).world_from_camera)
 
@@ -72,6 +72,8 @@ class Frustum:
         check_instance("intrinsics", self.intrinsics, CameraIntrinsics)
         check_instance("pose", self.pose, CameraPose)
         check_number("near", self.near, above=0.0)
+        if self.far != math.inf:
+            check_number("far", self.far)
         if not self.far > self.near:
             raise ValueError(f"far: expected more than near = {self.near}, got {self.far}")
 
@@ -110,6 +112,8 @@ def choose(store: MosaicMemoryStore, where: Region | ArrayLike) -> U64:
         return store._core.inside_sphere((x, y, z), where.radius, store.num_threads)
     if isinstance(where, Box | Frustum):
         return store._core.inside(where.half_spaces, store.num_threads)
+    if where is None:
+        raise TypeError("where: expected a Sphere, Box or Frustum, ids, or a mask, got None")
     array = np.asarray(where)
     if array.dtype != np.bool_:
         return as_ids("where", where)

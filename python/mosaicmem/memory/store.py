@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -29,11 +29,13 @@ from mosaicmem._arrays import (
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.memory.options import RetrievalOptions
-from mosaicmem.memory.storage import StoreFolder, StoreSettings, open_folder
+from mosaicmem.memory.storage import MAX_CELLS, StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 EVICTIONS = ("oldest", "redundant")
-_INDEX_BYTES = 48  # a patch, at most
+_MOST_PATCH_BYTES = 512  # of index and places
+_OBJECT_BYTES = 4096  # a keyframe, about
+_MOST_COORDINATE = 1e13  # metres; squared distances stay within float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ class StoreSnapshot:
     """A store as it was at one time; for :meth:`MosaicMemoryStore.restore`."""
 
     _core: _core.MemoryStore
-    _latent_patch_size: int
+    _settings: StoreSettings
 
 
 class MosaicMemoryStore:
@@ -149,8 +151,8 @@ class MosaicMemoryStore:
     ) -> None:
         self.latent_patch_size = check_integer("latent_patch_size", latent_patch_size, minimum=1, maximum=1024)
         self.latent_dtype = check_choice("latent_dtype", latent_dtype, LATENT_DTYPES)
-        self.max_patches = None if max_patches is None else check_integer("max_patches", max_patches, minimum=1)
-        self.max_bytes = None if max_bytes is None else check_integer("max_bytes", max_bytes, minimum=1)
+        self.max_patches = _limit("max_patches", max_patches)
+        self.max_bytes = _limit("max_bytes", max_bytes)
         self.eviction = check_choice("eviction", eviction, EVICTIONS)
         self.num_threads = check_threads(num_threads)
         self._core = _core.MemoryStore(
@@ -158,6 +160,8 @@ class MosaicMemoryStore:
         )
         self._next_frame_id = 0
         self._folder: StoreFolder | None = None
+        self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
+        self._lock = threading.Lock()  # of the three above
 
     def __len__(self) -> int:
         """The number of living patches."""
@@ -206,8 +210,8 @@ class MosaicMemoryStore:
         """
         grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True)
         rows, columns, channels = grid.shape
-        if min(grid.shape) == 0:
-            raise ValueError(f"latents: expected at least one cell and one channel, got shape {grid.shape}")
+        if min(grid.shape) == 0 or rows * columns > MAX_CELLS:
+            raise ValueError(f"latents: expected 1 to {MAX_CELLS} cells and a channel, got shape {grid.shape}")
         if self.channels not in (None, channels):
             raise ValueError(f"latents: expected {self.channels} channels as before, got {channels}")
         stride = _stride(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
@@ -219,12 +223,10 @@ class MosaicMemoryStore:
             confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
             if confidence.min() < 0 or confidence.max() > 1:
                 raise ValueError(f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}")
-        if frame_id is None:
-            frame_id = self._next_frame_id
-        frame_id = check_integer("frame_id", frame_id, maximum=2**62)
+        if frame_id is not None:
+            frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
         kept = _narrow(grid, self.latent_dtype)
-        self._check_fits(rows, columns, kept.nbytes + z.nbytes + (0 if confidence is None else confidence.nbytes))
-        first_id = self._core.insert(
+        arguments: Any = (
             kept,
             getattr(_core.LatentType, self.latent_dtype),
             z,
@@ -232,25 +234,32 @@ class MosaicMemoryStore:
             stride,
             intrinsics.params,
             pose.world_from_camera,
-            frame_id,
-            pose.timestamp,
-            self.num_threads,
         )
-        self._next_frame_id = max(self._next_frame_id, frame_id + 1)
-        return first_id
+        self._check_fits(arguments)
+        with self._lock:
+            frame_id = self._next_frame_id if frame_id is None else frame_id
+            self._next_frame_id = max(self._next_frame_id, frame_id + 1)
+        return self._core.insert(*arguments, frame_id=frame_id, timestamp=pose.timestamp, num_threads=self.num_threads)
 
-    def _check_fits(self, rows: int, columns: int, nbytes: int) -> None:
+    def _check_fits(self, arguments: Any) -> None:
         """A keyframe that would not fit into an empty store is refused."""
+        latents, _, depth, confidence, *_ = arguments
+        rows, columns, _ = latents.shape
         size = self.latent_patch_size
         patches = -(-rows // size) * -(-columns // size)
         if self.max_patches is not None and patches > self.max_patches:
             raise ValueError(
                 f"latents: expected at most max_patches = {self.max_patches} patches in a keyframe, got {patches}"
             )
-        needed = nbytes + _INDEX_BYTES * patches
-        if self.max_bytes is not None and needed > self.max_bytes:
+        nbytes = latents.nbytes + depth.nbytes + (0 if confidence is None else confidence.nbytes)
+        if self.max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= self.max_bytes:
+            return
+        alone = _core.MemoryStore(size, None, None, getattr(_core.Eviction, self.eviction))
+        alone.insert(*arguments, frame_id=0, timestamp=0.0, num_threads=self.num_threads)
+        if alone.nbytes > self.max_bytes:
             raise ValueError(
-                f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, got one of {needed} bytes"
+                f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, "
+                f"got one of {alone.nbytes} bytes with its index"
             )
 
     def retrieve(self, intrinsics: CameraIntrinsics, pose: CameraPose, **options: Any) -> RetrievedPatches:
@@ -305,7 +314,7 @@ class MosaicMemoryStore:
             Metres, ascending; ties go to the smaller id.
         ids : (N, min(k, len(store))) uint64
         """
-        queries = as_array("points", points, np.float64, ("N", 3), finite=True)
+        queries = _as_points(points)
         count = check_integer("k", k, minimum=1, maximum=2**31 - 1)
         return self._core.nearest(queries, count, self.num_threads)
 
@@ -327,7 +336,7 @@ class MosaicMemoryStore:
             Metres, ascending for each point; ties go to the smaller id.
         ids : (M,) uint64
         """
-        queries = as_array("points", points, np.float64, ("N", 3), finite=True)
+        queries = _as_points(points)
         return self._core.within(queries, check_number("radius", radius, minimum=0.0, maximum=1e12), self.num_threads)
 
     def delete_patches(self, ids: ArrayLike) -> int:
@@ -350,7 +359,8 @@ class MosaicMemoryStore:
         -------
         dict
             ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds; ``row`` and ``column`` (P,)
-            in the keyframe's patch grid; ``observation`` (P,) id of the keyframe's first patch; ``world_from_camera``
+            in the keyframe's patch grid; ``observation`` (P,) a number that patches have in common which are of one
+            keyframe and were never moved apart; ``world_from_camera``
             (P, 3, 4) and ``intrinsics`` (P, 4: fx, fy, cx, cy) of the keyframe.
 
         Raises
@@ -383,16 +393,15 @@ class MosaicMemoryStore:
         Takes less than a millisecond for a thousand keyframes: tensors and trees are shared, and stay in memory as long
         as the snapshot does.
         """
-        return StoreSnapshot(self._core.fork(), self.latent_patch_size)
+        return StoreSnapshot(self._core.fork(), self._settings())
 
     def restore(self, snapshot: StoreSnapshot) -> None:
         """Be again as at the time of a snapshot. Ids that were given since then are not given again."""
         check_instance("snapshot", snapshot, StoreSnapshot)
-        if snapshot._latent_patch_size != self.latent_patch_size:
-            raise ValueError(
-                f"snapshot: expected one of a store with latent_patch_size {self.latent_patch_size}, "
-                f"got {snapshot._latent_patch_size}"
-            )
+        for name, own in self._settings():
+            theirs = getattr(snapshot._settings, name)
+            if theirs != own:
+                raise ValueError(f"snapshot: expected one of a store with {name} {own}, got {theirs}")
         self._core.restore(snapshot._core)
 
     def fork(self) -> MosaicMemoryStore:
@@ -400,8 +409,10 @@ class MosaicMemoryStore:
 
         Costs as little as :meth:`snapshot`. What is done to one never shows in the other.
         """
-        other = copy.copy(self)
-        other._core, other._folder = self._core.fork(), None
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._core, other._folder, other._failed_folder = self._core.fork(), None, None
+        other._lock = threading.Lock()
         return other
 
     @property
@@ -430,19 +441,25 @@ class MosaicMemoryStore:
         OSError
             The disk is full, say. The save before is as it was; saving again is fine.
         """
-        folder = Path(path)
-        if self._folder is None or self._folder.path.resolve() != folder.resolve():
-            self._folder, before = StoreFolder(folder), self._folder
+        with self._lock:
+            folder = self._known_folder(Path(path).resolve()) or StoreFolder(Path(path))
             try:
-                self._folder.save(self._core, self._settings(), self._next_frame_id)
+                folder.save(self._core, self._settings(), self._next_frame_id)
             except BaseException:
-                self._folder.close()
-                self._folder = before
+                if folder is not self._folder:
+                    folder.close()
+                    self._failed_folder = folder
                 raise
-            if before is not None:
-                before.close()
-            return
-        self._folder.save(self._core, self._settings(), self._next_frame_id)
+            if self._folder is not None and folder is not self._folder:
+                self._folder.close()
+            self._folder, self._failed_folder = folder, None
+
+    def _known_folder(self, path: Path) -> StoreFolder | None:
+        """What this store knows of a folder that it saved to, or tried to, if that is still what is there."""
+        for folder in (self._folder, self._failed_folder):
+            if folder is not None and folder.path == path and folder.is_there():
+                return folder
+        return None
 
     @classmethod
     def open(
@@ -455,6 +472,8 @@ class MosaicMemoryStore:
         num_threads: int = 0,
     ) -> MosaicMemoryStore:
         """A store that was saved. Its tensors are mapped, not read, and stay on disk until they are looked at.
+
+        Files may be removed while they are mapped, but must not be cut short: reading beyond their end is fatal.
 
         Parameters
         ----------
@@ -470,12 +489,13 @@ class MosaicMemoryStore:
         FileNotFoundError
             No store is there.
         FormatError
-            Files are damaged, missing, or of a newer version; the message names the file. The bytes of tensors are only
+            Files are damaged, missing, or of a newer version; the message names the file. Bytes of tensors are only
             compared with their checksums by :func:`mosaicmem.memory.storage.verify` (``mosaicmem inspect --verify``).
         """
         given = {"max_patches": max_patches, "max_bytes": max_bytes, "eviction": eviction}
-        overrides = {name: value for name, value in given.items() if value is not ...}
-        cls(**overrides)  # type: ignore[arg-type]  # checks them
+        given = {name: value for name, value in given.items() if value is not ...}
+        checked = cls(**given)  # type: ignore[arg-type]
+        overrides = {name: getattr(checked, name) for name in given}
         folder, core, settings, next_frame_id = open_folder(Path(path), check_threads(num_threads), **overrides)
         store = cls(**settings.model_dump(), num_threads=num_threads)
         store._core, store._folder, store._next_frame_id = core, folder, next_frame_id
@@ -483,8 +503,15 @@ class MosaicMemoryStore:
 
     def close(self) -> None:
         """Let another process write to the folder that this store was saved to. The store itself goes on."""
-        if self._folder is not None:
-            self._folder.close()
+        with self._lock:
+            if self._folder is not None:
+                self._folder.close()
+
+    def __copy__(self) -> MosaicMemoryStore:
+        return self.fork()
+
+    def __reduce__(self) -> str:
+        raise TypeError("a MosaicMemoryStore cannot be pickled or copied deeply; use fork(), or save() and open()")
 
     def _settings(self) -> StoreSettings:
         return StoreSettings.model_validate({name: getattr(self, name) for name in StoreSettings.model_fields})
@@ -516,6 +543,17 @@ def _view(intrinsics: CameraIntrinsics, pose: CameraPose, near: float, far: floa
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     check_instance("pose", pose, CameraPose)
     return (*intrinsics.params, intrinsics.width, intrinsics.height, near, far), pose.camera_from_world
+
+
+def _limit(name: str, value: Any) -> int | None:
+    return None if value is None else check_integer(name, value, minimum=1, maximum=2**61)
+
+
+def _as_points(points: ArrayLike) -> F64:
+    queries = as_array("points", points, np.float64, ("N", 3), finite=True)
+    if np.abs(queries).max(initial=0) > _MOST_COORDINATE:
+        raise ValueError(f"points: expected values within {_MOST_COORDINATE:g}, got {np.abs(queries).max():g}")
+    return queries
 
 
 def _retrieved(found: Any) -> RetrievedPatches:

@@ -14,6 +14,6 @@ next one removes them.
 
 from mosaicmem.memory.storage.folder import StoreFolder
 from mosaicmem.memory.storage.manifest import Manifest, StoreSettings, read_manifest
-from mosaicmem.memory.storage.reading import open_folder, verify
+from mosaicmem.memory.storage.reading import MAX_CELLS, open_folder, verify
 
-__all__ = ["Manifest", "StoreFolder", "StoreSettings", "open_folder", "read_manifest", "verify"]
+__all__ = ["MAX_CELLS", "Manifest", "StoreFolder", "StoreSettings", "open_folder", "read_manifest", "verify"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,70 @@ _MOST_STATES = 64
 Place: TypeAlias = tuple[int, int]  # of a keyframe: number of its file, position in it
 
 
+class Record(NamedTuple):
+    """An observation, as a folder has it."""
+
+    place: Place
+    first_id: int
+    world_from_camera: bytes
+    alive: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class _Lock:
+    """The lock of a folder. The kernel lets go of it when the process ends, however it ends."""
+
+    descriptor: int
+    process: int
+    _finalizer: list[weakref.finalize[Any, Any]] = field(default_factory=list)
+
+    @classmethod
+    def take(cls, folder: Path) -> _Lock:
+        path = folder / "lock"
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(path, flags, 0o644)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot be opened as a regular file to lock: {error.strerror}", str(path)
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            writer = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StoreLockedError(
+                f"{folder}: another store writes here (process {writer}); close it, or save to another folder"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        lock = cls(descriptor, os.getpid())
+        lock._finalizer.append(weakref.finalize(lock, _release, descriptor, lock.process))
+        return lock
+
+    def is_own(self) -> bool:
+        """Whether it was this process, and not one that it was forked from, that took it."""
+        return self.process == os.getpid()
+
+    def is_at(self, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        self._finalizer[0]()
+
+
+def _release(descriptor: int, process: int) -> None:
+    if process == os.getpid():  # a forked process shares the lock, and must not let go of it
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 @dataclass
 class StoreFolder:
     """One folder, as one store knows it: what is there already, and where.
@@ -40,41 +105,50 @@ class StoreFolder:
     places : dict
         Where keyframes are, by their serial in this process.
     recorded : dict
-        By slot: the place and the living patches of the observations, as the folder has them.
+        By slot: what the folder has of each observation.
     """
 
     path: Path
     manifest: Manifest | None = None
     places: dict[int, Place] = field(default_factory=dict)
-    recorded: dict[int, tuple[Place, bytes]] = field(default_factory=dict)
-    _unlock: weakref.finalize[Any, Any] | None = None
+    recorded: dict[int, Record] = field(default_factory=dict)
+    _next_number: int = 1  # of a file; never given twice, also not after a save that failed
+    _attempt: tuple[Manifest, dict[int, Place], dict[int, Record]] | None = None
+    _lock: _Lock | None = None
+    _saving: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.path = self.path.resolve()
 
     def save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int) -> None:
         """Bring the folder to the state of the store. Until this returns, the state before is what is there."""
-        self._lock()
+        with self._saving:
+            self._save(core, settings, next_frame_id)
+
+    def _save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int) -> None:
+        self._take_lock()
         exported = core.export_observations()
         keyframes = _keyframes_of(exported)
         rewritten = self._files_to_rewrite(keyframes)
         new = [serial for serial in keyframes if serial not in self.places or self.places[serial][0] in rewritten]
 
-        number = self.manifest.next_file if self.manifest else 1
+        self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
         places = {serial: place for serial, place in self.places.items() if serial in keyframes}
         entries: list[FileEntry] = []
         for group in _groups(new, keyframes):
+            number = self._take_number()
             entries.append(self._write_keyframes(number, group, keyframes))
             places.update({serial: (number, position) for position, serial in enumerate(group)})
-            number += 1
 
         recorded = _records(exported, places)
         states = list(self.manifest.states) if self.manifest else []
-        if len(states) >= _MOST_STATES or self._rows(states) > 2 * len(recorded) + 64:
+        if len(states) >= _MOST_STATES or sum(entry.rows for entry in states) > 2 * len(recorded) + 64:
             states = []
         before = self.recorded if states else {}
         changed = [i for i, slot in enumerate(recorded) if before.get(slot) != recorded[slot]]
         gone = [slot for slot in before if slot not in recorded]
         if changed or gone or not states:
-            states.append(self._write_state(number, exported, recorded, changed, gone))
-            number += 1
+            states.append(self._write_state(self._take_number(), exported, recorded, changed, gone))
 
         living = {place[0] for place in places.values()}
         kept = [e for e in (self.manifest.keyframes if self.manifest else []) if e.number in living]
@@ -82,7 +156,7 @@ class StoreFolder:
             settings=settings,
             next_id=exported["next_id"],
             next_slot=exported["next_slot"],
-            next_file=number,
+            next_file=self._next_number,
             next_frame_id=next_frame_id,
             channels=exported["channels"],
             origin=list(exported["origin"]),
@@ -91,68 +165,77 @@ class StoreFolder:
             keyframes=kept + entries,
             states=states,
         )
+        self._attempt = (manifest, places, recorded)
         if manifest != self.manifest:
             manifest.write(self.path)
-        self.manifest, self.places, self.recorded = manifest, places, recorded
+        self._settle()
         self._remove_leftovers()
 
     def close(self) -> None:
         """Let another process write."""
-        if self._unlock is not None:
-            self._unlock()
-            self._unlock = None
+        with self._saving:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
-    def _lock(self) -> None:
-        """Be the one writer of the folder, for good; checks that it holds what this store has put there."""
-        if self._unlock is not None and self._unlock.alive:
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self.manifest is None:
-            _expect_free(self.path)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            writer = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise StoreLockedError(
-                f"{self.path}: another store writes here (process {writer}); close it, or save to another folder"
-            ) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        unlock = weakref.finalize(self, os.close, descriptor)  # a process that ends lets go of it, too
+    def is_there(self) -> bool:
+        """Whether the folder that is locked is still what the path leads to; True where nothing is locked."""
+        return self._lock is None or self._lock.is_at(self.path / "lock")
+
+    def _take_number(self) -> int:
+        self._next_number += 1
+        return self._next_number - 1
+
+    def _settle(self) -> None:
+        """What was attempted last is what is there."""
+        assert self._attempt is not None
+        self.manifest, self.places, self.recorded = self._attempt
+        self._attempt = None
+
+    def _take_lock(self) -> None:
+        """Be the one writer of the folder, for good, and be sure that it holds what this store has put there."""
+        if self._lock is not None and not self._lock.is_own():
+            self._lock = None  # this process was forked from the one that holds it
+        if self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.manifest is None and self._attempt is None:
+                _expect_free(self.path)
+            self._lock = _Lock.take(self.path)
         try:
             self._expect_unchanged()
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BaseException:
-            unlock()
+            self._lock.release()
+            self._lock = None
             raise
-        self._unlock = unlock
 
     def _expect_unchanged(self) -> None:
+        try:
+            found = read_manifest(self.path)
+        except FileNotFoundError:
+            found = None
+        if self._attempt is not None and found == self._attempt[0]:
+            self._settle()  # the last save failed when all was done
+        if found == self.manifest:
+            return
         if self.manifest is None:
             _expect_free(self.path)
-            return
-        if read_manifest(self.path) != self.manifest:
-            raise StoreLockedError(
-                f"{self.path}: another process has saved here since this store was opened; open it again, or save to "
-                "another folder"
-            )
+        raise StoreLockedError(
+            f"{self.path}: another process has saved here since this store was saved or opened; open it again, or save "
+            "to another folder"
+        )
 
     def _files_to_rewrite(self, keyframes: dict[int, _Keyframe]) -> set[int]:
         """Files of keyframes that are mostly dead, where those take half of the folder, or are many and small."""
-        files = {entry.number: entry.nbytes for entry in self.manifest.keyframes} if self.manifest else {}
         living: dict[int, int] = defaultdict(int)
-        for serial, keyframe in keyframes.items():
+        for serial in keyframes:
             if serial in self.places:
-                living[self.places[serial][0]] += keyframe.nbytes
-        files = {number: nbytes for number, nbytes in files.items() if number in living}
+                living[self.places[serial][0]] += 1
+        files = [entry for entry in (self.manifest.keyframes if self.manifest else []) if living[entry.number] > 0]
+        used = {entry.number: entry.nbytes * living[entry.number] / max(1, entry.rows) for entry in files}
         rewritten: set[int] = set()
-        if sum(files.values()) > 2 * sum(living.values()):
-            rewritten |= {number for number, nbytes in files.items() if nbytes > 2 * living[number]}
-        small = {number for number in files if living[number] < _SMALL_BYTES}
+        if sum(entry.nbytes for entry in files) > 2 * sum(used.values()):
+            rewritten |= {entry.number for entry in files if entry.nbytes > 2 * used[entry.number]}
+        small = {number for number, nbytes in used.items() if nbytes < _SMALL_BYTES}
         return rewritten | small if len(small) > _MOST_SMALL else rewritten
 
     def _write_keyframes(self, number: int, serials: list[int], keyframes: dict[int, _Keyframe]) -> FileEntry:
@@ -164,22 +247,22 @@ class StoreFolder:
             if keyframe.confidence is not None:
                 tensors[f"{position}.confidence"] = keyframe.confidence
         path = self.path / f"keyframes-{number:08d}.safetensors"
-        return write_tensors(path, tensors, {"format": "mosaicmem keyframes; U16 is bfloat16"})
+        return write_tensors(path, tensors, {"format": "mosaicmem keyframes; U16 is bfloat16"}, rows=len(serials))
 
     def _write_state(
         self,
         number: int,
         exported: dict[str, Any],
-        recorded: dict[int, tuple[Place, bytes]],
+        recorded: dict[int, Record],
         changed: list[int],
         gone: list[int],
     ) -> FileEntry:
         values = list(recorded.values())
-        alive = b"".join(values[i][1] for i in changed)
+        alive = b"".join(values[i].alive for i in changed)
         tensors = {
             "slot": exported["slot"][changed],
             "first_id": exported["first_id"][changed],
-            "place": np.array([values[i][0] for i in changed], dtype=np.int64).reshape(-1, 2),
+            "place": np.array([values[i].place for i in changed], dtype=np.int64).reshape(-1, 2),
             "world_from_camera": exported["world_from_camera"][changed],
             "camera": exported["camera"][changed],
             "frame_id": exported["frame_id"][changed],
@@ -188,12 +271,7 @@ class StoreFolder:
             "gone": np.array(gone, dtype=np.uint64),
         }
         path = self.path / f"state-{number:08d}.safetensors"
-        return write_tensors(path, tensors, {"format": "mosaicmem state"})
-
-    @staticmethod
-    def _rows(states: list[FileEntry]) -> int:
-        """About how many observations state files hold: their sizes say."""
-        return sum(entry.nbytes for entry in states) // 240
+        return write_tensors(path, tensors, {"format": "mosaicmem state"}, rows=len(changed) + len(gone))
 
     def _remove_leftovers(self) -> None:
         """Files that the manifest no longer names, or never did: of a save that did not end."""
@@ -221,13 +299,15 @@ def _keyframes_of(exported: dict[str, Any]) -> dict[int, _Keyframe]:
     return {serial: _Keyframe(*arrays) for serial, arrays in zip(serials, exported["arrays"], strict=True)}
 
 
-def _records(exported: dict[str, Any], places: dict[int, Place]) -> dict[int, tuple[Place, bytes]]:
-    """By slot, ascending: place of the keyframe and living patches."""
+def _records(exported: dict[str, Any], places: dict[int, Place]) -> dict[int, Record]:
+    """What there is to keep of each observation, by slot, ascending."""
     ends = 8 * np.cumsum(exported["words"])
     alive = np.ascontiguousarray(exported["alive"], dtype="<u8").tobytes()
+    columns = (exported["slot"], exported["keyframe"], exported["first_id"], ends)
     records, begin = {}, 0
-    for slot, serial, end in zip(exported["slot"].tolist(), exported["keyframe"].tolist(), ends.tolist(), strict=True):
-        records[slot] = (places[serial], alive[begin:end])
+    for row, (slot, serial, first_id, end) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        pose = exported["world_from_camera"][row].tobytes()
+        records[slot] = Record(places[serial], first_id, pose, alive[begin:end])
         begin = end
     return records
 

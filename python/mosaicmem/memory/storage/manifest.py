@@ -43,6 +43,7 @@ class FileEntry(_Strict):
 
     name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
     nbytes: Count
+    rows: Count  # keyframes in it, or observations that it changes
     sha256: Digest
     header_sha256: Digest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 
 from mosaicmem import _core
 from mosaicmem.errors import FormatError
-from mosaicmem.memory.storage.folder import Place, StoreFolder
+from mosaicmem.memory.storage.folder import Place, Record, StoreFolder
 from mosaicmem.memory.storage.manifest import MANIFEST, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.tensors import MappedTensors
 
 _TYPES = {"f4": _core.LatentType.float32, "f2": _core.LatentType.float16, "u2": _core.LatentType.bfloat16}
 _MOST = 1e12
+_MOST_INTRINSICS = 1e300
+MAX_CELLS = 2**26  # of a keyframe
 _MOST_ID = np.uint64(2**62)
 _TRIES = 10  # to find all files of one manifest while somebody saves
 
@@ -51,7 +54,7 @@ def open_folder(
         It is damaged, or was written by a newer version.
     """
     manifest, states, files = _map_all(path)
-    settings = manifest.settings.model_copy(update=overrides)
+    settings = StoreSettings(**{**manifest.settings.model_dump(), **overrides})
     rows = _replay(path, states)
     _check_rows(path, manifest, rows)
     keyframes, which = _keyframes_of(path, manifest, rows, files)
@@ -73,6 +76,7 @@ def open_folder(
             which,
             rows.world_from_camera,
             rows.alive,
+            bool(overrides),
             num_threads,
         )
     except ValueError as error:
@@ -83,9 +87,14 @@ def open_folder(
         for serial, (file, position) in zip(serials.tolist(), rows.place[first].tolist(), strict=True)
     }
     recorded = {
-        slot: ((file, position), words.tobytes())
-        for slot, (file, position), words in zip(
-            rows.slot.tolist(), rows.place.tolist(), rows.word_lists(), strict=True
+        slot: Record((file, position), first_id, pose.tobytes(), words.tobytes())
+        for slot, (file, position), first_id, pose, words in zip(
+            rows.slot.tolist(),
+            rows.place.tolist(),
+            rows.first_id.tolist(),
+            rows.world_from_camera,
+            rows.word_lists(),
+            strict=True,
         )
     }
     return StoreFolder(path, manifest, places, recorded), core, settings, manifest.next_frame_id
@@ -107,7 +116,8 @@ def verify(path: Path) -> Manifest:
 def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedTensors], dict[int, MappedTensors]]:
     """A manifest and all its files: states in order, keyframes by number."""
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no folder of a store")
+        what = "a file, not the folder of a store" if path.exists() else "no folder of a store"
+        raise FileNotFoundError(f"{path}: {what}")
     for attempt in range(_TRIES):
         try:
             manifest = read_manifest(path)
@@ -122,7 +132,8 @@ def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedT
                 continue
             raise FormatError(path, f"{Path(error.filename).name} is missing") from None
         except OSError as error:
-            raise FormatError(path, f"{Path(str(error.filename)).name} cannot be read: {error.strerror}") from None
+            why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise FormatError(path, f"{Path(str(error.filename)).name} cannot be read: {why}") from None
         return manifest, states, files
     raise FormatError(path, "is being saved to too often to be read")
 
@@ -184,7 +195,12 @@ def _check_rows(path: Path, manifest: Manifest, rows: _Rows) -> None:
     if not (np.isfinite(rows.world_from_camera).all() and np.abs(rows.world_from_camera).max(initial=0) <= 1e15):
         raise FormatError(path, "damaged: an observation that stands nowhere")
     camera = rows.camera
-    if not (np.isfinite(camera).all() and (camera[:, [0, 1, 4]] > 0).all() and np.abs(camera).max(initial=0) <= 1e15):
+    intrinsics = camera[:, :5]
+    if not (
+        np.isfinite(camera).all()
+        and (camera[:, [0, 1, 4]] > 0).all()
+        and np.abs(intrinsics).max(initial=0) <= _MOST_INTRINSICS
+    ):
         raise FormatError(path, "damaged: an impossible camera")
     if (rows.place < 0).any():
         raise FormatError(path, "damaged: a keyframe that is nowhere")
@@ -204,13 +220,13 @@ def _keyframes_of(
             raise FormatError(path, f"damaged: a keyframe in file {number}, which is none of the store's")
         latents = file.get(f"{position}.latents", ("F32", "F16", "U16"), (None, None, manifest.channels))
         shape = latents.shape[:2]
-        if min(latents.shape) == 0:
-            raise FormatError(file.path, f"{position}.latents: expected at least one cell and one channel, got {shape}")
+        if min(latents.shape) == 0 or latents.shape[0] * latents.shape[1] > MAX_CELLS:
+            raise FormatError(file.path, f"{position}.latents: expected 1 to {MAX_CELLS} cells, got {latents.shape}")
         depth = file.get(f"{position}.depth", ("F32",), shape)
         confidence = None
         if f"{position}.confidence" in file:
             confidence = file.get(f"{position}.confidence", ("F32",), shape)
-            if not ((confidence >= 0) & (confidence <= 1)).all():
+            if not (confidence.min() >= 0 and confidence.max() <= 1):
                 raise FormatError(file.path, f"{position}.confidence: expected values in [0, 1]")
         camera = tuple(rows.camera[row].tolist())
         keyframes.append((latents, _TYPES[latents.dtype.str[1:]], depth, confidence, camera, int(rows.frame_id[row])))
