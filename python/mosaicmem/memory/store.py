@@ -226,24 +226,26 @@ class MosaicMemoryStore:
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
         kept = _narrow(grid, self.latent_dtype)
-        arguments: Any = (
-            kept,
-            getattr(_core.LatentType, self.latent_dtype),
-            z,
-            confidence,
-            stride,
-            intrinsics.params,
-            pose.world_from_camera,
-        )
-        self._check_fits(arguments)
+        keyframe: dict[str, Any] = {
+            "latents": kept,
+            "latent_type": getattr(_core.LatentType, self.latent_dtype),
+            "depth": z,
+            "confidence": confidence,
+            "stride": stride,
+            "intrinsics": intrinsics.params,
+            "world_from_camera": pose.world_from_camera,
+            "timestamp": pose.timestamp,
+            "num_threads": self.num_threads,
+        }
+        self._check_fits(keyframe)
         with self._lock:
             frame_id = self._next_frame_id if frame_id is None else frame_id
             self._next_frame_id = max(self._next_frame_id, frame_id + 1)
-        return self._core.insert(*arguments, frame_id=frame_id, timestamp=pose.timestamp, num_threads=self.num_threads)
+        return self._core.insert(**keyframe, frame_id=frame_id)
 
-    def _check_fits(self, arguments: Any) -> None:
+    def _check_fits(self, keyframe: dict[str, Any]) -> None:
         """A keyframe that would not fit into an empty store is refused."""
-        latents, _, depth, confidence, *_ = arguments
+        latents, depth, confidence = (keyframe[name] for name in ("latents", "depth", "confidence"))
         rows, columns, _ = latents.shape
         size = self.latent_patch_size
         patches = -(-rows // size) * -(-columns // size)
@@ -255,7 +257,7 @@ class MosaicMemoryStore:
         if self.max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= self.max_bytes:
             return
         alone = _core.MemoryStore(size, None, None, getattr(_core.Eviction, self.eviction))
-        alone.insert(*arguments, frame_id=0, timestamp=0.0, num_threads=self.num_threads)
+        alone.insert(**keyframe, frame_id=0)
         if alone.nbytes > self.max_bytes:
             raise ValueError(
                 f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, "
