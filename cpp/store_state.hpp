@@ -132,10 +132,6 @@ class StoreState {
     // buffers may take locks of its own.
     Observations take_dropped() { return std::move(dropped_); }
 
-    std::vector<std::vector<Neighbour>> nearest(const double* queries, std::size_t count,
-                                                std::size_t k, int num_threads) const;
-    std::vector<std::vector<Neighbour>> within(const double* queries, std::size_t count,
-                                               double radius, int num_threads) const;
     std::vector<PatchId> alive_ids() const;
     StoreBytes bytes() const;
 
@@ -169,6 +165,13 @@ class StoreState {
     // --- eviction.cpp: patches go until the limits hold.
 
     std::size_t evict();
+
+    // --- neighbours.cpp: for each of the queries (count, 3), nearest first.
+
+    std::vector<std::vector<Neighbour>> nearest(const double* queries, std::size_t count,
+                                                std::size_t k, int num_threads) const;
+    std::vector<std::vector<Neighbour>> within(const double* queries, std::size_t count,
+                                               double radius, int num_threads) const;
 
     // --- retrieval.cpp and landing.cpp
 

@@ -4,8 +4,9 @@ from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.regions import Box, Frustum, Sphere
+from mosaicmem.memory.results import RetrievedPatches, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.retrieval import MemoryRetrieval
-from mosaicmem.memory.store import MosaicMemoryStore, RetrievedPatches, StoreSnapshot, StoreStatistics
+from mosaicmem.memory.store import MosaicMemoryStore
 
 __all__ = [
     "Box",

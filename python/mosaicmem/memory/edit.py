@@ -8,7 +8,8 @@ import numpy as np
 
 from mosaicmem._arrays import F64, U64, ArrayLike, as_array, check_choice, check_instance, check_integer, check_number
 from mosaicmem.memory.regions import Region, choose
-from mosaicmem.memory.store import MosaicMemoryStore, StoreSnapshot
+from mosaicmem.memory.results import StoreSnapshot
+from mosaicmem.memory.store import MosaicMemoryStore
 
 _MOST = 1e12  # metres
 

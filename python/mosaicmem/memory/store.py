@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, cast
@@ -19,7 +18,6 @@ from mosaicmem._arrays import (
     U64,
     ArrayLike,
     as_array,
-    as_depth,
     as_ids,
     check_choice,
     check_instance,
@@ -28,90 +26,16 @@ from mosaicmem._arrays import (
     check_threads,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.memory.keyframe import as_keyframe
 from mosaicmem.memory.options import RetrievalOptions
-from mosaicmem.memory.storage import MAX_CELLS, StoreFolder, StoreSettings, open_folder
+from mosaicmem.memory.results import RetrievedPatches, StoreSnapshot, StoreStatistics
+from mosaicmem.memory.storage import StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 EVICTIONS = ("oldest", "redundant")
 _MOST_PATCH_BYTES = 512  # of index and places
 _OBJECT_BYTES = 4096  # a keyframe, about
 _MOST_COORDINATE = 1e13  # metres; squared distances stay within float32
-
-
-@dataclass(frozen=True, eq=False)
-class RetrievedPatches:
-    """Patches that one camera sees, front to back. All arrays have one entry a patch.
-
-    Attributes
-    ----------
-    ids : (P,) uint64
-    scores : (P,) float64
-        centrality * proximity * footprint * recency, before the diversity penalty.
-    pixels : (P, 2) float64
-        (u, v) of the patch's centre in the image.
-    depth : (P,) float64
-        Of the patch's centre, metres.
-    """
-
-    ids: U64
-    scores: F64
-    pixels: F64
-    depth: F64
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class StoreStatistics:
-    """What a store holds.
-
-    Attributes
-    ----------
-    patches : int
-        Living patches.
-    keyframes : int
-        Observations with at least one living patch: a keyframe in one place.
-    channels : int or None
-        Of the latents; None before the first keyframe.
-    latent_bytes, depth_bytes, confidence_bytes : int
-        Of the keyframes that are referred to, each counted once.
-    index_bytes : int
-        The kd-trees.
-    bookkeeping_bytes : int
-        Observations, and the places that the policy ``redundant`` follows.
-    first_time, last_time : float or None
-        Timestamps of the oldest and the newest keyframe, seconds.
-    """
-
-    patches: int
-    keyframes: int
-    channels: int | None
-    latent_bytes: int
-    depth_bytes: int
-    confidence_bytes: int
-    index_bytes: int
-    bookkeeping_bytes: int
-    first_time: float | None
-    last_time: float | None
-
-    @property
-    def keyframe_bytes(self) -> int:
-        """Latents, depth and confidence."""
-        return self.latent_bytes + self.depth_bytes + self.confidence_bytes
-
-    @property
-    def nbytes(self) -> int:
-        """Everything."""
-        return self.keyframe_bytes + self.index_bytes + self.bookkeeping_bytes
-
-
-@dataclass(frozen=True, eq=False)
-class StoreSnapshot:
-    """A store as it was at one time; for :meth:`MosaicMemoryStore.restore`."""
-
-    _core: _core.MemoryStore
-    _settings: StoreSettings
 
 
 class MosaicMemoryStore:
@@ -208,40 +132,14 @@ class MosaicMemoryStore:
         int
             Id of the first patch. The patches of the frame have consecutive ids, row by row.
         """
-        grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True)
-        rows, columns, channels = grid.shape
-        if min(grid.shape) == 0 or rows * columns > MAX_CELLS:
-            raise ValueError(f"latents: expected 1 to {MAX_CELLS} cells and a channel, got shape {grid.shape}")
-        if self.channels not in (None, channels):
-            raise ValueError(f"latents: expected {self.channels} channels as before, got {channels}")
-        stride = _stride(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
-        check_instance("pose", pose, CameraPose)
-        z = as_depth("depth", depth, (rows, columns))
-        if valid is not None:
-            z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
-        if confidence is not None:
-            confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
-            if confidence.min() < 0 or confidence.max() > 1:
-                raise ValueError(f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}")
+        keyframe = as_keyframe(latents, depth, intrinsics, pose, valid, confidence, self.channels, self.latent_dtype)
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
-        kept = _narrow(grid, self.latent_dtype)
-        keyframe: dict[str, Any] = {
-            "latents": kept,
-            "latent_type": getattr(_core.LatentType, self.latent_dtype),
-            "depth": z,
-            "confidence": confidence,
-            "stride": stride,
-            "intrinsics": intrinsics.params,
-            "world_from_camera": pose.world_from_camera,
-            "timestamp": pose.timestamp,
-            "num_threads": self.num_threads,
-        }
         self._check_fits(keyframe)
         with self._lock:
             frame_id = self._next_frame_id if frame_id is None else frame_id
             self._next_frame_id = max(self._next_frame_id, frame_id + 1)
-        return self._core.insert(**keyframe, frame_id=frame_id)
+        return self._core.insert(**keyframe, frame_id=frame_id, num_threads=self.num_threads)
 
     def _check_fits(self, keyframe: dict[str, Any]) -> None:
         """A keyframe that would not fit into an empty store is refused."""
@@ -257,7 +155,7 @@ class MosaicMemoryStore:
         if self.max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= self.max_bytes:
             return
         alone = _core.MemoryStore(size, None, None, getattr(_core.Eviction, self.eviction))
-        alone.insert(**keyframe, frame_id=0)
+        alone.insert(**keyframe, frame_id=0, num_threads=self.num_threads)
         if alone.nbytes > self.max_bytes:
             raise ValueError(
                 f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, "
@@ -561,29 +459,3 @@ def _as_points(points: ArrayLike) -> F64:
 def _retrieved(found: Any) -> RetrievedPatches:
     pixels = np.stack([found["u"], found["v"]], axis=1)
     return RetrievedPatches(found["id"], found["score"], pixels, found["depth"])
-
-
-def _stride(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
-    stride = intrinsics.width // columns
-    if (columns * stride, rows * stride) != (intrinsics.width, intrinsics.height):
-        raise ValueError(
-            f"intrinsics: expected an image that is a whole multiple of the {rows}x{columns} grid (rows x columns), "
-            f"got {intrinsics.width}x{intrinsics.height} pixels (width x height); intrinsics of another resolution? "
-            "use CameraIntrinsics.scaled"
-        )
-    return stride
-
-
-def _narrow(latents: F32, dtype: str) -> np.ndarray:
-    """Latents as they are kept: the array itself for float32, bfloat16 as uint16 bits rounded to nearest even."""
-    if dtype == "float32":
-        return latents
-    if dtype == "float16":
-        if np.abs(latents).max() > np.finfo(np.float16).max:
-            raise ValueError(f"latents: expected values within float16, got {np.abs(latents).max():.6g}")
-        return latents.astype(np.float16)
-    bits = latents.view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    if ((rounded & 0x7FFF) == 0x7F80).any():
-        raise ValueError(f"latents: expected values within bfloat16, got {np.abs(latents).max():.6g}")
-    return rounded

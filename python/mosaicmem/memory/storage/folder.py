@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
-import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from mosaicmem import _core
 from mosaicmem.errors import StoreLockedError
+from mosaicmem.memory.storage.lock import FolderLock
 from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, StoreSettings, is_own_file, read_manifest
 from mosaicmem.memory.storage.tensors import write_tensors
 
@@ -36,61 +35,6 @@ class Record(NamedTuple):
     first_id: int
     world_from_camera: bytes
     alive: bytes
-
-
-@dataclass(frozen=True, eq=False)
-class _Lock:
-    """The lock of a folder. The kernel lets go of it when the process ends, however it ends."""
-
-    descriptor: int
-    process: int
-    _finalizer: list[weakref.finalize[Any, Any]] = field(default_factory=list)
-
-    @classmethod
-    def take(cls, folder: Path) -> _Lock:
-        path = folder / "lock"
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(path, flags, 0o644)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"cannot be opened as a regular file to lock: {error.strerror}", str(path)
-            ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError:
-            writer = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise StoreLockedError(
-                f"{folder}: another store writes here (process {writer}); close it, or save to another folder"
-            ) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        lock = cls(descriptor, os.getpid())
-        lock._finalizer.append(weakref.finalize(lock, _release, descriptor, lock.process))
-        return lock
-
-    def is_own(self) -> bool:
-        """Whether it was this process, and not one that it was forked from, that took it."""
-        return self.process == os.getpid()
-
-    def is_at(self, path: Path) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        self._finalizer[0]()
-
-
-def _release(descriptor: int, process: int) -> None:
-    if process == os.getpid():  # a forked process shares the lock, and must not let go of it
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
 
 
 @dataclass
@@ -114,7 +58,7 @@ class StoreFolder:
     recorded: dict[int, Record] = field(default_factory=dict)
     _next_number: int = 1  # of a file; never given twice, also not after a save that failed
     _attempt: tuple[Manifest, dict[int, Place], dict[int, Record]] | None = None
-    _lock: _Lock | None = None
+    _lock: FolderLock | None = None
     _saving: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -127,31 +71,11 @@ class StoreFolder:
 
     def _save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int) -> None:
         self._take_lock()
-        exported = core.export_observations()
-        keyframes = _keyframes_of(exported)
-        rewritten = self._files_to_rewrite(keyframes)
-        new = [serial for serial in keyframes if serial not in self.places or self.places[serial][0] in rewritten]
-
         self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
-        places = {serial: place for serial, place in self.places.items() if serial in keyframes}
-        entries: list[FileEntry] = []
-        for group in _groups(new, keyframes):
-            number = self._take_number()
-            entries.append(self._write_keyframes(number, group, keyframes))
-            places.update({serial: (number, position) for position, serial in enumerate(group)})
-
+        exported = core.export_observations()
+        places, keyframe_files = self._write_new_keyframes(_keyframes_of(exported))
         recorded = _records(exported, places)
-        states = list(self.manifest.states) if self.manifest else []
-        if len(states) >= _MOST_STATES or sum(entry.rows for entry in states) > 2 * len(recorded) + 64:
-            states = []
-        before = self.recorded if states else {}
-        changed = [i for i, slot in enumerate(recorded) if before.get(slot) != recorded[slot]]
-        gone = [slot for slot in before if slot not in recorded]
-        if changed or gone or not states:
-            states.append(self._write_state(self._take_number(), exported, recorded, changed, gone))
-
-        living = {place[0] for place in places.values()}
-        kept = [e for e in (self.manifest.keyframes if self.manifest else []) if e.number in living]
+        state_files = self._write_changes(exported, recorded)
         manifest = Manifest(
             settings=settings,
             next_id=exported["next_id"],
@@ -162,8 +86,8 @@ class StoreFolder:
             origin=list(exported["origin"]),
             patches=exported["patches"],
             observations=len(recorded),
-            keyframes=kept + entries,
-            states=states,
+            keyframes=keyframe_files,
+            states=state_files,
         )
         self._attempt = (manifest, places, recorded)
         if manifest != self.manifest:
@@ -200,7 +124,7 @@ class StoreFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.manifest is None and self._attempt is None:
                 _expect_free(self.path)
-            self._lock = _Lock.take(self.path)
+            self._lock = FolderLock.take(self.path)
         try:
             self._expect_unchanged()
         except BaseException:
@@ -237,6 +161,32 @@ class StoreFolder:
             rewritten |= {entry.number for entry in files if entry.nbytes > 2 * used[entry.number]}
         small = {number for number, nbytes in used.items() if nbytes < _SMALL_BYTES}
         return rewritten | small if len(small) > _MOST_SMALL else rewritten
+
+    def _write_new_keyframes(self, keyframes: dict[int, _Keyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
+        """Where all keyframes are then, and the files that hold one of them."""
+        rewritten = self._files_to_rewrite(keyframes)
+        places = {
+            serial: place for serial, place in self.places.items() if serial in keyframes and place[0] not in rewritten
+        }
+        used = {number for number, _ in places.values()}
+        files = [entry for entry in (self.manifest.keyframes if self.manifest else []) if entry.number in used]
+        for group in _groups([serial for serial in keyframes if serial not in places], keyframes):
+            number = self._take_number()
+            files.append(self._write_keyframes(number, group, keyframes))
+            places.update({serial: (number, position) for position, serial in enumerate(group)})
+        return places, files
+
+    def _write_changes(self, exported: dict[str, Any], recorded: dict[int, Record]) -> list[FileEntry]:
+        """The state files that lead to what is recorded: one more, or a single new one in the place of many."""
+        files = list(self.manifest.states) if self.manifest else []
+        if len(files) >= _MOST_STATES or sum(entry.rows for entry in files) > 2 * len(recorded) + 64:
+            files = []
+        before = self.recorded if files else {}
+        changed = [i for i, slot in enumerate(recorded) if before.get(slot) != recorded[slot]]
+        gone = [slot for slot in before if slot not in recorded]
+        if changed or gone or not files:
+            files.append(self._write_state(self._take_number(), exported, recorded, changed, gone))
+        return files
 
     def _write_keyframes(self, number: int, serials: list[int], keyframes: dict[int, _Keyframe]) -> FileEntry:
         tensors: dict[str, NDArray[Any]] = {}

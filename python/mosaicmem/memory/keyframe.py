@@ -1,0 +1,79 @@
+"""What enters a store as a keyframe: checked once, here, and made what the core takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, check_instance
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.memory.storage import MAX_CELLS
+
+
+def as_keyframe(
+    latents: ArrayLike,
+    depth: ArrayLike,
+    intrinsics: CameraIntrinsics,
+    pose: CameraPose,
+    valid: ArrayLike | None,
+    confidence: ArrayLike | None,
+    channels: int | None,
+    dtype: str,
+) -> dict[str, Any]:
+    """The core's arguments for a keyframe, without its frame id.
+
+    ``channels`` are those of before, None for any; ``dtype`` is what latents are kept as.
+    """
+    grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True)
+    rows, columns, depth_of_grid = grid.shape
+    if min(grid.shape) == 0 or rows * columns > MAX_CELLS:
+        raise ValueError(f"latents: expected 1 to {MAX_CELLS} cells and a channel, got shape {grid.shape}")
+    if channels not in (None, depth_of_grid):
+        raise ValueError(f"latents: expected {channels} channels as before, got {depth_of_grid}")
+    stride = _stride_of(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
+    check_instance("pose", pose, CameraPose)
+    z = as_depth("depth", depth, (rows, columns))
+    if valid is not None:
+        z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
+    if confidence is not None:
+        confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
+        if confidence.min() < 0 or confidence.max() > 1:
+            raise ValueError(f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}")
+    return {
+        "latents": _narrow(grid, dtype),
+        "latent_type": getattr(_core.LatentType, dtype),
+        "depth": z,
+        "confidence": confidence,
+        "stride": stride,
+        "intrinsics": intrinsics.params,
+        "world_from_camera": pose.world_from_camera,
+        "timestamp": pose.timestamp,
+    }
+
+
+def _stride_of(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
+    stride = intrinsics.width // columns
+    if (columns * stride, rows * stride) != (intrinsics.width, intrinsics.height):
+        raise ValueError(
+            f"intrinsics: expected an image that is a whole multiple of the {rows}x{columns} grid (rows x columns), "
+            f"got {intrinsics.width}x{intrinsics.height} pixels (width x height); intrinsics of another resolution? "
+            "use CameraIntrinsics.scaled"
+        )
+    return stride
+
+
+def _narrow(latents: F32, dtype: str) -> np.ndarray:
+    """Latents as they are kept: the array itself for float32, bfloat16 as uint16 bits rounded to nearest even."""
+    if dtype == "float32":
+        return latents
+    if dtype == "float16":
+        if np.abs(latents).max() > np.finfo(np.float16).max:
+            raise ValueError(f"latents: expected values within float16, got {np.abs(latents).max():.6g}")
+        return latents.astype(np.float16)
+    bits = latents.view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    if ((rounded & 0x7FFF) == 0x7F80).any():
+        raise ValueError(f"latents: expected values within bfloat16, got {np.abs(latents).max():.6g}")
+    return rounded

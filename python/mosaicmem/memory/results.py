@@ -1,0 +1,85 @@
+"""What a store answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mosaicmem import _core
+from mosaicmem._arrays import F64, U64
+from mosaicmem.memory.storage import StoreSettings
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievedPatches:
+    """Patches that one camera sees, front to back. All arrays have one entry a patch.
+
+    Attributes
+    ----------
+    ids : (P,) uint64
+    scores : (P,) float64
+        centrality * proximity * footprint * recency, before the diversity penalty.
+    pixels : (P, 2) float64
+        (u, v) of the patch's centre in the image.
+    depth : (P,) float64
+        Of the patch's centre, metres.
+    """
+
+    ids: U64
+    scores: F64
+    pixels: F64
+    depth: F64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class StoreStatistics:
+    """What a store holds.
+
+    Attributes
+    ----------
+    patches : int
+        Living patches.
+    keyframes : int
+        Observations with at least one living patch: a keyframe in one place.
+    channels : int or None
+        Of the latents; None before the first keyframe.
+    latent_bytes, depth_bytes, confidence_bytes : int
+        Of the keyframes that are referred to, each counted once.
+    index_bytes : int
+        The kd-trees.
+    bookkeeping_bytes : int
+        Observations, and the places that the policy ``redundant`` follows.
+    first_time, last_time : float or None
+        Timestamps of the oldest and the newest keyframe, seconds.
+    """
+
+    patches: int
+    keyframes: int
+    channels: int | None
+    latent_bytes: int
+    depth_bytes: int
+    confidence_bytes: int
+    index_bytes: int
+    bookkeeping_bytes: int
+    first_time: float | None
+    last_time: float | None
+
+    @property
+    def keyframe_bytes(self) -> int:
+        """Latents, depth and confidence."""
+        return self.latent_bytes + self.depth_bytes + self.confidence_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Everything."""
+        return self.keyframe_bytes + self.index_bytes + self.bookkeeping_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class StoreSnapshot:
+    """A store as it was at one time; for :meth:`MosaicMemoryStore.restore`."""
+
+    _core: _core.MemoryStore
+    _settings: StoreSettings
