@@ -461,8 +461,9 @@ class TestWhoMayWrite:
         """
         reader = """
             import time
-            last, opens = -1.0, 0
+            last, opens, start = -1.0, 0, time.monotonic()
             while last < 149:
+                assert time.monotonic() - start < 100
                 try:
                     store = MosaicMemoryStore.open(sys.argv[1])
                 except FileNotFoundError:
