@@ -14,7 +14,7 @@ constexpr std::size_t kBufferSize = 256;
 
 // A tree is swallowed if it is at most this many times what swallows it: the larger, the fewer
 // trees there are to search and the more often a point is built into a new one.
-constexpr std::size_t kMergeRatio = 4;
+constexpr std::size_t kMergeRatio = 8;
 
 constexpr float kBelow = 1 - 1e-6f;
 
@@ -311,8 +311,9 @@ std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
     if (k == 0 || size() == 0) return {};
     NearestHeap heap(std::min(k, size()), patch_of);
     const Lanes point{query[0], query[1], query[2], 0};
-    std::vector<std::pair<float, std::size_t>> order;  // the nearest first, of those the oldest
-    order.reserve(trees_.size());
+    // The nearest first, of those the oldest; kept from query to query for its memory alone.
+    static thread_local std::vector<std::pair<float, std::size_t>> order;
+    order.clear();
     for (std::size_t i = 0; i < trees_.size(); ++i)
         order.emplace_back(squared_distance(point, trees_[i].tree->index.root().box), i);
     std::sort(order.begin(), order.end());
