@@ -10,12 +10,6 @@ from conftest import peer
 from mosaicmem import _core
 
 
-@pytest.fixture
-def pykdtree(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # read when it is imported
-    return peer("pykdtree.kdtree")
-
-
 @pytest.fixture(scope="module", params=[200_000, 1_000_000], ids="{:,}".format)
 def store(request):
     return fill(request.param)
@@ -46,9 +40,9 @@ class TestBuild:
         in_group(benchmark, "build a kd-tree", centres)
         benchmark.pedantic(peer("scipy.spatial").cKDTree, args=(centres,), rounds=3, warmup_rounds=1)
 
-    def test_pykdtree(self, benchmark, centres, pykdtree):
+    def test_pykdtree(self, benchmark, centres):
         in_group(benchmark, "build a kd-tree", centres)
-        benchmark.pedantic(pykdtree.KDTree, args=(centres,), rounds=9, warmup_rounds=1)
+        benchmark.pedantic(peer("pykdtree.kdtree").KDTree, args=(centres,), rounds=9, warmup_rounds=1)
 
 
 class TestQuery:
@@ -65,9 +59,9 @@ class TestQuery:
         tree = peer("scipy.spatial").cKDTree(centres)
         benchmark.pedantic(tree.query, args=(queries, 8), rounds=9, warmup_rounds=1)
 
-    def test_pykdtree(self, benchmark, centres, queries, pykdtree):
+    def test_pykdtree(self, benchmark, centres, queries):
         in_group(benchmark, "10 000 queries, k = 8", centres)
-        tree = pykdtree.KDTree(centres)
+        tree = peer("pykdtree.kdtree").KDTree(centres)
         benchmark.pedantic(tree.query, args=(queries, 8), rounds=9, warmup_rounds=1)
 
 

@@ -31,64 +31,74 @@ float squared_distance(const Lanes& point, const Box& box) {
     return outside[0] + outside[1] + outside[2];
 }
 
-// The k best so far, shared by all trees of the forest: a max-heap on (distance, id).
-class NearestHeap {
+// The k best so far, shared by all trees of the forest: sorted where they are few, else a max-heap,
+// both on (distance, id).
+class Nearest {
   public:
-    NearestHeap(std::size_t k, const PatchIndex::PatchOf& patch_of) : k_(k), patch_of_(patch_of) {
-        heap_.reserve(k);
+    Nearest(std::size_t k, const PatchIndex::PatchOf& patch_of) : k_(k), patch_of_(patch_of) {
+        best_.reserve(k);
     }
 
     void offer(float distance, Slot slot) {
-        const bool full = heap_.size() == k_;
-        if (full && distance > heap_.front().squared_distance) return;
+        const bool full = best_.size() == k_;
+        if (full && distance > worst()) return;
         const Neighbour candidate{distance, patch_of_ ? patch_of_(slot) : slot};
-        if (candidate.id == kNoPatch || (full && !(candidate < heap_.front()))) return;
-        if (full) {
-            std::pop_heap(heap_.begin(), heap_.end());
-            heap_.back() = candidate;
-        } else {
-            heap_.push_back(candidate);
+        if (candidate.id == kNoPatch || (full && !(candidate < last()))) return;
+        if (full) drop_last();
+        best_.push_back(candidate);
+        if (k_ > kFew) {
+            std::push_heap(best_.begin(), best_.end());
+            return;
         }
-        std::push_heap(heap_.begin(), heap_.end());
+        for (std::size_t i = best_.size() - 1; i > 0 && best_[i] < best_[i - 1]; --i)
+            std::swap(best_[i], best_[i - 1]);
     }
 
     // A point further than this cannot enter; one at this distance still may, by its id.
     float worst() const {
-        return heap_.size() == k_ ? heap_.front().squared_distance
+        return best_.size() == k_ ? last().squared_distance
                                   : std::numeric_limits<float>::infinity();
     }
 
     std::vector<Neighbour> sorted() && {
-        std::sort_heap(heap_.begin(), heap_.end());
-        return std::move(heap_);
+        if (k_ > kFew) std::sort_heap(best_.begin(), best_.end());
+        return std::move(best_);
     }
 
   private:
+    static constexpr std::size_t kFew = 16;
+
+    const Neighbour& last() const { return k_ > kFew ? best_.front() : best_.back(); }
+    void drop_last() {
+        if (k_ > kFew) std::pop_heap(best_.begin(), best_.end());
+        best_.pop_back();
+    }
+
     std::size_t k_;
     const PatchIndex::PatchOf& patch_of_;  // empty: slots are ids, and all live
-    std::vector<Neighbour> heap_;
+    std::vector<Neighbour> best_;
 };
 
 void scan(const Slot* slots, const float* centres, std::size_t n, const Lanes& query,
-          NearestHeap& heap) {
-    float worst = heap.worst();
+          Nearest& nearest) {
+    float worst = nearest.worst();
     for (std::size_t i = 0; i < n; ++i) {
         const float x = query[0] - centres[3 * i], y = query[1] - centres[3 * i + 1],
                     z = query[2] - centres[3 * i + 2];
         const float distance = x * x + y * y + z * z;
         if (distance > worst) continue;
-        heap.offer(distance, slots[i]);
-        worst = heap.worst();
+        nearest.offer(distance, slots[i]);
+        worst = nearest.worst();
     }
 }
 
 // Offers the points of a tree that can be among the k nearest: into the nearer child first, and
 // into the other only if its box, which is tight, is near enough.
 void search(const KdTree::BoxedNode& node, const Slot* slots, const float* centres,
-            const Lanes& query, NearestHeap& heap) {
+            const Lanes& query, Nearest& nearest) {
     if (node.is_leaf()) {
         scan(slots + node.begin(), centres + 3 * node.begin(), node.end() - node.begin(), query,
-             heap);
+             nearest);
         return;
     }
     const KdTree::BoxedNode *near = &node.left(), *far = &node.right();
@@ -99,8 +109,8 @@ void search(const KdTree::BoxedNode& node, const Slot* slots, const float* centr
         std::swap(near_distance, far_distance);
     }
     // A box distance is rounded; a relative margin keeps it a lower bound.
-    if (near_distance * kBelow <= heap.worst()) search(*near, slots, centres, query, heap);
-    if (far_distance * kBelow <= heap.worst()) search(*far, slots, centres, query, heap);
+    if (near_distance * kBelow <= nearest.worst()) search(*near, slots, centres, query, nearest);
+    if (far_distance * kBelow <= nearest.worst()) search(*far, slots, centres, query, nearest);
 }
 
 // nanoflann's result-set interface for all points within a radius.
@@ -309,7 +319,7 @@ void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
 std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
                                            const PatchOf& patch_of) const {
     if (k == 0 || size() == 0) return {};
-    NearestHeap heap(std::min(k, size()), patch_of);
+    Nearest nearest(std::min(k, size()), patch_of);
     const Lanes point{query[0], query[1], query[2], 0};
     // The nearest first, of those the oldest; kept from query to query for its memory alone.
     static thread_local std::vector<std::pair<float, std::size_t>> order;
@@ -318,13 +328,13 @@ std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
         order.emplace_back(squared_distance(point, trees_[i].tree->index.root().box), i);
     std::sort(order.begin(), order.end());
     for (const auto& [distance, i] : order) {
-        if (distance * kBelow > heap.worst()) break;
+        if (distance * kBelow > nearest.worst()) break;
         const Tree& tree = *trees_[i].tree;
         search(tree.index.root(), tree.points.slots.data(), tree.points.centres.data(), point,
-               heap);
+               nearest);
     }
-    scan(buffer_.slots.data(), buffer_.centres.data(), buffer_.size(), point, heap);
-    return std::move(heap).sorted();
+    scan(buffer_.slots.data(), buffer_.centres.data(), buffer_.size(), point, nearest);
+    return std::move(nearest).sorted();
 }
 
 std::vector<Neighbour> PatchIndex::within(const float query[3], float radius,
