@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -581,6 +582,7 @@ class TestPowerCut:
         """By the clock, so that also what happens inside of calls is met."""
         states, _ = steps
         rng = random.Random(1)
+        looked_at = 0
         for number in range(12):
             folder = tmp_path / str(number)
             process = run(SAVING, folder, -1)
@@ -592,6 +594,8 @@ class TestPowerCut:
             acknowledged = len([line for line in output.split("\n") if line and line[0].isdigit()])
             if folder.exists():
                 expect_one_of_the_saved(folder, acknowledged, states)
+                looked_at += 1
+        assert looked_at >= 10
 
     def test_files_are_durable_before_they_are_named(self, rng, tmp_path, monkeypatch):
         """A power cut, other than a kill, forgets what was not synced: names may only point to what was."""
@@ -879,11 +883,8 @@ class TestHostileFiles:
             return
         folder = lay_out(tmp_path_factory.mktemp("damaged") / "store", {**saved, name: bytes(content)})
         same = name == "manifest.json" and _same_json(bytes(content), saved[name])
-        try:
-            opened = MosaicMemoryStore.open(folder)
-            fingerprint(opened, POSE)
-        except FormatError:
-            pass
+        with contextlib.suppress(FormatError):  # without verify, damage of a tensor may go unnoticed, but does no harm
+            fingerprint(MosaicMemoryStore.open(folder), POSE)
         if same:
             storage.verify(folder)
         else:

@@ -22,6 +22,7 @@ class FolderLock:
 
     @classmethod
     def take(cls, folder: Path) -> FolderLock:
+        """Take the lock of a folder at once, or raise StoreLockedError with the process that has it."""
         path = folder / "lock"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -52,12 +53,14 @@ class FolderLock:
         return self.process == os.getpid()
 
     def is_at(self, path: Path) -> bool:
+        """Whether the path still leads to the file that is locked."""
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
+        """Let the next one take it."""
         self._finalizer[0]()
 
 

@@ -165,6 +165,7 @@ def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
     chosen = [parts[slot] for slot in slots]
 
     def gather(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """A column of the rows that are left, from the state file of each."""
         out = np.empty((len(chosen), *shape), dtype=dtype)
         source = np.array([number for number, _ in chosen], dtype=np.int64)
         row = np.array([row for _, row in chosen], dtype=np.int64)
