@@ -62,7 +62,7 @@ class TestPositions:
         benchmark(WarpedRoPE(128).apply, x, positions, num_threads=threads)
 
     def test_mosaicmem_prope(self, benchmark, x, threads):
-        prope = PRoPE(128, np.tile(np.eye(4), (4, 1, 1)), 32, 32)
+        prope = PRoPE(128, np.tile(np.eye(4), (4, 1, 1)), patches_x=32, patches_y=32)
         benchmark(prope.apply_to_q, x, num_threads=threads)
 
     def test_torch_rope_formula(self, benchmark, x, positions, threads):

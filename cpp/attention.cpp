@@ -3,176 +3,136 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <new>
+#include <numbers>
+#include <type_traits>
 #include <vector>
 
-#include "matmul_tile.hpp"
+#include "half.hpp"
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "simd/levels.hpp"
 
 namespace mosaicmem {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr std::size_t kKeyTile = 128;               // a multiple of kTileColumns
-constexpr std::size_t kQueryTile = 16 * kTileRows;  // queries that share one packing of a key tile
+constexpr std::size_t kGroup = kGroupPanels * kPanelQueries;
 
-std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
-
-// Online softmax of a tile of queries: unnormalised output o, running maximum m, running sum l.
-struct State {
-    std::vector<float> o;  // (kQueryTile, padded value_dim)
-    float m[kQueryTile], l[kQueryTile];
+struct FreeAligned {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
 };
 
-// One tile of keys, packed for the matrix product and padded with zeros.
-struct KeyTile {
-    std::vector<float> k;  // (kKeyTile / kTileColumns, head_dim, kTileColumns)
-    std::vector<float> v;  // (kKeyTile, padded value_dim)
-    float bias[kKeyTile];  // -infinity where a key takes no part
-    bool any;              // whether one takes part
-};
-
-// logits (kTileRows, kKeyTile) of `rows` queries.
-MOSAICMEM_INLINE void tile_logits(const float* q, std::size_t rows, std::size_t head_dim,
-                                  const KeyTile& keys, float scale,
-                                  float (&logits)[kTileRows][kKeyTile]) {
-    for (std::size_t first = 0; first < kKeyTile; first += kTileColumns) {
-        float acc[kTileRows][kTileColumns] = {};
-        matmul_tile(q, head_dim, rows, keys.k.data() + first * head_dim, kTileColumns, head_dim,
-                    acc);
-        for (std::size_t r = 0; r < kTileRows; ++r) {
-            for (std::size_t c = 0; c < kTileColumns; ++c) {
-                logits[r][first + c] = acc[r][c] * scale + keys.bias[first + c];
-            }
-        }
-    }
+std::unique_ptr<float[], FreeAligned> aligned_floats(std::size_t n) {
+    auto* floats = static_cast<float*>(::operator new[](n * sizeof(float), std::align_val_t(64)));
+    std::fill_n(floats, n, 0.0f);
+    return std::unique_ptr<float[], FreeAligned>(floats);
 }
 
-// Replaces the logits of one query by exp(logit - m) and rescales what it has so far. Maximum and
-// sum run in sixteen lanes, which vectorise without reassociating anything.
-MOSAICMEM_INLINE void online_softmax(float (&logits)[kKeyTile], float& m, float& l, float* o,
-                                     std::size_t value_dim) {
-    constexpr std::size_t kLanes = 16;
-    float lane[kLanes];
-    for (std::size_t c = 0; c < kLanes; ++c) lane[c] = logits[c];
-    for (std::size_t first = kLanes; first < kKeyTile; first += kLanes) {
-        for (std::size_t c = 0; c < kLanes; ++c) {
-            lane[c] = logits[first + c] > lane[c] ? logits[first + c] : lane[c];
-        }
+// Times from the first key on, in half-lives times ln 2: small numbers, which float32 holds well.
+std::vector<float> as_logits(const double* times, std::size_t n, double origin, double half_life) {
+    std::vector<float> out(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        out[i] = static_cast<float>((times[i] - origin) * (std::numbers::ln2 / half_life));
     }
-    float largest = m;
-    for (std::size_t c = 0; c < kLanes; ++c) largest = lane[c] > largest ? lane[c] : largest;
-    for (std::size_t c = 0; c < kLanes; ++c) lane[c] = 0.0f;
-    for (std::size_t first = 0; first < kKeyTile; first += kLanes) {
-        for (std::size_t c = 0; c < kLanes; ++c) {
-            const float p = exp_nonpositive(logits[first + c] - largest);
-            logits[first + c] = p;
-            lane[c] += p;
-        }
-    }
-    float sum = 0.0f;
-    for (std::size_t c = 0; c < kLanes; ++c) sum += lane[c];
-    const float decay = exp_nonpositive(m - largest);
-    l = l * decay + sum;
-    m = largest;
-    for (std::size_t d = 0; d < value_dim; ++d) o[d] *= decay;
-}
-
-MOSAICMEM_CLONES
-void attend_tile(const float* q, std::size_t queries, std::size_t head_dim, const KeyTile& keys,
-                 std::size_t value_dim, float scale, State& state) {
-    float logits[kTileRows][kKeyTile];
-    for (std::size_t first = 0; first < queries; first += kTileRows) {
-        const std::size_t rows = queries - first < kTileRows ? queries - first : kTileRows;
-        tile_logits(q + first * head_dim, rows, head_dim, keys, scale, logits);
-        for (std::size_t r = 0; r < rows; ++r) {
-            online_softmax(logits[r], state.m[first + r], state.l[first + r],
-                           state.o.data() + (first + r) * value_dim, value_dim);
-        }
-        for (std::size_t column = 0; column < value_dim; column += kTileColumns) {
-            float acc[kTileRows][kTileColumns];
-            for (std::size_t r = 0; r < kTileRows; ++r) {
-                for (std::size_t c = 0; c < kTileColumns; ++c) {
-                    acc[r][c] = r < rows ? state.o[(first + r) * value_dim + column + c] : 0.0f;
-                }
-            }
-            matmul_tile(&logits[0][0], kKeyTile, rows, keys.v.data() + column, value_dim, kKeyTile,
-                        acc);
-            for (std::size_t r = 0; r < rows; ++r) {
-                for (std::size_t c = 0; c < kTileColumns; ++c)
-                    state.o[(first + r) * value_dim + column + c] = acc[r][c];
-            }
-        }
-    }
-}
-
-void pack_keys(const AttentionShape& shape, const float* k, const float* v,
-               const std::uint8_t* mask, const float* bias, std::size_t first,
-               std::size_t padded_value_dim, KeyTile& tile) {
-    tile.any = false;
-    for (std::size_t key = 0; key < kKeyTile; ++key) {
-        const bool present = first + key < shape.keys && (!mask || mask[first + key]) &&
-                             !(bias && bias[first + key] == kMinusInfinity);
-        tile.any |= present;
-        tile.bias[key] = present ? (bias ? bias[first + key] : 0.0f) : kMinusInfinity;
-        float* panel =
-            &tile.k[key / kTileColumns * kTileColumns * shape.head_dim + key % kTileColumns];
-        for (std::size_t d = 0; d < shape.head_dim; ++d) {
-            panel[d * kTileColumns] = present ? k[(first + key) * shape.head_dim + d] : 0.0f;
-        }
-        for (std::size_t d = 0; d < shape.value_dim; ++d) {
-            tile.v[key * padded_value_dim + d] =
-                present ? v[(first + key) * shape.value_dim + d] : 0.0f;
-        }
-    }
+    return out;
 }
 
 }  // namespace
 
-void attention(const AttentionShape& shape, const float* q, const float* k, const float* v,
-               const std::uint8_t* mask, const float* bias, float scale, float* out, float* lse,
-               int num_threads) {
-    const std::size_t value_dim = round_up(shape.value_dim, kTileColumns);
-    const std::size_t query_tiles = (shape.queries + kQueryTile - 1) / kQueryTile;
-    const std::size_t work = shape.keys * kQueryTile * (shape.head_dim + value_dim);
-    const std::size_t grain = (1 << 22) / (work + 1) + 1;
+template <class T>
+void attention(const AttentionShape& shape, const AttentionInput<T>& input, T* out,
+               const HeadStrides& out_strides, float* lse, int num_threads) {
+    std::vector<float> query_time, key_time;
+    if (input.key_time && shape.keys > 0) {
+        const double origin = input.key_time[0];
+        query_time = as_logits(input.query_time, shape.queries, origin, input.half_life);
+        key_time = as_logits(input.key_time, shape.keys, origin, input.half_life);
+    }
+    const auto attend =
+        std::is_same_v<T, float> ? kernels().attend_float32 : kernels().attend_bfloat16;
+    const std::size_t groups = (shape.queries + kGroup - 1) / kGroup;
+    const std::size_t work = shape.keys * kGroup * (shape.head_dim + shape.value_dim);
+    const std::size_t grain = (1 << 24) / (work + 1) + 1;
     parallel_for(
-        shape.batch * shape.heads * query_tiles, grain, num_threads,
+        shape.batch * shape.heads * groups, grain, num_threads,
         [&](std::size_t begin, std::size_t end) {
-            State state;
-            state.o.resize(kQueryTile * value_dim);
-            KeyTile tile;
-            tile.k.resize(kKeyTile * shape.head_dim);
-            tile.v.assign(kKeyTile * value_dim, 0.0f);
+            const auto scratch = aligned_floats(attention_scratch(shape.head_dim, shape.value_dim));
             for (std::size_t item = begin; item < end; ++item) {
-                const std::size_t head = item / query_tiles, batch = head / shape.heads;
-                const std::size_t first = item % query_tiles * kQueryTile;
-                const std::size_t queries = std::min(kQueryTile, shape.queries - first);
-                std::fill(state.o.begin(), state.o.end(), 0.0f);
-                std::fill_n(state.m, kQueryTile, kMinusInfinity);
-                std::fill_n(state.l, kQueryTile, 0.0f);
-                for (std::size_t key = 0; key < shape.keys; key += kKeyTile) {
-                    pack_keys(shape, k + head * shape.keys * shape.head_dim,
-                              v + head * shape.keys * shape.value_dim,
-                              mask ? mask + batch * shape.keys : nullptr,
-                              bias ? bias + batch * shape.keys : nullptr, key, value_dim, tile);
-                    if (!tile.any) continue;
-                    attend_tile(q + (head * shape.queries + first) * shape.head_dim, queries,
-                                shape.head_dim, tile, value_dim, scale, state);
-                }
-                for (std::size_t i = 0; i < queries; ++i) {
-                    const float inverse =
-                        state.l[i] == 0.0f ? 0.0f : 1.0f / state.l[i];  // NaN stays NaN
-                    const std::size_t row = head * shape.queries + first + i;
-                    for (std::size_t d = 0; d < shape.value_dim; ++d) {
-                        out[row * shape.value_dim + d] = state.o[i * value_dim + d] * inverse;
-                    }
-                    if (lse)
-                        lse[row] =
-                            state.l[i] == 0.0f ? kMinusInfinity : state.m[i] + std::log(state.l[i]);
-                }
+                const std::size_t batch = item / groups / shape.heads;
+                const std::size_t head = item / groups % shape.heads;
+                const std::size_t key_head = head / (shape.heads / shape.key_heads);
+                // Groups of equal size, so that threads end together.
+                const std::size_t group = item % groups;
+                const std::size_t panels = (shape.queries + kPanelQueries - 1) / kPanelQueries;
+                const std::size_t first = panels * group / groups * kPanelQueries;
+                const std::size_t last =
+                    std::min(panels * (group + 1) / groups * kPanelQueries, shape.queries);
+                const auto at = [&](const auto* data, const HeadStrides& strides, std::size_t h) {
+                    return data + batch * strides.batch + h * strides.head;
+                };
+                AttentionTask task;
+                task.q = at(input.q, input.q_strides, head) + first * input.q_strides.token;
+                task.k = at(input.k, input.k_strides, key_head);
+                task.v = at(input.v, input.v_strides, key_head);
+                task.out = out + batch * out_strides.batch + head * out_strides.head +
+                           first * out_strides.token;
+                task.q_stride = input.q_strides.token;
+                task.k_stride = input.k_strides.token;
+                task.v_stride = input.v_strides.token;
+                task.out_stride = out_strides.token;
+                task.queries = last - first;
+                task.keys = shape.keys;
+                task.head_dim = shape.head_dim;
+                task.value_dim = shape.value_dim;
+                task.scale = input.scale;
+                task.key_mask = input.key_mask ? input.key_mask + batch * shape.keys : nullptr;
+                task.key_bias = input.key_bias ? input.key_bias + batch * shape.keys : nullptr;
+                task.query_time = query_time.empty() ? nullptr : query_time.data() + first;
+                task.key_time = query_time.empty() ? nullptr : key_time.data();
+                task.lse =
+                    lse ? lse + (batch * shape.heads + head) * shape.queries + first : nullptr;
+                task.scratch = scratch.get();
+                attend(task);
             }
         });
 }
+
+template <class T>
+void merge_attention(const PartialAttention<T>& a, const PartialAttention<T>& b, std::size_t rows,
+                     std::size_t value_dim, T* out, float* lse) {
+    const auto read = [](T x) {
+        if constexpr (std::is_same_v<T, float>)
+            return x;
+        else
+            return from_bfloat16(x);
+    };
+    for (std::size_t row = 0; row < rows; ++row) {
+        const float top = std::max(a.lse[row], b.lse[row]);
+        const bool none = top == kMinusInfinity;
+        const float of_a = none ? 0.0f : std::exp(a.lse[row] - top);
+        const float of_b = none ? 0.0f : std::exp(b.lse[row] - top);
+        const float total = of_a + of_b;
+        lse[row] = none ? kMinusInfinity : top + std::log(total);
+        const float share_a = none ? 0.0f : of_a / total, share_b = none ? 0.0f : of_b / total;
+        for (std::size_t d = row * value_dim; d < (row + 1) * value_dim; ++d) {
+            const float merged = share_a * read(a.out[d]) + share_b * read(b.out[d]);
+            if constexpr (std::is_same_v<T, float>)
+                out[d] = merged;
+            else
+                out[d] = to_bfloat16(merged);
+        }
+    }
+}
+
+template void attention<float>(const AttentionShape&, const AttentionInput<float>&, float*,
+                               const HeadStrides&, float*, int);
+template void attention<std::uint16_t>(const AttentionShape&, const AttentionInput<std::uint16_t>&,
+                                       std::uint16_t*, const HeadStrides&, float*, int);
+template void merge_attention<float>(const PartialAttention<float>&, const PartialAttention<float>&,
+                                     std::size_t, std::size_t, float*, float*);
+template void merge_attention<std::uint16_t>(const PartialAttention<std::uint16_t>&,
+                                             const PartialAttention<std::uint16_t>&, std::size_t,
+                                             std::size_t, std::uint16_t*, float*);
 
 }  // namespace mosaicmem

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "simd.hpp"
+#include "simd/clones.hpp"
 
 namespace mosaicmem {
 

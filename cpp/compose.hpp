@@ -13,28 +13,40 @@ enum class Splat {
                // surface
 };
 
-// Tokens of one target frame.
+// Where the tokens of one target frame lie.
 struct SplatTokens {
-    const float* latents;   // (count, channels)
     const float* position;  // (count, 2): x, y in cell coordinates, integers at cell centres
     const float* depth;     // (count) metres
     const float* weight;    // (count) positive, or null for 1; used by bilinear
-    std::size_t count, channels;
+    std::size_t count;
 };
 
 struct SplatGrid {
     std::size_t rows, columns;
-    float* canvas;           // (rows, columns, channels), zero where uncovered
     std::uint8_t* coverage;  // (rows, columns)
     float* depth;            // (rows, columns) of the front surface, 0 where uncovered
     std::int32_t* source;    // (rows, columns) index of the nearest token, -1 where uncovered
 };
 
-// The front token of a cell is the least by (depth, index); `nearest` and `block` copy it.
-// `bilinear` averages all tokens within depth_tolerance (relative) of it, by weight times bilinear
-// weight; bilinear weights under kMinBilinear count for nothing. Tokens whose position or depth is
-// not finite, or depth <= 0, are passed over.
+struct SplatOptions {
+    Splat mode;
+    float depth_tolerance;
+};
+
+// latents (count, channels) -> canvas (rows, columns, channels), zero where uncovered, and what is
+// in front. The front token of a cell is the least by (depth, index); `nearest` and `block` copy
+// it. `bilinear` averages all tokens within depth_tolerance (relative) of it, by weight times
+// bilinear weight; bilinear weights under kMinBilinear count for nothing. Tokens whose position or
+// depth is not finite, or depth <= 0, are passed over. T is float or double.
 constexpr float kMinBilinear = 1.0f / 64;
-void splat(const SplatTokens& tokens, Splat mode, float depth_tolerance, const SplatGrid& grid);
+template <class T>
+void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
+           std::size_t channels, const SplatGrid& grid, T* canvas);
+
+// The adjoint of splat in its latents: the gradient of canvas -> that of latents. `grid` is what
+// splat has found.
+template <class T>
+void splat_adjoint(const SplatTokens& tokens, const SplatOptions& options, const SplatGrid& grid,
+                   const T* canvas, std::size_t channels, T* latents);
 
 }  // namespace mosaicmem

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "simd/clones.hpp"
 
 namespace mosaicmem {
 namespace {

@@ -1,18 +1,22 @@
-// Latents are stored as float32, float16 or bfloat16 and widened to float32 when they are gathered.
+// The two half-precision formats, bit by bit.
 #pragma once
 
 #include <bit>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
-#include "memory_store.hpp"
-#include "simd.hpp"
+#include "simd/clones.hpp"
 
 namespace mosaicmem {
 
 MOSAICMEM_INLINE float from_bfloat16(std::uint16_t bits) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+// To nearest, ties to even; NaN stays NaN.
+MOSAICMEM_INLINE std::uint16_t to_bfloat16(float x) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    if (x != x) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
+    return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
 // IEEE binary16. A subnormal is its mantissa times 2^-24; infinity and NaN keep their mantissa.
@@ -26,19 +30,6 @@ MOSAICMEM_INLINE float from_float16(std::uint16_t bits) {
     }
     const std::uint32_t wide_exponent = exponent == 31 ? 255u : exponent + 112u;
     return std::bit_cast<float>(sign | wide_exponent << 23 | mantissa << 13);
-}
-
-// out[0..n) = latents[offset .. offset + n) as float32.
-inline void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n,
-                  float* out) {
-    if (type == LatentType::float32) {
-        std::memcpy(out, static_cast<const float*>(latents) + offset, n * sizeof(float));
-        return;
-    }
-    const auto* bits = static_cast<const std::uint16_t*>(latents) + offset;
-    for (std::size_t i = 0; i < n; ++i) {
-        out[i] = type == LatentType::float16 ? from_float16(bits[i]) : from_bfloat16(bits[i]);
-    }
 }
 
 }  // namespace mosaicmem

@@ -1,77 +1,93 @@
 #include "prope.hpp"
 
+#include <algorithm>
+#include <type_traits>
+
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "simd/levels.hpp"
 
 namespace mosaicmem {
 namespace {
 
-template <class T>
-MOSAICMEM_INLINE void multiply_blocks(const T* x, std::size_t blocks, const T* m, T* out) {
-    for (std::size_t b = 0; b < blocks; ++b) {
-        const T v0 = x[4 * b], v1 = x[4 * b + 1], v2 = x[4 * b + 2], v3 = x[4 * b + 3];
-        for (int row = 0; row < 4; ++row) {
-            out[4 * b + row] =
-                m[4 * row] * v0 + m[4 * row + 1] * v1 + m[4 * row + 2] * v2 + m[4 * row + 3] * v3;
+void encode_tile(const HeadFeatures<float>& f, const CameraTask& task) {
+    kernels().prope_float32(f, task);
+}
+
+void encode_tile(const HeadFeatures<std::uint16_t>& f, const CameraTask& task) {
+    kernels().prope_bfloat16(f, task);
+}
+
+void multiply(const double* x, const MatrixRun& run, const CameraMatrices<double>& m,
+              std::size_t camera, double* out) {
+    const double* c = m.coefficient + (camera * m.groups + run.group) * 4 * m.period;
+    for (std::size_t block = run.begin; block < run.end; block += 4 * m.spread) {
+        for (std::size_t r = 0; r < m.spread; ++r) {
+            double v[4];
+            for (std::size_t j = 0; j < 4; ++j) v[j] = x[block + j * m.spread + r];
+            for (std::size_t i = 0; i < 4; ++i) {
+                const std::size_t e = block + i * m.spread + r;
+                const double* of = c + (e - run.begin) % m.period;
+                out[e] = of[0] * v[0] + of[m.period] * v[1] + of[2 * m.period] * v[2] +
+                         of[3 * m.period] * v[3];
+            }
         }
     }
 }
 
-template <class T>
-MOSAICMEM_INLINE void rotate_quarter(const T* x, std::size_t half, const T* cos, const T* sin,
-                                     T sign, T* out) {
-    for (std::size_t i = 0; i < half; ++i) {
-        const T a = x[i], b = x[half + i], s = sign * sin[i];
-        out[i] = a * cos[i] + b * s;
-        out[half + i] = b * cos[i] - a * s;
+// For gradients and references: exact, not fast.
+void encode_row(const double* x, std::size_t dim, std::size_t t, const CameraMatrices<double>& m,
+                const QuarterRotation<double>& turn, double* out) {
+    std::size_t done = 0;
+    for (const MatrixRun& run : m.runs) {
+        multiply(x, run, m, static_cast<std::size_t>(m.camera[t]), out);
+        done = run.end;
     }
-}
-
-template <class T>
-MOSAICMEM_INLINE void apply_token(const T* x, std::size_t dim, const T* matrix, const T* cos,
-                                  const T* sin, T sign, T* out) {
-    const std::size_t eighth = dim / 8, quarter = dim / 4, half = dim / 2;
-    multiply_blocks(x, eighth, matrix, out);
-    rotate_quarter(x + half, eighth, cos, sin, sign, out + half);
-    rotate_quarter(x + half + quarter, eighth, cos + eighth, sin + eighth, sign,
-                   out + half + quarter);
-}
-
-MOSAICMEM_CLONES
-void token(const float* x, std::size_t dim, const float* matrix, const float* cos, const float* sin,
-           float sign, float* out) {
-    apply_token(x, dim, matrix, cos, sin, sign, out);
-}
-
-MOSAICMEM_CLONES
-void token(const double* x, std::size_t dim, const double* matrix, const double* cos,
-           const double* sin, double sign, double* out) {
-    apply_token(x, dim, matrix, cos, sin, sign, out);
+    if (!turn.cos) {
+        std::copy(x + done, x + dim, out + done);
+        return;
+    }
+    const std::size_t quarter = dim / 4, n = dim / 8;
+    for (std::size_t i = 0; i < quarter; ++i) {
+        const std::size_t p = dim / 2 + (i < n ? i : quarter + i - n), q = p + n;
+        const double a = x[p], b = x[q], c = turn.cos[t * quarter + i];
+        const double s = turn.inverse ? -turn.sin[t * quarter + i] : turn.sin[t * quarter + i];
+        out[p] = a * c + b * s;
+        out[q] = b * c - a * s;
+    }
 }
 
 }  // namespace
 
-template <class T>
-void prope_apply(const T* x, std::size_t batch, std::size_t n, std::size_t dim, const T* matrices,
-                 const std::int32_t* camera, const T* cos, const T* sin, bool inverse, T* out,
-                 int num_threads) {
-    const std::size_t quarter = dim / 4;
-    parallel_for(
-        batch * n, (1 << 17) / (dim + 1) + 1, num_threads, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t row = begin; row < end; ++row) {
-                const std::size_t t = row % n;
-                token(x + row * dim, dim, matrices + 16 * static_cast<std::size_t>(camera[t]),
-                      cos + t * quarter, sin + t * quarter, inverse ? T(-1) : T(1),
-                      out + row * dim);
+template <class T, class F>
+void prope_apply(const HeadFeatures<T>& f, const CameraMatrices<F>& matrices,
+                 const QuarterRotation<F>& rotation, int num_threads) {
+    const bool stream = !std::is_same_v<T, double> && should_stream(f);
+    const std::size_t tiles = (f.tokens + kTokenTile - 1) / kTokenTile;
+    parallel_for(tiles, encode_grain(f), num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t tile = begin; tile < end; ++tile) {
+            const std::size_t first = tile * kTokenTile;
+            const std::size_t last = std::min(first + kTokenTile, f.tokens);
+            if constexpr (std::is_same_v<T, double>) {
+                for (std::size_t row = 0; row < f.batch * f.heads; ++row) {
+                    for (std::size_t t = first; t < last; ++t) {
+                        encode_row(row_of(f.x, f.x_strides, row / f.heads, row % f.heads, t), f.dim,
+                                   t, matrices, rotation,
+                                   row_of(f.out, f.out_strides, row / f.heads, row % f.heads, t));
+                    }
+                }
+            } else {
+                encode_tile(f, {first, last, matrices, rotation, stream});
             }
-        });
+        }
+        if (stream) kernels().end_streaming();
+    });
 }
 
-template void prope_apply<float>(const float*, std::size_t, std::size_t, std::size_t, const float*,
-                                 const std::int32_t*, const float*, const float*, bool, float*,
-                                 int);
-template void prope_apply<double>(const double*, std::size_t, std::size_t, std::size_t,
-                                  const double*, const std::int32_t*, const double*, const double*,
-                                  bool, double*, int);
+template void prope_apply(const HeadFeatures<float>&, const CameraMatrices<float>&,
+                          const QuarterRotation<float>&, int);
+template void prope_apply(const HeadFeatures<std::uint16_t>&, const CameraMatrices<float>&,
+                          const QuarterRotation<float>&, int);
+template void prope_apply(const HeadFeatures<double>&, const CameraMatrices<double>&,
+                          const QuarterRotation<double>&, int);
 
 }  // namespace mosaicmem

@@ -1,59 +1,42 @@
 #include "rope.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "simd/levels.hpp"
 
 namespace mosaicmem {
 namespace {
 
-template <class T>
-MOSAICMEM_INLINE void rotate_interleaved(const T* x, std::size_t half, const T* cos, const T* sin,
-                                         T sign, T* out) {
-    for (std::size_t i = 0; i < half; ++i) {
-        const T a = x[2 * i], b = x[2 * i + 1], s = sign * sin[i];
-        out[2 * i] = a * cos[i] - b * s;
-        out[2 * i + 1] = a * s + b * cos[i];
-    }
+void rotate_tile(const HeadFeatures<float>& f, const RotaryTask& task) {
+    kernels().rope_float32(f, task);
 }
 
-template <class T>
-MOSAICMEM_INLINE void rotate_split_half(const T* x, std::size_t half, const T* cos, const T* sin,
-                                        T sign, T* out) {
-    for (std::size_t i = 0; i < half; ++i) {
-        const T a = x[i], b = x[half + i], s = sign * sin[i];
-        out[i] = a * cos[i] - b * s;
-        out[half + i] = a * s + b * cos[i];
-    }
+void rotate_tile(const HeadFeatures<std::uint16_t>& f, const RotaryTask& task) {
+    kernels().rope_bfloat16(f, task);
 }
 
-template <class T>
-MOSAICMEM_INLINE void rotate_rows(const T* x, std::size_t rows, std::size_t dim, const T* cos,
-                                  const T* sin, Pairing pairing, T sign, T* out) {
-    const std::size_t half = dim / 2;
-    for (std::size_t r = 0; r < rows; ++r) {
-        if (pairing == Pairing::interleaved) {
-            rotate_interleaved(x + r * dim, half, cos + r * half, sin + r * half, sign,
-                               out + r * dim);
-        } else {
-            rotate_split_half(x + r * dim, half, cos + r * half, sin + r * half, sign,
-                              out + r * dim);
+// For gradients and references: exact, not fast.
+void rotate_tile(const HeadFeatures<double>& f, std::size_t first, std::size_t last,
+                 const double* cos, const double* sin, Pairing pairing, double sign) {
+    const std::size_t half = f.dim / 2;
+    for (std::size_t row = 0; row < f.batch * f.heads; ++row) {
+        for (std::size_t t = first; t < last; ++t) {
+            const double* x = row_of(f.x, f.x_strides, row / f.heads, row % f.heads, t);
+            double* out = row_of(f.out, f.out_strides, row / f.heads, row % f.heads, t);
+            for (std::size_t i = 0; i < half; ++i) {
+                const std::size_t p = pairing == Pairing::interleaved ? 2 * i : i;
+                const std::size_t q = pairing == Pairing::interleaved ? 2 * i + 1 : half + i;
+                const double a = x[p], b = x[q];
+                const double c = cos[t * half + i], s = sign * sin[t * half + i];
+                out[p] = a * c - b * s;
+                out[q] = a * s + b * c;
+            }
         }
     }
-}
-
-MOSAICMEM_CLONES
-void rotate(const float* x, std::size_t rows, std::size_t dim, const float* cos, const float* sin,
-            Pairing pairing, float sign, float* out) {
-    rotate_rows(x, rows, dim, cos, sin, pairing, sign, out);
-}
-
-MOSAICMEM_CLONES
-void rotate(const double* x, std::size_t rows, std::size_t dim, const double* cos,
-            const double* sin, Pairing pairing, double sign, double* out) {
-    rotate_rows(x, rows, dim, cos, sin, pairing, sign, out);
 }
 
 }  // namespace
@@ -82,30 +65,31 @@ void rope_table(const double* positions, std::size_t n, std::span<const std::siz
     });
 }
 
-template <class T>
-void rope_apply(const T* x, std::size_t batch, std::size_t n, std::size_t dim, const T* cos,
-                const T* sin, Pairing pairing, bool inverse, T* out, int num_threads) {
-    // Cut by tokens, so that a chunk meets its part of the tables once and keeps it in cache for
-    // the whole batch.
-    constexpr std::size_t kTileTokens = 32;
-    const std::size_t tiles = (n + kTileTokens - 1) / kTileTokens;
-    const std::size_t grain = (1 << 17) / (batch * kTileTokens * dim + 1) + 1;
-    parallel_for(tiles, grain, num_threads, [&](std::size_t begin, std::size_t end) {
+template <class T, class F>
+void rope_apply(const HeadFeatures<T>& f, const F* cos, const F* sin, Pairing pairing, bool inverse,
+                int num_threads) {
+    const bool stream = !std::is_same_v<T, double> && should_stream(f);
+    const std::size_t tiles = (f.tokens + kTokenTile - 1) / kTokenTile;
+    parallel_for(tiles, encode_grain(f), num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t tile = begin; tile < end; ++tile) {
-            const std::size_t first = tile * kTileTokens;
-            const std::size_t count = first + kTileTokens <= n ? kTileTokens : n - first;
-            for (std::size_t b = 0; b < batch; ++b) {
-                const std::size_t at = (b * n + first) * dim;
-                rotate(x + at, count, dim, cos + first * dim / 2, sin + first * dim / 2, pairing,
-                       inverse ? T(-1) : T(1), out + at);
+            const std::size_t first = tile * kTokenTile;
+            const std::size_t last = std::min(first + kTokenTile, f.tokens);
+            if constexpr (std::is_same_v<T, double>) {
+                rotate_tile(f, first, last, cos, sin, pairing, inverse ? -1.0 : 1.0);
+            } else {
+                rotate_tile(
+                    f, {first, last, cos, sin, pairing == Pairing::interleaved, inverse, stream});
             }
         }
+        if (stream) kernels().end_streaming();
     });
 }
 
-template void rope_apply<float>(const float*, std::size_t, std::size_t, std::size_t, const float*,
-                                const float*, Pairing, bool, float*, int);
-template void rope_apply<double>(const double*, std::size_t, std::size_t, std::size_t,
-                                 const double*, const double*, Pairing, bool, double*, int);
+template void rope_apply(const HeadFeatures<float>&, const float*, const float*, Pairing, bool,
+                         int);
+template void rope_apply(const HeadFeatures<std::uint16_t>&, const float*, const float*, Pairing,
+                         bool, int);
+template void rope_apply(const HeadFeatures<double>&, const double*, const double*, Pairing, bool,
+                         int);
 
 }  // namespace mosaicmem

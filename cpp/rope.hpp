@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <span>
 
+#include "heads.hpp"
+
 namespace mosaicmem {
 
 enum class Pairing {
@@ -18,10 +20,11 @@ enum class Pairing {
 void rope_table(const double* positions, std::size_t n, std::span<const std::size_t> axis_dims,
                 double theta, double* cos, double* sin, int num_threads);
 
-// Rotates each pair (a, b) of x (batch, n, dim) to (a cos - b sin, a sin + b cos); by the opposite
-// angle if inverse. cos and sin (n, dim / 2) are shared by all of batch. out may be x.
-template <class T>
-void rope_apply(const T* x, std::size_t batch, std::size_t n, std::size_t dim, const T* cos,
-                const T* sin, Pairing pairing, bool inverse, T* out, int num_threads);
+// Rotates each pair (a, b) of features to (a cos - b sin, a sin + b cos); by the opposite angle if
+// inverse. cos and sin (tokens, dim / 2) are shared by batch and heads; F is double for T double,
+// else float.
+template <class T, class F>
+void rope_apply(const HeadFeatures<T>& features, const F* cos, const F* sin, Pairing pairing,
+                bool inverse, int num_threads);
 
 }  // namespace mosaicmem

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "simd/clones.hpp"
 
 namespace mosaicmem {
 namespace {

@@ -25,6 +25,20 @@ def threads_for_small_inputs(request):
     _core.ignore_grain(False)
 
 
+SIMD_LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
+
+
+@pytest.fixture(params=SIMD_LEVELS)
+def simd(request):
+    """Runs a test as each machine would, up to this one."""
+    best = _core.simd_level()
+    if SIMD_LEVELS.index(request.param) > SIMD_LEVELS.index(best.name):
+        pytest.skip(f"this machine has {best.name} at most")
+    _core.limit_simd_level(getattr(_core.SimdLevel, request.param))
+    yield request.param
+    _core.limit_simd_level(best)
+
+
 @pytest.fixture(scope="session")
 def rgbd_scene():
     """Folder of the real RGB-D sequence."""

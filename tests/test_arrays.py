@@ -8,15 +8,9 @@ import pytest
 
 from mosaicmem import (
     CameraIntrinsics,
-    CameraPose,
-    WarpedLatent,
-    WarpedRoPE,
-    depth_to_grid,
-    reproject_depth_grid,
     unproject_depth,
 )
 from mosaicmem._arrays import as_array, check_integer, check_number, check_threads
-from mosaicmem.attention import attention
 
 K = CameraIntrinsics.from_fov(16, 8, fov_x=1.0)
 
@@ -67,26 +61,6 @@ def test_the_environment_sets_the_threads(monkeypatch):
     monkeypatch.setenv("MOSAICMEM_NUM_THREADS", "3")
     assert check_threads(0) == 3
     assert check_threads(2) == 2
-
-
-def test_torch_in_torch_out(rng):
-    torch = pytest.importorskip("torch")
-    x = torch.from_numpy(rng.standard_normal((2, 3, 5, 12)).astype(np.float32))
-    positions = torch.zeros(5, 3)
-    for result in (
-        WarpedRoPE(12).apply(x, positions),
-        attention(x, x, x),
-        depth_to_grid(torch.ones(8, 16), 4),
-        unproject_depth(torch.ones(8, 16), K)[0],
-        reproject_depth_grid(torch.ones(2, 4), 4, K, CameraPose(), K, CameraPose())[0],
-        WarpedLatent().splat(torch.ones(1, 2), torch.zeros(1, 2), torch.ones(1), 2, 2).latents,
-    ):
-        assert isinstance(result, torch.Tensor)
-    np.testing.assert_array_equal(attention(x, x, x).numpy(), attention(x.numpy(), x.numpy(), x.numpy()))
-    with pytest.raises(TypeError, match=r"q: .*torch\.bfloat16; use \.float\(\)"):
-        attention(x.bfloat16(), x, x)
-    with pytest.raises(ValueError, match=r"q: .*without gradient"):
-        attention(x.clone().requires_grad_(), x, x)
 
 
 def test_torch_and_command_line_are_not_imported():

@@ -1,9 +1,12 @@
+import resource
+
+import ml_dtypes
 import numpy as np
 import pytest
 
 from conftest import assert_within_twice
 from mosaicmem import MemoryCrossAttention, WarpedRoPE, grid_positions
-from mosaicmem.attention import attention
+from mosaicmem.attention import attention, merge_attention
 from reference.attention import attention as reference
 from reference.attention import rope as reference_rope
 
@@ -24,10 +27,20 @@ def inputs(rng, batch, heads, queries, keys, head_dim, value_dim):
     return [rng.standard_normal((batch, heads, *shape)).astype(np.float32) for shape in shapes]
 
 
+def as_bfloat16(*arrays):
+    return [x.astype(ml_dtypes.bfloat16) for x in arrays]
+
+
+def half_reference(q, k, v, scale, mask=None):
+    """The formula as the dot products of bfloat16 compute it: sums in float32, weights and result rounded."""
+    out, _ = reference(q, k, v, scale, mask=mask, dtype=np.float32, weights_dtype=ml_dtypes.bfloat16)
+    return out.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
 class TestKernel:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("masked", [False, True])
-    def test_equals_the_formula(self, rng, shape, masked):
+    def test_equals_the_formula(self, rng, simd, shape, masked):
         q, k, v = inputs(rng, *shape)
         scale = shape[4] ** -0.5
         options = {}
@@ -41,6 +54,59 @@ class TestKernel:
         there = np.isfinite(exact_lse)
         np.testing.assert_array_equal(np.isfinite(lse), there)
         assert_within_twice(lse[there], single_lse[there], exact_lse[there])
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_bfloat16_equals_the_formula(self, rng, simd, shape, masked):
+        q, k, v = as_bfloat16(*inputs(rng, *shape))
+        scale = shape[4] ** -0.5
+        mask = rng.random((shape[0], shape[3])) < 0.7 if masked else None
+        out, lse = attention(q, k, v, mask=mask, return_lse=True)
+        assert out.dtype == ml_dtypes.bfloat16
+        exact, exact_lse = reference(q, k, v, scale, mask=mask)
+        half = half_reference(q, k, v, scale, mask)
+        assert_within_twice(out.astype(np.float64), half, exact)
+        there = np.isfinite(exact_lse)
+        np.testing.assert_allclose(lse[there], exact_lse[there], atol=1e-5)
+
+    @pytest.mark.parametrize("dim", [1, 2, 31, 64, 100, 128, 255, 256])
+    def test_any_head_dim(self, rng, simd, dim):
+        q, k, v = inputs(rng, 1, 1, 50, 130, dim, dim)
+        exact, _ = reference(q, k, v, dim**-0.5)
+        single, _ = reference(q, k, v, dim**-0.5, dtype=np.float32)
+        assert_within_twice(attention(q, k, v), single, exact)
+        q, k, v = as_bfloat16(q, k, v)
+        exact, _ = reference(q, k, v, dim**-0.5)
+        half = half_reference(q, k, v, dim**-0.5)
+        assert_within_twice(attention(q, k, v).astype(np.float64), half, exact)
+
+    @pytest.mark.parametrize("key_heads", [1, 2, 6])
+    def test_grouped_heads(self, rng, key_heads):
+        q, _, _ = inputs(rng, 2, 6, 20, 1, 16, 16)
+        _, k, v = inputs(rng, 2, key_heads, 1, 70, 16, 24)
+        out = attention(q, k, v)
+        whole = [np.repeat(x, 6 // key_heads, axis=1) for x in (k, v)]
+        np.testing.assert_array_equal(out, attention(q, *whole))
+
+    def test_decay_forgets_with_time(self, rng, simd):
+        q, k, v = inputs(rng, 2, 2, 60, 150, 32, 32)
+        # Times of day in seconds since 1970: far beyond what float32 tells apart.
+        decay = {
+            "query_time": 1.7e9 + rng.uniform(0, 9, 60),
+            "key_time": 1.7e9 + rng.uniform(0, 9, 150),
+            "half_life": 1.5,
+        }
+        mask = rng.random((2, 150)) < 0.8
+        bias = rng.standard_normal((2, 150)).astype(np.float32)
+        exact, exact_lse = reference(q, k, v, 32**-0.5, mask, bias, tuple(decay.values()))
+        single, single_lse = reference(q, k, v, 32**-0.5, mask, bias, tuple(decay.values()), dtype=np.float32)
+        out, lse = attention(q, k, v, mask=mask, bias=bias, return_lse=True, **decay)
+        assert_within_twice(out, single, exact)
+        assert_within_twice(lse, single_lse, exact_lse)
+        assert np.abs(out - attention(q, k, v, mask=mask, bias=bias)).max() > 0.05
+        half = attention(*as_bfloat16(q, k, v), mask=mask, bias=bias, **decay).astype(np.float64)
+        exact, _ = reference(*as_bfloat16(q, k, v), 32**-0.5, mask, bias, tuple(decay.values()))
+        np.testing.assert_allclose(half, exact, atol=2**-8 * np.abs(exact).max())
 
     def test_large_logits_do_not_overflow(self, rng):
         q, k, v = inputs(rng, 1, 1, 20, 300, 16, 16)
@@ -93,33 +159,69 @@ class TestKernel:
         bias = np.where(mask, 0, -np.inf).astype(np.float32)
         np.testing.assert_array_equal(attention(q, k, v, mask=mask), attention(q, k, v, bias=bias))
 
-    def test_parts_merge_by_their_lse(self, rng):
-        """exp(lse) weights make two partial results the whole one."""
+    @pytest.mark.parametrize("half", [False, True])
+    def test_parts_merge_to_the_whole(self, rng, half):
         q, k, v = inputs(rng, 1, 2, 30, 250, 32, 32)
-        whole = attention(q, k, v)
-        parts = [attention(q, k[:, :, s], v[:, :, s], return_lse=True) for s in (slice(0, 90), slice(90, 250))]
-        lse = np.stack([p[1] for p in parts])
-        weights = np.exp(lse - lse.max(axis=0))
-        merged = sum(w[..., None] * p[0] for w, p in zip(weights / weights.sum(axis=0), parts, strict=True))
-        np.testing.assert_allclose(merged, whole, atol=2e-6)
+        q, k, v = as_bfloat16(q, k, v) if half else (q, k, v)
+        whole, whole_lse = attention(q, k, v, return_lse=True)
+        parts = [attention(q, k[:, :, s], v[:, :, s], return_lse=True) for s in (slice(0, 90), slice(90, 90))]
+        merged = merge_attention(*parts[0], *parts[1])  # the second is empty
+        np.testing.assert_array_equal(merged[0], parts[0][0])
+        np.testing.assert_array_equal(merged[1], parts[0][1])
+        merged, lse = merge_attention(*merged, *attention(q, k[:, :, 90:], v[:, :, 90:], return_lse=True))
+        assert merged.dtype == whole.dtype
+        tolerance = 2**-8 if half else 2e-6
+        np.testing.assert_allclose(merged.astype(np.float64), whole.astype(np.float64), atol=tolerance)
+        np.testing.assert_allclose(lse, whole_lse, atol=2e-6)
+
+    def test_nothing_merged_with_nothing_is_nothing(self, rng):
+        q, k, v = inputs(rng, 1, 1, 3, 0, 8, 8)
+        empty = attention(q, k, v, return_lse=True)
+        out, lse = merge_attention(*empty, *empty)
+        assert (out == 0).all()
+        assert (lse == -np.inf).all()
 
     def test_layouts_and_threads_give_the_same_bytes(self, rng):
+        """Views of (B, N, heads, d), as models have them, are read where they lie; so are slices and repeats."""
         q, k, v = inputs(rng, 2, 4, 500, 400, 64, 64)
-        expected = attention(q, k, v, num_threads=1)
-        strided = np.ascontiguousarray(q.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-        assert not strided.flags.c_contiguous
-        for threads in (1, 2, 3):
-            assert attention(strided, k, v, num_threads=threads).tobytes() == expected.tobytes()
+        for arrays in ((q, k, v), as_bfloat16(q, k, v)):
+            expected = attention(*arrays, num_threads=1)
+            views = [np.ascontiguousarray(x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3) for x in arrays]
+            packed = np.ascontiguousarray(np.concatenate([arrays[1], arrays[2]], axis=-1))
+            slices = [arrays[0], packed[..., :64], packed[..., 64:]]
+            for threads in (1, 2, 3):
+                got = attention(*views, num_threads=threads)
+                assert got.tobytes() == expected.tobytes()
+                assert got.strides == views[0].strides
+                assert attention(*slices, num_threads=threads).tobytes() == expected.tobytes()
+        one_key = np.broadcast_to(k[:, :, :1], k.shape)
+        np.testing.assert_array_equal(attention(q, one_key, v), attention(q, one_key.copy(), v))
+        np.testing.assert_array_equal(attention(q[:, :, ::-1], k, v), attention(q, k, v)[:, :, ::-1])
+
+    def test_memory_does_not_grow_with_the_product(self, rng):
+        """20 000 x 20 000 logits would be 1.6 GB in float32."""
+        q, k, v = inputs(rng, 1, 1, 20_000, 20_000, 2, 2)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        attention(q, k, v)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"k": np.zeros((1, 2, 5, 9))}, r"k: expected shape \(1, 2, N_k, 8\), got \(1, 2, 5, 9\)"),
+            ({"k": np.zeros((1, 2, 5, 9))}, r"k: expected shape \(1, key_heads, N_k, 8\), got \(1, 2, 5, 9\)"),
             ({"v": np.zeros((1, 2, 6, 8))}, r"v: expected shape \(1, 2, 5, d_v\), got \(1, 2, 6, 8\)"),
             ({"q": np.zeros((4, 8))}, r"q: expected shape \(B, heads, N_q, d\), got \(4, 8\)"),
             ({"mask": np.ones((1, 5))}, "mask: expected dtype bool, got float64"),
             ({"bias": np.full((1, 5), np.nan)}, "bias: expected finite values or -inf"),
             ({"scale": float("inf")}, "scale: expected a finite number"),
+            ({"k": np.zeros((1, 3, 5, 8)), "v": np.zeros((1, 3, 5, 8))}, "k: .* divides the 2 of q, got 3"),
+            ({"half_life": 1.0}, "query_time, key_time, half_life: expected all three or none"),
+            ({"half_life": 0.0, "query_time": np.zeros(4), "key_time": np.zeros(5)}, "half_life: expected more than 0"),
+            (
+                {"half_life": 1.0, "query_time": np.zeros(3), "key_time": np.zeros(5)},
+                r"query_time: expected shape \(4,",
+            ),
+            ({"q": np.zeros((1, 2, 4, 8), ml_dtypes.bfloat16)}, "q, k, v: expected one dtype, got bfloat16 for q only"),
         ],
     )
     def test_bad_input_is_named(self, change, message):

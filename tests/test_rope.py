@@ -1,10 +1,12 @@
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from conftest import assert_within_twice
-from mosaicmem import RotaryTable, WarpedRoPE, grid_positions
+from mosaicmem import CameraIntrinsics, CameraPose, RotaryTable, WarpedRoPE, grid_positions, reproject_depth_grid
+from mosaicmem.attention import warped_positions
 from reference.attention import rope as reference
 
 pytestmark = pytest.mark.kernel
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.kernel
 @pytest.mark.parametrize(
     ("head_dim", "axes_dims"), [(128, None), (64, None), (10, (6, 4, 0)), (2, (2, 0, 0)), (30, (10, 8, 12))]
 )
-def test_equals_the_formula(rng, pairing, head_dim, axes_dims):
+def test_equals_the_formula(rng, simd, pairing, head_dim, axes_dims):
     rope = WarpedRoPE(head_dim, axes_dims, pairing=pairing)
     x = rng.standard_normal((2, 3, 77, head_dim)).astype(np.float32)
     positions = rng.uniform(-50, 100, (77, 3))
@@ -22,6 +24,12 @@ def test_equals_the_formula(rng, pairing, head_dim, axes_dims):
     single = reference(x, positions, rope.axes_dims, 10000.0, pairing, np.float32)
     assert_within_twice(rope.apply(x, positions), single, exact)
     np.testing.assert_allclose(rope.apply(x.astype(np.float64), positions), exact, rtol=0, atol=1e-12)
+    half = x.astype(ml_dtypes.bfloat16)
+    exact = reference(half, positions, rope.axes_dims, 10000.0, pairing)
+    rounded = reference(half, positions, rope.axes_dims, 10000.0, pairing, np.float32).astype(ml_dtypes.bfloat16)
+    got = rope.apply(half, positions)
+    assert got.dtype == ml_dtypes.bfloat16
+    assert_within_twice(got.astype(np.float64), rounded.astype(np.float64), exact)
 
 
 def test_wan_split_is_the_default():
@@ -54,6 +62,56 @@ def test_a_table_serves_every_layer(rng):
         rope.apply(x[:, :49], table)
 
 
+@pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
+def test_tables_for_models_that_apply_rope_themselves(rng, pairing):
+    rope = WarpedRoPE(48, pairing=pairing)
+    x = rng.standard_normal((2, 9, 48))
+    table = rope.table(rng.uniform(0, 40, (9, 3)))
+    expected = rope.apply(x, table)
+    cos, sin = table.per_feature(pairing)
+    if pairing == "interleaved":
+        turned = np.stack([-x[..., 1::2], x[..., ::2]], axis=-1).reshape(x.shape)
+        pairs = (x[..., ::2] + 1j * x[..., 1::2]) * table.frequencies
+        np.testing.assert_allclose(np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape), expected, atol=1e-13)
+    else:
+        turned = np.concatenate([-x[..., 24:], x[..., :24]], axis=-1)
+    np.testing.assert_allclose(x * cos + turned * sin, expected, atol=1e-13)
+
+
+def test_positions_come_from_the_reprojection():
+    """A token seen by a camera that has not moved lands on its own grid position, with the time that it is given."""
+    camera = CameraIntrinsics.from_fov(80, 48, fov_x=np.radians(70))
+    landing, valid = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, CameraPose())
+    assert valid.all()
+    positions = warped_positions(landing.reshape(-1, 3), 8, 2)
+    np.testing.assert_allclose(positions, grid_positions(3, 6, 10)[-60:], atol=1e-5)
+    shifted = CameraPose(np.array([[1, 0, 0, 0.25], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    landing, _ = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, shifted)
+    offsets = np.linspace(-3, 0, 60)
+    moved = warped_positions(landing.reshape(-1, 3), 8, offsets)
+    np.testing.assert_array_equal(moved[:, 0], offsets)  # temporal="offset"
+    np.testing.assert_allclose(moved[:, 2] - positions[:, 2], -camera.fx * 0.25 / 2 / 8, atol=1e-5)
+
+
+def test_offset_queries_stand_at_time_zero():
+    assert (grid_positions(3, 2, 2, temporal="offset")[:, 0] == 0).all()
+    with pytest.raises(ValueError, match="temporal: expected one of target, offset"):
+        grid_positions(1, 1, 1, temporal="source")
+
+
+@pytest.mark.parametrize(
+    ("landing", "t", "message"),
+    [
+        (np.zeros((4, 4)), 0, r"landing: expected shape \(N, 2\) or \(N, 3\), got \(4, 4\)"),
+        (np.full((4, 2), np.nan), 0, "landing: expected finite values"),
+        (np.zeros((4, 2)), np.zeros(3), r"t: expected shape \(4,\), got \(3,\)"),
+    ],
+)
+def test_bad_landings_are_named(landing, t, message):
+    with pytest.raises(ValueError, match=message):
+        warped_positions(landing, 8, t)
+
+
 def test_a_table_must_be_whole():
     with pytest.raises(ValueError, match=r"sin: expected shape \(9, 32\), got \(1, 32\)"):
         RotaryTable(np.zeros((9, 32)), np.zeros((1, 32)))
@@ -84,11 +142,19 @@ def test_grid_positions_run_x_fastest():
 
 def test_layouts_threads_and_empty_input(rng):
     rope = WarpedRoPE(64)
-    x = rng.standard_normal((3, 64, 700)).astype(np.float32).transpose(0, 2, 1)  # not contiguous
+    x = rng.standard_normal((3, 700, 2, 64)).astype(np.float32).transpose(0, 2, 1, 3)  # (B, heads, N, d) of a model
+    by_column = np.ascontiguousarray(x.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
     positions = rng.uniform(0, 90, (700, 3))
     expected = rope.apply(np.ascontiguousarray(x), positions, num_threads=1)
     for threads in (1, 2, 5):
-        assert rope.apply(x, positions, num_threads=threads).tobytes() == expected.tobytes()
+        for view in (x, by_column):
+            assert rope.apply(view, positions, num_threads=threads).tobytes() == expected.tobytes()
+    many = np.broadcast_to(x[:, None], (3, 5, 2, 700, 64))
+    np.testing.assert_array_equal(rope.apply(many, positions)[:, 4], expected)
+    large = rng.standard_normal((1, 2, 5000, 64)).astype(np.float32)  # beyond what is written to the caches
+    positions = rng.uniform(0, 90, (5000, 3))
+    pieces = [rope.apply(large[:, :, s : s + 500], positions[s : s + 500]) for s in range(0, 5000, 500)]
+    np.testing.assert_array_equal(rope.apply(large, positions), np.concatenate(pieces, axis=2))
     assert rope.apply(np.zeros((2, 0, 64), np.float32), np.zeros((0, 3))).shape == (2, 0, 64)
     assert rope.apply(np.zeros((0, 5, 64), np.float32), np.zeros((5, 3))).shape == (0, 5, 64)
 

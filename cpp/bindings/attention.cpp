@@ -1,27 +1,54 @@
 #include "attention.hpp"
 
-#include "arrays.hpp"
 #include "linear.hpp"
+#include "simd/levels.hpp"
+#include "strided.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
 
-py::tuple attention(const Array<float>& q, const Array<float>& k, const Array<float>& v,
-                    const std::optional<Array<bool>>& mask, const std::optional<Array<float>>& bias,
-                    float scale, int num_threads) {
-    const AttentionShape shape{extent(q, 0), extent(q, 1), extent(q, 2),
+// Times are given together, as (queries), (keys) and a half-life, or not at all.
+template <class T>
+void attention(const Strided<T>& q, const Strided<T>& k, const Strided<T>& v,
+               const std::optional<Array<bool>>& mask, const std::optional<Array<float>>& bias,
+               const std::optional<Array<double>>& query_time,
+               const std::optional<Array<double>>& key_time, double half_life, float scale,
+               Strided<T> out, Array<float> lse, int num_threads) {
+    const AttentionShape shape{extent(q, 0), extent(q, 1), extent(k, 1), extent(q, 2),
                                extent(k, 2), extent(q, 3), extent(v, 3)};
-    auto out = make_array<float>({q.shape(0), q.shape(1), q.shape(2), v.shape(3)});
-    auto lse = make_array<float>({q.shape(0), q.shape(1), q.shape(2)});
-    const float *in_q = q.data(), *in_k = k.data(), *in_v = v.data(), *in_bias = data_or_null(bias);
-    const auto* in_mask = reinterpret_cast<const std::uint8_t*>(data_or_null(mask));
-    float *to = out.mutable_data(), *to_lse = lse.mutable_data();
+    const AttentionInput<T> input{q.data(),
+                                  k.data(),
+                                  v.data(),
+                                  strides_of(q),
+                                  strides_of(k),
+                                  strides_of(v),
+                                  reinterpret_cast<const std::uint8_t*>(data_or_null(mask)),
+                                  data_or_null(bias),
+                                  data_or_null(query_time),
+                                  data_or_null(key_time),
+                                  half_life,
+                                  scale};
+    T* to = out.mutable_data();
+    const HeadStrides out_strides = strides_of(out);
+    float* to_lse = lse.mutable_data();
     {
         const py::gil_scoped_release release;
-        mosaicmem::attention(shape, in_q, in_k, in_v, in_mask, in_bias, scale, to, to_lse,
-                             num_threads);
+        mosaicmem::attention(shape, input, to, out_strides, to_lse, num_threads);
     }
-    return py::make_tuple(out, lse);
+}
+
+// out (rows, value_dim), lse (rows)
+template <class T>
+void merge_attention(const Array<T>& out_a, const Array<float>& lse_a, const Array<T>& out_b,
+                     const Array<float>& lse_b, Array<T> out, Array<float> lse) {
+    const PartialAttention<T> a{out_a.data(), lse_a.data()}, b{out_b.data(), lse_b.data()};
+    T* to = out.mutable_data();
+    float* to_lse = lse.mutable_data();
+    const std::size_t rows = extent(out_a, 0), value_dim = extent(out_a, 1);
+    {
+        const py::gil_scoped_release release;
+        mosaicmem::merge_attention(a, b, rows, value_dim, to, to_lse);
+    }
 }
 
 // x (n, in)
@@ -37,12 +64,30 @@ Array<float> linear(const Array<float>& x, const Array<float>& weight, int num_t
     return out;
 }
 
+template <class T>
+void bind_kernel(py::module_& m) {
+    m.def("attention", &attention<T>, py::arg("q").noconvert(), py::arg("k").noconvert(),
+          py::arg("v").noconvert(), py::arg("mask").noconvert(), py::arg("bias").noconvert(),
+          py::arg("query_time").noconvert(), py::arg("key_time").noconvert(), py::arg("half_life"),
+          py::arg("scale"), py::arg("out").noconvert(), py::arg("lse").noconvert(),
+          py::arg("num_threads"));
+    m.def("merge_attention", &merge_attention<T>, py::arg("out_a").noconvert(),
+          py::arg("lse_a").noconvert(), py::arg("out_b").noconvert(), py::arg("lse_b").noconvert(),
+          py::arg("out").noconvert(), py::arg("lse").noconvert());
+}
+
 }  // namespace
 
 void bind_attention(py::module_& m) {
-    m.def("attention", &attention, py::arg("q").noconvert(), py::arg("k").noconvert(),
-          py::arg("v").noconvert(), py::arg("mask").noconvert(), py::arg("bias").noconvert(),
-          py::arg("scale"), py::arg("num_threads") = 0);
+    py::enum_<SimdLevel>(m, "SimdLevel", py::arithmetic())
+        .value("portable", SimdLevel::portable)
+        .value("avx2", SimdLevel::avx2)
+        .value("avx512", SimdLevel::avx512)
+        .value("avx512_bf16", SimdLevel::avx512_bf16);
+    m.def("simd_level", &simd_level);
+    m.def("limit_simd_level", &limit_simd_level, py::arg("most"));
+    bind_kernel<float>(m);
+    bind_kernel<std::uint16_t>(m);  // bfloat16
     m.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
           py::arg("num_threads") = 0);
 }

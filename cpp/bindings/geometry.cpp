@@ -2,7 +2,6 @@
 #include <mutex>
 
 #include "arrays.hpp"
-#include "compose.hpp"
 #include "depth_grid.hpp"
 #include "reproject.hpp"
 #include "unproject.hpp"
@@ -91,29 +90,6 @@ py::tuple reproject_grid(const Array<float>& depth, double stride,
     return py::make_tuple(landing, valid);
 }
 
-py::tuple splat_tokens(const Array<float>& latents, const Array<float>& position,
-                       const Array<float>& depth, const std::optional<Array<float>>& weight,
-                       std::size_t rows, std::size_t columns, Splat mode, float depth_tolerance) {
-    const SplatTokens tokens{latents.data(),       position.data(),  depth.data(),
-                             data_or_null(weight), extent(depth, 0), extent(latents, 1)};
-    const auto r = static_cast<py::ssize_t>(rows), c = static_cast<py::ssize_t>(columns);
-    auto canvas = make_array<float>({r, c, latents.shape(1)});
-    auto coverage = make_array<bool>({r, c});
-    auto front = make_array<float>({r, c});
-    auto source = make_array<std::int32_t>({r, c});
-    const SplatGrid grid{rows,
-                         columns,
-                         canvas.mutable_data(),
-                         reinterpret_cast<std::uint8_t*>(coverage.mutable_data()),
-                         front.mutable_data(),
-                         source.mutable_data()};
-    {
-        const py::gil_scoped_release release;
-        splat(tokens, mode, depth_tolerance, grid);
-    }
-    return py::make_tuple(canvas, coverage, front, source);
-}
-
 // A voxel map that several Python threads may use: adding and reading take turns.
 class BoundVoxelMap {
   public:
@@ -199,14 +175,6 @@ void bind_geometry(py::module_& m) {
     m.def("reproject_grid", &reproject_grid, py::arg("depth").noconvert(), py::arg("stride"),
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
           py::arg("camera_from_world"), py::arg("num_threads") = 0);
-
-    py::enum_<Splat>(m, "Splat")
-        .value("nearest", Splat::nearest)
-        .value("block", Splat::block)
-        .value("bilinear", Splat::bilinear);
-    m.def("splat", &splat_tokens, py::arg("latents").noconvert(), py::arg("position").noconvert(),
-          py::arg("depth").noconvert(), py::arg("weight").noconvert(), py::arg("rows"),
-          py::arg("columns"), py::arg("mode"), py::arg("depth_tolerance"));
 
     py::class_<BoundVoxelMap>(m, "VoxelMap")
         .def(py::init<double>(), py::arg("voxel_size"))

@@ -11,5 +11,6 @@ PYBIND11_MODULE(_core, m) {
     bindings::bind_point_index(m);
     bindings::bind_positions(m);
     bindings::bind_attention(m);
+    bindings::bind_latents(m);
     m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }

@@ -1,6 +1,6 @@
-#include "arrays.hpp"
 #include "prope.hpp"
 #include "rope.hpp"
+#include "strided.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -22,44 +22,45 @@ py::tuple rope_table(const Array<double>& positions, const std::vector<std::size
     return py::make_tuple(cos, sin);
 }
 
-// x (batch, n, dim)
-template <class T>
-Array<T> rope_apply(const Array<T>& x, const Array<T>& cos, const Array<T>& sin, Pairing pairing,
-                    bool inverse, int num_threads) {
-    auto out = make_array<T>({x.shape(0), x.shape(1), x.shape(2)});
-    const T *in = x.data(), *c = cos.data(), *s = sin.data();
-    T* to = out.mutable_data();
-    const std::size_t batch = extent(x, 0), n = extent(x, 1), dim = extent(x, 2);
+template <class T, class F>
+void rope_apply(const Strided<T>& x, const Array<F>& cos, const Array<F>& sin, Pairing pairing,
+                bool inverse, Strided<T> out, int num_threads) {
+    const HeadFeatures<T> features = features_of(x, out);
+    const F *c = cos.data(), *s = sin.data();
     {
         const py::gil_scoped_release release;
-        mosaicmem::rope_apply(in, batch, n, dim, c, s, pairing, inverse, to, num_threads);
+        mosaicmem::rope_apply(features, c, s, pairing, inverse, num_threads);
     }
-    return out;
 }
 
-template <class T>
-Array<T> prope_apply(const Array<T>& x, const Array<T>& matrices, const Array<std::int32_t>& camera,
-                     const Array<T>& cos, const Array<T>& sin, bool inverse, int num_threads) {
-    auto out = make_array<T>({x.shape(0), x.shape(1), x.shape(2)});
-    const T *in = x.data(), *m = matrices.data(), *c = cos.data(), *s = sin.data();
-    const std::int32_t* cameras = camera.data();
-    T* to = out.mutable_data();
-    const std::size_t batch = extent(x, 0), n = extent(x, 1), dim = extent(x, 2);
+// runs: (begin, end, group) each. coefficient (cameras, groups, 4, period).
+template <class T, class F>
+void prope_apply(const Strided<T>& x, const std::vector<std::array<std::size_t, 3>>& runs,
+                 std::size_t spread, const Array<F>& coefficient, const Array<std::int32_t>& camera,
+                 const std::optional<Array<F>>& cos, const std::optional<Array<F>>& sin,
+                 bool inverse, Strided<T> out, int num_threads) {
+    const HeadFeatures<T> features = features_of(x, out);
+    std::vector<MatrixRun> in_order;
+    for (const auto& [begin, end, group] : runs) in_order.push_back({begin, end, group});
+    const CameraMatrices<F> matrices{
+        in_order,           spread,       extent(coefficient, 3), extent(coefficient, 1),
+        coefficient.data(), camera.data()};
+    const QuarterRotation<F> rotation{data_or_null(cos), data_or_null(sin), inverse};
     {
         const py::gil_scoped_release release;
-        mosaicmem::prope_apply(in, batch, n, dim, m, cameras, c, s, inverse, to, num_threads);
+        mosaicmem::prope_apply(features, matrices, rotation, num_threads);
     }
-    return out;
 }
 
-template <class T>
+template <class T, class F>
 void bind_apply(py::module_& m) {
-    m.def("rope_apply", &rope_apply<T>, py::arg("x").noconvert(), py::arg("cos").noconvert(),
-          py::arg("sin").noconvert(), py::arg("pairing"), py::arg("inverse") = false,
-          py::arg("num_threads") = 0);
-    m.def("prope_apply", &prope_apply<T>, py::arg("x").noconvert(), py::arg("matrices").noconvert(),
-          py::arg("camera").noconvert(), py::arg("cos").noconvert(), py::arg("sin").noconvert(),
-          py::arg("inverse") = false, py::arg("num_threads") = 0);
+    m.def("rope_apply", &rope_apply<T, F>, py::arg("x").noconvert(), py::arg("cos").noconvert(),
+          py::arg("sin").noconvert(), py::arg("pairing"), py::arg("inverse"),
+          py::arg("out").noconvert(), py::arg("num_threads"));
+    m.def("prope_apply", &prope_apply<T, F>, py::arg("x").noconvert(), py::arg("runs"),
+          py::arg("spread"), py::arg("coefficient").noconvert(), py::arg("camera").noconvert(),
+          py::arg("cos").noconvert(), py::arg("sin").noconvert(), py::arg("inverse"),
+          py::arg("out").noconvert(), py::arg("num_threads"));
 }
 
 }  // namespace
@@ -70,8 +71,9 @@ void bind_positions(py::module_& m) {
         .value("split_half", Pairing::split_half);
     m.def("rope_table", &rope_table, py::arg("positions").noconvert(), py::arg("axis_dims"),
           py::arg("theta"), py::arg("num_threads") = 0);
-    bind_apply<float>(m);
-    bind_apply<double>(m);
+    bind_apply<float, float>(m);
+    bind_apply<std::uint16_t, float>(m);  // bfloat16
+    bind_apply<double, double>(m);
 }
 
 }  // namespace mosaicmem::bindings

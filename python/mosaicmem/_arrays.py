@@ -5,6 +5,7 @@ Everything behind this border may trust shapes, dtypes and contiguity.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def to_numpy(name: str, value: ArrayLike) -> NDArray[Any]:
         if value.device.type != "cpu":
             raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}; move it with .cpu()")
         if value.requires_grad:
-            raise ValueError(f"{name}: expected a tensor without gradient (there is no backward yet); use .detach()")
+            raise ValueError(f"{name}: expected a tensor without gradient, since this has no backward; use .detach()")
         if str(value.dtype) == "torch.bfloat16":
             raise TypeError(f"{name}: expected a dtype that NumPy has, got torch.bfloat16; use .float()")
         return np.asarray(value.numpy())
@@ -71,15 +72,15 @@ def shape_text(shape: Shape) -> str:
     return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
 
 
-def check_shape(name: str, array: NDArray[Any], shape: Shape) -> None:
+def check_shape(name: str, actual: tuple[int, ...], shape: Shape) -> None:
     """Integers in ``shape`` must match; names and None stand for any size, the same name for the same size."""
     sizes: dict[str, int] = {}
-    matches = array.ndim == len(shape) and all(
+    matches = len(actual) == len(shape) and all(
         part is None or (sizes.setdefault(part, size) == size if isinstance(part, str) else part == size)
-        for part, size in zip(shape, array.shape, strict=False)
+        for part, size in zip(shape, actual, strict=False)
     )
     if not matches:
-        raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {array.shape}")
+        raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {actual}")
 
 
 def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: bool = False) -> NDArray[Any]:
@@ -99,7 +100,7 @@ def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: b
                 raise ValueError(
                     f"{name}: expected values in [{limits.min}, {limits.max}], got {array.min()} to {array.max()}"
                 )
-    check_shape(name, array, shape)
+    check_shape(name, array.shape, shape)
     # Values beyond float32 become inf here, quietly; where that matters, `finite` reports it with a name.
     with np.errstate(over="ignore", invalid="ignore"):
         array = np.ascontiguousarray(array, dtype=wanted)
@@ -107,6 +108,11 @@ def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: b
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name}: expected finite values, got {array[where]} at {where}")
     return array
+
+
+def float_dtype(value: ArrayLike) -> Any:
+    """What linear operators compute in: float64 for float64, else float32."""
+    return np.float64 if getattr(value, "dtype", None) == np.float64 else np.float32
 
 
 def as_depth(name: str, value: ArrayLike, shape: Shape) -> F32:
@@ -131,7 +137,7 @@ def as_ids(name: str, value: ArrayLike) -> U64:
     array = to_numpy(name, value)
     if array.dtype.kind not in "iu" and array.size > 0:
         raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}")
-    check_shape(name, array, ("N",))
+    check_shape(name, array.shape, ("N",))
     if array.size and array.dtype.kind == "i" and array.min() < 0:
         raise ValueError(f"{name}: expected ids >= 0, got {array.min()}")
     return np.ascontiguousarray(array, dtype=np.uint64)
@@ -152,7 +158,7 @@ def check_number(
         number = float(value)
     except OverflowError:
         raise ValueError(f"{name}: expected a finite number, got one beyond float64") from None
-    if not np.isfinite(number):
+    if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {number}")
     if minimum is not None and number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")

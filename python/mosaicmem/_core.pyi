@@ -17,6 +17,13 @@ class Splat:
     block: ClassVar[Splat]
     bilinear: ClassVar[Splat]
 
+class SimdLevel:
+    portable: ClassVar[SimdLevel]
+    avx2: ClassVar[SimdLevel]
+    avx512: ClassVar[SimdLevel]
+    avx512_bf16: ClassVar[SimdLevel]
+    name: str
+
 class Pairing:
     interleaved: ClassVar[Pairing]
     split_half: ClassVar[Pairing]
@@ -201,7 +208,7 @@ def reproject_grid(
     num_threads: int = 0,
 ) -> tuple[_F32, NDArray[np.bool_]]: ...
 def splat(
-    latents: _F32,
+    latents: NDArray[_Float],
     position: _F32,
     depth: _F32,
     weight: _F32 | None,
@@ -209,33 +216,69 @@ def splat(
     columns: int,
     mode: Splat,
     depth_tolerance: float,
-) -> tuple[_F32, NDArray[np.bool_], _F32, NDArray[np.int32]]: ...
+) -> tuple[NDArray[_Float], NDArray[np.bool_], _F32, NDArray[np.int32]]: ...
+def splat_adjoint(
+    canvas: NDArray[_Float],
+    position: _F32,
+    depth: _F32,
+    weight: _F32 | None,
+    front: _F32,
+    source: NDArray[np.int32],
+    mode: Splat,
+    depth_tolerance: float,
+) -> NDArray[_Float]: ...
+def bilinear_sample(
+    grid: NDArray[_Float], position: _F32, num_threads: int = 0
+) -> tuple[NDArray[_Float], NDArray[np.bool_]]: ...
+def bilinear_sample_adjoint(values: NDArray[_Float], position: _F32, rows: int, columns: int) -> NDArray[_Float]: ...
 def rope_table(positions: _F64, axis_dims: Sequence[int], theta: float, num_threads: int = 0) -> tuple[_F64, _F64]: ...
+
+# Features of heads are float32, float64, or uint16 that holds bfloat16, with any strides but the last; results are
+# written to `out`, of the same dtype. Tables are float64 for float64, else float32.
 def rope_apply(
-    x: NDArray[_Float],
-    cos: NDArray[_Float],
-    sin: NDArray[_Float],
+    x: NDArray[Any],
+    cos: NDArray[Any],
+    sin: NDArray[Any],
     pairing: Pairing,
-    inverse: bool = False,
-    num_threads: int = 0,
-) -> NDArray[_Float]: ...
+    inverse: bool,
+    out: NDArray[Any],
+    num_threads: int,
+) -> None: ...
 def prope_apply(
-    x: NDArray[_Float],
-    matrices: NDArray[_Float],
+    x: NDArray[Any],
+    runs: Sequence[tuple[int, int, int]],
+    spread: int,
+    coefficient: NDArray[Any],
     camera: NDArray[np.int32],
-    cos: NDArray[_Float],
-    sin: NDArray[_Float],
-    inverse: bool = False,
-    num_threads: int = 0,
-) -> NDArray[_Float]: ...
+    cos: NDArray[Any] | None,
+    sin: NDArray[Any] | None,
+    inverse: bool,
+    out: NDArray[Any],
+    num_threads: int,
+) -> None: ...
 def attention(
-    q: _F32,
-    k: _F32,
-    v: _F32,
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
     mask: NDArray[np.bool_] | None,
     bias: _F32 | None,
+    query_time: _F64 | None,
+    key_time: _F64 | None,
+    half_life: float,
     scale: float,
-    num_threads: int = 0,
-) -> tuple[_F32, _F32]: ...
+    out: NDArray[Any],
+    lse: _F32,
+    num_threads: int,
+) -> None: ...
+def merge_attention(
+    out_a: NDArray[Any],
+    lse_a: _F32,
+    out_b: NDArray[Any],
+    lse_b: _F32,
+    out: NDArray[Any],
+    lse: _F32,
+) -> None: ...
 def linear(x: _F32, weight: _F32, num_threads: int = 0) -> _F32: ...
+def simd_level() -> SimdLevel: ...
+def limit_simd_level(most: SimdLevel) -> None: ...
 def ignore_grain(on: bool) -> None: ...

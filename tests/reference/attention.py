@@ -1,18 +1,37 @@
 import numpy as np
 
 
-def attention(q, k, v, scale, mask=None, bias=None, dtype=np.float64):
-    """softmax(q k^T scale + bias) v and its log-sum-exp; zeros and -inf for a query that no key answers."""
+def plain_sum(products, axis):
+    """One term after the other in the precision of `products`: what the formula says, and no better."""
+    if products.shape[axis] == 0:
+        return products.sum(axis=axis)
+    return np.add.accumulate(products, axis=axis).take(-1, axis=axis)
+
+
+def attention(q, k, v, scale, mask=None, bias=None, decay=None, dtype=np.float64, weights_dtype=None):
+    """softmax(q k^T scale + bias) v and its log-sum-exp; zeros and -inf for a query that no key answers.
+
+    Heads of q read heads of k and v in groups. decay: (query_time, key_time, half_life). weights_dtype: what the
+    weights are rounded to before they meet v.
+    """
     q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
-    logits = np.einsum("bhqd,bhkd->bhqk", q, k) * dtype(scale)
+    if k.shape[1]:
+        k, v = (np.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
+    logits = plain_sum(q[..., :, None, :] * k[..., None, :, :], -1) * dtype(scale)
     if bias is not None:
         logits = logits + bias.astype(dtype)[:, None, None, :]
+    if decay is not None:
+        query_time, key_time, half_life = decay
+        logits = logits + (np.log(0.5) * np.abs(query_time[:, None] - key_time) / half_life).astype(dtype)
     if mask is not None:
         logits = np.where(mask[:, None, None, :], logits, dtype(-np.inf))
     top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
     weights = np.exp(logits - np.where(np.isfinite(top), top, 0))
-    total = weights.sum(axis=-1, keepdims=True)
-    out = np.einsum("bhqk,bhkd->bhqd", np.divide(weights, total, out=np.zeros_like(weights), where=total > 0), v)
+    total = plain_sum(weights, -1)[..., None]
+    if weights_dtype is not None:
+        weights = weights.astype(weights_dtype).astype(dtype)
+    out = plain_sum(weights[..., None] * v[..., None, :, :], -2)
+    out = np.divide(out, total, out=np.zeros_like(out), where=total > 0)
     with np.errstate(divide="ignore"):
         return out, (np.log(total) + np.where(np.isfinite(top), top, 0))[..., 0]
 
@@ -37,6 +56,25 @@ def rope(x, positions, axes_dims, theta, pairing, dtype=np.float64):
         out[..., ::2], out[..., 1::2] = turned
     else:
         out[..., :half], out[..., half:] = turned
+    return out
+
+
+def full_prope(x, matrices, camera, dtype=np.float64):
+    """The whole head in 4x4 blocks: feature ((p*4 + c)*4 + j)*R + r is component j of a vector of sub-frame c."""
+    x = x.astype(dtype)
+    spread = x.shape[-1] // 64
+    blocks = x.reshape(*x.shape[:-1], 4, 4, 4, spread)  # p, c, j, r
+    return np.einsum("tcij,...tpcjr->...tpcir", matrices.astype(dtype)[camera], blocks).reshape(x.shape)
+
+
+def contiguous_prope(x, matrices, camera, subframes, dims, dtype=np.float64):
+    """Runs of `dims` features from the front, one for each sub-frame; the rest as it is."""
+    out = x.astype(dtype)
+    for i, subframe in enumerate(subframes):
+        run = slice(i * dims, (i + 1) * dims)
+        blocks = out[..., run].reshape(*x.shape[:-1], dims // 4, 4)
+        matrix = matrices.astype(dtype)[camera, subframe]
+        out[..., run] = np.einsum("tij,...tbj->...tbi", matrix, blocks).reshape(*x.shape[:-1], dims)
     return out
 
 

@@ -45,3 +45,18 @@ def splat(latents, positions, depth, rows, columns, mode, weights=None, depth_to
                     total[r, c] += w * weights[i]
         canvas[coverage] /= total[coverage][:, None]
     return canvas, coverage, front_depth, source
+
+
+def bilinear_sample(grid, positions, dtype=np.float64):
+    """grid (h, w, C) at (y, x); the nearest centre counts up to half a cell beyond the outermost centres."""
+    rows, columns, _ = grid.shape
+    y, x = positions.astype(np.float32).T
+    inside = (y >= -0.5) & (y <= rows - 0.5) & (x >= -0.5) & (x <= columns - 0.5)
+    y, x = (np.clip(np.where(inside, a, 0), 0, n - 1) for a, n in ((y, rows), (x, columns)))
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    bottom, right = np.minimum(top + 1, rows - 1), np.minimum(left + 1, columns - 1)
+    wy, wx = (y - top).astype(dtype)[:, None], (x - left).astype(dtype)[:, None]
+    g = grid.astype(dtype)
+    above = (1 - wx) * g[top, left] + wx * g[top, right]
+    below = (1 - wx) * g[bottom, left] + wx * g[bottom, right]
+    return np.where(inside[:, None], (1 - wy) * above + wy * below, 0), inside

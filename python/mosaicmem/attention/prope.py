@@ -1,8 +1,8 @@
-"""PRoPE: cameras as relative positional encoding, layout "half"."""
+"""PRoPE: cameras as relative positional encoding."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,92 +13,61 @@ from mosaicmem._arrays import (
     I32,
     ArrayLike,
     as_array,
+    check_choice,
     check_instance,
     check_integer,
     check_number,
+    check_shape,
     check_threads,
-    like,
-    to_numpy,
+    is_torch,
 )
+from mosaicmem.attention._cameras import projection_matrices
+from mosaicmem.attention._features import as_heads, empty_heads, restore
+from mosaicmem.attention._head_layout import HeadLayout, MatrixTable
 from mosaicmem.attention.kernel import attention
-from mosaicmem.camera import CameraIntrinsics
-from mosaicmem.camera.pose import check_rigid
-
-
-def projection_matrices(
-    camera_from_world: ArrayLike,
-    intrinsics: ArrayLike | None,
-    image_width: int | None,
-    image_height: int | None,
-) -> tuple[F64, F64]:
-    """P = lift4(Kn) * camera_from_world of each camera, and its inverse in closed form; (V, 4, 4) float64 each.
-
-    Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or the identity without intrinsics. The inverse is
-    [R^T | -R^T t] lift4(Kn^-1).
-    """
-    views = as_array("camera_from_world", camera_from_world, np.float64, ("V", 4, 4), finite=True)
-    inverse = np.zeros_like(views)
-    views = (
-        np.stack([check_rigid(f"camera_from_world[{i}]", view) for i, view in enumerate(views)])
-        if len(views)
-        else views
-    )
-    rotation_t = views[:, :3, :3].transpose(0, 2, 1)
-    inverse[:, :3, :3] = rotation_t
-    inverse[:, :3, 3] = -np.einsum("vij,vj->vi", rotation_t, views[:, :3, 3])
-    inverse[:, 3, 3] = 1
-    if intrinsics is None:
-        return views.copy(), inverse
-    if image_width is None or image_height is None:
-        raise ValueError("image_width, image_height: expected both, since intrinsics are in pixels")
-    width = check_integer("image_width", image_width, minimum=1)
-    height = check_integer("image_height", image_height, minimum=1)
-    k = as_array("intrinsics", intrinsics, np.float64, (len(views), 3, 3), finite=True)
-    for i, matrix in enumerate(k):
-        try:
-            CameraIntrinsics.from_matrix(matrix, width, height)
-        except ValueError as error:
-            raise ValueError(f"intrinsics[{i}]: {error}") from None
-    fx, fy = k[:, 0, 0] / width, k[:, 1, 1] / height
-    cx, cy = k[:, 0, 2] / width - 0.5, k[:, 1, 2] / height - 0.5
-    lift, unlift = np.zeros((2, len(views), 4, 4))
-    for matrix, diagonal_x, diagonal_y, offset_x, offset_y in (
-        (lift, fx, fy, cx, cy),
-        (unlift, 1 / fx, 1 / fy, -cx / fx, -cy / fy),
-    ):
-        matrix[:, 0, 0], matrix[:, 1, 1] = diagonal_x, diagonal_y
-        matrix[:, 0, 2], matrix[:, 1, 2] = offset_x, offset_y
-        matrix[:, 2, 2] = matrix[:, 3, 3] = 1
-    return lift @ views, inverse @ unlift
+from mosaicmem.attention.warped_rope import RotaryTable
 
 
 class PRoPE:
-    """Projective positional encoding of tokens that belong to cameras, layout "half".
+    """Projective positional encoding of tokens that belong to cameras.
 
-    The first half of each head is taken as four-vectors that are multiplied by 4x4 matrices of the token's camera, so
-    that logits see only P_q P_k^-1; the next quarter turns with the token's patch column (x), the last quarter with its
-    row (y).
-
-    q <- P^T q;  k, v <- P^-1 k, P^-1 v;  o <- P o, all with the rotary part on x and y (its inverse on o).
+    Four-vectors within each head are multiplied by 4x4 matrices of the token's camera, so that logits see only
+    P_q P_k^-1:  q <- P^T q;  k, v <- P^-1 k, P^-1 v;  o <- P o.  P = lift4(Kn) * camera_from_world with
+    Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or camera_from_world alone without intrinsics.
 
     Parameters
     ----------
     head_dim : int
-        A multiple of 8.
-    camera_from_world : (V, 4, 4) array
-        Rigid; one a camera ("viewmats").
-    patches_x, patches_y : int
-        Token grid of each camera. Tokens are ordered camera by camera, rows, then columns.
+        A multiple of 8 (``half``), 64 (``full``) or 4 (``contiguous``).
+    viewmats : (V, 4, 4) or (V, S, 4, 4) array
+        camera_from_world, rigid; one a camera, or S = 1 or 4 sub-frame cameras for each of V latent frames.
+    Ks : (V, 3, 3), (V, S, 3, 3) or (3, 3) array, optional
+        Intrinsics in pixels.
+    patches_x, patches_y : int, optional
+        Token grid of each camera: tokens are ordered camera by camera, rows, then columns.
     image_width, image_height : int, optional
-        Pixels; needed with ``intrinsics``.
-    intrinsics : (V, 3, 3) array, optional
-        K in pixels ("Ks"). Without it P = camera_from_world.
+        Pixels; needed with ``Ks``.
     camera : (N,) int array, optional
-        Instead of a full grid: the camera of each token. Then ``positions`` is needed and patches_x, patches_y are not.
+        Instead of a grid: the camera of each token. Without it and without a grid, each token has its own, V = N.
     positions : (N, 2) array, optional
-        (x, y) of each token in patches, fractions allowed.
+        Instead of a grid: (x, y) of each token in patches, fractions allowed. ``half`` needs one or the other.
+    layout : {"half", "full", "contiguous"}
+        ``half``: the first half of each head takes the camera, the next quarter turns with the token's x, the last with
+        its y, by the rotary part that goes with q, k, v and, inverted, with o. Sub-frames share the first half in four
+        equal runs (then ``head_dim`` is a multiple of 32).
+        ``full``: the whole head takes the camera: feature ((p*4 + c)*4 + j)*(head_dim/64) + r is component j of a
+        four-vector of sub-frame c.
+        ``contiguous``: sub-frames own ``dims_per_camera`` features each, from the front; the rest is untouched.
+    subframes : sequence of int, optional
+        ``contiguous``: which sub-frames, in order; all if not given. (1, 3), say.
+    dims_per_camera : int
+        ``contiguous``: a multiple of 4.
+    translation : {"none", "log", "logd4", "tanh"} or float
+        Tames large scenes: the translation t of camera_from_world becomes t * log1p(|t|) / |t|, that / 4,
+        t * tanh(|t|) / |t|, or t divided by a number. All but ``none`` and a divisor depend on the world frame, so give
+        cameras relative to one of them.
     base : float
-        Base of the frequencies base^(-i / n), n = head_dim / 8.
+        ``half``: base of the rotary frequencies base^(-i / n), n = head_dim / 8.
 
     References
     ----------
@@ -108,48 +77,58 @@ class PRoPE:
     def __init__(
         self,
         head_dim: int,
-        camera_from_world: ArrayLike,
+        viewmats: ArrayLike,
+        Ks: ArrayLike | None = None,
+        *,
         patches_x: int | None = None,
         patches_y: int | None = None,
         image_width: int | None = None,
         image_height: int | None = None,
-        intrinsics: ArrayLike | None = None,
-        *,
         camera: ArrayLike | None = None,
         positions: ArrayLike | None = None,
+        layout: str = "half",
+        subframes: Sequence[int] | None = None,
+        dims_per_camera: int = 16,
+        translation: str | float = "none",
         base: float = 100.0,
     ) -> None:
-        self.head_dim = check_integer("head_dim", head_dim, minimum=8)
-        if head_dim % 8:
-            raise ValueError(f"head_dim: expected a multiple of 8, got {head_dim}")
-        self._project, self._unproject = projection_matrices(camera_from_world, intrinsics, image_width, image_height)
-        count = len(self._project)
-        if camera is None and positions is None:
-            columns = check_integer("patches_x", patches_x, minimum=1)
-            rows = check_integer("patches_y", patches_y, minimum=1)
-            self._camera = np.repeat(np.arange(count, dtype=np.int32), rows * columns)
-            y, x = np.divmod(np.tile(np.arange(rows * columns), count), columns)
-            place = np.stack([x, y], axis=1).astype(np.float64)
-        elif camera is None or positions is None:
-            raise ValueError("camera, positions: expected both or none")
-        else:
-            self._camera = _camera_indices(camera, count)
-            place = as_array("positions", positions, np.float64, (len(self._camera), 2), finite=True)
-        # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
-        quarter = head_dim // 4
-        self._cos, self._sin = _core.rope_table(place, (quarter, quarter), check_number("base", base, above=0.0))
+        self.head_dim = check_integer("head_dim", head_dim, minimum=4)
+        self.layout = check_choice("layout", layout, ("half", "full", "contiguous"))
+        project, unproject = projection_matrices(viewmats, Ks, image_width, image_height, translation)
+        head = HeadLayout.of(self.layout, self.head_dim, project.shape[1], subframes, dims_per_camera)
+        transpose = (0, 1, 3, 2)
+        self._q = head.table(project.transpose(transpose), project)
+        self._kv = head.table(unproject, unproject.transpose(transpose))
+        self._o = head.table(project, project.transpose(transpose))
+        self._camera, place = _tokens(len(project), patches_x, patches_y, camera, positions)
+        self._angles: RotaryTable | None = None
+        if self.layout == "half":
+            if place is None:
+                raise ValueError('positions: layout "half" needs them, or patches_x and patches_y')
+            # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
+            quarter = head_dim // 4
+            frequencies = check_number("base", base, above=0.0)
+            self._angles = RotaryTable(*_core.rope_table(place, (quarter, quarter), frequencies))
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return len(self._camera)
 
     def apply_to_q(self, q: ArrayLike, *, num_threads: int = 0) -> Any:
-        """P^T q with the rotary part; q is (..., N, head_dim)."""
-        return self._apply("q", q, self._project.transpose(0, 2, 1), False, num_threads)
+        """P^T q with the rotary part; q is (..., N, head_dim).
+
+        For this and its siblings: float64 and bfloat16 stay so, all else is computed in float32. Transposed views of
+        (B, N, heads, d) are read as they are. A torch tensor may require a gradient.
+        """
+        return self._apply("q", q, self._q, False, num_threads)
 
     def apply_to_kv(self, x: ArrayLike, *, num_threads: int = 0) -> Any:
         """P^-1 x with the rotary part; x is keys or values (..., N, head_dim)."""
-        return self._apply("x", x, self._unproject, False, num_threads)
+        return self._apply("x", x, self._kv, False, num_threads)
 
     def apply_to_o(self, o: ArrayLike, *, num_threads: int = 0) -> Any:
         """P o with the inverse rotary part; o is (..., N, head_dim)."""
-        return self._apply("o", o, self._project, True, num_threads)
+        return self._apply("o", o, self._o, True, num_threads)
 
     def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
         """Attention under PRoPE. Keys and values have the cameras of ``memory``, or those of the queries without it.
@@ -168,25 +147,94 @@ class PRoPE:
             return self.apply_to_o(result[0], num_threads=threads), result[1]
         return self.apply_to_o(result, num_threads=threads)
 
-    def _apply(self, name: str, x: ArrayLike, matrices: F64, inverse: bool, num_threads: int) -> Any:
-        array = to_numpy(name, x)
-        dtype = np.float64 if array.dtype == np.float64 else np.float32
-        leading = [None] * max(0, array.ndim - 2)
-        features = as_array(name, x, dtype, (*leading, len(self._camera), self.head_dim))
-        out = _core.prope_apply(
-            features.reshape(math.prod(features.shape[:-2]), *features.shape[-2:]),
-            np.ascontiguousarray(matrices, dtype=dtype),
+    def _apply(self, name: str, x: ArrayLike, matrices: MatrixTable, inverse: bool, num_threads: int) -> Any:
+        shape = tuple(np.shape(x))
+        check_shape(name, shape, (*[None] * max(0, len(shape) - 2), len(self), self.head_dim))
+        threads = check_threads(num_threads)
+        if is_torch(x):
+            from mosaicmem import torch_ops
+
+            return torch_ops.prope(x, matrices, self._camera, self._angles, inverse, threads)
+        heads = as_heads(name, x, shape)
+        double = heads.dtype == np.float64
+        angles: tuple[Any, Any] = (None, None)
+        if self._angles is not None:
+            angles = (self._angles.cos, self._angles.sin) if double else self._angles.single
+        out = empty_heads(heads, self.head_dim)
+        _core.prope_apply(
+            heads,
+            matrices.runs,
+            matrices.spread,
+            matrices.coefficients if double else matrices.single[0],
             self._camera,
-            self._cos.astype(dtype, copy=False),
-            self._sin.astype(dtype, copy=False),
+            *angles,
             inverse,
-            check_threads(num_threads),
+            out,
+            threads,
         )
-        return like(x, out.reshape(features.shape))
+        return restore(x, out, shape)
 
 
-def _camera_indices(camera: ArrayLike, count: int) -> I32:
-    indices = as_array("camera", camera, np.int32, ("N",))
-    if indices.size and not (indices.min() >= 0 and indices.max() < count):
-        raise ValueError(f"camera: expected indices within [0, {count}), got {indices.min()} to {indices.max()}")
-    return indices
+def prope_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    viewmats: ArrayLike,
+    Ks: ArrayLike | None,
+    patches_x: int,
+    patches_y: int,
+    image_width: int | None = None,
+    image_height: int | None = None,
+    *,
+    layout: str = "half",
+    translation: str | float = "none",
+    base: float = 100.0,
+    **options: Any,
+) -> Any:
+    """Self-attention of V camera views under PRoPE, in one call; q, k, v are (B, heads, V * patches_y * patches_x, d).
+
+    The arguments are those of :class:`PRoPE`; ``options`` go to :func:`~mosaicmem.attention.attention`.
+    """
+    encoding = PRoPE(
+        np.shape(q)[-1],
+        viewmats,
+        Ks,
+        patches_x=patches_x,
+        patches_y=patches_y,
+        image_width=image_width,
+        image_height=image_height,
+        layout=layout,
+        translation=translation,
+        base=base,
+    )
+    return encoding.attend(q, k, v, **options)
+
+
+def _tokens(
+    cameras: int,
+    patches_x: int | None,
+    patches_y: int | None,
+    camera: ArrayLike | None,
+    positions: ArrayLike | None,
+) -> tuple[I32, F64 | None]:
+    """The camera of each token, and its (x, y) where that is known."""
+    if patches_x is not None or patches_y is not None:
+        if camera is not None or positions is not None:
+            raise ValueError("camera, positions: expected these, or patches_x and patches_y, not both")
+        columns = check_integer("patches_x", patches_x, minimum=1)
+        rows = check_integer("patches_y", patches_y, minimum=1)
+        y, x = np.divmod(np.tile(np.arange(rows * columns), cameras), columns)
+        grid = np.repeat(np.arange(cameras, dtype=np.int32), rows * columns)
+        return grid, np.stack([x, y], axis=1).astype(np.float64)
+    own = np.arange(cameras, dtype=np.int32) if camera is None else camera_indices(camera, cameras, "N")
+    if positions is None:
+        return own, None
+    return own, as_array("positions", positions, np.float64, (len(own), 2), finite=True)
+
+
+def camera_indices(camera: ArrayLike, cameras: int, count: int | str) -> I32:
+    """The camera of each of ``count`` tokens, within [0, cameras)."""
+    own = as_array("camera", camera, np.int32, (count,))
+    if own.size and not (own.min() >= 0 and own.max() < cameras):
+        raise ValueError(f"camera: expected indices within [0, {cameras}), got {own.min()} to {own.max()}")
+    return own

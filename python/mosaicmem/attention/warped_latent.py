@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosaicmem import _core
 from mosaicmem._arrays import (
@@ -19,6 +20,8 @@ from mosaicmem._arrays import (
     check_integer,
     check_number,
     check_threads,
+    float_dtype,
+    is_torch,
     like,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose
@@ -72,13 +75,16 @@ def reproject_depth_grid(
     return like(depth, landing), like(depth, valid)
 
 
+MODES = ("nearest", "block", "bilinear")
+
+
 @dataclass(frozen=True, eq=False)
 class LatentCanvas:
     """What memory shows on the latent grid of one view.
 
     Attributes
     ----------
-    latents : (h, w, C) float32
+    latents : (h, w, C) float32, or float64 for float64 tokens
         Zero where uncovered.
     coverage : (h, w) bool
         True where a token landed. Nothing is ever filled in.
@@ -109,7 +115,7 @@ class WarpedLatent:
     """
 
     def __init__(self, mode: str = "bilinear", *, depth_tolerance: float = 0.05) -> None:
-        self.mode = check_choice("mode", mode, ("nearest", "block", "bilinear"))
+        self.mode = check_choice("mode", mode, MODES)
         self.depth_tolerance = check_number("depth_tolerance", depth_tolerance, minimum=0.0)
 
     def splat(
@@ -127,6 +133,8 @@ class WarpedLatent:
         Parameters
         ----------
         tokens : (N, C) array
+            float64 stays so, all else is computed in float32. A torch tensor may require a gradient; the canvas is
+            linear in the tokens.
         positions : (N, 2) array
             (y, x) in cell coordinates, integers at cell centres. Tokens off the grid, or not finite, are passed over.
         depth : (N,) array
@@ -134,21 +142,75 @@ class WarpedLatent:
         weights : (N,) array, optional
             In [1e-6, 1e6]; used by ``bilinear``.
         """
-        latents = as_array("tokens", tokens, np.float32, ("N", "C"))
-        place = as_array("positions", positions, np.float32, (len(latents), 2))
-        z = as_depth("depth", depth, (len(latents),))
-        if weights is not None:
-            weights = as_array("weights", weights, np.float32, (len(latents),), finite=True)
-            if weights.size and not (weights.min() >= 1e-6 and weights.max() <= 1e6):
-                raise ValueError(f"weights: expected values in [1e-6, 1e6], got {weights.min()} to {weights.max()}")
-        canvas, coverage, front, source = _core.splat(
-            latents,
-            np.ascontiguousarray(place[:, ::-1]),  # the core takes (x, y)
-            z,
-            weights,
-            check_integer("rows", rows, minimum=1),
-            check_integer("columns", columns, minimum=1),
-            getattr(_core.Splat, self.mode),
-            self.depth_tolerance,
-        )
-        return LatentCanvas(*(like(tokens, array) for array in (canvas, coverage, front, source)))
+        parts = (tokens, positions, depth, weights, rows, columns, self.mode, self.depth_tolerance)
+        if is_torch(tokens):
+            from mosaicmem import torch_ops
+
+            return LatentCanvas(*torch_ops.splat(*parts))
+        return LatentCanvas(*_core.splat(*splat_arguments(*parts)))
+
+
+def splat_arguments(
+    tokens: ArrayLike,
+    positions: ArrayLike,
+    depth: ArrayLike,
+    weights: ArrayLike | None,
+    rows: int,
+    columns: int,
+    mode: str,
+    depth_tolerance: float,
+) -> tuple[Any, ...]:
+    """The core's arguments for a splat, checked; see :meth:`WarpedLatent.splat`."""
+    latents = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"))
+    place = as_array("positions", positions, np.float32, (len(latents), 2))
+    z = as_depth("depth", depth, (len(latents),))
+    if weights is not None:
+        weights = as_array("weights", weights, np.float32, (len(latents),), finite=True)
+        if weights.size and not (weights.min() >= 1e-6 and weights.max() <= 1e6):
+            raise ValueError(f"weights: expected values in [1e-6, 1e6], got {weights.min()} to {weights.max()}")
+    return (
+        latents,
+        np.ascontiguousarray(place[:, ::-1]),  # the core takes (x, y)
+        z,
+        weights,
+        check_integer("rows", rows, minimum=1),
+        check_integer("columns", columns, minimum=1),
+        getattr(_core.Splat, check_choice("mode", mode, MODES)),
+        check_number("depth_tolerance", depth_tolerance, minimum=0.0),
+    )
+
+
+def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int = 0) -> tuple[Any, Any]:
+    """Read a grid of latents at fractional places.
+
+    Parameters
+    ----------
+    grid : (h, w, C) array
+        float64 stays so, all else is computed in float32. A torch tensor may require a gradient.
+    positions : (N, 2) array
+        (y, x) in cell coordinates, integers at cell centres. Between the outermost centres and the border of the grid,
+        half a cell further, the nearest centre counts.
+
+    Returns
+    -------
+    values : (N, C) array
+        Zero where not inside.
+    inside : (N,) bool
+        False beyond the border, and where a position is not finite.
+    """
+    threads = check_threads(num_threads)
+    if is_torch(grid):
+        from mosaicmem import torch_ops
+
+        return torch_ops.bilinear_sample(grid, positions, threads)
+    cells, places = sample_arguments(grid, positions)
+    return _core.bilinear_sample(cells, places, threads)
+
+
+def sample_arguments(grid: ArrayLike, positions: ArrayLike) -> tuple[NDArray[Any], F32]:
+    """The core's arguments for :func:`bilinear_sample`, checked."""
+    cells = as_array("grid", grid, float_dtype(grid), ("h", "w", "C"))
+    if 0 in cells.shape[:2]:
+        raise ValueError(f"grid: expected at least one cell, got shape {cells.shape}")
+    place = as_array("positions", positions, np.float32, ("N", 2))
+    return cells, np.ascontiguousarray(place[:, ::-1])  # the core takes (x, y)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosaicmem import _core
 from mosaicmem._arrays import (
@@ -20,40 +19,88 @@ from mosaicmem._arrays import (
     check_number,
     check_shape,
     check_threads,
-    like,
+    is_torch,
     to_numpy,
 )
+from mosaicmem.attention._features import as_heads, empty_heads, restore
+
+PAIRINGS = ("interleaved", "split_half")
 
 
-def grid_positions(frames: int, rows: int, columns: int) -> F64:
-    """The (t, y, x) of every token of a video grid, (frames * rows * columns, 3) float64, x fastest."""
+def grid_positions(frames: int, rows: int, columns: int, *, temporal: str = "target") -> F64:
+    """The (t, y, x) of every token of a video grid, (frames * rows * columns, 3) float64, x fastest.
+
+    ``temporal`` is that of the memory tokens these queries meet (:func:`warped_positions`): with "offset" all t are 0.
+    """
     for name, value in (("frames", frames), ("rows", rows), ("columns", columns)):
         check_integer(name, value, minimum=0)
-    axes = np.meshgrid(np.arange(frames), np.arange(rows), np.arange(columns), indexing="ij")
+    t = np.arange(frames) * (check_choice("temporal", temporal, ("target", "offset")) == "target")
+    axes = np.meshgrid(t, np.arange(rows), np.arange(columns), indexing="ij")
     return np.stack([axis.ravel() for axis in axes], axis=1).astype(np.float64)
+
+
+def warped_positions(landing: ArrayLike, stride: float, t: ArrayLike) -> F64:
+    """The (t, y, x) of memory tokens from where they land in the target view, fractions kept.
+
+    Parameters
+    ----------
+    landing : (N, 2) or (N, 3) array
+        (u', v') in pixels of the target view, as from :func:`reproject_depth_grid`; a third column (z') is ignored.
+    stride : float
+        Pixels a token of the target grid, s'.
+    t : float or (N,) array
+        ``temporal="target"``: the target latent frame. ``temporal="offset"``: source time minus target time, in latent
+        frames.
+
+    Returns
+    -------
+    (N, 3) float64
+        (t, v' / s' - 0.5, u' / s' - 0.5): integers are token centres.
+    """
+    place = as_array("landing", landing, np.float64, ("N", None), finite=True)
+    if place.shape[1] not in (2, 3):
+        raise ValueError(f"landing: expected shape (N, 2) or (N, 3), got {place.shape}")
+    pixels = check_number("stride", stride, above=0.0)
+    time = to_numpy("t", t)
+    if time.ndim == 0:
+        time = np.full(len(place), time)
+    time = as_array("t", time, np.float64, (len(place),), finite=True)
+    return np.stack([time, place[:, 1] / pixels - 0.5, place[:, 0] / pixels - 0.5], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class RotaryTable:
-    """The angles of N tokens: compute once, apply in every layer.
+    """The angles of N tokens: compute once, apply in every layer, or hand to a model that applies RoPE itself.
 
     Attributes
     ----------
     cos, sin : (N, head_dim / 2) float64
+    single : (cos, sin) as float32
     """
 
     cos: F64
     sin: F64
+    single: tuple[F32, F32] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         cos = as_array("cos", self.cos, np.float64, ("N", "D"))
         object.__setattr__(self, "cos", cos)
         object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape))
+        object.__setattr__(self, "single", (self.cos.astype(np.float32), self.sin.astype(np.float32)))
 
-    @cached_property
-    def single(self) -> tuple[F32, F32]:
-        """cos and sin as float32."""
-        return self.cos.astype(np.float32), self.sin.astype(np.float32)
+    @property
+    def frequencies(self) -> NDArray[np.complex128]:
+        """cos + i sin, (N, head_dim / 2) complex128: for models that multiply pairs as complex numbers, as Wan does."""
+        return np.asarray(self.cos + 1j * self.sin)
+
+    def per_feature(self, pairing: str = "interleaved") -> tuple[F64, F64]:
+        """cos and sin of each feature, (N, head_dim): for models that compute x * cos + rotate(x) * sin.
+
+        ``rotate`` is (x0, x1, x2, x3) -> (-x1, x0, -x3, x2) for ``interleaved``, (-x2, -x3, x0, x1) for ``split_half``.
+        """
+        if check_choice("pairing", pairing, PAIRINGS) == "interleaved":
+            return np.repeat(self.cos, 2, axis=1), np.repeat(self.sin, 2, axis=1)
+        return np.tile(self.cos, (1, 2)), np.tile(self.sin, (1, 2))
 
 
 class WarpedRoPE:
@@ -97,7 +144,7 @@ class WarpedRoPE:
             raise ValueError(f"axes_dims: expected three even numbers that sum to head_dim = {head_dim}, got {dims}")
         self.axes_dims = (dims[0], dims[1], dims[2])
         self.theta = check_number("theta", theta, above=0.0)
-        self.pairing = check_choice("pairing", pairing, ("interleaved", "split_half"))
+        self.pairing = check_choice("pairing", pairing, PAIRINGS)
 
     def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable:
         """The angles of positions (N, 3) in (t, y, x), fractions allowed."""
@@ -112,7 +159,8 @@ class WarpedRoPE:
         Parameters
         ----------
         x : (..., N, head_dim) array
-            Queries or keys. float64 stays float64, all else is computed in float32; zero-copy when contiguous.
+            Queries or keys. float64 and bfloat16 stay so, all else is computed in float32; the angles are computed in
+            float64. Transposed views of (B, N, heads, d) are read as they are. A torch tensor may require a gradient.
         positions : (N, 3) array or RotaryTable
             (t, y, x), fractions allowed, shared by all leading dimensions; or their :meth:`table`.
         inverse : bool
@@ -120,23 +168,21 @@ class WarpedRoPE:
 
         Returns
         -------
-        Array of the shape of ``x``. The angles are computed in float64.
+        Array of the shape of ``x``.
         """
-        array = to_numpy("x", x)
-        dtype = np.float64 if array.dtype == np.float64 else np.float32
-        features = as_array("x", x, dtype, (*[None] * max(0, array.ndim - 2), "N", self.head_dim))
-        count = features.shape[-2]
+        shape = tuple(np.shape(x))
+        check_shape("x", shape, (*[None] * max(0, len(shape) - 2), "N", self.head_dim))
         if not isinstance(positions, RotaryTable):
-            p = as_array("positions", positions, np.float64, (count, 3))
+            p = as_array("positions", positions, np.float64, (shape[-2], 3))
             positions = self.table(p, num_threads=num_threads)
-        check_shape("positions", positions.cos, (count, self.head_dim // 2))
-        cos, sin = (positions.cos, positions.sin) if dtype == np.float64 else positions.single
-        out = _core.rope_apply(
-            features.reshape(math.prod(features.shape[:-2]), count, self.head_dim),
-            cos,
-            sin,
-            getattr(_core.Pairing, self.pairing),
-            inverse,
-            check_threads(num_threads),
-        )
-        return like(x, out.reshape(features.shape))
+        check_shape("positions", positions.cos.shape, (shape[-2], self.head_dim // 2))
+        threads = check_threads(num_threads)
+        if is_torch(x):
+            from mosaicmem import torch_ops
+
+            return torch_ops.rope(x, positions, self.pairing, inverse, threads)
+        heads = as_heads("x", x, shape)
+        cos, sin = (positions.cos, positions.sin) if heads.dtype == np.float64 else positions.single
+        out = empty_heads(heads, self.head_dim)
+        _core.rope_apply(heads, cos, sin, getattr(_core.Pairing, self.pairing), inverse, out, threads)
+        return restore(x, out, shape)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import check_choice, check_instance, check_number
+from mosaicmem._arrays import ArrayLike, check_choice, check_instance, check_number
 from mosaicmem.attention.warped_latent import WarpedLatent
+from mosaicmem.attention.warped_rope import warped_positions
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
@@ -57,15 +58,15 @@ class MemoryRetrieval:
         parts: list[dict[str, Any]] = []
         patches = 0
         for frame, (found, info, landed) in enumerate(store.look(targets, self.options)):
-            y, x = landed["landing"][:, 1] / stride - 0.5, landed["landing"][:, 0] / stride - 0.5
-            t = np.full(len(x), float(frame))
+            t: ArrayLike = float(frame)
             if self.temporal == "offset":
                 t = (info["timestamp"] - targets[frame].timestamp)[landed["patch"]] / seconds_per_latent
+            positions = warped_positions(landed["landing"], stride, t)
             coverage = (
                 WarpedLatent("bilinear")
                 .splat(
                     landed["latents"][:, :0],
-                    np.stack([y, x], axis=1),
+                    positions[:, 1:],
                     landed["landing"][:, 2],
                     grid.height,
                     grid.width,
@@ -81,7 +82,7 @@ class MemoryRetrieval:
                     "world_from_camera": info["world_from_camera"],
                     "intrinsics": info["intrinsics"],
                     "tokens": landed["latents"],
-                    "positions": np.stack([t, y, x], axis=1).astype(np.float64),
+                    "positions": positions,
                     "source_positions": np.stack([landed["source_row"], landed["source_column"]], axis=1),
                     "depth": landed["landing"][:, 2],
                     "confidence": landed["confidence"],

@@ -1,0 +1,27 @@
+// Features of attention heads at the border: (batch, heads, tokens, dim) with any strides, as long
+// as the features of a token are contiguous. Python has seen to that, and has made the results.
+#pragma once
+
+#include "arrays.hpp"
+#include "heads.hpp"
+
+namespace mosaicmem::bindings {
+
+template <class T>
+using Strided = py::array_t<T, 0>;
+
+template <class T>
+HeadStrides strides_of(const Strided<T>& x) {
+    const auto elements = [&](int axis) {
+        return static_cast<std::size_t>(x.strides(axis)) / sizeof(T);
+    };
+    return {elements(0), elements(1), elements(2)};
+}
+
+template <class T>
+HeadFeatures<T> features_of(const Strided<T>& x, Strided<T>& out) {
+    return {x.data(),     out.mutable_data(), strides_of(x), strides_of(out),
+            extent(x, 0), extent(x, 1),       extent(x, 2),  extent(x, 3)};
+}
+
+}  // namespace mosaicmem::bindings

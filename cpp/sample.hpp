@@ -1,0 +1,28 @@
+// Warped Latent, backward: reads a grid of latents at fractional places.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mosaicmem {
+
+// A grid of features, and where it is read: (count, 2) x, y in cell coordinates, integers at cell
+// centres. A place within the area of the cells, [-0.5, columns - 0.5] x [-0.5, rows - 0.5], is
+// inside; between the outermost centres and that border the nearest centre counts.
+struct SamplePlaces {
+    const float* position;
+    std::size_t count, rows, columns;
+};
+
+// grid (rows, columns, channels) -> values (count, channels) by bilinear interpolation, zero where
+// not inside, and inside (count). T is float or double.
+template <class T>
+void bilinear_sample(const SamplePlaces& places, const T* grid, std::size_t channels, T* values,
+                     std::uint8_t* inside, int num_threads);
+
+// Its adjoint: the gradient of values -> that of grid.
+template <class T>
+void bilinear_sample_adjoint(const SamplePlaces& places, const T* values, std::size_t channels,
+                             T* grid);
+
+}  // namespace mosaicmem

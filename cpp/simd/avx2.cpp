@@ -1,0 +1,24 @@
+// Kernels for x86-64-v3: AVX2 and FMA.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <utility>
+
+#include "clones.hpp"
+#include "levels.hpp"
+#include "target.hpp"
+
+#define MOSAICMEM_TARGET avx2
+#define MOSAICMEM_LANES 8
+MOSAICMEM_BEGIN_TARGET("arch=x86-64-v3")
+#include "kernels.inl"
+MOSAICMEM_END_TARGET
+
+namespace mosaicmem {
+
+const Kernels kAvx2Kernels = avx2::kKernels;
+
+}  // namespace mosaicmem
+
+#endif

@@ -1,0 +1,24 @@
+// Kernels for x86-64-v4: AVX-512.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <utility>
+
+#include "clones.hpp"
+#include "levels.hpp"
+#include "target.hpp"
+
+#define MOSAICMEM_TARGET avx512
+#define MOSAICMEM_LANES 16
+MOSAICMEM_BEGIN_TARGET("arch=x86-64-v4")
+#include "kernels.inl"
+MOSAICMEM_END_TARGET
+
+namespace mosaicmem {
+
+const Kernels kAvx512Kernels = avx512::kKernels;
+
+}  // namespace mosaicmem
+
+#endif

@@ -1,0 +1,25 @@
+// Kernels for x86-64-v4 with dot products of bfloat16.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <utility>
+
+#include "clones.hpp"
+#include "levels.hpp"
+#include "target.hpp"
+
+#define MOSAICMEM_TARGET avx512_bf16
+#define MOSAICMEM_LANES 16
+#define MOSAICMEM_BF16_DOT 1
+MOSAICMEM_BEGIN_TARGET("arch=x86-64-v4,avx512bf16")
+#include "kernels.inl"
+MOSAICMEM_END_TARGET
+
+namespace mosaicmem {
+
+const Kernels kAvx512Bf16Kernels = avx512_bf16::kKernels;
+
+}  // namespace mosaicmem
+
+#endif

@@ -1,0 +1,17 @@
+// What lets a plain loop run at the width of the machine.
+#pragma once
+
+// Compiles a leaf kernel once per x86-64 level and picks one when the library is loaded. Everything
+// it calls must be inlined into it. Empty where the loader has no ifunc, and under the sanitizers,
+// whose runtime is not up yet when ifuncs are resolved. Kernels that must have a certain shape in
+// registers are written with vectors instead: see levels.hpp.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && \
+    defined(__GLIBC__) && !defined(MOSAICMEM_SANITIZE)
+#define MOSAICMEM_CLONES \
+    __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define MOSAICMEM_CLONES
+#endif
+
+#define MOSAICMEM_INLINE inline __attribute__((always_inline))
+#define MOSAICMEM_LAMBDA __attribute__((always_inline))

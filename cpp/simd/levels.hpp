@@ -1,0 +1,51 @@
+// The kernels that are written with vectors, compiled once for each width of machine from the same
+// source (kernels.inl), and picked at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attention_task.hpp"
+#include "encode_task.hpp"
+
+namespace mosaicmem {
+
+enum class SimdLevel {
+    portable,     // four lanes, whatever the compiler makes of them
+    avx2,         // x86-64-v3
+    avx512,       // x86-64-v4
+    avx512_bf16,  // and dot products of bfloat16
+};
+
+struct Kernels {
+    // Attention of one group of queries, see attention_task.hpp.
+    void (*attend_float32)(const AttentionTask&);
+    void (*attend_bfloat16)(const AttentionTask&);
+
+    // y (n, out) columns [0, columns) = x (n, in) * panel (in, panel_columns).
+    void (*project)(const float* x, std::size_t n, std::size_t in, const float* panel,
+                    std::size_t columns, std::size_t out, float* y);
+    std::size_t panel_columns;
+
+    // Positions and cameras into the features of a tile of tokens, see encode_task.hpp.
+    void (*rope_float32)(const HeadFeatures<float>&, const RotaryTask&);
+    void (*rope_bfloat16)(const HeadFeatures<std::uint16_t>&, const RotaryTask&);
+    void (*prope_float32)(const HeadFeatures<float>&, const CameraTask&);
+    void (*prope_bfloat16)(const HeadFeatures<std::uint16_t>&, const CameraTask&);
+    void (*end_streaming)();  // by each thread, after its tasks that stream
+};
+
+// The widest level that this machine has, at most the limit.
+SimdLevel simd_level();
+
+// For tests and benchmarks: runs as a lesser machine would.
+void limit_simd_level(SimdLevel most);
+
+const Kernels& kernels();
+
+extern const Kernels kPortableKernels;
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
+
+}  // namespace mosaicmem

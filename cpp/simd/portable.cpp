@@ -1,0 +1,19 @@
+// Kernels for any machine.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <utility>
+
+#include "clones.hpp"
+#include "levels.hpp"
+
+#define MOSAICMEM_TARGET portable
+#define MOSAICMEM_LANES 4
+#include "kernels.inl"
+
+namespace mosaicmem {
+
+const Kernels kPortableKernels = portable::kKernels;
+
+}  // namespace mosaicmem

@@ -1,0 +1,86 @@
+"""Features of attention heads at the border: the dtypes and strides of models, as the core takes them.
+
+The core computes in float32 on float32 and bfloat16, and in float64 on float64. NumPy has no bfloat16, so its bits
+travel as uint16.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicmem._arrays import ArrayLike, Shape, as_array, check_shape, is_torch, to_numpy
+
+_CACHE_LINE = 64
+
+Heads = NDArray[Any]
+"""(batch, heads, tokens, dim), features of a token contiguous: float32, float64, or uint16 that holds bfloat16."""
+
+
+def is_bfloat16(value: ArrayLike) -> bool:
+    """Whether ``value`` is a torch tensor of bfloat16, or a NumPy array of the bfloat16 that ml_dtypes adds."""
+    if is_torch(value):
+        return str(value.dtype) == "torch.bfloat16"
+    return isinstance(value, np.ndarray) and value.dtype.name == "bfloat16"
+
+
+def as_heads(name: str, value: ArrayLike, shape: Shape, *, double: bool = True) -> Heads:
+    """``value`` of ``shape`` (ending in tokens and dim) as the core takes it.
+
+    Nothing is copied that is float32, bfloat16, or, with ``double``, float64, and has the features of a token side by
+    side: a transposed view of (batch, tokens, heads, dim) comes through as it is. All else becomes float32.
+    """
+    if is_bfloat16(value):
+        array = _bits(name, value)
+        check_shape(name, array.shape, shape)
+    else:
+        array = to_numpy(name, value)
+        keep = array.dtype == np.float32 or (double and array.dtype == np.float64)
+        if keep:
+            check_shape(name, array.shape, shape)
+        else:
+            array = as_array(name, value, np.float32, shape)
+    dim = array.shape[-1]
+    if array.ndim > 4:
+        array = array.reshape(-1, *array.shape[-3:])
+    while array.ndim < 4:
+        array = array[None]
+    step = array.itemsize
+    whole = all(stride >= 0 and stride % step == 0 for stride in array.strides)
+    aligned = array.flags.aligned and (dim <= 1 or array.strides[-1] == step)
+    return array if whole and aligned else np.ascontiguousarray(array)
+
+
+def empty_heads(like: Heads, dim: int) -> Heads:
+    """Room for a result: the shape of ``like`` but for ``dim``, its axes in the same order in memory."""
+    batch, heads, tokens, _ = like.shape
+    tokens_first = like.strides[1] < like.strides[2]
+    shape = (batch, tokens, heads, dim) if tokens_first else (batch, heads, tokens, dim)
+    # At a cache line, so that the core can write past the caches.
+    nbytes = math.prod(shape) * like.itemsize
+    raw = np.empty(nbytes + _CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
+    room: Heads = raw[start : start + nbytes].view(like.dtype).reshape(shape)
+    return room.transpose(0, 2, 1, 3) if tokens_first else room
+
+
+def restore(reference: ArrayLike, out: NDArray[Any], shape: tuple[int, ...]) -> Any:
+    """A result of the core in the shape and as the kind and dtype of ``reference``."""
+    out = out.reshape(shape)
+    if is_torch(reference):
+        torch = sys.modules["torch"]
+        if out.dtype == np.uint16:
+            return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(out)
+    return out.view(reference.dtype) if is_bfloat16(reference) else out
+
+
+def _bits(name: str, value: ArrayLike) -> NDArray[np.uint16]:
+    if not is_torch(value):
+        return np.asarray(value.view(np.uint16))
+    integers = to_numpy(name, value if value.requires_grad else value.view(sys.modules["torch"].int16))
+    return np.asarray(integers.view(np.uint16))

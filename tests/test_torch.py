@@ -1,0 +1,256 @@
+"""torch tensors in, torch tensors out: the kind, the memory, gradients, the compiler. Skipped where torch is absent."""
+
+import numpy as np
+import pytest
+
+from conftest import random_pose
+from mosaicmem import (
+    CameraIntrinsics,
+    CameraPose,
+    MemoryCrossAttention,
+    PRoPE,
+    WarpedLatent,
+    WarpedRoPE,
+    depth_to_grid,
+    grid_positions,
+    reproject_depth_grid,
+    unproject_depth,
+)
+from mosaicmem.attention import attention, bilinear_sample, merge_attention
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+K = CameraIntrinsics(10, 10, 8, 4, 16, 8)
+TOKENS, ROWS, COLUMNS = 9, 3, 4
+
+
+def random(rng, *shape, dtype=None):
+    return torch.from_numpy(rng.standard_normal(shape)).to(dtype or torch.float32)
+
+
+def prope(rng, layout="half", subframes=None):
+    shape = (1,) if subframes is None else (1, subframes)
+    views = np.stack([random_pose(rng).camera_from_world for _ in range(int(np.prod(shape)))])
+    return PRoPE(64, views.reshape(*shape, 4, 4), patches_x=3, patches_y=3, layout=layout)
+
+
+def splat_arguments(rng):
+    """Tokens that share cells, hide each other, miss the grid and have no depth."""
+    positions = rng.uniform(-1, 4, (TOKENS, 2)).astype(np.float32)
+    depth = rng.uniform(1, 1.1, TOKENS).astype(np.float32)
+    depth[0], positions[1] = 0, 50
+    return positions, depth, ROWS, COLUMNS
+
+
+def linear_operators(rng):
+    """Name, function of the features alone, their shape."""
+    table = WarpedRoPE(64).table(rng.uniform(0, 9, (TOKENS, 3)))
+    rope, split = WarpedRoPE(64), WarpedRoPE(64, pairing="split_half")
+    yield "rope", lambda x: rope.apply(x, table), (2, 2, TOKENS, 64)
+    yield "rope inverse", lambda x: rope.apply(x, table, inverse=True), (TOKENS, 64)
+    yield "rope split", lambda x: split.apply(x, table), (2, TOKENS, 64)
+    for layout, subframes in (("half", None), ("full", 4), ("contiguous", 4)):
+        encoding = prope(rng, layout, subframes)
+        for method in ("apply_to_q", "apply_to_kv", "apply_to_o"):
+            yield f"prope {layout} {method}", getattr(encoding, method), (1, 2, TOKENS, 64)
+    arguments = splat_arguments(rng)
+    weights = rng.uniform(0.5, 2, TOKENS)
+    for mode in ("nearest", "block", "bilinear"):
+        warp = WarpedLatent(mode, depth_tolerance=0.04)
+        yield f"splat {mode}", lambda x, warp=warp: warp.splat(x, *arguments, weights=weights).latents, (TOKENS, 5)
+    places = rng.uniform(-1, 4, (TOKENS, 2))
+    yield "sample", lambda x: bilinear_sample(x, places)[0], (ROWS, COLUMNS, 5)
+
+
+OPERATORS = [name for name, _, _ in linear_operators(np.random.default_rng(0))]
+
+
+@pytest.fixture(params=OPERATORS)
+def operator(request, rng):
+    return next((function, shape) for name, function, shape in linear_operators(rng) if name == request.param)
+
+
+class TestLinearOperators:
+    def test_equals_numpy(self, rng, operator):
+        function, shape = operator
+        for dtype in (torch.float32, torch.float64):
+            x = random(rng, *shape, dtype=dtype)
+            out = function(x)
+            assert out.dtype == dtype
+            np.testing.assert_array_equal(out.numpy(), function(x.numpy()))
+
+    def test_backward_is_the_adjoint(self, rng, operator):
+        """<A x, y> = <x, A^T y>, and A^T y is what autograd gives; exactly linear, so any x serves."""
+        function, shape = operator
+        x = random(rng, *shape, dtype=torch.float64).requires_grad_()
+        out = function(x)
+        y = random(rng, *out.shape, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(out, x, y)
+        direction = random(rng, *shape, dtype=torch.float64)
+        forward = (function(direction) * y).sum()
+        assert float(forward) == pytest.approx(float((direction * gradient).sum()), rel=1e-10)
+        assert float(gradient.abs().max()) > 0.01
+
+    def test_gradcheck(self, rng, operator):
+        function, shape = operator
+        small = (*shape[:-2], *shape[-2:]) if len(shape) < 4 else (1, 1, *shape[-2:])
+        x = random(rng, *small, dtype=torch.float64).requires_grad_()
+        assert torch.autograd.gradcheck(function, (x,), fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, (x,), fast_mode=True)
+
+    def test_gradients_reach_float32_and_bfloat16(self, rng, operator):
+        function, shape = operator
+        exact = random(rng, *shape, dtype=torch.float64).requires_grad_()
+        y = torch.ones_like(function(exact))
+        (expected,) = torch.autograd.grad(function(exact), exact, y)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
+            x = exact.detach().to(dtype).requires_grad_()
+            function(x).float().sum().backward()
+            assert x.grad.dtype == dtype
+            torch.testing.assert_close(x.grad.double(), expected, atol=tolerance * float(expected.abs().max()), rtol=0)
+
+    def test_compiles_whole(self, rng, operator):
+        function, shape = operator
+        torch.compiler.reset()
+        x = random(rng, *shape).requires_grad_()
+        compiled = torch.compile(lambda x: function(x * 2) + 1, backend="aot_eager", fullgraph=True)
+        out = compiled(x)
+        torch.testing.assert_close(out, function(x * 2) + 1)
+        out.sum().backward()
+        gradient = x.grad.clone()
+        x.grad = None
+        (function(x * 2) + 1).sum().backward()
+        torch.testing.assert_close(gradient, x.grad)
+
+    def test_strided_and_empty_tensors(self, rng, operator):
+        function, shape = operator
+        wide = random(rng, *shape[:-1], 2 * shape[-1])
+        part = wide[..., : shape[-1]]
+        torch.testing.assert_close(function(part), function(part.contiguous()), rtol=0, atol=0)
+        if len(shape) == 4:
+            swapped = part.transpose(1, 2).contiguous().transpose(1, 2)
+            out = function(swapped)
+            assert out.stride() == swapped.stride()
+            torch.testing.assert_close(out, function(part), rtol=0, atol=0)
+            assert function(part[:0]).shape == (0, *shape[1:])
+
+
+def op_samples(rng):
+    """Arguments of every registered operator."""
+    double = torch.float64
+    table = WarpedRoPE(64).table(rng.uniform(0, 9, (TOKENS, 3)))
+    tables = torch.from_numpy(table.cos), torch.from_numpy(table.sin)
+    x = random(rng, 1, 2, TOKENS, 64, dtype=double).requires_grad_()
+    yield "rope", (x, *tables, True, False, 1)
+    matrices = random(rng, 1, 1, 4, 16, dtype=double)
+    camera = torch.zeros(TOKENS, dtype=torch.int32)
+    quarter = tuple(t[:, :16].contiguous() for t in tables)
+    yield "prope", (x, matrices, matrices, camera, *quarter, [0, 32, 0], 1, False, 1)
+    yield "prope", (x, matrices, matrices, camera, None, None, [0, 16, 0], 1, True, 1)
+    positions, depth, rows, columns = splat_arguments(rng)
+    places = torch.from_numpy(positions), torch.from_numpy(depth)
+    tokens = random(rng, TOKENS, 5, dtype=double).requires_grad_()
+    yield "splat", (tokens, *places, None, rows, columns, "bilinear", 0.1)
+    _, _, front, source = torch.ops.mosaicmem.splat(tokens.detach(), *places, None, rows, columns, "bilinear", 0.1)
+    canvas = random(rng, rows, columns, 5, dtype=double).requires_grad_()
+    yield "splat_adjoint", (canvas, *places, None, front, source, "bilinear", 0.1)
+    yield "sample", (canvas, places[0], 1)
+    yield "sample_adjoint", (tokens, places[0], rows, columns, 1)
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_opcheck(rng, index):
+    import mosaicmem.torch_ops  # noqa: F401 - registers the operators
+
+    name, arguments = list(op_samples(rng))[index]
+    torch.library.opcheck(getattr(torch.ops.mosaicmem, name).default, arguments)
+
+
+class TestArraysAtTheBorder:
+    def test_torch_in_torch_out(self, rng):
+        x = random(rng, 2, 3, 5, 12)
+        for result in (
+            WarpedRoPE(12).apply(x, torch.zeros(5, 3)),
+            attention(x, x, x),
+            depth_to_grid(torch.ones(8, 16), 4),
+            unproject_depth(torch.ones(8, 16), K)[0],
+            reproject_depth_grid(torch.ones(2, 4), 4, K, CameraPose(), K, CameraPose())[0],
+            WarpedLatent().splat(torch.ones(1, 2), torch.zeros(1, 2), torch.ones(1), 2, 2).latents,
+            bilinear_sample(torch.ones(2, 2, 3), torch.zeros(4, 2))[1],
+            MemoryCrossAttention(4, 4, 1, 8)(
+                torch.ones(1, 4, 4), torch.ones(1, 2, 4), grid_positions(1, 2, 2), torch.zeros(2, 3)
+            ),
+        ):
+            assert isinstance(result, torch.Tensor)
+        np.testing.assert_array_equal(attention(x, x, x).numpy(), attention(x.numpy(), x.numpy(), x.numpy()))
+
+    def test_bfloat16_stays_bfloat16(self, rng):
+        q, k, v = (random(rng, 1, 2, n, 16, dtype=torch.bfloat16) for n in (30, 50, 50))
+        out, lse = attention(q, k, v, return_lse=True)
+        assert out.dtype == torch.bfloat16
+        expected = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+        torch.testing.assert_close(out.double(), expected, atol=2**-8, rtol=0)
+        merged, _ = merge_attention(out, lse, out, lse)
+        assert merged.dtype == torch.bfloat16
+        torch.testing.assert_close(merged, out)
+        rope = WarpedRoPE(16)
+        turned = rope.apply(q, grid_positions(1, 5, 6))
+        torch.testing.assert_close(turned, rope.apply(q.double(), grid_positions(1, 5, 6)).bfloat16())
+
+    def test_nothing_is_copied(self, rng):
+        """The kernels read where the tensors lie: what is written there between two calls is seen."""
+        from mosaicmem.attention._features import as_heads
+
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            x = random(rng, 2, 5, 3, 8, dtype=dtype).transpose(1, 2)
+            assert as_heads("x", x, tuple(x.shape)).ctypes.data == x.data_ptr()
+        assert as_heads("x", x.half(), tuple(x.shape)).dtype == np.float32
+
+    def test_what_has_no_backward_says_so(self, rng):
+        x = random(rng, 1, 1, 5, 8).requires_grad_()
+        with pytest.raises(ValueError, match=r"q: .*without gradient.*\.detach\(\)"):
+            attention(x, x, x)
+        with pytest.raises(ValueError, match=r"positions: .*without gradient"):
+            WarpedRoPE(8).apply(x, torch.zeros(5, 3, requires_grad=True))
+        with pytest.raises(ValueError, match=r"depth: .*without gradient"):
+            WarpedLatent().splat(torch.ones(1, 2), torch.zeros(1, 2), torch.ones(1, requires_grad=True), 2, 2)
+
+    def test_wrong_kinds_are_named(self, rng):
+        with pytest.raises(TypeError, match=r"x: expected real numbers, got torch\.complex64"):
+            WarpedRoPE(8).apply(torch.zeros(5, 8, dtype=torch.complex64), np.zeros((5, 3)))
+        x = random(rng, 1, 1, 5, 8)
+        with pytest.raises(TypeError, match="q, k, v: expected one dtype, got bfloat16 for k, v only"):
+            attention(x, x.bfloat16(), x.bfloat16())
+        with pytest.raises(ValueError, match="x: expected a CPU tensor, got one on meta"):
+            WarpedRoPE(8).apply(torch.zeros(5, 8, device="meta"), np.zeros((5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "value", "message"),
+    [
+        ("rope", 1, torch.zeros(8, 32, dtype=torch.float64), r"cos: expected shape \(9, 32\), got \(8, 32\)"),
+        ("prope", 1, torch.zeros(1, 1, 4, 8, dtype=torch.float64), r"coefficients: expected shape"),
+        ("prope", 3, torch.full((TOKENS,), 7, dtype=torch.int32), r"camera: expected indices within \[0, 1\)"),
+        ("prope", 6, [0, 128, 0], "runs: expected whole four-vectors"),
+        ("prope", 6, [0, 32, 1], "runs: expected whole four-vectors"),
+        ("splat", 1, torch.zeros(3, 2), r"positions: expected shape \(9, 2\)"),
+        ("splat", 6, "cubic", "mode: expected one of nearest, block, bilinear"),
+        (
+            "splat_adjoint",
+            5,
+            torch.full((ROWS, COLUMNS), 9, dtype=torch.int32),
+            r"source: expected values in \[-1, 9\)",
+        ),
+        ("sample", 1, torch.zeros(3, 3), r"positions: expected shape \(N, 2\)"),
+        ("sample_adjoint", 1, torch.zeros(3, 2), r"positions: expected shape \(9, 2\), got \(3, 2\)"),
+        ("sample_adjoint", 2, 0, "grid: expected at least one cell"),
+    ],
+)
+def test_operators_called_by_hand_check_what_they_get(rng, name, index, value, message):
+    import mosaicmem.torch_ops  # noqa: F401
+
+    arguments = list(next(sample for op, sample in op_samples(rng) if op == name))
+    arguments[index] = value
+    with pytest.raises(ValueError, match=message):
+        getattr(torch.ops.mosaicmem, name)(*arguments)
