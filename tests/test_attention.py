@@ -3,9 +3,10 @@ import resource
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from conftest import assert_within_twice
-from mosaicmem import MemoryCrossAttention, WarpedRoPE, grid_positions
+from conftest import assert_within_twice, random_pose
+from mosaicmem import FormatError, MemoryCrossAttention, PRoPE, WarpedRoPE, grid_positions
 from mosaicmem.attention import attention, merge_attention
 from reference.attention import attention as reference
 from reference.attention import rope as reference_rope
@@ -255,6 +256,60 @@ class TestCrossAttention:
         expected = hidden + out.transpose(0, 2, 1, 3).reshape(2, 30, 72) @ w["output"].T
         np.testing.assert_allclose(layer(hidden, memory, where, landed), expected, atol=2e-5)
 
+    @pytest.mark.parametrize("cameras", [False, True])
+    def test_keys_and_values_serve_all_steps(self, rng, cameras):
+        """K and V of a window, projected once, give at each denoising step what the whole layer gives."""
+        layer = self.layer(half_life=2.0)
+        _, memory, where, landed = self.data(rng)
+        own = {"image_width": 64, "image_height": 48}
+        views = [np.stack([random_pose(rng).camera_from_world for _ in range(n)]) for n in (1, 4)]
+        prope = None
+        if cameras:
+            queries = PRoPE(24, views[0], patches_x=6, patches_y=5, **own)
+            keys = PRoPE(24, views[1], camera=rng.integers(0, 4, 40), positions=landed[:, 1:], **own)
+            prope = (queries, keys)
+        options = {"mask": rng.random((2, 40)) < 0.7}
+        times = rng.uniform(0, 5, 30), rng.uniform(0, 5, 40)
+        ready = layer.project_memory(memory, landed, prope=prope[1] if prope else None, time=times[1], **options)
+        assert len(ready) == 40
+        for _ in range(3):
+            hidden, *_ = self.data(rng)
+            whole = layer(
+                hidden, memory, where, landed, prope=prope, query_time=times[0], memory_time=times[1], **options
+            )
+            step = layer.attend(hidden, ready, where, prope=prope[0] if prope else None, query_time=times[0])
+            assert step.tobytes() == whole.tobytes()
+
+    def test_prope_equals_its_steps(self, rng):
+        layer = self.layer(gate=0.4)
+        hidden, memory, where, landed = self.data(rng)
+        view = random_pose(rng).camera_from_world[None]
+        queries = PRoPE(24, view, patches_x=6, patches_y=5)
+        keys = PRoPE(24, view, camera=np.zeros(40, int), positions=landed[:, 1:])
+        w = layer.weights
+
+        def heads(x, weight):
+            return (x @ weight.T).reshape(2, -1, 3, 24).transpose(0, 2, 1, 3)
+
+        q, k = layer.rope.apply(heads(hidden, w["query"]), where), layer.rope.apply(heads(memory, w["key"]), landed)
+        out = queries.attend(q, k, heads(memory, w["value"]), memory=keys) * np.tanh(w["gate"])[:, None, None]
+        expected = hidden + out.transpose(0, 2, 1, 3).reshape(2, 30, 72) @ w["output"].T
+        got = layer(hidden, memory, where, landed, prope=(queries, keys))
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+    def test_each_head_has_its_gate(self, rng):
+        layer = self.layer()
+        arguments = self.data(rng)
+        parts = []
+        for head in range(3):
+            gate = np.zeros(3)
+            gate[head] = 0.3 * (head + 1)
+            layer.load_weights({**layer.weights, "gate": gate})
+            parts.append(layer(*arguments) - arguments[0])
+        layer.load_weights({**layer.weights, "gate": [0.3, 0.6, 0.9]})
+        np.testing.assert_allclose(layer(*arguments) - arguments[0], sum(parts), atol=1e-5)
+        assert np.abs(parts[1]).max() > 0.01
+
     def test_empty_memory_returns_the_input_unchanged(self, rng):
         hidden, memory, where, landed = self.data(rng, tokens=0)
         assert self.layer()(hidden, memory, where, landed).tobytes() == hidden.tobytes()
@@ -299,13 +354,62 @@ class TestCrossAttention:
         with pytest.raises(TypeError, match="does not support item assignment"):
             a.weights["query"] = np.zeros((1, 1), np.float32)
 
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+    def test_weights_come_from_safetensors(self, rng, tmp_path, dtype):
+        """Of a larger checkpoint, under a prefix, in the precision that it has."""
+        source, target = self.layer(seed=1), self.layer(seed=2)
+        halves = {f"blocks.3.{name}": w.astype(dtype) for name, w in source.weights.items()}
+        save_file({**halves, "another": np.zeros(3)}, tmp_path / "model.safetensors")
+        target.load_weights(tmp_path / "model.safetensors", prefix="blocks.3.")
+        for name, weight in target.weights.items():
+            np.testing.assert_array_equal(weight, halves[f"blocks.3.{name}"].astype(np.float32))
+        target.save_weights(tmp_path / "own.safetensors")
+        again = self.layer(seed=3)
+        again.load_weights(str(tmp_path / "own.safetensors"))
+        arguments = self.data(rng)
+        assert again(*arguments).tobytes() == target(*arguments).tobytes()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"gate": None}, "no tensor named 'gate'; it has key, output, query, value"),
+            ({"gate": np.zeros(4)}, r"gate: expected shape \(3,\), got \(4,\)"),
+            ({"gate": np.zeros(3, int)}, "gate: expected F32, F64, F16 or BF16, got I64"),
+            ({"gate": np.full(3, np.nan)}, "gate: expected finite values"),
+        ],
+    )
+    def test_wrong_weights_files_are_named(self, tmp_path, change, message):
+        layer = self.layer()
+        before = layer.weights
+        path = tmp_path / "model.safetensors"
+        save_file({k: v for k, v in {**before, **change}.items() if v is not None}, path)
+        with pytest.raises(FormatError, match=rf"model\.safetensors: {message}"):
+            layer.load_weights(path)
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(FormatError, match=r"model\.safetensors: not a safetensors file"):
+            layer.load_weights(path)
+        with pytest.raises(FileNotFoundError, match="weights: expected a safetensors file"):
+            layer.load_weights(tmp_path / "absent")
+        assert layer.weights is before
+
     def test_bad_input_is_named(self, rng):
         hidden, memory, where, landed = self.data(rng)
         with pytest.raises(ValueError, match=r"hidden: expected shape \(B, N, 48\)"):
             self.layer()(hidden[..., :9], memory, where, landed)
         with pytest.raises(TypeError, match="prope: expected a pair"):
             self.layer()(hidden, memory, where, landed, prope=object())
-        with pytest.raises(ValueError, match=r"memory: expected shape \(2, M, 16\)"):
+        with pytest.raises(ValueError, match="memory: expected a batch of 2 as hidden has, got 1"):
             self.layer()(hidden, memory[:1], where, landed)
         with pytest.raises(ValueError, match=r"positions: expected shape \(40, 3\)"):
             self.layer()(hidden, memory, where, landed[:5])
+        with pytest.raises(ValueError, match="memory_time: expected the time of each memory token"):
+            self.layer(half_life=1.0)(hidden, memory, where, landed)
+        with pytest.raises(ValueError, match="query_time: expected the time of each query"):
+            self.layer(half_life=1.0)(hidden, memory, where, landed, memory_time=np.zeros(40))
+        ready = self.layer().project_memory(memory, landed)
+        with pytest.raises(
+            ValueError, match="prope: expected cameras of both queries and memory tokens, or of neither"
+        ):
+            self.layer().attend(hidden, ready, where, prope=PRoPE(24, np.eye(4)[None], patches_x=6, patches_y=5))
+        with pytest.raises(TypeError, match="memory: expected MemoryKeysValues"):
+            self.layer().attend(hidden, memory, where)

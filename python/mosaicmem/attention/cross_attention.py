@@ -3,23 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, check_integer, check_threads, like
+from mosaicmem._arrays import (
+    F32,
+    F64,
+    ArrayLike,
+    Bool,
+    as_array,
+    check_instance,
+    check_integer,
+    check_number,
+    check_threads,
+    like,
+)
+from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
-from mosaicmem.attention.warped_rope import WarpedRoPE
+from mosaicmem.attention.warped_rope import RotaryTable, WarpedRoPE
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryKeysValues:
+    """Memory tokens as a layer attends to them: made once a window, used at every denoising step.
+
+    Attributes
+    ----------
+    keys, values : (B, heads, M, head_dim) float32
+        Projected and encoded.
+    mask : (B, M) bool or None
+    time : (M,) float64 or None
+        Seconds.
+    with_cameras : bool
+        Whether keys and values carry their cameras; then queries must carry theirs.
+    """
+
+    keys: F32
+    values: F32
+    mask: Bool | None
+    time: F64 | None
+    with_cameras: bool
+
+    def __len__(self) -> int:
+        """The number of memory tokens, M."""
+        return int(self.keys.shape[2])
 
 
 class MemoryCrossAttention:
-    """hidden + sum over heads of tanh(gate) * softmax(q k^T / sqrt(d)) v, projected back.
+    """hidden + sum over heads of tanh(gate) * softmax(q k^T / sqrt(d) + decay) v, projected back.
 
     Queries come from the hidden states and carry grid RoPE; keys come from memory tokens and carry Warped RoPE, the
     positions where they land in the target view. With PRoPE, queries, keys, values and outputs carry their cameras too.
+    For inference: gradients do not flow through it.
 
     Parameters
     ----------
@@ -30,6 +71,8 @@ class MemoryCrossAttention:
     num_heads, head_dim : int
     rope : WarpedRoPE, optional
         Default: ``WarpedRoPE(head_dim)``.
+    half_life : float, optional
+        Seconds. Memory fades: logits take log(0.5) * abs(t_q - t_k) / half_life, from the times that are then needed.
     gate : float
         What each head's gate starts at; 0 makes the layer the identity, as one starts in a pretrained model.
     seed : int
@@ -52,6 +95,7 @@ class MemoryCrossAttention:
         head_dim: int,
         *,
         rope: WarpedRoPE | None = None,
+        half_life: float | None = None,
         gate: float = 1.0,
         seed: int = 0,
         num_threads: int = 0,
@@ -60,9 +104,10 @@ class MemoryCrossAttention:
         self.memory_dim = check_integer("memory_dim", memory_dim, minimum=1)
         self.num_heads = check_integer("num_heads", num_heads, minimum=1)
         self.head_dim = check_integer("head_dim", head_dim, minimum=2)
-        self.rope = rope or WarpedRoPE(head_dim)
+        self.rope = WarpedRoPE(head_dim) if rope is None else check_instance("rope", rope, WarpedRoPE)
         if self.rope.head_dim != head_dim:
             raise ValueError(f"rope: expected head_dim {head_dim}, got {self.rope.head_dim}")
+        self.half_life = None if half_life is None else check_number("half_life", half_life, above=0.0)
         self.num_threads = check_threads(num_threads)
         inner = num_heads * head_dim
         rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
@@ -70,81 +115,172 @@ class MemoryCrossAttention:
         def draw(rows: int, columns: int) -> F32:
             return np.asarray(rng.standard_normal((rows, columns)) / np.sqrt(columns), dtype=np.float32)
 
-        weights = {
-            "query": draw(inner, dim),
-            "key": draw(inner, memory_dim),
-            "value": draw(inner, memory_dim),
-            "output": draw(dim, inner),
-            "gate": np.full(num_heads, gate, dtype=np.float32),
-        }
-        self._weights = MappingProxyType(weights)
+        self._set_weights(
+            {
+                "query": draw(inner, dim),
+                "key": draw(inner, memory_dim),
+                "value": draw(inner, memory_dim),
+                "output": draw(dim, inner),
+                "gate": np.full(num_heads, check_number("gate", gate), dtype=np.float32),
+            }
+        )
 
     @property
     def weights(self) -> Mapping[str, F32]:
         """The weights by name; read-only, see :meth:`load_weights`."""
         return self._weights
 
-    def load_weights(self, weights: Mapping[str, ArrayLike]) -> None:
-        """Replace all weights; names and shapes must be those of :attr:`weights`. Nothing changes on an error."""
+    def load_weights(self, weights: Mapping[str, ArrayLike] | str | Path, *, prefix: str = "") -> None:
+        """Replace all weights. Nothing changes on an error.
+
+        Parameters
+        ----------
+        weights : mapping or path
+            Arrays by name, with the names and shapes of :attr:`weights`; or a safetensors file that holds them, perhaps
+            among others, as F32, F64, F16 or BF16.
+        prefix : str
+            What stands before the names in the file: "blocks.3.memory.", say.
+
+        Raises
+        ------
+        ValueError
+            A name or a shape is wrong, or values are not finite; FormatError with the file's path if it is a file.
+        """
+        if isinstance(weights, (str, Path)):
+            self._set_weights(read_weights(weights, {name: old.shape for name, old in self.weights.items()}, prefix))
+            return
         if set(weights) != set(self.weights):
             raise ValueError(f"weights: expected the names {sorted(self.weights)}, got {sorted(weights)}")
-        self._weights = MappingProxyType(
+        self._set_weights(
             {
                 name: as_array(f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True).copy()
                 for name, old in self._weights.items()
             }
         )
 
-    def __call__(
+    def save_weights(self, path: str | Path) -> None:
+        """Write the weights to a safetensors file, whole or not at all."""
+        write_weights(path, self.weights)
+
+    def project_memory(
         self,
-        hidden: ArrayLike,
         memory: ArrayLike,
-        query_positions: ArrayLike,
-        memory_positions: ArrayLike,
+        positions: ArrayLike | RotaryTable,
         *,
         mask: ArrayLike | None = None,
-        prope: tuple[PRoPE, PRoPE] | None = None,
+        prope: PRoPE | None = None,
+        time: ArrayLike | None = None,
+    ) -> MemoryKeysValues:
+        """Keys and values of memory tokens: once a window, for all its denoising steps.
+
+        Parameters
+        ----------
+        memory : (B, M, memory_dim) array
+        positions : (M, 3) array or RotaryTable
+            Warped positions (t, y, x) of the memory tokens.
+        mask : (B, M) bool array, optional
+            Memory tokens that are False take no part.
+        prope : PRoPE, optional
+            Cameras of the memory tokens.
+        time : (M,) array, optional
+            Seconds; needed with ``half_life``.
+        """
+        m = as_array("memory", memory, np.float32, ("B", "M", self.memory_dim))
+        batch, count, _ = m.shape
+        if self.half_life is not None and time is None:
+            raise ValueError("memory_time: expected the time of each memory token, since half_life is set")
+        keys = self.rope.apply(self._heads(m, "key"), positions, num_threads=self.num_threads)
+        values = self._heads(m, "value")
+        if prope is not None:
+            check_instance("prope", prope, PRoPE)
+            keys = prope.apply_to_kv(keys, num_threads=self.num_threads)
+            values = prope.apply_to_kv(values, num_threads=self.num_threads)
+        return MemoryKeysValues(
+            keys,
+            values,
+            None if mask is None else as_array("mask", mask, np.bool_, (batch, count)),
+            None if time is None else as_array("memory_time", time, np.float64, (count,), finite=True),
+            prope is not None,
+        )
+
+    def attend(
+        self,
+        hidden: ArrayLike,
+        memory: MemoryKeysValues,
+        query_positions: ArrayLike | RotaryTable,
+        *,
+        prope: PRoPE | None = None,
+        query_time: ArrayLike | None = None,
     ) -> Any:
-        """Attend from hidden states to memory.
+        """Attend from hidden states to memory that :meth:`project_memory` has made ready.
 
         Parameters
         ----------
         hidden : (B, N, dim) array
-        memory : (B, M, memory_dim) array
-            M may be 0: the result is then a copy of ``hidden``, bit for bit.
-        query_positions : (N, 3) array
+        memory : MemoryKeysValues
+            Of no token, the result is a copy of ``hidden``, bit for bit.
+        query_positions : (N, 3) array or RotaryTable
             Grid positions (t, y, x) of the queries.
-        memory_positions : (M, 3) array
-            Warped positions (t, y, x) of the memory tokens.
-        mask : (B, M) bool array, optional
-            Memory tokens that are False take no part.
-        prope : (PRoPE, PRoPE), optional
-            Cameras of the queries and of the memory tokens.
+        prope : PRoPE, optional
+            Cameras of the queries; given if and only if the memory has its own.
+        query_time : (N,) array, optional
+            Seconds; needed with ``half_life``.
 
         Returns
         -------
         (B, N, dim) float32
         """
+        check_instance("memory", memory, MemoryKeysValues)
         x = as_array("hidden", hidden, np.float32, ("B", "N", self.dim))
-        m = as_array("memory", memory, np.float32, (x.shape[0], "M", self.memory_dim))
-        if m.shape[1] == 0:
+        if len(memory.keys) != len(x):
+            raise ValueError(f"memory: expected a batch of {len(x)} as hidden has, got {len(memory.keys)}")
+        if (prope is not None) != memory.with_cameras:
+            raise ValueError("prope: expected cameras of both queries and memory tokens, or of neither")
+        if len(memory) == 0:
             return like(hidden, x.copy())
+        decay: dict[str, Any] = {}
+        if self.half_life is not None:
+            if query_time is None:
+                raise ValueError("query_time: expected the time of each query, since half_life is set")
+            decay = {"query_time": query_time, "key_time": memory.time, "half_life": self.half_life}
         q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
-        k = self.rope.apply(self._heads(m, "key"), memory_positions, num_threads=self.num_threads)
-        v = self._heads(m, "value")
-        options: dict[str, Any] = {"mask": mask, "num_threads": self.num_threads}
+        if prope is not None:
+            q = check_instance("prope", prope, PRoPE).apply_to_q(q, num_threads=self.num_threads)
+        heads = attention(q, memory.keys, memory.values, mask=memory.mask, num_threads=self.num_threads, **decay)
+        if prope is not None:
+            heads = prope.apply_to_o(heads, num_threads=self.num_threads)
+        merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
+        out = _core.linear(merged, self._gated_output, self.num_threads).reshape(x.shape)
+        out += x
+        return like(hidden, out)
+
+    def __call__(
+        self,
+        hidden: ArrayLike,
+        memory: ArrayLike,
+        query_positions: ArrayLike | RotaryTable,
+        memory_positions: ArrayLike | RotaryTable,
+        *,
+        mask: ArrayLike | None = None,
+        prope: tuple[PRoPE, PRoPE] | None = None,
+        query_time: ArrayLike | None = None,
+        memory_time: ArrayLike | None = None,
+    ) -> Any:
+        """:meth:`project_memory` and :meth:`attend` in one; ``prope`` has the cameras of queries and memory tokens."""
         if prope is not None and not (isinstance(prope, tuple) and len(prope) == 2):
             raise TypeError("prope: expected a pair, the PRoPE of the queries and that of the memory tokens")
-        queries, keys = prope or (None, None)
-        heads = attention(q, k, v, **options) if queries is None else queries.attend(q, k, v, memory=keys, **options)
-        heads = heads * np.tanh(self.weights["gate"])[:, None, None]
-        merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
-        out = _core.linear(merged, self.weights["output"], self.num_threads)
-        return like(hidden, x + out.reshape(x.shape))
+        of_queries, of_memory = prope or (None, None)
+        ready = self.project_memory(memory, memory_positions, mask=mask, prope=of_memory, time=memory_time)
+        return self.attend(hidden, ready, query_positions, prope=of_queries, query_time=query_time)
+
+    def _set_weights(self, weights: dict[str, F32]) -> None:
+        self._weights = MappingProxyType(weights)
+        # The gate of a head scales the columns of the output that read it.
+        self._gated_output = weights["output"] * np.repeat(np.tanh(weights["gate"]), self.head_dim)
 
     def _heads(self, x: F32, name: str) -> F32:
-        """Projection of (B, N, C) to (B, heads, N, head_dim)."""
+        """Projection of (B, N, C) to (B, heads, N, head_dim): a view of (B, N, heads, head_dim)."""
         batch, count, width = x.shape
         projected = _core.linear(x.reshape(-1, width), self.weights[name], self.num_threads)
-        split = projected.reshape(batch, count, self.num_heads, self.head_dim)
-        return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+        heads: F32 = projected.reshape(batch, count, self.num_heads, self.head_dim)
+        return heads.transpose(0, 2, 1, 3)
