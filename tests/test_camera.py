@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from conftest import random_pose
 from mosaicmem import CameraIntrinsics, CameraPose
+from mosaicmem.camera.pose import check_rigid, check_rigid_stack
 
 
 def intrinsics():
@@ -145,3 +146,20 @@ class TestPose:
     def test_pose_cannot_be_changed(self):
         with pytest.raises(ValueError, match="read-only"):
             CameraPose().world_from_camera[0, 3] = 1
+
+
+def test_a_stack_is_checked_as_its_matrices_are(rng):
+    stack = np.stack([random_pose(rng).camera_from_world for _ in range(24)]).reshape(2, 3, 4, 4, 4)
+    stack[1, :, :, :3, :3] += rng.uniform(-1e-5, 1e-5, (3, 4, 3, 3))  # off by rounding: made orthonormal
+    expected = [check_rigid("m", matrix) for matrix in stack.reshape(-1, 4, 4)]
+    np.testing.assert_array_equal(check_rigid_stack("m", stack).reshape(-1, 4, 4), expected)
+    assert check_rigid_stack("m", np.zeros((0, 4, 4))).shape == (0, 4, 4)
+    for damage, message in ((2.0, "off by"), (-1.0, "determinant"), (1e13, "within 1e")):
+        broken = stack.copy()
+        broken[1, 2, 3, 0, :3] *= damage
+        with pytest.raises(ValueError, match=rf"^m\[1, 2, 3\]: .*{message}"):
+            check_rigid_stack("m", broken)
+    broken[:] = stack
+    broken[0, 1, 0, 3, 0] = 1
+    with pytest.raises(ValueError, match=r"m\[0, 1, 0\]: expected a last row"):
+        check_rigid_stack("m", broken)

@@ -6,7 +6,7 @@ import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice, check_integer, check_number, check_shape
 from mosaicmem.camera import CameraIntrinsics
-from mosaicmem.camera.pose import check_rigid
+from mosaicmem.camera.pose import check_rigid_stack
 
 TRANSLATIONS = ("none", "log", "logd4", "tanh")
 
@@ -28,7 +28,8 @@ def projection_matrices(
     subframes = shape[1] if len(shape) == 4 else 1
     if subframes not in (1, 4):
         raise ValueError(f"viewmats: expected 1 or 4 sub-frame cameras a latent frame, got shape {shape}")
-    views = _rigid(viewmats, shape)
+    views = check_rigid_stack("viewmats", as_array("viewmats", viewmats, np.float64, shape, finite=True))
+    views = views.reshape(-1, 4, 4)
     views[:, :3, 3] = scale_translation(views[:, :3, 3], translation)
     rotation_t = views[:, :3, :3].transpose(0, 2, 1)
     inverse = np.zeros_like(views)
@@ -55,14 +56,6 @@ def scale_translation(t: F64, translation: str | float) -> F64:
     return np.asarray(t * factor / (4 if translation == "logd4" else 1))
 
 
-def _rigid(viewmats: ArrayLike, shape: tuple[int, ...]) -> F64:
-    views = as_array("viewmats", viewmats, np.float64, shape, finite=True)
-    checked = [
-        check_rigid(f"viewmats[{', '.join(map(str, index))}]", views[index]) for index in np.ndindex(*shape[:-2])
-    ]
-    return np.array(checked, dtype=np.float64).reshape(-1, 4, 4)
-
-
 def _lifts(Ks: ArrayLike, shape: tuple[int, ...], image_width: int | None, image_height: int | None) -> tuple[F64, F64]:
     """lift4(Kn) and its inverse of each camera, (cameras, 4, 4)."""
     if image_width is None or image_height is None:
@@ -73,11 +66,13 @@ def _lifts(Ks: ArrayLike, shape: tuple[int, ...], image_width: int | None, image
         k = np.broadcast_to(as_array("Ks", Ks, np.float64, (3, 3), finite=True), (*shape[:-2], 3, 3))
     else:
         k = as_array("Ks", Ks, np.float64, (*shape[:-2], 3, 3), finite=True)
-    for index in np.ndindex(*shape[:-2]):
+    distinct, first = np.unique(k.reshape(-1, 9), axis=0, return_index=True)
+    for matrix, index in zip(distinct, first, strict=True):
         try:
-            CameraIntrinsics.from_matrix(k[index], width, height)
+            CameraIntrinsics.from_matrix(matrix.reshape(3, 3), width, height)
         except ValueError as error:
-            raise ValueError(f"Ks[{', '.join(map(str, index))}]: {error}") from None
+            place = ", ".join(str(i) for i in np.unravel_index(index, shape[:-2]))
+            raise ValueError(f"Ks[{place}]: {error}") from None
     k = k.reshape(-1, 3, 3)
     fx, fy = k[:, 0, 0] / width, k[:, 1, 1] / height
     cx, cy = k[:, 0, 2] / width - 0.5, k[:, 1, 2] / height - 0.5

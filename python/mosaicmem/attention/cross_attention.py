@@ -282,5 +282,4 @@ class MemoryCrossAttention:
         """Projection of (B, N, C) to (B, heads, N, head_dim): a view of (B, N, heads, head_dim)."""
         batch, count, width = x.shape
         projected = _core.linear(x.reshape(-1, width), self.weights[name], self.num_threads)
-        heads: F32 = projected.reshape(batch, count, self.num_heads, self.head_dim)
-        return heads.transpose(0, 2, 1, 3)
+        return np.asarray(projected.reshape(batch, count, self.num_heads, self.head_dim).transpose(0, 2, 1, 3))

@@ -51,6 +51,24 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
     return rigid
 
 
+def check_rigid_stack(name: str, matrices: F64) -> F64:
+    """:func:`check_rigid` of each of a stack (..., 4, 4) of finite matrices, thousands at a time."""
+    m = matrices.reshape(-1, 4, 4)
+    rotation = m[:, :3, :3]
+    error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
+    sound = np.isclose(m[:, 3], [0, 0, 0, 1], atol=1e-6).all(axis=1) & (np.abs(m[:, :3]) <= _MOST).all(axis=(1, 2))
+    sound &= (error <= _RIGID_TOLERANCE) & (np.linalg.det(rotation) > 0)
+    for index in np.flatnonzero(~sound):  # the first says what is wrong with it
+        place = ", ".join(str(i) for i in np.unravel_index(index, matrices.shape[:-2]))
+        check_rigid(f"{name}[{place}]", m[index])
+    rigid = np.tile(np.eye(4), (len(m), 1, 1))
+    rigid[:, :3] = m[:, :3]
+    off = error > 1e-12
+    u, _, vt = np.linalg.svd(rotation[off])
+    rigid[off, :3, :3] = u @ vt
+    return rigid.reshape(matrices.shape)
+
+
 def invert_rigid(matrix: F64) -> F64:
     """The inverse of a rigid 4x4: [R^T | -R^T t]."""
     inverse = np.eye(4)
