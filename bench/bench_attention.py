@@ -1,13 +1,14 @@
-"""Memory attention, float32, beside torch's scaled_dot_product_attention; and Warped RoPE beside copy and formula."""
+"""Memory attention in float32 and bfloat16 beside torch's scaled_dot_product_attention, and the layer around it."""
 
 import numpy as np
 import pytest
 
 from conftest import peer
-from mosaicmem import PRoPE, WarpedRoPE
+from mosaicmem import MemoryCrossAttention, _core, grid_positions
 from mosaicmem.attention import attention
 
-SHAPES = [(8, 1560, 1024, 64), (12, 1560, 4096, 128)]
+SHAPES = [(8, 1560, 1024, 64), (12, 1560, 4096, 128)]  # heads, queries, keys, head_dim
+IDS = ["8x1560x1024x64", "12x1560x4096x128"]
 
 
 def inputs(heads, queries, keys, dim):
@@ -15,20 +16,24 @@ def inputs(heads, queries, keys, dim):
     return [rng.standard_normal((1, heads, n, dim)).astype(np.float32) for n in (queries, keys, keys)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=["8x1560x1024x64", "12x1560x4096x128"])
-@pytest.mark.benchmark(group="attention")
+def report_rate(benchmark, flops):
+    if benchmark.stats:  # not with --benchmark-disable
+        benchmark.extra_info["GFLOP/s"] = round(flops / benchmark.stats.stats.median / 1e9)
+
+
+def attention_flops(heads, queries, keys, dim):
+    return 4 * heads * queries * keys * dim
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=IDS)
 class TestAttention:
     def test_mosaicmem(self, benchmark, shape, threads):
-        benchmark.group = f"attention {shape}"
-        out = benchmark.pedantic(
-            attention, args=inputs(*shape), kwargs={"num_threads": threads}, rounds=9, warmup_rounds=1
-        )
-        heads, queries, keys, dim = shape
-        if benchmark.stats:  # not with --benchmark-disable
-            flops = 4 * heads * queries * keys * dim
-            benchmark.extra_info["GFLOP/s"] = round(flops / benchmark.stats.stats.median / 1e9)
-        q, k, v = inputs(*shape)
-        logits = np.einsum("bhqd,bhkd->bhqk", q[:, :, :8].astype(np.float64), k) / np.sqrt(dim)
+        benchmark.group = f"attention {shape}, float32"
+        arguments = inputs(*shape)
+        out = benchmark.pedantic(attention, arguments, {"num_threads": threads}, rounds=15, warmup_rounds=2)
+        report_rate(benchmark, attention_flops(*shape))
+        q, k, v = arguments
+        logits = np.einsum("bhqd,bhkd->bhqk", q[:, :, :8].astype(np.float64), k) / np.sqrt(shape[3])
         weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         expected = np.einsum("bhqk,bhkd->bhqd", weights / weights.sum(axis=-1, keepdims=True), v)
         np.testing.assert_allclose(out[:, :, :8], expected, atol=1e-5)
@@ -36,50 +41,92 @@ class TestAttention:
     def test_torch(self, benchmark, shape, threads):
         torch = peer("torch")
         torch.set_num_threads(threads)
-        benchmark.group = f"attention {shape}"
+        benchmark.group = f"attention {shape}, float32"
         tensors = [torch.from_numpy(x) for x in inputs(*shape)]
-        out = benchmark.pedantic(
-            torch.nn.functional.scaled_dot_product_attention, args=tensors, rounds=9, warmup_rounds=1
-        )
+        out = benchmark.pedantic(torch.nn.functional.scaled_dot_product_attention, tensors, rounds=15, warmup_rounds=2)
+        report_rate(benchmark, attention_flops(*shape))
         np.testing.assert_allclose(attention(*inputs(*shape)), out.numpy(), atol=1e-5)
 
+    def test_mosaicmem_with_decay_and_mask(self, benchmark, shape, threads):
+        benchmark.group = f"attention {shape}, float32"
+        _, queries, keys, _ = shape
+        options = {
+            "mask": np.arange(keys)[None] % 8 != 3,
+            "query_time": np.linspace(0, 5, queries),
+            "key_time": np.linspace(0, 5, keys),
+            "half_life": 2.0,
+            "num_threads": threads,
+        }
+        benchmark.pedantic(attention, inputs(*shape), options, rounds=15, warmup_rounds=2)
 
-@pytest.mark.benchmark(group="positions on (1, 12, 4096, 128)")
-class TestPositions:
-    @pytest.fixture
-    def x(self):
-        return np.random.default_rng(0).standard_normal((1, 12, 4096, 128)).astype(np.float32)
+    def test_mosaicmem_as_avx2(self, benchmark, shape, threads):
+        benchmark.group = f"attention {shape}, float32"
+        best = _core.simd_level()
+        if int(best) < int(_core.SimdLevel.avx2):
+            pytest.skip("this machine has no AVX2")
+        _core.limit_simd_level(_core.SimdLevel.avx2)
+        try:
+            benchmark.pedantic(attention, inputs(*shape), {"num_threads": threads}, rounds=9, warmup_rounds=1)
+        finally:
+            _core.limit_simd_level(best)
+        report_rate(benchmark, attention_flops(*shape))
 
-    @pytest.fixture
-    def positions(self):
-        return np.random.default_rng(1).uniform(0, 80, (4096, 3))
 
-    def test_mosaicmem_warped_rope(self, benchmark, x, positions, threads):
-        rope = WarpedRoPE(128)
-        benchmark(rope.apply, x, rope.table(positions), num_threads=threads)
+@pytest.mark.parametrize("shape", SHAPES, ids=IDS)
+class TestBfloat16:
+    def test_mosaicmem(self, benchmark, shape, threads):
+        torch = peer("torch")
+        benchmark.group = f"attention {shape}, bfloat16"
+        tensors = [torch.from_numpy(x).bfloat16() for x in inputs(*shape)]
+        out = benchmark.pedantic(attention, tensors, {"num_threads": threads}, rounds=15, warmup_rounds=2)
+        report_rate(benchmark, attention_flops(*shape))
+        expected = attention(*(x.float() for x in tensors))
+        torch.testing.assert_close(out.float(), expected, atol=2**-8, rtol=2**-8)
 
-    def test_mosaicmem_warped_rope_and_its_table(self, benchmark, x, positions, threads):
-        benchmark(WarpedRoPE(128).apply, x, positions, num_threads=threads)
-
-    def test_mosaicmem_prope(self, benchmark, x, threads):
-        prope = PRoPE(128, np.tile(np.eye(4), (4, 1, 1)), patches_x=32, patches_y=32)
-        benchmark(prope.apply_to_q, x, num_threads=threads)
-
-    def test_torch_rope_formula(self, benchmark, x, positions, threads):
-        """The usual complex product, with the frequencies ready."""
+    def test_torch(self, benchmark, shape, threads):
         torch = peer("torch")
         torch.set_num_threads(threads)
-        table = WarpedRoPE(128).table(positions)
-        turn = torch.complex(torch.from_numpy(table.cos), torch.from_numpy(table.sin)).to(torch.complex64)
-        tensor = torch.from_numpy(x)
+        benchmark.group = f"attention {shape}, bfloat16"
+        tensors = [torch.from_numpy(x).bfloat16() for x in inputs(*shape)]
+        benchmark.pedantic(torch.nn.functional.scaled_dot_product_attention, tensors, rounds=15, warmup_rounds=2)
+        report_rate(benchmark, attention_flops(*shape))
 
-        def run():
-            pairs = torch.view_as_complex(tensor.reshape(1, 12, 4096, 64, 2))
-            return torch.view_as_real(pairs * turn).flatten(-2)
 
-        out = benchmark(run)
-        np.testing.assert_allclose(WarpedRoPE(128).apply(x, positions), out.numpy(), atol=1e-5)
+@pytest.mark.benchmark(group="projection (4096, 256) to 1536, float32")
+class TestProjection:
+    FLOPS = 2 * 4096 * 256 * 1536
 
-    def test_limit_copy(self, benchmark, x):
-        target = np.empty_like(x)
-        benchmark(np.copyto, target, x)
+    @pytest.fixture
+    def operands(self, rng):
+        return [rng.standard_normal(shape).astype(np.float32) for shape in ((4096, 256), (1536, 256))]
+
+    def test_mosaicmem(self, benchmark, operands, threads):
+        out = benchmark(_core.linear, *operands, threads)
+        report_rate(benchmark, self.FLOPS)
+        np.testing.assert_allclose(out, operands[0] @ operands[1].T, atol=1e-3)
+
+    def test_torch(self, benchmark, operands, threads):
+        torch = peer("torch")
+        torch.set_num_threads(threads)
+        benchmark(torch.nn.functional.linear, *(torch.from_numpy(x) for x in operands))
+        report_rate(benchmark, self.FLOPS)
+
+
+@pytest.mark.benchmark(group="memory cross-attention, 1560 tokens of 768 to 4096 of memory, 12 heads of 64")
+class TestLayer:
+    @pytest.fixture
+    def case(self, rng, threads):
+        layer = MemoryCrossAttention(768, 64, 12, 64, num_threads=threads)
+        hidden = rng.standard_normal((1, 1560, 768)).astype(np.float32)
+        memory = rng.standard_normal((1, 4096, 64)).astype(np.float32)
+        return layer, hidden, memory, grid_positions(1, 30, 52), rng.uniform(0, 50, (4096, 3))
+
+    def test_mosaicmem_step_with_ready_keys(self, benchmark, case):
+        layer, hidden, memory, where, landed = case
+        ready, table = layer.project_memory(memory, landed), layer.rope.table(where)
+        out = benchmark(layer.attend, hidden, ready, table)
+        np.testing.assert_array_equal(out, layer(*case[1:]))
+
+    def test_whole_layer(self, benchmark, case):
+        layer, *arguments = case
+        benchmark(layer, *arguments)
