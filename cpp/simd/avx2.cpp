@@ -1,4 +1,4 @@
-// Kernels for x86-64-v3: AVX2 and FMA.
+// Kernels for AVX2 and FMA.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -11,7 +11,7 @@
 
 #define MOSAICMEM_TARGET avx2
 #define MOSAICMEM_LANES 8
-MOSAICMEM_BEGIN_TARGET("arch=x86-64-v3")
+MOSAICMEM_BEGIN_TARGET("avx2,fma")
 #include "kernels.inl"
 MOSAICMEM_END_TARGET
 

@@ -1,4 +1,4 @@
-// Kernels for x86-64-v4: AVX-512.
+// Kernels for AVX-512.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -11,7 +11,7 @@
 
 #define MOSAICMEM_TARGET avx512
 #define MOSAICMEM_LANES 16
-MOSAICMEM_BEGIN_TARGET("arch=x86-64-v4")
+MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 #include "kernels.inl"
 MOSAICMEM_END_TARGET
 

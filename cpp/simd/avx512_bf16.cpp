@@ -1,4 +1,4 @@
-// Kernels for x86-64-v4 with dot products of bfloat16.
+// Kernels for AVX-512 with dot products of bfloat16.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -12,7 +12,7 @@
 #define MOSAICMEM_TARGET avx512_bf16
 #define MOSAICMEM_LANES 16
 #define MOSAICMEM_BF16_DOT 1
-MOSAICMEM_BEGIN_TARGET("arch=x86-64-v4,avx512bf16")
+MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 #include "kernels.inl"
 MOSAICMEM_END_TARGET
 

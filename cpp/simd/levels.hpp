@@ -12,8 +12,8 @@ namespace mosaicmem {
 
 enum class SimdLevel {
     portable,     // four lanes, whatever the compiler makes of them
-    avx2,         // x86-64-v3
-    avx512,       // x86-64-v4
+    avx2,         // AVX2 and FMA
+    avx512,       // AVX-512 F, BW, DQ, VL
     avx512_bf16,  // and dot products of bfloat16
 };
 
