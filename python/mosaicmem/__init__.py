@@ -18,8 +18,12 @@ from mosaicmem.attention import (
     RotaryTable,
     WarpedLatent,
     WarpedRoPE,
+    bilinear_sample,
     grid_positions,
+    merge_attention,
+    prope_attention,
     reproject_depth_grid,
+    warped_positions,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -90,9 +94,13 @@ __all__ = [
     "WarpedRoPE",
     "WindowError",
     "__version__",
+    "bilinear_sample",
     "depth_to_grid",
     "grid_positions",
+    "merge_attention",
+    "prope_attention",
     "reproject_depth_grid",
     "unproject_depth",
     "unproject_to_image",
+    "warped_positions",
 ]

@@ -187,13 +187,16 @@ def prope_attention(
     image_height: int | None = None,
     *,
     layout: str = "half",
+    subframes: Sequence[int] | None = None,
+    dims_per_camera: int = 16,
     translation: str | float = "none",
     base: float = 100.0,
     **options: Any,
 ) -> Any:
     """Self-attention of V camera views under PRoPE, in one call; q, k, v are (B, heads, V * patches_y * patches_x, d).
 
-    The arguments are those of :class:`PRoPE`; ``options`` go to :func:`~mosaicmem.attention.attention`.
+    The arguments are those of :class:`PRoPE`; ``options`` go to :func:`~mosaicmem.attention.attention`. Where keys have
+    other cameras than queries, or cameras serve many layers, make the encodings once and use :meth:`PRoPE.attend`.
     """
     encoding = PRoPE(
         np.shape(q)[-1],
@@ -204,6 +207,8 @@ def prope_attention(
         image_width=image_width,
         image_height=image_height,
         layout=layout,
+        subframes=subframes,
+        dims_per_camera=dims_per_camera,
         translation=translation,
         base=base,
     )
