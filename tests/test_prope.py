@@ -265,6 +265,18 @@ def test_layouts_in_memory_threads_and_in_place_order(rng):
         assert got.strides == strided.strides
 
 
+def test_bfloat16_rounds_ties_to_even(simd):
+    """x0 + x3 through a translation: 1 + 2^-8 and 1 + 3 * 2^-8 lie halfway between two bfloat16."""
+    view = np.eye(4)
+    view[0, 3] = 1
+    encoding = PRoPE(16, view[None], camera=np.zeros(4, int), layout="contiguous", dims_per_camera=16)
+    x = np.zeros((4, 16), ml_dtypes.bfloat16)
+    x[:, 0] = 1
+    x[:, 3] = [2.0**-8, 3 * 2.0**-8, 2.0**-8 + 2.0**-14, np.nan]
+    expected = [1, 1 + 2.0**-6, 1 + 2.0**-7, np.nan]
+    np.testing.assert_array_equal(encoding.apply_to_o(x)[:, 0].astype(np.float64), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
