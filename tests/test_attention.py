@@ -175,6 +175,13 @@ class TestKernel:
         np.testing.assert_allclose(merged.astype(np.float64), whole.astype(np.float64), atol=tolerance)
         np.testing.assert_allclose(lse, whole_lse, atol=2e-6)
 
+    def test_merging_rounds_bfloat16_to_the_nearest(self):
+        """Of equal weight: 1 + 2^-8 and 1 + 3 * 2^-8 lie halfway, and go to even."""
+        a, b = as_bfloat16(np.array([[1, 1 + 2**-7, np.nan]]), np.array([[1 + 2**-7, 1 + 2**-6, 1]]))
+        merged, lse = merge_attention(a, [0.0], b, [0.0])
+        np.testing.assert_array_equal(merged.astype(np.float64), [[1, 1 + 2**-6, np.nan]])
+        np.testing.assert_allclose(lse, np.log(2), rtol=1e-6)
+
     def test_nothing_merged_with_nothing_is_nothing(self, rng):
         q, k, v = inputs(rng, 1, 1, 3, 0, 8, 8)
         empty = attention(q, k, v, return_lse=True)
@@ -241,7 +248,8 @@ class TestCrossAttention:
         return hidden, memory, grid_positions(1, 5, 6), rng.uniform(0, 6, (tokens, 3))
 
     def test_equals_the_formula(self, rng):
-        layer = self.layer(gate=0.7)
+        layer = self.layer()
+        layer.load_weights({**layer.weights, "gate": [0.7, -0.2, 1.3]})
         hidden, memory, where, landed = self.data(rng)
         w = {name: value.astype(np.float64) for name, value in layer.weights.items()}
 
@@ -252,7 +260,7 @@ class TestCrossAttention:
         q = reference_rope(heads(hidden, w["query"]), where, split, 10000.0, "interleaved")
         k = reference_rope(heads(memory, w["key"]), landed, split, 10000.0, "interleaved")
         out, _ = reference(q, k, heads(memory, w["value"]), 24**-0.5)
-        out = out * np.tanh(0.7)
+        out = out * np.tanh([0.7, -0.2, 1.3])[:, None, None]
         expected = hidden + out.transpose(0, 2, 1, 3).reshape(2, 30, 72) @ w["output"].T
         np.testing.assert_allclose(layer(hidden, memory, where, landed), expected, atol=2e-5)
 
