@@ -64,21 +64,12 @@ void for_each_front(const SplatTokens& tokens, float depth_tolerance, const Spla
     }
 }
 
-// What the weights of the front surface of each cell sum to.
-template <class T>
-std::vector<T> front_totals(const SplatTokens& tokens, float depth_tolerance,
-                            const SplatGrid& grid) {
-    std::vector<T> total(grid.rows * grid.columns, T(0));
-    for_each_front(tokens, depth_tolerance, grid,
-                   [&](std::size_t, std::size_t cell, float w) { total[cell] += w; });
-    return total;
-}
-
 template <class T>
 void average_front(const SplatTokens& tokens, float depth_tolerance, const T* latents,
                    std::size_t channels, const SplatGrid& grid, T* canvas) {
-    const std::vector<T> total = front_totals<T>(tokens, depth_tolerance, grid);
+    std::vector<T> total(grid.rows * grid.columns, T(0));
     for_each_front(tokens, depth_tolerance, grid, [&](std::size_t i, std::size_t cell, float w) {
+        total[cell] += w;
         const T* latent = latents + i * channels;
         T* out = canvas + cell * channels;
         for (std::size_t c = 0; c < channels; ++c) out[c] += w * latent[c];
@@ -132,7 +123,9 @@ void splat_adjoint(const SplatTokens& tokens, const SplatOptions& options, const
         }
         return;
     }
-    const std::vector<T> total = front_totals<T>(tokens, options.depth_tolerance, grid);
+    std::vector<T> total(grid.rows * grid.columns, T(0));
+    for_each_front(tokens, options.depth_tolerance, grid,
+                   [&](std::size_t, std::size_t cell, float w) { total[cell] += w; });
     for_each_front(tokens, options.depth_tolerance, grid,
                    [&](std::size_t i, std::size_t cell, float w) {
                        const T share = w / total[cell];
