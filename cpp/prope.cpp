@@ -56,12 +56,23 @@ void encode_row(const double* x, std::size_t dim, std::size_t t, const CameraMat
     }
 }
 
+// Whether all that a kernel writes of a head begins at a vector.
+template <class F>
+bool lies_at_vectors(std::size_t dim, const CameraMatrices<F>& matrices,
+                     const QuarterRotation<F>& rotation) {
+    return std::all_of(
+               matrices.runs.begin(), matrices.runs.end(),
+               [](const MatrixRun& run) { return at_vectors(run.begin) && at_vectors(run.end); }) &&
+           (!rotation.cos || halves_at_vectors(dim / 8));
+}
+
 }  // namespace
 
 template <class T, class F>
 void prope_apply(const HeadFeatures<T>& f, const CameraMatrices<F>& matrices,
                  const QuarterRotation<F>& rotation, int num_threads) {
-    const bool stream = !std::is_same_v<T, double> && should_stream(f);
+    const bool stream = !std::is_same_v<T, double> && should_stream(f) &&
+                        lies_at_vectors(f.dim, matrices, rotation);
     const std::size_t tiles = (f.tokens + kTokenTile - 1) / kTokenTile;
     parallel_for(tiles, encode_grain(f), num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t tile = begin; tile < end; ++tile) {

@@ -68,7 +68,8 @@ void rope_table(const double* positions, std::size_t n, std::span<const std::siz
 template <class T, class F>
 void rope_apply(const HeadFeatures<T>& f, const F* cos, const F* sin, Pairing pairing, bool inverse,
                 int num_threads) {
-    const bool stream = !std::is_same_v<T, double> && should_stream(f);
+    const bool stream = !std::is_same_v<T, double> && should_stream(f) &&
+                        (pairing == Pairing::interleaved || halves_at_vectors(f.dim / 2));
     const std::size_t tiles = (f.tokens + kTokenTile - 1) / kTokenTile;
     parallel_for(tiles, encode_grain(f), num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t tile = begin; tile < end; ++tile) {

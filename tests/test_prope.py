@@ -278,6 +278,37 @@ def test_bfloat16_rounds_ties_to_even(simd):
 
 
 @pytest.mark.parametrize(
+    ("layout", "dim", "options"),
+    [
+        ("half", 64, {}),
+        ("half", 96, {}),
+        ("half", 128, {}),
+        ("half", 192, {}),
+        ("half", 160, {"subframes": 4}),
+        ("full", 128, {"subframes": 4}),
+        ("full", 192, {}),
+        ("contiguous", 64, {"subframes": 4, "dims_per_camera": 16}),
+        ("contiguous", 80, {"subframes": 4, "dims_per_camera": 20}),
+        ("contiguous", 48, {"dims_per_camera": 20}),
+    ],
+)
+def test_results_beyond_the_caches_are_the_same(rng, simd, layout, dim, options):
+    """Large results are written past the caches, in whole vectors wherever these begin."""
+    tokens = 3 * 2**20 // dim
+    views, _ = cameras(rng, 5, options.pop("subframes", None))
+    camera, positions = rng.integers(0, 5, tokens), rng.uniform(0, 9, (tokens, 2))
+    step = tokens // 16
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        x = rng.standard_normal((1, tokens, dim)).astype(dtype)
+        parts = [slice(None), *(slice(s, s + step) for s in range(0, tokens, step))]
+        whole, *pieces = (
+            PRoPE(dim, views, camera=camera[p], positions=positions[p], layout=layout, **options).apply_to_o(x[:, p])
+            for p in parts
+        )
+        np.testing.assert_array_equal(whole, np.concatenate(pieces, axis=1))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"viewmats": np.diag([2.0, 2, 2, 1])[None]}, r"viewmats\[0\]: .*scaled by 2"),

@@ -29,6 +29,15 @@ bool should_stream(const HeadFeatures<T>& f) {
     return places % kCacheLine == 0 && f.batch * f.heads * f.tokens * f.dim * sizeof(T) >= kMuch;
 }
 
+// Writing past the caches takes whole vectors at their own addresses, at every width. These say
+// whether features that a kernel writes from `first` on, or in two halves of n, lie so.
+constexpr std::size_t kWidest = 16;
+
+constexpr bool at_vectors(std::size_t first) { return first % kWidest == 0; }
+
+// A narrower half is one vector of a narrower machine, and is not streamed by a wider one.
+constexpr bool halves_at_vectors(std::size_t n) { return n % kWidest == 0 || n == 8 || n == 4; }
+
 struct RotaryTask {
     std::size_t first, last;  // tokens, at most kTokenTile
     const float *cos, *sin;   // (tokens, dim / 2)
