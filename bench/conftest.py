@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 # Peers whose threads are OpenMP's get one; torch is told otherwise where a benchmark is about threads. It is read when
 # the first of them is loaded, so it is set before any is.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The NumPy twins of the tests are what the core is compared with.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld
 

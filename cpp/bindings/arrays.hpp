@@ -72,5 +72,6 @@ void bind_point_index(py::module_& m);
 void bind_positions(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_latents(py::module_& m);
+void bind_patch_memory(py::module_& m);
 
 }  // namespace mosaicmem::bindings

@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m) {
     bindings::bind_positions(m);
     bindings::bind_attention(m);
     bindings::bind_latents(m);
+    bindings::bind_patch_memory(m);
     m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }

@@ -47,7 +47,16 @@ from mosaicmem.geometry import (
     unproject_depth,
     unproject_to_image,
 )
-from mosaicmem.memory import Box, Frustum, MemoryRetrieval, Mosaic, MosaicMemoryStore, SpatialManipulation, Sphere
+from mosaicmem.memory import (
+    Box,
+    Frustum,
+    MemoryRetrieval,
+    Mosaic,
+    MosaicMemoryStore,
+    PatchMemory,
+    SpatialManipulation,
+    Sphere,
+)
 from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowError
 from mosaicmem.synthetic import SyntheticWorld
 
@@ -78,6 +87,7 @@ __all__ = [
     "MosaicMemoryStore",
     "NoiseScheduler",
     "PRoPE",
+    "PatchMemory",
     "PipelineConfig",
     "PointCloud",
     "RotaryTable",

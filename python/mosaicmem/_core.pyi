@@ -17,6 +17,22 @@ class Splat:
     block: ClassVar[Splat]
     bilinear: ClassVar[Splat]
 
+class Keep:
+    nearest: ClassVar[Keep]
+    farthest: ClassVar[Keep]
+
+class PatchMemory:
+    def __init__(self, channels: int, rows: int, columns: int) -> None: ...
+    def append(
+        self, latents: _F32, camera_from_world: _F32, k_inverse: _F32, k_inverse_double: _F64, depth: _F32
+    ) -> None: ...
+    def select_pose_nearest(self, camera_from_world: _F64) -> NDArray[np.int64]: ...
+    def select_coverage(self, camera_from_world: _F64, k: _F64, num_threads: int = 0) -> NDArray[np.int64]: ...
+    def fuse(
+        self, camera_from_world: _F32, k: _F32, candidates: NDArray[np.int64], keep: Keep, num_threads: int = 0
+    ) -> tuple[_F32, NDArray[np.bool_]]: ...
+    def __len__(self) -> int: ...
+
 class SimdLevel:
     portable: ClassVar[SimdLevel]
     avx2: ClassVar[SimdLevel]

@@ -3,6 +3,7 @@
 from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.patch_memory import PatchMemory, PatchMemoryResult
 from mosaicmem.memory.regions import Box, Frustum, Sphere
 from mosaicmem.memory.results import RetrievedPatches, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.retrieval import MemoryRetrieval
@@ -14,6 +15,8 @@ __all__ = [
     "MemoryRetrieval",
     "Mosaic",
     "MosaicMemoryStore",
+    "PatchMemory",
+    "PatchMemoryResult",
     "RetrievalOptions",
     "RetrievedPatches",
     "SpatialManipulation",
