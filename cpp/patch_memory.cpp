@@ -356,6 +356,7 @@ void PatchMemory::fuse(const float* camera_from_world, const float* k, std::size
                 best[i] = depth[i];
                 from[i] = &frame.latents[static_cast<std::size_t>(source[i])];
             }
+            // Exactly 95 % is not enough, since the published code counts in float32.
             const float part = static_cast<float>(filled) / static_cast<float>(cells);
             if (static_cast<double>(part) >= kFilled) break;
         }

@@ -113,6 +113,6 @@ def fuse(latents, memory_k, memory, depth, query_k, query, candidates, keep):
             best[wins] = z[wins]
             mosaic[:, g, wins] = latents[:, i].reshape(channels, -1)[:, source[wins]]
             filled[g] |= wins
-            if filled[g].mean() >= 0.95:
+            if float(np.float32(filled[g].mean())) >= 0.95:  # float32(0.95) is less
                 break
     return mosaic.reshape(channels, -1, rows, columns), filled.reshape(-1, rows, columns)
