@@ -1,0 +1,14 @@
+"""Readers of posed RGB-D sequences, in the layouts that the field keeps them in.
+
+Each is a sequence of :class:`RgbdImage`, whose files are read when it is asked for; :func:`open_sequence` finds out
+which layout a folder has.
+"""
+
+from mosaicmem.datasets.layouts import open_sequence
+from mosaicmem.datasets.replica import Replica
+from mosaicmem.datasets.scannet import ScanNet
+from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
+from mosaicmem.datasets.seven_scenes import SevenScenes
+from mosaicmem.datasets.tum import TumRgbd
+
+__all__ = ["Replica", "RgbdImage", "RgbdSequence", "ScanNet", "SevenScenes", "TumRgbd", "open_sequence"]

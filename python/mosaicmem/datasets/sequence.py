@@ -1,0 +1,109 @@
+"""What every layout of posed RGB-D frames has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from mosaicmem._arrays import F32, U8
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.datasets._files import read_color, read_depth
+
+
+@dataclass(frozen=True, eq=False)
+class RgbdImage:
+    """One observed frame.
+
+    Attributes
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    depth : (H, W) float32
+        Metres; 0 where not measured.
+    pose : CameraPose
+    number : int
+        The frame's number in its sequence.
+    """
+
+    image: U8
+    depth: F32
+    pose: CameraPose
+    number: int
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """A frame's number in its sequence, and where its images are."""
+
+    number: int
+    color: Path
+    depth: Path
+
+
+class RgbdSequence(Sequence[RgbdImage], ABC):
+    """Frames of colour and registered depth from one camera whose poses are known; images are read when asked for.
+
+    Indices count the frames that are there, and may be negative or slices; a frame's :meth:`number` is the one that its
+    data set gives it.
+
+    Parameters
+    ----------
+    folder : path
+    frames : iterable of FrameFiles
+        In the order of their times.
+    units_per_metre : float
+        Of the values in depth images.
+    invalid_depth : int
+        The value, beside 0, of a depth that was not measured.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    def __init__(
+        self, folder: Path, frames: Iterable[FrameFiles], *, units_per_metre: float, invalid_depth: int = 0
+    ) -> None:
+        self.folder = folder
+        self._frames = list(frames)
+        self._units_per_metre = units_per_metre
+        self._invalid_depth = invalid_depth
+
+    @property
+    @abstractmethod
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of all frames, colour and depth."""
+
+    @abstractmethod
+    def pose(self, index: int) -> CameraPose:
+        """Where and when a frame was taken; metres, seconds."""
+
+    def number(self, index: int) -> int:
+        """A frame's number in its data set, which counts frames that are not in this sequence too."""
+        return self._frames[index].number
+
+    def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
+        """The cameras of some frames, by position in the sequence."""
+        return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, index: int) -> RgbdImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RgbdImage]: ...
+    def __getitem__(self, index: int | slice) -> RgbdImage | list[RgbdImage]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        frame = self._frames[index]
+        size = (self.intrinsics.width, self.intrinsics.height)
+        image = self._read_color(frame.color, size)
+        depth = read_depth(frame.depth, size, self._units_per_metre, self._invalid_depth, beside=frame.color)
+        return RgbdImage(image, depth, self.pose(index), frame.number)
+
+    def _read_color(self, path: Path, size: tuple[int, int]) -> U8:
+        return read_color(path, size)
