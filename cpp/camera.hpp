@@ -44,6 +44,23 @@ inline Affine operator*(const Affine& a, const Affine& b) {
     return c;
 }
 
+// source_from_target, for an A that is not singular.
+inline Affine inverse(const Affine& affine) {
+    const auto& m = affine.m;
+    const double cofactor[3] = {m[5] * m[10] - m[6] * m[9], m[6] * m[8] - m[4] * m[10],
+                                m[4] * m[9] - m[5] * m[8]};
+    const double s = 1 / (m[0] * cofactor[0] + m[1] * cofactor[1] + m[2] * cofactor[2]);
+    Affine result{
+        {s * cofactor[0], s * (m[2] * m[9] - m[1] * m[10]), s * (m[1] * m[6] - m[2] * m[5]), 0,
+         s * cofactor[1], s * (m[0] * m[10] - m[2] * m[8]), s * (m[2] * m[4] - m[0] * m[6]), 0,
+         s * cofactor[2], s * (m[1] * m[8] - m[0] * m[9]), s * (m[0] * m[5] - m[1] * m[4]), 0}};
+    const Vec3 t = result({-m[3], -m[7], -m[11]});
+    result.m[3] = t.x;
+    result.m[7] = t.y;
+    result.m[11] = t.z;
+    return result;
+}
+
 // A camera that looks at the scene: pixels (u, v) inside [0, width) x [0, height), depths within
 // [near, far].
 struct View {

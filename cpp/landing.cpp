@@ -1,29 +1,11 @@
 // Where the tokens of patches land in a view, and what is known of patches.
 
-#include <cstring>
-
-#include "half.hpp"
 #include "reproject.hpp"
+#include "source_of.hpp"
 #include "store_state.hpp"
 #include "unproject.hpp"
 
 namespace mosaicmem {
-namespace {
-
-// out[0..n) = latents[offset .. offset + n) as float32.
-void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n, float* out) {
-    if (type == LatentType::float32) {
-        std::memcpy(out, static_cast<const float*>(latents) + offset, n * sizeof(float));
-        return;
-    }
-    const auto* bits = static_cast<const std::uint16_t*>(latents) + offset;
-    for (std::size_t i = 0; i < n; ++i) {
-        out[i] = type == LatentType::float16 ? from_float16(bits[i]) : from_bfloat16(bits[i]);
-    }
-}
-
-}  // namespace
-
 LandedTokens StoreState::land(std::span<const PatchId> ids, const View& view) const {
     LandedTokens tokens;
     tokens.channels = channels_;

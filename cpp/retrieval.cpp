@@ -12,17 +12,13 @@
 #include <cmath>
 #include <optional>
 
+#include "frustum.hpp"
 #include "reproject.hpp"
 #include "store_state.hpp"
 #include "unproject.hpp"
 
 namespace mosaicmem {
 namespace {
-
-// Pixels that some points fall on; empty if first > last.
-struct PixelRect {
-    double u_first, u_last, v_first, v_last;
-};
 
 // The patches taken so far, in bins at least as wide as the diversity radius.
 class TakenPatches {
@@ -87,7 +83,7 @@ class Retrieval {
     Retrieval(const StoreState& store, const View& view, const RetrievalParams& params)
         : store_(store),
           view_(view),
-          camera_from_index_(view.camera_from_world * from_origin(store.origin_)),
+          camera_from_index_(view.camera_from_world * store.world_from_index()),
           params_(params),
           diverse_(params.diversity_radius > 0 && params.diversity_penalty < 1),
           taken_(view, params.diversity_radius) {}
@@ -282,11 +278,6 @@ class Retrieval {
         return std::max(0.0, 1.0 - std::sqrt(x * x + y * y));
     }
 
-    // world_from_index: the index counts from the store's origin.
-    static Affine from_origin(const Vec3& origin) {
-        return {{1, 0, 0, origin.x, 0, 1, 0, origin.y, 0, 0, 1, origin.z}};
-    }
-
     static double proximity(double depth) { return 1.0 / (1.0 + 0.1 * depth); }
 
     bool inside(double u, double v) const {
@@ -328,41 +319,13 @@ class Retrieval {
     // No patch of the subtree scores more; -1 if all lie outside the frustum. Sets the pixels that
     // they fall on inside the image. Rounding is covered by margins.
     double upper_bound(const PatchIndex::Node& node, PixelRect& rect) const {
-        double low[3], high[3];  // of the box in the camera frame
-        for (int i = 0; i < 3; ++i) {
-            const double* m = &camera_from_index_.m[static_cast<std::size_t>(4 * i)];
-            double centre = m[3], extent = 0, magnitude = std::abs(m[3]);
-            for (int j = 0; j < 3; ++j) {
-                const double middle =
-                    0.5 * (static_cast<double>(node.box.low[j]) + node.box.high[j]);
-                centre += m[j] * middle;
-                extent += std::abs(m[j]) * (node.box.high[j] - middle);
-                magnitude += std::abs(m[j] * middle);
-            }
-            const double margin = 1e-14 * (magnitude + extent);
-            low[i] = centre - extent - margin;
-            high[i] = centre + extent + margin;
-        }
-        const double nearest = std::max(low[2], view_.near),
-                     furthest = std::min(high[2], view_.far);
-        if (nearest > furthest) return -1;
-        const double margin =
-            kMargin * (view_.width + view_.height + std::abs(view_.k.cx) + std::abs(view_.k.cy));
-        rect.u_first =
-            view_.k.fx * low[0] / (low[0] >= 0 ? furthest : nearest) + view_.k.cx - margin;
-        rect.u_last =
-            view_.k.fx * high[0] / (high[0] >= 0 ? nearest : furthest) + view_.k.cx + margin;
-        rect.v_first =
-            view_.k.fy * low[1] / (low[1] >= 0 ? furthest : nearest) + view_.k.cy - margin;
-        rect.v_last =
-            view_.k.fy * high[1] / (high[1] >= 0 ? nearest : furthest) + view_.k.cy + margin;
-        rect = {std::max(rect.u_first, 0.0), std::min(rect.u_last, view_.width),
-                std::max(rect.v_first, 0.0), std::min(rect.v_last, view_.height)};
-        if (rect.u_first > rect.u_last || rect.v_first > rect.v_last) return -1;
+        BoxInView seen;
+        if (!see_box(node.box, camera_from_index_, view_, seen)) return -1;
+        rect = seen.rect;
         const double du = std::max({0.0, rect.u_first - view_.k.cx, view_.k.cx - rect.u_last});
         const double dv = std::max({0.0, rect.v_first - view_.k.cy, view_.k.cy - rect.v_last});
-        return (centrality(du, dv) + kMargin) * proximity(nearest) * recency(node.newest_time) *
-               (1 + kMargin);
+        return (centrality(du, dv) + kMargin) * proximity(seen.nearest) *
+               recency(node.newest_time) * (1 + kMargin);
     }
 
     static constexpr double kMargin = 1e-10;

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "blend.hpp"
 #include "camera.hpp"
 #include "observation.hpp"
 #include "patch_index.hpp"
@@ -66,6 +67,22 @@ struct LandedTokens {
     std::vector<float> confidence;    // (n)
     std::vector<std::int32_t> patch;  // (n): position in the list of patches asked for
     std::vector<std::int32_t> source_row, source_column;  // (n): cell in the source keyframe
+};
+
+struct KeyframeParams {
+    std::size_t per_view, per_window;  // at most this many keyframes
+    double depth_tolerance;            // relative thickness of a surface
+    SightScales scales;
+};
+
+// The canvases of some targets of equal grids, one after the other; see BlendCanvas. Sources are
+// positions in `keyframes`.
+struct ComposedMosaic {
+    std::size_t channels = 0;
+    std::vector<float> latents, depth, weight;
+    std::vector<std::uint8_t> coverage;
+    std::vector<std::int32_t> source;
+    std::vector<std::shared_ptr<const Observation>> keyframes;
 };
 
 struct StoreBytes {
@@ -177,12 +194,30 @@ class StoreState {
 
     std::vector<RetrievedPatch> retrieve(const View& view, const RetrievalParams& params) const;
     LandedTokens land(std::span<const PatchId> ids, const View& view) const;
+    // --- keyframe_selection.cpp: for each target, the observations (by first_slot) that show it
+    // best, the best first.
+
+    std::vector<std::vector<Slot>> select_keyframes(std::span<const TargetGrid> targets,
+                                                    const KeyframeParams& params,
+                                                    int num_threads) const;
+
+    // --- mosaic.cpp: canvases of targets, from whole observations (by first_slot) or from patches;
+    // those that are not here, or do not live, are passed over.
+
+    ComposedMosaic compose_keyframes(std::span<const TargetGrid> targets,
+                                     const std::vector<std::vector<Slot>>& observations,
+                                     const BlendOptions& options, int num_threads) const;
+    ComposedMosaic compose_patches(std::span<const TargetGrid> targets,
+                                   const std::vector<std::vector<PatchId>>& patches,
+                                   const BlendOptions& options, int num_threads) const;
+
     // Returns the first id that does not live, if any.
     std::optional<PatchId> describe(std::span<const PatchId> ids,
                                     std::vector<PatchInfo>& infos) const;
 
   private:
     friend class Retrieval;
+    friend class KeyframeSelection;
 
     static constexpr std::size_t kNowhere = std::numeric_limits<std::size_t>::max();
 
@@ -190,6 +225,9 @@ class StoreState {
     std::size_t at_id(PatchId id) const;   // of the one with the patch alive, or kNowhere
     std::size_t ordered(std::size_t i) const { return order_.empty() ? i : order_[i]; }
     PatchIndex::PatchOf patch_of() const;
+    Affine world_from_index() const {
+        return {{1, 0, 0, origin_.x, 0, 1, 0, origin_.y, 0, 0, 1, origin_.z}};
+    }
     bool in_reach(const Vec3& world) const;
     std::array<float, 3> in_index(const Vec3& world) const;
     Observation& writable(std::size_t at);
@@ -201,6 +239,10 @@ class StoreState {
     void count_disuse(const Observation& observation);
     PlaceMap& writable_places();
     struct Chosen;
+    struct ViewSources;
+    ComposedMosaic compose_views(std::span<const TargetGrid> targets,
+                                 const std::vector<ViewSources>& sources,
+                                 const BlendOptions& options, int num_threads) const;
     std::vector<Chosen> choose(Ids ids) const;
     template <class IsInside>
     std::vector<PatchId> select(const IsInside& is_inside, int num_threads) const;

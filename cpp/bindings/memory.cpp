@@ -325,6 +325,7 @@ void bind_memory(py::module_& m) {
         .def_property_readonly("channels", &get<std::size_t, &StoreState::channels>)
         .def_property_readonly("nbytes", &nbytes);
     bind_store_edits(store);
+    bind_store_keyframes(m, store);
     bind_store_files(m, store);
 }
 

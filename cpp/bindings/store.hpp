@@ -34,6 +34,7 @@ Limits to_limits(const std::optional<std::size_t>& max_patches,
                  const std::optional<std::size_t>& max_bytes, Eviction policy);
 
 void bind_store_edits(BoundStoreClass& store);
+void bind_store_keyframes(py::module_& m, BoundStoreClass& store);
 void bind_store_files(py::module_& m, BoundStoreClass& store);
 
 }  // namespace mosaicmem::bindings

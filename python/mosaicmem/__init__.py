@@ -49,7 +49,9 @@ from mosaicmem.geometry import (
 )
 from mosaicmem.memory import (
     Box,
+    ComposedMosaic,
     Frustum,
+    KeyframeRetrieval,
     MemoryRetrieval,
     Mosaic,
     MosaicMemoryStore,
@@ -72,6 +74,7 @@ __all__ = [
     "CameraIntrinsics",
     "CameraPose",
     "CameraTrajectory",
+    "ComposedMosaic",
     "DDPMScheduler",
     "DepthCompletion",
     "DepthEstimator",
@@ -79,6 +82,7 @@ __all__ = [
     "FormatError",
     "Frustum",
     "GenerationResult",
+    "KeyframeRetrieval",
     "LatentCanvas",
     "MemoryContext",
     "MemoryCrossAttention",

@@ -90,6 +90,39 @@ class PatchArrays(TypedDict):
     world_from_camera: _F64
     intrinsics: _F64
 
+class KeyframeArrays(TypedDict):
+    observation: NDArray[np.uint64]
+    frame_id: NDArray[np.int64]
+    timestamp: _F64
+    world_from_camera: _F64
+    intrinsics: _F64
+
+class MosaicArrays(TypedDict):
+    keyframes: KeyframeArrays
+    latents: _F32
+    coverage: NDArray[np.bool_]
+    depth: _F32
+    source: NDArray[np.int32]
+    weight: _F32
+
+class Direction:
+    forward: ClassVar[Direction]
+    backward: ClassVar[Direction]
+
+class SightScales:
+    def __init__(self, viewing_angle: float, field_angle: float, half_life: float) -> None: ...
+
+class KeyframeParams:
+    def __init__(self, per_view: int, per_window: int, depth_tolerance: float, scales: SightScales) -> None: ...
+
+class BlendOptions:
+    def __init__(self, direction: Direction, depth_tolerance: float, scales: SightScales) -> None: ...
+
+class TargetGrids:
+    def __init__(
+        self, camera: _Camera, camera_from_world: _F64, times: _F64, rows: int, columns: int, stride: float
+    ) -> None: ...
+
 class StoreCounts(TypedDict):
     patches: int
     observations: int
@@ -132,6 +165,20 @@ class MemoryStore:
         timestamp: float,
         num_threads: int = 0,
     ) -> int: ...
+    def select_keyframes(
+        self, targets: TargetGrids, params: KeyframeParams, num_threads: int = 0
+    ) -> list[NDArray[np.uint64]]: ...
+    def compose(
+        self,
+        targets: TargetGrids,
+        sources: Sequence[NDArray[np.uint64]],
+        are_patches: bool,
+        options: BlendOptions,
+        num_threads: int = 0,
+    ) -> MosaicArrays: ...
+    def choose_and_compose(
+        self, targets: TargetGrids, params: KeyframeParams, options: BlendOptions, num_threads: int = 0
+    ) -> tuple[list[NDArray[np.uint64]], MosaicArrays]: ...
     def erase(self, ids: NDArray[np.uint64]) -> int: ...
     def erase_frame(self, frame_id: int) -> int: ...
     def transform(self, matrix: _F64, ids: NDArray[np.uint64] | None, num_threads: int = 0) -> int: ...

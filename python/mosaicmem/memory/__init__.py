@@ -1,6 +1,8 @@
 """The memory: what was seen, kept as patches in 3D, and what of it a new camera sees."""
 
 from mosaicmem.memory.edit import SpatialManipulation
+from mosaicmem.memory.keyframe_options import KeyframeOptions
+from mosaicmem.memory.keyframe_retrieval import ComposedMosaic, KeyframeRetrieval, KeyframeSelection
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.patch_memory import PatchMemory, PatchMemoryResult
@@ -11,7 +13,11 @@ from mosaicmem.memory.store import MosaicMemoryStore
 
 __all__ = [
     "Box",
+    "ComposedMosaic",
     "Frustum",
+    "KeyframeOptions",
+    "KeyframeRetrieval",
+    "KeyframeSelection",
     "MemoryRetrieval",
     "Mosaic",
     "MosaicMemoryStore",

@@ -18,6 +18,7 @@ def as_keyframe(
     intrinsics: CameraIntrinsics,
     pose: CameraPose,
     valid: ArrayLike | None,
+    dynamic: ArrayLike | None,
     confidence: ArrayLike | None,
     channels: int | None,
     dtype: str,
@@ -37,6 +38,8 @@ def as_keyframe(
     z = as_depth("depth", depth, (rows, columns))
     if valid is not None:
         z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
+    if dynamic is not None:
+        z = np.where(as_array("dynamic", dynamic, np.bool_, (rows, columns)), np.float32(0), z)
     if confidence is not None:
         confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
         if confidence.min() < 0 or confidence.max() > 1:

@@ -44,9 +44,11 @@ class PatchMemory:
     """Frames of latents that are chosen and splatted by the published rules, about thirty times as fast.
 
     For a model that was trained on what these rules compose. They do not test for occlusion, look at every frame that
-    was ever appended, and take a cell without depth for a point at its camera; :class:`~mosaicmem.FrameRetrieval` does
-    better. Cell (r, c) is at pixel (16 c, 16 r), its corner, unlike everywhere else in this library, and its depth
-    is that of pixel (floor(c W / w), floor(r H / h)). Matrices are taken as they come: no rotation is made orthonormal.
+    was ever appended, and take a cell without depth for a point at its camera. :class:`~mosaicmem.KeyframeRetrieval`
+    does better.
+
+    Cell (r, c) is at pixel (16 c, 16 r), its corner, unlike everywhere else in this library, and its depth is that of
+    pixel (floor(c W / w), floor(r H / h)). Matrices are taken as they come: no rotation is made orthonormal.
 
     Latents may be torch tensors of any dtype and device; results are then CPU tensors.
 

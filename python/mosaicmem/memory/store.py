@@ -105,6 +105,7 @@ class MosaicMemoryStore:
         *,
         frame_id: int | None = None,
         valid: ArrayLike | None = None,
+        dynamic: ArrayLike | None = None,
         confidence: ArrayLike | None = None,
     ) -> int:
         """Remember one frame.
@@ -124,15 +125,19 @@ class MosaicMemoryStore:
             Yours, to delete the frame by; counted up if not given.
         valid : (h, w) bool array, optional
             Cells that are False are not remembered.
+        dynamic : (h, w) bool array, optional
+            Cells that show something that moves: it will be elsewhere, so they are not remembered.
         confidence : (h, w) array, optional
-            In [0, 1], 1 if not given.
+            In [0, 1], 1 if not given. Tokens and canvases weigh a cell by it.
 
         Returns
         -------
         int
             Id of the first patch. The patches of the frame have consecutive ids, row by row.
         """
-        keyframe = as_keyframe(latents, depth, intrinsics, pose, valid, confidence, self.channels, self.latent_dtype)
+        keyframe = as_keyframe(
+            latents, depth, intrinsics, pose, valid, dynamic, confidence, self.channels, self.latent_dtype
+        )
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
         self._check_fits(keyframe)

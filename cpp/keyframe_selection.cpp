@@ -1,0 +1,330 @@
+// Which whole keyframes show a window of targets best, strategy visible_coverage.
+//
+// A cell of a target counts for a keyframe if the keyframe's surface is in front there, by what its
+// sight of it is worth. Greedily that keyframe is taken which adds most to the sum, over all cells
+// of all targets, of the best worth that a taken one has there: each taken is at least (1 - 1/e) as
+// good as the best of its number. All targets share what is taken for the window; each then takes
+// from those, the same way, for itself.
+//
+// The cost does not grow with the store. The index gives a bounded sample of the patches in each
+// frustum; in each part of the image, the keyframes of which the sample is worth most are
+// candidates, and only those are looked at cell by cell.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <unordered_set>
+
+#include "frustum.hpp"
+#include "parallel.hpp"
+#include "source_of.hpp"
+#include "store_state.hpp"
+
+namespace mosaicmem {
+namespace {
+
+constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
+constexpr std::size_t kBinRows = 4, kBinColumns = 5;
+constexpr std::size_t kBestOfBin = 6;       // candidates from each part of each image
+constexpr std::size_t kCandidates = 96;     // for a window
+constexpr std::size_t kLatticeCells = 320;  // at most, of a source or a target
+constexpr float kAnySight = 0.05f;   // worth of any sight at all, beside which quality counts
+constexpr double kLeastGain = 1e-5;  // of the cells of one target
+
+// Every how many cells a grid is looked at.
+std::size_t lattice_step(std::size_t rows, std::size_t columns) {
+    std::size_t step = 1;
+    while ((rows / step) * (columns / step) > kLatticeCells) ++step;
+    return std::min({step, rows, columns});
+}
+
+TargetGrid coarse(const TargetGrid& target) {
+    const std::size_t step = lattice_step(target.rows, target.columns);
+    TargetGrid result = target;
+    result.rows = (target.rows + step - 1) / step;
+    result.columns = (target.columns + step - 1) / step;
+    result.stride = target.stride * static_cast<double>(step);
+    return result;
+}
+
+// Notes in each target cell the nearest of what has landed there: its depth, and what it is worth.
+MOSAICMEM_CLONES
+void cover(const LandedCells& landed, std::int32_t rows, std::int32_t columns, float* depth,
+           float* worth) {
+    for (std::size_t i = 0; i < landed.size(); ++i) {
+        const float x = landed.x[i], y = landed.y[i], z = landed.z[i], value = landed.worth[i];
+        const float half = 0.5f * (landed.spread[i] - 1);
+        if (!(value > 0 && x > -2 && y > -2 && x < static_cast<float>(columns) + 1 &&
+              y < static_cast<float>(rows) + 1)) {
+            continue;
+        }
+        const std::int32_t left = std::max(floor_of(x - half + 0.5f), 0);
+        const std::int32_t right = std::min(floor_of(x + half + 0.5f), columns - 1);
+        const std::int32_t bottom = std::min(floor_of(y + half + 0.5f), rows - 1);
+        for (std::int32_t r = std::max(floor_of(y - half + 0.5f), 0); r <= bottom; ++r) {
+            for (std::int32_t c = left; c <= right; ++c) {
+                const auto cell = static_cast<std::size_t>(r * columns + c);
+                if (z >= depth[cell]) continue;
+                depth[cell] = z;
+                worth[cell] = value;
+            }
+        }
+    }
+}
+
+// The sum over cells of what `worth` exceeds `best` by.
+MOSAICMEM_CLONES
+float excess(const float* worth, const float* best, std::size_t n) {
+    constexpr std::size_t kLanes = 16;  // fixed, so that the sum does not depend on the machine
+    float sums[kLanes] = {};
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane)
+            sums[lane] += std::max(worth[i + lane] - best[i + lane], 0.0f);
+    }
+    float total = 0;
+    for (const float sum : sums) total += sum;
+    for (; i < n; ++i) total += std::max(worth[i] - best[i], 0.0f);
+    return total;
+}
+
+// Greedy choice of at most `most` of the candidates, whose worth is given cell by cell (n). Gains
+// only ever shrink, so a gain of before is a bound, and few are computed again.
+std::vector<std::size_t> greedy(const std::vector<const float*>& worth, std::size_t n,
+                                std::size_t most, double least_gain) {
+    struct Entry {
+        float gain;
+        std::size_t candidate;
+        bool operator<(const Entry& other) const {
+            return gain != other.gain ? gain < other.gain : candidate > other.candidate;
+        }
+    };
+    std::vector<float> best(n, 0.0f);
+    std::vector<Entry> heap;
+    for (std::size_t i = 0; i < worth.size(); ++i)
+        heap.push_back({excess(worth[i], best.data(), n), i});
+    std::make_heap(heap.begin(), heap.end());
+    std::vector<std::size_t> taken;
+    while (!heap.empty() && taken.size() < most) {
+        std::pop_heap(heap.begin(), heap.end());
+        Entry& top = heap.back();
+        top.gain = excess(worth[top.candidate], best.data(), n);
+        if (heap.size() > 1 && top < heap.front()) {
+            std::push_heap(heap.begin(), heap.end());
+            continue;
+        }
+        if (!(static_cast<double>(top.gain) > least_gain)) break;
+        taken.push_back(top.candidate);
+        const float* own = worth[top.candidate];
+        for (std::size_t i = 0; i < n; ++i) best[i] = std::max(best[i], own[i]);
+        heap.pop_back();
+    }
+    return taken;
+}
+
+}  // namespace
+
+class KeyframeSelection {
+  public:
+    KeyframeSelection(const StoreState& store, std::span<const TargetGrid> targets,
+                      const KeyframeParams& params, int num_threads)
+        : store_(store), params_(params), num_threads_(num_threads) {
+        for (const TargetGrid& target : targets) targets_.push_back(coarse(target));
+        // Picks are fewer than what they will be blended with: fair sights count too.
+        params_.scales.field_angle *= 2;
+    }
+
+    std::vector<std::vector<Slot>> run() {
+        std::vector<std::vector<Slot>> picks(targets_.size());
+        if (targets_.empty()) return picks;
+        find_candidates();
+        evaluate();
+        const std::size_t cells = targets_[0].rows * targets_[0].columns;
+        const double least = kLeastGain * static_cast<double>(cells);
+        std::vector<const float*> worth;
+        for (const std::vector<float>& own : worth_) worth.push_back(own.data());
+        const std::vector<std::size_t> shared =
+            greedy(worth, cells * targets_.size(), params_.per_window, least);
+        for (std::size_t v = 0; v < targets_.size(); ++v) {
+            std::vector<const float*> here;
+            for (const std::size_t i : shared) here.push_back(worth_[i].data() + v * cells);
+            for (const std::size_t i : greedy(here, cells, params_.per_view, least))
+                picks[v].push_back(store_.first_slots_[candidates_[shared[i]]]);
+        }
+        return picks;
+    }
+
+  private:
+    struct Seen {
+        double worth;
+        std::size_t at;  // of the observation
+    };
+    using Bins = std::array<std::vector<Seen>, kBinRows * kBinColumns>;  // best first
+
+    void find_candidates() {
+        std::vector<Bins> bins(targets_.size());
+        parallel_for(targets_.size(), 1, num_threads_, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t v = begin; v < end; ++v) sample(v, bins[v]);
+        });
+        // The best of all parts, then the second best, as long as there is room; of a rank, those
+        // that are best in most.
+        std::unordered_set<std::size_t> known;
+        for (std::size_t rank = 0; rank < kBestOfBin; ++rank) {
+            std::map<std::size_t, double> votes;
+            for (const Bins& view : bins) {
+                for (const std::vector<Seen>& bin : view) {
+                    if (rank < bin.size() && !known.contains(bin[rank].at))
+                        votes[bin[rank].at] += bin[rank].worth;
+                }
+            }
+            std::vector<Seen> order;
+            for (const auto& [at, worth] : votes) order.push_back({worth, at});
+            std::stable_sort(order.begin(), order.end(),
+                             [](const Seen& a, const Seen& b) { return a.worth > b.worth; });
+            for (const Seen& seen : order) {
+                if (candidates_.size() == kCandidates) break;
+                known.insert(seen.at);
+                candidates_.push_back(seen.at);
+            }
+        }
+        std::sort(candidates_.begin(), candidates_.end());
+    }
+
+    // Samples the patches in the frustum of a target.
+    void sample(std::size_t v, Bins& bins) const {
+        const Affine camera_from_index =
+            targets_[v].view.camera_from_world * store_.world_from_index();
+        for (const PatchIndex::Node& root : store_.index_.roots())
+            descend(root, kSamples, v, camera_from_index, bins);
+    }
+
+    // Half of the budget goes to each child that the view sees, all of it to the only one.
+    void descend(const PatchIndex::Node& node, std::size_t budget, std::size_t v,
+                 const Affine& camera_from_index, Bins& bins) const {
+        BoxInView seen;
+        if (!see_box(node.box, camera_from_index, targets_[v].view, seen)) return;
+        if (store_.index_.is_leaf(node)) {
+            const PatchIndex::Leaf leaf = store_.index_.leaf(node);
+            const std::size_t count = std::min(budget, leaf.count);
+            for (std::size_t i = 0; i < count; ++i) {
+                // Targets of one window look alike; each begins with another patch.
+                const std::size_t at = (i * leaf.count / count + v) % leaf.count;
+                judge(leaf.slots[at], leaf.centres + 3 * at, v, camera_from_index, bins);
+            }
+            return;
+        }
+        PatchIndex::Node children[2];
+        store_.index_.children(node, children[0], children[1]);
+        const bool sees_left = see_box(children[0].box, camera_from_index, targets_[v].view, seen);
+        const bool sees_right = see_box(children[1].box, camera_from_index, targets_[v].view, seen);
+        const std::size_t share = sees_left && sees_right ? (budget + 1) / 2 : budget;
+        // A budget of one goes to either side, by turns.
+        const bool only_one = sees_left && sees_right && budget == 1;
+        if (sees_left && !(only_one && v % 2 == 1))
+            descend(children[0], share, v, camera_from_index, bins);
+        if (sees_right && !(only_one && v % 2 == 0))
+            descend(children[1], share, v, camera_from_index, bins);
+    }
+
+    // Enters a patch's keyframe in the part of the image where it lies.
+    void judge(Slot slot, const float* centre, std::size_t v, const Affine& camera_from_index,
+               Bins& bins) const {
+        const View& view = targets_[v].view;
+        const Vec3 p = camera_from_index({centre[0], centre[1], centre[2]});
+        if (!(p.z >= view.near && p.z <= view.far)) return;
+        const double column = (view.k.fx * p.x / p.z + view.k.cx) / view.width;
+        const double row = (view.k.fy * p.y / p.z + view.k.cy) / view.height;
+        if (!(column >= 0 && column < 1 && row >= 0 && row < 1)) return;
+        const std::size_t at = store_.at_slot(slot);
+        if (at == StoreState::kNowhere) return;
+        const Observation& observation = *store_.observations_[at];
+        const std::size_t patch = slot - observation.first_slot;
+        if (!observation.is_alive(patch)) return;
+        const Keyframe& keyframe = *observation.keyframe;
+        const Tile tile = observation.tile(patch);
+        const double u = 0.5 * static_cast<double>(tile.column + tile.column_end) * keyframe.stride;
+        const double w = 0.5 * static_cast<double>(tile.row + tile.row_end) * keyframe.stride;
+        const auto& m = observation.world_from_camera.m;
+        const double worth =
+            worth_of(p, view.camera_from_world({m[3], m[7], m[11]}),
+                     {(u - keyframe.k.cx) / keyframe.k.fx, (w - keyframe.k.cy) / keyframe.k.fy, 1.0,
+                      recency_of(keyframe.timestamp, targets_[v].time, params_.scales.half_life)},
+                     params_.scales);
+        const auto bin = static_cast<std::size_t>(row * kBinRows) * kBinColumns +
+                         static_cast<std::size_t>(column * kBinColumns);
+        enter({worth, at}, bins[bin]);
+    }
+
+    // Keeps the best of a part of the image, one entry a keyframe.
+    static void enter(const Seen& seen, std::vector<Seen>& bin) {
+        const auto better = [](const Seen& a, const Seen& b) {
+            return a.worth != b.worth ? a.worth > b.worth : a.at < b.at;
+        };
+        const auto same = std::find_if(bin.begin(), bin.end(),
+                                       [&](const Seen& other) { return other.at == seen.at; });
+        if (same != bin.end()) {
+            if (!better(seen, *same)) return;
+            bin.erase(same);
+        }
+        bin.insert(std::upper_bound(bin.begin(), bin.end(), seen, better), seen);
+        if (bin.size() > kBestOfBin) bin.pop_back();
+    }
+
+    // What each candidate is worth in each cell of each target, where it is in front.
+    void evaluate() {
+        const std::size_t cells = targets_[0].rows * targets_[0].columns;
+        const std::size_t all = cells * targets_.size();
+        constexpr float nowhere = std::numeric_limits<float>::infinity();
+        worth_.assign(candidates_.size(), {});
+        std::vector<std::vector<float>> depth(candidates_.size());
+        parallel_for(candidates_.size(), 2, num_threads_, [&](std::size_t begin, std::size_t end) {
+            LandedCells landed;
+            for (std::size_t i = begin; i < end; ++i) {
+                worth_[i].assign(all, 0.0f);
+                depth[i].assign(all, nowhere);
+                const Observation& observation = *store_.observations_[candidates_[i]];
+                const std::vector<float> living = living_depth(observation);
+                SourceGrid source = grid_of(observation);
+                source.depth = living.data();
+                const std::size_t step = lattice_step(source.rows, source.columns);
+                for (std::size_t v = 0; v < targets_.size(); ++v) {
+                    float* worth = worth_[i].data() + v * cells;
+                    float* z = depth[i].data() + v * cells;
+                    land_cells(source, targets_[v], params_.scales, step, landed);
+                    cover(landed, static_cast<std::int32_t>(targets_[v].rows),
+                          static_cast<std::int32_t>(targets_[v].columns), z, worth);
+                }
+            }
+        });
+        std::vector<float> front(all, nowhere);
+        for (const std::vector<float>& own : depth) {
+            for (std::size_t cell = 0; cell < all; ++cell)
+                front[cell] = std::min(front[cell], own[cell]);
+        }
+        const float thickness = 1 + static_cast<float>(params_.depth_tolerance);
+        for (std::size_t i = 0; i < candidates_.size(); ++i) {
+            for (std::size_t cell = 0; cell < all; ++cell) {
+                const bool in_front =
+                    worth_[i][cell] > 0 && depth[i][cell] <= front[cell] * thickness;
+                worth_[i][cell] = in_front ? worth_[i][cell] + kAnySight : 0.0f;
+            }
+        }
+    }
+
+    const StoreState& store_;
+    KeyframeParams params_;
+    int num_threads_;
+    std::vector<TargetGrid> targets_;      // on the lattice
+    std::vector<std::size_t> candidates_;  // of the observations, ascending
+    std::vector<std::vector<float>> worth_;
+};
+
+std::vector<std::vector<Slot>> StoreState::select_keyframes(std::span<const TargetGrid> targets,
+                                                            const KeyframeParams& params,
+                                                            int num_threads) const {
+    return KeyframeSelection(*this, targets, params, num_threads).run();
+}
+
+}  // namespace mosaicmem

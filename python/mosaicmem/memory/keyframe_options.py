@@ -1,0 +1,91 @@
+"""How whole keyframes are chosen for a window, and composed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mosaicmem import _core
+from mosaicmem._arrays import check_choice, check_integer, check_number
+
+COMPOSITIONS = ("blend", "backward")
+
+
+@dataclass(frozen=True)
+class KeyframeOptions:
+    """Options of strategy ``visible_coverage`` and of the compositions ``blend`` and ``backward``.
+
+    A cell of a keyframe is worth, in a target view,
+
+        confidence * recency * exp(-viewing / viewing_angle - field / field_angle) * resolution
+
+    - viewing: the angle at the surface between the two cameras
+    - field: how far apart the surface is in the two images, as tangents; errors of calibration, distortion, vignetting
+      and registration of depth grow with it
+    - recency: 0.5^(age / half_life), 1 with half_life = 0; age is 0 for keyframes from the target's future
+    - resolution: the sizes of the source and the target cell on the surface, the smaller over the larger
+
+    Parameters
+    ----------
+    max_keyframes : int
+        At most this many for a target latent frame.
+    max_window_keyframes : int
+        At most this many for all targets together; they share.
+    composition : {"blend", "backward"}
+        ``blend``: all cells that land within ``depth_tolerance`` of the front surface, averaged by worth and bilinear
+        weight. ``backward``: the front surface of each target cell is looked up in the sources, by bilinear
+        interpolation over the source cells that are at the depth expected there. Sharper where depth is exact.
+    depth_tolerance : float
+        Relative thickness of a surface.
+    viewing_angle, field_angle : float
+        Radians.
+    half_life : float
+        Seconds.
+    near, far : float
+        Metres; ``far`` may be infinite.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value is not of its kind or out of its range; the message names it.
+    """
+
+    max_keyframes: int = 16
+    max_window_keyframes: int = 32
+    composition: str = "blend"
+    depth_tolerance: float = 0.1
+    viewing_angle: float = 0.3
+    field_angle: float = 0.055
+    half_life: float = 0.0
+    near: float = 0.05
+    far: float = math.inf
+
+    def __post_init__(self) -> None:
+        most = check_integer("max_keyframes", self.max_keyframes, minimum=1, maximum=2**31 - 1)
+        check_integer("max_window_keyframes", self.max_window_keyframes, minimum=1, maximum=2**31 - 1)
+        if self.max_window_keyframes < most:
+            raise ValueError(
+                f"max_window_keyframes: expected at least max_keyframes = {most}, got {self.max_window_keyframes}"
+            )
+        check_choice("composition", self.composition, COMPOSITIONS)
+        check_number("depth_tolerance", self.depth_tolerance, minimum=0.0, maximum=1.0)
+        check_number("viewing_angle", self.viewing_angle, above=0.0)
+        check_number("field_angle", self.field_angle, above=0.0)
+        check_number("half_life", self.half_life, minimum=0.0)
+        near = check_number("near", self.near, above=0.0)
+        if self.far != math.inf:
+            check_number("far", self.far)
+        if not self.far > near:
+            raise ValueError(f"far: expected more than near = {near}, got {self.far}")
+
+    def selection(self) -> _core.KeyframeParams:
+        """What the core takes to choose."""
+        return _core.KeyframeParams(self.max_keyframes, self.max_window_keyframes, self.depth_tolerance, self._scales())
+
+    def blend(self) -> _core.BlendOptions:
+        """What the core takes to compose."""
+        direction = _core.Direction.backward if self.composition == "backward" else _core.Direction.forward
+        return _core.BlendOptions(direction, self.depth_tolerance, self._scales())
+
+    def _scales(self) -> _core.SightScales:
+        return _core.SightScales(self.viewing_angle, self.field_angle, self.half_life)

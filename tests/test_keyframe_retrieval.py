@@ -1,0 +1,384 @@
+"""Whole keyframes: which are chosen for a window, and what is composed from them."""
+
+import numpy as np
+import pytest
+
+from conftest import random_pose
+from mosaicmem import (
+    Box,
+    CameraIntrinsics,
+    CameraPose,
+    CameraTrajectory,
+    KeyframeRetrieval,
+    MemoryRetrieval,
+    MosaicMemoryStore,
+    SpatialManipulation,
+    depth_to_grid,
+)
+from mosaicmem.memory import KeyframeSelection
+from reference import blend as reference
+
+pytestmark = pytest.mark.kernel
+
+STRIDE, ROWS, COLUMNS = 8, 9, 12
+K = CameraIntrinsics(85.0, 82.0, 47.0, 37.0, 96, 72)
+TARGET_K = CameraIntrinsics(78.0, 80.0, 50.0, 35.0, 96, 72)
+SCALES = {"viewing_angle": 0.4, "field_angle": 0.1, "half_life": 5.0}
+TOLERANCE = 0.1
+
+
+def sideways(x, y=0.0, z=0.0, yaw=0.0, time=0.0):
+    """A camera at (x, y, z) that looks along +z, turned by yaw."""
+    return CameraPose.look_at([x, y, z], [x + np.sin(yaw), y, z + np.cos(yaw)], timestamp=time)
+
+
+def wall_with_post(pose, near=2.0, far=4.0, camera=K):
+    """Depth (ROWS, COLUMNS) of a wall at z = far behind a post at z = near, |x| < 0.2, seen by a camera along +z."""
+    c, r = np.arange(COLUMNS) + 0.5, np.arange(ROWS) + 0.5
+    x = (c * STRIDE - camera.cx) / camera.fx
+    depth = np.full((ROWS, COLUMNS), far - pose.position[2], np.float32)
+    at_post = np.abs(pose.position[0] + x * (near - pose.position[2])) < 0.2
+    depth[:, at_post] = near - pose.position[2]
+    assert np.allclose(pose.world_from_camera[:3, :3], np.eye(3))
+    return depth + 0 * r[:, None].astype(np.float32)
+
+
+def insert(store, pose, depth, latents, **options):
+    store.insert_keyframe(
+        np.broadcast_to(latents, (*depth.shape, np.shape(latents)[-1])).copy(), depth, K, pose, **options
+    )
+
+
+def random_sources(rng, count):
+    """Keyframes around one place: smooth surfaces with steps and holes, one of them with confidence."""
+    sources = []
+    for i in range(count):
+        pose = sideways(*(0.25 * rng.standard_normal(3)), yaw=0.15 * rng.standard_normal(), time=float(i))
+        bumps = rng.uniform(0, 0.05, (ROWS, COLUMNS))
+        depth = (2 + bumps + (np.arange(COLUMNS) > rng.integers(4, 9)) * 1.5 - pose.position[2]).astype(np.float32)
+        depth[rng.random(depth.shape) < 0.1] = [0, np.nan, -1][i % 3]
+        sources.append(
+            {
+                "latents": rng.standard_normal((ROWS, COLUMNS, 3)).astype(np.float32),
+                "depth": depth,
+                "confidence": rng.choice([0, 0.3, 1], depth.shape).astype(np.float32) if i == 1 else None,
+                "k": K.params,
+                "stride": STRIDE,
+                "world_from_camera": pose.world_from_camera,
+                "timestamp": pose.timestamp,
+                "pose": pose,
+            }
+        )
+    return sources
+
+
+def store_of(sources, **options):
+    store = MosaicMemoryStore(2, **options)
+    for source in sources:
+        store.insert_keyframe(source["latents"], source["depth"], K, source["pose"], confidence=source["confidence"])
+    return store
+
+
+def targets_of(*poses):
+    return CameraTrajectory(list(poses), TARGET_K)
+
+
+def everything_in(store, targets=1):
+    """All keyframes for each target."""
+    return KeyframeSelection([np.unique(store.describe_patches(store.patch_ids)["observation"])] * targets)
+
+
+def as_reference(pose, near=0.05, far=np.inf):
+    return {
+        "k": TARGET_K.params,
+        "stride": STRIDE,
+        "camera_from_world": pose.camera_from_world,
+        "rows": ROWS,
+        "columns": COLUMNS,
+        "time": pose.timestamp,
+        "near": near,
+        "far": far,
+    }
+
+
+def assert_same_canvas(actual, frame, expected, most_different=0.02):
+    """Cells where a threshold was met one way in float32 and the other in float64 may differ."""
+    latents, coverage, depth, source, weight = expected
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    same = (
+        np.isclose(actual.latents[frame], latents, **near).all(axis=-1)
+        & (actual.coverage[frame] == coverage)
+        & np.isclose(actual.depth[frame], depth, **near)
+        & (actual.source[frame] == source)
+        & np.isclose(actual.weight[frame], weight, rtol=1e-3, atol=1e-6)
+    )
+    assert (~same).mean() <= most_different, f"{(~same).sum()} of {same.size} cells differ"
+
+
+class TestBlend:
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    @pytest.mark.parametrize("count", [1, 2, 6])
+    def test_is_that_of_the_twin(self, rng, composition, count):
+        sources = random_sources(rng, count)
+        store = store_of(sources)
+        poses = [sideways(0.1, 0.05, 0.1, 0.05, time=2.0), sideways(-0.3, 0, 0.8, -0.1, time=7.0)]
+        retrieval = KeyframeRetrieval(composition=composition, depth_tolerance=TOLERANCE, **SCALES)
+        mosaic = retrieval.compose(store, targets_of(*poses), STRIDE, everything_in(store, 2))
+        assert mosaic.coverage.any()
+        for frame, pose in enumerate(poses):
+            expected = reference.blend(sources, as_reference(pose), tuple(SCALES.values()), TOLERANCE, composition)
+            assert_same_canvas(mosaic, frame, expected)
+
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_the_wall_behind_a_post_does_not_show(self, composition):
+        store = MosaicMemoryStore(1)
+        for x in (-0.6, 0.0, 0.6):  # from the sides the wall is seen where the post is in the target
+            depth = wall_with_post(sideways(x))
+            insert(store, sideways(x), depth, np.where(depth[..., None] < 3, [1.0], [0.0]).astype(np.float32))
+        target = sideways(0.15)
+        mosaic = KeyframeRetrieval(composition=composition).retrieve(store, CameraTrajectory([target], K), STRIDE)
+        truth = wall_with_post(target)
+        post = (truth == 2) & mosaic.coverage[0]
+        assert post.sum() > ROWS
+        np.testing.assert_allclose(mosaic.latents[0, post], 1, atol=1e-5)
+        np.testing.assert_allclose(mosaic.depth[0, post], 2, rtol=1e-5)
+        shown = mosaic.coverage[0]
+        assert (mosaic.depth[0, shown] <= truth[shown] * 1.001).all()
+
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_small_holes_close_where_both_sides_agree(self, composition):
+        """From 10 m the cells of a wall are 7.1 cells apart at 1.4 m, and 6 at most are under a source cell."""
+        store = MosaicMemoryStore(1)
+        depth = np.full((ROWS, COLUMNS), 10.0, np.float32)
+        insert(store, sideways(0), depth, np.float32([1.0]))
+        near = CameraTrajectory([sideways(0, z=8.6)], K)
+        mosaic = KeyframeRetrieval(composition=composition).retrieve(store, near, STRIDE)
+        assert mosaic.coverage[0, 2:-2, 2:-2].all()  # the outermost lie between a source cell and none
+        np.testing.assert_allclose(mosaic.depth[mosaic.coverage], 1.4, rtol=1e-5)
+
+        combed = MosaicMemoryStore(1)
+        depth[:, ::2] = 9.8  # 1.2 m: another surface
+        insert(combed, sideways(0), depth, np.float32([1.0]))
+        mosaic = KeyframeRetrieval(composition=composition).retrieve(combed, near, STRIDE)
+        assert 0 < (~mosaic.coverage[0, 2:-2, 2:-2]).mean() < 0.5
+        either = np.isclose(mosaic.depth, 1.4, rtol=1e-5) | np.isclose(mosaic.depth, 1.2, rtol=1e-5)
+        assert either[mosaic.coverage].all()
+
+    def test_coarse_sources_leave_no_holes(self):
+        """A wall seen from 4 m covers a view from 1.5 m, where its cells are 2.7 cells apart, before what is behind."""
+        store = MosaicMemoryStore(1)
+        insert(store, sideways(0), np.full((ROWS, COLUMNS), 4.0, np.float32), np.ones(1, np.float32))
+        behind = np.full((ROWS, COLUMNS), 6.0, np.float32)  # as if it had been seen before the wall was there
+        insert(store, sideways(0), behind, np.zeros(1, np.float32))
+        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0, z=2.5)], K), STRIDE)
+        assert mosaic.coverage.all()
+        np.testing.assert_allclose(mosaic.latents, 1)
+        np.testing.assert_allclose(mosaic.depth, 1.5, rtol=1e-5)
+
+    def test_confidence_and_masks_of_sources(self, rng):
+        depth = np.full((ROWS, COLUMNS), 3.0, np.float32)
+        sure, left, right = np.ones(depth.shape, np.float32), np.zeros(depth.shape, bool), np.zeros(depth.shape, bool)
+        left[:, :4], right[:, 9:] = True, True
+        store = MosaicMemoryStore(1)
+        insert(store, sideways(0), depth, np.float32([1.0]), confidence=0.25 * sure, dynamic=left)
+        insert(store, sideways(0), depth, np.float32([0.0]), confidence=sure * ~right, valid=~left)
+        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0)], K), STRIDE)
+        assert not mosaic.coverage[0, :, :4].any()
+        np.testing.assert_allclose(mosaic.latents[0, :, 4:9], 0.2, rtol=1e-5)
+        np.testing.assert_allclose(mosaic.latents[0, :, 9:], 1, rtol=1e-5)
+        assert (mosaic.frame_ids[mosaic.source[0, :, 4:9]] == 1).all()
+        assert (mosaic.frame_ids[mosaic.source[0, :, 9:]] == 0).all()
+        np.testing.assert_array_equal(mosaic.weight == 0, ~mosaic.coverage)
+
+    def test_newer_sources_count_more(self):
+        depth = np.full((ROWS, COLUMNS), 3.0, np.float32)
+        store = MosaicMemoryStore(1)
+        for time in (0.0, 4.0, 6.0):
+            insert(store, sideways(0, time=time), depth, np.float32([time]))
+        retrieval, targets = KeyframeRetrieval(half_life=2.0), CameraTrajectory([sideways(0, time=4.0)], K)
+        mosaic = retrieval.compose(store, targets, STRIDE, everything_in(store))
+        np.testing.assert_allclose(mosaic.latents, (0.25 * 0 + 1 * 4 + 1 * 6) / 2.25, rtol=1e-5)
+
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_moving_the_world_changes_nothing(self, rng, composition):
+        sources = random_sources(rng, 4)
+        target = sideways(0.1, 0.05, 0.2, time=3.0)
+        world = random_pose(rng, spread=5.0).world_from_camera
+        mosaics = []
+        for move in (np.eye(4), world):
+            moved = [
+                {**s, "pose": CameraPose(move @ s["pose"].world_from_camera, s["pose"].timestamp)} for s in sources
+            ]
+            pose = CameraPose(move @ target.world_from_camera, target.timestamp)
+            mosaics.append(
+                KeyframeRetrieval(composition=composition, **SCALES).retrieve(store_of(moved), targets_of(pose), STRIDE)
+            )
+        one, other = mosaics
+        parts = (other.latents[0], other.coverage[0], other.depth[0], other.source[0], other.weight[0])
+        assert_same_canvas(one, 0, parts)
+
+    def test_half_precision_latents_and_patches_that_died(self, rng):
+        sources = random_sources(rng, 3)
+        target = targets_of(sideways(0.1))
+        exact = KeyframeRetrieval().retrieve(store_of(sources), target, STRIDE)
+        for dtype, error in (("float16", 1e-3), ("bfloat16", 1e-2)):
+            half = KeyframeRetrieval().retrieve(store_of(sources, latent_dtype=dtype), target, STRIDE)
+            np.testing.assert_allclose(half.latents, exact.latents, atol=4 * error)
+            np.testing.assert_array_equal(half.weight, exact.weight)
+        store = store_of(sources)
+        store.delete_patches(store.patch_ids[::3])
+        assert KeyframeRetrieval().retrieve(store, target, STRIDE).weight.sum() < exact.weight.sum()
+        store.delete_patches(store.patch_ids)
+        assert not KeyframeRetrieval().retrieve(store, target, STRIDE).coverage.any()
+
+    def test_what_an_edit_moves_shows_where_it_is(self):
+        store = MosaicMemoryStore(1)
+        depth = wall_with_post(sideways(0))
+        insert(store, sideways(0), depth, np.where(depth[..., None] < 3, [1.0], [0.0]).astype(np.float32))
+        SpatialManipulation(store).translate([0.5, 0, 0], Box([-0.4, -9, 1.5], [0.4, 9, 2.5]))
+        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0.5)], K), STRIDE)
+        post = wall_with_post(sideways(0)) == 2
+        np.testing.assert_allclose(mosaic.latents[0, post], 1)
+        np.testing.assert_allclose(mosaic.depth[0, post], 2, rtol=1e-5)
+
+    def test_patches_are_composed_by_the_same_rules(self, rng):
+        sources = random_sources(rng, 4)
+        store = store_of(sources)
+        targets = targets_of(sideways(0.1, time=9.0), sideways(-0.1, 0, 0.2, time=9.0))
+        found = MemoryRetrieval(top_k=10_000, min_visibility=0.0).retrieve(store, targets, STRIDE)
+        retrieval = KeyframeRetrieval(**SCALES)
+        from_patches = retrieval.compose(store, targets, STRIDE, found)
+        keyframes = retrieval.compose(store, targets, STRIDE, retrieval.select(store, targets, STRIDE))
+        seen = from_patches.coverage & keyframes.coverage
+        assert seen.mean() > 0.8 * keyframes.coverage.mean()
+        inside = np.zeros_like(seen)
+        inside[:, 2:-2, 2:-2] = True  # patches whose centre is out of view were not retrieved
+        differ = ~np.isclose(from_patches.weight, keyframes.weight, rtol=1e-4, atol=1e-6) & inside
+        assert differ.sum() <= 0.1 * inside.sum()
+        few = MemoryRetrieval(top_k=3).retrieve(store, targets, STRIDE)
+        some = retrieval.compose(store, targets, STRIDE, few)
+        assert 0 < some.coverage.sum() < from_patches.coverage.sum()
+        assert some.selection is None
+
+
+class TestChoice:
+    def test_is_that_of_the_twin(self, rng):
+        sources = random_sources(rng, 9)
+        store = store_of(sources)
+        poses = [sideways(0.1, 0.05, 0.1, time=4.0), sideways(-0.2, 0, 0.3, -0.1, time=4.0)]
+        options = {"max_keyframes": 2, "max_window_keyframes": 4, "depth_tolerance": TOLERANCE, **SCALES}
+        chosen = KeyframeRetrieval(**options).select(store, targets_of(*poses), STRIDE)
+        scales = (SCALES["viewing_angle"], 2 * SCALES["field_angle"], SCALES["half_life"])
+        expected = reference.choose(sources, [as_reference(p) for p in poses], scales, TOLERANCE, 2, 4)
+        first = np.unique(store.describe_patches(store.patch_ids)["observation"])
+        assert [list(np.searchsorted(first, each)) for each in chosen.observations] == expected
+        assert len(chosen.window) <= 4
+
+    def test_what_is_hidden_is_not_chosen(self):
+        store = MosaicMemoryStore(1)
+        insert(store, sideways(0), np.full((ROWS, COLUMNS), 2.0, np.float32), np.float32([1.0]))
+        for _ in range(3):
+            insert(store, sideways(0), np.full((ROWS, COLUMNS), 4.0, np.float32), np.float32([0.0]))
+        chosen = KeyframeRetrieval().select(store, CameraTrajectory([sideways(0.05)], K), STRIDE)
+        assert list(chosen.observations[0]) == [0]
+
+    def test_only_what_adds_is_chosen(self):
+        """Copies of one view add nothing; a view of the other side does."""
+        store = MosaicMemoryStore(1)
+        depth = np.full((ROWS, COLUMNS), 3.0, np.float32)
+        for x in (-1.2, -1.2, -1.2, 1.2):
+            insert(store, sideways(x), depth, np.float32([x]))
+        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0)], K), STRIDE)
+        assert sorted(mosaic.frame_ids) == [0, 3]
+        assert mosaic.coverage.mean() > 0.9
+
+    def test_targets_share_within_the_limits(self, rng):
+        sources = random_sources(rng, 12)
+        store = store_of(sources)
+        poses = [sideways(0.02 * i, time=9.0) for i in range(6)]
+        chosen = KeyframeRetrieval(max_keyframes=3, max_window_keyframes=5).select(store, targets_of(*poses), STRIDE)
+        assert len(chosen) == 6
+        assert all(1 <= len(each) <= 3 for each in chosen.observations)
+        assert len(chosen.window) <= 5
+
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_threads_change_nothing(self, rng, composition):
+        sources = random_sources(rng, 8)
+        poses = [sideways(0.05 * i, time=9.0) for i in range(5)]
+        mosaics = [
+            KeyframeRetrieval(composition=composition).retrieve(
+                store_of(sources, num_threads=threads), targets_of(*poses), STRIDE
+            )
+            for threads in (1, 3, 8)
+        ]
+        for other in mosaics[1:]:
+            for name in ("latents", "coverage", "depth", "source", "weight", "observations"):
+                np.testing.assert_array_equal(getattr(mosaics[0], name), getattr(other, name))
+
+    def test_candidates_are_few_however_many_there_are(self, world):
+        """In a store of copies of a walk, scattered over a town, the right ones are found."""
+        camera = CameraIntrinsics.from_fov(96, 72, fov_x=1.0)
+        path = world.leave_and_return(camera, 24)
+        depth = [depth_to_grid(world.render(camera, pose).depth, STRIDE) for pose in path]
+        alone, town = MosaicMemoryStore(2), MosaicMemoryStore(2)
+        for house in range(12):
+            move = np.eye(4)
+            move[:3, 3] = [15.0 * (house % 4), 0, 15.0 * (house // 4)]
+            for i, pose in enumerate(path):
+                moved = CameraPose(move @ pose.world_from_camera, pose.timestamp)
+                latents = np.full((9, 12, 1), house, np.float32)
+                town.insert_keyframe(latents, depth[i], camera, moved)
+                if house == 5:
+                    alone.insert_keyframe(latents, depth[i], camera, moved)
+        move[:3, 3] = [15.0, 0, 15.0]
+        targets = CameraTrajectory(
+            [CameraPose(move @ path[i].world_from_camera, path[i].timestamp) for i in (3, 4, 5)], camera
+        )
+        retrieval = KeyframeRetrieval(far=8.0)
+        one, other = (retrieval.retrieve(store, targets, STRIDE) for store in (alone, town))
+        np.testing.assert_allclose(other.latents[other.coverage], 5, rtol=1e-5)
+        assert other.coverage.mean() > one.coverage.mean() - 0.02
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"max_keyframes": 0}, ValueError, "max_keyframes: expected at least 1, got 0"),
+            (
+                {"max_window_keyframes": 8},
+                ValueError,
+                "max_window_keyframes: expected at least max_keyframes = 16, got 8",
+            ),
+            ({"composition": "near"}, ValueError, "composition: expected one of blend, backward, got 'near'"),
+            ({"field_angle": 0.0}, ValueError, "field_angle: expected more than 0.0, got 0.0"),
+            ({"depth_tolerance": "thin"}, TypeError, "depth_tolerance: expected a number, got str"),
+            ({"far": 0.01}, ValueError, "far: expected more than near = 0.05, got 0.01"),
+        ],
+    )
+    def test_options(self, options, error, message):
+        with pytest.raises(error, match=message):
+            KeyframeRetrieval(**options)
+
+    def test_sources_must_be_of_these_targets(self, rng):
+        store = store_of(random_sources(rng, 2))
+        retrieval = KeyframeRetrieval()
+        chosen = retrieval.select(store, targets_of(sideways(0)), STRIDE)
+        with pytest.raises(ValueError, match="sources: expected those of 2 targets, got those of 1"):
+            retrieval.compose(store, targets_of(sideways(0), sideways(0.1)), STRIDE, chosen)
+        with pytest.raises(TypeError, match="sources: expected KeyframeSelection, got list"):
+            retrieval.compose(store, targets_of(sideways(0)), STRIDE, [0])
+
+    def test_an_empty_store_covers_nothing(self):
+        mosaic = KeyframeRetrieval().retrieve(MosaicMemoryStore(), targets_of(sideways(0)), STRIDE)
+        assert not mosaic.coverage.any()
+        assert mosaic.latents.shape == (1, ROWS, COLUMNS, 0)
+        assert len(mosaic.selection.window) == 0
+
+    def test_keyframes_that_have_gone_are_passed_over(self, rng):
+        store = store_of(random_sources(rng, 3))
+        retrieval, targets = KeyframeRetrieval(), targets_of(sideways(0))
+        chosen = retrieval.select(store, targets, STRIDE)
+        for frame in range(3):
+            store.delete_frame(frame)
+        assert not retrieval.compose(store, targets, STRIDE, chosen).coverage.any()
