@@ -152,14 +152,18 @@ class TestBlend:
         depth = np.full((ROWS, COLUMNS), 10.0, np.float32)
         insert(store, sideways(0), depth, np.float32([1.0]))
         near = CameraTrajectory([sideways(0, z=8.6)], K)
-        mosaic = KeyframeRetrieval(composition=composition).retrieve(store, near, STRIDE)
+        retrieval = KeyframeRetrieval(composition=composition)
+        mosaic = retrieval.retrieve(store, near, STRIDE)
         assert mosaic.coverage[0, 2:-2, 2:-2].all()  # the outermost lie between a source cell and none
         np.testing.assert_allclose(mosaic.depth[mosaic.coverage], 1.4, rtol=1e-5)
+
+        nearer = CameraTrajectory([sideways(0, z=8.95)], K)  # 9.5 cells apart: holes of three and more
+        assert not retrieval.retrieve(store, nearer, STRIDE).coverage[0, 2:-2, 2:-2].all()
 
         combed = MosaicMemoryStore(1)
         depth[:, ::2] = 9.8  # 1.2 m: another surface
         insert(combed, sideways(0), depth, np.float32([1.0]))
-        mosaic = KeyframeRetrieval(composition=composition).retrieve(combed, near, STRIDE)
+        mosaic = retrieval.retrieve(combed, near, STRIDE)
         assert 0 < (~mosaic.coverage[0, 2:-2, 2:-2]).mean() < 0.5
         either = np.isclose(mosaic.depth, 1.4, rtol=1e-5) | np.isclose(mosaic.depth, 1.2, rtol=1e-5)
         assert either[mosaic.coverage].all()
@@ -175,14 +179,16 @@ class TestBlend:
         np.testing.assert_allclose(mosaic.latents, 1)
         np.testing.assert_allclose(mosaic.depth, 1.5, rtol=1e-5)
 
-    def test_confidence_and_masks_of_sources(self, rng):
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_confidence_and_masks_of_sources(self, composition):
         depth = np.full((ROWS, COLUMNS), 3.0, np.float32)
         sure, left, right = np.ones(depth.shape, np.float32), np.zeros(depth.shape, bool), np.zeros(depth.shape, bool)
         left[:, :4], right[:, 9:] = True, True
         store = MosaicMemoryStore(1)
         insert(store, sideways(0), depth, np.float32([1.0]), confidence=0.25 * sure, dynamic=left)
         insert(store, sideways(0), depth, np.float32([0.0]), confidence=sure * ~right, valid=~left)
-        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0)], K), STRIDE)
+        retrieval = KeyframeRetrieval(composition=composition)
+        mosaic = retrieval.retrieve(store, CameraTrajectory([sideways(0)], K), STRIDE)
         assert not mosaic.coverage[0, :, :4].any()
         np.testing.assert_allclose(mosaic.latents[0, :, 4:9], 0.2, rtol=1e-5)
         np.testing.assert_allclose(mosaic.latents[0, :, 9:], 1, rtol=1e-5)
@@ -241,6 +247,26 @@ class TestBlend:
         np.testing.assert_allclose(mosaic.latents[0, post], 1)
         np.testing.assert_allclose(mosaic.depth[0, post], 2, rtol=1e-5)
 
+    def test_a_world_of_twice_the_size_looks_the_same(self, rng):
+        store = store_of(random_sources(rng, 3))
+        targets = targets_of(sideways(0))
+        before = KeyframeRetrieval().retrieve(store, targets, STRIDE)
+        SpatialManipulation(store).scale(2.0, [0, 0, 0])
+        after = KeyframeRetrieval().retrieve(store, targets, STRIDE)
+        parts = (before.latents[0], before.coverage[0], 2 * before.depth[0], before.source[0], before.weight[0])
+        assert_same_canvas(after, 0, parts)
+
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_near_and_far(self, composition):
+        store = MosaicMemoryStore(1)
+        insert(store, sideways(0), wall_with_post(sideways(0)), np.float32([1.0]))
+        targets = CameraTrajectory([sideways(0)], K)
+        depths = [
+            np.unique(KeyframeRetrieval(composition=composition, **limits).retrieve(store, targets, STRIDE).depth)
+            for limits in ({}, {"far": 3.0}, {"near": 3.0})
+        ]
+        np.testing.assert_allclose(np.concatenate(depths), [2, 4, 0, 2, 0, 4], rtol=1e-6)
+
     def test_patches_are_composed_by_the_same_rules(self, rng):
         sources = random_sources(rng, 4)
         store = store_of(sources)
@@ -262,17 +288,30 @@ class TestBlend:
 
 
 class TestChoice:
-    def test_is_that_of_the_twin(self, rng):
-        sources = random_sources(rng, 9)
-        store = store_of(sources)
-        poses = [sideways(0.1, 0.05, 0.1, time=4.0), sideways(-0.2, 0, 0.3, -0.1, time=4.0)]
-        options = {"max_keyframes": 2, "max_window_keyframes": 4, "depth_tolerance": TOLERANCE, **SCALES}
-        chosen = KeyframeRetrieval(**options).select(store, targets_of(*poses), STRIDE)
+    @pytest.mark.parametrize("finer", [1, 3])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_is_that_of_the_twin(self, seed, finer):
+        """Grids of more than 320 cells, three times as fine, are looked at every few cells."""
+        rng = np.random.default_rng(seed)
+        sources = random_sources(rng, 12)
+        store = MosaicMemoryStore(2)
+        for source in sources:
+            for name in ("latents", "depth", "confidence"):
+                if source[name] is not None:
+                    source[name] = source[name].repeat(finer, axis=0).repeat(finer, axis=1)
+            source["k"] = tuple(finer * value for value in K.params)
+            camera = CameraIntrinsics(*source["k"], finer * K.width, finer * K.height)
+            store.insert_keyframe(
+                source["latents"], source["depth"], camera, source["pose"], confidence=source["confidence"]
+            )
+        targets = targets_of(sideways(0.1, 0.05, 0.1, time=4.0), sideways(-0.2, 0, 0.3, -0.1, time=4.0))
+        options = {"max_keyframes": 3, "max_window_keyframes": 6, "depth_tolerance": TOLERANCE, **SCALES}
+        chosen = KeyframeRetrieval(**options).select(store, targets, STRIDE)
         scales = (SCALES["viewing_angle"], 2 * SCALES["field_angle"], SCALES["half_life"])
-        expected = reference.choose(sources, [as_reference(p) for p in poses], scales, TOLERANCE, 2, 4)
+        expected = reference.choose(sources, [as_reference(pose) for pose in targets], scales, TOLERANCE, 3, 6)
         first = np.unique(store.describe_patches(store.patch_ids)["observation"])
         assert [list(np.searchsorted(first, each)) for each in chosen.observations] == expected
-        assert len(chosen.window) <= 4
+        assert len(chosen.window) <= 6
 
     def test_what_is_hidden_is_not_chosen(self):
         store = MosaicMemoryStore(1)

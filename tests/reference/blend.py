@@ -168,25 +168,33 @@ def blend(sources, target, scales, tolerance, composition):
     return canvas.reshape(*shape, -1), *(a.reshape(shape) for a in (covered, depth, chosen, weights))
 
 
-def choose(sources, targets, scales, tolerance, per_view, per_window):
-    """Positions of the sources that greedy choice takes for each target, among all of them.
+def lattice_step(rows, columns):
+    step = 1
+    while (rows // step) * (columns // step) > 320:
+        step += 1
+    return step
 
-    Grids of at most 320 cells are looked at cell by cell.
-    """
+
+def choose(sources, targets, scales, tolerance, per_view, per_window):
+    """Positions of the sources that greedy choice takes for each target, among all of them."""
+    step = lattice_step(targets[0]["rows"], targets[0]["columns"])
+    targets = [
+        {**t, "rows": -(-t["rows"] // step), "columns": -(-t["columns"] // step), "stride": step * t["stride"]}
+        for t in targets
+    ]
     cells = targets[0]["rows"] * targets[0]["columns"]
     worth = np.zeros((len(sources), len(targets), cells))
     depth = np.full(worth.shape, np.inf)
     for s, source in enumerate(sources):
         for t, target in enumerate(targets):
-            for x, y, z, value, spread in np.transpose(land(source, target, scales)):
+            landed = land(source, target, scales, lattice_step(*source["depth"].shape))
+            for x, y, z, value, spread in np.transpose(landed):
                 half = (spread - 1) / 2
                 left, right = np.floor([x - half + 0.5, x + half + 0.5])
                 top, bottom = np.floor([y - half + 0.5, y + half + 0.5])
-                for r in range(target["rows"]):
-                    for c in range(target["columns"]):
-                        cell = r * target["columns"] + c
-                        if value > 0 and left <= c <= right and top <= r <= bottom and z < depth[s, t, cell]:
-                            depth[s, t, cell], worth[s, t, cell] = z, value
+                r, c = np.mgrid[: target["rows"], : target["columns"]].reshape(2, -1)
+                under = (value > 0) & (left <= c) & (c <= right) & (top <= r) & (r <= bottom) & (z < depth[s, t])
+                depth[s, t, under], worth[s, t, under] = z, value
     in_front = (worth > 0) & (depth <= depth.min(axis=0) * (1 + tolerance))
     worth = np.where(in_front, worth + 0.05, 0)
     shared = greedy(worth.reshape(len(sources), -1), range(len(sources)), per_window, 1e-5 * cells)

@@ -9,6 +9,7 @@ import typer
 
 from mosaicmem.cli._common import end_on_signal
 from mosaicmem.cli.demo import demo
+from mosaicmem.cli.evaluate import evaluate
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
 from mosaicmem.cli.inspect import inspect
@@ -43,6 +44,7 @@ def _main(
 
 app.command()(demo)
 app.command()(generate)
+app.command()(evaluate)
 app.command()(inspect)
 app.command("export-ply")(export_ply)
 app.command("show-config")(show_config)

@@ -73,6 +73,17 @@ def parse_range(name: str, text: str, count: int) -> range:
     return range(start, stop, step)
 
 
+def warn_of_overlap(targets: list[int], remembered: list[int]) -> None:
+    """Say so where frames are compared with themselves."""
+    both = len(set(targets) & set(remembered))
+    if both:
+        typer.echo(
+            f"mosaicmem: warning: {both} of {len(targets)} target frames are remembered too, which flatters "
+            "their figures",
+            err=True,
+        )
+
+
 def check_output(path: Path, force: bool, *, folder: bool) -> Path:
     """The absolute path of an output, if it may be written there; refused before any work is done."""
     path = path.resolve()

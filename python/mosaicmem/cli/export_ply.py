@@ -21,7 +21,9 @@ from mosaicmem.cli._common import (
 
 @reports_errors
 def export_ply(
-    scene: Annotated[Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes layout).")],
+    scene: Annotated[
+        Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="PLY file to write.")],
     frames: Annotated[str, typer.Option(help="Frames of the sequence, A:B or A:B:STEP.")] = ":",
     voxel_size: Annotated[float, typer.Option(help="Metres.", min=1e-4)] = 0.02,
@@ -35,11 +37,11 @@ def export_ply(
 
     Example: mosaicmem export-ply --scene rgbd_scene --frames 0:60 --output scene.ply
     """
-    from mosaicmem.datasets import SevenScenes
+    from mosaicmem.datasets import open_sequence
     from mosaicmem.geometry import StreamingFusion
 
     output = check_output(output, force, folder=False)
-    sequence = SevenScenes(scene)
+    sequence = open_sequence(scene)
     wanted = parse_range("--frames", frames, len(sequence))
     fusion = StreamingFusion(voxel_size, num_threads=threads)
     dropped = 0

@@ -16,18 +16,21 @@ from mosaicmem.cli._common import (
     parse_range,
     progress_bar,
     reports_errors,
+    warn_of_overlap,
 )
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraTrajectory
-    from mosaicmem.datasets import SevenScenes
+    from mosaicmem.datasets import RgbdSequence
     from mosaicmem.evaluation import FrameScore
     from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig
 
 
 @reports_errors
 def generate(
-    scene: Annotated[Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes layout).")],
+    scene: Annotated[
+        Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     memory_frames: Annotated[
         str | None,
@@ -61,7 +64,7 @@ def generate(
     """
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
-    from mosaicmem.datasets import SevenScenes
+    from mosaicmem.datasets import open_sequence
     from mosaicmem.geometry import StreamingFusion
     from mosaicmem.pipeline import AutoregressivePipeline
 
@@ -71,7 +74,7 @@ def generate(
     if half_life is None and config is None:
         half_life = 2.0
     settings = _settings(config, {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life})
-    sequence = SevenScenes(scene)
+    sequence = open_sequence(scene)
     targets = [] if frames is None else list(parse_range("--frames", frames, len(sequence)))
     remembered = (
         [i for i in range(len(sequence)) if i not in set(targets)]
@@ -80,7 +83,7 @@ def generate(
     )
     path = sequence.trajectory(targets) if trajectory is None else CameraTrajectory.load(trajectory)
     _check_sizes(settings, sequence, path)
-    _warn_of_overlap(targets, remembered)
+    warn_of_overlap(targets, remembered)
 
     with output_folder(output, force) as folder:
         pipeline = AutoregressivePipeline(settings)
@@ -117,7 +120,7 @@ def _settings(path: Path | None, changes: dict[str, Any]) -> PipelineConfig:
     return PipelineConfig(**{**base.model_dump(), **given})
 
 
-def _check_sizes(settings: PipelineConfig, sequence: SevenScenes, path: CameraTrajectory) -> None:
+def _check_sizes(settings: PipelineConfig, sequence: RgbdSequence, path: CameraTrajectory) -> None:
     """Refuse images that the VAE cannot cut into cells before any work is done."""
     for name, camera in (("--scene", sequence.intrinsics), ("--trajectory", path.intrinsics)):
         if camera.width % settings.vae_stride or camera.height % settings.vae_stride:
@@ -127,18 +130,8 @@ def _check_sizes(settings: PipelineConfig, sequence: SevenScenes, path: CameraTr
             )
 
 
-def _warn_of_overlap(targets: list[int], remembered: list[int]) -> None:
-    both = len(set(targets) & set(remembered))
-    if both:
-        typer.echo(
-            f"mosaicmem: warning: {both} of {len(targets)} target frames are remembered too, which flatters "
-            "their figures",
-            err=True,
-        )
-
-
 def _generate(
-    pipeline: AutoregressivePipeline, path: CameraTrajectory, sequence: SevenScenes, targets: list[int]
+    pipeline: AutoregressivePipeline, path: CameraTrajectory, sequence: RgbdSequence, targets: list[int]
 ) -> tuple[GenerationResult, list[FrameScore]]:
     """The video, and its scores where true frames are known."""
     from mosaicmem._arrays import as_pixels

@@ -9,6 +9,16 @@ from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
 from mosaicmem.datasets.seven_scenes import SevenScenes
+from mosaicmem.datasets.synthetic_walk import SyntheticWalk
 from mosaicmem.datasets.tum import TumRgbd
 
-__all__ = ["Replica", "RgbdImage", "RgbdSequence", "ScanNet", "SevenScenes", "TumRgbd", "open_sequence"]
+__all__ = [
+    "Replica",
+    "RgbdImage",
+    "RgbdSequence",
+    "ScanNet",
+    "SevenScenes",
+    "SyntheticWalk",
+    "TumRgbd",
+    "open_sequence",
+]

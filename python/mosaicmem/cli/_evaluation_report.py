@@ -1,0 +1,120 @@
+"""Tables, JSON and figures of evaluated memories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mosaicmem.cli._common import console
+from mosaicmem.evaluation import Evaluation, ForgettingBin, GridFrame
+
+EDGES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, math.inf)
+"""Of the bins of a forgetting curve, seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One memory that was evaluated: how it chooses and composes, and the bytes that it may hold."""
+
+    strategy: str
+    composition: str
+    max_bytes: int | None
+    result: Evaluation
+    curve: list[ForgettingBin] | None = None
+
+    @property
+    def label(self) -> str:
+        """What people read."""
+        limit = "" if self.max_bytes is None else f", {self.max_bytes / 1e6:g} MB"
+        return f"{self.strategy} + {self.composition}{limit}"
+
+
+def print_runs(runs: Sequence[Run]) -> None:
+    """A line for each memory; then its forgetting curve, if it has one."""
+    figures = {
+        "cover\n%": [_figure(100 * run.result.mean("coverage"), 1) for run in runs],
+        "PSNR\ndB": [_figure(run.result.psnr, 2) for run in runs],
+        "SSIM": [_figure(run.result.mean("ssim"), 3) for run in runs],
+        "LPIPS": [_figure(run.result.mean("lpips"), 3) for run in runs],
+        "hidden\n%": [_figure(100 * run.result.mean("occlusion_error"), 2) for run in runs],
+        "key-\nframes": [_figure(run.result.keyframes, 1) for run in runs],
+        "choose\nms": [_figure(run.result.choose_milliseconds, 1) for run in runs],
+        "compose\nms": [_figure(run.result.compose_milliseconds, 1) for run in runs],
+    }
+    known = {heading: column for heading, column in figures.items() if set(column) != {"-"}}
+    console.print(_table("Covered cells against what was seen", runs, known))
+    curves = [run for run in runs if run.curve]
+    if not curves:
+        return
+    ages = {}
+    for i, (since, until) in enumerate(pairwise(EDGES)):
+        parts = [run.curve[i] for run in curves if run.curve]
+        if any(part.cells for part in parts):
+            ages[f"{since:g}-{until:g} s" if until < math.inf else f"{since:g}+ s"] = [
+                f"{_figure(100 * part.coverage, 1)} {_figure(part.psnr, 1)}" for part in parts
+            ]
+    console.print(_table("Coverage % and PSNR dB by time since last seen", curves, ages))
+
+
+def _table(title: str, runs: Sequence[Run], columns: dict[str, list[str]]) -> Table:
+    """One line a run, narrow enough for a terminal of 80 columns."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table.add_column("memory", no_wrap=True)
+    if any(run.max_bytes for run in runs):
+        columns = {"MB": [f"{run.max_bytes / 1e6:g}" if run.max_bytes else "-" for run in runs], **columns}
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run, *figures in zip(runs, *columns.values(), strict=True):
+        table.add_row(f"{run.strategy} + {run.composition}", *figures)
+    return table
+
+
+def run_summary(run: Run) -> dict[str, Any]:
+    """Figures as plain JSON; None where there is none."""
+    result = run.result
+    return {
+        "strategy": run.strategy,
+        "composition": run.composition,
+        "max_bytes": run.max_bytes,
+        "psnr": _number(result.psnr),
+        **{name: _number(result.mean(name)) for name in ("coverage", "ssim", "lpips", "occlusion_error")},
+        "keyframes": result.keyframes,
+        "choose_milliseconds": result.choose_milliseconds,
+        "compose_milliseconds": result.compose_milliseconds,
+        "targets": [_plain(score) for score in result.scores],
+        "forgetting": [_plain(part) for part in run.curve] if run.curve else None,
+    }
+
+
+def write_figures(folder: Path, runs: Sequence[Run], targets: Sequence[GridFrame]) -> None:
+    """Pictures of each memory, and plots of all of them."""
+    from mosaicmem.cli._figures import plot_forgetting, plot_targets, side_by_side
+    from mosaicmem.media import save_png
+
+    for run in runs:
+        name = run.label.replace(" + ", "-").replace(", ", "-").replace(" ", "")
+        save_png(folder / f"{name}.png", side_by_side(run.result, targets))
+    labels = [run.label for run in runs]
+    plot_targets(folder / "targets.png", labels, [run.result for run in runs])
+    curves = [run.curve for run in runs if run.curve]
+    if curves:
+        plot_forgetting(folder / "forgetting.png", labels, curves)
+
+
+def _figure(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    return {name: _number(value) for name, value in asdict(record).items()}
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

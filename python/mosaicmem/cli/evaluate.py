@@ -1,0 +1,163 @@
+"""``mosaicmem evaluate``: leave and return on a posed RGB-D sequence."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaicmem.cli._common import (
+    SUMMARY,
+    Debug,
+    Force,
+    Seed,
+    Threads,
+    console,
+    output_folder,
+    parse_range,
+    progress_bar,
+    reports_errors,
+    warn_of_overlap,
+)
+
+if TYPE_CHECKING:
+    from mosaicmem.camera import CameraIntrinsics
+    from mosaicmem.cli._evaluation_report import Run
+    from mosaicmem.evaluation import GridFrame
+    from mosaicmem.evaluation.frames import RgbdSource
+
+SYNTHETIC = "synthetic"
+
+
+@reports_errors
+def evaluate(
+    scene: Annotated[
+        str,
+        typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet), or synthetic."),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
+    memory_frames: Annotated[
+        str | None, typer.Option(help="Frames to remember, A:B or A:B:STEP. Default: the first half.")
+    ] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="Frames whose cameras come back, A:B or A:B:STEP. Default: the last third.")
+    ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="visible_coverage, top_k (patches), pose_nearest or coverage (the published rules); may be repeated."
+        ),
+    ] = None,
+    composition: Annotated[
+        list[str] | None,
+        typer.Option(help="blend, backward, near or far (the published rules); may be repeated."),
+    ] = None,
+    stride: Annotated[int, typer.Option(help="Pixels a latent cell.", min=1)] = 16,
+    budgets: Annotated[
+        str | None,
+        typer.Option(help="Megabytes that memory may hold, comma-separated: a forgetting curve for each."),
+    ] = None,
+    depth_noise: Annotated[
+        float, typer.Option(help="Relative error of the memory's depth, per pixel and per frame.", min=0)
+    ] = 0.0,
+    pose_noise: Annotated[float, typer.Option(help="Error of the memory's positions, metres.", min=0)] = 0.0,
+    rotation_noise: Annotated[float, typer.Option(help="Error of the memory's rotations, degrees.", min=0)] = 0.0,
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(help="Times that each window is timed.", min=1)] = 3,
+    threads: Threads = 0,
+    plot: Annotated[bool, typer.Option("--plot", help="Write figures and pictures into --output.")] = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Remember some frames of a sequence, and compare what memory shows to other cameras with what they saw.
+
+    Colours pooled to the latent grid stand for latents, so figures are those of memory alone, without a model.
+
+    Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
+    """
+    from dataclasses import replace
+
+    from mosaicmem import __version__
+    from mosaicmem._files import write_json
+    from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
+    from mosaicmem.evaluation import Noise, forgetting_curve, grid_frames, seconds_since_seen
+    from mosaicmem.evaluation.frames import cropped
+    from mosaicmem.evaluation.image_metrics import require_metrics
+
+    require_metrics()
+    if plot and output is None:
+        raise ValueError("--plot: expected --output too, the folder to write into")
+    limits: list[int | None] = [None] if budgets is None else _megabytes(budgets)
+    source = _open(scene, seed)
+    count = len(source)
+    remembered = parse_range("--memory-frames", memory_frames or f"0:{max(count // 2, 1)}", count)
+    targets = parse_range("--frames", frames or f"{2 * count // 3}:{count}", count)
+    warn_of_overlap(list(targets), list(remembered))
+    noise = Noise(depth_noise, pose_noise, math.radians(rotation_noise), seed)
+    camera = cropped(source.intrinsics, stride)
+    with progress_bar() as progress:
+        memory = grid_frames(source, progress.track(remembered, description="Reading memory"), stride, noise)
+        truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
+
+    runs = [
+        _run(memory, truth, camera, stride, chosen, composed, limit, repeats, threads)
+        for chosen in strategy or ["visible_coverage"]
+        for composed in composition or ["blend"]
+        for limit in limits
+    ]
+    if budgets is not None:
+        ages = seconds_since_seen(memory, truth, camera, stride)
+        runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
+    print_runs(runs)
+    if output is None:
+        return
+    summary = {
+        "mosaicmem": __version__,
+        "scene": scene,
+        "memory_frames": list(remembered),
+        "target_frames": list(targets),
+        "stride": stride,
+        "noise": {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise, "seed": seed},
+        "runs": [run_summary(run) for run in runs],
+    }
+    with output_folder(output, force) as folder:
+        write_json(folder / SUMMARY, summary)
+        if plot:
+            write_figures(folder, runs, truth)
+    console.print(f"Figures in {output}", highlight=False)
+
+
+def _open(scene: str, seed: int) -> RgbdSource:
+    from mosaicmem.datasets import SyntheticWalk, open_sequence
+
+    return SyntheticWalk(seed=seed) if scene == SYNTHETIC else open_sequence(scene)
+
+
+def _megabytes(text: str) -> list[int | None]:
+    try:
+        limits = [float(part) for part in text.split(",")]
+        if not all(math.isfinite(limit) and limit > 0 for limit in limits):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--budgets: expected numbers above 0 with commas between, got {text!r}") from None
+    return [round(limit * 1e6) for limit in limits]
+
+
+def _run(
+    memory: list[GridFrame],
+    targets: list[GridFrame],
+    camera: CameraIntrinsics,
+    stride: int,
+    strategy: str,
+    composition: str,
+    limit: int | None,
+    repeats: int,
+    threads: int,
+) -> Run:
+    from mosaicmem.cli._evaluation_report import Run
+    from mosaicmem.evaluation import composer, evaluate_composition
+
+    compose = composer(memory, camera, stride, strategy, composition, max_bytes=limit, num_threads=threads)
+    return Run(strategy, composition, limit, evaluate_composition(compose, targets, camera, repeats=repeats))

@@ -1,0 +1,55 @@
+"""The synthetic world as a sequence of RGB-D frames with exact depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+from mosaicmem._arrays import check_integer
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.datasets.sequence import RgbdImage
+from mosaicmem.synthetic import SyntheticWorld
+
+
+class SyntheticWalk(Sequence[RgbdImage]):
+    """:meth:`SyntheticWorld.leave_and_return`, rendered when asked for.
+
+    Parameters
+    ----------
+    num_frames : int
+        Of the loop; its first half leaves, its second returns by another way.
+    seed : int
+        Of colours and textures.
+    """
+
+    def __init__(self, num_frames: int = 120, *, seed: int = 0) -> None:
+        camera = CameraIntrinsics.from_fov(640, 480, fov_x=1.0)
+        self._world = SyntheticWorld(seed)
+        self._path = self._world.leave_and_return(camera, check_integer("num_frames", num_frames, minimum=2))
+
+    @property
+    def intrinsics(self) -> CameraIntrinsics:
+        """640x480 pixels."""
+        return self._path.intrinsics
+
+    def pose(self, index: int) -> CameraPose:
+        """Where and when a frame is taken; metres, seconds."""
+        return self._path[index]
+
+    def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
+        """The cameras of some frames."""
+        return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    @overload
+    def __getitem__(self, index: int) -> RgbdImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RgbdImage]: ...
+    def __getitem__(self, index: int | slice) -> RgbdImage | list[RgbdImage]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        view = self._world.render(self.intrinsics, self.pose(number))
+        return RgbdImage(view.image_uint8, view.depth, self.pose(number), number)

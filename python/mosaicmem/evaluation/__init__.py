@@ -1,0 +1,29 @@
+"""How well memory keeps what was seen: of generated video (:mod:`.generation`), and of what memory itself composes
+(:mod:`.composition`)."""
+
+from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_composition
+from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
+from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
+from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecorder, compare_memory, mean_score
+from mosaicmem.evaluation.strategies import COMPOSITIONS, STRATEGIES, Canvases, composer
+
+__all__ = [
+    "COMPOSITIONS",
+    "STRATEGIES",
+    "Canvases",
+    "Comparison",
+    "Evaluation",
+    "ForgettingBin",
+    "FrameScore",
+    "GridFrame",
+    "MosaicRecorder",
+    "Noise",
+    "TargetScore",
+    "compare_memory",
+    "composer",
+    "evaluate_composition",
+    "forgetting_curve",
+    "grid_frames",
+    "mean_score",
+    "seconds_since_seen",
+]

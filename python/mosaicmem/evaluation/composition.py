@@ -1,0 +1,142 @@
+"""Leave and return: what memory composes for cameras that come back, against what they see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaicmem._arrays import F32, Bool
+from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
+from mosaicmem.evaluation.frames import GridFrame
+from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, require_metrics, ssim_where
+from mosaicmem.evaluation.strategies import Composer
+
+WINDOW = 21
+"""Targets that are asked for together."""
+
+BEHIND = 1.05
+"""A cell shows a hidden surface if it is this much farther than all that is to be seen there."""
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """One target against the truth.
+
+    Attributes
+    ----------
+    number : int
+        The frame's number in its sequence.
+    coverage : float
+        Part of the cells that is filled.
+    psnr, ssim, lpips : float
+        Over the filled cells; NaN where none is, and for LPIPS where it is not installed.
+    occlusion_error : float
+        Part of the filled cells of known depth that show a surface more than 5 % behind all that is to be seen there;
+        NaN where the composition does not tell its depth.
+    """
+
+    number: int
+    coverage: float
+    psnr: float
+    ssim: float
+    lpips: float
+    occlusion_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a memory composed for its targets.
+
+    Attributes
+    ----------
+    scores : list of TargetScore
+    colors : (T, h, w, 3) float32
+    coverage : (T, h, w) bool
+    psnr : float
+        Over all filled cells of all targets, dB.
+    keyframes : float
+        Mean number in use for a target.
+    choose_milliseconds, compose_milliseconds : float
+        Of a window of at most 21 targets, median.
+    """
+
+    scores: list[TargetScore]
+    colors: F32
+    coverage: Bool
+    psnr: float
+    keyframes: float
+    choose_milliseconds: float
+    compose_milliseconds: float
+
+    def mean(self, name: str) -> float:
+        """Mean of one figure over targets, those where it is NaN left out; NaN without any."""
+        values = [value for value in (getattr(score, name) for score in self.scores) if not math.isnan(value)]
+        return float(np.mean(values)) if values else math.nan
+
+
+def evaluate_composition(
+    compose: Composer, targets: Sequence[GridFrame], camera: CameraIntrinsics, *, repeats: int = 1
+) -> Evaluation:
+    """Compose all targets, a window at a time, and compare them with what was seen.
+
+    Parameters
+    ----------
+    compose : callable
+        See :func:`composer`.
+    targets : sequence of GridFrame
+        In the order of their times.
+    camera : CameraIntrinsics
+        Of all of them.
+    repeats : int
+        Times that each window is timed; the median counts.
+    """
+    require_metrics()
+    if not targets:
+        raise ValueError("targets: expected at least one, got none")
+    windows = []
+    choose, composing = [], []
+    for first in range(0, len(targets), WINDOW):
+        window = CameraTrajectory([frame.pose for frame in targets[first : first + WINDOW]], camera)
+        runs = [compose(window) for _ in range(repeats)]
+        choose.append(float(np.median([run.choose_seconds for run in runs])))
+        composing.append(float(np.median([run.compose_seconds for run in runs])))
+        windows.append(runs[0])
+    colors = np.concatenate([window.colors for window in windows])
+    coverage = np.concatenate([window.coverage for window in windows])
+    depths = [
+        depth
+        for window in windows
+        for depth in (window.depth if window.depth is not None else [None] * len(window.colors))
+    ]
+    scores = [
+        _score(frame, color, covered, depth)
+        for frame, color, covered, depth in zip(targets, colors, coverage, depths, strict=True)
+    ]
+    truth = np.stack([frame.colors for frame in targets])
+    return Evaluation(
+        scores,
+        colors,
+        coverage,
+        psnr_where(colors, truth, coverage),
+        float(np.mean([window.keyframes for window in windows])),
+        1e3 * float(np.median(choose)),
+        1e3 * float(np.median(composing)),
+    )
+
+
+def _score(frame: GridFrame, colors: F32, covered: Bool, depth: F32 | None) -> TargetScore:
+    known = covered & (frame.farthest > 0)
+    hidden = math.nan
+    if depth is not None and known.any():
+        hidden = float((depth[known] > BEHIND * frame.farthest[known]).mean())
+    return TargetScore(
+        frame.number,
+        float(covered.mean()),
+        psnr_where(colors, frame.colors, covered),
+        ssim_where(colors, frame.colors, covered),
+        lpips_where(colors, frame.colors, covered),
+        hidden,
+    )

@@ -1,0 +1,87 @@
+"""What becomes of a place in memory as time goes by since it was last seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from mosaicmem._arrays import F32
+from mosaicmem.attention import reproject_depth_grid
+from mosaicmem.camera import CameraIntrinsics
+from mosaicmem.evaluation.composition import Evaluation
+from mosaicmem.evaluation.frames import GridFrame
+from mosaicmem.evaluation.image_metrics import psnr_where
+
+SAME_DEPTH = 0.05
+"""A surface was seen where a frame's depth is within this part of its own."""
+
+
+@dataclass(frozen=True)
+class ForgettingBin:
+    """The cells of all targets whose surface was last seen so long ago.
+
+    Attributes
+    ----------
+    since, until : float
+        Seconds.
+    cells : int
+    coverage : float
+        Part of them that memory fills.
+    psnr : float
+        Of those that it fills, dB; NaN for none.
+    """
+
+    since: float
+    until: float
+    cells: int
+    coverage: float
+    psnr: float
+
+
+def seconds_since_seen(
+    memory: Sequence[GridFrame], targets: Sequence[GridFrame], camera: CameraIntrinsics, stride: int
+) -> F32:
+    """For each target cell, how long before the target its surface was in view, (T, h, w) float32.
+
+    Seconds; inf where it was in view of none of the frames, or has no depth.
+    """
+    ages = np.full((len(targets), *targets[0].depth.shape), np.inf, dtype=np.float32)
+    rows, columns = targets[0].depth.shape
+    for age, target in zip(ages, targets, strict=True):
+        for frame in memory:
+            landing, valid = reproject_depth_grid(target.depth, stride, camera, target.pose, camera, frame.pose)
+            cell = np.floor(landing[..., :2] / stride).astype(np.int64)
+            valid = valid & (cell >= 0).all(axis=-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows)
+            column, row = np.where(valid[..., None], cell, 0).transpose(2, 0, 1)
+            seen = frame.depth[row, column]
+            valid &= np.abs(seen - landing[..., 2]) <= SAME_DEPTH * landing[..., 2]
+            age[valid] = np.minimum(age[valid], target.pose.timestamp - frame.pose.timestamp)
+    return np.maximum(ages, 0)
+
+
+def forgetting_curve(
+    evaluation: Evaluation, targets: Sequence[GridFrame], ages: F32, edges: Sequence[float]
+) -> list[ForgettingBin]:
+    """Coverage and PSNR by the time since a cell was last seen.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    targets : sequence of GridFrame
+    ages : (T, h, w) float32
+        See :func:`seconds_since_seen`.
+    edges : sequence of float
+        Of the bins, seconds, ascending.
+    """
+    truth = np.stack([frame.colors for frame in targets])
+    bins = []
+    for since, until in pairwise(edges):
+        within = (ages >= since) & (ages < until)
+        filled = within & evaluation.coverage
+        cells = int(within.sum())
+        coverage = float(filled.sum() / cells) if cells else float("nan")
+        bins.append(ForgettingBin(since, until, cells, coverage, psnr_where(evaluation.colors, truth, filled)))
+    return bins

@@ -1,0 +1,125 @@
+"""Frames as an evaluation takes them: colours pooled to the latent grid stand for latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mosaicmem._arrays import F32, check_number
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.datasets import RgbdImage
+from mosaicmem.geometry import depth_to_grid
+
+
+class RgbdSource(Protocol):
+    """What an evaluation needs of a sequence."""
+
+    @property
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of all frames."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> RgbdImage: ...
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian errors of what memory is told; targets are exact.
+
+    Attributes
+    ----------
+    depth : float
+        Relative standard deviation: of every pixel, and of the scale of every frame.
+    translation : float
+        Standard deviation along each axis, metres.
+    rotation : float
+        Standard deviation about each axis, radians.
+    seed : int
+    """
+
+    depth: float = 0.0
+    translation: float = 0.0
+    rotation: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "translation", "rotation"):
+            check_number(name, getattr(self, name), minimum=0.0)
+
+    def of_frame(self, index: int) -> np.random.Generator:
+        """Noise that depends on the seed and the frame alone."""
+        return np.random.default_rng([self.seed, index])
+
+
+@dataclass(frozen=True, eq=False)
+class GridFrame:
+    """One frame on the latent grid.
+
+    Attributes
+    ----------
+    colors : (h, w, 3) float32
+        Mean of the pixels under each cell, [0, 1].
+    depth : (h, w) float32
+        Median under each cell, metres; 0 where too little was measured.
+    farthest : (h, w) float32
+        The farthest measured pixel under each cell, metres; 0 where none was.
+    pixel_depth : (H, W) float32
+    pose : CameraPose
+    number : int
+    """
+
+    colors: F32
+    depth: F32
+    farthest: F32
+    pixel_depth: F32
+    pose: CameraPose
+    number: int
+
+
+def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
+    """The camera of an image that is cut on the right and below to whole cells."""
+    width, height = intrinsics.width // stride * stride, intrinsics.height // stride * stride
+    if not width or not height:
+        raise ValueError(f"stride: expected at most the image's {intrinsics.width}x{intrinsics.height}, got {stride}")
+    return CameraIntrinsics(*intrinsics.params, width, height)
+
+
+def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: Noise | None = None) -> list[GridFrame]:
+    """Some frames of a sequence on a grid of ``stride`` pixels a cell, by position, with errors if told so."""
+    camera = cropped(source.intrinsics, stride)
+    result = []
+    for index in frames:
+        frame = source[index]
+        pixels = frame.image[: camera.height, : camera.width].astype(np.float32) / 255
+        depth = np.ascontiguousarray(frame.depth[: camera.height, : camera.width])
+        pose = frame.pose
+        if noise is not None:
+            depth, pose = _disturb(depth, pose, noise, index)
+        rows, columns = camera.height // stride, camera.width // stride
+        tiles = (rows, stride, columns, stride)
+        result.append(
+            GridFrame(
+                np.ascontiguousarray(pixels.reshape(*tiles, 3).mean(axis=(1, 3))),
+                np.asarray(depth_to_grid(depth, stride)),
+                np.ascontiguousarray(depth.reshape(tiles).max(axis=(1, 3))),
+                depth,
+                pose,
+                frame.number,
+            )
+        )
+    return result
+
+
+def _disturb(depth: F32, pose: CameraPose, noise: Noise, index: int) -> tuple[F32, CameraPose]:
+    rng = noise.of_frame(index)
+    scale = 1 + noise.depth * (rng.standard_normal(depth.shape, dtype=np.float32) + np.float32(rng.standard_normal()))
+    angles, move = noise.rotation * rng.standard_normal(3), noise.translation * rng.standard_normal(3)
+    half = np.linalg.norm(angles) / 2
+    axis = angles / max(2 * half, 1e-12)
+    turn = CameraPose.from_quaternion([np.cos(half), *(np.sin(half) * axis)], move)
+    disturbed = CameraPose(pose.world_from_camera @ turn.world_from_camera, pose.timestamp)
+    return np.maximum(depth * scale, 0).astype(np.float32), disturbed

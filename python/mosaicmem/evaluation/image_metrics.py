@@ -1,0 +1,68 @@
+"""PSNR, SSIM and LPIPS of pictures of which only a part counts."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F32, Bool
+
+_LEAST_LPIPS = 256  # pixels along the shorter side; its network was trained on pictures, not on grids
+
+
+def require_metrics() -> None:
+    """Say what to install where scikit-image is not."""
+    if importlib.util.find_spec("skimage") is None:
+        raise ModuleNotFoundError("metrics need scikit-image: pip install 'mosaicmem[evaluate]'")
+
+
+def psnr_where(image: F32, truth: F32, counts: Bool) -> float:
+    """Peak signal-to-noise ratio, dB, of pictures (h, w, 3) in [0, 1] over the cells that count; NaN for none."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    if not counts.any():
+        return math.nan
+    with np.errstate(divide="ignore"):  # equal pictures: infinite
+        return float(peak_signal_noise_ratio(truth[counts], image[counts], data_range=1.0))
+
+
+def ssim_where(image: F32, truth: F32, counts: Bool) -> float:
+    """Mean structural similarity (7x7 windows) over the cells that count; the others are equal in both pictures.
+
+    NaN for none, and for pictures smaller than a window.
+    """
+    from skimage.metrics import structural_similarity
+
+    if not counts.any() or min(counts.shape) < 7:
+        return math.nan
+    shown = np.where(counts[..., None], image, truth)
+    _, each = structural_similarity(truth, shown, data_range=1.0, channel_axis=-1, full=True)
+    return float(each.mean(axis=-1)[counts].mean())
+
+
+def lpips_where(image: F32, truth: F32, counts: Bool) -> float:
+    """LPIPS (AlexNet) of the pictures, enlarged, those cells that do not count equal in both; NaN if not installed."""
+    if importlib.util.find_spec("lpips") is None or not counts.any():
+        return math.nan
+    import torch
+
+    scale = -(-_LEAST_LPIPS // min(counts.shape))
+    shown = np.where(counts[..., None], image, truth)
+    pair = [
+        torch.from_numpy(np.ascontiguousarray(np.kron(p, np.ones((scale, scale, 1), np.float32)).transpose(2, 0, 1)))
+        for p in (shown, truth)
+    ]
+    with torch.no_grad():
+        return float(_lpips_network()(*(2 * p[None].float() - 1 for p in pair)))
+
+
+@cache
+def _lpips_network() -> Callable[..., Any]:
+    import lpips
+
+    return lpips.LPIPS(net="alex", verbose=False)  # type: ignore[no-any-return]
