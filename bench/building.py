@@ -19,9 +19,9 @@ def sizes(usual):
     return [int(size) for size in os.environ.get("MOSAICMEM_BENCH_PATCHES", str(usual)).split(",")]
 
 
-def random_pose(rng, time):
-    """A camera at eye height in a random room, looking about level."""
-    eye = rng.uniform([0.5, 1.2, 0.5], [5.5, 1.8, 5.5]) + ROOM * [rng.integers(ROOMS), 0, rng.integers(ROOMS)]
+def random_pose(rng, time, rooms=ROOMS):
+    """A camera at eye height in a random one of rooms x rooms, looking about level."""
+    eye = rng.uniform([0.5, 1.2, 0.5], [5.5, 1.8, 5.5]) + ROOM * [rng.integers(rooms), 0, rng.integers(rooms)]
     yaw, pitch = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.15)
     ahead = [np.cos(yaw) * np.cos(pitch), np.sin(pitch), np.sin(yaw) * np.cos(pitch)]
     return CameraPose.look_at(eye, eye + ahead, timestamp=time)

@@ -12,108 +12,55 @@ namespace mosaicmem {
 namespace {
 
 constexpr float kNowhere = std::numeric_limits<float>::infinity();
+constexpr std::size_t kUsualVisits = 5;  // of a landed cell
 
-// Calls visit(target cell, tent) on the cells that landed cell i is over.
-template <class Visit>
-MOSAICMEM_INLINE void for_each_under(const LandedCells& cells, std::size_t i, std::int32_t rows,
-                                     std::int32_t columns, const Visit& visit) {
-    const float x = cells.x[i], y = cells.y[i], spread = cells.spread[i];
-    if (!(cells.worth[i] > 0 && x > -spread && y > -spread &&
-          x < static_cast<float>(columns) + spread && y < static_cast<float>(rows) + spread)) {
-        return;
-    }
-    const float per_cell = 1.0f / spread;
-    const std::int32_t left = std::max(floor_of(x - spread) + 1, 0);
-    const std::int32_t right = std::min(floor_of(x + spread), columns - 1);
-    const std::int32_t bottom = std::min(floor_of(y + spread), rows - 1);
-    for (std::int32_t r = std::max(floor_of(y - spread) + 1, 0); r <= bottom; ++r) {
-        const float wy = 1.0f - std::abs(y - static_cast<float>(r)) * per_cell;
-        for (std::int32_t c = left; c <= right; ++c) {
-            const float tent = wy * (1.0f - std::abs(x - static_cast<float>(c)) * per_cell);
-            if (tent >= kLeastTent) visit(static_cast<std::size_t>(r * columns + c), tent);
-        }
-    }
-}
-
-// Sums of weighted latents in the cells of a canvas.
-struct Sums {
-    const BlendCanvas& canvas;
-    std::size_t channels;
-    std::vector<float> most;  // weight of any one source cell
-
-    Sums(const BlendCanvas& to, std::size_t cells, std::size_t width)
-        : canvas(to), channels(width), most(cells, 0.0f) {
-        std::fill_n(canvas.latents, cells * channels, 0.0f);
-        std::fill_n(canvas.weight, cells, 0.0f);
-        std::fill_n(canvas.source, cells, -1);
-    }
-
-    MOSAICMEM_INLINE void add(std::size_t cell, const float* __restrict latent, float weight,
-                              std::size_t source) {
-        float* __restrict out = canvas.latents + cell * channels;
-        for (std::size_t k = 0; k < channels; ++k) out[k] += weight * latent[k];
-        canvas.weight[cell] += weight;
-        if (weight > most[cell]) {
-            most[cell] = weight;
-            canvas.source[cell] = static_cast<std::int32_t>(source);
-        }
-    }
-
-    void finish(const std::vector<float>& front) {
-        for (std::size_t cell = 0; cell < most.size(); ++cell) {
-            const float total = canvas.weight[cell];
-            canvas.coverage[cell] = total > 0;
-            canvas.depth[cell] = total > 0 ? front[cell] : 0.0f;
-            if (total == 0) continue;
-            float* out = canvas.latents + cell * channels;
-            for (std::size_t k = 0; k < channels; ++k) out[k] /= total;
-        }
-    }
+// What a source cell contributes to a target cell if its surface is in front there.
+struct Visit {
+    std::int32_t cell, token;  // of the target and of the source
+    float z, weight;           // metres; tent times worth
+    bool is_fringe;
 };
 
-// Brings front and fringe, the depths over a tent of kFrontTent or more and of less, down to what
-// has landed.
+// Appends the visits of what has landed.
 MOSAICMEM_CLONES
-void lower_front(const LandedCells& landed, std::int32_t rows, std::int32_t columns, float* front,
-                 float* fringe) {
+void find_visits(const LandedCells& landed, std::int32_t rows, std::int32_t columns,
+                 std::vector<Visit>& visits) {
     for (std::size_t i = 0; i < landed.size(); ++i) {
-        const float z = landed.z[i];
-        for_each_under(landed, i, rows, columns,
-                       [&](std::size_t cell, float tent) MOSAICMEM_LAMBDA {
-                           float* const depth = tent >= kFrontTent ? front : fringe;
-                           depth[cell] = std::min(depth[cell], z);
-                       });
+        const float x = landed.x[i], y = landed.y[i], spread = landed.spread[i];
+        if (!(landed.worth[i] > 0 && x > -spread && y > -spread &&
+              x < static_cast<float>(columns) + spread && y < static_cast<float>(rows) + spread)) {
+            continue;
+        }
+        const float per_cell = 1.0f / spread;
+        const std::int32_t left = std::max(floor_of(x - spread) + 1, 0);
+        const std::int32_t right = std::min(floor_of(x + spread), columns - 1);
+        const std::int32_t bottom = std::min(floor_of(y + spread), rows - 1);
+        for (std::int32_t r = std::max(floor_of(y - spread) + 1, 0); r <= bottom; ++r) {
+            const float wy = 1.0f - std::abs(y - static_cast<float>(r)) * per_cell;
+            for (std::int32_t c = left; c <= right; ++c) {
+                const float tent = wy * (1.0f - std::abs(x - static_cast<float>(c)) * per_cell);
+                if (tent < kLeastTent) continue;
+                visits.push_back({r * columns + c, static_cast<std::int32_t>(i), landed.z[i],
+                                  tent * landed.worth[i], tent < kFrontTent});
+            }
+        }
     }
 }
 
-// The depth of what is in front in each target cell, kNowhere where nothing is.
-std::vector<float> front_of(const std::vector<LandedCells>& landed, const TargetGrid& target) {
-    const std::size_t cells = target.rows * target.columns;
+// Sets the depth of what is in front in each target cell, kNowhere where nothing is.
+std::vector<float> front_of(const std::vector<std::vector<Visit>>& visits, std::size_t cells) {
     std::vector<float> front(cells, kNowhere), fringe(cells, kNowhere);
-    for (const LandedCells& from : landed) {
-        lower_front(from, static_cast<std::int32_t>(target.rows),
-                    static_cast<std::int32_t>(target.columns), front.data(), fringe.data());
+    for (const std::vector<Visit>& of_source : visits) {
+        for (const Visit& visit : of_source) {
+            std::vector<float>& depth = visit.is_fringe ? fringe : front;
+            float& nearest = depth[static_cast<std::size_t>(visit.cell)];
+            nearest = std::min(nearest, visit.z);
+        }
     }
     for (std::size_t cell = 0; cell < cells; ++cell) {
         if (front[cell] == kNowhere) front[cell] = fringe[cell];
     }
     return front;
-}
-
-// Adds what of source s has landed on the front surface.
-MOSAICMEM_CLONES
-void add_landed(const LandedCells& landed, const float* latents, std::size_t s,
-                const TargetGrid& target, float tolerance, const float* front, Sums& sums) {
-    for (std::size_t i = 0; i < landed.size(); ++i) {
-        const float z = landed.z[i], worth = landed.worth[i];
-        const float* latent = latents + i * sums.channels;
-        for_each_under(landed, i, static_cast<std::int32_t>(target.rows),
-                       static_cast<std::int32_t>(target.columns),
-                       [&](std::size_t cell, float tent) MOSAICMEM_LAMBDA {
-                           if (std::abs(z - front[cell]) > tolerance * front[cell]) return;
-                           sums.add(cell, latent, tent * worth, s);
-                       });
-    }
 }
 
 // Depths for the holes of `front` that lie between two sides of one surface, kNowhere elsewhere.
@@ -158,19 +105,20 @@ std::vector<float> closed_holes(const std::vector<float>& front, const TargetGri
 // One source, to be looked up from target cells.
 class Lookup {
   public:
-    Lookup(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options)
+    Lookup(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options,
+           const Affine& target_from_source)
         : source_(source),
           scales_(options.scales),
           tolerance_(options.depth_tolerance),
-          source_from_target_(inverse(target.view.camera_from_world * source.world_from_camera)),
-          centre_((target.view.camera_from_world * source.world_from_camera)({0, 0, 0})),
-          cell_ratio_(source.stride / source.k.fx * target.view.k.fx / target.stride),
+          source_from_target_(inverse(target_from_source)),
+          centre_(target_from_source({0, 0, 0})),
+          cell_ratio_(scale_of(target_from_source) * source.stride / source.k.fx *
+                      target.view.k.fx / target.stride),
           recency_(recency_of(source.timestamp, target.time, options.scales.half_life)) {}
 
-    // Calls add(latent, weight) on the source cells around the point (in the target's frame) that
-    // are at its depth.
-    template <class Add>
-    void operator()(const Vec3& point, const Add& add) const {
+    // Appends the visits of the source cells around the point (in the target's frame) that are at
+    // its depth.
+    void operator()(const Vec3& point, std::int32_t target_cell, std::vector<Visit>& visits) const {
         const Vec3 p = source_from_target_(point);
         if (!(p.z > 0)) return;
         const double u = p.x / p.z, v = p.y / p.z;
@@ -182,7 +130,8 @@ class Lookup {
         x = std::clamp(x, 0.0, last_x);
         y = std::clamp(y, 0.0, last_y);
         const auto left = static_cast<std::size_t>(x), top = static_cast<std::size_t>(y);
-        const double worth = worth_of(point, centre_, {u, v, cell_ratio_, recency_}, scales_);
+        const double worth =
+            worth_of(point, centre_, {u, v, cell_ratio_ * p.z / point.z, recency_}, scales_);
         for (std::size_t r = top; r <= std::min(top + 1, source_.rows - 1); ++r) {
             for (std::size_t c = left; c <= std::min(left + 1, source_.columns - 1); ++c) {
                 const std::size_t cell = r * source_.columns + c;
@@ -194,7 +143,9 @@ class Lookup {
                     std::abs(static_cast<double>(depth) - p.z) > tolerance_ * p.z) {
                     continue;
                 }
-                add(cell, static_cast<float>(tent * std::max(worth * trust, 1e-9)));
+                visits.push_back({target_cell, static_cast<std::int32_t>(cell),
+                                  static_cast<float>(point.z),
+                                  static_cast<float>(tent * std::max(worth * trust, 1e-9)), false});
             }
         }
     }
@@ -208,21 +159,57 @@ class Lookup {
     double cell_ratio_, recency_;
 };
 
-// Adds what the sources show where `depth` is known, of the surface at that depth.
-void look_up(std::span<const SourceGrid> sources, const TargetGrid& target,
-             const BlendOptions& options, std::size_t channels, const std::vector<float>& depth,
-             Sums& sums) {
+// Appends what the source shows where `depth` is known, of the surface at that depth.
+void look_up(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options,
+             const std::vector<float>& depth, std::vector<Visit>& visits) {
     const PixelRay ray(target.view.k, {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}});
-    for (std::size_t s = 0; s < sources.size(); ++s) {
-        const Lookup lookup(sources[s], target, options);
-        for (std::size_t cell = 0; cell < depth.size(); ++cell) {
-            if (depth[cell] == kNowhere) continue;
-            const double u = (static_cast<double>(cell % target.columns) + 0.5) * target.stride;
-            const double v = (static_cast<double>(cell / target.columns) + 0.5) * target.stride;
-            lookup(ray(u, v, depth[cell]), [&](std::size_t from, float weight) {
-                sums.add(cell, sources[s].latents + from * channels, weight, s);
-            });
+    const Lookup lookup(source, target, options,
+                        target.view.camera_from_world * source.world_from_camera);
+    for (std::size_t cell = 0; cell < depth.size(); ++cell) {
+        if (depth[cell] == kNowhere) continue;
+        const double u = (static_cast<double>(cell % target.columns) + 0.5) * target.stride;
+        const double v = (static_cast<double>(cell / target.columns) + 0.5) * target.stride;
+        lookup(ray(u, v, depth[cell]), static_cast<std::int32_t>(cell), visits);
+    }
+}
+
+// What is known of a target cell while it is composed.
+struct CellState {
+    float front;      // metres
+    float total = 0;  // weight
+    float most = 0;   // weight of any one visit
+    std::int32_t source = -1;
+};
+
+// Adds the visits of front surfaces to the canvas.
+MOSAICMEM_CLONES
+void add_visits(std::span<const Visit> visits, const float* latents, std::size_t channels,
+                std::int32_t source, float tolerance, CellState* cells, float* canvas) {
+    for (const Visit& visit : visits) {
+        CellState& state = cells[visit.cell];
+        if (std::abs(visit.z - state.front) > tolerance * state.front) continue;
+        const float* __restrict latent = latents + static_cast<std::size_t>(visit.token) * channels;
+        float* __restrict out = canvas + static_cast<std::size_t>(visit.cell) * channels;
+        for (std::size_t k = 0; k < channels; ++k) out[k] += visit.weight * latent[k];
+        state.total += visit.weight;
+        if (visit.weight > state.most) {
+            state.most = visit.weight;
+            state.source = source;
         }
+    }
+}
+
+void finish(const std::vector<CellState>& cells, std::size_t channels, const BlendCanvas& canvas) {
+    for (std::size_t cell = 0; cell < cells.size(); ++cell) {
+        const CellState& state = cells[cell];
+        const bool covered = state.total > 0;
+        canvas.coverage[cell] = covered;
+        canvas.depth[cell] = covered ? state.front : 0.0f;
+        canvas.source[cell] = state.source;
+        canvas.weight[cell] = state.total;
+        if (!covered) continue;
+        float* out = canvas.latents + cell * channels;
+        for (std::size_t k = 0; k < channels; ++k) out[k] /= state.total;
     }
 }
 
@@ -230,28 +217,31 @@ void look_up(std::span<const SourceGrid> sources, const TargetGrid& target,
 
 void blend(std::span<const SourceGrid> sources, const TargetGrid& target,
            const BlendOptions& options, std::size_t channels, const BlendCanvas& canvas) {
-    std::vector<LandedCells> landed(sources.size());
-    for (std::size_t s = 0; s < sources.size(); ++s)
-        land_cells(sources[s], target, options.scales, 1, landed[s]);
-    std::vector<float> front = front_of(landed, target);
-    const std::vector<float> closed = closed_holes(front, target, options.depth_tolerance);
-    Sums sums(canvas, front.size(), channels);
-    const auto close_holes = [&] {
-        for (std::size_t cell = 0; cell < front.size(); ++cell)
-            front[cell] = std::min(front[cell], closed[cell]);
-    };
-    if (options.direction == Direction::backward) {
-        close_holes();
-        look_up(sources, target, options, channels, front, sums);
-    } else {
-        for (std::size_t s = 0; s < sources.size(); ++s) {
-            add_landed(landed[s], sources[s].latents, s, target, options.depth_tolerance,
-                       front.data(), sums);
-        }
-        look_up(sources, target, options, channels, closed, sums);
-        close_holes();
+    const std::size_t count = target.rows * target.columns;
+    std::vector<std::vector<Visit>> visits(sources.size());
+    LandedCells landed;
+    for (std::size_t s = 0; s < sources.size(); ++s) {
+        land_cells(sources[s], target, options.scales, 1, landed);
+        visits[s].reserve(kUsualVisits * landed.size());
+        find_visits(landed, static_cast<std::int32_t>(target.rows),
+                    static_cast<std::int32_t>(target.columns), visits[s]);
     }
-    sums.finish(front);
+    std::vector<float> front = front_of(visits, count);
+    const std::vector<float> closed = closed_holes(front, target, options.depth_tolerance);
+    for (std::size_t cell = 0; cell < count; ++cell)
+        front[cell] = std::min(front[cell], closed[cell]);
+
+    std::vector<CellState> cells(count);
+    for (std::size_t cell = 0; cell < count; ++cell) cells[cell].front = front[cell];
+    std::fill_n(canvas.latents, count * channels, 0.0f);
+    const bool is_backward = options.direction == Direction::backward;
+    for (std::size_t s = 0; s < sources.size(); ++s) {
+        if (is_backward) visits[s].clear();
+        look_up(sources[s], target, options, is_backward ? front : closed, visits[s]);
+        add_visits(visits[s], sources[s].latents, channels, static_cast<std::int32_t>(s),
+                   options.depth_tolerance, cells.data(), canvas.latents);
+    }
+    finish(cells, channels, canvas);
 }
 
 }  // namespace mosaicmem

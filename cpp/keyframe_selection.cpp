@@ -28,8 +28,8 @@ namespace {
 constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
 constexpr std::size_t kBinRows = 4, kBinColumns = 5;
 constexpr std::size_t kBestOfBin = 6;       // candidates from each part of each image
-constexpr std::size_t kCandidates = 96;     // for a window
-constexpr std::size_t kLatticeCells = 320;  // at most, of a source or a target
+constexpr std::size_t kCandidates = 64;     // for a window
+constexpr std::size_t kLatticeCells = 160;  // at most, of a source or a target
 constexpr float kAnySight = 0.05f;   // worth of any sight at all, beside which quality counts
 constexpr double kLeastGain = 1e-5;  // of the cells of one target
 
@@ -132,6 +132,7 @@ class KeyframeSelection {
                       const KeyframeParams& params, int num_threads)
         : store_(store), params_(params), num_threads_(num_threads) {
         for (const TargetGrid& target : targets) targets_.push_back(coarse(target));
+        if (!targets.empty()) stride_ = targets[0].stride;
         // Picks are fewer than what they will be blended with: fair sights count too.
         params_.scales.field_angle *= 2;
     }
@@ -247,11 +248,17 @@ class KeyframeSelection {
         const double u = 0.5 * static_cast<double>(tile.column + tile.column_end) * keyframe.stride;
         const double w = 0.5 * static_cast<double>(tile.row + tile.row_end) * keyframe.stride;
         const auto& m = observation.world_from_camera.m;
-        const double worth =
-            worth_of(p, view.camera_from_world({m[3], m[7], m[11]}),
-                     {(u - keyframe.k.cx) / keyframe.k.fx, (w - keyframe.k.cy) / keyframe.k.fy, 1.0,
-                      recency_of(keyframe.timestamp, targets_[v].time, params_.scales.half_life)},
-                     params_.scales);
+        const double x = (u - keyframe.k.cx) / keyframe.k.fx,
+                     y = (w - keyframe.k.cy) / keyframe.k.fy;
+        const Vec3 camera = view.camera_from_world({m[3], m[7], m[11]});
+        const Vec3 away{p.x - camera.x, p.y - camera.y, p.z - camera.z};
+        const double source_depth =
+            std::sqrt((away.x * away.x + away.y * away.y + away.z * away.z) / (1 + x * x + y * y));
+        const double size =
+            keyframe.stride / keyframe.k.fx * view.k.fx / stride_ * source_depth / p.z;
+        const double recency =
+            recency_of(keyframe.timestamp, targets_[v].time, params_.scales.half_life);
+        const double worth = worth_of(p, camera, {x, y, size, recency}, params_.scales);
         const auto bin = static_cast<std::size_t>(row * kBinRows) * kBinColumns +
                          static_cast<std::size_t>(column * kBinColumns);
         enter({worth, at}, bins[bin]);
@@ -317,6 +324,7 @@ class KeyframeSelection {
     KeyframeParams params_;
     int num_threads_;
     std::vector<TargetGrid> targets_;      // on the lattice
+    double stride_ = 1;                    // of the targets themselves
     std::vector<std::size_t> candidates_;  // of the observations, ascending
     std::vector<std::vector<float>> worth_;
 };

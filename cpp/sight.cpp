@@ -70,6 +70,13 @@ void land_row(const float* __restrict depth, const float* __restrict trust, std:
 
 }  // namespace
 
+double scale_of(const Affine& target_from_source) {
+    const auto& m = target_from_source.m;
+    const double volume = m[0] * (m[5] * m[10] - m[6] * m[9]) -
+                          m[1] * (m[4] * m[10] - m[6] * m[8]) + m[2] * (m[4] * m[9] - m[5] * m[8]);
+    return std::cbrt(std::abs(volume));
+}
+
 double recency_of(double timestamp, double time, double half_life) {
     return half_life > 0 ? std::exp2(-std::max(0.0, time - timestamp) / half_life) : 1.0;
 }
@@ -78,10 +85,7 @@ void land_cells(const SourceGrid& source, const TargetGrid& target, const SightS
                 std::size_t step, LandedCells& cells) {
     const Affine target_from_source = target.view.camera_from_world * source.world_from_camera;
     const PixelRay ray(source.k, target_from_source);
-    const auto& m = target_from_source.m;
-    const double volume = m[0] * (m[5] * m[10] - m[6] * m[9]) -
-                          m[1] * (m[4] * m[10] - m[6] * m[8]) + m[2] * (m[4] * m[9] - m[5] * m[8]);
-    const double scale = std::cbrt(std::abs(volume));  // 1 but for edits
+    const double scale = scale_of(target_from_source);
     const double reach = static_cast<double>(step) * source.stride;
     const auto middle = [&](std::size_t i) {
         return (static_cast<double>(i * step) + 0.5 * static_cast<double>(step)) * source.stride;
@@ -129,14 +133,13 @@ void land_cells(const SourceGrid& source, const TargetGrid& target, const SightS
 double worth_of(const Vec3& p, const Vec3& centre, const SightOfPoint& sight,
                 const SightScales& scales) {
     const Vec3 q{p.x - centre.x, p.y - centre.y, p.z - centre.z};
-    const double length = std::sqrt(q.x * q.x + q.y * q.y + q.z * q.z);
-    const double lengths = std::sqrt(p.x * p.x + p.y * p.y + p.z * p.z) * length;
+    const double lengths =
+        std::sqrt((p.x * p.x + p.y * p.y + p.z * p.z) * (q.x * q.x + q.y * q.y + q.z * q.z));
     const double cosine = (p.x * q.x + p.y * q.y + p.z * q.z) / std::max(lengths, 1e-30);
     const double viewing = std::sqrt(std::max(0.0, 2 - 2 * cosine));
-    const double field = std::hypot(sight.source_x - p.x / p.z, sight.source_y - p.y / p.z);
-    const double source_depth =
-        length / std::sqrt(1 + sight.source_x * sight.source_x + sight.source_y * sight.source_y);
-    const double size = std::max(sight.cell_ratio * source_depth / p.z, 1e-6);
+    const double du = sight.source_x - p.x / p.z, dv = sight.source_y - p.y / p.z;
+    const double field = std::sqrt(du * du + dv * dv);
+    const double size = std::max(sight.size, 1e-6);
     return sight.recency * std::exp(-viewing / scales.viewing_angle - field / scales.field_angle) *
            std::min(size, 1 / size);
 }

@@ -63,13 +63,16 @@ void land_cells(const SourceGrid& source, const TargetGrid& target, const SightS
 // What a surface point is worth, seen from a source camera.
 struct SightOfPoint {
     double source_x, source_y;  // tangents in the source image
-    double cell_ratio;          // source over target cell, at equal depth
+    double size;                // of the source cell in target cells
     double recency;
 };
 
 // The worth of a point at `target`, whose source camera is at `centre`, both in the target's frame.
 double worth_of(const Vec3& target, const Vec3& centre, const SightOfPoint& sight,
                 const SightScales& scales);
+
+// How much larger things are than their source camera saw them: 1 but for edits.
+double scale_of(const Affine& target_from_source);
 
 double recency_of(double timestamp, double time, double half_life);
 

@@ -291,7 +291,7 @@ class TestChoice:
     @pytest.mark.parametrize("finer", [1, 3])
     @pytest.mark.parametrize("seed", range(4))
     def test_is_that_of_the_twin(self, seed, finer):
-        """Grids of more than 320 cells, three times as fine, are looked at every few cells."""
+        """Grids of more than 160 cells, three times as fine, are looked at every few cells."""
         rng = np.random.default_rng(seed)
         sources = random_sources(rng, 12)
         store = MosaicMemoryStore(2)
