@@ -32,6 +32,13 @@ def sideways(x, y=0.0, z=0.0, yaw=0.0, time=0.0):
     return CameraPose.look_at([x, y, z], [x + np.sin(yaw), y, z + np.cos(yaw)], timestamp=time)
 
 
+def tilted(rng, pose):
+    """Turned a little about every axis."""
+    quaternion = np.array([1, *(0.05 * rng.standard_normal(3))])
+    turn = CameraPose.from_quaternion(quaternion / np.linalg.norm(quaternion), [0, 0, 0])
+    return CameraPose(pose.world_from_camera @ turn.world_from_camera, pose.timestamp)
+
+
 def wall_with_post(pose, near=2.0, far=4.0, camera=K):
     """Depth (ROWS, COLUMNS) of a wall at z = far behind a post at z = near, |x| < 0.2, seen by a camera along +z."""
     c, r = np.arange(COLUMNS) + 0.5, np.arange(ROWS) + 0.5
@@ -53,7 +60,7 @@ def random_sources(rng, count):
     """Keyframes around one place: smooth surfaces with steps and holes, one of them with confidence."""
     sources = []
     for i in range(count):
-        pose = sideways(*(0.25 * rng.standard_normal(3)), yaw=0.15 * rng.standard_normal(), time=float(i))
+        pose = tilted(rng, sideways(*(0.25 * rng.standard_normal(3)), yaw=0.15 * rng.standard_normal(), time=float(i)))
         bumps = rng.uniform(0, 0.05, (ROWS, COLUMNS))
         depth = (2 + bumps + (np.arange(COLUMNS) > rng.integers(4, 9)) * 1.5 - pose.position[2]).astype(np.float32)
         depth[rng.random(depth.shape) < 0.1] = [0, np.nan, -1][i % 3]
@@ -70,6 +77,14 @@ def random_sources(rng, count):
             }
         )
     return sources
+
+
+def refine(source, times):
+    """Cells of a times-th of the size, for the same view."""
+    for name in ("latents", "depth", "confidence"):
+        if source[name] is not None:
+            source[name] = source[name].repeat(times, axis=0).repeat(times, axis=1)
+    source["k"] = tuple(times * value for value in K.params)
 
 
 def store_of(sources, **options):
@@ -121,7 +136,7 @@ class TestBlend:
     def test_is_that_of_the_twin(self, rng, composition, count):
         sources = random_sources(rng, count)
         store = store_of(sources)
-        poses = [sideways(0.1, 0.05, 0.1, 0.05, time=2.0), sideways(-0.3, 0, 0.8, -0.1, time=7.0)]
+        poses = [sideways(0.1, 0.05, 0.1, 0.05, time=2.0), tilted(rng, sideways(-0.3, 0, 0.8, -0.1, time=7.0))]
         retrieval = KeyframeRetrieval(composition=composition, depth_tolerance=TOLERANCE, **SCALES)
         mosaic = retrieval.compose(store, targets_of(*poses), STRIDE, everything_in(store, 2))
         assert mosaic.coverage.any()
@@ -289,29 +304,33 @@ class TestBlend:
 
 class TestChoice:
     @pytest.mark.parametrize("finer", [1, 3])
-    @pytest.mark.parametrize("seed", range(4))
-    def test_is_that_of_the_twin(self, seed, finer):
+    def test_is_that_of_the_twin(self, finer):
         """Grids of more than 160 cells, three times as fine, are looked at every few cells."""
-        rng = np.random.default_rng(seed)
-        sources = random_sources(rng, 12)
-        store = MosaicMemoryStore(2)
-        for source in sources:
-            for name in ("latents", "depth", "confidence"):
-                if source[name] is not None:
-                    source[name] = source[name].repeat(finer, axis=0).repeat(finer, axis=1)
-            source["k"] = tuple(finer * value for value in K.params)
-            camera = CameraIntrinsics(*source["k"], finer * K.width, finer * K.height)
-            store.insert_keyframe(
-                source["latents"], source["depth"], camera, source["pose"], confidence=source["confidence"]
-            )
         targets = targets_of(sideways(0.1, 0.05, 0.1, time=4.0), sideways(-0.2, 0, 0.3, -0.1, time=4.0))
         options = {"max_keyframes": 3, "max_window_keyframes": 6, "depth_tolerance": TOLERANCE, **SCALES}
-        chosen = KeyframeRetrieval(**options).select(store, targets, STRIDE)
         scales = (SCALES["viewing_angle"], 2 * SCALES["field_angle"], SCALES["half_life"])
-        expected = reference.choose(sources, [as_reference(pose) for pose in targets], scales, TOLERANCE, 3, 6)
-        first = np.unique(store.describe_patches(store.patch_ids)["observation"])
-        assert [list(np.searchsorted(first, each)) for each in chosen.observations] == expected
-        assert len(chosen.window) <= 6
+        equal = 0
+        for seed in range(8):
+            sources = random_sources(np.random.default_rng(seed), 12)
+            store = MosaicMemoryStore(2)
+            for source in sources:
+                refine(source, finer)
+                camera = CameraIntrinsics(*source["k"], finer * K.width, finer * K.height)
+                store.insert_keyframe(
+                    source["latents"], source["depth"], camera, source["pose"], confidence=source["confidence"]
+                )
+            chosen = KeyframeRetrieval(**options).select(store, targets, STRIDE)
+            assert len(chosen.window) <= 6
+            first = np.unique(store.describe_patches(store.patch_ids)["observation"])
+            picks = [list(np.searchsorted(first, each)) for each in chosen.observations]
+            expected, worth = reference.choose(
+                sources, [as_reference(pose) for pose in targets], scales, TOLERANCE, 3, 6
+            )
+            for target, (own, theirs) in enumerate(zip(picks, expected, strict=True)):
+                value = worth[own, target].max(axis=0).sum()
+                assert value == pytest.approx(worth[theirs, target].max(axis=0).sum(), rel=0.02)
+            equal += picks == expected
+        assert equal >= 6  # the others are as good, but for the rounding of where a cell lands
 
     def test_what_is_hidden_is_not_chosen(self):
         store = MosaicMemoryStore(1)

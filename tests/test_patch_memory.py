@@ -19,6 +19,7 @@ def scene(rng, frames, channels=3, spread=0.3):
     depth = rng.uniform(1, 3, (frames, 2 * ROWS + 5, 3 * COLUMNS)).astype(np.float32)
     depth[:, :4, :7] = 0
     depth[::3, 5:9] = np.nan
+    depth[1::3, 9:12] = np.inf
     poses = np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1))
     for pose in poses:
         pose[:3, :3] = np.linalg.qr(np.eye(3) + 0.15 * rng.standard_normal((3, 3)))[0]
@@ -185,7 +186,7 @@ class TestErrors:
 
     def test_millimetres_are_refused(self, rng, memory):
         parts = list(scene(rng, 4))
-        parts[3] = np.nan_to_num(parts[3] * 1000).astype(np.uint16)
+        parts[3] = np.full(parts[3].shape, 1000, np.uint16)
         with pytest.raises(TypeError, match="depths: expected metres"):
             memory.append(*parts)
 

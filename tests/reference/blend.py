@@ -176,7 +176,10 @@ def lattice_step(rows, columns):
 
 
 def choose(sources, targets, scales, tolerance, per_view, per_window):
-    """Positions of the sources that greedy choice takes for each target, among all of them."""
+    """Positions of the sources that greedy choice takes for each target, among all of them.
+
+    And worth (sources, targets, cells), which is what they are chosen by.
+    """
     step = lattice_step(targets[0]["rows"], targets[0]["columns"])
     targets = [
         {**t, "rows": -(-t["rows"] // step), "columns": -(-t["columns"] // step), "stride": step * t["stride"]}
@@ -198,7 +201,7 @@ def choose(sources, targets, scales, tolerance, per_view, per_window):
     in_front = (worth > 0) & (depth <= depth.min(axis=0) * (1 + tolerance))
     worth = np.where(in_front, worth + 0.05, 0)
     shared = greedy(worth.reshape(len(sources), -1), range(len(sources)), per_window, 1e-5 * cells)
-    return [greedy(worth[:, t], shared, per_view, 1e-5 * cells) for t in range(len(targets))]
+    return [greedy(worth[:, t], shared, per_view, 1e-5 * cells) for t in range(len(targets))], worth
 
 
 def greedy(worth, among, most, least_gain):

@@ -47,7 +47,8 @@ def coverage(memory, memory_k, depth, query, query_k, rows, columns):
     v, u = np.mgrid[:coarse_rows, :coarse_columns].reshape(2, -1) * 4.0 * STRIDE
     rays = np.linalg.inv(memory_k[pool].astype(np.float64)) @ np.stack([u, v, np.ones_like(u)])
     poses = memory[pool].astype(np.float64)
-    world = poses[:, :3, :3].transpose(0, 2, 1) @ (rays * z[:, None] - poses[:, :3, 3:])
+    finite = np.where(np.isfinite(z), z, 0)
+    world = poses[:, :3, :3].transpose(0, 2, 1) @ (rays * finite[:, None] - poses[:, :3, 3:])
     answer = []
     for pose, k in zip(query.astype(np.float64), query_k.astype(np.float64), strict=True):
         seen = k @ (pose[:3, :3] @ world + pose[:3, 3:])
