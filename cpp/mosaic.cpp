@@ -86,8 +86,9 @@ ComposedMosaic StoreState::compose_views(std::span<const TargetGrid> targets,
             }
             const std::size_t first = v * cells;
             blend(grids, targets[v], options, channels_,
-                  {&mosaic.latents[first * channels_], &mosaic.coverage[first],
-                   &mosaic.depth[first], &mosaic.source[first], &mosaic.weight[first]});
+                  {mosaic.latents.data() + first * channels_, mosaic.coverage.data() + first,
+                   mosaic.depth.data() + first, mosaic.source.data() + first,
+                   mosaic.weight.data() + first});
             for (std::size_t cell = first; cell < first + cells; ++cell) {
                 std::int32_t& source = mosaic.source[cell];
                 if (source >= 0) {

@@ -20,7 +20,7 @@ MOSAICMEM_INLINE float exp_negative(float x) {
     const float p =
         1.0f +
         t * (1.0f + t * (0.5f + t * (0.166666667f + t * (0.0416666667f + t * (0.00833333333f)))));
-    const auto n = static_cast<std::int32_t>(std::max(whole, -127.0f));
+    const auto n = static_cast<std::int32_t>(std::max(-127.0f, whole));  // -127 for NaN
     return p * std::bit_cast<float>((n + 127) << 23);
 }
 
@@ -41,12 +41,12 @@ void land_row(const float* __restrict depth, const float* __restrict trust, std:
     constexpr float most = static_cast<float>(kMostSpread);
     for (std::size_t i = 0; i < n; ++i) {
         const float c = static_cast<float>(static_cast<std::int32_t>(i));
-        const float d = depth[i];
+        const bool given = (depth[i] > 0) & (depth[i] < std::numeric_limits<float>::infinity());
+        const float d = given ? depth[i] : 1.0f;
         const float px = d * (row.start[0] + c * row.step[0]) + row.centre[0];
         const float py = d * (row.start[1] + c * row.step[1]) + row.centre[1];
         const float pz = d * (row.start[2] + c * row.step[2]) + row.centre[2];
-        const bool valid = (d > 0) & (d < std::numeric_limits<float>::infinity()) &
-                           (pz > row.near) & (pz <= row.far);
+        const bool valid = given & (pz > row.near) & (pz <= row.far);
         const float inverse = 1.0f / (valid ? pz : 1.0f);
         const float u = px * inverse, v = py * inverse;
         const float du = row.source_x + c * row.source_x_step - u, dv = row.source_y - v;
@@ -55,7 +55,7 @@ void land_row(const float* __restrict depth, const float* __restrict trust, std:
         const float lengths = (px * px + py * py + pz * pz) * (qx * qx + qy * qy + qz * qz);
         const float cosine = (px * qx + py * qy + pz * qz) / std::sqrt(std::max(lengths, 1e-30f));
         const float viewing = std::sqrt(std::max(2.0f - 2.0f * cosine, 0.0f));
-        const float size = row.cell_ratio * (valid ? d : 1.0f) * inverse;
+        const float size = row.cell_ratio * d * inverse;
         const float value = trust[i] * row.recency *
                             exp_negative(viewing * row.per_viewing + field * row.per_field) *
                             std::min(size, 1.0f / size);
