@@ -7,14 +7,16 @@
 // from those, the same way, for itself.
 //
 // The cost does not grow with the store. The index gives a bounded sample of the patches in each
-// frustum; in each part of the image, the keyframes of which the sample is worth most are
-// candidates, and only those are looked at cell by cell.
+// frustum; in each part of the image, the keyframes whose patches are nearest, since they may hide
+// what is behind, and those whose patches are worth most are candidates, and only those are looked
+// at cell by cell. A store of few keyframes is looked at whole.
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <unordered_set>
 
 #include "frustum.hpp"
@@ -28,7 +30,9 @@ namespace {
 constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
 constexpr std::size_t kBinRows = 4, kBinColumns = 5;
 constexpr std::size_t kBestOfBin = 6;       // candidates from each part of each image
-constexpr std::size_t kCandidates = 64;     // for a window
+constexpr std::size_t kNearestOfBin = 2;    // and as many that may be in front
+constexpr std::size_t kCandidates = 96;     // for a window
+constexpr double kPatchesAround = 1.5;      // beside the image, that may reach into it
 constexpr std::size_t kLatticeCells = 160;  // at most, of a source or a target
 constexpr float kAnySight = 0.05f;   // worth of any sight at all, beside which quality counts
 constexpr double kLeastGain = 1e-5;  // of the cells of one target
@@ -159,85 +163,115 @@ class KeyframeSelection {
 
   private:
     struct Seen {
-        double worth;
+        double key;      // the lower, the better
         std::size_t at;  // of the observation
+        bool operator<(const Seen& other) const {
+            return key != other.key ? key < other.key : at < other.at;
+        }
     };
-    using Bins = std::array<std::vector<Seen>, kBinRows * kBinColumns>;  // best first
+    struct Bin {
+        std::vector<Seen> nearest, best;  // by depth, and by worth (negated); one entry a keyframe
+    };
+    using Bins = std::array<Bin, kBinRows * kBinColumns>;
 
     void find_candidates() {
+        if (store_.observations_.size() <= kCandidates) {
+            candidates_.resize(store_.observations_.size());
+            std::iota(candidates_.begin(), candidates_.end(), 0);
+            return;
+        }
         std::vector<Bins> bins(targets_.size());
         parallel_for(targets_.size(), 1, num_threads_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t v = begin; v < end; ++v) sample(v, bins[v]);
         });
-        // The best of all parts, then the second best, as long as there is room; of a rank, those
-        // that are best in most.
-        std::unordered_set<std::size_t> known;
+        // The first of all parts, then the second, as long as there is room.
         for (std::size_t rank = 0; rank < kBestOfBin; ++rank) {
-            std::map<std::size_t, double> votes;
-            for (const Bins& view : bins) {
-                for (const std::vector<Seen>& bin : view) {
-                    if (rank < bin.size() && !known.contains(bin[rank].at))
-                        votes[bin[rank].at] += bin[rank].worth;
-                }
-            }
-            std::vector<Seen> order;
-            for (const auto& [at, worth] : votes) order.push_back({worth, at});
-            std::stable_sort(order.begin(), order.end(),
-                             [](const Seen& a, const Seen& b) { return a.worth > b.worth; });
-            for (const Seen& seen : order) {
-                if (candidates_.size() == kCandidates) break;
-                known.insert(seen.at);
-                candidates_.push_back(seen.at);
-            }
+            take_rank(bins, rank, &Bin::nearest);
+            take_rank(bins, rank, &Bin::best);
         }
         std::sort(candidates_.begin(), candidates_.end());
     }
 
-    // Samples the patches in the frustum of a target.
-    void sample(std::size_t v, Bins& bins) const {
-        const Affine camera_from_index =
-            targets_[v].view.camera_from_world * store_.world_from_index();
-        for (const PatchIndex::Node& root : store_.index_.roots())
-            descend(root, kSamples, v, camera_from_index, bins);
+    // Of the keyframes at one rank, those come first that are there in most parts.
+    void take_rank(const std::vector<Bins>& bins, std::size_t rank, std::vector<Seen> Bin::* list) {
+        std::map<std::size_t, std::size_t> votes;
+        for (const Bins& view : bins) {
+            for (const Bin& bin : view) {
+                if (rank < (bin.*list).size()) ++votes[(bin.*list)[rank].at];
+            }
+        }
+        std::vector<std::pair<std::size_t, std::size_t>> order(votes.begin(), votes.end());
+        std::stable_sort(order.begin(), order.end(),
+                         [](const auto& a, const auto& b) { return a.second > b.second; });
+        for (const auto& [at, count] : order) {
+            if (candidates_.size() == kCandidates) return;
+            if (known_.insert(at).second) candidates_.push_back(at);
+        }
     }
 
-    // Half of the budget goes to each child that the view sees, all of it to the only one.
-    void descend(const PatchIndex::Node& node, std::size_t budget, std::size_t v,
-                 const Affine& camera_from_index, Bins& bins) const {
-        BoxInView seen;
-        if (!see_box(node.box, camera_from_index, targets_[v].view, seen)) return;
+    // Samples the patches in the frustum of a target, and around it.
+    void sample(std::size_t v, Bins& bins) const {
+        View view = targets_[v].view;
+        const double margin = kPatchesAround * static_cast<double>(store_.patch_size()) * stride_;
+        view.k.cx += margin;
+        view.k.cy += margin;
+        view.width += 2 * margin;
+        view.height += 2 * margin;
+        const Affine camera_from_index = view.camera_from_world * store_.world_from_index();
+        for (const PatchIndex::Node& root : store_.index_.roots())
+            descend(root, kSamples, 0, {v, view, camera_from_index}, bins);
+    }
+
+    struct Look {
+        std::size_t v;  // target
+        View view;      // with a margin
+        Affine camera_from_index;
+    };
+
+    // The budget goes to the children that the view sees, by how much of the image they take: near
+    // ones take much of it, and may hide the others.
+    void descend(const PatchIndex::Node& node, std::size_t budget, unsigned depth, const Look& look,
+                 Bins& bins) const {
         if (store_.index_.is_leaf(node)) {
             const PatchIndex::Leaf leaf = store_.index_.leaf(node);
             const std::size_t count = std::min(budget, leaf.count);
             for (std::size_t i = 0; i < count; ++i) {
                 // Targets of one window look alike; each begins with another patch.
-                const std::size_t at = (i * leaf.count / count + v) % leaf.count;
-                judge(leaf.slots[at], leaf.centres + 3 * at, v, camera_from_index, bins);
+                const std::size_t at = (i * leaf.count / count + look.v) % leaf.count;
+                judge(leaf.slots[at], leaf.centres + 3 * at, look, bins);
             }
             return;
         }
         PatchIndex::Node children[2];
         store_.index_.children(node, children[0], children[1]);
-        const bool sees_left = see_box(children[0].box, camera_from_index, targets_[v].view, seen);
-        const bool sees_right = see_box(children[1].box, camera_from_index, targets_[v].view, seen);
-        const std::size_t share = sees_left && sees_right ? (budget + 1) / 2 : budget;
-        // A budget of one goes to either side, by turns.
-        const bool only_one = sees_left && sees_right && budget == 1;
-        if (sees_left && !(only_one && v % 2 == 1))
-            descend(children[0], share, v, camera_from_index, bins);
-        if (sees_right && !(only_one && v % 2 == 0))
-            descend(children[1], share, v, camera_from_index, bins);
+        double area[2];
+        for (int i = 0; i < 2; ++i) {
+            BoxInView seen;
+            const bool sees = see_box(children[i].box, look.camera_from_index, look.view, seen);
+            const PixelRect& rect = seen.rect;
+            area[i] = sees ? 1e-6 + (rect.u_last - rect.u_first) * (rect.v_last - rect.v_first) : 0;
+        }
+        if (area[0] + area[1] == 0) return;
+        const double part = area[0] / (area[0] + area[1]);
+        std::size_t left;
+        if (budget == 1) {
+            // To either side, as if by chance, but the same way every time.
+            const std::uint32_t mixed =
+                (static_cast<std::uint32_t>(look.v) + 1) * 0x9E3779B1u + depth * 0x85EBCA6Bu;
+            left = static_cast<double>(mixed >> 8) * 0x1p-24 < part;
+        } else {
+            left = static_cast<std::size_t>(std::lround(part * static_cast<double>(budget)));
+            if (area[0] > 0 && area[1] > 0) left = std::clamp<std::size_t>(left, 1, budget - 1);
+        }
+        if (left > 0) descend(children[0], left, depth + 1, look, bins);
+        if (left < budget) descend(children[1], budget - left, depth + 1, look, bins);
     }
 
-    // Enters a patch's keyframe in the part of the image where it lies.
-    void judge(Slot slot, const float* centre, std::size_t v, const Affine& camera_from_index,
-               Bins& bins) const {
-        const View& view = targets_[v].view;
-        const Vec3 p = camera_from_index({centre[0], centre[1], centre[2]});
+    // Enters a patch's keyframe in the part of the image where it lies, or reaches into.
+    void judge(Slot slot, const float* centre, const Look& look, Bins& bins) const {
+        const View& view = targets_[look.v].view;
+        const Vec3 p = look.camera_from_index({centre[0], centre[1], centre[2]});
         if (!(p.z >= view.near && p.z <= view.far)) return;
-        const double column = (view.k.fx * p.x / p.z + view.k.cx) / view.width;
-        const double row = (view.k.fy * p.y / p.z + view.k.cy) / view.height;
-        if (!(column >= 0 && column < 1 && row >= 0 && row < 1)) return;
         const std::size_t at = store_.at_slot(slot);
         if (at == StoreState::kNowhere) return;
         const Observation& observation = *store_.observations_[at];
@@ -256,27 +290,38 @@ class KeyframeSelection {
             std::sqrt((away.x * away.x + away.y * away.y + away.z * away.z) / (1 + x * x + y * y));
         const double size =
             keyframe.stride / keyframe.k.fx * view.k.fx / stride_ * source_depth / p.z;
+        const double reach = 0.5 * static_cast<double>(store_.patch_size()) * size * stride_;
+        const double column = view.k.fx * p.x / p.z + view.k.cx;
+        const double row = view.k.fy * p.y / p.z + view.k.cy;
+        if (!(column > -reach && column < view.width + reach && row > -reach &&
+              row < view.height + reach)) {
+            return;
+        }
         const double recency =
-            recency_of(keyframe.timestamp, targets_[v].time, params_.scales.half_life);
+            recency_of(keyframe.timestamp, targets_[look.v].time, params_.scales.half_life);
         const double worth = worth_of(p, camera, {x, y, size, recency}, params_.scales);
-        const auto bin = static_cast<std::size_t>(row * kBinRows) * kBinColumns +
-                         static_cast<std::size_t>(column * kBinColumns);
-        enter({worth, at}, bins[bin]);
+        const auto part = [](double position, double extent, std::size_t parts) {
+            const double most = static_cast<double>(parts) - 1;
+            return static_cast<std::size_t>(
+                std::clamp(position / extent * static_cast<double>(parts), 0.0, most));
+        };
+        Bin& bin = bins[part(row, view.height, kBinRows) * kBinColumns +
+                        part(column, view.width, kBinColumns)];
+        enter({p.z, at}, kNearestOfBin, bin.nearest);
+        enter({-worth, at}, kBestOfBin, bin.best);
     }
 
-    // Keeps the best of a part of the image, one entry a keyframe.
-    static void enter(const Seen& seen, std::vector<Seen>& bin) {
-        const auto better = [](const Seen& a, const Seen& b) {
-            return a.worth != b.worth ? a.worth > b.worth : a.at < b.at;
-        };
-        const auto same = std::find_if(bin.begin(), bin.end(),
+    // Keeps the first of a part of the image, one entry a keyframe.
+    static void enter(const Seen& seen, std::size_t most, std::vector<Seen>& list) {
+        if (list.size() == most && !(seen < list.back())) return;
+        const auto same = std::find_if(list.begin(), list.end(),
                                        [&](const Seen& other) { return other.at == seen.at; });
-        if (same != bin.end()) {
-            if (!better(seen, *same)) return;
-            bin.erase(same);
+        if (same != list.end()) {
+            if (!(seen < *same)) return;
+            list.erase(same);
         }
-        bin.insert(std::upper_bound(bin.begin(), bin.end(), seen, better), seen);
-        if (bin.size() > kBestOfBin) bin.pop_back();
+        list.insert(std::upper_bound(list.begin(), list.end(), seen), seen);
+        if (list.size() > most) list.pop_back();
     }
 
     // What each candidate is worth in each cell of each target, where it is in front.
@@ -323,9 +368,10 @@ class KeyframeSelection {
     const StoreState& store_;
     KeyframeParams params_;
     int num_threads_;
-    std::vector<TargetGrid> targets_;      // on the lattice
-    double stride_ = 1;                    // of the targets themselves
-    std::vector<std::size_t> candidates_;  // of the observations, ascending
+    std::vector<TargetGrid> targets_;        // on the lattice
+    double stride_ = 1;                      // of the targets themselves
+    std::vector<std::size_t> candidates_;    // of the observations, ascending
+    std::unordered_set<std::size_t> known_;  // the candidates so far
     std::vector<std::vector<float>> worth_;
 };
 

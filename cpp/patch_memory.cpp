@@ -292,7 +292,7 @@ PatchMemory::Picks PatchMemory::pick_coverage(const double* camera_from_world,
         std::size_t best = 0, most = 0;
         for (std::size_t i = 0; i < pool; ++i) {
             if (std::find(picked.begin(), picked.end(), i) != picked.end()) continue;
-            const std::size_t gain = count_new(&masks[i * words], taken);
+            const std::size_t gain = count_new(masks.data() + i * words, taken);
             if (gain > most) best = i, most = gain;
         }
         if (most > 0) picked.push_back(best);

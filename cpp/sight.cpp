@@ -11,16 +11,16 @@
 namespace mosaicmem {
 namespace {
 
-// exp(-x) for x >= 0, within 3e-7 relative; 0 below 2^-126. Plain arithmetic, so that loops over it
-// vectorise.
+// exp(-x) for x >= 0, within 3e-7 relative; 0 from 88 on, and for NaN. Plain arithmetic, so that
+// loops over it vectorise.
 MOSAICMEM_INLINE float exp_negative(float x) {
-    const float exponent = x * -1.44269504f;
+    const float exponent = std::min(88.5f, x) * -1.44269504f;
     const float whole = (exponent + 12582912.0f) - 12582912.0f;  // the nearest integer
     const float t = (exponent - whole) * 0.693147181f;
     const float p =
         1.0f +
         t * (1.0f + t * (0.5f + t * (0.166666667f + t * (0.0416666667f + t * (0.00833333333f)))));
-    const auto n = static_cast<std::int32_t>(std::max(-127.0f, whole));  // -127 for NaN
+    const auto n = static_cast<std::int32_t>(std::max(-127.0f, whole));
     return p * std::bit_cast<float>((n + 127) << 23);
 }
 
@@ -52,8 +52,9 @@ void land_row(const float* __restrict depth, const float* __restrict trust, std:
         const float du = row.source_x + c * row.source_x_step - u, dv = row.source_y - v;
         const float field = std::sqrt(du * du + dv * dv);
         const float qx = px - row.centre[0], qy = py - row.centre[1], qz = pz - row.centre[2];
-        const float lengths = (px * px + py * py + pz * pz) * (qx * qx + qy * qy + qz * qz);
-        const float cosine = (px * qx + py * qy + pz * qz) / std::sqrt(std::max(lengths, 1e-30f));
+        const float lengths =
+            std::sqrt(px * px + py * py + pz * pz) * std::sqrt(qx * qx + qy * qy + qz * qz);
+        const float cosine = (px * qx + py * qy + pz * qz) / std::max(lengths, 1e-30f);
         const float viewing = std::sqrt(std::max(2.0f - 2.0f * cosine, 0.0f));
         const float size = row.cell_ratio * d * inverse;
         const float value = trust[i] * row.recency *
