@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mosaicmem.evaluation import (
     evaluate_composition,
     forgetting_curve,
     grid_frames,
+    image_metrics,
     seconds_since_seen,
 )
 from mosaicmem.evaluation.frames import cropped
@@ -77,7 +79,7 @@ class TestFrames:
         np.testing.assert_array_equal(grid_frames(source, [1], STRIDE, Noise())[0].depth, exact.depth)
 
     def test_a_stride_beyond_the_image_is_refused(self):
-        with pytest.raises(ValueError, match="stride: expected at most the image's 163x130, got 200"):
+        with pytest.raises(ValueError, match="stride: expected at most 130, the shorter side of the image, got 200"):
             grid_frames(Wall([0.0]), [0], 200)
 
 
@@ -101,10 +103,26 @@ class TestMetrics:
         assert 0.3 < ssim_where(image, truth, counts) < 0.99
         assert math.isnan(ssim_where(image[:5], truth[:5], counts[:5]))
 
-    def test_lpips_is_left_out_where_it_is_not_installed(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "lpips", None)
+    @pytest.fixture
+    def fresh_lpips(self):
+        image_metrics._lpips_network.cache_clear()
+        yield
+        image_metrics._lpips_network.cache_clear()
+
+    def test_lpips_is_left_out_where_it_is_not_installed(self, monkeypatch, fresh_lpips):
+        monkeypatch.setattr(image_metrics.importlib.util, "find_spec", lambda name: None)
         truth = np.zeros((8, 8, 3), np.float32)
         assert math.isnan(lpips_where(truth, truth, np.ones((8, 8), bool)))
+
+    def test_lpips_is_left_out_where_its_weights_are_not_to_be_had(self, monkeypatch, fresh_lpips):
+        def refuse(**options):
+            raise OSError("no network")
+
+        monkeypatch.setattr(image_metrics.importlib.util, "find_spec", lambda name: True)
+        monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=refuse))
+        truth = np.zeros((8, 8, 3), np.float32)
+        with pytest.warns(UserWarning, match="its weights are not to be had .no network."):
+            assert math.isnan(lpips_where(truth, truth, np.ones((8, 8), bool)))
 
 
 class TestComposition:
@@ -147,7 +165,9 @@ class TestComposition:
         memory, _, camera = walk
         with pytest.raises(ValueError, match="stride: expected 16, which near is made for, got 8"):
             composer(memory, camera, 8, composition="near")
-        with pytest.raises(ValueError, match="max_bytes: expected None, since coverage never forgets, got 1000"):
+        with pytest.raises(
+            ValueError, match="max_bytes: expected no limit for coverage, which never forgets, got 1000"
+        ):
             composer(memory, camera, STRIDE, "coverage", max_bytes=1000)
 
     @pytest.mark.parametrize("composition", ["blend", "backward"])
@@ -183,6 +203,8 @@ class TestForgetting:
         assert ages.shape == (1, 8, 10)
         assert (ages[0, :, 0] == 2).all()  # last seen by frame 1
         assert (ages[0, :, -1] == 1).all()  # frame 2 stands to the right
+        later = grid_frames(source, [0], STRIDE)  # what comes after the target has not been seen by then
+        assert np.isinf(seconds_since_seen(memory[1:], later, camera, STRIDE)).all()
         elsewhere = grid_frames(Wall([0.0, 50.0]), [1], STRIDE)
         assert np.isinf(seconds_since_seen(elsewhere, target, camera, STRIDE)).all()
 
@@ -240,12 +262,17 @@ class TestCommand:
         [
             (["--scene", "nowhere"], "nowhere: no such folder"),
             (["--scene", "synthetic", "--plot"], "--plot: expected --output too"),
-            (["--scene", "synthetic", "--budgets", "1,x"], "--budgets: expected numbers above 0"),
-            (["--scene", "synthetic", "--frames", "9:5"], "--frames: expected 0 <= A < B <= 120"),
+            (["--scene", "synthetic", "--budgets", "1,x"], "--budgets: expected megabytes with commas between"),
             (
-                ["--scene", "synthetic", "--frames", "1:2", "--memory-frames", "0:1", "--strategy", "best"],
-                "strategy: expected one of",
+                ["--scene", "synthetic", "--budgets", "1", "--strategy", "coverage"],
+                "--budgets: expected none with coverage",
             ),
+            (["--scene", "nowhere", "--strategy", "best"], "strategy: expected one of"),
+            (["--scene", "nowhere", "--strategy", "top_k", "--composition", "near"], "composition: expected blend or"),
+            (["--scene", "nowhere", "--output", "."], "--output: expected a new place"),
+            (["--scene", "nowhere", "--pose-noise", "inf"], "--pose-noise: expected a finite number"),
+            (["--scene", "synthetic", "--frames", ""], "--frames: expected A:B or A:B:STEP"),
+            (["--scene", "synthetic", "--frames", "9:5"], "--frames: expected 0 <= A < B <= 120"),
             (
                 ["--scene", "synthetic", "--frames", "1:2", "--memory-frames", "0:1", "--stride", "900"],
                 "stride: expected at most",

@@ -332,6 +332,43 @@ class TestChoice:
             equal += picks == expected
         assert equal >= 6  # the others are as good, but for the rounding of where a cell lands
 
+    @pytest.mark.parametrize("hidden", [6, 150])
+    def test_what_is_in_front_is_chosen_however_well_others_see_what_is_behind(self, hidden):
+        """One frame from aside of a wall; frames of the room behind it, from where the target looks."""
+        store = MosaicMemoryStore(2)
+        insert(store, sideways(0.3), np.full((ROWS, COLUMNS), 3.0, np.float32), np.float32([0.0]))
+        for i in range(hidden):
+            insert(store, sideways(0.001 * i, z=3.5), np.full((ROWS, COLUMNS), 30, np.float32), np.float32([1.0]))
+        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0)], K), STRIDE)
+        wall = KeyframeRetrieval().compose(store, CameraTrajectory([sideways(0)], K), STRIDE, KeyframeSelection([[0]]))
+        assert wall.coverage.mean() > 0.8
+        assert (mosaic.latents[wall.coverage] == 0).all()
+
+    @pytest.mark.parametrize("others", [0, 150])
+    def test_a_view_within_a_patch_sees_it(self, others):
+        """No centre of a patch of 4x4 cells is in view, and yet they fill it."""
+        store = MosaicMemoryStore(4)
+        depth = np.full((ROWS, COLUMNS), 3.0, np.float32)
+        for i in range(others):
+            insert(store, sideways(100.0 + i), depth, np.float32([0.0]))
+        insert(store, sideways(0), depth, np.float32([1.0]))
+        mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(0.1, 0.1, 2.3)], K), STRIDE)
+        assert mosaic.coverage.all()
+        np.testing.assert_allclose(mosaic.latents, 1)
+
+    def test_a_few_frames_in_front_of_thousands(self):
+        """A sample of the patches in view finds the wall before a long corridor."""
+        rng = np.random.default_rng(0)
+        store, wall = MosaicMemoryStore(2), 1000
+        for i in range(2000):
+            if i == wall:
+                insert(store, sideways(0.3), np.full((ROWS, COLUMNS), 3.0, np.float32), np.float32([0.0]), frame_id=-1)
+            eye = rng.uniform([-1, -0.5, 4], [1, 0.5, 100])
+            insert(store, sideways(*eye), rng.uniform(3, 30, (ROWS, COLUMNS)).astype(np.float32), np.float32([1.0]))
+        for shift in (0.0, 0.02, 0.04):
+            mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([sideways(shift)], K), STRIDE)
+            assert -1 in mosaic.frame_ids
+
     def test_what_is_hidden_is_not_chosen(self):
         store = MosaicMemoryStore(1)
         insert(store, sideways(0), np.full((ROWS, COLUMNS), 2.0, np.float32), np.float32([1.0]))
@@ -409,7 +446,7 @@ class TestErrors:
                 "max_window_keyframes: expected at least max_keyframes = 16, got 8",
             ),
             ({"composition": "near"}, ValueError, "composition: expected one of blend, backward, got 'near'"),
-            ({"field_angle": 0.0}, ValueError, "field_angle: expected more than 0.0, got 0.0"),
+            ({"field_angle": 0.0}, ValueError, "field_angle: expected at least 1e-06, got 0.0"),
             ({"depth_tolerance": "thin"}, TypeError, "depth_tolerance: expected a number, got str"),
             ({"far": 0.01}, ValueError, "far: expected more than near = 0.05, got 0.01"),
         ],
@@ -426,6 +463,31 @@ class TestErrors:
             retrieval.compose(store, targets_of(sideways(0), sideways(0.1)), STRIDE, chosen)
         with pytest.raises(TypeError, match="sources: expected KeyframeSelection, got list"):
             retrieval.compose(store, targets_of(sideways(0)), STRIDE, [0])
+
+    @pytest.mark.parametrize(
+        ("observations", "message"),
+        [
+            (None, "observations: expected a list of arrays, got NoneType"),
+            ([[-1]], r"observations\[0\]: expected ids >= 0, got -1"),
+            ([[0], [0.5]], r"observations\[1\]: expected integer ids, got dtype float64"),
+            ([[[0]]], r"observations\[0\]: expected shape \(N,\), got \(1, 1\)"),
+        ],
+    )
+    def test_selections_are_of_ids(self, observations, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            KeyframeSelection(observations)
+
+    def test_a_keyframe_given_twice_counts_once(self, rng):
+        store, targets = store_of(random_sources(rng, 1)), targets_of(sideways(0))
+        once, twice = (
+            KeyframeRetrieval().compose(store, targets, STRIDE, KeyframeSelection([ids])) for ids in ([0], [0, 0])
+        )
+        np.testing.assert_array_equal(once.weight, twice.weight)
+
+    def test_a_grid_without_bounds_is_refused(self):
+        huge = CameraTrajectory([sideways(0)], CameraIntrinsics(8.0, 8.0, 4.0, 4.0, 2**32, 2**32))
+        with pytest.raises(ValueError, match="targets: expected at most 67108864 cells of 1 pixels"):
+            KeyframeRetrieval().retrieve(MosaicMemoryStore(), huge, 1)
 
     def test_an_empty_store_covers_nothing(self):
         mosaic = KeyframeRetrieval().retrieve(MosaicMemoryStore(), targets_of(sideways(0)), STRIDE)

@@ -1,5 +1,7 @@
 """The published patch memory: equal to its twin on made-up scenes, and to the published code's answers on real ones."""
 
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -161,6 +163,29 @@ def test_answers_are_those_of_the_published_code(golden, policy, ids, mosaic):
     np.testing.assert_array_equal(valid, (answers[mosaic] != 0).any(axis=0))
 
 
+def test_threads_may_append_and_query(rng):
+    parts, (poses, k) = scene(rng, 4), queries(rng, 2)
+    memory, stop, errors = filled("distilled", parts), threading.Event(), []
+
+    def ask():
+        try:
+            while not stop.is_set():
+                memory.query(poses[0], poses, k)
+        except Exception as error:
+            errors.append(error)
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    for _ in range(40):
+        memory.append(*parts)
+    stop.set()
+    for asker in askers:
+        asker.join()
+    assert not errors
+    assert memory.num_frames == 164
+
+
 class TestErrors:
     @pytest.fixture
     def memory(self, rng):
@@ -196,10 +221,26 @@ class TestErrors:
 
     def test_candidates_fit(self, rng, memory):
         poses, _ = queries(rng, 2)
-        with pytest.raises(ValueError, match="candidate_frame_ids: expected one list a group, 2, got 1"):
+        with pytest.raises(ValueError, match="candidate_frame_ids: expected one sequence a group, 2, got 1"):
             memory.fuse_candidates(poses, [[0]])
         with pytest.raises(ValueError, match="candidate_frame_ids: expected ids below 4, the frames appended, got 4"):
             memory.fuse_candidates(poses, [[0], [1, 4]])
+
+    @pytest.mark.parametrize(
+        ("candidates", "message"),
+        [
+            (0, "candidate_frame_ids: expected a sequence of ids for each group, got int"),
+            ([0, 1], r"candidate_frame_ids\[0\]: expected shape \(N,\), got \(\)"),
+            ([[0.5], [1]], r"candidate_frame_ids\[0\]: expected dtype int64, got float64"),
+        ],
+    )
+    def test_candidates_of_another_kind(self, rng, memory, candidates, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            memory.fuse_candidates(queries(rng, 2)[0], candidates)
+
+    def test_a_singular_anchor_is_named(self, rng, memory):
+        with pytest.raises(ValueError, match="anchor_w2c: expected invertible matrices"):
+            memory.align_query_trajectory(1e-40 * np.eye(4), queries(rng, 1)[0])
 
     def test_an_empty_memory_says_so(self, rng):
         with pytest.raises(ValueError, match="append some first"):

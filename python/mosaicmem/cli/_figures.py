@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 _ROWS = 6  # targets in a picture
 _LEAST_WIDTH = 320  # pixels of one panel
 _UNCOVERED = np.array([0.9, 0.0, 0.9], np.float32)
+
+
+def require_matplotlib() -> None:
+    """Say what to install where matplotlib is not."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("--plot needs matplotlib: pip install 'mosaicmem[evaluate]'")
 
 
 def side_by_side(evaluation: Evaluation, targets: Sequence[GridFrame]) -> F32:
@@ -73,10 +80,8 @@ def plot_forgetting(path: Path, labels: Sequence[str], curves: Sequence[Sequence
 
 
 def _axes(rows: int, columns: int) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ModuleNotFoundError("--plot needs matplotlib: pip install 'mosaicmem[evaluate]'") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.5 * columns + 2, 3.2 * rows + 1), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=rows > 1)
     for each in axes:

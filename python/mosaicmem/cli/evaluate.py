@@ -14,6 +14,7 @@ from mosaicmem.cli._common import (
     Force,
     Seed,
     Threads,
+    check_output,
     console,
     output_folder,
     parse_range,
@@ -80,35 +81,57 @@ def evaluate(
     from dataclasses import replace
 
     from mosaicmem import __version__
+    from mosaicmem._arrays import check_number
     from mosaicmem._files import write_json
     from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
+    from mosaicmem.cli._figures import require_matplotlib
     from mosaicmem.evaluation import Noise, forgetting_curve, grid_frames, seconds_since_seen
     from mosaicmem.evaluation.frames import cropped
     from mosaicmem.evaluation.image_metrics import require_metrics
+    from mosaicmem.evaluation.strategies import PUBLISHED, check_rules
 
     require_metrics()
     if plot and output is None:
         raise ValueError("--plot: expected --output too, the folder to write into")
+    if plot:
+        require_matplotlib()
+    if output is not None:
+        check_output(output, force, folder=True)
     limits: list[int | None] = [None] if budgets is None else _megabytes(budgets)
-    source = _open(scene, seed)
-    count = len(source)
-    remembered = parse_range("--memory-frames", memory_frames or f"0:{max(count // 2, 1)}", count)
-    targets = parse_range("--frames", frames or f"{2 * count // 3}:{count}", count)
-    warn_of_overlap(list(targets), list(remembered))
-    noise = Noise(depth_noise, pose_noise, math.radians(rotation_noise), seed)
-    camera = cropped(source.intrinsics, stride)
-    with progress_bar() as progress:
-        memory = grid_frames(source, progress.track(remembered, description="Reading memory"), stride, noise)
-        truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
-
-    runs = [
-        _run(memory, truth, camera, stride, chosen, composed, limit, repeats, threads)
+    rules = [
+        (chosen, composed, limit)
         for chosen in strategy or ["visible_coverage"]
         for composed in composition or ["blend"]
         for limit in limits
     ]
+    for chosen, composed, limit in rules:
+        if limit is not None and chosen in PUBLISHED:
+            raise ValueError(f"--budgets: expected none with {chosen}, which never forgets")
+        check_rules(chosen, composed, stride)
+    for name, value in (("--depth-noise", depth_noise), ("--pose-noise", pose_noise)):
+        check_number(name, value, minimum=0.0, maximum=1e3)
+    check_number("--rotation-noise", rotation_noise, minimum=0.0, maximum=180.0)
+    source = _open(scene, seed)
+    count = len(source)
+    camera = cropped(source.intrinsics, stride)
+    remembered = parse_range(
+        "--memory-frames", f"0:{max(count // 2, 1)}" if memory_frames is None else memory_frames, count
+    )
+    targets = parse_range("--frames", f"{2 * count // 3}:{count}" if frames is None else frames, count)
+    warn_of_overlap(list(targets), list(remembered))
+    noise = Noise(depth_noise, pose_noise, math.radians(rotation_noise), seed)
+    with progress_bar() as progress:
+        exact = grid_frames(source, progress.track(remembered, description="Reading memory"), stride)
+        memory = (
+            grid_frames(source, progress.track(remembered, description="Adding noise"), stride, noise)
+            if noise
+            else exact
+        )
+        truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
+
+    runs = [_run(memory, truth, camera, stride, *each, repeats, threads) for each in rules]
     if budgets is not None:
-        ages = seconds_since_seen(memory, truth, camera, stride)
+        ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
     print_runs(runs)
     if output is None:
@@ -138,10 +161,12 @@ def _open(scene: str, seed: int) -> RgbdSource:
 def _megabytes(text: str) -> list[int | None]:
     try:
         limits = [float(part) for part in text.split(",")]
-        if not all(math.isfinite(limit) and limit > 0 for limit in limits):
+        if not all(1e-6 <= limit <= 1e12 for limit in limits):
             raise ValueError
     except ValueError:
-        raise ValueError(f"--budgets: expected numbers above 0 with commas between, got {text!r}") from None
+        raise ValueError(
+            f"--budgets: expected megabytes with commas between, each at least 1e-6, got {text!r}"
+        ) from None
     return [round(limit * 1e6) for limit in limits]
 
 

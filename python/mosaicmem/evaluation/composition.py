@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F32, Bool
+from mosaicmem._arrays import F32, Bool, check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.evaluation.frames import GridFrame
 from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, require_metrics, ssim_where
@@ -60,7 +60,7 @@ class Evaluation:
     keyframes : float
         Mean number in use for a target.
     choose_milliseconds, compose_milliseconds : float
-        Of a window of at most 21 targets, median.
+        Of a window of 21 targets, or of all where they are fewer; median.
     """
 
     scores: list[TargetScore]
@@ -96,6 +96,7 @@ def evaluate_composition(
     require_metrics()
     if not targets:
         raise ValueError("targets: expected at least one, got none")
+    check_integer("repeats", repeats, minimum=1)
     windows = []
     choose, composing = [], []
     for first in range(0, len(targets), WINDOW):
@@ -104,6 +105,8 @@ def evaluate_composition(
         choose.append(float(np.median([run.choose_seconds for run in runs])))
         composing.append(float(np.median([run.compose_seconds for run in runs])))
         windows.append(runs[0])
+    sizes = [len(window.colors) for window in windows]
+    whole = max(sizes.count(WINDOW), 1)  # the last window may be shorter: its times do not count
     colors = np.concatenate([window.colors for window in windows])
     coverage = np.concatenate([window.coverage for window in windows])
     depths = [
@@ -121,9 +124,9 @@ def evaluate_composition(
         colors,
         coverage,
         psnr_where(colors, truth, coverage),
-        float(np.mean([window.keyframes for window in windows])),
-        1e3 * float(np.median(choose)),
-        1e3 * float(np.median(composing)),
+        float(np.average([window.keyframes for window in windows], weights=sizes)),
+        1e3 * float(np.median(choose[:whole])),
+        1e3 * float(np.median(composing[:whole])),
     )
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mosaicmem._arrays import F32
+from mosaicmem._arrays import F32, as_array
 from mosaicmem.attention import reproject_depth_grid
 from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.evaluation.composition import Evaluation
@@ -46,12 +46,17 @@ def seconds_since_seen(
 ) -> F32:
     """For each target cell, how long before the target its surface was in view, (T, h, w) float32.
 
-    Seconds; inf where it was in view of none of the frames, or has no depth.
+    Seconds; inf where it was in view of none of the frames before the target, or has no depth. Frames should be as they
+    were seen, without :class:`Noise`.
     """
+    if not targets:
+        raise ValueError("targets: expected at least one frame, got none")
     ages = np.full((len(targets), *targets[0].depth.shape), np.inf, dtype=np.float32)
     rows, columns = targets[0].depth.shape
     for age, target in zip(ages, targets, strict=True):
         for frame in memory:
+            if frame.pose.timestamp > target.pose.timestamp:
+                continue
             landing, valid = reproject_depth_grid(target.depth, stride, camera, target.pose, camera, frame.pose)
             cell = np.floor(landing[..., :2] / stride).astype(np.int64)
             valid = valid & (cell >= 0).all(axis=-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows)
@@ -59,7 +64,7 @@ def seconds_since_seen(
             seen = frame.depth[row, column]
             valid &= np.abs(seen - landing[..., 2]) <= SAME_DEPTH * landing[..., 2]
             age[valid] = np.minimum(age[valid], target.pose.timestamp - frame.pose.timestamp)
-    return np.maximum(ages, 0)
+    return ages
 
 
 def forgetting_curve(
@@ -76,10 +81,11 @@ def forgetting_curve(
     edges : sequence of float
         Of the bins, seconds, ascending.
     """
+    since_seen = as_array("ages", ages, np.float32, evaluation.coverage.shape)
     truth = np.stack([frame.colors for frame in targets])
     bins = []
     for since, until in pairwise(edges):
-        within = (ages >= since) & (ages < until)
+        within = (since_seen >= since) & (since_seen < until)
         filled = within & evaluation.coverage
         cells = int(within.sum())
         coverage = float(filled.sum() / cells) if cells else float("nan")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mosaicmem._arrays import F32, check_number
+from mosaicmem._arrays import F32, check_integer, check_number
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets import RgbdImage
 from mosaicmem.geometry import depth_to_grid
@@ -48,11 +48,16 @@ class Noise:
 
     def __post_init__(self) -> None:
         for name in ("depth", "translation", "rotation"):
-            check_number(name, getattr(self, name), minimum=0.0)
+            check_number(name, getattr(self, name), minimum=0.0, maximum=1e3)
+        check_integer("seed", self.seed, minimum=0)
 
-    def of_frame(self, index: int) -> np.random.Generator:
+    def __bool__(self) -> bool:
+        """Whether anything is disturbed."""
+        return bool(self.depth or self.translation or self.rotation)
+
+    def of_frame(self, number: int) -> np.random.Generator:
         """Noise that depends on the seed and the frame alone."""
-        return np.random.default_rng([self.seed, index])
+        return np.random.default_rng([self.seed, number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +87,13 @@ class GridFrame:
 
 def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
     """The camera of an image that is cut on the right and below to whole cells."""
+    check_integer("stride", stride, minimum=1)
     width, height = intrinsics.width // stride * stride, intrinsics.height // stride * stride
     if not width or not height:
-        raise ValueError(f"stride: expected at most the image's {intrinsics.width}x{intrinsics.height}, got {stride}")
+        raise ValueError(
+            f"stride: expected at most {min(intrinsics.width, intrinsics.height)}, the shorter side of the image, "
+            f"got {stride}"
+        )
     return CameraIntrinsics(*intrinsics.params, width, height)
 
 
@@ -97,8 +106,8 @@ def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: N
         pixels = frame.image[: camera.height, : camera.width].astype(np.float32) / 255
         depth = np.ascontiguousarray(frame.depth[: camera.height, : camera.width])
         pose = frame.pose
-        if noise is not None:
-            depth, pose = _disturb(depth, pose, noise, index)
+        if noise:
+            depth, pose = _disturb(depth, pose, noise.of_frame(frame.number), noise)
         rows, columns = camera.height // stride, camera.width // stride
         tiles = (rows, stride, columns, stride)
         result.append(
@@ -114,8 +123,7 @@ def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: N
     return result
 
 
-def _disturb(depth: F32, pose: CameraPose, noise: Noise, index: int) -> tuple[F32, CameraPose]:
-    rng = noise.of_frame(index)
+def _disturb(depth: F32, pose: CameraPose, rng: np.random.Generator, noise: Noise) -> tuple[F32, CameraPose]:
     scale = 1 + noise.depth * (rng.standard_normal(depth.shape, dtype=np.float32) + np.float32(rng.standard_normal()))
     angles, move = noise.rotation * rng.standard_normal(3), noise.translation * rng.standard_normal(3)
     half = np.linalg.norm(angles) / 2

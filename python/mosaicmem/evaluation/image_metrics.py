@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -46,8 +47,12 @@ def ssim_where(image: F32, truth: F32, counts: Bool) -> float:
 
 
 def lpips_where(image: F32, truth: F32, counts: Bool) -> float:
-    """LPIPS (AlexNet) of the pictures, enlarged, those cells that do not count equal in both; NaN if not installed."""
-    if importlib.util.find_spec("lpips") is None or not counts.any():
+    """LPIPS (AlexNet) of the pictures, enlarged, those cells that do not count equal in both.
+
+    NaN if it is not installed or its weights, which it downloads once, are not to be had.
+    """
+    network = _lpips_network() if counts.any() else None
+    if network is None:
         return math.nan
     import torch
 
@@ -58,11 +63,18 @@ def lpips_where(image: F32, truth: F32, counts: Bool) -> float:
         for p in (shown, truth)
     ]
     with torch.no_grad():
-        return float(_lpips_network()(*(2 * p[None].float() - 1 for p in pair)))
+        return float(network(*(2 * p[None].float() - 1 for p in pair)))
 
 
 @cache
-def _lpips_network() -> Callable[..., Any]:
+def _lpips_network() -> Callable[..., Any] | None:
+    if importlib.util.find_spec("lpips") is None:
+        return None
     import lpips
 
-    return lpips.LPIPS(net="alex", verbose=False)  # type: ignore[no-any-return]
+    try:
+        network: Callable[..., Any] = lpips.LPIPS(net="alex", verbose=False)
+    except OSError as error:  # urllib's errors too
+        warnings.warn(f"LPIPS is left out: its weights are not to be had ({error})", stacklevel=2)
+        return None
+    return network

@@ -54,6 +54,19 @@ class Canvases:
 Composer = Callable[[CameraTrajectory], Canvases]
 
 
+def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | None = None) -> None:
+    """Refuse what does not go together; see :func:`composer`."""
+    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("composition", composition, COMPOSITIONS)
+    published = [name for name in (strategy, composition) if name in PUBLISHED]
+    if published and stride != PUBLISHED_STRIDE:
+        raise ValueError(f"stride: expected {PUBLISHED_STRIDE}, which {published[0]} is made for, got {stride}")
+    if strategy in PUBLISHED and max_bytes is not None:
+        raise ValueError(f"max_bytes: expected no limit for {strategy}, which never forgets, got {max_bytes}")
+    if strategy == "top_k" and composition in PUBLISHED:
+        raise ValueError(f"composition: expected blend or backward for patches of top_k, got {composition!r}")
+
+
 def composer(
     memory: Sequence[GridFrame],
     camera: CameraIntrinsics,
@@ -83,15 +96,10 @@ def composer(
     options
         Of :class:`~mosaicmem.KeyframeRetrieval`.
     """
-    check_choice("strategy", strategy, STRATEGIES)
-    check_choice("composition", composition, COMPOSITIONS)
+    check_rules(strategy, composition, stride, max_bytes)
+    if not memory:
+        raise ValueError("memory: expected at least one frame, got none")
     published = [name for name in (strategy, composition) if name in PUBLISHED]
-    if published and stride != PUBLISHED_STRIDE:
-        raise ValueError(f"stride: expected {PUBLISHED_STRIDE}, which {published[0]} is made for, got {stride}")
-    if strategy in PUBLISHED and max_bytes is not None:
-        raise ValueError(f"max_bytes: expected None, since {strategy} never forgets, got {max_bytes}")
-    if strategy == "top_k" and composition in PUBLISHED:
-        raise ValueError(f"composition: expected blend or backward for patches of top_k, got {composition!r}")
 
     store = MosaicMemoryStore(2, max_bytes=max_bytes, eviction=eviction, num_threads=num_threads)
     # Without edits, a keyframe's first patch id is its observation number.

@@ -38,7 +38,7 @@ class KeyframeOptions:
     depth_tolerance : float
         Relative thickness of a surface.
     viewing_angle, field_angle : float
-        Radians.
+        Radians, at least 1e-6.
     half_life : float
         Seconds.
     near, far : float
@@ -69,10 +69,10 @@ class KeyframeOptions:
             )
         check_choice("composition", self.composition, COMPOSITIONS)
         check_number("depth_tolerance", self.depth_tolerance, minimum=0.0, maximum=1.0)
-        check_number("viewing_angle", self.viewing_angle, above=0.0)
-        check_number("field_angle", self.field_angle, above=0.0)
+        check_number("viewing_angle", self.viewing_angle, minimum=1e-6)
+        check_number("field_angle", self.field_angle, minimum=1e-6)
         check_number("half_life", self.half_life, minimum=0.0)
-        near = check_number("near", self.near, above=0.0)
+        near = check_number("near", self.near, above=0.0, maximum=1e12)
         if self.far != math.inf:
             check_number("far", self.far)
         if not self.far > near:

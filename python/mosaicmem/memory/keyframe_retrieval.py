@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, F64, I32, I64, U64, Bool, check_instance
+from mosaicmem._arrays import F32, F64, I32, I64, U64, ArrayLike, Bool, as_ids, check_instance
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.storage import MAX_CELLS
 from mosaicmem.memory.store import MosaicMemoryStore
 
 
@@ -22,10 +24,23 @@ class KeyframeSelection:
     Attributes
     ----------
     observations : list of T (n,) uint64 arrays
-        The best first; the numbers that ``describe_patches()["observation"]`` has too.
+        The best first; the numbers that ``describe_patches()["observation"]`` has too. Integers of any kind are taken;
+        what is given twice counts once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something else is given.
     """
 
     observations: list[U64]
+
+    def __init__(self, observations: Sequence[ArrayLike]) -> None:
+        if not isinstance(observations, Sequence):
+            raise TypeError(f"observations: expected a list of arrays, got {type(observations).__name__}")
+        object.__setattr__(
+            self, "observations", [_distinct(f"observations[{t}]", each) for t, each in enumerate(observations)]
+        )
 
     def __len__(self) -> int:
         """T."""
@@ -35,6 +50,13 @@ class KeyframeSelection:
     def window(self) -> U64:
         """All that any target uses, ascending."""
         return np.unique(np.concatenate([*self.observations, np.zeros(0, np.uint64)]))
+
+
+def _distinct(name: str, ids: ArrayLike) -> U64:
+    """Each id once, where it first comes."""
+    array = as_ids(name, ids)
+    _, first = np.unique(array, return_index=True)
+    return array[np.sort(first)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +71,7 @@ class ComposedMosaic:
     depth : (T, h, w) float32
         Of the front surface, metres; 0 where uncovered.
     source : (T, h, w) int32
-        Which of the K keyframes counts most in a cell; -1 where uncovered.
+        Which of the K keyframes has the token that counts most in a cell; -1 where uncovered.
     weight : (T, h, w) float32
         What all that was averaged is worth together, bilinear weights included: how sure a cell is. 0 where uncovered.
     observations : (K,) uint64
@@ -156,6 +178,11 @@ class KeyframeRetrieval:
         check_instance("targets", targets, CameraTrajectory)
         camera = targets.intrinsics
         grid = camera.latent_grid(stride)
+        if grid.width * grid.height > MAX_CELLS:
+            raise ValueError(
+                f"targets: expected at most {MAX_CELLS} cells of {stride} pixels, "
+                f"got {camera.width}x{camera.height} pixels"
+            )
         return _core.TargetGrids(
             (*camera.params, camera.width, camera.height, self.options.near, self.options.far),
             targets.camera_from_world,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,8 @@ class PatchMemory:
         self._shape: tuple[int, int, int] | None = None  # channels, rows, columns
         self._last_w2c: F32 | None = None
         self._last_intrinsics: F32 | None = None
-        self._kind: Any = None  # of array that latents came as
+        self._kind: Any = None  # an empty tensor if latents came as tensors
+        self._lock = threading.Lock()  # of all these
 
     @property
     def num_frames(self) -> int:
@@ -103,11 +105,13 @@ class PatchMemory:
         depth = as_depth("depths", depths, (frames, "H", "W"))
         if 0 in depth.shape:
             raise ValueError(f"depths: expected at least one pixel, got shape {depth.shape}")
-        inverse = _inverse(cameras), _inverse(cameras.astype(np.float64))
-        core = self._core or _core.PatchMemory(*shape)
-        core.append(grid, poses, *inverse, depth)
-        self._core, self._shape, self._kind = core, shape, values if is_torch(values) else None
-        self._last_w2c, self._last_intrinsics = poses[-1].copy(), cameras[-1].copy()
+        inverse = _inverse("intrinsics", cameras), _inverse("intrinsics", cameras.astype(np.float64))
+        with self._lock:
+            core = self._core or _core.PatchMemory(*shape)
+            core.append(grid, poses, *inverse, depth)
+            self._core, self._shape = core, shape
+            self._kind = values.new_empty(0) if is_torch(values) else None
+            self._last_w2c, self._last_intrinsics = poses[-1].copy(), cameras[-1].copy()
 
     def align_query_trajectory(self, anchor_w2c: ArrayLike, query_w2c: ArrayLike) -> Any:
         """Move a trajectory so that its anchor falls on the last frame of memory.
@@ -127,7 +131,7 @@ class PatchMemory:
         self._filled()
         anchor = as_array("anchor_w2c", anchor_w2c, np.float32, (4, 4), finite=True)
         query = as_array("query_w2c", query_w2c, np.float32, ("T", 4, 4), finite=True)
-        return like(query_w2c, np.ascontiguousarray(query @ (_inverse(anchor, "anchor_w2c") @ self._last_w2c)))
+        return like(query_w2c, np.ascontiguousarray(query @ (_inverse("anchor_w2c", anchor) @ self._last_w2c)))
 
     def select_candidate_frame_ids(
         self, query_w2c: ArrayLike, query_intrinsics: ArrayLike | None = None
@@ -213,11 +217,19 @@ class PatchMemory:
 
     def _ids(self, candidate_frame_ids: Sequence[Sequence[int]], groups: int) -> I64:
         """(G, most) frame ids, -1 for none."""
+        if not isinstance(candidate_frame_ids, (Sequence, np.ndarray)):
+            raise TypeError(
+                "candidate_frame_ids: expected a sequence of ids for each group, "
+                f"got {type(candidate_frame_ids).__name__}"
+            )
         if len(candidate_frame_ids) != groups:
             raise ValueError(
-                f"candidate_frame_ids: expected one list a group, {groups}, got {len(candidate_frame_ids)}"
+                f"candidate_frame_ids: expected one sequence a group, {groups}, got {len(candidate_frame_ids)}"
             )
-        lists = [as_array("candidate_frame_ids", list(ids), np.int64, ("N",)) for ids in candidate_frame_ids]
+        lists = [
+            as_array(f"candidate_frame_ids[{group}]", ids, np.int64, ("N",))
+            for group, ids in enumerate(candidate_frame_ids)
+        ]
         padded = np.full((groups, max(len(ids) for ids in lists)), -1, dtype=np.int64)
         for row, ids in zip(padded, lists, strict=True):
             row[: len(ids)] = ids
@@ -233,8 +245,12 @@ def _on_cpu(latents: ArrayLike) -> ArrayLike:
     return latents.detach().cpu().float() if is_torch(latents) else latents
 
 
-def _inverse(matrices: F32 | F64, name: str = "intrinsics") -> Any:
+def _inverse(name: str, matrices: F32 | F64) -> Any:
     try:
-        return np.ascontiguousarray(np.linalg.inv(matrices))
+        with np.errstate(all="ignore"):
+            inverse = np.linalg.inv(matrices)
     except np.linalg.LinAlgError:
-        raise ValueError(f"{name}: expected invertible matrices, got a singular one") from None
+        inverse = np.full_like(matrices, np.nan)
+    if not np.isfinite(inverse).all():
+        raise ValueError(f"{name}: expected invertible matrices, got a singular one")
+    return np.ascontiguousarray(inverse)
