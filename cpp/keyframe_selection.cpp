@@ -33,7 +33,7 @@ constexpr std::size_t kBestOfBin = 6;       // candidates from each part of each
 constexpr std::size_t kNearestOfBin = 2;    // and as many that may be in front
 constexpr std::size_t kCandidates = 96;     // for a window
 constexpr double kPatchesAround = 1.5;      // beside the image, that may reach into it
-constexpr std::size_t kLatticeCells = 160;  // at most, of a source or a target
+constexpr std::size_t kLatticeCells = 320;  // at most, of a source or a target
 constexpr float kAnySight = 0.05f;   // worth of any sight at all, beside which quality counts
 constexpr double kLeastGain = 1e-5;  // of the cells of one target
 

@@ -305,7 +305,7 @@ class TestBlend:
 class TestChoice:
     @pytest.mark.parametrize("finer", [1, 3])
     def test_is_that_of_the_twin(self, finer):
-        """Grids of more than 160 cells, three times as fine, are looked at every few cells."""
+        """Grids of more than 320 cells, three times as fine, are looked at every few cells."""
         targets = targets_of(sideways(0.1, 0.05, 0.1, time=4.0), sideways(-0.2, 0, 0.3, -0.1, time=4.0))
         options = {"max_keyframes": 3, "max_window_keyframes": 6, "depth_tolerance": TOLERANCE, **SCALES}
         scales = (SCALES["viewing_angle"], 2 * SCALES["field_angle"], SCALES["half_life"])

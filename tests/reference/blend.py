@@ -170,7 +170,7 @@ def blend(sources, target, scales, tolerance, composition):
 
 def lattice_step(rows, columns):
     step = 1
-    while (rows // step) * (columns // step) > 160:
+    while (rows // step) * (columns // step) > 320:
         step += 1
     return step
 

@@ -53,7 +53,7 @@ class KeyframeOptions:
     max_keyframes: int = 16
     max_window_keyframes: int = 32
     composition: str = "blend"
-    depth_tolerance: float = 0.1
+    depth_tolerance: float = 0.15
     viewing_angle: float = 0.3
     field_angle: float = 0.055
     half_life: float = 0.0
