@@ -57,13 +57,28 @@ inline Affine to_affine(const Array<double>& matrix) {
 }
 
 // camera: (fx, fy, cx, cy, width, height, near, far).
-inline View to_view(const std::array<double, 8>& camera, const Array<double>& camera_from_world) {
+inline View to_view(const std::array<double, 8>& camera, const Affine& camera_from_world) {
     return {{camera[0], camera[1], camera[2], camera[3]},
-            to_affine(camera_from_world),
+            camera_from_world,
             camera[4],
             camera[5],
             camera[6],
             camera[7]};
+}
+inline View to_view(const std::array<double, 8>& camera, const Array<double>& camera_from_world) {
+    return to_view(camera, to_affine(camera_from_world));
+}
+
+// One view for each of camera_from_world (n, 4, 4).
+inline std::vector<View> to_views(const std::array<double, 8>& camera,
+                                  const Array<double>& camera_from_world) {
+    std::vector<View> views;
+    for (std::size_t i = 0; i < extent(camera_from_world, 0); ++i) {
+        Affine affine;
+        std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
+        views.push_back(to_view(camera, affine));
+    }
+    return views;
 }
 
 void bind_geometry(py::module_& m);

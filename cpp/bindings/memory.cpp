@@ -99,17 +99,9 @@ py::list look(const BoundStore& store, const std::array<double, 8>& camera,
               const Array<double>& camera_from_world, const Array<double>& times, std::size_t top_k,
               double half_life, double min_visibility, double diversity_radius,
               double diversity_penalty, int num_threads) {
-    std::vector<View> views;
+    const std::vector<View> views = to_views(camera, camera_from_world);
     std::vector<RetrievalParams> params;
-    for (std::size_t i = 0; i < extent(times, 0); ++i) {
-        Affine affine;
-        std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
-        views.push_back({{camera[0], camera[1], camera[2], camera[3]},
-                         affine,
-                         camera[4],
-                         camera[5],
-                         camera[6],
-                         camera[7]});
+    for (std::size_t i = 0; i < views.size(); ++i) {
         params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
                           diversity_penalty});
     }

@@ -14,16 +14,9 @@ Targets to_targets(const std::array<double, 8>& camera, const Array<double>& cam
                    const Array<double>& times, std::size_t rows, std::size_t columns,
                    double stride) {
     Targets targets;
-    for (std::size_t i = 0; i < extent(times, 0); ++i) {
-        Affine affine;
-        std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
-        const View view{{camera[0], camera[1], camera[2], camera[3]},
-                        affine,
-                        camera[4],
-                        camera[5],
-                        camera[6],
-                        camera[7]};
-        targets.grids.push_back({view, rows, columns, stride, times.data()[i]});
+    for (const View& view : to_views(camera, camera_from_world)) {
+        const double time = times.data()[targets.grids.size()];
+        targets.grids.push_back({view, rows, columns, stride, time});
     }
     return targets;
 }

@@ -10,7 +10,7 @@ from mosaicmem._arrays import check_number
 from mosaicmem._files import read_json_object
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets._files import check_folder, errors_in, numbered_files, read_numbers
-from mosaicmem.datasets.sequence import FrameFiles, RgbdSequence
+from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 
 _FPS = 30.0
@@ -18,7 +18,7 @@ _MAX_JSON_BYTES = 1 << 16
 _DEFAULT = {"w": 1200, "h": 680, "fx": 600.0, "fy": 600.0, "cx": 599.5, "cy": 339.5, "scale": 6553.5}
 
 
-class Replica(RgbdSequence):
+class Replica(FolderSequence):
     """A rendered sequence of Replica in the layout of iMAP and NICE-SLAM; images are read when asked for.
 
     ``results/frameNNNNNN.jpg`` (or .png), ``results/depthNNNNNN.png`` (16-bit, ``scale`` a metre, 0 invalid),

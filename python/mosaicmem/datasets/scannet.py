@@ -10,13 +10,13 @@ import numpy as np
 from mosaicmem._arrays import U8
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets._files import check_folder, errors_in, image_size, numbered_files, read_color, read_matrix
-from mosaicmem.datasets.sequence import FrameFiles, RgbdSequence
+from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 
 _FPS = 30.0
 
 
-class ScanNet(RgbdSequence):
+class ScanNet(FolderSequence):
     """A scan of ScanNet as SensReader exports it; images are read when asked for.
 
     ``color/N.jpg``, ``depth/N.png`` (16-bit millimetres, 0 invalid), ``pose/N.txt`` (4x4 world_from_camera, metres) and

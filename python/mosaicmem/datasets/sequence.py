@@ -44,10 +44,40 @@ class FrameFiles:
 
 
 class RgbdSequence(Sequence[RgbdImage], ABC):
-    """Frames of colour and registered depth from one camera whose poses are known; images are read when asked for.
+    """Frames of colour and registered depth from one camera whose poses are known; images are made when asked for.
 
-    Indices count the frames that are there, and may be negative or slices; a frame's :meth:`number` is the one that its
-    data set gives it.
+    Indices count the frames that are there, and may be negative or slices.
+    """
+
+    @property
+    @abstractmethod
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of all frames, colour and depth."""
+
+    @abstractmethod
+    def pose(self, index: int) -> CameraPose:
+        """Where and when a frame was taken; metres, seconds."""
+
+    @abstractmethod
+    def _frame(self, index: int) -> RgbdImage:
+        """The frame at an index."""
+
+    def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
+        """The cameras of some frames, by position in the sequence."""
+        return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
+
+    @overload
+    def __getitem__(self, index: int) -> RgbdImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RgbdImage]: ...
+    def __getitem__(self, index: int | slice) -> RgbdImage | list[RgbdImage]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._frame(index)
+
+
+class FolderSequence(RgbdSequence):
+    """A sequence in files; a frame's :meth:`number` is the one that its data set gives it.
 
     Parameters
     ----------
@@ -72,33 +102,14 @@ class RgbdSequence(Sequence[RgbdImage], ABC):
         self._units_per_metre = units_per_metre
         self._invalid_depth = invalid_depth
 
-    @property
-    @abstractmethod
-    def intrinsics(self) -> CameraIntrinsics:
-        """Of all frames, colour and depth."""
-
-    @abstractmethod
-    def pose(self, index: int) -> CameraPose:
-        """Where and when a frame was taken; metres, seconds."""
-
     def number(self, index: int) -> int:
         """A frame's number in its data set, which counts frames that are not in this sequence too."""
         return self._frames[index].number
 
-    def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
-        """The cameras of some frames, by position in the sequence."""
-        return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
-
     def __len__(self) -> int:
         return len(self._frames)
 
-    @overload
-    def __getitem__(self, index: int) -> RgbdImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[RgbdImage]: ...
-    def __getitem__(self, index: int | slice) -> RgbdImage | list[RgbdImage]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _frame(self, index: int) -> RgbdImage:
         frame = self._frames[index]
         size = (self.intrinsics.width, self.intrinsics.height)
         image = self._read_color(frame.color, size)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets._files import check_folder, errors_in, image_size, numbered_files, read_matrix
-from mosaicmem.datasets.sequence import FrameFiles, RgbdSequence
+from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 
 _FPS = 30.0
 
 
-class SevenScenes(RgbdSequence):
+class SevenScenes(FolderSequence):
     """A sequence in the layout of the 7-Scenes data set; frames are read when asked for.
 
     ``frame-NNNNNN.color.jpg`` (or .png), ``frame-NNNNNN.depth.png`` (16-bit millimetres; 0 and 65535 invalid),

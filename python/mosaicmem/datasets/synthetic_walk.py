@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import overload
-
 from mosaicmem._arrays import check_integer
-from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.datasets.sequence import RgbdImage
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
 from mosaicmem.synthetic import SyntheticWorld
 
 
-class SyntheticWalk(Sequence[RgbdImage]):
+class SyntheticWalk(RgbdSequence):
     """:meth:`SyntheticWorld.leave_and_return`, rendered when asked for.
 
     Parameters
@@ -36,20 +33,10 @@ class SyntheticWalk(Sequence[RgbdImage]):
         """Where and when a frame is taken; metres, seconds."""
         return self._path[index]
 
-    def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
-        """The cameras of some frames."""
-        return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
-
     def __len__(self) -> int:
         return len(self._path)
 
-    @overload
-    def __getitem__(self, index: int) -> RgbdImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[RgbdImage]: ...
-    def __getitem__(self, index: int | slice) -> RgbdImage | list[RgbdImage]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _frame(self, index: int) -> RgbdImage:
         number = range(len(self))[index]
         view = self._world.render(self.intrinsics, self.pose(number))
         return RgbdImage(view.image_uint8, view.depth, self.pose(number), number)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mosaicmem._arrays import F64, Bool
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets._files import check_folder, errors_in, image_size, read_lines, read_numbers
-from mosaicmem.datasets.sequence import FrameFiles, RgbdSequence
+from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 
 _MAX_APART = 0.02  # seconds
@@ -27,7 +27,7 @@ _CALIBRATED = {
 }
 
 
-class TumRgbd(RgbdSequence):
+class TumRgbd(FolderSequence):
     """A sequence in the layout of the TUM RGB-D benchmark; images are read when asked for.
 
     ``rgb.txt`` and ``depth.txt`` list images (a line: timestamp, path in the folder), ``groundtruth.txt`` poses
