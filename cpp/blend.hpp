@@ -25,7 +25,7 @@ struct BlendCanvas {
     float* latents;          // (rows, columns, channels), zero where uncovered
     std::uint8_t* coverage;  // (rows, columns)
     float* depth;            // (rows, columns) metres, of the front surface; 0 where uncovered
-    std::int32_t* source;    // (rows, columns) index of the one that is worth most, or -1
+    std::int32_t* source;    // (rows, columns) index of that with the cell that counts most, or -1
     float* weight;           // (rows, columns) total worth; 0 where uncovered
 };
 

@@ -2,9 +2,9 @@
 //
 // A cell of a target counts for a keyframe if the keyframe's surface is in front there, by what its
 // sight of it is worth. Greedily that keyframe is taken which adds most to the sum, over all cells
-// of all targets, of the best worth that a taken one has there: each taken is at least (1 - 1/e) as
-// good as the best of its number. All targets share what is taken for the window; each then takes
-// from those, the same way, for itself.
+// of all targets, of the best worth that a taken one has there: what is taken is worth at least
+// 1 - 1/e of the best choice of as many. All targets share what is taken for the window; each then
+// takes from those, the same way, for itself.
 //
 // The cost does not grow with the store. The index gives a bounded sample of the patches in each
 // frustum; in each part of the image, the keyframes whose patches are nearest, since they may hide
@@ -30,7 +30,7 @@ namespace {
 constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
 constexpr std::size_t kBinRows = 4, kBinColumns = 5;
 constexpr std::size_t kBestOfBin = 6;       // candidates from each part of each image
-constexpr std::size_t kNearestOfBin = 2;    // and as many that may be in front
+constexpr std::size_t kNearestOfBin = 2;    // and those that may be in front
 constexpr std::size_t kCandidates = 96;     // for a window
 constexpr double kPatchesAround = 1.5;      // beside the image, that may reach into it
 constexpr std::size_t kLatticeCells = 320;  // at most, of a source or a target

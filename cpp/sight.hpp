@@ -56,7 +56,7 @@ struct LandedCells {
     std::size_t size() const { return x.size(); }
 };
 
-// Takes every step-th cell of every step-th row, which stands for a square of cells; their number.
+// Lands every step-th cell of every step-th row, each of which stands for a square of cells.
 void land_cells(const SourceGrid& source, const TargetGrid& target, const SightScales& scales,
                 std::size_t step, LandedCells& cells);
 

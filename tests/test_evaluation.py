@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mosaicmem import CameraIntrinsics, CameraPose
+from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, PatchMemory
 from mosaicmem.datasets import RgbdImage, SevenScenes, SyntheticWalk
 from mosaicmem.evaluation import (
     Canvases,
+    Composer,
     Noise,
-    composer,
     evaluate_composition,
     forgetting_curve,
     grid_frames,
@@ -153,27 +153,46 @@ class TestComposition:
         memory, targets, camera = walk
         if strategy == "top_k" and composition in ("near", "far"):
             with pytest.raises(ValueError, match="composition: expected blend or backward for patches of top_k"):
-                composer(memory, camera, STRIDE, strategy, composition)
+                Composer(memory, camera, STRIDE, strategy, composition)
             return
-        result = evaluate_composition(composer(memory, camera, STRIDE, strategy, composition), targets[::5], camera)
+        result = evaluate_composition(Composer(memory, camera, STRIDE, strategy, composition), targets[::5], camera)
         assert result.psnr > 20
         assert result.mean("coverage") > 0.6
         assert 1 <= result.keyframes <= 21
         assert math.isnan(result.mean("occlusion_error")) == (composition in ("near", "far"))
 
+    @pytest.mark.parametrize(
+        ("policy", "strategy", "composition"), [("base", "pose_nearest", "near"), ("distilled", "coverage", "far")]
+    )
+    def test_published_rules_are_those_of_the_patch_memory(self, walk, policy, strategy, composition):
+        memory, targets, camera = walk
+        window = CameraTrajectory([frame.pose for frame in targets], camera)
+        canvases = Composer(memory, camera, STRIDE, strategy, composition)(window)
+        rules = PatchMemory(policy)
+        rules.append(
+            np.stack([frame.colors for frame in memory]).transpose(3, 0, 1, 2),
+            np.stack([frame.pose.camera_from_world for frame in memory]),
+            np.tile(camera.matrix, (len(memory), 1, 1)),
+            np.stack([frame.pixel_depth for frame in memory]),
+        )
+        poses = np.repeat(window.camera_from_world, 4, axis=0)
+        colors, valid = rules.fuse_candidates(poses, rules.select_candidate_frame_ids(poses))
+        np.testing.assert_array_equal(canvases.colors, np.moveaxis(colors, 0, -1))
+        np.testing.assert_array_equal(canvases.coverage, valid)
+
     def test_published_rules_are_for_their_stride_and_never_forget(self, walk):
         memory, _, camera = walk
         with pytest.raises(ValueError, match="stride: expected 16, which near is made for, got 8"):
-            composer(memory, camera, 8, composition="near")
+            Composer(memory, camera, 8, composition="near")
         with pytest.raises(
             ValueError, match="max_bytes: expected no limit for coverage, which never forgets, got 1000"
         ):
-            composer(memory, camera, STRIDE, "coverage", max_bytes=1000)
+            Composer(memory, camera, STRIDE, "coverage", max_bytes=1000)
 
     @pytest.mark.parametrize("composition", ["blend", "backward"])
     def test_the_synthetic_world_comes_back(self, walk, composition):
         memory, targets, camera = walk
-        result = evaluate_composition(composer(memory, camera, STRIDE, composition=composition), targets, camera)
+        result = evaluate_composition(Composer(memory, camera, STRIDE, composition=composition), targets, camera)
         assert result.psnr > 24
         assert result.mean("coverage") > 0.89
         assert result.mean("occlusion_error") < 0.005
@@ -184,11 +203,11 @@ class TestComposition:
         camera = cropped(sequence.intrinsics, STRIDE)
         memory = grid_frames(sequence, [*range(35), *range(66, 100)], STRIDE)
         targets = grid_frames(sequence, range(40, 61, 2), STRIDE)
-        ours = evaluate_composition(composer(memory, camera, STRIDE), targets, camera)
+        ours = evaluate_composition(Composer(memory, camera, STRIDE), targets, camera)
         assert ours.keyframes <= 16
         assert ours.mean("coverage") > 0.95
         for strategy, composition in (("pose_nearest", "near"), ("coverage", "far")):
-            published = evaluate_composition(composer(memory, camera, STRIDE, strategy, composition), targets, camera)
+            published = evaluate_composition(Composer(memory, camera, STRIDE, strategy, composition), targets, camera)
             assert ours.psnr > published.psnr + 1
             assert ours.mean("coverage") > published.mean("coverage") + 0.1
 
@@ -213,7 +232,7 @@ class TestForgetting:
         ages = seconds_since_seen(memory, targets, camera, STRIDE)
         curves = []
         for limit in (300_000, None):
-            compose = composer(memory, camera, STRIDE, max_bytes=limit)
+            compose = Composer(memory, camera, STRIDE, max_bytes=limit)
             result = evaluate_composition(compose, targets, camera)
             curves.append(forgetting_curve(result, targets, ages, [0, 2, 4, 8, math.inf]))
         small, whole = curves

@@ -26,7 +26,7 @@ from mosaicmem.cli._common import (
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics
     from mosaicmem.cli._evaluation_report import Run
-    from mosaicmem.evaluation import GridFrame
+    from mosaicmem.evaluation import GridFrame, Noise
     from mosaicmem.evaluation.frames import RgbdSource
 
 SYNTHETIC = "synthetic"
@@ -81,14 +81,12 @@ def evaluate(
     from dataclasses import replace
 
     from mosaicmem import __version__
-    from mosaicmem._arrays import check_number
     from mosaicmem._files import write_json
     from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
     from mosaicmem.cli._figures import require_matplotlib
-    from mosaicmem.evaluation import Noise, forgetting_curve, grid_frames, seconds_since_seen
+    from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
     from mosaicmem.evaluation.frames import cropped
     from mosaicmem.evaluation.image_metrics import require_metrics
-    from mosaicmem.evaluation.strategies import PUBLISHED, check_rules
 
     require_metrics()
     if plot and output is None:
@@ -97,20 +95,8 @@ def evaluate(
         require_matplotlib()
     if output is not None:
         check_output(output, force, folder=True)
-    limits: list[int | None] = [None] if budgets is None else _megabytes(budgets)
-    rules = [
-        (chosen, composed, limit)
-        for chosen in strategy or ["visible_coverage"]
-        for composed in composition or ["blend"]
-        for limit in limits
-    ]
-    for chosen, composed, limit in rules:
-        if limit is not None and chosen in PUBLISHED:
-            raise ValueError(f"--budgets: expected none with {chosen}, which never forgets")
-        check_rules(chosen, composed, stride)
-    for name, value in (("--depth-noise", depth_noise), ("--pose-noise", pose_noise)):
-        check_number(name, value, minimum=0.0, maximum=1e3)
-    check_number("--rotation-noise", rotation_noise, minimum=0.0, maximum=180.0)
+    rules = _rules(strategy or ["visible_coverage"], composition or ["blend"], budgets, stride)
+    noise = _noise(depth_noise, pose_noise, rotation_noise, seed)
     source = _open(scene, seed)
     count = len(source)
     camera = cropped(source.intrinsics, stride)
@@ -119,7 +105,6 @@ def evaluate(
     )
     targets = parse_range("--frames", f"{2 * count // 3}:{count}" if frames is None else frames, count)
     warn_of_overlap(list(targets), list(remembered))
-    noise = Noise(depth_noise, pose_noise, math.radians(rotation_noise), seed)
     with progress_bar() as progress:
         exact = grid_frames(source, progress.track(remembered, description="Reading memory"), stride)
         memory = (
@@ -158,6 +143,30 @@ def _open(scene: str, seed: int) -> RgbdSource:
     return SyntheticWalk(seed=seed) if scene == SYNTHETIC else open_sequence(scene)
 
 
+def _rules(
+    strategies: list[str], compositions: list[str], budgets: str | None, stride: int
+) -> list[tuple[str, str, int | None]]:
+    """Every strategy with every composition and limit of bytes; refused if any of them do not go together."""
+    from mosaicmem.evaluation.strategies import PUBLISHED, check_rules
+
+    limits = [None] if budgets is None else _megabytes(budgets)
+    for strategy in strategies:
+        if budgets is not None and strategy in PUBLISHED:
+            raise ValueError(f"--budgets: expected none with {strategy}, which never forgets")
+        for composition in compositions:
+            check_rules(strategy, composition, stride)
+    return [(chosen, composed, limit) for chosen in strategies for composed in compositions for limit in limits]
+
+
+def _noise(depth: float, metres: float, degrees: float, seed: int) -> Noise:
+    from mosaicmem._arrays import check_number
+    from mosaicmem.evaluation import Noise
+
+    for name, value, most in (("depth", depth, 1e3), ("pose", metres, 1e3), ("rotation", degrees, 180.0)):
+        check_number(f"--{name}-noise", value, minimum=0.0, maximum=most)
+    return Noise(depth, metres, math.radians(degrees), seed)
+
+
 def _megabytes(text: str) -> list[int | None]:
     try:
         limits = [float(part) for part in text.split(",")]
@@ -182,7 +191,7 @@ def _run(
     threads: int,
 ) -> Run:
     from mosaicmem.cli._evaluation_report import Run
-    from mosaicmem.evaluation import composer, evaluate_composition
+    from mosaicmem.evaluation import Composer, evaluate_composition
 
-    compose = composer(memory, camera, stride, strategy, composition, max_bytes=limit, num_threads=threads)
+    compose = Composer(memory, camera, stride, strategy, composition, max_bytes=limit, num_threads=threads)
     return Run(strategy, composition, limit, evaluate_composition(compose, targets, camera, repeats=repeats))

@@ -5,13 +5,14 @@ from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_c
 from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
 from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
 from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecorder, compare_memory, mean_score
-from mosaicmem.evaluation.strategies import COMPOSITIONS, STRATEGIES, Canvases, composer
+from mosaicmem.evaluation.strategies import COMPOSITIONS, STRATEGIES, Canvases, Composer
 
 __all__ = [
     "COMPOSITIONS",
     "STRATEGIES",
     "Canvases",
     "Comparison",
+    "Composer",
     "Evaluation",
     "ForgettingBin",
     "FrameScore",
@@ -20,7 +21,6 @@ __all__ = [
     "Noise",
     "TargetScore",
     "compare_memory",
-    "composer",
     "evaluate_composition",
     "forgetting_curve",
     "grid_frames",

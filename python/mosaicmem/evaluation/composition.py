@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from mosaicmem._arrays import F32, Bool, check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.evaluation.frames import GridFrame
 from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, require_metrics, ssim_where
-from mosaicmem.evaluation.strategies import Composer
+from mosaicmem.evaluation.strategies import Canvases
 
 WINDOW = 21
 """Targets that are asked for together."""
@@ -78,14 +78,18 @@ class Evaluation:
 
 
 def evaluate_composition(
-    compose: Composer, targets: Sequence[GridFrame], camera: CameraIntrinsics, *, repeats: int = 1
+    compose: Callable[[CameraTrajectory], Canvases],
+    targets: Sequence[GridFrame],
+    camera: CameraIntrinsics,
+    *,
+    repeats: int = 1,
 ) -> Evaluation:
     """Compose all targets, a window at a time, and compare them with what was seen.
 
     Parameters
     ----------
     compose : callable
-        See :func:`composer`.
+        A :class:`Composer`, or what gives canvases as it does.
     targets : sequence of GridFrame
         In the order of their times.
     camera : CameraIntrinsics

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mosaicmem.memory import (
     KeyframeRetrieval,
     KeyframeSelection,
     MemoryRetrieval,
+    Mosaic,
     MosaicMemoryStore,
     PatchMemory,
 )
@@ -41,21 +42,19 @@ class Canvases:
     keyframes : float
         Mean number in use for a target.
     choose_seconds, compose_seconds : float
+        What it took.
     """
 
     colors: F32
     coverage: Bool
     depth: F32 | None
     keyframes: float
-    choose_seconds: float
-    compose_seconds: float
-
-
-Composer = Callable[[CameraTrajectory], Canvases]
+    choose_seconds: float = 0.0
+    compose_seconds: float = 0.0
 
 
 def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | None = None) -> None:
-    """Refuse what does not go together; see :func:`composer`."""
+    """Refuse what does not go together; see :class:`Composer`."""
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("composition", composition, COMPOSITIONS)
     published = [name for name in (strategy, composition) if name in PUBLISHED]
@@ -67,19 +66,8 @@ def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | N
         raise ValueError(f"composition: expected blend or backward for patches of top_k, got {composition!r}")
 
 
-def composer(
-    memory: Sequence[GridFrame],
-    camera: CameraIntrinsics,
-    stride: int,
-    strategy: str = "visible_coverage",
-    composition: str = "blend",
-    *,
-    max_bytes: int | None = None,
-    eviction: str = "redundant",
-    num_threads: int = 0,
-    options: dict[str, Any] | None = None,
-) -> Composer:
-    """A memory of some frames as a function from target cameras to canvases.
+class Composer:
+    """A memory of some frames that can be called with target cameras, and returns :class:`Canvases`.
 
     Parameters
     ----------
@@ -87,6 +75,7 @@ def composer(
     camera : CameraIntrinsics
         Of the images that the grids were made from.
     stride : int
+        Pixels a cell.
     strategy : {"visible_coverage", "top_k", "pose_nearest", "coverage"}
         The last two are the published rules: they need ``stride`` 16 and never forget.
     composition : {"blend", "backward", "near", "far"}
@@ -96,52 +85,68 @@ def composer(
     options
         Of :class:`~mosaicmem.KeyframeRetrieval`.
     """
-    check_rules(strategy, composition, stride, max_bytes)
-    if not memory:
-        raise ValueError("memory: expected at least one frame, got none")
-    published = [name for name in (strategy, composition) if name in PUBLISHED]
 
-    store = MosaicMemoryStore(2, max_bytes=max_bytes, eviction=eviction, num_threads=num_threads)
-    # Without edits, a keyframe's first patch id is its observation number.
-    observations = [store.insert_keyframe(f.colors, f.depth, camera, f.pose, frame_id=i) for i, f in enumerate(memory)]
-    blend = composition if composition in ("blend", "backward") else "blend"
-    retrieval = KeyframeRetrieval(**{"composition": blend, **(options or {})})
-    patches = MemoryRetrieval(top_k=4096, min_visibility=0.0)
-    rules = {name: _published(memory, camera, PUBLISHED[name], num_threads) for name in published}
-
-    def choose(targets: CameraTrajectory) -> Any:
-        if strategy == "top_k":
-            return patches.retrieve(store, targets, stride)
-        if strategy == "visible_coverage":
-            return retrieval.select(store, targets, stride)
-        return rules[strategy].select_candidate_frame_ids(*_groups(targets))
-
-    def compose(targets: CameraTrajectory, chosen: Any) -> Canvases:
-        if composition in PUBLISHED:
-            ids = chosen
-            if isinstance(chosen, KeyframeSelection):
-                ids = [np.searchsorted(observations, each).tolist() for each in chosen.observations]
-            poses, cameras = _groups(targets)
-            colors, valid = rules[composition].fuse_candidates(poses, ids, query_intrinsics=cameras)
-            used = float(np.mean([len({i for i in each if i >= 0}) for each in ids]))
-            return Canvases(np.ascontiguousarray(np.moveaxis(colors, 0, -1)), valid, None, used, 0.0, 0.0)
-        if strategy in PUBLISHED:
-            lists = [np.array([observations[i] for i in dict.fromkeys(each) if i >= 0], np.uint64) for each in chosen]
-            chosen = KeyframeSelection(lists)
-        mosaic = retrieval.compose(store, targets, stride, chosen)
-        return Canvases(mosaic.latents, mosaic.coverage, mosaic.depth, _keyframes_of(mosaic), 0.0, 0.0)
-
-    def run(targets: CameraTrajectory) -> Canvases:
-        start = time.perf_counter()
-        chosen = choose(targets)
-        middle = time.perf_counter()
-        canvases = compose(targets, chosen)
-        end = time.perf_counter()
-        return Canvases(
-            canvases.colors, canvases.coverage, canvases.depth, canvases.keyframes, middle - start, end - middle
+    def __init__(
+        self,
+        memory: Sequence[GridFrame],
+        camera: CameraIntrinsics,
+        stride: int,
+        strategy: str = "visible_coverage",
+        composition: str = "blend",
+        *,
+        max_bytes: int | None = None,
+        eviction: str = "redundant",
+        num_threads: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        check_rules(strategy, composition, stride, max_bytes)
+        if not memory:
+            raise ValueError("memory: expected at least one frame, got none")
+        self.strategy, self.composition, self.stride = strategy, composition, stride
+        self.store = MosaicMemoryStore(2, max_bytes=max_bytes, eviction=eviction, num_threads=num_threads)
+        # Without edits, a keyframe's first patch id is its observation number.
+        self._observations = np.array(
+            [self.store.insert_keyframe(f.colors, f.depth, camera, f.pose, frame_id=i) for i, f in enumerate(memory)],
+            np.uint64,
         )
+        blend = "blend" if composition in PUBLISHED else composition
+        self._keyframes = KeyframeRetrieval(**{"composition": blend, **(options or {})})
+        self._patches = MemoryRetrieval(top_k=4096, min_visibility=0.0)
+        self._rules = {
+            name: _published(memory, camera, PUBLISHED[name], num_threads)
+            for name in (strategy, composition)
+            if name in PUBLISHED
+        }
 
-    return run
+    def __call__(self, targets: CameraTrajectory) -> Canvases:
+        """Choose and compose for the cameras of a window, and time both."""
+        start = time.perf_counter()
+        chosen = self._choose(targets)
+        middle = time.perf_counter()
+        canvases = self._compose(targets, chosen)
+        end = time.perf_counter()
+        return replace(canvases, choose_seconds=middle - start, compose_seconds=end - middle)
+
+    def _choose(self, targets: CameraTrajectory) -> Mosaic | KeyframeSelection:
+        """Patches, or keyframes by whichever rules."""
+        if self.strategy == "top_k":
+            return self._patches.retrieve(self.store, targets, self.stride)
+        if self.strategy == "visible_coverage":
+            return self._keyframes.select(self.store, targets, self.stride)
+        ids = self._rules[self.strategy].select_candidate_frame_ids(*_groups(targets))
+        return KeyframeSelection([self._observations[[i for i in group if i >= 0]] for group in ids])
+
+    def _compose(self, targets: CameraTrajectory, chosen: Mosaic | KeyframeSelection) -> Canvases:
+        """Canvases by whichever rules."""
+        if self.composition in PUBLISHED and isinstance(chosen, KeyframeSelection):
+            ids = [np.searchsorted(self._observations, each) for each in chosen.observations]
+            poses, cameras = _groups(targets)
+            rules = self._rules[self.composition]
+            colors, valid = rules.fuse_candidates(poses, ids, query_intrinsics=cameras)
+            used = float(np.mean([len(each) for each in ids]))
+            return Canvases(np.ascontiguousarray(np.moveaxis(colors, 0, -1)), valid, None, used)
+        mosaic = self._keyframes.compose(self.store, targets, self.stride, chosen)
+        return Canvases(mosaic.latents, mosaic.coverage, mosaic.depth, _keyframes_of(mosaic))
 
 
 def _published(memory: Sequence[GridFrame], camera: CameraIntrinsics, policy: str, num_threads: int) -> PatchMemory:

@@ -161,7 +161,7 @@ class PatchMemory:
     def fuse_candidates(
         self,
         query_w2c: ArrayLike,
-        candidate_frame_ids: Sequence[Sequence[int]],
+        candidate_frame_ids: Sequence[ArrayLike],
         *,
         query_intrinsics: ArrayLike | None = None,
     ) -> tuple[Any, Any]:
@@ -215,7 +215,7 @@ class PatchMemory:
         last = slice(SUBFRAMES - 1, None, SUBFRAMES)
         return np.ascontiguousarray(poses[last]), np.ascontiguousarray(cameras[last])
 
-    def _ids(self, candidate_frame_ids: Sequence[Sequence[int]], groups: int) -> I64:
+    def _ids(self, candidate_frame_ids: Sequence[ArrayLike], groups: int) -> I64:
         """(G, most) frame ids, -1 for none."""
         if not isinstance(candidate_frame_ids, (Sequence, np.ndarray)):
             raise TypeError(
