@@ -1,7 +1,9 @@
-"""A small posed RGB-D sequence on disk, in the 7-Scenes layout."""
+"""Scenes for tests: a posed RGB-D sequence on disk, and a pipeline that has seen a synthetic world."""
 
 import numpy as np
 from PIL import Image
+
+from mosaicmem import AutoregressivePipeline, SyntheticDepthEstimator
 
 
 def write_scene(folder, world, path):
@@ -14,3 +16,11 @@ def write_scene(folder, world, path):
         Image.fromarray(np.rint(view.depth * 1000).astype(np.uint16)).save(folder / f"{name}.depth.png")
         np.savetxt(folder / f"{name}.pose.txt", pose.world_from_camera)
     return folder
+
+
+def observed(world, config, path, frames):
+    pipeline = AutoregressivePipeline(config, depth_estimator=SyntheticDepthEstimator(world))
+    for i in frames:
+        view = world.render(path.intrinsics, path[i])
+        pipeline.observe(view.image, view.depth, path.intrinsics, path[i])
+    return pipeline

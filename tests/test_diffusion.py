@@ -5,15 +5,23 @@ import pytest
 
 from mosaicmem import (
     VAE,
+    AutoregressivePipeline,
+    CameraPose,
     CameraTrajectory,
     DDPMScheduler,
     DiffusionBackbone,
+    FlowMatchingScheduler,
+    HashedTextEncoder,
     MemoryContext,
     NoiseScheduler,
+    PipelineConfig,
+    SpatialManipulation,
     SyntheticBackbone,
     SyntheticVAE,
     TemporalLayout,
+    TextEncoder,
 )
+from mosaicmem.diffusion import PlaceAttention
 from mosaicmem.metrics import psnr
 
 
@@ -175,16 +183,129 @@ class TestVae:
             SyntheticVAE(stride=4, channels=49)
 
 
+class TestFlowMatching:
+    def test_lines_from_noise_to_data(self):
+        scheduler = FlowMatchingScheduler()
+        assert isinstance(scheduler, NoiseScheduler)
+        assert scheduler.levels(999) == (0.0, 1.0)
+        assert scheduler.levels(499) == (0.5, 0.5)
+        assert scheduler.levels(-1) == (1.0, 0.0)
+
+    def test_shift(self):
+        """At s = 1/2, a shift of 3 gives 3/4."""
+        assert FlowMatchingScheduler(shift=3.0).levels(499)[1] == pytest.approx(0.75)
+        assert FlowMatchingScheduler(shift=3.0).levels(999)[1] == 1.0
+
+    @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
+    @pytest.mark.parametrize("prediction_type", ["velocity", "sample"])
+    def test_a_perfect_prediction_brings_back_the_sample(self, rng, steps, prediction_type):
+        scheduler = FlowMatchingScheduler(shift=5.0, prediction_type=prediction_type)
+        clean, noise = rng.standard_normal((2, 3, 4)).astype(np.float32)
+        timesteps = [*scheduler.timesteps(steps), -1]
+        assert len(timesteps) == steps + 1
+        assert timesteps[0] == 999
+        sample = scheduler.add_noise(clean, noise, timesteps[0])
+        np.testing.assert_array_equal(sample, noise)
+        for t, previous in itertools.pairwise(timesteps):
+            prediction = noise - clean if prediction_type == "velocity" else clean
+            sample = scheduler.step(prediction, t, previous, sample, noise)
+        np.testing.assert_allclose(sample, clean, atol=steps**0.5 * 4 * 2**-24 + 2**-20)
+
+    def test_bad_values(self):
+        with pytest.raises(ValueError, match=r"shift: expected more than 0\.0, got 0"):
+            FlowMatchingScheduler(shift=0)
+        with pytest.raises(ValueError, match="num_steps: expected at most 1000, got 1001"):
+            FlowMatchingScheduler().timesteps(1001)
+        with pytest.raises(ValueError, match="previous_timestep: expected less than timestep = 5, got 5"):
+            FlowMatchingScheduler().step(np.zeros(1), 5, 5, np.zeros(1), np.zeros(1))
+
+
+class TestText:
+    def test_words_are_vectors(self):
+        encoder = HashedTextEncoder(32)
+        assert isinstance(encoder, TextEncoder)
+        vectors = encoder.encode("A red door, a RED sky")
+        assert vectors.shape == (6, 32)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+        np.testing.assert_array_equal(vectors[0], vectors[3])
+        np.testing.assert_array_equal(vectors[1], vectors[4])
+        assert abs(vectors[1] @ vectors[2]) < 0.7
+        np.testing.assert_array_equal(encoder.encode("a red door a red sky"), vectors)
+
+    def test_known_value(self):
+        """The same on every machine and in every process: hash() of a string is not."""
+        np.testing.assert_allclose(
+            HashedTextEncoder(3).encode("door")[0], [0.16126344, 0.00544985, 0.98689634], atol=1e-6
+        )
+
+    def test_no_words(self):
+        assert HashedTextEncoder(5).encode(" ,. ").shape == (0, 5)
+        with pytest.raises(TypeError, match="prompt: expected a string, got int"):
+            HashedTextEncoder().encode(3)
+
+
+class TestPlaceAttention:
+    """Against the formula, token by token."""
+
+    def read(self, world, camera, **changes):
+        path = world.leave_and_return(camera, 60)
+        pipeline = AutoregressivePipeline(PipelineConfig(use_warped_latent=False, top_k=12, **changes))
+        for i in (0, 2):
+            view = world.render(camera, path[i])
+            pipeline.observe(view.image, view.depth, camera, path[i])
+        context = pipeline.align(path[1:4])
+        return context, *PlaceAttention(place=5.0, view=3.0).read(context)
+
+    @pytest.mark.parametrize("use_prope", [True, False])
+    def test_is_a_softmax_over_relative_places_and_cameras(self, world, small_camera, use_prope):
+        context, latents, mass = self.read(world, small_camera, use_prope=use_prope)
+        mosaic = context.mosaic
+        frequencies = 10000.0 ** (-np.arange(0, 24, 2) / 24)
+        sources = mosaic.source_camera_from_world[mosaic.patch_sources[mosaic.token_patches]]
+        for frame, row, column in ((0, 0, 0), (1, 3, 4), (2, 5, 9)):
+            mine = mosaic.tokens_of(frame)
+            away = mosaic.positions[mine, 1:] - [row, column]
+            logits = 5.0 * np.cos(away[:, :, None] * frequencies).sum(axis=(1, 2))
+            best = 5.0 * 24
+            if use_prope:
+                relative = context.cameras[frame].camera_from_world @ np.linalg.inv(sources[mine])
+                logits += 3.0 * np.trace(relative, axis1=1, axis2=2)
+                best += 3.0 * 4
+            weights = np.exp(logits - logits.max())
+            expected = weights @ mosaic.tokens[mine] / weights.sum()
+            np.testing.assert_allclose(latents[frame, row, column], expected, atol=2e-3)
+            np.testing.assert_allclose(mass[frame, row, column], np.exp(logits - best).sum(), rtol=2e-3, atol=1e-30)
+
+    def test_nothing_in_memory(self, small_camera):
+        context = AutoregressivePipeline().align(CameraTrajectory([CameraPose()], small_camera))
+        latents, mass = PlaceAttention().read(context)
+        assert latents.shape == (1, 6, 10, 16)
+        assert not latents.any()
+        assert not mass.any()
+
+    def test_mirrored_and_scaled_sources_are_taken(self, world, small_camera):
+        path = world.leave_and_return(small_camera, 4)
+        pipeline = AutoregressivePipeline()
+        view = world.render(small_camera, path[0])
+        pipeline.observe(view.image, view.depth, small_camera, path[0])
+        edit = SpatialManipulation(pipeline.store)
+        edit.flip([1, 0, 0])
+        edit.scale(1.5)
+        around = CameraTrajectory([path[0].at(0.0)], small_camera)
+        back = CameraTrajectory.look_around(around[0], 8, small_camera)
+        _, mass = PlaceAttention().read(pipeline.align(back))
+        assert np.isfinite(mass).all()
+
+
 class TestBackbone:
     def context(self, camera, rng, *, covered=0.5, prompt="", seed=0, shift=0.0):
-        from mosaicmem import CameraPose
-
         cameras = CameraTrajectory(
             [CameraPose.look_at([0, 0, 0], [shift, 0, 1], timestamp=float(i)) for i in (0, 1)], camera
         )
         coverage = rng.random((2, 6, 10)) < covered
         canvas = np.where(coverage[..., None], rng.standard_normal((2, 6, 10, 4)), 0).astype(np.float32)
-        return MemoryContext(cameras, 8, None, canvas, coverage, coverage.astype(np.float32), prompt, seed, 0)
+        text = HashedTextEncoder().encode(prompt)
+        return MemoryContext(cameras, 8, None, canvas, coverage, coverage.astype(np.float32), prompt, seed, 0, text)
 
     def sample(self, backbone, scheduler, context, seed=0, steps=10):
         rng = np.random.default_rng(seed)
@@ -224,6 +345,33 @@ class TestBackbone:
         np.testing.assert_array_equal(plain, empty())
         for changes in ({"prompt": "a cave"}, {"seed": 1}, {"shift": 1.0}):
             assert np.abs(empty(**changes) - plain)[..., 0].mean() > 0.1
+
+    @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+    def test_all_predictions_say_the_same(self, small_camera, rng, prediction_type):
+        context = self.context(small_camera, rng)
+        expected = self.sample(SyntheticBackbone(DDPMScheduler()), DDPMScheduler(), context)
+        scheduler = DDPMScheduler(prediction_type=prediction_type)
+        backbone = SyntheticBackbone(scheduler)
+        assert backbone.prediction_type == prediction_type
+        np.testing.assert_allclose(self.sample(backbone, scheduler, context), expected, atol=2e-3)
+
+    def test_flow_matching_comes_to_the_same_means(self, small_camera, rng):
+        context = self.context(small_camera, rng)
+        for prediction_type in ("velocity", "sample"):
+            scheduler = FlowMatchingScheduler(prediction_type=prediction_type)
+            x = self.sample(SyntheticBackbone(scheduler), scheduler, context, steps=20)
+            assert np.sqrt(((x - context.canvas)[context.coverage] ** 2).mean()) < 0.05
+
+    def test_prompts_that_share_words_look_alike(self, small_camera, rng):
+        scheduler = DDPMScheduler()
+        backbone = SyntheticBackbone(scheduler, prior_deviation=0.0)
+
+        def look(prompt):
+            return self.sample(backbone, scheduler, self.context(small_camera, rng, covered=-1, prompt=prompt))
+
+        near = np.abs(look("a red brick wall at night") - look("a red brick wall at noon")).mean()
+        far = np.abs(look("a red brick wall at night") - look("green hills")).mean()
+        assert near < far
 
     def test_clean_input_is_a_fixed_point_of_zero_noise(self, small_camera, rng):
         scheduler = DDPMScheduler()

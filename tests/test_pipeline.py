@@ -13,22 +13,14 @@ from mosaicmem import (
     MosaicMemoryStore,
     PipelineConfig,
     SyntheticBackbone,
-    SyntheticDepthEstimator,
     WindowError,
     depth_to_grid,
 )
 from mosaicmem.evaluation import compare_memory
 from mosaicmem.metrics import psnr
+from scene_helpers import observed
 
 SMALL = {"window_size": 6, "window_overlap": 2, "num_inference_steps": 4}
-
-
-def observed(world, config, path, frames):
-    pipeline = AutoregressivePipeline(config, depth_estimator=SyntheticDepthEstimator(world))
-    for i in frames:
-        view = world.render(path.intrinsics, path[i])
-        pipeline.observe(view.image, view.depth, path.intrinsics, path[i])
-    return pipeline
 
 
 @pytest.fixture(scope="session")
@@ -236,6 +228,17 @@ class TestFailure:
         last = shown[-1]
         np.testing.assert_allclose(completed.frames[last.frames.stop - 2 :], last.video[-2:], atol=1e-6)
 
+    @pytest.mark.parametrize("bad", [np.nan, "shape"])
+    def test_bad_estimates_fail_the_window(self, loop, bad):
+        class Bad:
+            def estimate(self, image, intrinsics, pose, known_depth):
+                depth = np.ones(image.shape[:2], np.float32)
+                depth[0, 0] = 1.0 if bad == "shape" else bad
+                return depth[1:] if bad == "shape" else depth
+
+        with pytest.raises(WindowError, match=r"window 0 \(frames 0-5\) failed in stage 'remember': .*estimated depth"):
+            AutoregressivePipeline(PipelineConfig(**SMALL), depth_estimator=Bad()).generate(loop)
+
     def test_a_failed_callback_is_a_failed_window(self, loop):
         def fail(window):
             if window.statistics.window == 1:
@@ -259,12 +262,9 @@ class TestFailure:
 
     def test_prediction_types_must_match(self):
         with pytest.raises(ValueError, match="backbone: expected prediction_type 'epsilon'"):
-            AutoregressivePipeline(scheduler=DDPMScheduler(prediction_type="epsilon"))
-
-    def test_sizes_that_do_not_fit_are_refused_before_any_work(self, loop, small_camera):
-        path = CameraTrajectory(loop.poses, small_camera.scaled(100, 96))
-        with pytest.raises(ValueError, match="stride: expected a divisor of the image size 100x96, got 8"):
-            AutoregressivePipeline().generate(path)
+            AutoregressivePipeline(
+                backbone=SyntheticBackbone(DDPMScheduler()), scheduler=DDPMScheduler(prediction_type="epsilon")
+            )
 
     @pytest.mark.parametrize(
         ("image", "message"),

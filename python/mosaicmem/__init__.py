@@ -30,11 +30,14 @@ from mosaicmem.diffusion import (
     VAE,
     DDPMScheduler,
     DiffusionBackbone,
+    FlowMatchingScheduler,
+    HashedTextEncoder,
     MemoryContext,
     NoiseScheduler,
     SyntheticBackbone,
     SyntheticVAE,
     TemporalLayout,
+    TextEncoder,
 )
 from mosaicmem.errors import FormatError, StoreLockedError
 from mosaicmem.geometry import (
@@ -59,7 +62,7 @@ from mosaicmem.memory import (
     SpatialManipulation,
     Sphere,
 )
-from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowError
+from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig, Window, WindowError
 from mosaicmem.synthetic import SyntheticWorld
 
 try:
@@ -74,14 +77,17 @@ __all__ = [
     "CameraIntrinsics",
     "CameraPose",
     "CameraTrajectory",
+    "Checkpoint",
     "ComposedMosaic",
     "DDPMScheduler",
     "DepthCompletion",
     "DepthEstimator",
     "DiffusionBackbone",
+    "FlowMatchingScheduler",
     "FormatError",
     "Frustum",
     "GenerationResult",
+    "HashedTextEncoder",
     "KeyframeRetrieval",
     "LatentCanvas",
     "MemoryContext",
@@ -104,8 +110,10 @@ __all__ = [
     "SyntheticVAE",
     "SyntheticWorld",
     "TemporalLayout",
+    "TextEncoder",
     "WarpedLatent",
     "WarpedRoPE",
+    "Window",
     "WindowError",
     "__version__",
     "bilinear_sample",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,12 @@ class CameraIntrinsics:
         """The same camera with its image resized to ``width`` x ``height`` pixels."""
         sx, sy = width / self.width, height / self.height
         return CameraIntrinsics(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, width, height)
+
+    def padded(self, multiple: int) -> CameraIntrinsics:
+        """The same camera with its image extended at the right and the bottom to whole multiples of some pixels."""
+        multiple = check_integer("multiple", multiple, minimum=1)
+        width, height = (-(-size // multiple) * multiple for size in (self.width, self.height))
+        return replace(self, width=width, height=height)
 
     def latent_grid(self, stride: int) -> CameraIntrinsics:
         """The same camera over a latent grid of ``stride`` pixels a cell.

@@ -69,6 +69,13 @@ def check_rigid_stack(name: str, matrices: F64) -> F64:
     return rigid.reshape(matrices.shape)
 
 
+def nearest_rotation(matrices: F64) -> F64:
+    """The rotations (..., 3, 3), determinant +1, nearest to any matrices (..., 3, 3)."""
+    u, _, vt = np.linalg.svd(matrices)
+    u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    return np.asarray(u @ vt)
+
+
 def invert_rigid(matrix: F64) -> F64:
     """The inverse of a rigid 4x4: [R^T | -R^T t]."""
     inverse = np.eye(4)

@@ -2,75 +2,135 @@
 
 from __future__ import annotations
 
-import hashlib
+import weakref
 
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, check_number
 from mosaicmem.camera import CameraTrajectory
+from mosaicmem.diffusion.memory_attention import PlaceAttention
 from mosaicmem.diffusion.protocols import MemoryContext, NoiseScheduler
 
 _PRIOR_WAVES = 12
+_LEAST_MASS = 0.2  # of what attention reads at a cell, to count as memory
 
 
 class SyntheticBackbone:
-    """Denoises towards memory where the mosaic covers a cell, and towards a prior where it does not.
+    """Denoises towards memory where it knows a cell, and towards a prior where it does not.
 
-    It holds that x_0 ~ N(mean, deviation^2) in each cell, with mean = the warped latent where covered and otherwise a
-    smooth field over viewing directions drawn from prompt and seed. Given x_t = a x_0 + s noise, the best estimate is
+    It holds that x_0 ~ N(mean, deviation^2) in each cell. The mean is
+
+    - the warped latent where the canvas covers the cell; next to it counts what attention (Warped RoPE, PRoPE) reads
+      there, with the weight ``gate``;
+    - what attention reads alone, where the canvas shows nothing and tokens land near;
+    - otherwise a smooth field over viewing directions, drawn from prompt and seed.
+
+    Given x_t = a x_0 + s noise, the best estimate is
 
         E[x_0 | x_t] = mean + deviation^2 a / (a^2 deviation^2 + s^2) * (x_t - a mean),
 
-    which is what it predicts. It knows memory, cameras, prompt and seed, and nothing of the scene.
+    from which follows what it predicts. It knows memory, cameras, prompt and seed, and nothing of the scene.
 
     Parameters
     ----------
     scheduler : NoiseScheduler
         Tells signal and noise level at a timestep, as training would have.
+    prediction_type : {"sample", "epsilon", "v_prediction", "velocity"}
+        What it predicts; that of the scheduler if not given.
     memory_deviation, prior_deviation : float
         How far samples stray from memory, and from the prior.
+    gate : float
+        Of attention to memory, in [0, 1]; a context may override it.
+    attention : PlaceAttention, optional
+    num_threads : int
+        Of attention, where it is not given.
     """
-
-    prediction_type = "sample"
 
     def __init__(
         self,
         scheduler: NoiseScheduler,
         *,
+        prediction_type: str | None = None,
         memory_deviation: float = 0.02,
         prior_deviation: float = 0.1,
+        gate: float = 0.5,
+        attention: PlaceAttention | None = None,
+        num_threads: int = 0,
     ) -> None:
         self._scheduler = scheduler
+        self._prediction_type = str(prediction_type or getattr(scheduler, "prediction_type", "sample"))
         self._memory_variance = check_number("memory_deviation", memory_deviation, minimum=0.0) ** 2
         self._prior_variance = check_number("prior_deviation", prior_deviation, minimum=0.0) ** 2
+        self._gate = check_number("gate", gate, minimum=0.0, maximum=1.0)
+        self._attention = attention or PlaceAttention(num_threads=num_threads)
+        # Mean and variance are the same at all steps of a window.
+        self._known: weakref.WeakKeyDictionary[MemoryContext, tuple[F32, F32]] = weakref.WeakKeyDictionary()
+
+    @property
+    def prediction_type(self) -> str:
+        """What it predicts."""
+        return self._prediction_type
 
     def predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:
-        """The posterior mean of x_0 given x_t, of the shape of ``sample``: (B, C, T, h, w)."""
+        """From the posterior mean of x_0 given x_t, of the shape of ``sample``: (B, C, T, h, w)."""
+        if context not in self._known:
+            self._known[context] = self._believe(context, sample.shape[1])
+        mean, variance = self._known[context]
         signal, noise = self._scheduler.levels(timestep)
-        covered = context.coverage[..., None]
-        prior = prior_latents(context, sample.shape[1])
-        mean = np.where(covered, context.canvas, prior).transpose(3, 0, 1, 2)[None]
-        variance = np.where(covered, self._memory_variance, self._prior_variance).transpose(3, 0, 1, 2)[None]
         spread = signal**2 * variance + noise**2
         gain = np.divide(signal * variance, spread, out=np.zeros_like(spread), where=spread > 0)
-        return np.asarray(mean + gain * (sample - signal * mean), dtype=np.float32)
+        clean = gain * (sample - np.float32(signal) * mean)
+        clean += mean
+        if self._prediction_type == "sample":
+            return np.asarray(clean, dtype=np.float32)
+        epsilon = (sample - signal * clean) / max(noise, 1e-12)
+        if self._prediction_type == "v_prediction":
+            epsilon = signal * epsilon - noise * clean
+        elif self._prediction_type == "velocity":
+            epsilon = epsilon - clean
+        return np.asarray(epsilon, dtype=np.float32)
+
+    def _believe(self, context: MemoryContext, channels: int) -> tuple[F32, F32]:
+        """Mean (1, C, T, h, w) and variance (1, 1, T, h, w) of x_0."""
+        gate = self._gate if context.gate is None else context.gate
+        covered = context.coverage[..., None]
+        mean, known = context.canvas, covered
+        if gate > 0 and context.mosaic is not None:
+            read, mass = self._attention.read(context)
+            near = mass[..., None] >= _LEAST_MASS
+            part = np.where(covered, np.float32(gate), 1) * near
+            mean, known = mean + part * (read - mean), covered | near
+        if not known.all():
+            mean = np.where(known, mean, prior_latents(context, channels))
+        variance = np.where(known, self._memory_variance, self._prior_variance)
+        return (
+            np.ascontiguousarray(mean.transpose(3, 0, 1, 2)[None], dtype=np.float32),
+            np.ascontiguousarray(variance.transpose(3, 0, 1, 2)[None], dtype=np.float32),
+        )
 
 
 def prior_latents(context: MemoryContext, channels: int) -> F32:
     """A latent for each cell of each frame, (T, h, w, C), from prompt, seed and viewing direction alone.
 
     A sum of random plane waves over the unit sphere: smooth, the same for the same direction. Like a blurred picture,
-    it lives in the first channels, which carry the mean of a cell.
+    it lives in the first channels, which carry the mean of a cell. Each word of the prompt shifts the phases and the
+    mean colour along a direction of its own, so prompts that share words look alike.
     """
-    digest = hashlib.sha256(f"{context.seed}\0{context.prompt}".encode()).digest()
-    rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    rng = np.random.default_rng(context.seed)
     waves = rng.normal(scale=3.0, size=(_PRIOR_WAVES, 3))
     phases = rng.uniform(0, 2 * np.pi, size=(_PRIOR_WAVES, channels))
+    tint = np.zeros(channels)
+    if len(context.text):
+        # A fixed map from text to the look of the prior; the sum is the bag of words.
+        meaning = context.text.sum(axis=0, dtype=np.float64)
+        draw = np.random.default_rng(0).standard_normal
+        phases += np.tensordot(meaning, draw((len(meaning), *phases.shape)), 1)
+        tint = 0.5 * np.tanh(meaning @ draw((len(meaning), channels)))
     amplitudes = 0.8 * np.exp2(-2.0 * np.maximum(0, np.arange(channels) - 2)) / np.sqrt(_PRIOR_WAVES / 2)
     angles = _directions(context.cameras, context.stride) @ waves.T
     # cos(angle + phase) summed over waves, as two products instead of a (cells, waves, channels) array.
     field = np.cos(angles) @ np.cos(phases) - np.sin(angles) @ np.sin(phases)
-    return np.asarray(field * amplitudes, dtype=np.float32)
+    return np.asarray(field * amplitudes + tint * (np.arange(channels) < 3), dtype=np.float32)
 
 
 def _directions(cameras: CameraTrajectory, stride: int) -> F64:

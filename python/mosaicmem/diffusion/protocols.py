@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from mosaicmem._arrays import F32, I64, Bool
 from mosaicmem.camera import CameraTrajectory
@@ -32,6 +34,12 @@ class MemoryContext:
     seed : int
     window : int
         Index of the window in the run.
+    text : (L, d) float32
+        The prompt as the text encoder gives it; L is 0 for none.
+    use_prope : bool
+        Whether attention to memory encodes cameras. False where a run leaves it out to see what it is worth.
+    gate : float or None
+        Instead of the gates of attention to memory, if not None: 0 shuts it off, 1 opens it fully.
     """
 
     cameras: CameraTrajectory
@@ -43,6 +51,13 @@ class MemoryContext:
     prompt: str
     seed: int
     window: int
+    text: F32 = field(default_factory=lambda: np.zeros((0, 1), np.float32))
+    use_prope: bool = True
+    gate: float | None = None
+
+    def without_prompt(self) -> MemoryContext:
+        """The same memory and no text: what classifier-free guidance leads away from."""
+        return replace(self, prompt="", text=self.text[:0])
 
 
 @runtime_checkable
@@ -104,7 +119,7 @@ class DiffusionBackbone(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What it predicts: "epsilon", "sample" or "v_prediction"; must be the scheduler's."""
+        """What it predicts: "epsilon", "sample", "v_prediction" or "velocity"; must be the scheduler's."""
         ...
 
     def predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:

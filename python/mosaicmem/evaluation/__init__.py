@@ -1,6 +1,7 @@
 """How well memory keeps what was seen: of generated video (:mod:`.generation`), and of what memory itself composes
 (:mod:`.composition`)."""
 
+from mosaicmem.evaluation.ablation import ABLATIONS, AblationScore, ablate
 from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_composition
 from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
 from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
@@ -8,8 +9,10 @@ from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecord
 from mosaicmem.evaluation.strategies import COMPOSITIONS, STRATEGIES, Canvases, Composer
 
 __all__ = [
+    "ABLATIONS",
     "COMPOSITIONS",
     "STRATEGIES",
+    "AblationScore",
     "Canvases",
     "Comparison",
     "Composer",
@@ -20,6 +23,7 @@ __all__ = [
     "MosaicRecorder",
     "Noise",
     "TargetScore",
+    "ablate",
     "compare_memory",
     "evaluate_composition",
     "forgetting_curve",

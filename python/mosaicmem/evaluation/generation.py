@@ -12,7 +12,7 @@ from mosaicmem._arrays import F32
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion import VAE
 from mosaicmem.metrics import psnr
-from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, Window
+from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, Window
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,12 @@ class MosaicRecorder:
         """Compare one frame with the truth (H, W, 3) float32 in [0, 1]."""
         cells = self.coverage[frame]
         stride = self._vae.stride
-        pixels = np.repeat(np.repeat(cells, stride, axis=0), stride, axis=1)
+        height, width, _ = truth.shape  # decoded mosaics are of whole cells
+        pixels = np.repeat(np.repeat(cells, stride, axis=0), stride, axis=1)[:height, :width]
         return FrameScore(
             frame,
             float(cells.mean()),
-            psnr(self.mosaics[frame], truth, pixels),
+            psnr(self.mosaics[frame][:height, :width], truth, pixels),
             psnr(with_memory.frames[frame], truth),
             psnr(without_memory.frames[frame], truth),
         )
@@ -91,7 +92,7 @@ def compare_memory(
     trajectory: CameraTrajectory,
     truth: dict[int, F32],
     *,
-    recorder: MosaicRecorder | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Comparison:
     """Generate a path with the pipeline's memory and without any, and compare both with the truth.
 
@@ -102,16 +103,12 @@ def compare_memory(
     trajectory : CameraTrajectory
     truth : dict of int to (H, W, 3) float32 in [0, 1]
         By frame of the trajectory.
+    checkpoint : Checkpoint, optional
+        For the run with memory.
     """
-    recorder = recorder or MosaicRecorder(pipeline.vae)
-    with_memory = pipeline.generate(trajectory, on_window=recorder)
-    without_memory = AutoregressivePipeline(
-        pipeline.config.model_copy(update={"use_memory": False}),
-        backbone=pipeline.backbone,
-        vae=pipeline.vae,
-        scheduler=pipeline.scheduler,
-        depth_estimator=pipeline.depth_estimator,
-    ).generate(trajectory)
+    recorder = MosaicRecorder(pipeline.vae)
+    with_memory = pipeline.generate(trajectory, on_window=recorder, checkpoint=checkpoint)
+    without_memory = pipeline.varied(use_memory=False).generate(trajectory)
     scores = [recorder.score(frame, image, with_memory, without_memory) for frame, image in sorted(truth.items())]
     return Comparison(with_memory, without_memory, scores)
 

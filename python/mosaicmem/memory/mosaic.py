@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,6 +83,11 @@ class Mosaic:
     def coverage_ratio(self) -> F64:
         """The part of each target frame's cells that is covered, (T,) float64."""
         return np.asarray(self.coverage.mean(axis=(1, 2)))
+
+    def unwarped(self) -> Mosaic:
+        """The same tokens, each at the (y, x) that it has in its own keyframe: what Warped RoPE is there to mend."""
+        positions = np.concatenate([self.positions[:, :1], self.source_positions], axis=1)
+        return replace(self, positions=positions)
 
     def tokens_of(self, frame: int) -> I64:
         """Indices of the tokens of one target frame."""

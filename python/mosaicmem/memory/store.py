@@ -325,7 +325,7 @@ class MosaicMemoryStore:
         """The smallest and the largest world coordinates of living patches, (2, 3) metres; None for an empty store."""
         return self._core.bounds(self.num_threads)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, label: str = "") -> None:
         """Keep the store in a folder; see :mod:`mosaicmem.memory.storage` for what is in it.
 
         Writes what is new since the last save there. The save before stays readable until this one is durable, and when
@@ -336,6 +336,8 @@ class MosaicMemoryStore:
         ----------
         path : path
             A new or empty folder, or the one that this store was last saved to or opened from.
+        label : str
+            Kept with this save, at most 1000 characters: it is there if and only if the rest is.
 
         Raises
         ------
@@ -349,7 +351,7 @@ class MosaicMemoryStore:
         with self._lock:
             folder = self._known_folder(Path(path).resolve()) or StoreFolder(Path(path))
             try:
-                folder.save(self._core, self._settings(), self._next_frame_id)
+                folder.save(self._core, self._settings(), self._next_frame_id, label)
             except BaseException:
                 if folder is not self._folder:
                     folder.close()

@@ -2,124 +2,36 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance
-from mosaicmem.attention import WarpedLatent
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
     VAE,
     DDPMScheduler,
     DiffusionBackbone,
+    FlowMatchingScheduler,
+    HashedTextEncoder,
     MemoryContext,
     NoiseScheduler,
     SyntheticBackbone,
     SyntheticVAE,
     TemporalLayout,
+    TextEncoder,
 )
 from mosaicmem.geometry import DepthCompletion, DepthEstimator, depth_to_grid
-from mosaicmem.memory import MemoryRetrieval, MosaicMemoryStore
+from mosaicmem.memory import MosaicMemoryStore
+from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
+from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.noise import window_noise
-
-
-@dataclass(frozen=True)
-class WindowStatistics:
-    """What happened in one window.
-
-    Attributes
-    ----------
-    window : int
-    first_frame, last_frame : int
-        Both inclusive.
-    patches, tokens : int
-        Retrieved, over all latent frames.
-    coverage : float
-        Part of the window's latent cells that memory covered.
-    keyframes : int
-        Remembered from this window.
-    store_patches : int
-        In the store afterwards.
-    seconds : dict of str to float
-        Time of each stage: retrieve, denoise, decode, remember.
-    """
-
-    window: int
-    first_frame: int
-    last_frame: int
-    patches: int
-    tokens: int
-    coverage: float
-    keyframes: int
-    store_patches: int
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A finished window, as callbacks get it.
-
-    Attributes
-    ----------
-    frames : range
-        Its frames of the trajectory.
-    video : (len(frames), H, W, 3) float32
-        As decoded, before blending with the window before.
-    context : MemoryContext
-        What conditioned it.
-    statistics : WindowStatistics
-    """
-
-    frames: range
-    video: F32
-    context: MemoryContext
-    statistics: WindowStatistics
-
-
-@dataclass(frozen=True, eq=False)
-class GenerationResult:
-    """A generated video.
-
-    Attributes
-    ----------
-    frames : (T, H, W, 3) float32 in [0, 1]
-        One for each pose of the trajectory.
-    windows : list of WindowStatistics
-    """
-
-    frames: F32
-    windows: list[WindowStatistics] = field(default_factory=list)
-
-
-class WindowError(RuntimeError):
-    """A window failed; what was done before it is kept.
-
-    Attributes
-    ----------
-    window : int
-    frames : range
-        Of the failed window.
-    stage : str
-        retrieve, denoise, decode, remember or callback.
-    completed : GenerationResult
-        All windows before it.
-    """
-
-    def __init__(self, window: int, frames: range, stage: str, completed: GenerationResult, cause: Exception) -> None:
-        super().__init__(
-            f"window {window} (frames {frames.start}-{frames.stop - 1}) failed in stage {stage!r}: "
-            f"{type(cause).__name__}: {cause}"
-        )
-        self.window = window
-        self.frames = frames
-        self.stage = stage
-        self.completed = completed
+from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
 
 
 class AutoregressivePipeline:
@@ -128,16 +40,26 @@ class AutoregressivePipeline:
     Each window: retrieve what its cameras see, align it to them, denoise, decode, blend with the window before, choose
     keyframes by motion, remember them. The result has exactly as many frames as the trajectory.
 
+    Images need not be of whole latent cells: they are extended at the right and the bottom for the VAE, observed ones
+    by their last pixels without depth, and what is generated there is cut off.
+
     Parameters
     ----------
     config : PipelineConfig, optional
     backbone, vae, scheduler : optional
         Anything that follows :class:`DiffusionBackbone`, :class:`VAE`, :class:`NoiseScheduler`; synthetic ones if not
-        given.
+        given, and the scheduler that the configuration names, for what the backbone predicts.
     depth_estimator : DepthEstimator, optional
         Depth of generated keyframes; :class:`~mosaicmem.geometry.DepthCompletion` if not given.
+    text_encoder : TextEncoder, optional
+        For the contexts' ``text``; :class:`HashedTextEncoder` if not given.
     store : MosaicMemoryStore, optional
         Carried over from before; a new one if not given.
+
+    Attributes
+    ----------
+    store : MosaicMemoryStore
+        The memory; it goes on from one call to the next. A run with a checkpoint replaces it by what it has kept.
     """
 
     def __init__(
@@ -148,19 +70,24 @@ class AutoregressivePipeline:
         vae: VAE | None = None,
         scheduler: NoiseScheduler | None = None,
         depth_estimator: DepthEstimator | None = None,
+        text_encoder: TextEncoder | None = None,
         store: MosaicMemoryStore | None = None,
     ) -> None:
         self.config = c = PipelineConfig() if config is None else check_instance("config", config, PipelineConfig)
         temporal = TemporalLayout(c.temporal_kind, c.temporal_factor)
         self.vae: VAE = SyntheticVAE(c.vae_stride, c.latent_channels, temporal) if vae is None else vae
-        self.scheduler: NoiseScheduler = DDPMScheduler(schedule=c.noise_schedule) if scheduler is None else scheduler
-        self.backbone: DiffusionBackbone = SyntheticBackbone(self.scheduler) if backbone is None else backbone
+        self.scheduler: NoiseScheduler = _scheduler(c, backbone) if scheduler is None else scheduler
+        self.backbone: DiffusionBackbone = (
+            SyntheticBackbone(self.scheduler, num_threads=c.num_threads) if backbone is None else backbone
+        )
         self.depth_estimator: DepthEstimator = DepthCompletion() if depth_estimator is None else depth_estimator
+        self.text_encoder: TextEncoder = HashedTextEncoder() if text_encoder is None else text_encoder
         for name, part, protocol in (
             ("vae", self.vae, VAE),
             ("scheduler", self.scheduler, NoiseScheduler),
             ("backbone", self.backbone, DiffusionBackbone),
             ("depth_estimator", self.depth_estimator, DepthEstimator),
+            ("text_encoder", self.text_encoder, TextEncoder),
         ):
             if not isinstance(part, protocol):
                 raise TypeError(f"{name}: expected the methods of {protocol.__name__}, got {type(part).__name__}")
@@ -173,16 +100,25 @@ class AutoregressivePipeline:
         self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
-        self.retrieval = MemoryRetrieval(
-            top_k=c.top_k,
-            near=c.near,
-            far=c.far,
-            half_life=c.half_life,
-            min_visibility=c.min_visibility,
-            diversity_radius=c.diversity_radius,
-            diversity_penalty=c.diversity_penalty,
+        self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
+
+    def varied(self, **changes: Any) -> AutoregressivePipeline:
+        """A pipeline of the same parts with other settings, and with a copy of this memory.
+
+        Parameters
+        ----------
+        changes
+            Fields of :class:`PipelineConfig`.
+        """
+        return AutoregressivePipeline(
+            PipelineConfig(**{**self.config.model_dump(), **changes}),
+            backbone=self.backbone,
+            vae=self.vae,
+            scheduler=self.scheduler,
+            depth_estimator=self.depth_estimator,
+            text_encoder=self.text_encoder,
+            store=self.store.fork(),
         )
-        self.warped_latent = WarpedLatent(c.splat, depth_tolerance=c.depth_tolerance)
 
     def _new_store(self) -> MosaicMemoryStore:
         c = self.config
@@ -205,100 +141,166 @@ class AutoregressivePipeline:
         depth : (H, W) array
             Metres; invalid where not finite or <= 0.
         intrinsics, pose
-            Of the frame; the image size is a multiple of the VAE's stride.
+            Of the frame.
         """
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
-        self._insert(pixels, depth_to_grid(z, self.vae.stride), intrinsics, pose, confidence=1.0, valid=None)
+        padded = intrinsics.padded(self.vae.stride)
+        self._insert(_extended(pixels, padded, "edge"), z, padded, pose, confidence=1.0, valid=None)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
-        """What memory shows to the cameras of some latent frames."""
-        c = self.config
-        grid = cameras.intrinsics.latent_grid(self.vae.stride)
-        shape = (len(cameras), grid.height, grid.width)
-        mosaic = None
-        canvas = np.zeros((*shape, self.vae.channels), dtype=np.float32)
-        coverage = np.zeros(shape, dtype=np.bool_)
-        depth = np.zeros(shape, dtype=np.float32)
-        if c.use_memory and len(self.store):
-            mosaic = self.retrieval.retrieve(self.store, cameras, self.vae.stride)
-            canvases = mosaic.compose(self.warped_latent)
-            canvas = np.stack([one.latents for one in canvases])
-            coverage = np.stack([one.coverage for one in canvases])
-            depth = np.stack([one.depth for one in canvases])
-        return MemoryContext(cameras, self.vae.stride, mosaic, canvas, coverage, depth, c.prompt, c.seed, window)
+        """What memory shows to the cameras of some latent frames, over whole latent cells."""
+        return self._conditioner.context(self.store, _padded(cameras, self.vae.stride), window)
 
     def generate(
         self,
         trajectory: CameraTrajectory,
         *,
         on_window: Callable[[Window], None] | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
     ) -> GenerationResult:
         """Generate one frame for each pose.
 
         Parameters
         ----------
         trajectory : CameraTrajectory
-            Its image size is a multiple of the VAE's stride.
         on_window : callable, optional
             Called with each finished :class:`Window`.
+        checkpoint : path or Checkpoint, optional
+            Folder in which each window and the memory after it are kept. If a run of the same configuration and path
+            has begun there, it goes on from its last window, whatever ended it, and gives the same bytes.
 
         Raises
         ------
         WindowError
             A stage of a window failed; it carries what was done before.
         ValueError
-            The image size does not suit the VAE.
+            The checkpoint is that of another run; the message names what differs.
         """
-        c = self.config
+        run = self._run(trajectory, checkpoint)
+        for window in self._windows(trajectory, run, checkpoint, on_window):
+            del window
+        return GenerationResult(_cropped(run.video, trajectory.intrinsics), run.done)
+
+    def stream(
+        self, trajectory: CameraTrajectory, *, checkpoint: str | Path | Checkpoint | None = None
+    ) -> Iterator[Window]:
+        """:meth:`generate`, window by window as each is done.
+
+        Parameters and errors are those of :meth:`generate`. A window is generated when it is asked for.
+        """
+        run = self._run(trajectory, checkpoint)
+        return self._windows(trajectory, run, checkpoint, None)
+
+    def _run(self, trajectory: CameraTrajectory, checkpoint: str | Path | Checkpoint | None) -> Progress:
         check_instance("trajectory", trajectory, CameraTrajectory)
-        trajectory.intrinsics.latent_grid(self.vae.stride)  # refuses a size that does not fit before any work
-        size = (trajectory.intrinsics.height, trajectory.intrinsics.width, 3)
-        video = np.zeros((len(trajectory), *size), dtype=np.float32)
+        if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
+            raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
+        camera = trajectory.intrinsics.padded(self.vae.stride)
+        return Progress(np.zeros((len(trajectory), camera.height, camera.width, 3), dtype=np.float32))
+
+    def _windows(
+        self,
+        trajectory: CameraTrajectory,
+        run: Progress,
+        checkpoint: str | Path | Checkpoint | None,
+        on_window: Callable[[Window], None] | None,
+    ) -> Iterator[Window]:
+        c, size = self.config, trajectory.intrinsics
+        path = _padded(trajectory, self.vae.stride)
+        kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        if kept is not None:
+            self.store = kept.begin(c, trajectory, self._part_names(), self.store)
+        known = (kept.windows or 0) if kept is not None else 0
         keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
-        done: list[WindowStatistics] = []
-        end = 0  # frames before this have been generated
-        for index, frames in enumerate(trajectory.windows(c.window_size, c.window_overlap)):
-            stages = _Stages(index, frames, video[:end], done)
-            with stages("retrieve"):
-                context = self.align(self._latent_cameras(trajectory, frames), window=index)
-            with stages("denoise"):
-                latents = self._denoise(context)
-            with stages("decode"):
-                decoded = as_array(
-                    "decoded video",
-                    self.vae.decode(latents, len(frames)),
-                    np.float32,
-                    (len(frames), *size),
-                    finite=True,
-                )
-                blended = _blend(video, decoded, frames, end)
-            # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
-            # is blended into it, is conditioned on them.
-            with stages("remember"):
-                new = [i for i in keyframes if end <= i < frames.stop] if c.use_memory else []
-                for i in new:
-                    self._remember(blended[i - frames.start], trajectory.intrinsics, trajectory[i])
-            video[frames.start : frames.stop] = blended
-            end = frames.stop
-            statistics = WindowStatistics(
-                window=index,
-                first_frame=frames.start,
-                last_frame=frames.stop - 1,
-                patches=len(context.mosaic.patch_ids) if context.mosaic else 0,
-                tokens=len(context.mosaic) if context.mosaic else 0,
-                coverage=float(context.coverage.mean()),
-                keyframes=len(new),
-                store_patches=len(self.store),
-                seconds=stages.seconds,
+        windows = path.windows(c.window_size, c.window_overlap)
+        final = 0
+        for index, frames in enumerate(windows):
+            run.begin(index, frames)
+            if kept is not None and index < known:
+                context, statistics = self._bring_back(path, run, kept, index, frames)
+            else:
+                context, statistics = self._generate_window(path, size, run, kept, index, frames, keyframes)
+            run.end = frames.stop
+            run.done.append(statistics)
+            last = frames.stop - (c.window_overlap if index + 1 < len(windows) else 0)
+            finished, final = range(final, max(final, last)), max(final, last)
+            window = Window(
+                frames,
+                _cropped(run.video[frames.start : frames.stop], size),
+                finished,
+                _cropped(run.video[finished.start : finished.stop], size),
+                context,
+                statistics,
             )
-            done.append(statistics)
-            stages = _Stages(index, frames, video[:end], done)
-            with stages("callback"):
+            with run("callback"):
                 if on_window is not None:
-                    on_window(Window(frames, decoded, context, statistics))
-        return GenerationResult(video, done)
+                    on_window(window)
+            yield window
+
+    def _generate_window(
+        self,
+        path: CameraTrajectory,
+        size: CameraIntrinsics,
+        run: Progress,
+        kept: Checkpoint | None,
+        index: int,
+        frames: range,
+        keyframes: list[int],
+    ) -> tuple[MemoryContext, WindowStatistics]:
+        c = self.config
+        with run("retrieve"):
+            context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
+        with run("denoise"):
+            latents = self._denoise(context)
+        with run("decode"):
+            decoded = as_array(
+                "decoded video",
+                self.vae.decode(latents, len(frames)),
+                np.float32,
+                (len(frames), *run.video.shape[1:]),
+                finite=True,
+            )
+            blended = _blend(run.video, decoded, frames, run.end)
+        # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
+        # is blended into it, is conditioned on them.
+        with run("remember"):
+            new = [i for i in keyframes if run.end <= i < frames.stop] if c.use_memory else []
+            for i in new:
+                self._remember(blended[i - frames.start], size, path[i])
+        statistics = WindowStatistics(
+            window=index,
+            first_frame=frames.start,
+            last_frame=frames.stop - 1,
+            patches=len(context.mosaic.patch_ids) if context.mosaic else 0,
+            tokens=len(context.mosaic) if context.mosaic else 0,
+            coverage=coverage_of(context),
+            keyframes=len(new),
+            store_patches=len(self.store),
+            seconds=dict(run.seconds),
+        )
+        if kept is not None:
+            with run("checkpoint"):
+                record = KeptWindow(decoded, context.canvas, context.coverage, context.depth, statistics)
+                self.store = kept.keep(index, record, self.store)
+        run.video[frames.start : frames.stop] = blended
+        return context, statistics
+
+    def _bring_back(
+        self, path: CameraTrajectory, run: Progress, kept: Checkpoint, index: int, frames: range
+    ) -> tuple[MemoryContext, WindowStatistics]:
+        """A window that a checkpoint has kept."""
+        with run("checkpoint"):
+            record = kept.load(index)
+            run.video[frames.start : frames.stop] = _blend(run.video, record.decoded, frames, run.end)
+            empty = self._conditioner.empty(self._latent_cameras(path, frames), index)
+            context = replace(empty, canvas=record.canvas, coverage=record.coverage, depth=record.depth)
+        return context, record.statistics
+
+    def _part_names(self) -> dict[str, str]:
+        parts = ("backbone", "vae", "scheduler", "depth_estimator", "text_encoder")
+        return {name: type(getattr(self, name)).__name__ for name in parts}
 
     def _latent_cameras(self, trajectory: CameraTrajectory, frames: range) -> CameraTrajectory:
         """The camera that stands for each latent frame of a window."""
@@ -312,36 +314,45 @@ class AutoregressivePipeline:
         noise = window_noise(self.config.seed, context.window)
         sample = noise.standard_normal(shape, dtype=np.float32)
         steps = [*(int(t) for t in self.scheduler.timesteps(self.config.num_inference_steps)), -1]
+        unprompted = context.without_prompt()
+        scale = np.float32(self.config.guidance_scale)
         for timestep, previous in pairwise(steps):
-            prediction = as_array(
-                "backbone's prediction",
-                self.backbone.predict(sample, timestep, context),
-                np.float32,
-                shape,
-                finite=True,
-            )
+            prediction = self._predict(sample, timestep, context)
+            if scale != 1:
+                base = self._predict(sample, timestep, unprompted)
+                prediction = base + scale * (prediction - base)
             fresh = noise.standard_normal(shape, dtype=np.float32)
             sample = self.scheduler.step(prediction, timestep, previous, sample, fresh)
         return np.ascontiguousarray(sample[0])
 
+    def _predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:
+        prediction = self.backbone.predict(sample, timestep, context)
+        return as_array("backbone's prediction", prediction, np.float32, sample.shape, finite=True)
+
     def _remember(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
-        """Insert a generated keyframe; by default only the cells that memory does not show yet."""
-        shown = self.align(CameraTrajectory([pose], intrinsics))
+        """Insert a generated keyframe; by default only the cells that memory does not show yet.
+
+        ``image`` is of whole latent cells, ``intrinsics`` of the image that is wanted.
+        """
         s = self.vae.stride
-        known = np.kron(shown.depth[0], np.ones((s, s), dtype=np.float32))
+        padded = intrinsics.padded(s)
+        covered, shown = self._conditioner.known(self.store, padded, pose)
+        known = _cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
         depth = as_array(
             "estimated depth",
-            self.depth_estimator.estimate(image, intrinsics, pose, known),
+            self.depth_estimator.estimate(_cropped(image[None], intrinsics)[0], intrinsics, pose, known),
             np.float32,
-            image.shape[:2],
+            known.shape,
         )
+        if np.isnan(depth).any():
+            raise ValueError("estimated depth: expected numbers, got NaN; 0 says that there is none")
         self._insert(
             image,
-            depth_to_grid(depth, s),
-            intrinsics,
+            depth,
+            padded,
             pose,
             confidence=self.config.generated_confidence,
-            valid=~shown.coverage[0] if self.config.remember == "novel" else None,
+            valid=~covered if self.config.remember == "novel" else None,
         )
 
     def _insert(
@@ -354,32 +365,45 @@ class AutoregressivePipeline:
         confidence: float,
         valid: Bool | None,
     ) -> None:
+        """Image and ``intrinsics`` are of whole latent cells; depth may be smaller, and is unknown beyond."""
+        grid = depth_to_grid(_extended(depth, intrinsics, "constant"), self.vae.stride)
         self.store.insert_keyframe(
             self.vae.encode_image(image),
-            depth,
+            grid,
             intrinsics,
             pose,
             valid=valid,
-            confidence=np.full(depth.shape, confidence, dtype=np.float32),
+            confidence=np.full(grid.shape, confidence, dtype=np.float32),
         )
 
 
-class _Stages:
-    """Times the stages of a window and gives a failure in one of them its place."""
+def _scheduler(config: PipelineConfig, backbone: DiffusionBackbone | None) -> NoiseScheduler:
+    """The scheduler that a configuration names, for what the backbone predicts."""
+    predicts = "sample" if backbone is None else getattr(backbone, "prediction_type", "sample")
+    if config.scheduler == "flow_matching":
+        return FlowMatchingScheduler(shift=config.flow_shift, prediction_type=predicts)
+    return DDPMScheduler(schedule=config.noise_schedule, prediction_type=predicts)
 
-    def __init__(self, window: int, frames: range, video: F32, done: list[WindowStatistics]) -> None:
-        self.seconds: dict[str, float] = {}
-        self._window, self._frames, self._video, self._done = window, frames, video, done
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        except Exception as error:
-            completed = GenerationResult(self._video.copy(), list(self._done))
-            raise WindowError(self._window, self._frames, stage, completed, error) from error
-        self.seconds[stage] = time.perf_counter() - start
+def _padded(trajectory: CameraTrajectory, stride: int) -> CameraTrajectory:
+    """The same path of a camera whose image is of whole latent cells."""
+    return CameraTrajectory(trajectory.poses, trajectory.intrinsics.padded(stride))
+
+
+def _extended(pixels: F32, camera: CameraIntrinsics, mode: str) -> F32:
+    """An image or a depth (H, W, ...), extended at the right and the bottom to the size of a camera."""
+    more = ((0, camera.height - pixels.shape[0]), (0, camera.width - pixels.shape[1]))
+    if more == ((0, 0), (0, 0)):
+        return pixels
+    widths = (*more, *[(0, 0)] * (pixels.ndim - 2))
+    return np.asarray(np.pad(pixels, widths, mode="edge" if mode == "edge" else "constant"))
+
+
+def _cropped(frames: F32, camera: CameraIntrinsics) -> F32:
+    """Frames (F, H, W, ...) as large as a camera's image."""
+    if frames.shape[1:3] == (camera.height, camera.width):
+        return frames
+    return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
 
 
 def _blend(video: F32, decoded: F32, frames: range, end: int) -> F32:

@@ -16,19 +16,36 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+class PromptEvent(BaseModel):
+    """A prompt that takes over when a window begins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    window: Annotated[int, Field(ge=0, description="From this window on.")]
+    prompt: str
+
+
 class PipelineConfig(BaseModel):
     """Configuration of an :class:`AutoregressivePipeline`. Immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     prompt: Annotated[str, Field(description="What the unseen parts should be.")] = ""
+    events: Annotated[
+        tuple[PromptEvent, ...], Field(strict=False, description="Prompts that take over at later windows.")
+    ] = ()
+    guidance_scale: Annotated[
+        _NotNegative, Field(description="Away from the answer without prompt; 1: off, one call a step.")
+    ] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**64, description="Of all noise.")] = 0
     num_threads: Annotated[int, Field(ge=0, le=1024, description="0: all cores.")] = 0
 
     window_size: Annotated[_Count, Field(description="Frames a window.")] = 16
     window_overlap: Annotated[int, Field(ge=0, description="Frames shared with the window before, blended.")] = 4
     num_inference_steps: Annotated[_Count, Field(le=1000, description="Denoising steps.")] = 10
-    noise_schedule: Literal["linear", "cosine"] = "cosine"
+    scheduler: Annotated[Literal["ddpm", "flow_matching"], Field(description="Used where none is given.")] = "ddpm"
+    noise_schedule: Annotated[Literal["linear", "cosine"], Field(description="Of DDPM.")] = "cosine"
+    flow_shift: Annotated[_Positive, Field(description="Of flow matching; above 1: more steps at high noise.")] = 1.0
 
     vae_stride: Annotated[int, Field(ge=1, le=64, description="Pixels a latent cell.")] = 8
     latent_channels: Annotated[int, Field(ge=3)] = 16
@@ -36,6 +53,14 @@ class PipelineConfig(BaseModel):
     temporal_factor: Annotated[_Count, Field(description="Frames a latent frame.")] = 1
 
     use_memory: Annotated[bool, Field(description="False: no retrieval, nothing is remembered.")] = True
+    use_prope: Annotated[bool, Field(description="False: attention to memory knows no cameras.")] = True
+    use_warped_rope: Annotated[
+        bool, Field(description="False: memory tokens keep the positions of the frame that they come from.")
+    ] = True
+    use_warped_latent: Annotated[bool, Field(description="False: no canvas, attention alone.")] = True
+    memory_gate: Annotated[
+        _Fraction | None, Field(description="In place of the gates of attention to memory; 0: no attention.")
+    ] = None
     latent_patch_size: Annotated[_Count, Field(le=1024, description="Latent cells along a patch.")] = 2
     latent_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     max_patches: Annotated[_Count | None, Field(description="Patches go when there are more.")] = None
@@ -44,7 +69,7 @@ class PipelineConfig(BaseModel):
         Literal["oldest", "redundant"], Field(description="What goes first: the old, or what other views hold.")
     ] = "oldest"
 
-    top_k: Annotated[_Count, Field(description="Patches retrieved for each latent frame.")] = 4096
+    top_k: Annotated[_Count, Field(description="Patches retrieved for attention, for each latent frame.")] = 2048
     near: Annotated[_Positive, Field(description="Metres.")] = 0.05
     far: Annotated[_Positive, Field(description="Metres.")] = 100.0
     half_life: Annotated[_NotNegative, Field(description="Seconds; 0: age does not count.")] = 0.0
@@ -52,8 +77,10 @@ class PipelineConfig(BaseModel):
     diversity_radius: Annotated[_NotNegative, Field(description="Pixels; 0: off.")] = 8.0
     diversity_penalty: _Fraction = 0.5
 
-    splat: Literal["nearest", "block", "bilinear"] = "bilinear"
-    depth_tolerance: Annotated[_NotNegative, Field(description="Relative thickness of a surface.")] = 0.05
+    max_keyframes: Annotated[_Count, Field(description="That compose the canvas of a latent frame.")] = 16
+    max_window_keyframes: Annotated[_Count, Field(description="That all latent frames of a window share.")] = 32
+    composition: Literal["blend", "backward"] = "blend"
+    depth_tolerance: Annotated[_Fraction, Field(description="Relative thickness of a surface.")] = 0.15
 
     keyframe_translation: Annotated[_NotNegative, Field(description="Metres between keyframes.")] = 0.3
     keyframe_angle: Annotated[_NotNegative, Field(description="Radians between keyframes.")] = 0.3
@@ -72,12 +99,22 @@ class PipelineConfig(BaseModel):
             )
         if self.far <= self.near:
             raise ValueError(f"far: expected more than near = {self.near}, got {self.far}")
+        if self.max_window_keyframes < self.max_keyframes:
+            raise ValueError(
+                f"max_window_keyframes: expected at least max_keyframes = {self.max_keyframes}, "
+                f"got {self.max_window_keyframes}"
+            )
         if self.latent_channels > 3 * self.vae_stride**2:
             raise ValueError(
                 f"latent_channels: expected at most 3 * vae_stride^2 = {3 * self.vae_stride**2}, "
                 f"got {self.latent_channels}"
             )
         return self
+
+    def prompt_of(self, window: int) -> str:
+        """The prompt of a window: that of the last event up to it, else ``prompt``."""
+        begun = [event for event in self.events if event.window <= window]
+        return max(begun, key=lambda event: event.window).prompt if begun else self.prompt
 
     def save(self, path: str | Path) -> None:
         """Write all fields as JSON, atomically."""

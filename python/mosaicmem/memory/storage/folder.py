@@ -64,12 +64,12 @@ class StoreFolder:
     def __post_init__(self) -> None:
         self.path = self.path.resolve()
 
-    def save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int) -> None:
+    def save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int, label: str = "") -> None:
         """Bring the folder to the state of the store. Until this returns, the state before is what is there."""
         with self._saving:
-            self._save(core, settings, next_frame_id)
+            self._save(core, settings, next_frame_id, label)
 
-    def _save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int) -> None:
+    def _save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int, label: str) -> None:
         self._take_lock()
         self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
         exported = core.export_observations()
@@ -88,6 +88,7 @@ class StoreFolder:
             observations=len(recorded),
             keyframes=keyframe_files,
             states=state_files,
+            label=label,
         )
         self._attempt = (manifest, places, recorded)
         if manifest != self.manifest:

@@ -68,6 +68,8 @@ class Manifest(_Strict):
         How many live.
     keyframes, states : tuples of FileEntry
         States are replayed in order.
+    label : str
+        Whatever the save was given to keep.
     """
 
     format: Literal["mosaicmem store"] = "mosaicmem store"
@@ -83,16 +85,20 @@ class Manifest(_Strict):
     observations: Count
     keyframes: list[FileEntry]
     states: list[FileEntry]
+    label: Annotated[str, Field(max_length=1000)] = ""
 
     @property
     def checksum(self) -> str:
         """SHA-256 of everything else."""
-        body = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        body = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(body.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Put it in place of the one before, durably."""
-        write_json(folder / MANIFEST, {**self.model_dump(mode="json"), "checksum": self.checksum})
+        write_json(folder / MANIFEST, {**self._content(), "checksum": self.checksum})
+
+    def _content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=None if self.label else {"label"})
 
 
 def is_own_file(name: str) -> bool:

@@ -1,0 +1,125 @@
+"""Attention that reads memory by place alone: Warped RoPE and PRoPE at work, without weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mosaicmem._arrays import F32, F64, check_number
+from mosaicmem.attention import PRoPE, WarpedRoPE, grid_positions
+from mosaicmem.attention.kernel import attention
+from mosaicmem.camera.pose import nearest_rotation
+from mosaicmem.diffusion.protocols import MemoryContext
+from mosaicmem.memory import Mosaic
+
+_CAMERA_DIMS = 16  # four four-vectors
+_PLACE_DIMS = 24  # along y, and along x
+_HEAD_DIM = _CAMERA_DIMS + 2 * _PLACE_DIMS
+
+
+class PlaceAttention:
+    """Each latent cell attends to the tokens of its frame, by where they land and by where they were seen from.
+
+    Queries and keys have no content: all are one vector, which Warped RoPE turns by position and PRoPE multiplies by
+    cameras. So a logit is a function of relative position and relative camera alone,
+
+        place * sum_i (cos(f_i dy) + cos(f_i dx)) + view * trace(P_q P_k^-1),
+
+    largest where a token lands on the cell and was seen from the same direction. What is read is the softmax average of
+    latents; this is what trained attention starts from.
+
+    Parameters
+    ----------
+    place : float
+        A token that lands n cells away counts about exp(-place n^2 / 2) as much.
+    view : float
+        A token seen from another angle counts exp(-2 view (1 - cos angle)) as much.
+    num_threads : int
+    """
+
+    def __init__(self, *, place: float = 12.0, view: float = 2.0, num_threads: int = 0) -> None:
+        self.place = check_number("place", place, above=0.0)
+        self.view = check_number("view", view, minimum=0.0)
+        self.num_threads = num_threads
+        self._rope = WarpedRoPE(_HEAD_DIM, (_CAMERA_DIMS, _PLACE_DIMS, _PLACE_DIMS))
+
+    def read(self, context: MemoryContext) -> tuple[F32, F32]:
+        """What attention finds in the mosaic at each cell.
+
+        Returns
+        -------
+        latents : (T, h, w, C) float32
+        mass : (T, h, w) float32
+            How much answers there: 1 for one token right on the cell, seen from the same direction; 0 for none.
+        """
+        mosaic, shape = context.mosaic, context.coverage.shape
+        frames, cells = shape[0], shape[1] * shape[2]
+        if mosaic is None or not len(mosaic):
+            return np.zeros((*shape, context.canvas.shape[3]), np.float32), np.zeros(shape, np.float32)
+        feature = self._feature(context.use_prope)
+        threads = self.num_threads
+        # A frame attends to its own tokens only, so time is the same on both sides and drops out.
+        grid = grid_positions(1, shape[1], shape[2])
+        queries = self._rope.apply(np.tile(feature, (cells, 1)), grid, num_threads=threads)
+        queries = np.tile(queries, (frames, 1))
+        places = mosaic.positions.copy()
+        places[:, 0] = 0
+        keys = self._rope.apply(np.tile(feature, (len(mosaic), 1)), places, num_threads=threads)
+        if context.use_prope:
+            of_queries, of_keys = _cameras(context, mosaic, cells)
+            queries = of_queries.apply_to_q(queries, num_threads=threads)
+            keys = of_keys.apply_to_kv(keys, num_threads=threads)
+        queries = queries.reshape(frames, 1, cells, _HEAD_DIM)
+        keys, values, mask = _by_frame(mosaic, keys)  # values are the latents, which neither encoding touches
+        read, lse = attention(queries, keys, values, mask=mask, scale=1.0, return_lse=True, num_threads=threads)
+        best = float(feature @ feature)
+        return read.reshape(*shape, -1), np.exp(lse - best).reshape(shape)
+
+    def _feature(self, with_cameras: bool) -> F32:
+        """The one query and key: its square is the largest logit."""
+        feature = np.zeros(_HEAD_DIM, np.float32)
+        if with_cameras:
+            feature[:_CAMERA_DIMS] = np.sqrt(self.view) * np.eye(4).ravel()  # sum_j e_j^T M e_j is the trace of M
+        feature[_CAMERA_DIMS::2] = np.sqrt(self.place)
+        return feature
+
+
+def _by_frame(mosaic: Mosaic, keys: F32) -> tuple[F32, F32, np.ndarray]:
+    """Tokens of each target frame side by side, as long as the longest: (T, 1, M, d), (T, 1, M, C), mask (T, M)."""
+    frame = mosaic.token_frames
+    counts = np.bincount(frame, minlength=mosaic.frames)
+    column = np.arange(len(mosaic)) - (np.cumsum(counts) - counts)[frame]
+    shape = (mosaic.frames, 1, int(counts.max()))
+    padded_keys = np.zeros((*shape, keys.shape[1]), np.float32)
+    padded_values = np.zeros((*shape, mosaic.tokens.shape[1]), np.float32)
+    mask = np.zeros((shape[0], shape[2]), np.bool_)
+    padded_keys[frame, 0, column] = keys
+    padded_values[frame, 0, column] = mosaic.tokens
+    mask[frame, column] = True
+    return padded_keys, padded_values, mask
+
+
+def _cameras(context: MemoryContext, mosaic: Mosaic, cells: int) -> tuple[PRoPE, PRoPE]:
+    """PRoPE of the target cells and of the tokens, in the frame of the first target, which keeps numbers small."""
+    origin = context.cameras[0].world_from_camera
+    frames = len(context.cameras)
+    of_queries = PRoPE(
+        _HEAD_DIM,
+        context.cameras.camera_from_world @ origin,
+        camera=np.repeat(np.arange(frames), cells),
+        layout="contiguous",
+        dims_per_camera=_CAMERA_DIMS,
+    )
+    of_keys = PRoPE(
+        _HEAD_DIM,
+        _rigid(mosaic.source_camera_from_world) @ origin,
+        camera=mosaic.patch_sources[mosaic.token_patches],
+        layout="contiguous",
+        dims_per_camera=_CAMERA_DIMS,
+    )
+    return of_queries, of_keys
+
+
+def _rigid(matrices: F64) -> F64:
+    """The nearest rigid transforms: edits may have scaled or mirrored what a camera saw."""
+    rotations = nearest_rotation(matrices[:, :3, :3])
+    return np.concatenate([np.concatenate([rotations, matrices[:, :3, 3:]], axis=2), matrices[:, 3:]], axis=1)

@@ -1,0 +1,81 @@
+"""What each part of memory is worth: the same path, with one part left out at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F32
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.metrics import psnr
+from mosaicmem.pipeline import AutoregressivePipeline
+
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "everything": {},
+    "no PRoPE": {"use_prope": False},
+    "no Warped RoPE": {"use_warped_rope": False},
+    "no Warped Latent": {"use_warped_latent": False},
+    "no Warped Latent, no PRoPE": {"use_warped_latent": False, "use_prope": False},
+    "no Warped Latent, no Warped RoPE": {"use_warped_latent": False, "use_warped_rope": False},
+    "gate 0 (no attention)": {"memory_gate": 0.0},
+    "gate 1": {"memory_gate": 1.0},
+    "no memory": {"use_memory": False},
+}
+"""Changes to the configuration, by what people read."""
+
+
+@dataclass(frozen=True)
+class AblationScore:
+    """One variant.
+
+    Attributes
+    ----------
+    name : str
+    psnr : float
+        Mean over the frames whose truth is known, dB.
+    coverage : float
+        Mean over windows.
+    """
+
+    name: str
+    psnr: float
+    coverage: float
+
+
+def ablate(
+    pipeline: AutoregressivePipeline,
+    trajectory: CameraTrajectory,
+    truth: Mapping[int, F32],
+    variants: Mapping[str, Mapping[str, Any]] = ABLATIONS,
+    *,
+    on_variant: Callable[[str], None] | None = None,
+) -> list[AblationScore]:
+    """Generate a path with each variant, from a copy of the pipeline's memory, and compare it with the truth.
+
+    Parameters
+    ----------
+    pipeline : AutoregressivePipeline
+        Its memory is left as it is.
+    trajectory : CameraTrajectory
+    truth : mapping of int to (H, W, 3) float32 in [0, 1]
+        By frame of the trajectory.
+    variants : mapping of str to mapping
+        Fields of :class:`PipelineConfig` to change, by name of the variant.
+    on_variant : callable, optional
+        Called with each name before its run.
+    """
+    scores = []
+    for name, changes in variants.items():
+        if on_variant is not None:
+            on_variant(name)
+        result = pipeline.varied(**changes).generate(trajectory)
+        ratios = [psnr(result.frames[frame], image) for frame, image in sorted(truth.items())]
+        scores.append(AblationScore(name, _mean(ratios), _mean([window.coverage for window in result.windows])))
+    return scores
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,99 @@
+"""What memory shows to the cameras of a window, as a model takes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F32, Bool
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.diffusion import MemoryContext, TextEncoder
+from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.pipeline.config import PipelineConfig
+
+
+class Conditioner:
+    """Retrieves and aligns memory: patches for attention, and a canvas composed from whole keyframes.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Its ``use_...`` fields leave parts out, so that their worth can be seen.
+    stride, channels : int
+        Of the latents.
+    text_encoder : TextEncoder
+    """
+
+    def __init__(self, config: PipelineConfig, stride: int, channels: int, text_encoder: TextEncoder) -> None:
+        self._config, self._stride, self._channels, self._text = config, stride, channels, text_encoder
+        sight: dict[str, Any] = {"near": config.near, "far": config.far, "half_life": config.half_life}
+        self._patches = MemoryRetrieval(
+            top_k=config.top_k,
+            min_visibility=config.min_visibility,
+            diversity_radius=config.diversity_radius,
+            diversity_penalty=config.diversity_penalty,
+            **sight,
+        )
+        self._keyframes = KeyframeRetrieval(
+            max_keyframes=config.max_keyframes,
+            max_window_keyframes=config.max_window_keyframes,
+            composition=config.composition,
+            depth_tolerance=config.depth_tolerance,
+            **sight,
+        )
+
+    def context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
+        """The context of a window; ``cameras`` are those of its latent frames, of whole latent cells."""
+        c = self._config
+        empty = self.empty(cameras, window)
+        if not (c.use_memory and len(store)):
+            return empty
+        mosaic: Mosaic | None = None
+        if c.memory_gate != 0:
+            mosaic = self._patches.retrieve(store, cameras, self._stride)
+            mosaic = mosaic if c.use_warped_rope else mosaic.unwarped()
+        if not c.use_warped_latent:
+            return replace(empty, mosaic=mosaic)
+        canvas = self._keyframes.retrieve(store, cameras, self._stride)
+        return replace(empty, mosaic=mosaic, canvas=canvas.latents, coverage=canvas.coverage, depth=canvas.depth)
+
+    def empty(self, cameras: CameraTrajectory, window: int) -> MemoryContext:
+        """The context of a window without memory."""
+        c = self._config
+        grid = cameras.intrinsics.latent_grid(self._stride)
+        shape = (len(cameras), grid.height, grid.width)
+        prompt = c.prompt_of(window)
+        return MemoryContext(
+            cameras,
+            self._stride,
+            None,
+            np.zeros((*shape, self._channels), np.float32),
+            np.zeros(shape, np.bool_),
+            np.zeros(shape, np.float32),
+            prompt,
+            c.seed,
+            window,
+            self._text.encode(prompt),
+            c.use_prope,
+            c.memory_gate,
+        )
+
+    def known(self, store: MosaicMemoryStore, intrinsics: CameraIntrinsics, pose: CameraPose) -> tuple[Bool, F32]:
+        """The cells of one view that memory shows, (h, w), and their depth, metres, 0 elsewhere."""
+        camera = CameraTrajectory([pose], intrinsics)
+        if not len(store):
+            empty = self.empty(camera, 0)
+            return empty.coverage[0], empty.depth[0]
+        shown = self._keyframes.retrieve(store, camera, self._stride)
+        return shown.coverage[0], shown.depth[0]
+
+
+def coverage_of(context: MemoryContext) -> float:
+    """The part of a window's cells that memory reaches, on the canvas or by attention alone."""
+    if context.coverage.any() or context.mosaic is None:
+        return float(context.coverage.mean())
+    ratio = context.mosaic.coverage_ratio
+    return float(ratio.mean()) if len(ratio) else math.nan

@@ -1,0 +1,135 @@
+"""What a run gives: windows as they are done, the whole video, or the window that failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mosaicmem._arrays import F32
+from mosaicmem.diffusion import MemoryContext
+
+
+@dataclass(frozen=True)
+class WindowStatistics:
+    """What happened in one window.
+
+    Attributes
+    ----------
+    window : int
+    first_frame, last_frame : int
+        Both inclusive.
+    patches, tokens : int
+        Retrieved for attention, over all latent frames.
+    coverage : float
+        Part of the window's latent cells that memory covered.
+    keyframes : int
+        Remembered from this window.
+    store_patches : int
+        In the store afterwards.
+    seconds : dict of str to float
+        Time of each stage: retrieve, denoise, decode, remember.
+    """
+
+    window: int
+    first_frame: int
+    last_frame: int
+    patches: int
+    tokens: int
+    coverage: float
+    keyframes: int
+    store_patches: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A finished window, as :meth:`AutoregressivePipeline.stream` and callbacks give it.
+
+    Attributes
+    ----------
+    frames : range
+        Its frames of the trajectory.
+    video : (len(frames), H, W, 3) float32 in [0, 1]
+        Blended with the window before. The next window may still blend into the frames that it shares.
+    final : range
+        The frames that are final since this window; together they are all frames, once each, in order.
+    final_video : (len(final), H, W, 3) float32 in [0, 1]
+    context : MemoryContext
+        What conditioned it. Its mosaic is None for a window that a checkpoint brought back.
+    statistics : WindowStatistics
+    """
+
+    frames: range
+    video: F32
+    final: range
+    final_video: F32
+    context: MemoryContext
+    statistics: WindowStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationResult:
+    """A generated video.
+
+    Attributes
+    ----------
+    frames : (T, H, W, 3) float32 in [0, 1]
+        One for each pose of the trajectory.
+    windows : list of WindowStatistics
+    """
+
+    frames: F32
+    windows: list[WindowStatistics] = field(default_factory=list)
+
+
+class WindowError(RuntimeError):
+    """A window failed; what was done before it is kept.
+
+    Attributes
+    ----------
+    window : int
+    frames : range
+        Of the failed window.
+    stage : str
+        retrieve, denoise, decode, remember, checkpoint or callback.
+    completed : GenerationResult
+        All windows before it.
+    """
+
+    def __init__(self, window: int, frames: range, stage: str, completed: GenerationResult, cause: Exception) -> None:
+        super().__init__(
+            f"window {window} (frames {frames.start}-{frames.stop - 1}) failed in stage {stage!r}: "
+            f"{type(cause).__name__}: {cause}"
+        )
+        self.window = window
+        self.frames = frames
+        self.stage = stage
+        self.completed = completed
+
+
+class Progress:
+    """The video so far, the stage that runs, and how long each took; a failure gets its place from here."""
+
+    def __init__(self, video: F32) -> None:
+        self.video = video
+        self.end = 0  # frames before this have been generated
+        self.done: list[WindowStatistics] = []
+        self.seconds: dict[str, float] = {}
+        self._window, self._frames = 0, range(0)
+
+    def begin(self, window: int, frames: range) -> None:
+        """The stages from now on are those of this window."""
+        self._window, self._frames, self.seconds = window, frames, {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage; an exception in it becomes a :class:`WindowError`."""
+        start = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            completed = GenerationResult(self.video[: self.end].copy(), list(self.done))
+            raise WindowError(self._window, self._frames, stage, completed, error) from error
+        self.seconds[stage] = time.perf_counter() - start
