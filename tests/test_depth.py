@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from mosaicmem import CameraPose, DepthCompletion, DepthEstimator, SyntheticDepthEstimator
+from mosaicmem import (
+    CameraPose,
+    DepthCompletion,
+    DepthEstimator,
+    DepthFromFiles,
+    FormatError,
+    SyntheticDepthEstimator,
+)
+from mosaicmem.geometry import fit_scale
 
 IMAGE = np.zeros((48, 80, 3), dtype=np.float32)
 
@@ -42,3 +51,97 @@ class TestCompletion:
     def test_nothing_known_gives_a_plane(self, small_camera):
         filled = DepthCompletion(4.0).estimate(IMAGE, small_camera, CameraPose(), np.zeros((48, 80), np.float32))
         assert (filled == 4.0).all()
+
+
+class TestFit:
+    """Scale and shift by robust least squares."""
+
+    def test_exact_data(self, rng):
+        predicted = rng.uniform(0.5, 4, 500)
+        fit = fit_scale(predicted, 2.5 * predicted + 0.3)
+        np.testing.assert_allclose(fit[:2], (2.5, 0.3), rtol=1e-9)
+        fit = fit_scale(predicted, 2.5 * predicted, with_shift=False)
+        assert fit.scale == pytest.approx(2.5, rel=1e-12)
+        assert fit.shift == 0
+        assert fit.inliers == 1
+
+    @pytest.mark.parametrize("with_shift", [True, False])
+    def test_40_percent_of_outliers(self, rng, with_shift):
+        predicted = rng.uniform(0.5, 4, (40, 50))
+        known = 1.7 * predicted + (0.4 if with_shift else 0) + rng.normal(0, 0.01, predicted.shape)
+        known[:16] = rng.uniform(5, 20, (16, 50))  # all on one side: no average would survive it
+        fit = fit_scale(predicted, known, with_shift=with_shift)
+        assert fit.scale == pytest.approx(1.7, abs=0.01)
+        assert fit.shift == pytest.approx(0.4 if with_shift else 0, abs=0.02)
+        assert 0.5 < fit.inliers < 0.65
+
+    def test_noise_is_averaged_as_least_squares_would(self, rng):
+        predicted = rng.uniform(0.5, 4, 8000)
+        known = 2 * predicted + 1 + rng.normal(0, 0.1, predicted.shape)
+        expected = np.polyfit(predicted, known, 1)
+        np.testing.assert_allclose(fit_scale(predicted, known)[:2], expected, atol=2e-3)
+
+    def test_what_is_unknown_does_not_count(self, rng):
+        predicted = rng.uniform(0.5, 4, 300).astype(np.float32)
+        known = 3 * predicted
+        known[::3] = 0
+        known[1::7] = np.nan
+        predicted[2::11] = np.inf
+        assert fit_scale(predicted, known).scale == pytest.approx(3, rel=1e-5)
+
+    def test_no_answer(self, rng):
+        predicted = rng.uniform(1, 2, 200)
+        assert fit_scale(predicted[:63], predicted[:63]) is None  # too few
+        assert fit_scale(predicted, 5 - predicted) is None  # upside down
+        assert fit_scale(np.ones(200), predicted) is None  # does not vary
+        with pytest.raises(ValueError, match=r"known: expected shape \(200,\), got \(199,\)"):
+            fit_scale(predicted, predicted[1:])
+
+
+class TestFromFiles:
+    def estimate(self, estimator, camera, time):
+        pose = CameraPose(timestamp=time)
+        return estimator.estimate(IMAGE, camera, pose, np.zeros((48, 80), np.float32))
+
+    def test_png_and_npy(self, tmp_path, small_camera, rng):
+        depth = rng.uniform(0.5, 4, (48, 80)).astype(np.float32)
+        depth[0, :3] = 0
+        Image.fromarray(np.rint(depth * 1000).astype(np.uint16)).save(tmp_path / "000.png")
+        holes = depth.copy()
+        holes[1, 0], holes[1, 1] = np.nan, -1
+        np.save(tmp_path / "001.npy", holes.astype(np.float64))
+        estimator = DepthFromFiles.in_folder(tmp_path, [0.0, 0.1])
+        assert isinstance(estimator, DepthEstimator)
+        np.testing.assert_allclose(self.estimate(estimator, small_camera, 0.0), depth, atol=6e-4)
+        second = self.estimate(estimator, small_camera, 0.1004)
+        np.testing.assert_allclose(second[2:], depth[2:], rtol=1e-6)
+        assert (second[1, :2] == 0).all()
+
+    def test_bad_files_are_named(self, tmp_path, small_camera):
+        Image.fromarray(np.zeros((48, 81), np.uint16)).save(tmp_path / "0.png")
+        np.save(tmp_path / "1.npy", np.zeros((48, 80), np.int32))
+        (tmp_path / "2.npy").write_bytes(b"no")
+        np.save(tmp_path / "3.npy", np.array([object()]), allow_pickle=True)
+        estimator = DepthFromFiles.in_folder(tmp_path, [0.0, 1.0, 2.0, 3.0])
+        for time, message in (
+            (0.0, r"0\.png: expected 80x48 pixels, got 81x48"),
+            (1.0, r"1\.npy: expected floating-point metres of shape \(48, 80\), got int32"),
+            (2.0, r"2\.npy: not a \.npy array"),
+            (3.0, r"3\.npy: not a \.npy array"),
+        ):
+            with pytest.raises(FormatError, match=message):
+                self.estimate(estimator, small_camera, time)
+        with pytest.raises(
+            ValueError, match=r"no depth file within 0\.001 s of 0\.5 s; the nearest, 0\.png, is 0\.5 s"
+        ):
+            self.estimate(estimator, small_camera, 0.5)
+
+    def test_bad_values(self, tmp_path):
+        with pytest.raises(FormatError, match=r"expected 2 \.png or \.npy files, one a timestamp, got 0"):
+            DepthFromFiles.in_folder(tmp_path, [0.0, 1.0])
+        with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+            DepthFromFiles.in_folder(tmp_path / "nowhere", [0.0])
+        with pytest.raises(ValueError, match="timestamps: expected ascending times"):
+            DepthFromFiles(["a.png", "b.png"], [1.0, 1.0])
+        with pytest.raises(ValueError, match="files: expected at least one"):
+            DepthFromFiles([], [])

@@ -11,7 +11,7 @@ from mosaicmem._arrays import F64, ArrayLike, as_array, check_number
 
 _RIGID_TOLERANCE = 1e-3  # measured poses are often rounded to a few digits
 _MOST = 1e12  # metres
-_OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def check_rigid(name: str, matrix: ArrayLike) -> F64:
@@ -158,7 +158,7 @@ class CameraPose:
     @classmethod
     def from_opengl(cls, world_from_camera: ArrayLike, timestamp: float = 0.0) -> CameraPose:
         """From a camera-to-world 4x4 with OpenGL or Blender axes (+y up, looking along -z)."""
-        return cls(check_rigid("world_from_camera", world_from_camera) @ _OPENGL_FROM_OPENCV, timestamp)
+        return cls(check_rigid("world_from_camera", world_from_camera) @ OPENGL_FROM_OPENCV, timestamp)
 
     @classmethod
     def look_at(

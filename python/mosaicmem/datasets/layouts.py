@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mosaicmem.datasets._files import check_folder
+from mosaicmem._reading import check_folder
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdSequence

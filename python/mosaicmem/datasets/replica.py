@@ -8,8 +8,8 @@ from typing import Any
 
 from mosaicmem._arrays import check_number
 from mosaicmem._files import read_json_object
+from mosaicmem._reading import check_folder, errors_in, numbered_files, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.datasets._files import check_folder, errors_in, numbered_files, read_numbers
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 

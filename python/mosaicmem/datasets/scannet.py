@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._arrays import U8
+from mosaicmem._reading import check_folder, errors_in, image_size, numbered_files, read_color, read_matrix
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.datasets._files import check_folder, errors_in, image_size, numbered_files, read_color, read_matrix
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import overload
 
 from mosaicmem._arrays import F32, U8
+from mosaicmem._reading import read_color, read_depth
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.datasets._files import read_color, read_depth
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from mosaicmem._reading import check_folder, errors_in, image_size, numbered_files, read_matrix
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.datasets._files import check_folder, errors_in, image_size, numbered_files, read_matrix
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 
 _FPS = 30.0

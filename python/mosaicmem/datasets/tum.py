@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, Bool
+from mosaicmem._reading import check_folder, errors_in, image_size, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.datasets._files import check_folder, errors_in, image_size, read_lines, read_numbers
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 

@@ -6,18 +6,25 @@ from mosaicmem.geometry.depth import (
     SyntheticDepthEstimator,
     depth_to_grid,
 )
+from mosaicmem.geometry.depth_alignment import Alignment, fit_scale
+from mosaicmem.geometry.depth_files import DepthFromFiles
+from mosaicmem.geometry.depth_onnx import OnnxDepthEstimator
 from mosaicmem.geometry.fusion import FusionCounts, StreamingFusion
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.unproject import unproject_depth, unproject_to_image
 
 __all__ = [
+    "Alignment",
     "DepthCompletion",
     "DepthEstimator",
+    "DepthFromFiles",
     "FusionCounts",
+    "OnnxDepthEstimator",
     "PointCloud",
     "StreamingFusion",
     "SyntheticDepthEstimator",
     "depth_to_grid",
+    "fit_scale",
     "unproject_depth",
     "unproject_to_image",
 ]

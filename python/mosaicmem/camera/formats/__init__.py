@@ -1,0 +1,29 @@
+"""Camera paths in the files of others.
+
+Every reader says which convention its format has, checks what can be checked of it, and gives a
+:class:`~mosaicmem.CameraTrajectory` in this library's one convention. What a format does not hold is asked for.
+
+==============  ==================================  ==========================  ================
+format          pose                                intrinsics                  time
+==============  ==================================  ==========================  ================
+``mosaicmem``   world_from_camera                   yes                         yes
+``tum``         world_from_camera, quaternion       no                          yes
+``kitti``       world_from_camera, 3x4              no                          no
+``colmap``      camera_from_world, quaternion       yes                         no: ordered by name
+``re10k``       camera_from_world, 3x4              yes, as parts of the image  microseconds
+``nerfstudio``  world_from_camera, OpenGL axes      yes                         if frames have "time"
+``matrixgame``  world_from_camera                   yes, without image size     no
+``worldplay``   world_from_camera                   yes, image is 2 cx x 2 cy   no
+==============  ==================================  ==========================  ================
+
+All but nerfstudio have OpenCV's camera axes (+x right, +y down, +z forward).
+"""
+
+from mosaicmem.camera.formats.registry import (
+    FORMATS,
+    detect_format,
+    load_trajectory,
+    save_trajectory,
+)
+
+__all__ = ["FORMATS", "detect_format", "load_trajectory", "save_trajectory"]

@@ -1,0 +1,36 @@
+"""KITTI odometry: the twelve numbers of a 3x4 world_from_camera a line, row by row, metres.
+
+There are no intrinsics and no times.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mosaicmem._files import atomic_write
+from mosaicmem._reading import errors_in, read_numbers
+from mosaicmem.camera.formats.options import ReadOptions, trajectory
+from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.trajectory import CameraTrajectory
+
+_LAST_ROW = np.array([[0.0, 0.0, 0.0, 1.0]])
+
+
+def read(path: Path, options: ReadOptions) -> CameraTrajectory:
+    """Checks twelve numbers a line and rotations."""
+    rows, lines = read_numbers(path, 12)
+    poses = []
+    for row, line, time in zip(rows, lines, options.times(len(lines)), strict=True):
+        with errors_in(path, line):
+            matrix = np.concatenate([row.reshape(3, 4), _LAST_ROW])
+            poses.append(CameraPose.from_world_from_camera(matrix, time))
+    return trajectory(path, poses, options.need_intrinsics(path))
+
+
+def write(path: Path, path_of_camera: CameraTrajectory) -> None:
+    """Intrinsics and times are not kept."""
+    rows = (" ".join(repr(float(x)) for x in pose.world_from_camera[:3].ravel()) for pose in path_of_camera)
+    with atomic_write(path) as file:
+        file.write("".join(f"{row}\n" for row in rows).encode())

@@ -1,0 +1,19 @@
+"""This library's JSON: world_from_camera and a time for each frame, one camera. Everything is kept, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mosaicmem.camera.formats.options import ReadOptions
+from mosaicmem.camera.trajectory import CameraTrajectory
+
+
+def read(path: Path, options: ReadOptions) -> CameraTrajectory:
+    """As :meth:`CameraTrajectory.load`."""
+    found = CameraTrajectory.load(path)
+    return found if options.intrinsics is None else CameraTrajectory(found.poses, options.intrinsics)
+
+
+def write(path: Path, path_of_camera: CameraTrajectory) -> None:
+    """As :meth:`CameraTrajectory.save`."""
+    path_of_camera.save(path)

@@ -1,0 +1,77 @@
+"""HY-WorldPlay's pose JSON: {"0": {"extrinsic": world_from_camera 4x4, "K": 3x3 in pixels}, "1": ...}.
+
+One entry a latent frame, in the order of the numbers. The image is taken as 2 cx by 2 cy pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F64, as_array
+from mosaicmem._files import read_json_object, write_json
+from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.intrinsics import CameraIntrinsics
+from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.trajectory import CameraTrajectory
+from mosaicmem.errors import FormatError
+
+
+def read(path: Path, options: ReadOptions) -> CameraTrajectory:
+    """Checks the numbering, K, last rows and rotations, and that the image size is whole."""
+    document = read_json_object(path)
+    if not 0 < len(document) <= MAX_FRAMES or set(document) != {str(i) for i in range(len(document))}:
+        raise FormatError(path, 'expected the keys "0", "1", ... without a gap')
+    times = options.times(len(document))
+    poses, cameras = [], []
+    for i in range(len(document)):
+        try:
+            entry = document[str(i)]
+            if not isinstance(entry, dict):
+                raise TypeError(f"expected an object, got {type(entry).__name__}")
+            matrix = as_array("extrinsic", entry["extrinsic"], np.float64, (4, 4), finite=True)
+            poses.append(CameraPose.from_world_from_camera(matrix, times[i]))
+            if options.intrinsics is None:
+                cameras.append((f'"{i}"', *_camera(entry, options)))
+        except KeyError as error:
+            raise FormatError(path, f'"{i}": {error.args[0]} is missing') from None
+        except (TypeError, ValueError) as error:
+            raise FormatError(path, f'"{i}": {error}') from None
+    return trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+
+
+def write(path: Path, path_of_camera: CameraTrajectory) -> None:
+    """Times are not kept.
+
+    Raises
+    ------
+    ValueError
+        The principal point is not in the middle of the image, which the format takes for granted.
+    """
+    k = path_of_camera.intrinsics
+    if not np.allclose([2 * k.cx, 2 * k.cy], [k.width, k.height], rtol=0, atol=1e-6):
+        raise ValueError(
+            f"trajectory: expected a principal point in the middle of the image ({k.width / 2:g}, {k.height / 2:g}), "
+            f"since HY-WorldPlay takes the image as 2 cx by 2 cy pixels, got ({k.cx:g}, {k.cy:g})"
+        )
+    matrix = k.matrix.tolist()
+    entries: dict[str, Any] = {
+        str(i): {"extrinsic": pose.world_from_camera.tolist(), "K": matrix} for i, pose in enumerate(path_of_camera)
+    }
+    write_json(path, entries)
+
+
+def _camera(entry: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[int, int]]:
+    k = as_array("K", entry["K"], np.float64, (3, 3), finite=True)
+    size = options.size
+    if size is None:
+        width, height = 2 * k[0, 2], 2 * k[1, 2]
+        if not (width > 1 and height > 1 and np.allclose([width, height], np.round([width, height]), atol=1e-3)):
+            raise ValueError(
+                f"K: expected an image of 2 cx by 2 cy whole pixels, got {width:g}x{height:g}; normalised?"
+            )
+        size = (round(float(width)), round(float(height)))
+    camera = CameraIntrinsics.from_matrix(k, *size)
+    return np.array(camera.params), size

@@ -1,0 +1,102 @@
+"""Depth that somebody has computed before, frame by frame, in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mosaicmem._arrays import F32, as_array, check_number
+from mosaicmem._reading import open_file, read_depth
+from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.errors import FormatError
+
+
+class DepthFromFiles:
+    """The depth of each frame from a file, found by the frame's time.
+
+    Parameters
+    ----------
+    files : sequence of paths
+        16-bit PNG images, or ``.npy`` arrays (H, W) of floating-point metres.
+    timestamps : sequence of float
+        Seconds, one a file, ascending.
+    units_per_metre : float
+        Of PNG files; 1000 is millimetres. 0 is invalid there, as is 65535.
+    max_difference : float
+        Seconds that the time of a frame may be away from that of its file.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        timestamps: Sequence[float],
+        *,
+        units_per_metre: float = 1000.0,
+        max_difference: float = 1e-3,
+    ) -> None:
+        self.files = [Path(file) for file in files]
+        self.timestamps = as_array("timestamps", list(timestamps), np.float64, (len(self.files),), finite=True)
+        if not self.files:
+            raise ValueError("files: expected at least one, got none")
+        if (np.diff(self.timestamps) <= 0).any():
+            raise ValueError("timestamps: expected ascending times")
+        self.units_per_metre = check_number("units_per_metre", units_per_metre, above=0.0)
+        self.max_difference = check_number("max_difference", max_difference, minimum=0.0)
+
+    @classmethod
+    def in_folder(
+        cls,
+        folder: str | Path,
+        timestamps: Sequence[float],
+        *,
+        units_per_metre: float = 1000.0,
+        max_difference: float = 1e-3,
+    ) -> DepthFromFiles:
+        """The ``.png`` or ``.npy`` files of a folder in the order of their names, one for each timestamp."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder")
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".npy"))
+        if len(files) != len(timestamps):
+            raise FormatError(
+                folder, f"expected {len(timestamps)} .png or .npy files, one a timestamp, got {len(files)}"
+            )
+        return cls(files, timestamps, units_per_metre=units_per_metre, max_difference=max_difference)
+
+    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
+        """Depth (H, W) float32, metres, 0 where the file has none; the image and what memory knows are not looked at.
+
+        Raises
+        ------
+        ValueError
+            No file is of the time of this frame.
+        FormatError
+            The file is missing, damaged, or of another size than the image.
+        """
+        nearest = int(np.abs(self.timestamps - pose.timestamp).argmin())
+        difference = abs(float(self.timestamps[nearest]) - pose.timestamp)
+        if difference > self.max_difference:
+            raise ValueError(
+                f"timestamp: no depth file within {self.max_difference:g} s of {pose.timestamp:g} s; "
+                f"the nearest, {self.files[nearest].name}, is {difference:g} s away"
+            )
+        path = self.files[nearest]
+        if path.suffix == ".npy":
+            return _read_array(path, (intrinsics.height, intrinsics.width))
+        size = (intrinsics.width, intrinsics.height)
+        return read_depth(path, size, self.units_per_metre, invalid=65535)
+
+
+def _read_array(path: Path, shape: tuple[int, int]) -> F32:
+    with open_file(path):  # a regular file
+        pass
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise FormatError(path, f"not a .npy array: {error}") from None
+    if mapped.shape != shape or mapped.dtype.kind != "f":
+        raise FormatError(path, f"expected floating-point metres of shape {shape}, got {mapped.dtype} {mapped.shape}")
+    depth = np.asarray(mapped, dtype=np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
