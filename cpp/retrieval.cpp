@@ -38,8 +38,9 @@ class TakenPatches {
 
     std::uint32_t size() const { return static_cast<std::uint32_t>(taken_.size()); }
 
-    // How many lie within the radius of every point of the rectangle.
-    std::uint32_t within_radius_of(const PixelRect& rect) const {
+    // How many of those that came after the first `known` lie within the radius of every point of
+    // the rectangle.
+    std::uint32_t within_radius_of(const PixelRect& rect, std::uint32_t known) const {
         const double u = 0.5 * (rect.u_first + rect.u_last), half_width = rect.u_last - u;
         const double v = 0.5 * (rect.v_first + rect.v_last), half_height = rect.v_last - v;
         if (half_width * half_width + half_height * half_height > squared_radius_) return 0;
@@ -48,7 +49,7 @@ class TakenPatches {
         for (int r = std::max(0, row - 1); r <= std::min(rows_ - 1, row + 1); ++r) {
             for (int c = std::max(0, column - 1); c <= std::min(columns_ - 1, column + 1); ++c) {
                 for (std::int32_t i = first_of_bin_[static_cast<std::size_t>(r * columns_ + c)];
-                     i >= 0;) {
+                     i >= static_cast<std::int32_t>(known);) {
                     const Taken& taken = taken_[static_cast<std::size_t>(i)];
                     const double du = std::abs(taken.u - u) + half_width,
                                  dv = std::abs(taken.v - v) + half_height;
@@ -65,7 +66,7 @@ class TakenPatches {
 
     struct Taken {
         double u, v;
-        std::int32_t next;  // of the same bin
+        std::int32_t next;  // of the same bin, taken earlier
     };
 
     int bin(double x) const { return static_cast<int>(x / bin_size_); }  // 0 <= x <= image size
@@ -95,7 +96,6 @@ class Retrieval {
             Entry top = queue_.front();
             if (diverse_ && top.seen != taken_.size()) {
                 const double bound = penalised(top);
-                top.seen = taken_.size();
                 if (bound < top.bound) {
                     top.bound = bound;
                     replace_front(top);
@@ -134,12 +134,14 @@ class Retrieval {
     struct Subtree {
         PatchIndex::Node node;
         PixelRect rect;
-        double bound;  // of the score, without penalties
+        double bound;             // of the score, without penalties
+        std::uint32_t penalties;  // that are certain by now
     };
 
     struct Candidate {
         RetrievedPatch patch;  // with its slot for an id until it is scored
         double bound;          // of the score, without penalties
+        std::uint32_t penalties;
     };
 
     // Among equal bounds what is least known comes first, so that when scored patches come out, all
@@ -168,7 +170,7 @@ class Retrieval {
     };
 
     void push(std::size_t index, Stage stage) {
-        Entry entry{0, static_cast<std::uint32_t>(index), taken_.size(), stage};
+        Entry entry{0, static_cast<std::uint32_t>(index), 0, stage};
         entry.bound = penalised(entry);
         queue_.push_back(entry);
         std::push_heap(queue_.begin(), queue_.end(), Later{patches_});
@@ -188,7 +190,7 @@ class Retrieval {
     }
 
     void push(const PatchIndex::Node& node) {
-        Subtree subtree{node, {}, 0};
+        Subtree subtree{node, {}, 0, 0};
         subtree.bound = upper_bound(node, subtree.rect);
         if (subtree.bound < params_.min_visibility) return;
         subtrees_.push_back(subtree);
@@ -196,20 +198,25 @@ class Retrieval {
     }
 
     // The bound of an entry under the penalties that are certain by now: those of every point it
-    // may stand for.
-    double penalised(const Entry& entry) const {
+    // may stand for. Only patches taken since it was last asked are looked at.
+    double penalised(Entry& entry) {
         const bool is_subtree = entry.stage == Stage::subtree;
         const double bound =
             is_subtree ? subtrees_[entry.index].bound : patches_[entry.index].bound;
-        if (!diverse_ || taken_.size() == 0) return bound;
-        PixelRect rect;
-        if (is_subtree) {
-            rect = subtrees_[entry.index].rect;
-        } else {
-            const RetrievedPatch& patch = patches_[entry.index].patch;
-            rect = {patch.u, patch.u, patch.v, patch.v};
+        if (!diverse_) return bound;
+        std::uint32_t& penalties =
+            is_subtree ? subtrees_[entry.index].penalties : patches_[entry.index].penalties;
+        if (entry.seen != taken_.size()) {
+            PixelRect rect;
+            if (is_subtree) {
+                rect = subtrees_[entry.index].rect;
+            } else {
+                const RetrievedPatch& patch = patches_[entry.index].patch;
+                rect = {patch.u, patch.u, patch.v, patch.v};
+            }
+            penalties += taken_.within_radius_of(rect, entry.seen);
+            entry.seen = taken_.size();
         }
-        const std::uint32_t penalties = taken_.within_radius_of(rect);
         return penalties == 0 ? bound : bound * penalty_of(penalties);
     }
 
@@ -228,7 +235,7 @@ class Retrieval {
             if (!project(leaf.centres + 3 * i, patch)) continue;
             const double bound = patch.score * newest;
             if (bound < params_.min_visibility) continue;
-            patches_.push_back({patch, bound});
+            patches_.push_back({patch, bound, 0});
             push(patches_.size() - 1, Stage::candidate);
         }
     }

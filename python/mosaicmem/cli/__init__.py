@@ -8,16 +8,22 @@ from typing import Annotated
 import typer
 
 from mosaicmem.cli._common import end_on_signal
+from mosaicmem.cli.bench import bench
+from mosaicmem.cli.convert import convert
 from mosaicmem.cli.demo import demo
 from mosaicmem.cli.evaluate import evaluate
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
 from mosaicmem.cli.inspect import inspect
 from mosaicmem.cli.show_config import show_config
+from mosaicmem.cli.splice import splice
+from mosaicmem.cli.visualize import visualize
 
 app = typer.Typer(
     name="mosaicmem",
     help="Explicit spatial memory for video world models.",
+    epilog="Exit codes: 0 done; 1 failed, with one line on standard error that says why; 2 wrong usage; "
+    "130 or 143 interrupted or terminated, with nothing left behind but checkpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -46,8 +52,12 @@ app.command()(demo)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(inspect)
+app.command()(visualize)
+app.command()(splice)
 app.command("export-ply")(export_ply)
+app.command()(convert)
 app.command("show-config")(show_config)
+app.command()(bench)
 
 
 def main() -> None:

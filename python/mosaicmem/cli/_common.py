@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -21,9 +22,20 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an output that is 
 Seed = Annotated[int, typer.Option(help="Of all noise.", min=0)]
 Threads = Annotated[int, typer.Option(help="0: all cores. No result depends on it.", min=0)]
 
+Config = Annotated[Path | None, typer.Option("--config", help="JSON file of settings; see show-config.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, window_size=8 say; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+OptionalSeed = Annotated[int | None, typer.Option("--seed", help="Of all noise.", min=0)]
+OptionalThreads = Annotated[int | None, typer.Option("--threads", help="0: all cores. No result depends on it.", min=0)]
+
 console = Console()
 
 SUMMARY = "summary.json"
+MANIFEST = "manifest.json"
+_KINDS = {SUMMARY: "earlier run", MANIFEST: "store"}  # what a folder is that has such a file
 
 _unfinished: list[tuple[Path, list[Path]]] = []  # temporary folders, and the parents made for them
 
@@ -57,6 +69,14 @@ def _message(error: Exception) -> str:
     return describe_validation(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
 
 
+def parse_size(name: str, text: str) -> tuple[int, int]:
+    """``640x480`` as (width, height)."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"{name}: expected WIDTHxHEIGHT in pixels, 640x480 say, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
 def parse_range(name: str, text: str, count: int) -> range:
     """``A:B`` or ``A:B:STEP`` as a range within [0, count]; A, B and STEP may be left out."""
     parts = text.split(":")
@@ -84,34 +104,43 @@ def warn_of_overlap(targets: list[int], remembered: list[int]) -> None:
         )
 
 
-def check_output(path: Path, force: bool, *, folder: bool) -> Path:
-    """The absolute path of an output, if it may be written there; refused before any work is done."""
-    path = path.resolve()
-    if path == Path.cwd() or path in Path.cwd().parents:
-        raise ValueError(f"--output: expected a new place, got {path}, which the current folder lies in")
-    if path.exists() and not force:
-        raise FileExistsError(f"--output: {path} is there already; --force replaces it")
-    if path.exists() and folder and not _is_run(path):
-        raise FileExistsError(f"--output: {path} is there and no earlier run (it has no {SUMMARY}): it is left alone")
-    if path.exists() and not folder and (path.is_dir() or path.suffix != ".ply"):
-        raise FileExistsError(f"--output: {path} is there and no PLY file: it is left alone")
-    parent = next(p for p in path.parents if p.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise PermissionError(f"--output: {parent} cannot be written to")
+def check_output_folder(path: Path, force: bool, *, name: str = "--output", mark: str = SUMMARY) -> Path:
+    """The absolute path of a folder to write, if it may be written there; refused before any work is done.
+
+    With ``force``, a folder of the same kind (one that holds ``mark``, or an empty one) makes way, and nothing else.
+    """
+    path = _check_place(path, force, name)
+    if path.exists() and not (path.is_dir() and ((path / mark).is_file() or not any(path.iterdir()))):
+        raise FileExistsError(
+            f"{name}: {path} is there and no {_KINDS.get(mark, 'such folder')} (it has no {mark}): it is left alone"
+        )
     return path
 
 
-def _is_run(path: Path) -> bool:
-    return path.is_dir() and ((path / SUMMARY).is_file() or not any(path.iterdir()))
+def check_output_file(path: Path, force: bool, suffixes: Sequence[str], *, name: str = "--output") -> Path:
+    """The same of a file; with ``force``, a file of one of these ``suffixes`` makes way."""
+    path = _check_place(path, force, name)
+    if path.exists() and (path.is_dir() or path.suffix not in suffixes):
+        raise FileExistsError(f"{name}: {path} is there and no {' or '.join(suffixes)} file: it is left alone")
+    return path
+
+
+def _check_place(path: Path, force: bool, name: str) -> Path:
+    path = path.resolve()
+    if path == Path.cwd() or path in Path.cwd().parents:
+        raise ValueError(f"{name}: expected a new place, got {path}, which the current folder lies in")
+    if path.exists() and not force:
+        raise FileExistsError(f"{name}: {path} is there already; --force replaces it")
+    parent = next(p for p in path.parents if p.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise PermissionError(f"{name}: {parent} cannot be written to")
+    return path
 
 
 @contextmanager
-def output_folder(path: Path, force: bool) -> Iterator[Path]:
-    """A new folder that takes its place whole when the block ends without an error.
-
-    With ``force``, an earlier run (a folder with a summary in it, or an empty one) makes way for it, and nothing else.
-    """
-    path = check_output(path, force, folder=True)
+def output_folder(path: Path, force: bool, *, name: str = "--output", mark: str = SUMMARY) -> Iterator[Path]:
+    """A new folder that takes its place whole when the block ends without an error; see :func:`check_output_folder`."""
+    path = check_output_folder(path, force, name=name, mark=mark)
     made = [parent for parent in path.parents if not parent.exists()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     _unfinished.append((temporary, made))  # before it is there, so that no signal comes in between
@@ -157,6 +186,11 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
         _remove(temporary, made)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def print_json(value: Any) -> None:
+    """Figures as JSON on standard output, and nothing else there."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def progress_bar() -> Progress:

@@ -1,10 +1,11 @@
-"""Pictures and plots of an evaluation."""
+"""Pictures and plots that commands write, and pages of them."""
 
 from __future__ import annotations
 
-import importlib.util
+import base64
+import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
 _ROWS = 6  # targets in a picture
 _LEAST_WIDTH = 320  # pixels of one panel
 _UNCOVERED = np.array([0.9, 0.0, 0.9], np.float32)
-
-
-def require_matplotlib() -> None:
-    """Say what to install where matplotlib is not."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("--plot needs matplotlib: pip install 'mosaicmem[evaluate]'")
 
 
 def side_by_side(evaluation: Evaluation, targets: Sequence[GridFrame]) -> F32:
@@ -57,7 +52,7 @@ def plot_targets(path: Path, labels: Sequence[str], evaluations: Sequence[Evalua
     lower.set_xlabel("frame")
     lower.set_ylim(0, 105)
     figure.legend(loc="outside upper center", ncols=3)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def plot_forgetting(path: Path, labels: Sequence[str], curves: Sequence[Sequence[ForgettingBin]]) -> None:
@@ -76,7 +71,7 @@ def plot_forgetting(path: Path, labels: Sequence[str], curves: Sequence[Sequence
     for axes in (left, right):
         axes.set_xlabel("seconds since the cell was last seen")
     figure.legend(loc="outside upper center", ncols=3)
-    _save(figure, path)
+    save_figure(path, figure)
 
 
 def _axes(rows: int, columns: int) -> tuple[Any, Any]:
@@ -89,6 +84,41 @@ def _axes(rows: int, columns: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(path: Path, figure: Any) -> None:
+    """Write a figure as the PNG or SVG that the name says, atomically, the same bytes each time."""
+    import matplotlib
+
+    kind = path.suffix.removeprefix(".")
+    with matplotlib.rc_context({"svg.hashsalt": "mosaicmem"}), atomic_write(path) as file:
+        figure.savefig(file, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else {"Software": None})
+
+
+def write_page(path: Path, title: str, figures: Mapping[str, Any], pictures: Sequence[Path]) -> None:
+    """A page with figures and pictures that needs no other file and no network."""
+    rows = "".join(
+        f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{html.escape(_text(value))}</td></tr>"
+        for name, value in figures.items()
+        if value is not None and not isinstance(value, (list, dict))
+    )
+    images = "".join(_embedded(picture) for picture in pictures)
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
+body {{ font: 15px system-ui, sans-serif; margin: 2em auto; max-width: 1100px; color: #222; }}
+th {{ text-align: left; padding-right: 2em; font-weight: normal; color: #666; }}
+figure {{ margin: 2em 0; }} img, svg {{ max-width: 100%; height: auto; }} figcaption {{ color: #666; }}
+</style></head><body><h1>{html.escape(title)}</h1><table>{rows}</table>{images}</body></html>
+"""
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+        file.write(page.encode())
+
+
+def _embedded(picture: Path) -> str:
+    """A picture within a page, as data."""
+    kind = "svg+xml" if picture.suffix == ".svg" else "png"
+    data = base64.b64encode(picture.read_bytes()).decode()
+    name = html.escape(picture.stem)
+    return f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption></figure>'
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

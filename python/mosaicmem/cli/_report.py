@@ -16,7 +16,7 @@ from mosaicmem._arrays import F32
 from mosaicmem._files import write_json
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.cli._common import SUMMARY, console, progress_bar
-from mosaicmem.evaluation import FrameScore, mean_score
+from mosaicmem.evaluation import AblationScore, FrameScore, mean_score
 from mosaicmem.geometry import StreamingFusion
 from mosaicmem.media import save_mp4, save_png
 from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig
@@ -39,7 +39,8 @@ def write_run(
         for i, image in enumerate(progress.track(result.frames, description="Writing frames")):
             save_png(folder / "frames" / f"frame-{i:06d}.png", image)
     save_mp4(folder / "video.mp4", result.frames, fps)
-    fusion.point_cloud().save_ply(folder / "scene.ply")
+    if len(fusion):
+        fusion.point_cloud().save_ply(folder / "scene.ply")
     trajectory.save(folder / "trajectory.json")
     config.save(folder / "config.json")
     write_json(folder / SUMMARY, {"mosaicmem": __version__, **summary})
@@ -79,6 +80,23 @@ def print_scores(title: str, scores: Sequence[FrameScore], labels: Sequence[int]
     table.add_section()
     table.add_row("mean", *_cells([mean_score(scores, name) for name in FIGURES]))
     console.print(table)
+
+
+def print_ablation(scores: Sequence[AblationScore]) -> None:
+    """A line for each variant, and what it is away from everything together."""
+    table = Table(title="What each part of memory is worth (PSNR against the true frames)")
+    table.add_column("variant")
+    for heading in ("PSNR", "difference", "coverage"):
+        table.add_column(heading, justify="right")
+    for score in scores:
+        difference = score.psnr - scores[0].psnr
+        table.add_row(score.name, f"{score.psnr:.2f} dB", f"{difference:+.2f} dB", f"{100 * score.coverage:.1f} %")
+    console.print(table)
+
+
+def ablation_list(scores: Sequence[AblationScore]) -> list[dict[str, Any]]:
+    """The figures of each variant as plain JSON."""
+    return [{**asdict(score), "psnr": _number(score.psnr), "coverage": _number(score.coverage)} for score in scores]
 
 
 def comparison_picture(rows: Sequence[Sequence[F32]], gap: int = 4) -> F32:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaicmem.cli._common import (
+    AsJson,
+    Config,
     Debug,
     Force,
-    Seed,
-    Threads,
+    OptionalSeed,
+    OptionalThreads,
+    Set,
+    check_output_folder,
     console,
     output_folder,
+    print_json,
     progress_bar,
     reports_errors,
 )
+from mosaicmem.cli._settings import read_settings
 
 if TYPE_CHECKING:
     from mosaicmem._arrays import F32
@@ -29,14 +35,18 @@ if TYPE_CHECKING:
 _OBSERVED_FRACTION = 0.2  # of the loop is seen before generation starts
 _REVISIT_COVERAGE = 0.75  # a view counts as revisited if what was observed covers this much of it
 _FPS = 15.0
+_PROMPT = "a flat with pictures on the walls"
 
 
 @reports_errors
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("mosaicmem-demo"),
     frames: Annotated[int, typer.Option(help="Frames of the loop.", min=20, max=2000)] = 64,
-    seed: Seed = 0,
-    threads: Threads = 0,
+    config: Config = None,
+    changes: Set = None,
+    seed: OptionalSeed = None,
+    threads: OptionalThreads = None,
+    as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
@@ -49,17 +59,18 @@ def demo(
     from mosaicmem.evaluation import compare_memory, mean_score
     from mosaicmem.geometry import StreamingFusion, SyntheticDepthEstimator
     from mosaicmem.media import save_png
-    from mosaicmem.pipeline import AutoregressivePipeline, PipelineConfig
+    from mosaicmem.pipeline import AutoregressivePipeline
     from mosaicmem.synthetic import SyntheticWorld
 
     started = time.perf_counter()
+    check_output_folder(output, force)
+    settings = read_settings(config, changes, {"seed": seed, "num_threads": threads}, {"prompt": _PROMPT})
     with output_folder(output, force) as folder:
-        world = SyntheticWorld(seed)
+        world = SyntheticWorld(settings.seed)
         intrinsics = CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75))
         loop = world.leave_and_return(intrinsics, frames, fps=_FPS)
-        config = PipelineConfig(seed=seed, num_threads=threads, prompt="a flat with pictures on the walls")
-        pipeline = AutoregressivePipeline(config, depth_estimator=SyntheticDepthEstimator(world))
-        fusion = StreamingFusion(0.02, num_threads=threads)
+        pipeline = AutoregressivePipeline(settings, depth_estimator=SyntheticDepthEstimator(world))
+        fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
 
         with progress_bar() as progress:
             first_leg = loop[: max(2, int(_OBSERVED_FRACTION * frames))]
@@ -73,24 +84,17 @@ def demo(
             truth = {i: world.render(intrinsics, loop[i]).image for i in revisited}
             comparison = compare_memory(pipeline, loop, truth)
 
-        write_run(
-            folder,
-            config,
-            loop,
-            comparison.with_memory,
-            fusion,
-            {
-                **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),
-                "observed_frames": observed,
-                "revisit": {
-                    "frames": score_list(comparison.scores, revisited),
-                    **score_summary(comparison.scores),
-                },
-            },
-            _FPS,
-        )
+        summary = {
+            **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),
+            "observed_frames": observed,
+            "revisit": {"frames": score_list(comparison.scores, revisited), **score_summary(comparison.scores)},
+        }
+        write_run(folder, settings, loop, comparison.with_memory, fusion, summary, _FPS)
         save_png(folder / "revisit.png", _revisit_picture(comparison, truth))
 
+    if as_json:
+        print_json(summary)
+        return
     print_scores("Revisited views against the true scene (PSNR)", comparison.scores, revisited)
     with_memory, without_memory, coverage = (
         mean_score(comparison.scores, name) for name in ("psnr_with_memory", "psnr_without_memory", "coverage")
@@ -100,7 +104,9 @@ def demo(
         f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * coverage:.1f} %.",
         highlight=False,
     )
-    console.print(f"{output}/revisit.png shows the true scene, with memory, without memory.", highlight=False)
+    console.print(
+        f"{output}/revisit.png shows the true scene, with memory, without memory.", highlight=False, soft_wrap=True
+    )
 
 
 def _revisited(pipeline: AutoregressivePipeline, loop: CameraTrajectory) -> list[int]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mosaicmem.cli._common import (
     SUMMARY,
+    AsJson,
+    Config,
     Debug,
     Force,
     Seed,
+    Set,
     Threads,
-    check_output,
+    check_output_folder,
     console,
     output_folder,
     parse_range,
+    print_json,
     progress_bar,
     reports_errors,
     warn_of_overlap,
@@ -68,13 +72,17 @@ def evaluate(
     seed: Seed = 0,
     repeats: Annotated[int, typer.Option(help="Times that each window is timed.", min=1)] = 3,
     threads: Threads = 0,
+    config: Config = None,
+    changes: Set = None,
     plot: Annotated[bool, typer.Option("--plot", help="Write figures and pictures into --output.")] = False,
+    as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Remember some frames of a sequence, and compare what memory shows to other cameras with what they saw.
 
-    Colours pooled to the latent grid stand for latents, so figures are those of memory alone, without a model.
+    Colours pooled to the latent grid stand for latents, so figures are those of memory alone, without a model. Of the
+    settings, those that choose keyframes and compose a canvas count; without --config their defaults are the library's.
 
     Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
     """
@@ -83,18 +91,20 @@ def evaluate(
     from mosaicmem import __version__
     from mosaicmem._files import write_json
     from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
-    from mosaicmem.cli._figures import require_matplotlib
+    from mosaicmem.cli._settings import read_settings
     from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
     from mosaicmem.evaluation.frames import cropped
     from mosaicmem.evaluation.image_metrics import require_metrics
+    from mosaicmem.plots import require_matplotlib
 
     require_metrics()
     if plot and output is None:
         raise ValueError("--plot: expected --output too, the folder to write into")
     if plot:
-        require_matplotlib()
+        require_matplotlib("--plot")
     if output is not None:
-        check_output(output, force, folder=True)
+        check_output_folder(output, force)
+    options = read_settings(config, changes).keyframe_options() if config or changes else {}
     rules = _rules(strategy or ["visible_coverage"], composition or ["blend"], budgets, stride)
     noise = _noise(depth_noise, pose_noise, rotation_noise, seed)
     source = _open(scene, seed)
@@ -114,13 +124,10 @@ def evaluate(
         )
         truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
 
-    runs = [_run(memory, truth, camera, stride, *each, repeats, threads) for each in rules]
+    runs = [_run(memory, truth, camera, stride, *each, repeats, threads, options) for each in rules]
     if budgets is not None:
         ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
-    print_runs(runs)
-    if output is None:
-        return
     summary = {
         "mosaicmem": __version__,
         "scene": scene,
@@ -128,13 +135,21 @@ def evaluate(
         "target_frames": list(targets),
         "stride": stride,
         "noise": {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise, "seed": seed},
+        "options": options,
         "runs": [run_summary(run) for run in runs],
     }
+    if as_json:
+        print_json(summary)
+    else:
+        print_runs(runs)
+    if output is None:
+        return
     with output_folder(output, force) as folder:
         write_json(folder / SUMMARY, summary)
         if plot:
             write_figures(folder, runs, truth)
-    console.print(f"Figures in {output}", highlight=False)
+    if not as_json:
+        console.print(f"Figures in {output}", highlight=False, soft_wrap=True)
 
 
 def _open(scene: str, seed: int) -> RgbdSource:
@@ -189,9 +204,12 @@ def _run(
     limit: int | None,
     repeats: int,
     threads: int,
+    options: dict[str, Any],
 ) -> Run:
     from mosaicmem.cli._evaluation_report import Run
     from mosaicmem.evaluation import Composer, evaluate_composition
 
-    compose = Composer(memory, camera, stride, strategy, composition, max_bytes=limit, num_threads=threads)
+    compose = Composer(
+        memory, camera, stride, strategy, composition, max_bytes=limit, num_threads=threads, options=options
+    )
     return Run(strategy, composition, limit, evaluate_composition(compose, targets, camera, repeats=repeats))

@@ -1,54 +1,66 @@
-"""``mosaicmem export-ply``: a real sequence as one fused cloud."""
+"""``mosaicmem export-ply``: the fused cloud of a sequence, or of what a saved store holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mosaicmem.cli._common import (
+    AsJson,
     Debug,
     Force,
     Threads,
-    check_output,
+    check_output_file,
     console,
     parse_range,
+    print_json,
     progress_bar,
     reports_errors,
 )
 
+if TYPE_CHECKING:
+    from mosaicmem.geometry import StreamingFusion
+
 
 @reports_errors
 def export_ply(
-    scene: Annotated[
-        Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="PLY file to write.")],
+    scene: Annotated[
+        Path | None, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of a saved store instead.")] = None,
     frames: Annotated[str, typer.Option(help="Frames of the sequence, A:B or A:B:STEP.")] = ":",
     voxel_size: Annotated[float, typer.Option(help="Metres.", min=1e-4)] = 0.02,
     min_count: Annotated[int, typer.Option(help="Least points a voxel.", min=1)] = 1,
+    colors: Annotated[
+        str,
+        typer.Option(help="Of a store: components (false colours, any latents), synthetic (as SyntheticVAE decodes)."),
+    ] = "components",
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
+    as_json: AsJson = False,
     threads: Threads = 0,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """Fuse a posed RGB-D sequence into a cloud with colours and normals.
+    """Write a point cloud with colours and normals, from a posed RGB-D sequence or from the patches of a saved store.
 
     Example: mosaicmem export-ply --scene rgbd_scene --frames 0:60 --output scene.ply
     """
-    from mosaicmem.datasets import open_sequence
     from mosaicmem.geometry import StreamingFusion
 
-    output = check_output(output, force, folder=False)
-    sequence = open_sequence(scene)
-    wanted = parse_range("--frames", frames, len(sequence))
+    if (scene is None) == (store is None):
+        raise ValueError("--scene, --store: expected exactly one of the two")
+    output = check_output_file(output, force, (".ply",))
     fusion = StreamingFusion(voxel_size, num_threads=threads)
-    dropped = 0
-    with progress_bar() as progress:
-        for i in progress.track(wanted, description="Fusing"):
-            seen = sequence[i]
-            dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
+    if scene is not None:
+        count, dropped = _fuse_sequence(fusion, scene, frames)
+        what = f"{count} frames"
+    else:
+        assert store is not None
+        count, dropped = _fuse_store(fusion, store, colors, threads)
+        what = f"{count} keyframes"
     cloud = fusion.point_cloud(min_count)
     if not len(cloud):
         raise ValueError(
@@ -57,6 +69,67 @@ def export_ply(
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     cloud.save_ply(output, binary=not ascii)
-    console.print(f"{len(cloud)} points of {len(wanted)} frames in {output}", highlight=False)
+    if as_json:
+        low, high = cloud.bounds
+        print_json(
+            {"points": len(cloud), "dropped": dropped, "bounds": [low.tolist(), high.tolist()], "file": str(output)}
+        )
+        return
+    console.print(f"{len(cloud)} points of {what} in {output}", highlight=False, soft_wrap=True)
     if dropped:
         console.print(f"{dropped} points were out of range and left out; a larger --voxel-size reaches further")
+
+
+def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[int, int]:
+    """How many frames, and how many points were out of range."""
+    from mosaicmem.datasets import open_sequence
+
+    sequence = open_sequence(scene)
+    wanted = parse_range("--frames", frames, len(sequence))
+    dropped = 0
+    with progress_bar() as progress:
+        for i in progress.track(wanted, description="Fusing"):
+            seen = sequence[i]
+            dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
+    return len(wanted), dropped
+
+
+def _fuse_store(fusion: StreamingFusion, store: Path, colors: str, threads: int) -> tuple[int, int]:
+    """How many keyframes, and how many points were out of range. Each latent cell is one point."""
+    from mosaicmem.media import to_uint8
+    from mosaicmem.memory import MosaicMemoryStore
+    from mosaicmem.memory.contents import observed_keyframes
+
+    opened = MosaicMemoryStore.open(store, num_threads=threads)
+    keyframes = list(observed_keyframes(opened))
+    if not keyframes:
+        raise ValueError(f"{store}: the store is empty")
+    color_of = _color_function(colors, keyframes)
+    dropped = 0
+    with progress_bar() as progress:
+        for keyframe in progress.track(keyframes, description="Fusing"):
+            shades = to_uint8("colors", color_of(keyframe.latents))
+            counts = fusion.add_frame(keyframe.depth, keyframe.intrinsics, keyframe.world_from_camera, shades)
+            dropped += counts.out_of_range
+    return len(keyframes), dropped
+
+
+def _color_function(colors: str, keyframes: list[Any]) -> Any:
+    """From latents (h, w, C) to colours (h, w, 3) in [0, 1]."""
+    import numpy as np
+
+    from mosaicmem.diffusion import SyntheticVAE
+    from mosaicmem.latent_colors import LatentColors
+
+    if colors == "components":
+        return LatentColors(np.concatenate([k.latents[k.depth > 0] for k in keyframes]))
+    if colors != "synthetic":
+        raise ValueError(f"--colors: expected components or synthetic, got {colors!r}")
+    stride, channels = keyframes[0].stride, keyframes[0].latents.shape[2]
+    vae = SyntheticVAE(stride, channels)
+
+    def decoded(latents: Any) -> Any:
+        rows, columns, _ = latents.shape
+        return vae.decode_image(latents).reshape(rows, stride, columns, stride, 3).mean(axis=(1, 3))
+
+    return decoded

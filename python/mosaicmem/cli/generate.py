@@ -1,48 +1,93 @@
-"""``mosaicmem generate``: memory from a real sequence, video along a path through the same place."""
+"""``mosaicmem generate``: memory from a real sequence or a saved store, video along a camera path."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mosaicmem.cli._common import (
+    MANIFEST,
+    AsJson,
+    Config,
     Debug,
     Force,
+    OptionalSeed,
+    OptionalThreads,
+    Set,
+    check_output_folder,
     console,
     output_folder,
     parse_range,
+    parse_size,
+    print_json,
     progress_bar,
     reports_errors,
     warn_of_overlap,
 )
+from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._trajectories import Intrinsics, Size, read_trajectory
 
 if TYPE_CHECKING:
+    from mosaicmem._arrays import F32
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.datasets import RgbdSequence
-    from mosaicmem.evaluation import FrameScore
-    from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig
+    from mosaicmem.evaluation import AblationScore, FrameScore
+    from mosaicmem.geometry import DepthEstimator, StreamingFusion
+    from mosaicmem.memory import MosaicMemoryStore
+    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig
+
+_HALF_LIFE = 2.0  # seconds; see --half-life
 
 
 @reports_errors
 def generate(
-    scene: Annotated[
-        Path, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    scene: Annotated[
+        Path | None, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
+    ] = None,
+    memory: Annotated[Path | None, typer.Option(help="Folder of a saved store to begin with.")] = None,
     memory_frames: Annotated[
         str | None,
-        typer.Option(help="Frames of the sequence to remember, A:B or A:B:STEP. Default: all that --frames leaves."),
+        typer.Option(
+            help="Frames of the sequence to remember, A:B or A:B:STEP. Default: all that --frames leaves, or none "
+            "with --memory."
+        ),
     ] = None,
     frames: Annotated[
         str | None, typer.Option(help="Follow the sequence's own cameras of these frames, A:B:STEP.")
     ] = None,
-    trajectory: Annotated[Path | None, typer.Option(help="Follow the cameras of a trajectory.json instead.")] = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file of settings; see show-config.")] = None,
+    trajectory: Annotated[
+        Path | None, typer.Option(help="Follow a camera path instead, of any format that convert reads.")
+    ] = None,
+    save_memory: Annotated[
+        Path | None, typer.Option(help="Folder for the store as it is afterwards; that of --memory goes on in place.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps each window: the same command goes on from there, however it ended."),
+    ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also generate with one part of memory left out at a time.")
+    ] = False,
+    depth_model: Annotated[
+        Path | None, typer.Option(help="ONNX model that gives generated frames a depth, aligned to memory's.")
+    ] = None,
+    depth_output: Annotated[
+        str, typer.Option(help="What it gives: metric, depth (up to scale and shift) or inverse (1 / depth, the same).")
+    ] = "inverse",
+    depth_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Its input size. Default: that of the image, in multiples of 14.")
+    ] = None,
+    depth_files: Annotated[
+        Path | None, typer.Option(help="Folder of depth images instead, one a frame of the path, in order of names.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the unseen parts should be.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all noise.", min=0)] = None,
     half_life: Annotated[
         float | None,
         typer.Option(
@@ -51,95 +96,220 @@ def generate(
             min=0,
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="0: all cores. No result depends on it.", min=0)] = None,
+    intrinsics: Intrinsics = None,
+    size: Size = None,
+    config: Config = None,
+    changes: Set = None,
+    seed: OptionalSeed = None,
+    threads: OptionalThreads = None,
     fps: Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240)] = 10.0,
+    as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """Remember frames of a real sequence, then generate video along a camera path.
+    """Remember frames of a real sequence, or open a saved memory, and generate video along a camera path.
 
-    With --frames, each generated frame is compared with the true one, with memory and without.
+    With --frames, each generated frame is compared with the true one, with memory and without. Video that memory has
+    not seen is made up by a synthetic model from the prompt; a real one takes its place in Python.
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
-    from mosaicmem.camera import CameraTrajectory
-    from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
-    from mosaicmem.datasets import open_sequence
+    from mosaicmem.cli._report import (
+        ablation_list,
+        print_ablation,
+        print_scores,
+        run_summary,
+        score_list,
+        score_summary,
+        write_run,
+    )
     from mosaicmem.geometry import StreamingFusion
-    from mosaicmem.pipeline import AutoregressivePipeline
+    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint
 
     started = time.perf_counter()
-    if (frames is None) == (trajectory is None):
-        raise ValueError("--frames, --trajectory: expected exactly one of the two")
-    if half_life is None and config is None:
-        half_life = 2.0
-    settings = _settings(config, {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life})
-    sequence = open_sequence(scene)
-    targets = [] if frames is None else list(parse_range("--frames", frames, len(sequence)))
-    remembered = (
-        [i for i in range(len(sequence)) if i not in set(targets)]
-        if memory_frames is None
-        else list(parse_range("--memory-frames", memory_frames, len(sequence)))
-    )
-    path = sequence.trajectory(targets) if trajectory is None else CameraTrajectory.load(trajectory)
-    _check_sizes(settings, sequence, path)
-    warn_of_overlap(targets, remembered)
+    given = {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life}
+    settings = read_settings(config, changes, given, {"half_life": _HALF_LIFE})
+    check_output_folder(output, force)
+    if save_memory is not None and not _is_same(save_memory, memory):
+        check_output_folder(save_memory, force, name="--save-memory", mark=MANIFEST)
+    inputs = _inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
+    if ablate and not inputs.targets:
+        raise ValueError("--ablate: expected --frames, whose true images its figures are measured against")
+    warn_of_overlap(inputs.targets, inputs.remembered)
+    estimator = _depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
+    store = None if memory is None else _open(memory, settings)
+    told = {"scene": scene, "memory": memory, "memory_frames": inputs.remembered, "depth": depth_model or depth_files}
+    kept = None if checkpoint is None else Checkpoint(checkpoint, {k: _plain(v) for k, v in told.items()})
 
     with output_folder(output, force) as folder:
-        pipeline = AutoregressivePipeline(settings)
+        pipeline = AutoregressivePipeline(settings, depth_estimator=estimator, store=store)
         fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
         with progress_bar() as progress:
-            for i in progress.track(remembered, description="Remembering"):
-                seen = sequence[i]
-                pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
-                fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
-            if not len(pipeline.store):
-                raise ValueError(f"--scene: no depth in the {len(remembered)} frames to remember: memory stays empty")
+            _remember(pipeline, fusion, inputs, lambda frames: progress.track(frames, description="Remembering"))
+            truth = inputs.truth()
+            variants = _ablate(pipeline, inputs.path, truth, progress) if ablate else []
             progress.add_task("Generating", total=None)
-            result, scores = _generate(pipeline, path, sequence, targets)
+            result, scores = _generate(pipeline, inputs.path, truth, kept)
         summary = run_summary(pipeline, result, time.perf_counter() - started)
-        summary["memory_frames"] = remembered
-        if targets:
-            summary["targets"] = {
-                "frames": score_list(scores, targets),
-                **score_summary(scores),
-            }
-        write_run(folder, settings, path, result, fusion, summary, fps)
+        summary["memory_frames"] = inputs.remembered
+        if inputs.targets:
+            summary["targets"] = {"frames": score_list(scores, inputs.targets), **score_summary(scores)}
+        if ablate:
+            summary["ablation"] = ablation_list(variants)
+        write_run(folder, settings, inputs.path, result, fusion, summary, fps)
+        if save_memory is not None:
+            _save(pipeline.store, save_memory, memory, force)
 
-    if targets:
-        print_scores("Generated views against the true frames (PSNR)", scores, targets)
-    console.print(f"{len(result.frames)} frames in {output}", highlight=False)
+    if as_json:
+        print_json(summary)
+        return
+    if inputs.targets:
+        print_scores("Generated views against the true frames (PSNR)", scores, inputs.targets)
+    if ablate:
+        print_ablation(variants)
+    console.print(f"{len(result.frames)} frames in {output}", highlight=False, soft_wrap=True)
+    if save_memory is not None:
+        console.print(f"{len(pipeline.store)} patches in {save_memory}", highlight=False, soft_wrap=True)
 
 
-def _settings(path: Path | None, changes: dict[str, Any]) -> PipelineConfig:
-    """The configuration file, or the defaults, with what the command line says."""
-    from mosaicmem.pipeline import PipelineConfig
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What a run remembers, and where it goes."""
 
-    base = PipelineConfig() if path is None else PipelineConfig.load(path)
-    given = {name: value for name, value in changes.items() if value is not None}
-    return PipelineConfig(**{**base.model_dump(), **given})
+    sequence: RgbdSequence | None
+    remembered: list[int]
+    targets: list[int]
+    path: CameraTrajectory
+
+    def truth(self) -> dict[int, F32]:
+        """The true images by frame of the path, where they are known."""
+        from mosaicmem._arrays import as_pixels
+
+        if self.sequence is None:
+            return {}
+        shape = (self.path.intrinsics.height, self.path.intrinsics.width, 3)
+        return {n: as_pixels("image", self.sequence[i].image, shape) for n, i in enumerate(self.targets)}
 
 
-def _check_sizes(settings: PipelineConfig, sequence: RgbdSequence, path: CameraTrajectory) -> None:
-    """Refuse images that the VAE cannot cut into cells before any work is done."""
-    for name, camera in (("--scene", sequence.intrinsics), ("--trajectory", path.intrinsics)):
-        if camera.width % settings.vae_stride or camera.height % settings.vae_stride:
-            raise ValueError(
-                f"{name}: expected an image size in multiples of vae_stride = {settings.vae_stride}, "
-                f"got {camera.width}x{camera.height}"
-            )
+def _inputs(
+    scene: Path | None,
+    memory: Path | None,
+    memory_frames: str | None,
+    frames: str | None,
+    trajectory: Path | None,
+    intrinsics: str | None,
+    size: str | None,
+) -> _Inputs:
+    from mosaicmem.datasets import open_sequence
+
+    if scene is None and memory is None:
+        raise ValueError("--scene, --memory: expected one of the two, or both")
+    if (frames is None) == (trajectory is None):
+        raise ValueError("--frames, --trajectory: expected exactly one of the two")
+    if scene is None and (frames is not None or memory_frames is not None):
+        raise ValueError("--frames, --memory-frames: expected --scene, whose frames they name")
+    sequence = None if scene is None else open_sequence(scene)
+    count = 0 if sequence is None else len(sequence)
+    targets = [] if frames is None else list(parse_range("--frames", frames, count))
+    if memory_frames is not None:
+        remembered = list(parse_range("--memory-frames", memory_frames, count))
+    else:
+        remembered = [] if memory is not None else [i for i in range(count) if i not in set(targets)]
+    if trajectory is not None:
+        camera = None if sequence is None else sequence.intrinsics
+        path = read_trajectory(trajectory, intrinsics, size, camera=camera)
+    else:
+        assert sequence is not None
+        path = sequence.trajectory(targets)
+    return _Inputs(sequence, remembered, targets, path)
+
+
+def _depth_estimator(
+    path: CameraTrajectory,
+    settings: PipelineConfig,
+    model: Path | None,
+    output: str,
+    size: str | None,
+    files: Path | None,
+) -> DepthEstimator | None:
+    from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
+
+    if model is not None and files is not None:
+        raise ValueError("--depth-model, --depth-files: expected at most one of the two")
+    if files is not None:
+        return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
+    if model is None:
+        return None
+    pixels = None if size is None else parse_size("--depth-size", size)[::-1]
+    return OnnxDepthEstimator(model, output=output, input_size=pixels, num_threads=settings.num_threads)
+
+
+def _open(memory: Path, settings: PipelineConfig) -> MosaicMemoryStore:
+    from mosaicmem.memory import MosaicMemoryStore
+
+    store = MosaicMemoryStore.open(memory, num_threads=settings.num_threads)
+    if store.channels is not None and store.channels != settings.latent_channels:
+        raise ValueError(
+            f"--memory: expected latents of latent_channels = {settings.latent_channels} channels, "
+            f"got {store.channels}; --set latent_channels={store.channels}?"
+        )
+    return store
+
+
+def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs: _Inputs, track: Any) -> None:
+    sequence = inputs.sequence
+    if sequence is None:
+        return
+    for i in track(inputs.remembered):
+        seen = sequence[i]
+        pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
+        fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
+    if not len(pipeline.store):
+        raise ValueError(f"--scene: no depth in the {len(inputs.remembered)} frames to remember: memory stays empty")
 
 
 def _generate(
-    pipeline: AutoregressivePipeline, path: CameraTrajectory, sequence: RgbdSequence, targets: list[int]
+    pipeline: AutoregressivePipeline, path: CameraTrajectory, truth: dict[int, F32], kept: Checkpoint | None
 ) -> tuple[GenerationResult, list[FrameScore]]:
     """The video, and its scores where true frames are known."""
-    from mosaicmem._arrays import as_pixels
     from mosaicmem.evaluation import compare_memory
 
-    if not targets:
-        return pipeline.generate(path), []
-    size = (path.intrinsics.height, path.intrinsics.width, 3)
-    truth = {n: as_pixels("image", sequence[i].image, size) for n, i in enumerate(targets)}
-    comparison = compare_memory(pipeline, path, truth)
+    if not truth:
+        return pipeline.generate(path, checkpoint=kept), []
+    comparison = compare_memory(pipeline, path, truth, checkpoint=kept)
     return comparison.with_memory, comparison.scores
+
+
+def _ablate(
+    pipeline: AutoregressivePipeline, path: CameraTrajectory, truth: dict[int, F32], progress: Any
+) -> list[AblationScore]:
+    from mosaicmem.evaluation import ABLATIONS, ablate
+
+    task = progress.add_task("Ablating", total=len(ABLATIONS))
+    return ablate(pipeline, path, truth, on_variant=lambda name: progress.advance(task))
+
+
+def _save(store: MosaicMemoryStore, target: Path, source: Path | None, force: bool) -> None:
+    """Into the folder that the store came from, or a new one that is there whole or not at all."""
+    with _place_for(target, source, force) as folder:
+        kept = store if _is_same(target, source) else store.fork()
+        kept.save(folder)
+        kept.close()
+
+
+@contextmanager
+def _place_for(target: Path, source: Path | None, force: bool) -> Iterator[Path]:
+    if _is_same(target, source):
+        yield target
+        return
+    with output_folder(target, force, name="--save-memory", mark=MANIFEST) as folder:
+        yield folder
+        (folder / "lock").unlink(missing_ok=True)
+
+
+def _is_same(target: Path, source: Path | None) -> bool:
+    return source is not None and target.resolve() == source.resolve()
+
+
+def _plain(value: Any) -> Any:
+    return str(value.resolve()) if isinstance(value, Path) else value

@@ -1,97 +1,158 @@
-"""``mosaicmem inspect``: what is in a saved store."""
+"""``mosaicmem inspect``: what is in a saved store or along a camera path."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mosaicmem.cli._common import Debug, Threads, console, reports_errors
+from mosaicmem.cli._common import AsJson, Config, Debug, Set, Threads, console, print_json, reports_errors
+from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+
+if TYPE_CHECKING:
+    from mosaicmem.pipeline import PipelineConfig
 
 
 @reports_errors
 def inspect(
-    store: Annotated[Path, typer.Argument(help="Folder that MosaicMemoryStore.save wrote.")],
+    target: Annotated[Path, typer.Argument(help="Folder of a saved store, or a camera path of any format.")],
     trajectory: Annotated[
-        Path | None, typer.Option(help="JSON file of cameras (CameraTrajectory.save): coverage is shown for each.")
+        Path | None, typer.Option(help="Of a store: a camera path, whose views it covers so far.")
     ] = None,
+    coverage: Annotated[bool, typer.Option("--coverage", help="A line for each frame of the path.")] = False,
     stride: Annotated[
         int | None,
-        typer.Option(help="Pixels a latent cell of the trajectory; the store's if left out.", min=1),
+        typer.Option(help="Pixels a latent cell of the path's images; the store's if left out.", min=1),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Patches to retrieve for each camera.", min=1)] = 4096,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare every byte with its checksum.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Of a store: compare every byte with its checksum.")] = False,
+    intrinsics: Intrinsics = None,
+    size: Size = None,
+    fps: Fps = 30.0,
+    config: Config = None,
+    changes: Set = None,
+    as_json: AsJson = False,
     threads: Threads = 0,
     debug: Debug = False,
 ) -> None:
-    """Show what a saved store holds; with a trajectory, how much of its views the store covers.
+    """Show what a saved store holds and how much of a path's views it covers, or what a camera path does.
 
-    A store that is damaged is an error that names the file.
+    A store that is damaged is an error that names the file. Of the settings, those of retrieval count.
 
-    Example: mosaicmem inspect memory --verify --trajectory path.json
+    Example: mosaicmem inspect memory --verify --trajectory path.json --coverage
     """
-    from mosaicmem.camera import CameraTrajectory
-    from mosaicmem.memory import MosaicMemoryStore
-    from mosaicmem.memory.storage import verify as verify_folder
-    from mosaicmem.memory.summary import coverage_along, summarize, summarize_files
+    from mosaicmem.memory.storage.manifest import MANIFEST
 
-    if trajectory is None and stride is not None:
-        raise ValueError("--stride: expected --trajectory with it")
-    if verify:
-        verify_folder(store)
-    opened = MosaicMemoryStore.open(store, num_threads=threads)
-    report: dict[str, Any] = {"store": str(store), "verified": verify, **summarize(opened)}
-    report["files"] = summarize_files(store)
-    if trajectory is not None:
-        cameras = CameraTrajectory.load(trajectory)
-        pixels = stride or _stride_of(report)
-        size = (cameras.intrinsics.width, cameras.intrinsics.height)
-        if size[0] % pixels or size[1] % pixels:
-            whose = "" if stride else ", the store's"
-            raise ValueError(
-                f"--trajectory: expected images of a whole multiple of {pixels} pixels{whose}, "
-                f"got {size[0]}x{size[1]}; --stride sets another"
-            )
-        report["coverage"] = coverage_along(opened, cameras, pixels, top_k)
+    if not target.exists():
+        raise FileNotFoundError(f"{target}: no folder of a store, and no file of a camera path")
+    if (target / MANIFEST).is_file() or (target.is_dir() and not _is_colmap(target)):
+        settings = read_settings(config, changes)
+        given = None if trajectory is None else (trajectory, intrinsics, size, fps)
+        report = _inspect_store(target, given, coverage, stride, verify, settings, threads)
+    else:
+        if trajectory is not None or verify or coverage:
+            raise ValueError(f"--trajectory, --verify, --coverage: expected a store with them, got {target}")
+        report = _inspect_path(target, intrinsics, size, fps, read_settings(config, changes))
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _print(report)
 
 
-def _stride_of(report: dict[str, Any]) -> int:
-    strides = {kind["stride"] for kind in report["kinds"]}
-    if not strides:
-        raise ValueError("--stride: expected one, as the store is empty")
-    if len(strides) != 1:
-        raise ValueError(f"--stride: expected one, as the store's keyframes have strides {sorted(strides)}")
-    return int(strides.pop())
+def _is_colmap(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("images.txt", "images.bin"))
+
+
+def _inspect_store(
+    folder: Path,
+    given: tuple[Path, str | None, str | None, float] | None,
+    coverage: bool,
+    stride: int | None,
+    verify: bool,
+    settings: PipelineConfig,
+    threads: int,
+) -> dict[str, Any]:
+    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.memory import MosaicMemoryStore
+    from mosaicmem.memory.storage import verify as verify_folder
+    from mosaicmem.memory.summary import coverage_along, stride_of, summarize, summarize_files
+
+    if given is None and (stride is not None or coverage):
+        raise ValueError("--stride, --coverage: expected --trajectory with them")
+    if verify:
+        verify_folder(folder)
+    opened = MosaicMemoryStore.open(folder, num_threads=threads)
+    report: dict[str, Any] = {"store": str(folder), "verified": verify, **summarize(opened)}
+    report["files"] = summarize_files(folder)
+    if given is not None:
+        path = read_trajectory(given[0], given[1], given[2], given[3])
+        pixels = stride or stride_of(opened)
+        path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
+        frames = coverage_along(opened, path, pixels, settings.top_k, settings.keyframe_options())
+        report["mean_coverage"] = sum(row["coverage"] for row in frames) / len(frames)
+        if coverage:
+            report["coverage"] = frames
+    return report
+
+
+def _inspect_path(
+    file: Path, intrinsics: str | None, size: str | None, fps: float, settings: PipelineConfig
+) -> dict[str, Any]:
+    from mosaicmem.camera.formats import detect_format
+    from mosaicmem.camera.summary import summarize_trajectory
+
+    path = read_trajectory(file, intrinsics, size, fps)
+    keyframes = path.select_keyframes(
+        settings.keyframe_translation, settings.keyframe_angle, settings.keyframe_interval
+    )
+    return {
+        "trajectory": str(file),
+        "format": detect_format(file),
+        **summarize_trajectory(path),
+        "keyframes": len(keyframes),
+        "windows": len(path.windows(settings.window_size, settings.window_overlap)),
+    }
 
 
 def _print(report: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{report['store']}{', verified' if report['verified'] else ''}", show_header=False)
+    is_store = "store" in report
+    title = f"{report['store']}{', verified' if report['verified'] else ''}" if is_store else report["trajectory"]
+    table = Table(title=title, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in _lines(report):
+    for name, value in _lines(report) if is_store else _path_lines(report):
         table.add_row(name, value)
     console.print(table)
     if "coverage" not in report:
         return
-    frames = report["coverage"]
     table = Table(title="Coverage")
     for heading in ("frame", "time", "patches", "coverage"):
         table.add_column(heading, justify="right")
-    for row in frames:
+    for row in report["coverage"]:
         table.add_row(str(row["frame"]), f"{row['time']:.3f} s", str(row["patches"]), f"{100 * row['coverage']:.1f} %")
-    table.add_section()
-    mean = sum(row["coverage"] for row in frames) / len(frames)
-    table.add_row("mean", "", "", f"{100 * mean:.1f} %")
     console.print(table)
+
+
+def _path_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    k = report["intrinsics"]
+    low, high = report["bounds"]
+    degrees = report["degrees"]
+    return [
+        ("format", report["format"]),
+        ("frames", f"{report['frames']:,}"),
+        ("image", f"{k['width']}x{k['height']} pixels"),
+        ("field of view", f"{report['fov_degrees'][0]:.1f} by {report['fov_degrees'][1]:.1f} degrees"),
+        ("duration", f"{report['seconds']:.3f} s"),
+        ("way", f"{report['metres']:.2f} m, {report['metres_a_frame']:.3f} m a frame"),
+        ("turns", f"{degrees['total']:.1f} degrees, {degrees['frame']:.2f} a frame, {degrees['most']:.2f} at most"),
+        *((f"{axis}, metres", f"{a:.2f} to {b:.2f}") for axis, a, b in zip("xyz", low, high, strict=True)),
+        ("from start to end", f"{report['metres_from_start']:.2f} m, {degrees['from_start']:.1f} degrees"),
+        ("keyframes by motion", f"{report['keyframes']:,}"),
+        ("windows", f"{report['windows']:,}"),
+    ]
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -115,4 +176,6 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     limits = [f"{name} {settings[name]:,}" for name in ("max_patches", "max_bytes") if settings[name] is not None]
     lines.append(("limits", ", ".join([*limits, f"eviction {settings['eviction']}"] if limits else ["none"])))
     lines.append(("patch size", f"{settings['latent_patch_size']} cells"))
+    if "mean_coverage" in report:
+        lines.append(("covered of the path's views", f"{100 * report['mean_coverage']:.1f} %"))
     return lines

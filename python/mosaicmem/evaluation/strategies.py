@@ -110,7 +110,7 @@ class Composer:
             np.uint64,
         )
         blend = "blend" if composition in PUBLISHED else composition
-        self._keyframes = KeyframeRetrieval(**{"composition": blend, **(options or {})})
+        self._keyframes = KeyframeRetrieval(**{**(options or {}), "composition": blend})
         self._patches = MemoryRetrieval(top_k=4096, min_visibility=0.0)
         self._rules = {
             name: _published(memory, camera, PUBLISHED[name], num_threads)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F64, I64, ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
+from mosaicmem._arrays import F64, I64, ArrayLike, as_array, check_integer, check_number, check_threads
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.unproject import check_depth
@@ -54,7 +54,7 @@ class StreamingFusion:
         self,
         depth: ArrayLike,
         intrinsics: CameraIntrinsics,
-        pose: CameraPose,
+        pose: CameraPose | ArrayLike,
         color: ArrayLike | None = None,
     ) -> FusionCounts:
         """Fuse one frame.
@@ -65,8 +65,8 @@ class StreamingFusion:
             Metres along z; invalid where not finite or <= 0.
         intrinsics : CameraIntrinsics
             Of an image of H x W pixels.
-        pose : CameraPose
-            Where and when the frame was taken.
+        pose : CameraPose or (4, 4) array
+            Where and when the frame was taken; or world_from_camera as any affine map, at time 0, for what was edited.
         color : (H, W, 3) uint8 array, optional
             RGB; black where not given.
 
@@ -75,9 +75,12 @@ class StreamingFusion:
         FusionCounts
         """
         z = check_depth(depth, intrinsics)
-        check_instance("pose", pose, CameraPose)
+        if isinstance(pose, CameraPose):
+            matrix, time = pose.world_from_camera, pose.timestamp
+        else:
+            matrix, time = as_array("pose", pose, np.float64, (4, 4), finite=True), 0.0
         rgb = None if color is None else as_array("color", color, np.uint8, (*z.shape, 3))
-        counts = self._map.add(z, rgb, intrinsics.params, pose.world_from_camera, pose.timestamp, self._num_threads)
+        counts = self._map.add(z, rgb, intrinsics.params, matrix, time, self._num_threads)
         return FusionCounts(**counts)
 
     def point_cloud(self, min_count: int = 1) -> PointCloud:

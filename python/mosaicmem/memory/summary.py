@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.memory.retrieval import MemoryRetrieval
+from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
+from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.storage import read_manifest
 from mosaicmem.memory.store import MosaicMemoryStore
 
@@ -64,20 +65,41 @@ def summarize_files(path: Path) -> dict[str, Any]:
     }
 
 
+def stride_of(store: MosaicMemoryStore) -> int:
+    """Pixels a latent cell, the same for all keyframes.
+
+    Raises
+    ------
+    ValueError
+        The store is empty, or its keyframes have several.
+    """
+    strides = {kind["stride"] for kind in summarize(store)["kinds"]}
+    if not strides:
+        raise ValueError("stride: expected one, as the store is empty")
+    if len(strides) != 1:
+        raise ValueError(f"stride: expected one, as the store's keyframes have strides {sorted(strides)}")
+    return int(strides.pop())
+
+
 def coverage_along(
-    store: MosaicMemoryStore, trajectory: CameraTrajectory, stride: int, top_k: int
+    store: MosaicMemoryStore, trajectory: CameraTrajectory, stride: int, top_k: int, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """For each camera: how many patches it retrieves, and the part of its latent cells that they cover."""
+    """For each camera: how many patches it retrieves, and the part of its latent cells that a canvas covers.
+
+    ``options`` are those of :class:`KeyframeRetrieval`.
+    """
+    retrieval = KeyframeRetrieval(**options)
+    near_far = {name: options[name] for name in ("near", "far") if name in options}
     frames = []
     for i, pose in enumerate(trajectory):
         one = CameraTrajectory([pose], trajectory.intrinsics)
-        mosaic = MemoryRetrieval(top_k=top_k).retrieve(store, one, stride)
+        ((found, _, _),) = store.look(one, RetrievalOptions(top_k=top_k, **near_far))
         frames.append(
             {
                 "frame": i,
                 "time": pose.timestamp,
-                "patches": len(mosaic.patch_ids),
-                "coverage": float(mosaic.coverage_ratio[0]),
+                "patches": len(found),
+                "coverage": float(retrieval.retrieve(store, one, stride).coverage_ratio[0]),
             }
         )
     return frames

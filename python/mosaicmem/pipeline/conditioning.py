@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -29,21 +28,16 @@ class Conditioner:
 
     def __init__(self, config: PipelineConfig, stride: int, channels: int, text_encoder: TextEncoder) -> None:
         self._config, self._stride, self._channels, self._text = config, stride, channels, text_encoder
-        sight: dict[str, Any] = {"near": config.near, "far": config.far, "half_life": config.half_life}
         self._patches = MemoryRetrieval(
             top_k=config.top_k,
+            near=config.near,
+            far=config.far,
+            half_life=config.half_life,
             min_visibility=config.min_visibility,
             diversity_radius=config.diversity_radius,
             diversity_penalty=config.diversity_penalty,
-            **sight,
         )
-        self._keyframes = KeyframeRetrieval(
-            max_keyframes=config.max_keyframes,
-            max_window_keyframes=config.max_window_keyframes,
-            composition=config.composition,
-            depth_tolerance=config.depth_tolerance,
-            **sight,
-        )
+        self._keyframes = KeyframeRetrieval(**config.keyframe_options())
 
     def context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
         """The context of a window; ``cameras`` are those of its latent frames, of whole latent cells."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -69,7 +69,7 @@ class PipelineConfig(BaseModel):
         Literal["oldest", "redundant"], Field(description="What goes first: the old, or what other views hold.")
     ] = "oldest"
 
-    top_k: Annotated[_Count, Field(description="Patches retrieved for attention, for each latent frame.")] = 2048
+    top_k: Annotated[_Count, Field(description="Patches retrieved for attention, for each latent frame.")] = 1024
     near: Annotated[_Positive, Field(description="Metres.")] = 0.05
     far: Annotated[_Positive, Field(description="Metres.")] = 100.0
     half_life: Annotated[_NotNegative, Field(description="Seconds; 0: age does not count.")] = 0.0
@@ -110,6 +110,11 @@ class PipelineConfig(BaseModel):
                 f"got {self.latent_channels}"
             )
         return self
+
+    def keyframe_options(self) -> dict[str, Any]:
+        """The fields that :class:`~mosaicmem.KeyframeRetrieval` takes."""
+        names = ("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "near", "far", "half_life")
+        return {name: getattr(self, name) for name in names}
 
     def prompt_of(self, window: int) -> str:
         """The prompt of a window: that of the last event up to it, else ``prompt``."""

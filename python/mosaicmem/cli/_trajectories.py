@@ -1,0 +1,56 @@
+"""Camera paths that a command is given: in any format that is known, with what the format does not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaicmem.cli._common import parse_size
+
+if TYPE_CHECKING:
+    from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
+
+Intrinsics = Annotated[
+    str | None,
+    typer.Option("--intrinsics", metavar="FX,FY,CX,CY", help="Pixels, for files without (tum, kitti); needs --size."),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", metavar="WxH", help="Of the images, for files that do not say (re10k, matrixgame)."),
+]
+Fps = Annotated[float, typer.Option("--fps", help="Frames a second, for files without times.", min=0.001)]
+
+
+def read_trajectory(
+    path: Path,
+    intrinsics: str | None = None,
+    size: str | None = None,
+    fps: float = 30.0,
+    *,
+    format: str | None = None,
+    camera: CameraIntrinsics | None = None,
+) -> CameraTrajectory:
+    """A path from a file of any format. ``camera`` is that of a scene: taken where the file has none of its own."""
+    from mosaicmem.camera.formats import detect_format, load_trajectory
+
+    given = _parse(intrinsics, size)
+    if given is None and camera is not None and (format or detect_format(path)) in ("tum", "kitti"):
+        given = camera
+    pixels = None if size is None else parse_size("--size", size)
+    return load_trajectory(path, format, intrinsics=given, size=pixels, fps=fps)
+
+
+def _parse(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
+    from mosaicmem.camera import CameraIntrinsics
+
+    if intrinsics is None:
+        return None
+    if size is None:
+        raise ValueError("--intrinsics: expected --size with it")
+    try:
+        fx, fy, cx, cy = (float(part) for part in intrinsics.split(","))
+    except ValueError:
+        raise ValueError(f"--intrinsics: expected FX,FY,CX,CY in pixels, got {intrinsics!r}") from None
+    return CameraIntrinsics(fx, fy, cx, cy, *parse_size("--size", size))

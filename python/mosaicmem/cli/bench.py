@@ -1,0 +1,108 @@
+"""``mosaicmem bench``: how fast the pipeline is here, and each of its stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mosaicmem.cli._common import (
+    AsJson,
+    Config,
+    Debug,
+    Force,
+    Set,
+    Threads,
+    check_output_file,
+    console,
+    print_json,
+    progress_bar,
+    reports_errors,
+)
+from mosaicmem.cli._settings import read_settings
+
+if TYPE_CHECKING:
+    from mosaicmem.evaluation.throughput import Case
+
+
+@reports_errors
+def bench(
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case",
+            metavar="WxH,FRAMES,STEPS",
+            help="Images, frames and denoising steps of a run; may be repeated. Default: 64x64,32,5 128x128,32,5 and "
+            "256x256,16,50.",
+        ),
+    ] = None,
+    memory_size: Annotated[
+        str, typer.Option(metavar="WxH", help="Images of the model whose step memory is compared with.")
+    ] = "1280x704",
+    step_seconds: Annotated[
+        float, typer.Option(help="What one step of that model takes; about 1 s for 5 billion parameters.", min=1e-3)
+    ] = 1.0,
+    repeats: Annotated[int, typer.Option(help="Runs of each case; the median counts.", min=1)] = 5,
+    profile: Annotated[bool, typer.Option("--profile", help="Where the time of each case goes, by function.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write too.")] = None,
+    config: Config = None,
+    changes: Set = None,
+    seed: Annotated[int, typer.Option(help="Of the synthetic scene.", min=0)] = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Measure whole generate calls with synthetic backends, stage by stage, and memory at the size of a real model.
+
+    A run remembers a few frames first; measured is the call of generate alone. --threads is that of mosaicmem; set
+    OPENBLAS_NUM_THREADS to hold NumPy to as many.
+
+    Example: mosaicmem bench --case 128x128,32,5 --profile
+    """
+    from mosaicmem._files import write_json
+    from mosaicmem.cli._bench_report import print_bench
+    from mosaicmem.evaluation.throughput import measure_case, measure_memory
+
+    if output is not None:
+        output = check_output_file(output, force, (".json",))
+    settings = read_settings(config, changes, {"num_threads": threads})
+    wanted = [_case(text) for text in cases or ("64x64,32,5", "128x128,32,5", "256x256,16,50")]
+    with progress_bar() as progress:
+        runs = [
+            measure_case(settings, case, seed=seed, repeats=repeats, profile=profile)
+            for case in progress.track(wanted, description="Generating")
+        ]
+        progress.add_task("Memory at full size", total=None)
+        memory = measure_memory(settings, _size("--memory-size", memory_size), seed=seed, repeats=repeats)
+    report: dict[str, Any] = {
+        "threads": threads,
+        "cases": [run.to_dict() for run in runs],
+        "memory": {**memory.to_dict(), "step_seconds": step_seconds, "part_of_step": memory.seconds / step_seconds},
+    }
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, report)
+    if as_json:
+        print_json(report)
+        return
+    print_bench(runs, memory, step_seconds)
+    if output is not None:
+        console.print(f"Figures in {output}", highlight=False, soft_wrap=True)
+
+
+def _case(text: str) -> Case:
+    from mosaicmem.evaluation.throughput import Case
+
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts[1:]):
+        raise ValueError(f"--case: expected WxH,FRAMES,STEPS, 128x128,32,5 say, got {text!r}")
+    width, height = _size("--case", parts[0])
+    return Case(width, height, int(parts[1]), int(parts[2]))
+
+
+def _size(name: str, text: str) -> tuple[int, int]:
+    from mosaicmem.cli._common import parse_size
+
+    return parse_size(name, text)

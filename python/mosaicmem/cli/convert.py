@@ -1,0 +1,83 @@
+"""``mosaicmem convert``: a camera path from one file format to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mosaicmem.cli._common import (
+    AsJson,
+    Debug,
+    Force,
+    check_output_file,
+    console,
+    output_folder,
+    print_json,
+    reports_errors,
+)
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+
+_FORMATS = "mosaicmem, tum, kitti, colmap, colmap-binary, re10k, nerfstudio, matrixgame, worldplay"
+_SUFFIXES = {".json": "mosaicmem", ".npz": "matrixgame"}
+
+
+@reports_errors
+def convert(
+    source: Annotated[Path, typer.Argument(help="File of a camera path, or the folder of a COLMAP model.")],
+    target: Annotated[Path, typer.Argument(help="File to write, or folder for COLMAP.")],
+    source_format: Annotated[
+        str | None, typer.Option("--from", help=f"One of {_FORMATS}. Default: found out from the file.")
+    ] = None,
+    target_format: Annotated[
+        str | None, typer.Option("--to", help="The same. Default: mosaicmem for .json, matrixgame for .npz.")
+    ] = None,
+    intrinsics: Intrinsics = None,
+    size: Size = None,
+    fps: Fps = 30.0,
+    as_json: AsJson = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Convert a camera path between file formats, conventions included.
+
+    Axes become OpenCV's, transforms world_from_camera, pixel centres half-integers, and what the target format wants.
+    A format keeps what it has room for: tum and kitti have no intrinsics, kitti, colmap and others no times.
+
+    Example: mosaicmem convert traj.txt transforms.json --to nerfstudio --intrinsics 525,525,320,240 --size 640x480
+    """
+    from mosaicmem.camera.formats import detect_format, save_trajectory
+
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    kind = target_format or _SUFFIXES.get(target.suffix)
+    if kind is None:
+        raise ValueError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
+    found = source_format or detect_format(source)
+    path = read_trajectory(source, intrinsics, size, fps, format=found)
+    if kind.startswith("colmap"):
+        mark = "cameras.bin" if kind == "colmap-binary" else "cameras.txt"
+        with output_folder(target, force, name="TARGET", mark=mark) as folder:
+            save_trajectory(folder, path, kind)
+    else:
+        output = check_output_file(target, force, (".json", ".txt", ".npz"), name="TARGET")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_trajectory(output, path, kind)
+    figures = {
+        "source": str(source),
+        "from": found,
+        "target": str(target),
+        "to": kind,
+        "frames": len(path),
+        "metres": path.length,
+        "seconds": path.duration,
+        "intrinsics": path.intrinsics.to_dict(),
+    }
+    if as_json:
+        print_json(figures)
+    else:
+        console.print(
+            f"{len(path)} frames, {path.length:.2f} m in {path.duration:.2f} s: {found} to {kind} in {target}",
+            highlight=False,
+        )

@@ -1,0 +1,83 @@
+"""``mosaicmem splice``: two saved memories as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mosaicmem.cli._common import (
+    MANIFEST,
+    AsJson,
+    Debug,
+    Force,
+    Threads,
+    check_output_file,
+    console,
+    output_folder,
+    print_json,
+    reports_errors,
+)
+
+
+@reports_errors
+def splice(
+    first: Annotated[Path, typer.Argument(help="Folder of a saved store, which stays where it is.")],
+    second: Annotated[Path, typer.Argument(help="Folder of the store that is joined to it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the store to write.")],
+    layout: Annotated[
+        str, typer.Option(help="horizontal: the second beside the first (+x); vertical: above it (-y).")
+    ] = "horizontal",
+    offset: Annotated[float, typer.Option(help="Metres between the two; negative where they shall overlap.")] = 0.0,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG or SVG of both from above. Default: OUTPUT.png where matplotlib is.")
+    ] = None,
+    as_json: AsJson = False,
+    threads: Threads = 0,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Join two saved stores into a third, side by side or one above the other, and draw it from above.
+
+    Example: mosaicmem splice flat-a flat-b --layout horizontal --offset 1.0 --output both
+    """
+    import importlib.util
+
+    from mosaicmem.memory import MosaicMemoryStore, SpatialManipulation
+
+    drawn = picture is not None or importlib.util.find_spec("matplotlib") is not None
+    sheet = picture or output.with_name(f"{output.name}.png")
+    if drawn:
+        from mosaicmem.plots import require_matplotlib
+
+        require_matplotlib("--picture")
+        sheet = check_output_file(sheet, force, (".png", ".svg"), name="--picture")
+    one = MosaicMemoryStore.open(first, num_threads=threads)
+    other = MosaicMemoryStore.open(second, num_threads=threads)
+    both = one.fork()  # knows nothing of the folder that the first came from
+    SpatialManipulation(both).splice(other, layout=layout, offset=offset)
+    with output_folder(output, force, mark=MANIFEST) as folder:
+        both.save(folder)
+        both.close()
+        (folder / "lock").unlink(missing_ok=True)
+    if drawn and len(both):
+        from mosaicmem.cli._figures import save_figure
+        from mosaicmem.plots import plot_top_down
+
+        save_figure(sheet, plot_top_down(both))
+    bounds = both.bounds
+    figures = {
+        "store": str(output),
+        "patches": len(both),
+        "of_first": len(one),
+        "of_second": len(other),
+        "bounds": None if bounds is None else bounds.tolist(),
+        "picture": str(sheet) if drawn and len(both) else None,
+    }
+    if as_json:
+        print_json(figures)
+        return
+    console.print(f"{len(one)} + {len(other)} patches in {output}", highlight=False, soft_wrap=True)
+    if figures["picture"]:
+        console.print(f"{sheet} shows them from above", highlight=False, soft_wrap=True)

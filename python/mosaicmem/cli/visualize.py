@@ -1,0 +1,158 @@
+"""``mosaicmem visualize``: pictures of a saved memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mosaicmem.cli._common import (
+    SUMMARY,
+    AsJson,
+    Config,
+    Debug,
+    Force,
+    Set,
+    Threads,
+    check_output_folder,
+    console,
+    output_folder,
+    print_json,
+    progress_bar,
+    reports_errors,
+)
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+
+if TYPE_CHECKING:
+    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
+    from mosaicmem.pipeline import PipelineConfig
+
+_VIEWS = 4  # target views to draw
+
+
+@reports_errors
+def visualize(
+    store: Annotated[Path, typer.Argument(help="Folder of a saved store.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    trajectory: Annotated[
+        Path | None, typer.Option(help="Camera path, of any format that convert reads: what memory shows to it.")
+    ] = None,
+    frames: Annotated[
+        str | None, typer.Option(help="Frames of the path to draw, with commas. Default: four, evenly.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(help="Pixels a latent cell; the store's if left out.", min=1)] = None,
+    image_format: Annotated[str, typer.Option("--format", help="png or svg.")] = "png",
+    html: Annotated[bool, typer.Option("--html", help="Also one page that needs no other file.")] = False,
+    top_k: Annotated[int, typer.Option(help="Patches to draw on a view.", min=1)] = 256,
+    intrinsics: Intrinsics = None,
+    size: Size = None,
+    fps: Fps = 30.0,
+    config: Config = None,
+    changes: Set = None,
+    as_json: AsJson = False,
+    threads: Threads = 0,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a saved store: patches and cameras from above, coverage over time, retrieved patches on target views.
+
+    Colours are principal components of the latents. Of the settings, those that compose a canvas count.
+
+    Example: mosaicmem visualize memory --trajectory path.json --output pictures --html
+    """
+    from mosaicmem._files import write_json
+    from mosaicmem.cli._figures import save_figure, write_page
+    from mosaicmem.cli._settings import read_settings
+    from mosaicmem.memory import MosaicMemoryStore
+    from mosaicmem.memory.summary import stride_of, summarize
+    from mosaicmem.plots import plot_top_down, require_matplotlib
+
+    require_matplotlib("visualize")
+    if image_format not in ("png", "svg"):
+        raise ValueError(f"--format: expected png or svg, got {image_format!r}")
+    check_output_folder(output, force)
+    settings = read_settings(config, changes)
+    opened = MosaicMemoryStore.open(store, num_threads=threads)
+    if not len(opened):
+        raise ValueError(f"{store}: the store is empty")
+    path = None if trajectory is None else read_trajectory(trajectory, intrinsics, size, fps)
+    cells = stride or stride_of(opened)
+    if path is not None:
+        path = _padded(path, cells)
+    summary: dict[str, Any] = {"store": str(store), **summarize(opened)}
+    with output_folder(output, force) as folder:
+        figures = {"top-down": plot_top_down(opened, path)}
+        if path is not None:
+            more, coverage = _draw_views(opened, path, cells, frames, top_k, settings)
+            figures.update(more)
+            summary["coverage"] = coverage
+        files = []
+        for name, figure in figures.items():
+            files.append(folder / f"{name}.{image_format}")
+            save_figure(files[-1], figure)
+        if html:
+            write_page(folder / "index.html", f"Memory in {store}", summary, files)
+        write_json(folder / SUMMARY, summary)
+    if as_json:
+        print_json({**summary, "files": [str(output / file.name) for file in files]})
+    else:
+        names = ", ".join([*(file.name for file in files), *(["index.html"] if html else [])])
+        console.print(f"{names} in {output}", highlight=False, soft_wrap=True)
+
+
+def _padded(path: CameraTrajectory, stride: int) -> CameraTrajectory:
+    from mosaicmem.camera import CameraTrajectory
+
+    return CameraTrajectory(path.poses, path.intrinsics.padded(stride))
+
+
+def _draw_views(
+    store: MosaicMemoryStore,
+    path: CameraTrajectory,
+    stride: int,
+    frames: str | None,
+    top_k: int,
+    settings: PipelineConfig,
+) -> tuple[dict[str, Any], list[float]]:
+    """Figures of coverage and of single views, and the coverage of each frame."""
+    import numpy as np
+
+    from mosaicmem.memory import KeyframeRetrieval
+    from mosaicmem.plots import plot_coverage, plot_retrieved
+
+    shown = _frames(frames, len(path))
+    retrieval = KeyframeRetrieval(**settings.keyframe_options())
+    coverage = _coverage(store, path, stride, retrieval, settings.window_size)
+    times = np.array([pose.timestamp for pose in path])
+    figures = {"coverage": plot_coverage(coverage, times)}
+    with progress_bar() as progress:
+        for frame in progress.track(shown, description="Drawing"):
+            figures[f"view-{frame:06d}"] = plot_retrieved(store, path, frame, stride, top_k=top_k, retrieval=retrieval)
+    return figures, [float(x) for x in coverage.mean(axis=(1, 2))]
+
+
+def _coverage(
+    store: MosaicMemoryStore, path: CameraTrajectory, stride: int, retrieval: KeyframeRetrieval, window: int
+) -> Any:
+    """Which cells of each view are covered, (T, h, w), a window at a time."""
+    import numpy as np
+
+    parts = []
+    with progress_bar() as progress:
+        for frames in progress.track(path.windows(window), description="Composing"):
+            parts.append(retrieval.retrieve(store, path[frames.start : frames.stop], stride).coverage)
+    return np.concatenate(parts)
+
+
+def _frames(text: str | None, count: int) -> list[int]:
+    if text is None:
+        return sorted({round(i * (count - 1) / max(1, _VIEWS - 1)) for i in range(_VIEWS)})
+    try:
+        frames = [int(part) for part in text.split(",")]
+        if not all(0 <= frame < count for frame in frames):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--frames: expected numbers from 0 to {count - 1} with commas, got {text!r}") from None
+    return sorted(set(frames))

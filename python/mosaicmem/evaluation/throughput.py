@@ -1,0 +1,201 @@
+"""How long generate takes here, stage by stage, and memory alone at the size of a real model."""
+
+from __future__ import annotations
+
+import cProfile
+import math
+import pstats
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F32
+from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
+from mosaicmem.geometry import SyntheticDepthEstimator, depth_to_grid
+from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, MosaicMemoryStore
+from mosaicmem.pipeline import AutoregressivePipeline, PipelineConfig
+from mosaicmem.synthetic import SyntheticWorld
+
+_OBSERVED = 4  # frames that are remembered before a run
+_KEYFRAMES = 100  # in the memory at full size
+_LATENTS, _STRIDE, _CHANNELS = 21, 16, 48  # of a window of Wan 2.2's 5-billion-parameter model
+_FUNCTIONS = 15  # of a profile
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: image size in pixels, frames, denoising steps."""
+
+    width: int
+    height: int
+    frames: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class ProfileEntry:
+    """Own time of a function, seconds; its part of all; calls; where it is."""
+
+    seconds: float
+    part: float
+    calls: int
+    function: str
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Median seconds of generate, and of each of its stages in that run."""
+
+    case: Case
+    seconds: float
+    stages: dict[str, float]
+    profile: list[ProfileEntry] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "frames_per_second": self.case.frames / self.seconds}
+
+
+@dataclass(frozen=True)
+class MemoryResult:
+    """Median seconds of each part of memory's work for one window."""
+
+    width: int
+    height: int
+    latents: int
+    channels: int
+    keyframes: int
+    patches: int
+    parts: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "seconds": self.seconds}
+
+
+def measure_case(
+    config: PipelineConfig, case: Case, *, seed: int = 0, repeats: int = 5, profile: bool = False
+) -> CaseResult:
+    """Time generate in a synthetic world of which a few frames are remembered.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Its number of steps is the case's.
+    case : Case
+    seed : int
+        Of the world.
+    repeats : int
+        The run of median length counts.
+    profile : bool
+        Also run once under a profiler.
+    """
+    world = SyntheticWorld(seed)
+    camera = CameraIntrinsics.from_fov(case.width, case.height, fov_x=math.radians(75))
+    path = world.leave_and_return(camera, max(2, case.frames))[: case.frames]
+    settings = PipelineConfig(**{**config.model_dump(), "num_inference_steps": case.steps})
+    views = [world.render(camera, pose) for pose in path[:_OBSERVED]]
+
+    def prepared() -> AutoregressivePipeline:
+        pipeline = AutoregressivePipeline(settings, depth_estimator=SyntheticDepthEstimator(world))
+        for view, pose in zip(views, path, strict=False):
+            pipeline.observe(view.image, view.depth, camera, pose)
+        pipeline.depth_estimator = _CachedDepth(world, path)
+        return pipeline
+
+    runs = []
+    for _ in range(repeats):
+        pipeline = prepared()
+        start = time.perf_counter()
+        windows = pipeline.generate(path).windows
+        seconds = time.perf_counter() - start
+        runs.append((seconds, {stage: sum(w.seconds[stage] for w in windows) for stage in windows[0].seconds}))
+    seconds, stages = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
+    entries = _profiled(prepared(), path) if profile else None
+    return CaseResult(case, seconds, stages, entries)
+
+
+def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int = 0, repeats: int = 5) -> MemoryResult:
+    """Time what memory does for a window of 21 latents of 48 channels at 16 pixels a cell.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Settings of retrieval.
+    size : (int, int)
+        (width, height), pixels; extended to whole cells.
+    seed, repeats : int
+        As for :func:`measure_case`.
+    """
+    world = SyntheticWorld(seed)
+    camera = CameraIntrinsics.from_fov(*size, fov_x=math.radians(75)).padded(_STRIDE)
+    grid = camera.latent_grid(_STRIDE)
+    path = world.leave_and_return(camera, _KEYFRAMES)
+    rng = np.random.default_rng(seed)
+    store = MosaicMemoryStore(config.latent_patch_size, latent_dtype="float16", num_threads=config.num_threads)
+    depths = [np.ascontiguousarray(world.render(grid, pose).depth, np.float32) for pose in path]
+    latents = rng.standard_normal((grid.height, grid.width, _CHANNELS), dtype=np.float32)
+    inserts = []
+    for depth, pose in zip(depths, path, strict=True):
+        start = time.perf_counter()
+        store.insert_keyframe(latents, depth, camera, pose)
+        inserts.append(time.perf_counter() - start)
+    targets = path[_KEYFRAMES // 2 : _KEYFRAMES // 2 + _LATENTS]
+    patches = MemoryRetrieval(
+        top_k=config.top_k, near=config.near, far=config.far, diversity_radius=config.diversity_radius
+    )
+    keyframes = KeyframeRetrieval(**config.keyframe_options())
+    full = np.repeat(np.repeat(depths[0], _STRIDE, axis=0), _STRIDE, axis=1)
+    parts = {
+        "depth to the latent grid, one keyframe": _median(
+            lambda: depth_to_grid(full, _STRIDE, num_threads=config.num_threads), repeats
+        ),
+        "insert, one keyframe": float(np.median(inserts)),
+        "choose keyframes and compose canvases": _median(lambda: keyframes.retrieve(store, targets, _STRIDE), repeats),
+        f"retrieve and land up to {config.top_k} patches a latent": _median(
+            lambda: patches.retrieve(store, targets, _STRIDE), repeats
+        ),
+    }
+    return MemoryResult(camera.width, camera.height, _LATENTS, _CHANNELS, _KEYFRAMES, len(store), parts)
+
+
+class _CachedDepth:
+    """Depth of the synthetic world, rendered before the clock runs."""
+
+    def __init__(self, world: SyntheticWorld, path: CameraTrajectory) -> None:
+        self._depth = {pose: world.render(path.intrinsics, pose).depth for pose in path}
+
+    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: Any, known_depth: F32) -> F32:
+        """As of :class:`DepthEstimator`."""
+        return np.ascontiguousarray(self._depth[pose], dtype=np.float32)
+
+
+def _median(work: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(max(2, repeats)):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))  # the first warms up
+
+
+def _profiled(pipeline: AutoregressivePipeline, path: CameraTrajectory) -> list[ProfileEntry]:
+    """The functions with the most time of their own."""
+    profiler = cProfile.Profile()
+    profiler.runcall(pipeline.generate, path)
+    statistics: Any = pstats.Stats(profiler)
+    total = float(statistics.total_tt)
+    entries = []
+    for (file, line, name), (_, calls, own, _, _) in statistics.stats.items():
+        where = name if file == "~" else f"{Path(file).parent.name}/{Path(file).name}:{line} {name}"
+        entries.append(ProfileEntry(float(own), float(own) / total, int(calls), where))
+    return sorted(entries, key=lambda entry: -entry.seconds)[:_FUNCTIONS]

@@ -1,0 +1,89 @@
+"""What a store holds, keyframe by keyframe, for pictures and clouds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaicmem._arrays import F32, F64, Bool
+from mosaicmem.camera import CameraIntrinsics
+from mosaicmem.memory.store import MosaicMemoryStore
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedKeyframe:
+    """A keyframe as it stands in the world.
+
+    Attributes
+    ----------
+    latents : (h, w, C) float32
+    depth : (h, w) float32
+        Metres in its own camera; 0 where there is none, or where the patch does not live.
+    intrinsics : CameraIntrinsics
+        Of the latent grid: pixels are cells.
+    stride : int
+        Pixels a cell.
+    world_from_camera : (4, 4) float64
+        Affine: edits may have scaled or mirrored it.
+    frame_id : int
+    timestamp : float
+        Seconds.
+    """
+
+    latents: F32
+    depth: F32
+    intrinsics: CameraIntrinsics
+    stride: int
+    world_from_camera: F64
+    frame_id: int
+    timestamp: float
+
+    @property
+    def points(self) -> F64:
+        """World coordinates of the cells with depth, (N, 3) metres, rows first."""
+        rows, columns = np.nonzero(self.depth > 0)
+        pixels = np.stack([columns + 0.5, rows + 0.5], axis=1)
+        local = self.intrinsics.unproject(pixels, self.depth[rows, columns])
+        return np.asarray(local @ self.world_from_camera[:3, :3].T + self.world_from_camera[:3, 3])
+
+
+def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
+    """All observations of one state of a store that have a living patch."""
+    exported = store._core.export_observations()
+    ends = np.cumsum(exported["words"])
+    for i, end in enumerate(ends.tolist()):
+        latents, depth, _ = exported["arrays"][i]
+        rows, columns = depth.shape
+        words = np.ascontiguousarray(exported["alive"][end - int(exported["words"][i]) : end], dtype="<u8")
+        alive = _cells(words, rows, columns, store.latent_patch_size)
+        if not alive.any():
+            continue
+        fx, fy, cx, cy, stride, timestamp = exported["camera"][i].tolist()
+        matrix = np.eye(4)
+        matrix[:3] = exported["world_from_camera"][i]
+        pixels = CameraIntrinsics(fx, fy, cx, cy, columns * int(stride), rows * int(stride))
+        yield ObservedKeyframe(
+            _widened(latents),
+            np.where(alive & np.isfinite(depth) & (depth > 0), depth, np.float32(0)),
+            pixels.latent_grid(int(stride)),
+            int(stride),
+            matrix,
+            int(exported["frame_id"][i]),
+            timestamp,
+        )
+
+
+def _cells(words: np.ndarray, rows: int, columns: int, size: int) -> Bool:
+    """Which cells are of living patches, (rows, columns); bits run over patches, rows first."""
+    shape = (-(-rows // size), -(-columns // size))
+    bits = np.unpackbits(words.view(np.uint8), count=shape[0] * shape[1], bitorder="little").reshape(shape)
+    return np.asarray(np.kron(bits, np.ones((size, size), np.uint8))[:rows, :columns] != 0)
+
+
+def _widened(latents: np.ndarray) -> F32:
+    """float32 of float16, and of bfloat16 that is kept as integers."""
+    if latents.dtype.kind == "u":
+        return (latents.astype(np.uint32) << 16).view(np.float32)
+    return latents.astype(np.float32)

@@ -1,0 +1,216 @@
+"""Pictures of a memory: where its patches are, what views it covers, what it retrieves. Needs matplotlib.
+
+Each function returns a ``matplotlib.figure.Figure`` that shows itself in a notebook and saves itself with ``savefig``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosaicmem._arrays import F32, F64, check_instance, check_integer
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.latent_colors import LatentColors
+from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
+from mosaicmem.memory.contents import observed_keyframes
+from mosaicmem.memory.options import RetrievalOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_POINTS = 60_000
+_MOST_CAMERAS = 100  # of one kind, more would hide each other
+_FRUSTUM = 0.04  # of the picture's size
+_INK, _PATH = "#333333", "#d62728"
+
+
+def require_matplotlib(what: str) -> None:
+    """Say what to install where matplotlib is not."""
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(f"{what} needs matplotlib: pip install 'mosaicmem[plot]'")
+
+
+def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None = None) -> Figure:
+    """Patches from above, with the cameras that saw them and, in red, a path with its frusta.
+
+    Up is the mean of the cameras' own up directions. Patches have the colours of their latents' principal components.
+
+    Parameters
+    ----------
+    store : MosaicMemoryStore
+        With at least one patch.
+    trajectory : CameraTrajectory, optional
+    """
+    keyframes = list(observed_keyframes(check_instance("store", store, MosaicMemoryStore)))
+    if not keyframes:
+        raise ValueError("store: expected at least one patch, the store is empty")
+    cells = [k.latents[k.depth > 0] for k in keyframes]
+    points = np.concatenate([k.points for k in keyframes])
+    colors = LatentColors(np.concatenate(cells))(np.concatenate(cells))
+    if len(points) > _MOST_POINTS:
+        keep = np.linspace(0, len(points) - 1, _MOST_POINTS).astype(np.int64)
+        points, colors = points[keep], colors[keep]
+    cameras = np.stack([k.world_from_camera for k in keyframes])
+    path = None if trajectory is None else trajectory.world_from_camera
+    plane, up = _ground_plane(cameras if path is None else np.concatenate([cameras, path]))
+    order = np.argsort(points @ up)  # high ones over low ones, as seen from above
+    flat = points[order] @ plane.T
+    width, height = np.maximum(np.ptp(flat, axis=0), 1e-9)
+    figure, axes = _figure(8.0, float(np.clip(7.0 * height / width + 1.2, 3.0, 10.0)))
+    axes.scatter(*flat.T, s=3, c=colors[order], linewidths=0, rasterized=True)
+    size = float(np.ptp(flat, axis=0).max()) or 1.0
+    tan = 0.5 * keyframes[0].intrinsics.width / keyframes[0].intrinsics.fx
+    some = cameras[:: max(1, len(cameras) // _MOST_CAMERAS)]
+    _draw_cameras(axes, some, plane, tan, _FRUSTUM * size, _INK, "remembered")
+    if trajectory is not None and path is not None:
+        eyes = path[:, :3, 3] @ plane.T
+        axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path")
+        tan = 0.5 * trajectory.intrinsics.width / trajectory.intrinsics.fx
+        some = path[:: max(1, len(path) // 24)]
+        _draw_cameras(axes, some, plane, tan, 1.5 * _FRUSTUM * size, _PATH, None)
+    axes.set_aspect("equal")
+    axes.set_xlabel("metres")
+    axes.set_ylabel("metres")
+    axes.set_title(f"{len(store):,} patches of {len(keyframes)} keyframes, from above")
+    axes.legend(loc="best")
+    return figure
+
+
+def plot_coverage(coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Figure:
+    """How much of each view memory covers: over time, over time by image column, and over the image.
+
+    Parameters
+    ----------
+    coverage : (T, h, w) bool
+        As a :class:`~mosaicmem.ComposedMosaic` has it.
+    times : (T,) array
+        Seconds.
+    """
+    figure, axes = _figure(10, 6.0, 2, 2, gridspec_kw={"width_ratios": [2.4, 1]}, squeeze=False)
+    (line, corner), (heat, mean) = axes
+    line.plot(times, 100 * coverage.mean(axis=(1, 2)), color=_INK)
+    line.set_ylim(0, 104)
+    line.set_ylabel("covered, %")
+    line.grid(alpha=0.3)
+    line.set_title(f"Coverage of {len(times)} views, mean {100 * coverage.mean():.1f} %")
+    columns = 100 * coverage.mean(axis=1).T  # (w, T)
+    spread = (times[0], times[-1] if times[-1] > times[0] else times[0] + 1, coverage.shape[2], 0)
+    shown = {"vmin": 0, "vmax": 100, "cmap": "viridis"}
+    heat.imshow(columns, aspect="auto", extent=spread, interpolation="nearest", **shown)
+    heat.set_ylabel("column of the latent grid")
+    heat.set_xlabel("seconds")
+    line.sharex(heat)
+    image = mean.imshow(100 * coverage.mean(axis=0), interpolation="nearest", **shown)
+    mean.set_title("in the image")
+    figure.colorbar(image, ax=mean, label="covered, %", location="bottom")
+    corner.axis("off")
+    return figure
+
+
+def plot_retrieved(
+    store: MosaicMemoryStore,
+    trajectory: CameraTrajectory,
+    frame: int,
+    stride: int,
+    *,
+    top_k: int = 256,
+    retrieval: KeyframeRetrieval | None = None,
+) -> Figure:
+    """One target view as memory composes it, and the patches that are retrieved for it, drawn where they land.
+
+    Parameters
+    ----------
+    store, trajectory
+    frame : int
+        Which view.
+    stride : int
+        Pixels a latent cell.
+    top_k : int
+        Patches to draw, spread over the image.
+    retrieval : KeyframeRetrieval, optional
+        What composes the view.
+    """
+    check_integer("frame", frame, minimum=0, maximum=len(trajectory) - 1)
+    view = CameraTrajectory([trajectory[frame]], trajectory.intrinsics)
+    composed = (retrieval or KeyframeRetrieval()).retrieve(store, view, stride)
+    ((found, _, landed),) = store.look(view, RetrievalOptions(top_k=top_k, diversity_radius=2.0 * stride))
+    picture = _picture(composed.latents[0], composed.coverage[0])
+    camera = trajectory.intrinsics
+    figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 0.8, 1, 2)
+    for each in axes:
+        each.imshow(picture, extent=(0, camera.width, camera.height, 0), interpolation="nearest")
+        each.set_xlim(0, camera.width)
+        each.set_ylim(camera.height, 0)
+        each.set_xlabel("pixels")
+    axes[0].set_title(f"View {frame}: {100 * composed.coverage.mean():.1f} % covered")
+    _draw_patches(figure, axes[1], landed["landing"], landed["patch"], len(found), stride)
+    axes[1].set_title(f"{len(found)} patches retrieved")
+    return figure
+
+
+def _picture(latents: F32, covered: np.ndarray[Any, Any]) -> F32:
+    """False colours of a canvas (h, w, 3), white where uncovered."""
+    colors = LatentColors(latents[covered])(latents) if covered.any() else np.ones((*covered.shape, 3), np.float32)
+    return np.where(covered[..., None], colors, np.float32(1))
+
+
+def _draw_patches(
+    figure: Figure, axes: Any, landing: F32, patch: np.ndarray[Any, Any], count: int, stride: int
+) -> None:
+    """The outline of each patch's tokens, in the colour of its depth."""
+    from matplotlib.collections import LineCollection
+
+    boxes, depths = [], []
+    for i in range(count):
+        tokens = landing[patch == i]
+        if len(tokens):
+            (left, top), (right, bottom) = tokens[:, :2].min(axis=0), tokens[:, :2].max(axis=0)
+            h = 0.5 * stride
+            x0, x1, y0, y1 = left - h, right + h, top - h, bottom + h
+            boxes.append([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+            depths.append(float(tokens[:, 2].mean()))
+    if not boxes:
+        return
+    drawn = LineCollection(boxes, array=np.array(depths), cmap="plasma", linewidths=0.9)
+    axes.add_collection(drawn)
+    figure.colorbar(drawn, ax=axes, label="depth, metres")
+
+
+def _ground_plane(world_from_camera: F64) -> tuple[F64, F64]:
+    """Two axes that span the plane seen from above, (2, 3), and the direction up, from the cameras' own."""
+    up = -world_from_camera[:, :3, 1].mean(axis=0)
+    if np.linalg.norm(up) < 1e-6:
+        up = np.array([0.0, -1.0, 0.0])
+    up /= np.linalg.norm(up)
+    right = np.array([1.0, 0, 0]) - up[0] * up
+    if np.linalg.norm(right) < 0.1:
+        right = np.array([0, 0, 1.0]) - up[2] * up
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(up, right)]), up
+
+
+def _draw_cameras(
+    axes: Any, world_from_camera: F64, plane: F64, tan: float, length: float, color: str, label: str | None
+) -> None:
+    """A wedge from each camera's centre: its horizontal field of view."""
+    from matplotlib.collections import PolyCollection
+
+    local = np.array([[0, 0, 0], [-tan, 0, 1], [tan, 0, 1]])
+    wedges = []
+    for matrix in world_from_camera:
+        directions = local @ matrix[:3, :3].T
+        scale = np.linalg.norm(matrix[:3, 2]) or 1.0
+        wedges.append((matrix[:3, 3] + length * directions / scale) @ plane.T)
+    axes.add_collection(
+        PolyCollection(wedges, facecolors="none", edgecolors=color, linewidths=0.8, label=label, zorder=3)
+    )
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
