@@ -1,11 +1,63 @@
-"""One run through all stages: 10 generated views of 640x480 from a memory of 8 keyframes."""
+"""Whole calls of generate, at the sizes of the description and of real frames; and memory at the size of a model."""
+
+import math
 
 import pytest
+from threadpoolctl import threadpool_limits
 
-from mosaicmem import AutoregressivePipeline, CameraTrajectory, PipelineConfig
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraIntrinsics,
+    CameraTrajectory,
+    PipelineConfig,
+    SyntheticWorld,
+)
+from mosaicmem.evaluation.throughput import measure_memory
+
+STAGES = ("retrieve", "denoise", "decode", "remember")
 
 
-@pytest.mark.benchmark(group="generate 10 frames 640x480")
+def stages_of(windows):
+    return {f"{stage}_ms": round(1000 * sum(w.seconds[stage] for w in windows), 1) for stage in STAGES}
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "steps", "wanted"), [(64, 32, 5, 0.05), (128, 32, 5, 0.2), (256, 16, 50, 0.8)]
+)
+def test_one_thread(benchmark, size, frames, steps, wanted):
+    """The pipeline's own synthetic parts, after four frames of a synthetic world have been remembered."""
+    benchmark.group = f"generate {frames} frames {size}x{size}, {steps} steps, one thread (wanted: {wanted} s)"
+    world = SyntheticWorld(0)
+    camera = CameraIntrinsics.from_fov(size, size, fov_x=math.radians(75))
+    path = world.leave_and_return(camera, frames)
+    views = [world.render(camera, pose) for pose in path[:4]]
+
+    def prepare():
+        config = PipelineConfig(num_threads=1, num_inference_steps=steps)
+        pipeline = AutoregressivePipeline(config)
+        for view, pose in zip(views, path, strict=False):
+            pipeline.observe(view.image, view.depth, camera, pose)
+        return (pipeline,), {}
+
+    with threadpool_limits(1):  # NumPy's own threads
+        result = benchmark.pedantic(lambda pipeline: pipeline.generate(path), setup=prepare, rounds=7, warmup_rounds=1)
+    assert result.frames.shape == (frames, size, size, 3)
+    assert result.windows[0].coverage > 0.2
+    benchmark.extra_info.update(stages_of(result.windows))
+
+
+@pytest.mark.benchmark(
+    group="memory for 21 latents at 1280x704, all threads (a step of a 5-billion-parameter model: 1 s)"
+)
+def test_memory(benchmark):
+    """All that memory does for one window of one keyframe: insert, choose and compose, retrieve and land."""
+    result = benchmark.pedantic(lambda: measure_memory(PipelineConfig(), (1280, 704), repeats=5), rounds=1)
+    for name, seconds in result.parts.items():
+        benchmark.extra_info[f"{name}, ms"] = round(1000 * seconds, 2)
+    benchmark.extra_info["together, part of a step of 1 s"] = f"{100 * result.seconds:.1f} %"
+
+
+@pytest.mark.benchmark(group="generate 10 frames 640x480 from a memory of 8 keyframes")
 def test_generate(benchmark, rgbd_frames):
     def prepare():
         pipeline = AutoregressivePipeline(PipelineConfig())
@@ -15,5 +67,4 @@ def test_generate(benchmark, rgbd_frames):
         return (pipeline, CameraTrajectory(poses, rgbd_frames[0][2])), {}
 
     result = benchmark.pedantic(lambda pipeline, path: pipeline.generate(path), setup=prepare, rounds=3)
-    for stage in ("retrieve", "denoise", "decode", "remember"):
-        benchmark.extra_info[f"{stage}_ms"] = round(1000 * sum(w.seconds[stage] for w in result.windows))
+    benchmark.extra_info.update(stages_of(result.windows))

@@ -1,4 +1,4 @@
-"""The examples run, and show what they say they show. Skipped where torch or matplotlib is absent."""
+"""The examples run, and show what they say they show. Skipped where what they need is absent."""
 
 import re
 import subprocess
@@ -7,10 +7,39 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.torch
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def run_example(name, *arguments):
+    command = [sys.executable, EXAMPLES / name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+
+
+def test_come_back(tmp_path):
+    """Stopped and gone on with, the last view is the first again."""
+    printed = run_example("come_back.py", "--output", tmp_path)
+    assert "window 1: a flat by day\nwindow 2: a flat at night" in printed
+    assert float(re.search(r"first again: (\d+\.\d) dB", printed)[1]) > 22
+    assert (tmp_path / "video.mp4").stat().st_size > 10_000
+
+
+def test_draw_a_memory(tmp_path):
+    pytest.importorskip("matplotlib")
+    printed = run_example("draw_a_memory.py", "--output", tmp_path)
+    assert int(re.match(r"(\d+) patches of the table moved", printed)[1]) > 20
+    names = {p.name for p in tmp_path.iterdir() if p.stat().st_size > 5_000}
+    assert names == {"from-above.png", "coverage.png", "view.png", "view-with-the-table-moved.png"}
+
+
+@pytest.mark.torch
+def test_plug_in_a_model():
+    pytest.importorskip("torch")
+    printed = run_example("plug_in_a_model.py").splitlines()
+    assert len(printed) == 2
+    assert int(re.search(r"(\d+) memory tokens", printed[0])[1]) > 100
+
+
+@pytest.mark.torch
 def test_alignment_helps_a_transformer_to_use_memory(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")

@@ -485,7 +485,7 @@ class TestErrors:
         np.testing.assert_array_equal(once.weight, twice.weight)
 
     def test_a_grid_without_bounds_is_refused(self):
-        huge = CameraTrajectory([sideways(0)], CameraIntrinsics(8.0, 8.0, 4.0, 4.0, 2**32, 2**32))
+        huge = CameraTrajectory([sideways(0)], CameraIntrinsics(8.0, 8.0, 2.0**31, 2.0**31, 2**32, 2**32))
         with pytest.raises(ValueError, match="targets: expected at most 67108864 cells of 1 pixels"):
             KeyframeRetrieval().retrieve(MosaicMemoryStore(), huge, 1)
 

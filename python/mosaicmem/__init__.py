@@ -39,13 +39,14 @@ from mosaicmem.diffusion import (
     TemporalLayout,
     TextEncoder,
 )
-from mosaicmem.errors import FormatError, StoreLockedError
+from mosaicmem.errors import FormatError, StoreLockedError, SuspiciousInput
 from mosaicmem.geometry import (
     DepthCompletion,
     DepthEstimator,
     DepthFromFiles,
     OnnxDepthEstimator,
     PointCloud,
+    PoseCheck,
     StreamingFusion,
     SyntheticDepthEstimator,
     depth_to_grid,
@@ -104,11 +105,13 @@ __all__ = [
     "PatchMemory",
     "PipelineConfig",
     "PointCloud",
+    "PoseCheck",
     "RotaryTable",
     "SpatialManipulation",
     "Sphere",
     "StoreLockedError",
     "StreamingFusion",
+    "SuspiciousInput",
     "SyntheticBackbone",
     "SyntheticDepthEstimator",
     "SyntheticVAE",

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mosaicmem.errors import SuspiciousInput
 
 ArrayLike: TypeAlias = Any
 """A NumPy array, a torch CPU tensor, anything with ``__dlpack__`` or ``__array__``, or nested sequences."""
@@ -30,6 +33,7 @@ Shape: TypeAlias = Sequence[int | str | None]
 _T = TypeVar("_T")
 _INT64 = np.iinfo(np.int64)
 _MOST_THREADS = 1024
+_MOST_MEDIAN_DEPTH = 250.0
 
 
 def is_torch(value: Any) -> bool:
@@ -120,6 +124,17 @@ def as_depth(name: str, value: ArrayLike, shape: Shape) -> F32:
     if to_numpy(name, value).dtype.kind in "iu":
         raise TypeError(f"{name}: expected metres as floating-point numbers, got integers; millimetres? divide by 1000")
     return as_array(name, value, np.float32, shape)
+
+
+def suspect_depth(name: str, depth: F32) -> None:
+    """Warn of depth that lies mostly hundreds of metres away: millimetres, nearly always."""
+    valid = depth[np.isfinite(depth) & (depth > 0)]
+    if valid.size and (median := float(np.median(valid))) > _MOST_MEDIAN_DEPTH:
+        warnings.warn(
+            f"{name}: half of it lies beyond {median:.4g} m; millimetres? divide by 1000",
+            SuspiciousInput,
+            stacklevel=4,
+        )
 
 
 def as_pixels(name: str, value: ArrayLike, shape: Shape) -> F32:

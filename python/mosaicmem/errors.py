@@ -22,6 +22,10 @@ class FormatError(ValueError):
         self.line = line
 
 
+class SuspiciousInput(UserWarning):
+    """Input that is possible, but looks like a common mistake; the message says which and what to do."""
+
+
 class StoreLockedError(OSError):
     """Another process writes to the folder of a store, or has written to it meanwhile."""
 

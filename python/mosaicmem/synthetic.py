@@ -80,9 +80,26 @@ class SyntheticWorld:
 
     def render(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> RenderedView:
         """The image and the exact depth that a camera sees."""
+        rays, depth, surface = self._trace(intrinsics, pose)
+        image = np.zeros((len(rays), 3))
+        points = pose.position + np.where(np.isfinite(depth), depth, 0)[:, None] * rays
+        for index in np.unique(surface[surface >= 0]):
+            seen = surface == index
+            image[seen] = _shade(self._boxes[index], points[seen], self.seed + 101 * int(index))
+        return RenderedView(
+            np.clip(image, 0, 1).astype(np.float32).reshape(intrinsics.height, intrinsics.width, 3),
+            _as_image(depth, intrinsics),
+        )
+
+    def depth(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> F32:
+        """The depth of :meth:`render` alone, (H, W) float32 metres; 0 where nothing is seen."""
+        return _as_image(self._trace(intrinsics, pose)[1], intrinsics)
+
+    def _trace(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> tuple[F64, F64, NDArray[np.int64]]:
+        """Rays (N, 3) in the world, with z = 1 in the camera frame so that the distance along one is its depth (N,),
+        and the box that each meets first, -1 for none."""
         j, i = np.meshgrid(np.arange(intrinsics.width), np.arange(intrinsics.height))
         pixels = np.stack([j.ravel() + 0.5, i.ravel() + 0.5], axis=1)
-        # Rays with z = 1 in the camera frame: the distance along one is its depth.
         rays = intrinsics.unproject(pixels, np.ones(len(pixels))) @ pose.world_from_camera[:3, :3].T
         depth = np.full(len(rays), np.inf)
         surface = np.full(len(rays), -1)
@@ -93,16 +110,7 @@ class SyntheticWorld:
             nearer = hit < depth
             depth[nearer] = hit[nearer]
             surface[nearer] = index
-        image = np.zeros((len(rays), 3))
-        points = pose.position + np.where(np.isfinite(depth), depth, 0)[:, None] * rays
-        for index in np.unique(surface[surface >= 0]):
-            seen = surface == index
-            image[seen] = _shade(self._boxes[index], points[seen], self.seed + 101 * int(index))
-        shape = (intrinsics.height, intrinsics.width)
-        return RenderedView(
-            np.clip(image, 0, 1).astype(np.float32).reshape(*shape, 3),
-            np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(shape),
-        )
+        return rays, depth, surface
 
     def leave_and_return(self, intrinsics: CameraIntrinsics, num_frames: int, *, fps: float = 15.0) -> CameraTrajectory:
         """A loop: along the pictures of the first room, through the door into the second, and back to the pictures.
@@ -120,6 +128,11 @@ class SyntheticWorld:
             leg = min(int(place), last - 1)
             poses.append(waypoints[leg].interpolate(waypoints[leg + 1], place - leg).at(frame / fps))
         return CameraTrajectory(poses, intrinsics)
+
+
+def _as_image(depth: F64, intrinsics: CameraIntrinsics) -> F32:
+    shape = (intrinsics.height, intrinsics.width)
+    return np.where(np.isfinite(depth), depth, 0).astype(np.float32).reshape(shape)
 
 
 def _eye(x: float, z: float) -> F64:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
+from mosaicmem.errors import SuspiciousInput
+
+_OFF_CENTRE = 0.15  # of the image, by which a principal point may be off
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class CameraIntrinsics:
     ------
     TypeError, ValueError
         A value is not a finite number or is out of its range.
+
+    Warns
+    -----
+    SuspiciousInput
+        The principal point is that of another image size.
     """
 
     fx: float
@@ -47,6 +56,19 @@ class CameraIntrinsics:
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         for name in ("width", "height"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=1))
+        self._suspect_another_resolution()
+
+    def _suspect_another_resolution(self) -> None:
+        """A principal point off the middle by the same part along both axes is that of another image size."""
+        x, y = self.cx / self.width, self.cy / self.height
+        if abs(x - y) < 0.1 * abs(x) and abs(x - 0.5) > _OFF_CENTRE:
+            size = f"{round(2 * self.cx)}x{round(2 * self.cy)}"
+            warnings.warn(
+                f"cx, cy: ({self.cx:g}, {self.cy:g}) is far off the middle of {self.width}x{self.height}; intrinsics "
+                f"of an image of about {size}? make them with that size, then .scaled({self.width}, {self.height})",
+                SuspiciousInput,
+                stacklevel=4,
+            )
 
     @classmethod
     def from_fov(
@@ -65,20 +87,13 @@ class CameraIntrinsics:
     @classmethod
     def from_matrix(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
         """From K (3, 3) in this library's pixel frame (pixel centres at half-integers)."""
-        k = as_array("matrix", matrix, np.float64, (3, 3), finite=True)
-        expected = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
-        if not np.allclose(k, expected, atol=1e-9):
-            hint = "; transposed?" if np.allclose(k[:2, 2], 0) and not np.allclose(k[2, :2], 0) else ""
-            raise ValueError(
-                f"matrix: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}{hint}"
-            )
-        return cls(k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height)
+        return cls(*_params_of(matrix), width, height)
 
     @classmethod
     def from_opencv(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
         """From K (3, 3) whose integer coordinates are pixel centres: the principal point moves by +0.5."""
-        camera = cls.from_matrix(matrix, width, height)
-        return cls(camera.fx, camera.fy, camera.cx + 0.5, camera.cy + 0.5, width, height)
+        fx, fy, cx, cy = _params_of(matrix)
+        return cls(fx, fy, cx + 0.5, cy + 0.5, width, height)
 
     @property
     def matrix(self) -> F64:
@@ -149,3 +164,13 @@ class CameraIntrinsics:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers by field name."""
         return {name: getattr(self, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
+
+
+def _params_of(matrix: ArrayLike) -> tuple[float, float, float, float]:
+    """(fx, fy, cx, cy) of a K (3, 3) without skew."""
+    k = as_array("matrix", matrix, np.float64, (3, 3), finite=True)
+    expected = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
+    if not np.allclose(k, expected, atol=1e-9):
+        hint = "; transposed?" if np.allclose(k[:2, 2], 0) and not np.allclose(k[2, :2], 0) else ""
+        raise ValueError(f"matrix: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}{hint}")
+    return float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -60,8 +61,13 @@ app.command("show-config")(show_config)
 app.command()(bench)
 
 
+def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    typer.echo(f"mosaicmem: warning: {message}", err=True)
+
+
 def main() -> None:
     """Entry point of the ``mosaicmem`` command. A run that is interrupted or terminated leaves nothing behind."""
+    warnings.showwarning = _show_warning
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end_on_signal)
     app(prog_name="mosaicmem")

@@ -125,7 +125,7 @@ def prior_latents(context: MemoryContext, channels: int) -> F32:
         meaning = context.text.sum(axis=0, dtype=np.float64)
         draw = np.random.default_rng(0).standard_normal
         phases += np.tensordot(meaning, draw((len(meaning), *phases.shape)), 1)
-        tint = 0.5 * np.tanh(meaning @ draw((len(meaning), channels)))
+        tint = 0.35 * np.tanh(meaning @ draw((len(meaning), channels)))
     amplitudes = 0.8 * np.exp2(-2.0 * np.maximum(0, np.arange(channels) - 2)) / np.sqrt(_PRIOR_WAVES / 2)
     angles = _directions(context.cameras, context.stride) @ waves.T
     # cos(angle + phase) summed over waves, as two products instead of a (cells, waves, channels) array.

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32
 from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
-from mosaicmem.geometry import SyntheticDepthEstimator, depth_to_grid
+from mosaicmem.geometry import depth_to_grid
 from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, MosaicMemoryStore
 from mosaicmem.pipeline import AutoregressivePipeline, PipelineConfig
 from mosaicmem.synthetic import SyntheticWorld
@@ -85,7 +84,7 @@ class MemoryResult:
 def measure_case(
     config: PipelineConfig, case: Case, *, seed: int = 0, repeats: int = 5, profile: bool = False
 ) -> CaseResult:
-    """Time generate in a synthetic world of which a few frames are remembered.
+    """Time generate with the pipeline's own synthetic parts, in a synthetic world of which a few frames are remembered.
 
     Parameters
     ----------
@@ -106,10 +105,9 @@ def measure_case(
     views = [world.render(camera, pose) for pose in path[:_OBSERVED]]
 
     def prepared() -> AutoregressivePipeline:
-        pipeline = AutoregressivePipeline(settings, depth_estimator=SyntheticDepthEstimator(world))
+        pipeline = AutoregressivePipeline(settings)
         for view, pose in zip(views, path, strict=False):
             pipeline.observe(view.image, view.depth, camera, pose)
-        pipeline.depth_estimator = _CachedDepth(world, path)
         return pipeline
 
     runs = []
@@ -142,7 +140,7 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
     path = world.leave_and_return(camera, _KEYFRAMES)
     rng = np.random.default_rng(seed)
     store = MosaicMemoryStore(config.latent_patch_size, latent_dtype="float16", num_threads=config.num_threads)
-    depths = [np.ascontiguousarray(world.render(grid, pose).depth, np.float32) for pose in path]
+    depths = [world.depth(grid, pose) for pose in path]
     latents = rng.standard_normal((grid.height, grid.width, _CHANNELS), dtype=np.float32)
     inserts = []
     for depth, pose in zip(depths, path, strict=True):
@@ -166,17 +164,6 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
         ),
     }
     return MemoryResult(camera.width, camera.height, _LATENTS, _CHANNELS, _KEYFRAMES, len(store), parts)
-
-
-class _CachedDepth:
-    """Depth of the synthetic world, rendered before the clock runs."""
-
-    def __init__(self, world: SyntheticWorld, path: CameraTrajectory) -> None:
-        self._depth = {pose: world.render(path.intrinsics, pose).depth for pose in path}
-
-    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: Any, known_depth: F32) -> F32:
-        """As of :class:`DepthEstimator`."""
-        return np.ascontiguousarray(self._depth[pose], dtype=np.float32)
 
 
 def _median(work: Callable[[], object], repeats: int) -> float:

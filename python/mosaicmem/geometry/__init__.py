@@ -11,6 +11,7 @@ from mosaicmem.geometry.depth_files import DepthFromFiles
 from mosaicmem.geometry.depth_onnx import OnnxDepthEstimator
 from mosaicmem.geometry.fusion import FusionCounts, StreamingFusion
 from mosaicmem.geometry.point_cloud import PointCloud
+from mosaicmem.geometry.pose_check import PoseCheck
 from mosaicmem.geometry.unproject import unproject_depth, unproject_to_image
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FusionCounts",
     "OnnxDepthEstimator",
     "PointCloud",
+    "PoseCheck",
     "StreamingFusion",
     "SyntheticDepthEstimator",
     "depth_to_grid",

@@ -77,7 +77,7 @@ class SyntheticDepthEstimator:
 
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
         """Render the depth that the camera sees; the image and what memory knows are not looked at."""
-        depth = self.world.render(intrinsics, pose).depth
+        depth = self.world.depth(intrinsics, pose)
         if self.relative_noise:
             noise = np.random.default_rng(self.seed).standard_normal(depth.shape)
             depth = np.where(depth > 0, depth * (1 + self.relative_noise * noise), 0)

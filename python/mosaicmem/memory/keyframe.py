@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, check_instance
+from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, check_instance, suspect_depth
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.storage import MAX_CELLS
 
@@ -36,6 +36,7 @@ def as_keyframe(
     stride = _stride_of(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
     check_instance("pose", pose, CameraPose)
     z = as_depth("depth", depth, (rows, columns))
+    suspect_depth("depth", z)
     if valid is not None:
         z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
     if dynamic is not None:

@@ -25,7 +25,7 @@ from mosaicmem.diffusion import (
     TemporalLayout,
     TextEncoder,
 )
-from mosaicmem.geometry import DepthCompletion, DepthEstimator, depth_to_grid
+from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck, depth_to_grid
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
 from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
@@ -100,6 +100,7 @@ class AutoregressivePipeline:
         self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
+        self._pose_check = PoseCheck()
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:
@@ -142,10 +143,17 @@ class AutoregressivePipeline:
             Metres; invalid where not finite or <= 0.
         intrinsics, pose
             Of the frame.
+
+        Warns
+        -----
+        SuspiciousInput
+            Depth looks like millimetres; or the depth of the frames so far does not fit their poses and would if those
+            were read as the inverse, or with OpenGL axes.
         """
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
+        self._pose_check.add(z, intrinsics, pose)
         padded = intrinsics.padded(self.vae.stride)
         self._insert(_extended(pixels, padded, "edge"), z, padded, pose, confidence=1.0, valid=None)
 

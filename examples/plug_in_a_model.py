@@ -1,0 +1,203 @@
+"""A latent video model behind mosaicmem's protocols: what to write, and what to do with what memory gives.
+
+The model here is small and untrained, so its video is noise; the adapters around it are the point. Yours takes its
+place: a VAE with ``encode`` and ``decode``, and a denoiser that takes noisy latents, a timestep and conditions.
+
+    pip install '.[torch]' && python examples/plug_in_a_model.py
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraIntrinsics,
+    MemoryContext,
+    PipelineConfig,
+    PRoPE,
+    SyntheticWorld,
+    TemporalLayout,
+    WarpedRoPE,
+    grid_positions,
+)
+
+CHANNELS, STRIDE, WIDTH, HEADS, HEAD_DIM = 8, 8, 64, 2, 48
+
+
+# --- The model: yours instead of these two.
+
+
+class YourVAE(nn.Module):
+    """(B, 3, F, H, W) in [-1, 1] to (B, C, T, h, w): the first frame alone, then four frames a latent."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, CHANNELS, STRIDE, STRIDE)
+        self.up = nn.ConvTranspose2d(CHANNELS, 3, STRIDE, STRIDE)
+
+    def encode(self, video):
+        kept = video[:, :, ::4].transpose(1, 2)
+        return torch.stack([self.down(frame) for frame in kept.unbind(1)], dim=2)
+
+    def decode(self, latents):
+        frames = [torch.tanh(self.up(latent)) for latent in latents.unbind(2)]
+        return torch.stack([frames[0], *(frame for frame in frames[1:] for _ in range(4))], dim=2)
+
+
+class YourDenoiser(nn.Module):
+    """Predicts the velocity from noisy latents, a canvas with its mask, and tokens of memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs = nn.Conv3d(2 * CHANNELS + 1, WIDTH, 1)
+        self.time = nn.Linear(1, WIDTH)
+        self.text = nn.Linear(64, WIDTH)
+        self.queries = nn.Linear(WIDTH, HEADS * HEAD_DIM)
+        self.keys = nn.Linear(CHANNELS, HEADS * HEAD_DIM)
+        self.values = nn.Linear(CHANNELS, HEADS * HEAD_DIM)
+        self.back = nn.Linear(HEADS * HEAD_DIM, WIDTH)
+        self.gate = nn.Parameter(torch.zeros(()))  # at 0, memory changes nothing: so one starts in a trained model
+        self.outputs = nn.Conv3d(WIDTH, CHANNELS, 1)
+
+    def forward(self, latents, timestep, canvas, mask, text, attend):
+        x = self.inputs(torch.cat([latents, canvas, mask], dim=1))
+        extra = self.time(torch.full((1, 1), timestep / 1000)) + self.text(text)
+        x = x + extra[:, :, None, None, None]
+        tokens = x.flatten(2).transpose(1, 2)  # (B, T h w, WIDTH): frames, rows, columns
+        tokens = tokens + attend(self, tokens)
+        return self.outputs(tokens.transpose(1, 2).reshape(x.shape))
+
+
+# --- The adapters.
+
+
+class VAEAdapter:
+    """What the pipeline asks of a VAE. Images go in and out as float32 in [0, 1], channel last."""
+
+    stride, channels, temporal = STRIDE, CHANNELS, TemporalLayout("causal", 4)
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    @torch.no_grad()
+    def encode(self, video):
+        x = torch.from_numpy(np.ascontiguousarray(video)).permute(3, 0, 1, 2)[None]
+        return self.vae.encode(2 * x - 1)[0].numpy()
+
+    @torch.no_grad()
+    def decode(self, latents, num_frames):
+        x = self.vae.decode(torch.from_numpy(latents)[None])[0, :, :num_frames]
+        return ((x.permute(1, 2, 3, 0) + 1) / 2).numpy()
+
+    def encode_image(self, image):
+        # A keyframe is one image: the latent of a video of one frame, channel last.
+        return np.ascontiguousarray(self.encode(image[None])[:, 0].transpose(1, 2, 0))
+
+
+class BackboneAdapter:
+    """What the pipeline asks of a denoiser. All that is the same at every step of a window is made once."""
+
+    prediction_type = "velocity"
+
+    def __init__(self, denoiser):
+        self.denoiser = denoiser
+        self.rope = WarpedRoPE(HEAD_DIM)
+        self.window = None
+
+    @torch.no_grad()
+    def predict(self, sample, timestep, context: MemoryContext):
+        if self.window is not context:
+            self.prepare(context)
+            self.window = context
+        out = self.denoiser(torch.from_numpy(sample), timestep, self.canvas, self.mask, self.text(context), self.attend)
+        return out.numpy()
+
+    def text(self, context):
+        vectors = context.text if len(context.text) else np.zeros((1, 64), np.float32)
+        return torch.from_numpy(vectors.mean(axis=0, keepdims=True))
+
+    def prepare(self, context):
+        # Warped Latent: the canvas and where it says something, as channels beside the noisy latents.
+        self.canvas = torch.from_numpy(context.canvas).permute(3, 0, 1, 2)[None]
+        self.mask = torch.from_numpy(context.coverage)[None, None].float()
+        # Warped RoPE: queries at their places in the grid, memory tokens where they land.
+        frames, rows, columns = context.coverage.shape
+        self.query_table = self.rope.table(grid_positions(frames, rows, columns))
+        self.memory = context.mosaic
+        if self.memory is None or not len(self.memory):
+            return
+        self.key_table = self.rope.table(self.memory.positions)
+        self.tokens = torch.from_numpy(self.memory.tokens)[None]
+        # PRoPE: which camera a query has, and from which one a memory token was seen.
+        self.cameras = None
+        if context.use_prope:
+            camera, grid = context.cameras.intrinsics, {"patches_x": columns, "patches_y": rows}
+            image = {"image_width": camera.width, "image_height": camera.height}
+            views = context.cameras.camera_from_world
+            of_queries = PRoPE(HEAD_DIM, views, np.tile(camera.matrix, (frames, 1, 1)), **grid, **image)
+            of_memory = PRoPE(
+                HEAD_DIM,
+                self.memory.source_camera_from_world,
+                self.memory.source_intrinsics,
+                camera=self.memory.patch_sources[self.memory.token_patches],
+                positions=self.memory.source_positions[:, ::-1],
+                **image,
+            )
+            self.cameras = (of_queries, of_memory)
+        self.gate = context.gate  # an ablation may override the model's own
+
+    def attend(self, model, hidden):
+        """Attention from the video's tokens to memory's. Your attention kernel does it on your device."""
+        if self.memory is None or not len(self.memory):
+            return torch.zeros_like(hidden)
+
+        def heads(x):
+            return x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)
+
+        q = self.rope.apply(heads(model.queries(hidden)), self.query_table)
+        k = self.rope.apply(heads(model.keys(self.tokens)), self.key_table)
+        v = heads(model.values(self.tokens))
+        if self.cameras is not None:
+            of_queries, of_memory = self.cameras
+            q, k, v = of_queries.apply_to_q(q), of_memory.apply_to_kv(k), of_memory.apply_to_kv(v)
+        out = scaled_dot_product_attention(q, k, v)
+        if self.cameras is not None:
+            out = of_queries.apply_to_o(out)
+        gate = torch.tanh(model.gate) if self.gate is None else self.gate
+        return gate * model.back(out.transpose(1, 2).flatten(2))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=17)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    world = SyntheticWorld()
+    camera = CameraIntrinsics.from_fov(160, 96, fov_x=np.radians(75))
+    path = world.leave_and_return(camera, 64)[: arguments.frames]
+
+    config = PipelineConfig(
+        scheduler="flow_matching", flow_shift=3.0, num_inference_steps=4, window_size=9, window_overlap=1, top_k=256
+    )
+    pipeline = AutoregressivePipeline(
+        config, vae=VAEAdapter(YourVAE()), backbone=BackboneAdapter(YourDenoiser().eval())
+    )
+    for pose in path[:3]:
+        view = world.render(camera, pose)  # your first frames, with depth and pose
+        pipeline.observe(view.image, view.depth, camera, pose)
+
+    for window in pipeline.stream(path):
+        done = window.statistics
+        print(
+            f"frames {done.first_frame}-{done.last_frame}: {100 * done.coverage:.0f} % known, "
+            f"{done.tokens} memory tokens, {1000 * done.seconds['retrieve']:.0f} ms of memory, "
+            f"{1000 * done.seconds['denoise']:.0f} ms of the model"
+        )
+
+
+if __name__ == "__main__":
+    main()
