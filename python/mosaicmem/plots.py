@@ -85,7 +85,7 @@ def plot_coverage(coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -
     Parameters
     ----------
     coverage : (T, h, w) bool
-        As a :class:`~mosaicmem.ComposedMosaic` has it.
+        As a `ComposedMosaic` has it.
     times : (T,) array
         Seconds.
     """

@@ -69,7 +69,7 @@ class SyntheticWorld:
         return [(box.low.copy(), box.high.copy()) for box in self._boxes[1:]]
 
     def with_furniture_moved(self, index: int, offset: ArrayLike) -> SyntheticWorld:
-        """The same world with one box of :attr:`furniture` moved by ``offset`` (3,) metres, its texture with it."""
+        """The same world with one box of `furniture` moved by ``offset`` (3,) metres, its texture with it."""
         index = check_integer("index", index, minimum=0, maximum=len(self._boxes) - 2) + 1
         shift = as_array("offset", offset, np.float64, (3,), finite=True)
         box = self._boxes[index]
@@ -92,7 +92,7 @@ class SyntheticWorld:
         )
 
     def depth(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> F32:
-        """The depth of :meth:`render` alone, (H, W) float32 metres; 0 where nothing is seen."""
+        """The depth of `render` alone, (H, W) float32 metres; 0 where nothing is seen."""
         return _as_image(self._trace(intrinsics, pose)[1], intrinsics)
 
     def _trace(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> tuple[F64, F64, NDArray[np.int64]]:

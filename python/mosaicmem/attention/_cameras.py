@@ -21,7 +21,7 @@ def projection_matrices(
     """P = lift4(Kn) * camera_from_world of each camera, and its inverse in closed form; (V, S, 4, 4) float64 each.
 
     Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or the identity without intrinsics. The inverse is
-    [R^T | -R^T t] lift4(Kn^-1). See :class:`~mosaicmem.attention.PRoPE` for the arguments.
+    [R^T | -R^T t] lift4(Kn^-1). See `PRoPE` for the arguments.
     """
     shape = tuple(np.shape(viewmats))
     check_shape("viewmats", shape, ("V", 4, 4) if len(shape) != 4 else ("V", "S", 4, 4))
@@ -44,7 +44,7 @@ def projection_matrices(
 
 
 def scale_translation(t: F64, translation: str | float) -> F64:
-    """Translations (N, 3) as ``translation`` of :class:`~mosaicmem.attention.PRoPE` says."""
+    """Translations (N, 3) as ``translation`` of `PRoPE` says."""
     if not isinstance(translation, str):
         return t / check_number("translation", translation, above=0.0)
     check_choice("translation", translation, TRANSLATIONS)

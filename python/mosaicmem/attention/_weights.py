@@ -37,7 +37,7 @@ def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix
 
 
 def write_weights(path: str | Path, weights: Mapping[str, F32]) -> None:
-    """Write a file that :func:`read_weights` reads with an empty prefix, whole or not at all."""
+    """Write a file that `read_weights` reads with an empty prefix, whole or not at all."""
     from safetensors.numpy import save
 
     content = save(dict(weights))

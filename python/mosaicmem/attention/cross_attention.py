@@ -84,7 +84,7 @@ class MemoryCrossAttention:
     ----------
     weights : mapping of str to float32 array
         ``query`` (heads * head_dim, dim), ``key`` and ``value`` (heads * head_dim, memory_dim),
-        ``output`` (dim, heads * head_dim), ``gate`` (heads,). Replace them with :meth:`load_weights`.
+        ``output`` (dim, heads * head_dim), ``gate`` (heads,). Replace them with `load_weights`.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class MemoryCrossAttention:
 
     @property
     def weights(self) -> Mapping[str, F32]:
-        """The weights by name; read-only, see :meth:`load_weights`."""
+        """The weights by name; read-only, see `load_weights`."""
         return self._weights
 
     def load_weights(self, weights: Mapping[str, ArrayLike] | str | Path, *, prefix: str = "") -> None:
@@ -136,7 +136,7 @@ class MemoryCrossAttention:
         Parameters
         ----------
         weights : mapping or path
-            Arrays by name, with the names and shapes of :attr:`weights`; or a safetensors file that holds them, perhaps
+            Arrays by name, with the names and shapes of `weights`; or a safetensors file that holds them, perhaps
             among others, as F32, F64, F16 or BF16.
         prefix : str
             What stands before the names in the file: "blocks.3.memory.", say.
@@ -212,7 +212,7 @@ class MemoryCrossAttention:
         prope: PRoPE | None = None,
         query_time: ArrayLike | None = None,
     ) -> Any:
-        """Attend from hidden states to memory that :meth:`project_memory` has made ready.
+        """Attend from hidden states to memory that `project_memory` has made ready.
 
         Parameters
         ----------
@@ -266,7 +266,7 @@ class MemoryCrossAttention:
         query_time: ArrayLike | None = None,
         memory_time: ArrayLike | None = None,
     ) -> Any:
-        """:meth:`project_memory` and :meth:`attend` in one; ``prope`` has the cameras of queries and memory tokens."""
+        """`project_memory` and `attend` in one; ``prope`` has the cameras of queries and memory tokens."""
         if prope is not None and not (isinstance(prope, tuple) and len(prope) == 2):
             raise TypeError("prope: expected a pair, the PRoPE of the queries and that of the memory tokens")
         of_queries, of_memory = prope or (None, None)

@@ -48,7 +48,7 @@ def attention(
         1 / sqrt(d) if not given.
     return_lse : bool
         Also return the log of the sum of exponentials of the logits, (B, heads, N_q) float32, from which
-        :func:`merge_attention` joins results over different keys.
+        `merge_attention` joins results over different keys.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). The result does not depend on it.
 
@@ -92,7 +92,7 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
     Parameters
     ----------
     out_a, out_b : (..., d_v) array
-        Results of :func:`attention` with ``return_lse``, float32 or bfloat16.
+        Results of `attention` with ``return_lse``, float32 or bfloat16.
     lse_a, lse_b : (...) array
 
     Returns

@@ -133,7 +133,7 @@ class PRoPE:
     def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
         """Attention under PRoPE. Keys and values have the cameras of ``memory``, or those of the queries without it.
 
-        ``options`` go to :func:`~mosaicmem.attention.attention`; with ``return_lse`` the result is a pair here too.
+        ``options`` go to `attention`; with ``return_lse`` the result is a pair here too.
         """
         keys = self if memory is None else check_instance("memory", memory, PRoPE)
         threads = options.get("num_threads", 0)
@@ -195,8 +195,8 @@ def prope_attention(
 ) -> Any:
     """Self-attention of V camera views under PRoPE, in one call; q, k, v are (B, heads, V * patches_y * patches_x, d).
 
-    The arguments are those of :class:`PRoPE`; ``options`` go to :func:`~mosaicmem.attention.attention`. Where keys have
-    other cameras than queries, or cameras serve many layers, make the encodings once and use :meth:`PRoPE.attend`.
+    The arguments are those of `PRoPE`; ``options`` go to `attention`. Where keys have
+    other cameras than queries, or cameras serve many layers, make the encodings once and use `PRoPE.attend`.
     """
     encoding = PRoPE(
         np.shape(q)[-1],

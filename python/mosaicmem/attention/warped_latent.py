@@ -160,7 +160,7 @@ def splat_arguments(
     mode: str,
     depth_tolerance: float,
 ) -> tuple[Any, ...]:
-    """The core's arguments for a splat, checked; see :meth:`WarpedLatent.splat`."""
+    """The core's arguments for a splat, checked; see `WarpedLatent.splat`."""
     latents = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"))
     place = as_array("positions", positions, np.float32, (len(latents), 2))
     z = as_depth("depth", depth, (len(latents),))
@@ -208,7 +208,7 @@ def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int =
 
 
 def sample_arguments(grid: ArrayLike, positions: ArrayLike) -> tuple[NDArray[Any], F32]:
-    """The core's arguments for :func:`bilinear_sample`, checked."""
+    """The core's arguments for `bilinear_sample`, checked."""
     cells = as_array("grid", grid, float_dtype(grid), ("h", "w", "C"))
     if 0 in cells.shape[:2]:
         raise ValueError(f"grid: expected at least one cell, got shape {cells.shape}")

@@ -30,7 +30,7 @@ PAIRINGS = ("interleaved", "split_half")
 def grid_positions(frames: int, rows: int, columns: int, *, temporal: str = "target") -> F64:
     """The (t, y, x) of every token of a video grid, (frames * rows * columns, 3) float64, x fastest.
 
-    ``temporal`` is that of the memory tokens these queries meet (:func:`warped_positions`): with "offset" all t are 0.
+    ``temporal`` is that of the memory tokens these queries meet (`warped_positions`): with "offset" all t are 0.
     """
     for name, value in (("frames", frames), ("rows", rows), ("columns", columns)):
         check_integer(name, value, minimum=0)
@@ -45,7 +45,7 @@ def warped_positions(landing: ArrayLike, stride: float, t: ArrayLike) -> F64:
     Parameters
     ----------
     landing : (N, 2) or (N, 3) array
-        (u', v') in pixels of the target view, as from :func:`reproject_depth_grid`; a third column (z') is ignored.
+        (u', v') in pixels of the target view, as from `reproject_depth_grid`; a third column (z') is ignored.
     stride : float
         Pixels a token of the target grid, s'.
     t : float or (N,) array
@@ -107,7 +107,7 @@ class WarpedRoPE:
     """Rotary embedding over (t, y, x) with fractional positions.
 
     Memory tokens take the position (target latent frame, v'/s' - 0.5, u'/s' - 0.5) of where they land, which a
-    :class:`~mosaicmem.memory.Mosaic` holds; queries take their grid position (:func:`grid_positions`). With integer
+    `Mosaic` holds; queries take their grid position (`grid_positions`). With integer
     positions this is the ordinary 3D RoPE of a video transformer.
 
     Parameters
@@ -162,7 +162,7 @@ class WarpedRoPE:
             Queries or keys. float64 and bfloat16 stay so, all else is computed in float32; the angles are computed in
             float64. Transposed views of (B, N, heads, d) are read as they are. A torch tensor may require a gradient.
         positions : (N, 3) array or RotaryTable
-            (t, y, x), fractions allowed, shared by all leading dimensions; or their :meth:`table`.
+            (t, y, x), fractions allowed, shared by all leading dimensions; or their `table`.
         inverse : bool
             Turn the other way: apply(apply(x), inverse=True) is x.
 

@@ -20,7 +20,7 @@ class CameraIntrinsics:
     """Pinhole intrinsics of an image of ``width`` x ``height`` pixels.
 
     The frame is COLMAP's: pixel (row i, column j) covers [j, j+1) x [i, i+1) and has its centre at (j + 0.5, i + 0.5).
-    For a K whose integer coordinates are pixel centres (OpenCV's calibration), use :meth:`from_opencv`.
+    For a K whose integer coordinates are pixel centres (OpenCV's calibration), use `from_opencv`.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
 
 
 def check_rigid_stack(name: str, matrices: F64) -> F64:
-    """:func:`check_rigid` of each of a stack (..., 4, 4) of finite matrices, thousands at a time."""
+    """`check_rigid` of each of a stack (..., 4, 4) of finite matrices, thousands at a time."""
     m = matrices.reshape(-1, 4, 4)
     rotation = m[:, :3, :3]
     error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
@@ -115,8 +115,8 @@ def quaternion_from_rotation(rotation: F64) -> F64:
 class CameraPose:
     """A camera in the world at a time.
 
-    Make one with :meth:`from_world_from_camera`, :meth:`from_camera_from_world`, :meth:`look_at` or
-    :meth:`from_quaternion`; each checks what it is given.
+    Make one with `from_world_from_camera`, `from_camera_from_world`, `look_at` or
+    `from_quaternion`; each checks what it is given.
 
     Attributes
     ----------

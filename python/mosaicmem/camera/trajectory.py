@@ -27,7 +27,7 @@ _DOWN = np.array([0.0, 1.0, 0.0])
 class CameraTrajectory(Sequence[CameraPose]):
     """A sequence of poses that share intrinsics; one pose a frame.
 
-    The shapes (:meth:`circle`, :meth:`orbit`, :meth:`line`, :meth:`look_around`) move in the horizontal plane of a
+    The shapes (`circle`, `orbit`, `line`, `look_around`) move in the horizontal plane of a
     world whose up is -y, one pose each 1 / ``fps`` seconds.
 
     Parameters
@@ -239,12 +239,12 @@ class CameraTrajectory(Sequence[CameraPose]):
         }
 
     def save(self, path: str | Path) -> None:
-        """Write :meth:`to_dict` as JSON, atomically. Numbers round-trip exactly."""
+        """Write `to_dict` as JSON, atomically. Numbers round-trip exactly."""
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> CameraTrajectory:
-        """Read what :meth:`save` wrote.
+        """Read what `save` wrote.
 
         Raises
         ------

@@ -139,7 +139,7 @@ def _check_place(path: Path, force: bool, name: str) -> Path:
 
 @contextmanager
 def output_folder(path: Path, force: bool, *, name: str = "--output", mark: str = SUMMARY) -> Iterator[Path]:
-    """A new folder that takes its place whole when the block ends without an error; see :func:`check_output_folder`."""
+    """A new folder that takes its place whole when the block ends without an error; see `check_output_folder`."""
     path = check_output_folder(path, force, name=name, mark=mark)
     made = [parent for parent in path.parents if not parent.exists()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,6 +1,6 @@
 """Readers of posed RGB-D sequences, in the layouts that the field keeps them in.
 
-Each is a sequence of :class:`RgbdImage`, whose files are read when it is asked for; :func:`open_sequence` finds out
+Each is a sequence of `RgbdImage`, whose files are read when it is asked for; `open_sequence` finds out
 which layout a folder has.
 """
 

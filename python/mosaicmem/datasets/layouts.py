@@ -27,7 +27,7 @@ def open_sequence(folder: str | Path) -> RgbdSequence:
     Parameters
     ----------
     folder : path
-        Of :class:`SevenScenes`, :class:`TumRgbd`, :class:`Replica` or :class:`ScanNet`; the first of them that fits.
+        Of `SevenScenes`, `TumRgbd`, `Replica` or `ScanNet`; the first of them that fits.
 
     Raises
     ------

@@ -77,7 +77,7 @@ class RgbdSequence(Sequence[RgbdImage], ABC):
 
 
 class FolderSequence(RgbdSequence):
-    """A sequence in files; a frame's :meth:`number` is the one that its data set gives it.
+    """A sequence in files; a frame's `number` is the one that its data set gives it.
 
     Parameters
     ----------

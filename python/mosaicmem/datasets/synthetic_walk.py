@@ -9,7 +9,7 @@ from mosaicmem.synthetic import SyntheticWorld
 
 
 class SyntheticWalk(RgbdSequence):
-    """:meth:`SyntheticWorld.leave_and_return`, rendered when asked for.
+    """`SyntheticWorld.leave_and_return`, rendered when asked for.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
-"""How well memory keeps what was seen: of generated video (:mod:`.generation`), and of what memory itself composes
-(:mod:`.composition`)."""
+"""How well memory keeps what was seen: of generated video (`generation`), and of what memory itself composes
+(`composition`)."""
 
 from mosaicmem.evaluation.ablation import ABLATIONS, AblationScore, ablate
 from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_composition

@@ -63,7 +63,7 @@ def ablate(
     truth : mapping of int to (H, W, 3) float32 in [0, 1]
         By frame of the trajectory.
     variants : mapping of str to mapping
-        Fields of :class:`PipelineConfig` to change, by name of the variant.
+        Fields of `PipelineConfig` to change, by name of the variant.
     on_variant : callable, optional
         Called with each name before its run.
     """

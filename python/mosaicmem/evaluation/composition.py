@@ -89,7 +89,7 @@ def evaluate_composition(
     Parameters
     ----------
     compose : callable
-        A :class:`Composer`, or what gives canvases as it does.
+        A `Composer`, or what gives canvases as it does.
     targets : sequence of GridFrame
         In the order of their times.
     camera : CameraIntrinsics

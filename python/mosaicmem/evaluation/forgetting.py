@@ -47,7 +47,7 @@ def seconds_since_seen(
     """For each target cell, how long before the target its surface was in view, (T, h, w) float32.
 
     Seconds; inf where it was in view of none of the frames before the target, or has no depth. Frames should be as they
-    were seen, without :class:`Noise`.
+    were seen, without `Noise`.
     """
     if not targets:
         raise ValueError("targets: expected at least one frame, got none")
@@ -77,7 +77,7 @@ def forgetting_curve(
     evaluation : Evaluation
     targets : sequence of GridFrame
     ages : (T, h, w) float32
-        See :func:`seconds_since_seen`.
+        See `seconds_since_seen`.
     edges : sequence of float
         Of the bins, seconds, ascending.
     """

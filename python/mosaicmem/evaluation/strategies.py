@@ -54,7 +54,7 @@ class Canvases:
 
 
 def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | None = None) -> None:
-    """Refuse what does not go together; see :class:`Composer`."""
+    """Refuse what does not go together; see `Composer`."""
     check_choice("strategy", strategy, STRATEGIES)
     check_choice("composition", composition, COMPOSITIONS)
     published = [name for name in (strategy, composition) if name in PUBLISHED]
@@ -67,7 +67,7 @@ def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | N
 
 
 class Composer:
-    """A memory of some frames that can be called with target cameras, and returns :class:`Canvases`.
+    """A memory of some frames that can be called with target cameras, and returns `Canvases`.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Composer:
     max_bytes, eviction
         Of the store.
     options
-        Of :class:`~mosaicmem.KeyframeRetrieval`.
+        Of `KeyframeRetrieval`.
     """
 
     def __init__(

@@ -132,7 +132,7 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
     size : (int, int)
         (width, height), pixels; extended to whole cells.
     seed, repeats : int
-        As for :func:`measure_case`.
+        As for `measure_case`.
     """
     world = SyntheticWorld(seed)
     camera = CameraIntrinsics.from_fov(*size, fov_x=math.radians(75)).padded(_STRIDE)

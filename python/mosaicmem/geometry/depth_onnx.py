@@ -84,7 +84,7 @@ class OnnxDepthEstimator:
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
         """Depth (H, W) float32, metres; 0 where the model sees none, or sees more than 10 km.
 
-        Parameters and errors are those of :class:`DepthEstimator`.
+        Parameters and errors are those of `DepthEstimator`.
         """
         predicted = self._predict(image)
         known = np.where(np.isfinite(known_depth) & (known_depth > 0), known_depth, 0).astype(np.float32)

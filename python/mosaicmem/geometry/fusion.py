@@ -89,7 +89,7 @@ class StreamingFusion:
         return PointCloud(exported["points"], exported["colors"], exported["normals"])
 
     def voxel_history(self, min_count: int = 1) -> tuple[I64, F64]:
-        """How often and when each voxel of :meth:`point_cloud` was seen, in its order.
+        """How often and when each voxel of `point_cloud` was seen, in its order.
 
         Returns
         -------

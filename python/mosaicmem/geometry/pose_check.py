@@ -64,7 +64,7 @@ class PoseCheck:
         Returns
         -------
         str or None
-            The name in :data:`READINGS` that a warning was given for.
+            The name in `READINGS` that a warning was given for.
 
         Warns
         -----

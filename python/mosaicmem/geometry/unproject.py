@@ -57,7 +57,7 @@ def unproject_to_image(
 ) -> tuple[Any, Any]:
     """Points as an image: (H, W, 3) float32, zero where invalid, and the mask (H, W) of valid pixels.
 
-    Parameters are those of :func:`unproject_depth`.
+    Parameters are those of `unproject_depth`.
     """
     z = check_depth(depth, intrinsics)
     matrix = _matrix(pose)

@@ -18,7 +18,7 @@ class SpatialManipulation:
     """Edits a store in place, and takes edits back.
 
     An edit changes where observations stand and which of their patches live; no tensor is copied or changed. Patches
-    keep their ids. ``where`` says which patches are meant: a :class:`Sphere`, :class:`Box` or :class:`Frustum` (a patch
+    keep their ids. ``where`` says which patches are meant: a `Sphere`, `Box` or `Frustum` (a patch
     belongs to where its centre is), an array of ids, a bool mask over ``store.patch_ids``, or None for all.
 
     An edit that fails leaves the store as it was; one that chooses nothing is none to take back.

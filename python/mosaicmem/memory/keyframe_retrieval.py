@@ -108,13 +108,13 @@ class KeyframeRetrieval:
     """Chooses the keyframes that show a window of targets best, and composes canvases from them.
 
     A cell counts for a keyframe if the keyframe's surface is in front there, by what its sight of it is worth (see
-    :class:`KeyframeOptions`). All targets of a window share the keyframes that are taken for it. Candidates come from
+    `KeyframeOptions`). All targets of a window share the keyframes that are taken for it. Candidates come from
     the patch index, so the cost does not grow with the store.
 
     Parameters
     ----------
     options
-        Fields of :class:`KeyframeOptions`.
+        Fields of `KeyframeOptions`.
 
     Examples
     --------
@@ -150,7 +150,7 @@ class KeyframeRetrieval:
         Parameters
         ----------
         store, targets, stride
-            As for :meth:`select`.
+            As for `select`.
         sources : KeyframeSelection or Mosaic
             For these targets. Keyframes and patches that are no longer in the store are passed over.
         """
@@ -166,7 +166,7 @@ class KeyframeRetrieval:
         return _composed(arrays, None if isinstance(sources, Mosaic) else sources)
 
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
-        """:meth:`select` and :meth:`compose`, both of one state of the store."""
+        """`select` and `compose`, both of one state of the store."""
         grids = self._targets(store, targets, stride)
         chosen, arrays = store._core.choose_and_compose(
             grids, self.options.selection(), self.options.blend(), store.num_threads

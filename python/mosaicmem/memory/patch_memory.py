@@ -45,7 +45,7 @@ class PatchMemory:
     """Frames of latents that are chosen and splatted by the published rules, about thirty times as fast.
 
     For a model that was trained on what these rules compose. They do not test for occlusion, look at every frame that
-    was ever appended, and take a cell without depth for a point at its camera. :class:`~mosaicmem.KeyframeRetrieval`
+    was ever appended, and take a cell without depth for a point at its camera. `KeyframeRetrieval`
     does better.
 
     Cell (r, c) is at pixel (16 c, 16 r), its corner, unlike everywhere else in this library, and its depth is that of

@@ -79,7 +79,7 @@ class StoreStatistics:
 
 @dataclass(frozen=True, eq=False)
 class StoreSnapshot:
-    """A store as it was at one time; for :meth:`MosaicMemoryStore.restore`."""
+    """A store as it was at one time; for `MosaicMemoryStore.restore`."""
 
     _core: _core.MemoryStore
     _settings: StoreSettings

@@ -23,7 +23,7 @@ class MemoryRetrieval:
     temporal : {"target", "offset"}
         The t of a token's position: its target frame, or source time minus target time in latent frames.
     options
-        Fields of :class:`RetrievalOptions`, for each target frame; ``top_k`` is 1024 if not given.
+        Fields of `RetrievalOptions`, for each target frame; ``top_k`` is 1024 if not given.
     """
 
     def __init__(self, *, temporal: str = "target", **options: Any) -> None:

@@ -54,7 +54,7 @@ class MosaicMemoryStore:
     max_patches : int, optional
         When more live, patches are erased.
     max_bytes : int, optional
-        When :attr:`nbytes` is more, keyframes are let go.
+        When `nbytes` is more, keyframes are let go.
     eviction : {"oldest", "redundant"}
         What goes first. ``"redundant"``: patches whose place is held by closer or newer views, and then the oldest.
         Under ``max_bytes`` whole keyframes go, since bytes are only free when all patches of one are gone: the one
@@ -115,7 +115,7 @@ class MosaicMemoryStore:
         latents : (h, w, C) array
             Channel-last; C is that of the first keyframe. Zero-copy for contiguous float32.
         depth : (h, w) array
-            Depth of each cell, metres (see :func:`~mosaicmem.geometry.depth_to_grid`); cells whose depth is not finite
+            Depth of each cell, metres (see `depth_to_grid`); cells whose depth is not finite
             or <= 0 are not remembered, nor are patches further than 1e12 from where the first camera stood.
         intrinsics : CameraIntrinsics
             Of the image in pixels: a whole multiple of the grid, the same for rows and columns.
@@ -175,7 +175,7 @@ class MosaicMemoryStore:
         intrinsics, pose
             The camera, and when it looks.
         options
-            Fields of :class:`RetrievalOptions`: top_k, near, far, half_life, min_visibility, diversity_radius,
+            Fields of `RetrievalOptions`: top_k, near, far, half_life, min_visibility, diversity_radius,
             diversity_penalty.
 
         Returns
@@ -191,7 +191,7 @@ class MosaicMemoryStore:
     def look(
         self, targets: CameraTrajectory, options: RetrievalOptions
     ) -> list[tuple[RetrievedPatches, dict[str, Any], dict[str, Any]]]:
-        """:meth:`retrieve`, :meth:`describe_patches` and :meth:`land` for each camera, all of one state of the store.
+        """`retrieve`, `describe_patches` and `land` for each camera, all of one state of the store.
 
         Cameras are looked through in parallel.
         """
@@ -293,7 +293,7 @@ class MosaicMemoryStore:
         return cast(dict[str, Any], self._core.land(as_ids("ids", ids), *view))
 
     def snapshot(self) -> StoreSnapshot:
-        """The store as it is now, to come back to with :meth:`restore`.
+        """The store as it is now, to come back to with `restore`.
 
         Takes less than a millisecond for a thousand keyframes: tensors and trees are shared, and stay in memory as long
         as the snapshot does.
@@ -312,7 +312,7 @@ class MosaicMemoryStore:
     def fork(self) -> MosaicMemoryStore:
         """A second store with the same content and settings.
 
-        Costs as little as :meth:`snapshot`. What is done to one never shows in the other.
+        Costs as little as `snapshot`. What is done to one never shows in the other.
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
@@ -326,11 +326,11 @@ class MosaicMemoryStore:
         return self._core.bounds(self.num_threads)
 
     def save(self, path: str | Path, *, label: str = "") -> None:
-        """Keep the store in a folder; see :mod:`mosaicmem.memory.storage` for what is in it.
+        """Keep the store in a folder; see `mosaicmem.memory.storage` for what is in it.
 
         Writes what is new since the last save there. The save before stays readable until this one is durable, and when
         this returns, a power cut loses nothing of it. From the first save on, this store is the only one that may write
-        there, until :meth:`close` or the end of the process; any number of processes may read.
+        there, until `close` or the end of the process; any number of processes may read.
 
         Parameters
         ----------
@@ -397,7 +397,7 @@ class MosaicMemoryStore:
             No store is there.
         FormatError
             Files are damaged, missing, or of a newer version; the message names the file. Bytes of tensors are only
-            compared with their checksums by :func:`mosaicmem.memory.storage.verify` (``mosaicmem inspect --verify``).
+            compared with their checksums by `mosaicmem.memory.storage.verify` (``mosaicmem inspect --verify``).
         """
         given = {"max_patches": max_patches, "max_bytes": max_bytes, "eviction": eviction}
         given = {name: value for name, value in given.items() if value is not ...}

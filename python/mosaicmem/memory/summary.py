@@ -86,7 +86,7 @@ def coverage_along(
 ) -> list[dict[str, Any]]:
     """For each camera: how many patches it retrieves, and the part of its latent cells that a canvas covers.
 
-    ``options`` are those of :class:`KeyframeRetrieval`.
+    ``options`` are those of `KeyframeRetrieval`.
     """
     retrieval = KeyframeRetrieval(**options)
     near_far = {name: options[name] for name in ("near", "far") if name in options}

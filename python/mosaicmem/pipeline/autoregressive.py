@@ -47,12 +47,12 @@ class AutoregressivePipeline:
     ----------
     config : PipelineConfig, optional
     backbone, vae, scheduler : optional
-        Anything that follows :class:`DiffusionBackbone`, :class:`VAE`, :class:`NoiseScheduler`; synthetic ones if not
+        Anything that follows `DiffusionBackbone`, `VAE`, `NoiseScheduler`; synthetic ones if not
         given, and the scheduler that the configuration names, for what the backbone predicts.
     depth_estimator : DepthEstimator, optional
-        Depth of generated keyframes; :class:`~mosaicmem.geometry.DepthCompletion` if not given.
+        Depth of generated keyframes; `DepthCompletion` if not given.
     text_encoder : TextEncoder, optional
-        For the contexts' ``text``; :class:`HashedTextEncoder` if not given.
+        For the contexts' ``text``; `HashedTextEncoder` if not given.
     store : MosaicMemoryStore, optional
         Carried over from before; a new one if not given.
 
@@ -109,7 +109,7 @@ class AutoregressivePipeline:
         Parameters
         ----------
         changes
-            Fields of :class:`PipelineConfig`.
+            Fields of `PipelineConfig`.
         """
         return AutoregressivePipeline(
             PipelineConfig(**{**self.config.model_dump(), **changes}),
@@ -174,7 +174,7 @@ class AutoregressivePipeline:
         ----------
         trajectory : CameraTrajectory
         on_window : callable, optional
-            Called with each finished :class:`Window`.
+            Called with each finished `Window`.
         checkpoint : path or Checkpoint, optional
             Folder in which each window and the memory after it are kept. If a run of the same configuration and path
             has begun there, it goes on from its last window, whatever ended it, and gives the same bytes.
@@ -194,9 +194,9 @@ class AutoregressivePipeline:
     def stream(
         self, trajectory: CameraTrajectory, *, checkpoint: str | Path | Checkpoint | None = None
     ) -> Iterator[Window]:
-        """:meth:`generate`, window by window as each is done.
+        """`generate`, window by window as each is done.
 
-        Parameters and errors are those of :meth:`generate`. A window is generated when it is asked for.
+        Parameters and errors are those of `generate`. A window is generated when it is asked for.
         """
         run = self._run(trajectory, checkpoint)
         return self._windows(trajectory, run, checkpoint, None)

@@ -26,7 +26,7 @@ class PromptEvent(BaseModel):
 
 
 class PipelineConfig(BaseModel):
-    """Configuration of an :class:`AutoregressivePipeline`. Immutable; unknown keys are errors."""
+    """Configuration of an `AutoregressivePipeline`. Immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -112,7 +112,7 @@ class PipelineConfig(BaseModel):
         return self
 
     def keyframe_options(self) -> dict[str, Any]:
-        """The fields that :class:`~mosaicmem.KeyframeRetrieval` takes."""
+        """The fields that `KeyframeRetrieval` takes."""
         names = ("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "near", "far", "half_life")
         return {name: getattr(self, name) for name in names}
 

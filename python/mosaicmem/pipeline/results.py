@@ -45,7 +45,7 @@ class WindowStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A finished window, as :meth:`AutoregressivePipeline.stream` and callbacks give it.
+    """A finished window, as `AutoregressivePipeline.stream` and callbacks give it.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Progress:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage; an exception in it becomes a :class:`WindowError`."""
+        """Time a stage; an exception in it becomes a `WindowError`."""
         start = time.perf_counter()
         try:
             yield

@@ -1,7 +1,7 @@
 """Camera paths in the files of others.
 
 Every reader says which convention its format has, checks what can be checked of it, and gives a
-:class:`~mosaicmem.CameraTrajectory` in this library's one convention. What a format does not hold is asked for.
+`CameraTrajectory` in this library's one convention. What a format does not hold is asked for.
 
 ==============  ==================================  ==========================  ================
 format          pose                                intrinsics                  time

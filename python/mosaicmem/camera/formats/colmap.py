@@ -99,7 +99,7 @@ def write(path: Path, path_of_camera: CameraTrajectory, *, binary: bool = False)
 
 
 def write_binary(path: Path, path_of_camera: CameraTrajectory) -> None:
-    """:func:`write` with ``binary``."""
+    """`write` with ``binary``."""
     write(path, path_of_camera, binary=True)
 
 

@@ -9,11 +9,11 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """As :meth:`CameraTrajectory.load`."""
+    """As `CameraTrajectory.load`."""
     found = CameraTrajectory.load(path)
     return found if options.intrinsics is None else CameraTrajectory(found.poses, options.intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
-    """As :meth:`CameraTrajectory.save`."""
+    """As `CameraTrajectory.save`."""
     path_of_camera.save(path)

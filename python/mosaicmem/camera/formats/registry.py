@@ -52,7 +52,7 @@ def load_trajectory(
     path : path
         A file, or a folder for COLMAP.
     format : str, optional
-        A name in :data:`FORMATS`; found out if not given.
+        A name in `FORMATS`; found out if not given.
     intrinsics : CameraIntrinsics, optional
         Needed by ``tum`` and ``kitti``, which have none; taken in place of those of a file elsewhere.
     size : (int, int), optional
@@ -71,7 +71,7 @@ def load_trajectory(
 
 
 def save_trajectory(path: str | Path, trajectory: CameraTrajectory, format: str) -> None:
-    """Write a camera path in a format of :data:`FORMATS`, whole or not at all.
+    """Write a camera path in a format of `FORMATS`, whole or not at all.
 
     Parameters
     ----------

@@ -106,7 +106,7 @@ def verify(path: Path) -> Manifest:
     Raises
     ------
     FileNotFoundError, FormatError
-        As :func:`open_folder`.
+        As `open_folder`.
     """
     manifest, _, _ = _map_all(path, whole=True)
     open_folder(path, 0)
