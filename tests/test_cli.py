@@ -17,6 +17,7 @@ from memory_helpers import K, filled_store
 from mosaicmem import CameraPose, CameraTrajectory, MosaicMemoryStore, PipelineConfig, PointCloud, __version__
 from mosaicmem.cli._common import output_folder
 from scene_helpers import write_scene
+from test_depth_onnx import red_model
 
 COMMANDS = (
     "demo",
@@ -387,6 +388,16 @@ class TestGenerateMore:
         succeed(*arguments, "-o", tmp_path / "out", "--depth-files", tmp_path / "depth")
         done = run(*arguments, "-o", tmp_path / "b", "--depth-files", tmp_path / "depth", "--depth-model", "m.onnx")
         assert "--depth-model, --depth-files: expected at most one of the two" in done.stderr
+
+    def test_depth_from_a_network(self, tmp_path, scene):
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        (tmp_path / "model.onnx").write_bytes(red_model(gain=3.0))
+        arguments = ["generate", "--scene", scene, "--memory-frames", "0:8", "--frames", "8:10", "-o", tmp_path / "out"]
+        arguments += ["--depth-model", tmp_path / "model.onnx"]
+        succeed(*arguments, "--depth-output", "metric", "--depth-size", "42x28")
+        done = run(*arguments, "--depth-output", "disparity", "--force")
+        assert "output: expected one of metric, depth, inverse, got 'disparity'" in done.stderr
 
     def test_a_path_of_another_format_takes_the_scene_s_camera(self, tmp_path, scene, memory):
         succeed("convert", memory / "path.json", tmp_path / "path.txt", "--to", "tum")

@@ -209,6 +209,7 @@ class TestFlowMatching:
         for t, previous in itertools.pairwise(timesteps):
             prediction = noise - clean if prediction_type == "velocity" else clean
             sample = scheduler.step(prediction, t, previous, sample, noise)
+            np.testing.assert_allclose(sample, scheduler.add_noise(clean, noise, previous), atol=1e-5)
         np.testing.assert_allclose(sample, clean, atol=steps**0.5 * 4 * 2**-24 + 2**-20)
 
     def test_bad_values(self):

@@ -161,7 +161,7 @@ class TestPrompts:
 
 class TestGuidance:
     def test_leads_away_from_the_answer_without_prompt(self, loop):
-        """A linear model makes the arithmetic plain: prediction = prompt length, so 0 + scale * length."""
+        """A model that counts words makes the arithmetic plain: 0.1 without, 0.3 with two of them."""
         calls = []
 
         class Length:
@@ -169,7 +169,7 @@ class TestGuidance:
 
             def predict(self, sample, timestep, context):
                 calls.append(context.prompt)
-                return np.full_like(sample, len(context.text) / 10)
+                return np.full_like(sample, (len(context.text) + 1) / 10)
 
         def latents(scale):
             calls.clear()
@@ -177,11 +177,11 @@ class TestGuidance:
             pipeline = AutoregressivePipeline(config, backbone=Length())
             return pipeline._denoise(pipeline.align(loop[:1]))
 
-        np.testing.assert_allclose(latents(1.0), 0.2, rtol=1e-6)
+        np.testing.assert_allclose(latents(1.0), 0.3, rtol=1e-6)
         assert calls == ["two words"] * 3
-        np.testing.assert_allclose(latents(2.5), 0.5, rtol=1e-6)
+        np.testing.assert_allclose(latents(2.5), 0.1 + 2.5 * 0.2, rtol=1e-6)
         assert calls == ["two words", ""] * 3
-        np.testing.assert_allclose(latents(0.0), 0.0, atol=1e-7)
+        np.testing.assert_allclose(latents(0.0), 0.1, rtol=1e-6)
 
 
 class TestSchedulers:
