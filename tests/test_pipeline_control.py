@@ -58,9 +58,10 @@ class TestStream:
         """A consumer that keeps a window finds it unchanged later."""
         stream = AutoregressivePipeline(PipelineConfig(**SMALL)).stream(loop)
         first = next(stream)
-        before = first.final_video.copy()
+        final, video = first.final_video.copy(), first.video.copy()
         list(stream)
-        np.testing.assert_array_equal(first.final_video, before)
+        np.testing.assert_array_equal(first.final_video, final)
+        np.testing.assert_array_equal(first.video, video)
 
     def test_failures_come_out_of_the_stream(self, loop):
         def fail(self, image, intrinsics, pose, known_depth):

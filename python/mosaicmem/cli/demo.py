@@ -80,9 +80,10 @@ def demo(
                 pipeline.observe(view.image, view.depth, intrinsics, loop[i])
                 fusion.add_frame(view.depth, intrinsics, loop[i], view.image_uint8)
             revisited = _revisited(pipeline, loop)
-            progress.add_task("Generating with memory and without", total=None)
             truth = {i: world.render(intrinsics, loop[i]).image for i in revisited}
-            comparison = compare_memory(pipeline, loop, truth)
+            windows = len(loop.windows(settings.window_size, settings.window_overlap))
+            task = progress.add_task("Generating with memory and without", total=2 * windows)
+            comparison = compare_memory(pipeline, loop, truth, on_window=lambda window: progress.advance(task))
 
         summary = {
             **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),

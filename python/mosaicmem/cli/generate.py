@@ -34,13 +34,15 @@ from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._trajectories import Intrinsics, Size, read_trajectory
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from mosaicmem._arrays import F32
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.datasets import RgbdSequence
     from mosaicmem.evaluation import AblationScore, FrameScore
     from mosaicmem.geometry import DepthEstimator, StreamingFusion
     from mosaicmem.memory import MosaicMemoryStore
-    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig
+    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig, Window
 
 _HALF_LIFE = 2.0  # seconds; see --half-life
 
@@ -148,8 +150,7 @@ def generate(
             _remember(pipeline, fusion, inputs, lambda frames: progress.track(frames, description="Remembering"))
             truth = inputs.truth()
             variants = _ablate(pipeline, inputs.path, truth, progress) if ablate else []
-            progress.add_task("Generating", total=None)
-            result, scores = _generate(pipeline, inputs.path, truth, kept)
+            result, scores = _generate(pipeline, inputs.path, truth, kept, progress)
         summary = run_summary(pipeline, result, time.perf_counter() - started)
         summary["memory_frames"] = inputs.remembered
         if inputs.targets:
@@ -269,19 +270,30 @@ def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs:
 
 
 def _generate(
-    pipeline: AutoregressivePipeline, path: CameraTrajectory, truth: dict[int, F32], kept: Checkpoint | None
+    pipeline: AutoregressivePipeline,
+    path: CameraTrajectory,
+    truth: dict[int, F32],
+    kept: Checkpoint | None,
+    progress: Progress,
 ) -> tuple[GenerationResult, list[FrameScore]]:
     """The video, and its scores where true frames are known."""
     from mosaicmem.evaluation import compare_memory
 
+    c = pipeline.config
+    windows = len(path.windows(c.window_size, c.window_overlap))
+    task = progress.add_task("Generating", total=2 * windows if truth else windows)
+
+    def advance(window: Window) -> None:
+        progress.advance(task)
+
     if not truth:
-        return pipeline.generate(path, checkpoint=kept), []
-    comparison = compare_memory(pipeline, path, truth, checkpoint=kept)
+        return pipeline.generate(path, checkpoint=kept, on_window=advance), []
+    comparison = compare_memory(pipeline, path, truth, checkpoint=kept, on_window=advance)
     return comparison.with_memory, comparison.scores
 
 
 def _ablate(
-    pipeline: AutoregressivePipeline, path: CameraTrajectory, truth: dict[int, F32], progress: Any
+    pipeline: AutoregressivePipeline, path: CameraTrajectory, truth: dict[int, F32], progress: Progress
 ) -> list[AblationScore]:
     from mosaicmem.evaluation import ABLATIONS, ablate
 

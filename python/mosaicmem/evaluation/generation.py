@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,7 @@ def compare_memory(
     truth: dict[int, F32],
     *,
     checkpoint: Checkpoint | None = None,
+    on_window: Callable[[Window], None] | None = None,
 ) -> Comparison:
     """Generate a path with the pipeline's memory and without any, and compare both with the truth.
 
@@ -105,10 +106,18 @@ def compare_memory(
         By frame of the trajectory.
     checkpoint : Checkpoint, optional
         For the run with memory.
+    on_window : callable, optional
+        Called with each window of either run.
     """
     recorder = MosaicRecorder(pipeline.vae)
-    with_memory = pipeline.generate(trajectory, on_window=recorder, checkpoint=checkpoint)
-    without_memory = pipeline.varied(use_memory=False).generate(trajectory)
+
+    def record(window: Window) -> None:
+        recorder(window)
+        if on_window is not None:
+            on_window(window)
+
+    with_memory = pipeline.generate(trajectory, on_window=record, checkpoint=checkpoint)
+    without_memory = pipeline.varied(use_memory=False).generate(trajectory, on_window=on_window)
     scores = [recorder.score(frame, image, with_memory, without_memory) for frame, image in sorted(truth.items())]
     return Comparison(with_memory, without_memory, scores)
 

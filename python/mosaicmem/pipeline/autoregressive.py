@@ -236,7 +236,7 @@ class AutoregressivePipeline:
             finished, final = range(final, max(final, last)), max(final, last)
             window = Window(
                 frames,
-                _cropped(run.video[frames.start : frames.stop], size),
+                _cropped(run.video[frames.start : frames.stop].copy(), size),  # the next window blends into it
                 finished,
                 _cropped(run.video[finished.start : finished.stop], size),
                 context,
