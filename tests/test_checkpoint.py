@@ -1,6 +1,7 @@
 """A run that is killed at any moment goes on from its last window and gives the same bytes."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mosaicmem import (
     Checkpoint,
     FormatError,
     PipelineConfig,
+    StoreLockedError,
     SyntheticBackbone,
     WindowError,
 )
@@ -143,6 +145,7 @@ class TestResume:
             for window in stream:
                 if window.statistics.window == kept:
                     break
+            stream.close()
             pipeline.store.close()
         result = start(world, loop, **limits).generate(loop, checkpoint=tmp_path / "parts")
         np.testing.assert_array_equal(result.frames, whole.frames)
@@ -207,6 +210,26 @@ class TestOtherRuns:
         start(world, loop).generate(loop[:5], checkpoint=tmp_path / "run")
         with pytest.raises(ValueError, match='depth_estimator was "SyntheticDepthEstimator", now it is "DepthCompl'):
             AutoregressivePipeline(PipelineConfig(**SETTINGS)).generate(loop[:5], checkpoint=tmp_path / "run")
+
+    def test_a_second_run_at_once_is_refused_and_harms_nothing(self, world, loop, straight, tmp_path):
+        stream = start(world, loop).stream(loop, checkpoint=tmp_path / "run")
+        windows = [next(stream)]
+        with pytest.raises(StoreLockedError, match="checkpoint: another run goes on in"):
+            start(world, loop, seed=3).generate(loop, checkpoint=tmp_path / "run")
+        windows += stream
+        np.testing.assert_array_equal(np.concatenate([w.final_video for w in windows]), straight.frames)
+
+    def test_a_run_json_of_others_is_left_alone(self, world, loop, tmp_path):
+        (tmp_path / "run.json").write_text('{"my": "experiment"}')
+        with pytest.raises(FileExistsError, match=r"run\.json is no run of mosaicmem: it is left alone"):
+            start(world, loop).generate(loop, checkpoint=tmp_path)
+        assert (tmp_path / "run.json").read_text() == '{"my": "experiment"}'
+
+    def test_a_run_without_its_store_is_still_that_run(self, world, loop, tmp_path):
+        start(world, loop).generate(loop[:5], checkpoint=tmp_path / "run")
+        shutil.rmtree(tmp_path / "run" / "store")
+        with pytest.raises(ValueError, match="of another run: seed was 0, now it is 4"):
+            start(world, loop, seed=4).generate(loop[:5], checkpoint=tmp_path / "run")
 
     def test_other_folders_are_left_alone(self, loop, tmp_path):
         (tmp_path / "letters").write_text("dear")

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -105,25 +104,63 @@ class TestForce:
     def test_an_earlier_run_is_replaced(self, tmp_path, scene):
         arguments = ["generate", "--scene", scene, "--frames", "0:2", "-o", tmp_path / "out"]
         succeed(*arguments)
-        (tmp_path / "out" / "old").write_text("old")
+        (tmp_path / "out" / "frames" / "old").write_text("old")
         succeed(*arguments, "--force")
-        assert not (tmp_path / "out" / "old").exists()
+        assert not (tmp_path / "out" / "frames" / "old").exists()
         assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+    def test_files_of_others_and_outputs_of_other_commands_are_left_alone(self, tmp_path, scene, memory):
+        arguments = ["generate", "--scene", scene, "--frames", "0:2", "-o", tmp_path / "out", "--force"]
+        succeed(*arguments)
+        done = run("visualize", memory / "store", "-o", tmp_path / "out", "--force")
+        assert "is there and of mosaicmem generate: it is left alone" in done.stderr
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        done = run(*arguments)
+        assert "holds 'notes.txt', which mosaicmem did not write" in done.stderr
+        assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "summary.json").write_text("{}")
+        assert "no output of mosaicmem" in run("demo", "-o", tmp_path / "mine", "--force").stderr
+
+    def test_an_empty_folder_makes_way(self, tmp_path, scene):
+        (tmp_path / "out").mkdir()
+        succeed("generate", "--scene", scene, "--frames", "0:2", "-o", tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["-o", "out", "--save-memory", "out/memory"], "--output, --save-memory: expected places apart"),
+            (["-o", "out", "--checkpoint", "out/kept"], "--output, --checkpoint: expected places apart"),
+            (["-o", "e/out", "--save-memory", "e"], "--output, --save-memory: expected places apart"),
+            (["-o", "out", "--memory", "out/memory"], "--output, --memory: expected places apart"),
+        ],
+    )
+    def test_outputs_and_inputs_lie_apart(self, tmp_path, scene, options, message):
+        done = run("generate", "--scene", scene, "--frames", "0:2", *options, cwd=tmp_path)
+        assert message in done.stderr
+        assert not list(tmp_path.iterdir())
+
+    def test_a_store_is_not_spliced_over(self, memory):
+        before = sorted(p.name for p in (memory / "store").iterdir())
+        done = run("splice", memory / "store", memory / "store", "-o", memory / "store", "--force")
+        assert "--output, FIRST: expected places apart" in done.stderr
+        assert sorted(p.name for p in (memory / "store").iterdir()) == before
 
     def test_an_earlier_run_comes_back_if_it_cannot_be_replaced(self, tmp_path, monkeypatch):
         (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "summary.json").write_text("earlier")
+        summary = json.dumps({"command": "demo", "files": ["summary.json"]})
+        (tmp_path / "out" / "summary.json").write_text(summary)
         rename = Path.rename
 
         def fail(self, target):
-            if self.name.endswith(str(os.getpid())):
+            if self.name.startswith(".out."):
                 raise OSError("no space")
             return rename(self, target)
 
         monkeypatch.setattr(Path, "rename", fail)
-        with pytest.raises(OSError, match="no space"), output_folder(tmp_path / "out", force=True) as folder:
-            (folder / "summary.json").write_text("new")
-        assert (tmp_path / "out" / "summary.json").read_text() == "earlier"
+        with pytest.raises(OSError, match="no space"), output_folder(tmp_path / "out", True, "demo") as folder:
+            (folder / "summary.json").write_text("{}")
+        assert (tmp_path / "out" / "summary.json").read_text() == summary
 
     @pytest.mark.parametrize("target", [".", "", "..", "precious", "file"])
     def test_anything_else_is_left_alone(self, tmp_path, scene, target):
@@ -360,6 +397,10 @@ class TestGenerateMore:
         assert len(MosaicMemoryStore.open(tmp_path / "new")) > before
         summary = json.loads((tmp_path / "a" / "summary.json").read_text())
         assert summary["windows"][0]["coverage"] > 0.1
+        # With a checkpoint too, which goes on from a store of its own.
+        kept = ["--checkpoint", tmp_path / "kept", "--save-memory", store]
+        succeed(*arguments, "-o", tmp_path / "c", *kept)
+        assert len(MosaicMemoryStore.open(store)) > before
         assert not (tmp_path / "a" / "scene.ply").exists()  # nothing was seen that could be fused
 
     def test_a_killed_run_goes_on(self, tmp_path, scene):
@@ -430,8 +471,11 @@ class TestConvert:
             done = run("convert", memory / "path.json", tmp_path / "folder", "--to", "colmap", *force)
             assert done.returncode == 1
         assert (tmp_path / "folder" / "letters").read_text() == "dear"
-        succeed("convert", memory / "path.json", tmp_path / "a.json", "--force")
-        CameraTrajectory.load(tmp_path / "a.json")
+        assert "not JSON" in run("convert", memory / "path.json", tmp_path / "a.json", "--force").stderr
+        assert (tmp_path / "a.json").read_text() == "mine"
+        shutil.copy(memory / "path.json", tmp_path / "b.json")
+        succeed("convert", memory / "path.json", tmp_path / "b.json", "--force", "--to", "nerfstudio")
+        assert "frames" in json.loads((tmp_path / "b.json").read_text())
 
     def test_bad_options(self, tmp_path, memory):
         for options, message in (
@@ -498,7 +542,7 @@ class TestVisualize:
         command = [sys.executable, "-c", code, "visualize", str(memory / "store"), "-o", str(tmp_path / "out")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert "visualize needs matplotlib: pip install 'mosaicmem[plot]'" in done.stderr
+        assert "visualize needs matplotlib: pip install matplotlib" in done.stderr
 
     def test_bad_frames(self, tmp_path, memory):
         path = ["--trajectory", memory / "path.json", "--frames", "0,7"]

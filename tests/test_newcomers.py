@@ -41,7 +41,11 @@ class TestPoses:
     @pytest.mark.parametrize(
         ("wrong", "reading", "message"),
         [
-            (np.linalg.inv, "inverse", "seem to be camera_from_world: use CameraPose.from_camera_from_world"),
+            (
+                np.linalg.inv,
+                "inverse",
+                "camera_from_world: invert them, or use CameraPose.from_camera_from_world",
+            ),
             (lambda m: m @ FLIP, "opengl", r"OpenGL axes .* use CameraPose\.from_opengl"),
             (lambda m: np.linalg.inv(m @ FLIP), "inverse opengl", "camera_from_world with OpenGL axes"),
         ],
@@ -49,6 +53,17 @@ class TestPoses:
     def test_wrong_ones_are_suspected(self, views, small_camera, wrong, reading, message):
         with pytest.warns(SuspiciousInput, match=message):
             assert self.check(views, small_camera, wrong) == reading
+
+    @pytest.mark.parametrize("factor", [0.2, 5.0])
+    def test_units_that_do_not_fit_are_suspected(self, world, small_camera, factor):
+        check = PoseCheck()
+
+        def look_at_all():
+            for pose in world.leave_and_return(small_camera, 60):
+                check.add(factor * world.depth(small_camera, pose), small_camera, pose)
+
+        with pytest.warns(SuspiciousInput, match="however poses are read; units of depth or of positions"):
+            look_at_all()
 
     def test_in_a_pipeline_it_is_said_once(self, views, small_camera):
         pipeline = AutoregressivePipeline()
@@ -132,6 +147,10 @@ class TestIntrinsics:
         message = rf"intrinsics of an image of about 640x480\? .* \.scaled\({size[0]}, {size[1]}\)"
         with pytest.warns(SuspiciousInput, match=message):
             CameraIntrinsics.from_opencv(k, *size)
+
+    def test_parts_of_an_image(self):
+        with pytest.warns(SuspiciousInput, match="are parts of an image, not pixels; multiply fx"):
+            CameraIntrinsics(0.65, 1.09, 0.5, 0.5, 320, 192)
 
     @pytest.mark.parametrize(("cx", "cy"), [(320, 240), (300, 260), (100, 240), (365.0, 202.0)])
     def test_off_centre_is_fine(self, cx, cy):

@@ -13,6 +13,7 @@ from mosaicmem import (
     MosaicMemoryStore,
     PipelineConfig,
     SyntheticBackbone,
+    SyntheticDepthEstimator,
     WindowError,
     depth_to_grid,
 )
@@ -238,6 +239,27 @@ class TestFailure:
 
         with pytest.raises(WindowError, match=r"window 0 \(frames 0-5\) failed in stage 'remember': .*estimated depth"):
             AutoregressivePipeline(PipelineConfig(**SMALL), depth_estimator=Bad()).generate(loop)
+
+    def test_a_failed_window_leaves_memory_as_it_was(self, world, loop):
+        """So the same call can be made again."""
+        calls = []
+
+        class FailsOnce(SyntheticDepthEstimator):
+            def estimate(self, *arguments):
+                calls.append(0)
+                if len(calls) == 3:
+                    raise RuntimeError("no depth")
+                return super().estimate(*arguments)
+
+        config = PipelineConfig(**SMALL, keyframe_interval=1, remember="all")
+        clean = observed(world, config, loop, range(3)).generate(loop)
+        pipeline = observed(world, config, loop, range(3))
+        pipeline.depth_estimator = FailsOnce(world)
+        before = pipeline.store.patch_ids
+        with pytest.raises(WindowError, match=r"window 0 .*remember"):
+            pipeline.generate(loop)
+        np.testing.assert_array_equal(pipeline.store.patch_ids, before)
+        np.testing.assert_array_equal(pipeline.generate(loop).frames, clean.frames)
 
     def test_a_failed_callback_is_a_failed_window(self, loop):
         def fail(window):

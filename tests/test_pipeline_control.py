@@ -1,5 +1,6 @@
 """What steers a run: streaming, ablations, prompts, guidance, schedulers, image sizes, carried memory."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 
 from mosaicmem import (
     AutoregressivePipeline,
+    CameraPose,
     CameraTrajectory,
     HashedTextEncoder,
     MosaicMemoryStore,
     PipelineConfig,
     SyntheticBackbone,
     SyntheticDepthEstimator,
+    SyntheticVAE,
     WindowError,
 )
 from mosaicmem.evaluation import ABLATIONS, ablate
@@ -72,6 +75,71 @@ class TestStream:
         )
         with pytest.raises(WindowError, match=r"window 0 .* stage 'remember': RuntimeError: no depth"):
             next(pipeline.stream(loop))
+
+    def test_memory_does_not_grow_with_the_path(self, small_camera):
+        """Only the last window is held."""
+        long = CameraTrajectory([CameraPose(timestamp=float(i)) for i in range(60)], small_camera)
+        config = PipelineConfig(**SMALL, use_memory=False)
+        tracemalloc.start()
+        peaks = []
+        for window in AutoregressivePipeline(config).stream(long):
+            peaks.append(tracemalloc.get_traced_memory()[0])
+            del window
+        tracemalloc.stop()
+        assert peaks[-1] < 1.1 * peaks[2] < 60 * 48 * 80 * 3 * 4
+
+    def test_what_a_consumer_writes_into_stays_with_it(self, loop):
+        def scribble(window):
+            window.final_video[...] = 0
+            window.video[...] = 0
+
+        plain = AutoregressivePipeline(PipelineConfig(**SMALL)).generate(loop)
+        scribbled = AutoregressivePipeline(PipelineConfig(**SMALL)).generate(loop, on_window=scribble)
+        np.testing.assert_array_equal(scribbled.frames, plain.frames)
+
+
+class TestReusedArrays:
+    """Models may answer in the same array each time, as those that run from a graph do."""
+
+    def test_of_the_backbone(self, loop):
+        class Buffered(SyntheticBackbone):
+            def predict(self, sample, timestep, context):
+                self.buffer = getattr(self, "buffer", np.empty_like(sample))
+                self.buffer[...] = super().predict(sample, timestep, context)
+                return self.buffer
+
+        def run(kind):
+            config = PipelineConfig(**SMALL, prompt="rain", guidance_scale=2.5)
+            pipeline = AutoregressivePipeline(config)
+            pipeline.backbone = kind(pipeline.scheduler)
+            return pipeline.generate(loop[:4]).frames
+
+        np.testing.assert_array_equal(run(Buffered), run(SyntheticBackbone))
+
+    def test_of_the_vae(self, world, loop):
+        class Buffered(SyntheticVAE):
+            def encode_image(self, image):
+                latents = super().encode_image(image)
+                self.buffer = getattr(self, "buffer", np.empty_like(latents))
+                self.buffer[...] = latents
+                return self.buffer
+
+        canvases = []
+        for vae in (SyntheticVAE(), Buffered()):
+            pipeline = AutoregressivePipeline(PipelineConfig(**SMALL), vae=vae)
+            for i in range(3):
+                view = world.render(loop.intrinsics, loop[i])
+                pipeline.observe(view.image, view.depth, loop.intrinsics, loop[i])
+            canvases.append(pipeline.align(loop[:3]).canvas)
+        np.testing.assert_array_equal(*canvases)
+
+
+class TestVaried:
+    def test_parts_that_are_shared_cannot_be_varied(self):
+        pipeline = AutoregressivePipeline(PipelineConfig(**SMALL))
+        assert pipeline.varied(top_k=7).config.top_k == 7
+        with pytest.raises(ValueError, match="max_patches, scheduler: cannot be varied"):
+            pipeline.varied(scheduler="flow_matching", max_patches=10)
 
 
 class TestAblation:
@@ -156,6 +224,9 @@ class TestPrompts:
 
         pipeline = AutoregressivePipeline(PipelineConfig(prompt="ab"), text_encoder=Letters())
         np.testing.assert_array_equal(pipeline.align(loop[:1]).text, [[97], [98]])
+        broken = type("Broken", (), {"encode": lambda self, prompt: np.full((1, 2), np.nan)})()
+        with pytest.raises(ValueError, match="text encoder's vectors: expected finite values"):
+            AutoregressivePipeline(text_encoder=broken).align(loop[:1])
         with pytest.raises(TypeError, match="text_encoder: expected the methods of TextEncoder, got object"):
             AutoregressivePipeline(text_encoder=object())
 

@@ -143,7 +143,8 @@ def as_pixels(name: str, value: ArrayLike, shape: Shape) -> F32:
         return np.asarray(as_array(name, value, np.uint8, shape) / np.float32(255))
     pixels = as_array(name, value, np.float32, shape, finite=True)
     if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
-        raise ValueError(f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; divide by 255?")
+        hint = "(x + 1) / 2?" if pixels.min() < 0 else "divide by 65535?" if pixels.max() > 255 else "divide by 255?"
+        raise ValueError(f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; {hint}")
     return pixels
 
 

@@ -116,7 +116,7 @@ def read_lines(path: Path, max_bytes: int = _MAX_LIST_BYTES, beside: Path | None
                 raise FormatError(path, f"expected lines of at most {_MAX_LINE_BYTES} bytes, got a longer one", number)
             if number > _MAX_LINES:
                 raise FormatError(path, f"expected at most {_MAX_LINES} lines, got more")
-            line = raw.decode(errors="replace").strip()
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace").strip()
             if line and not line.startswith("#"):
                 lines.append((number, line))
     return lines

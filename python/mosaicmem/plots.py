@@ -30,7 +30,7 @@ def require_matplotlib(what: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(f"{what} needs matplotlib: pip install 'mosaicmem[plot]'")
+        raise ModuleNotFoundError(f"{what} needs matplotlib: pip install matplotlib (mosaicmem's extra [plot])")
 
 
 def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None = None) -> Figure:

@@ -4,8 +4,9 @@ One convention everywhere: camera axes are OpenCV's (+x right, +y down, +z forwa
 ``target_from_source``; pixel (row i, column j) has its centre at (u, v) = (j + 0.5, i + 0.5).
 """
 
+from mosaicmem.camera import formats
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
 
-__all__ = ["CameraIntrinsics", "CameraPose", "CameraTrajectory"]
+__all__ = ["CameraIntrinsics", "CameraPose", "CameraTrajectory", "formats"]

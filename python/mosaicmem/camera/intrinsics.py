@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,13 @@ class CameraIntrinsics:
 
     def _suspect_another_resolution(self) -> None:
         """A principal point off the middle by the same part along both axes is that of another image size."""
+        if min(self.width, self.height) > 8 and max(self.cx, self.cy) <= 1 and min(self.cx, self.cy) > 0:
+            warnings.warn(
+                f"cx, cy: ({self.cx:g}, {self.cy:g}) are parts of an image, not pixels; multiply fx and cx by the "
+                f"width, {self.width}, and fy and cy by the height, {self.height}",
+                SuspiciousInput,
+                stacklevel=4,
+            )
         x, y = self.cx / self.width, self.cy / self.height
         if abs(x - y) < 0.1 * abs(x) and abs(x - 0.5) > _OFF_CENTRE:
             size = f"{round(2 * self.cx)}x{round(2 * self.cy)}"
@@ -113,13 +120,20 @@ class CameraIntrinsics:
     def scaled(self, width: int, height: int) -> CameraIntrinsics:
         """The same camera with its image resized to ``width`` x ``height`` pixels."""
         sx, sy = width / self.width, height / self.height
-        return CameraIntrinsics(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, width, height)
+        return self._derived(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, width, height)
+
+    @classmethod
+    def _derived(cls, *values: float) -> CameraIntrinsics:
+        """One that is made of another, about which nothing is to be suspected."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SuspiciousInput)
+            return cls(*values)  # type: ignore[arg-type]
 
     def padded(self, multiple: int) -> CameraIntrinsics:
         """The same camera with its image extended at the right and the bottom to whole multiples of some pixels."""
         multiple = check_integer("multiple", multiple, minimum=1)
         width, height = (-(-size // multiple) * multiple for size in (self.width, self.height))
-        return replace(self, width=width, height=height)
+        return self._derived(*self.params, width, height)
 
     def latent_grid(self, stride: int) -> CameraIntrinsics:
         """The same camera over a latent grid of ``stride`` pixels a cell.

@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from mosaicmem.memory import MosaicMemoryStore
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on failure.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
@@ -66,7 +70,11 @@ def _message(error: Exception) -> str:
 
     from mosaicmem.errors import describe_validation
 
-    return describe_validation(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
+    if isinstance(error, ValidationError):
+        return describe_validation(error)
+    if type(error) is FileNotFoundError and error.filename and error.strerror:
+        return f"{error.filename}: no such file or folder"
+    return str(error) or type(error).__name__
 
 
 def parse_size(name: str, text: str) -> tuple[int, int]:
@@ -104,17 +112,44 @@ def warn_of_overlap(targets: list[int], remembered: list[int]) -> None:
         )
 
 
-def check_output_folder(path: Path, force: bool, *, name: str = "--output", mark: str = SUMMARY) -> Path:
+def check_output_folder(path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY) -> Path:
     """The absolute path of a folder to write, if it may be written there; refused before any work is done.
 
-    With ``force``, a folder of the same kind (one that holds ``mark``, or an empty one) makes way, and nothing else.
+    An empty folder makes way. With ``force``, so does one of the same kind, and nothing else: one that holds ``mark``,
+    and where that is a summary, of the same command and without files that it did not write.
     """
+    if path.is_dir() and not any(path.iterdir()):
+        return _check_place(path, True, name)
     path = _check_place(path, force, name)
-    if path.exists() and not (path.is_dir() and ((path / mark).is_file() or not any(path.iterdir()))):
-        raise FileExistsError(
-            f"{name}: {path} is there and no {_KINDS.get(mark, 'such folder')} (it has no {mark}): it is left alone"
-        )
+    if not path.exists():
+        return path
+    if not (path.is_dir() and (path / mark).is_file()):
+        kind = _KINDS.get(mark, "such folder")
+        raise FileExistsError(f"{name}: {path} is there and no {kind} (it has no {mark}): it is left alone")
+    if mark == SUMMARY:
+        _check_signed(path, command, name)
     return path
+
+
+def _sign(folder: Path, command: str) -> None:
+    """Note in the summary which command wrote which files."""
+    summary = json.loads((folder / SUMMARY).read_text())
+    files = sorted(entry.name for entry in folder.iterdir())
+    (folder / SUMMARY).write_text(json.dumps({**summary, "command": command, "files": files}, indent=2) + "\n")
+
+
+def _check_signed(folder: Path, command: str, name: str) -> None:
+    """A folder that was signed by the same command, and holds nothing since that it did not write."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+        theirs, files = summary["command"], set(summary["files"])
+    except (ValueError, KeyError, TypeError):
+        raise FileExistsError(f"{name}: {folder} is there and no output of mosaicmem: it is left alone") from None
+    if theirs != command:
+        raise FileExistsError(f"{name}: {folder} is there and of mosaicmem {theirs}: it is left alone")
+    others = sorted({entry.name for entry in folder.iterdir()} - files)
+    if others:
+        raise FileExistsError(f"{name}: {folder} holds {others[0]!r}, which mosaicmem did not write: it is left alone")
 
 
 def check_output_file(path: Path, force: bool, suffixes: Sequence[str], *, name: str = "--output") -> Path:
@@ -137,21 +172,39 @@ def _check_place(path: Path, force: bool, name: str) -> Path:
     return path
 
 
+def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Refuse outputs that are, hold, or lie in another output or an input, which would end with them."""
+    places = {name: path.resolve() for name, path in {**read, **written}.items() if path is not None}
+    for name, path in places.items():
+        for other, place in places.items():
+            if name == other or name not in written:
+                continue
+            if path == place or path in place.parents or (place in path.parents and other != "--scene"):
+                raise ValueError(f"{name}, {other}: expected places apart from each other, got {path} and {place}")
+
+
 @contextmanager
-def output_folder(path: Path, force: bool, *, name: str = "--output", mark: str = SUMMARY) -> Iterator[Path]:
+def output_folder(
+    path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY
+) -> Iterator[Path]:
     """A new folder that takes its place whole when the block ends without an error; see `check_output_folder`."""
-    path = check_output_folder(path, force, name=name, mark=mark)
+    path = check_output_folder(path, force, command, name=name, mark=mark)
+    replaces = path.exists()
     made = [parent for parent in path.parents if not parent.exists()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     _unfinished.append((temporary, made))  # before it is there, so that no signal comes in between
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        if mark == SUMMARY:
+            _sign(temporary, command)
     except BaseException:
         _remove(temporary, made)
         raise
     finally:
         _unfinished.remove((temporary, made))
+    if path.exists() and not replaces:
+        raise FileExistsError(f"{name}: {path} has appeared meanwhile; what was made is in {temporary}")
     _put_in_place(temporary, path)
 
 
@@ -177,13 +230,24 @@ def _remove(temporary: Path, made: list[Path]) -> None:
             parent.rmdir()
 
 
+def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str) -> None:
+    """Keep a store in a new folder, which is there whole or not at all."""
+    with output_folder(path, force, command, name="--save-memory", mark=MANIFEST) as folder:
+        kept = store.fork()
+        kept.save(folder)
+        kept.close()
+        (folder / "lock").unlink(missing_ok=True)
+
+
 def end_on_signal(number: int, frame: FrameType | None) -> None:
-    """A signal handler that removes unfinished output, then lets the signal do what it does.
+    """A signal handler that removes unfinished output and says so, then lets the signal do what it does.
 
     An exception would not be as sure: extension code that runs Python may swallow it.
     """
     for temporary, made in _unfinished:
         _remove(temporary, made)
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    os.write(2, f"mosaicmem: {word}; no unfinished output is left, and a checkpoint goes on where it is\n".encode())
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 

@@ -27,6 +27,8 @@ def read_settings(
     fields = dict(defaults or {}) if config is None else PipelineConfig.load(config).model_dump()
     for change in changes or ():
         name, value = _parse(change, tuple(PipelineConfig.model_fields))
+        if PipelineConfig.model_fields[name].annotation is str:
+            value = change.partition("=")[2]  # 123 is a prompt too
         fields[name] = value
     fields.update({name: value for name, value in (given or {}).items() if value is not None})
     return PipelineConfig(**fields)

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 Intrinsics = Annotated[
     str | None,
-    typer.Option("--intrinsics", metavar="FX,FY,CX,CY", help="Pixels, for files without (tum, kitti); needs --size."),
+    typer.Option(
+        "--intrinsics",
+        metavar="FX,FY,CX,CY",
+        help="Pixels; for files without (tum, kitti), or in place of theirs. Needs --size.",
+    ),
 ]
 Size = Annotated[
     str | None,

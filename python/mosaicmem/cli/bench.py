@@ -61,12 +61,14 @@ def bench(
 
     Example: mosaicmem bench --case 128x128,32,5 --profile
     """
-    from mosaicmem._files import write_json
+    from mosaicmem._files import read_json_object, write_json
     from mosaicmem.cli._bench_report import print_bench
     from mosaicmem.evaluation.throughput import measure_case, measure_memory
 
     if output is not None:
         output = check_output_file(output, force, (".json",))
+        if output.exists() and "part_of_step" not in read_json_object(output).get("memory", {}):
+            raise FileExistsError(f"--output: {output} is there and no output of bench: it is left alone")
     settings = read_settings(config, changes, {"num_threads": threads})
     wanted = [_case(text) for text in cases or ("64x64,32,5", "128x128,32,5", "256x256,16,50")]
     with progress_bar() as progress:
@@ -96,7 +98,7 @@ def _case(text: str) -> Case:
     from mosaicmem.evaluation.throughput import Case
 
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts[1:]):
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts[1:]):
         raise ValueError(f"--case: expected WxH,FRAMES,STEPS, 128x128,32,5 say, got {text!r}")
     width, height = _size("--case", parts[0])
     return Case(width, height, int(parts[1]), int(parts[2]))

@@ -56,12 +56,16 @@ def convert(
         raise ValueError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
     found = source_format or detect_format(source)
     path = read_trajectory(source, intrinsics, size, fps, format=found)
+    if _SUFFIXES.get(target.suffix, kind) != kind and (target.suffix == ".npz" or kind == "matrixgame"):
+        raise ValueError(f"TARGET: expected a name that goes with {kind}, which is not {target.suffix}")
     if kind.startswith("colmap"):
         mark = "cameras.bin" if kind == "colmap-binary" else "cameras.txt"
-        with output_folder(target, force, name="TARGET", mark=mark) as folder:
+        with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)
     else:
         output = check_output_file(target, force, (".json", ".txt", ".npz"), name="TARGET")
+        if output.exists():
+            detect_format(output)  # a trajectory makes way for one, nothing else
         output.parent.mkdir(parents=True, exist_ok=True)
         save_trajectory(output, path, kind)
     figures = {

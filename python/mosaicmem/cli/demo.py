@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaicmem.cli._common import (
+    MANIFEST,
     AsJson,
     Config,
     Debug,
@@ -17,12 +18,14 @@ from mosaicmem.cli._common import (
     OptionalSeed,
     OptionalThreads,
     Set,
+    check_apart,
     check_output_folder,
     console,
     output_folder,
     print_json,
     progress_bar,
     reports_errors,
+    save_store,
 )
 from mosaicmem.cli._settings import read_settings
 
@@ -42,6 +45,9 @@ _PROMPT = "a flat with pictures on the walls"
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("mosaicmem-demo"),
     frames: Annotated[int, typer.Option(help="Frames of the loop.", min=20, max=2000)] = 64,
+    save_memory: Annotated[
+        Path | None, typer.Option(help="Folder for the store as it is afterwards: for inspect, visualize and others.")
+    ] = None,
     config: Config = None,
     changes: Set = None,
     seed: OptionalSeed = None,
@@ -52,7 +58,7 @@ def demo(
 ) -> None:
     """Walk a synthetic flat in a loop, remembering what was seen, and compare the return with and without memory.
 
-    Example: mosaicmem demo --output demo
+    Example: mosaicmem demo --output demo --save-memory memory
     """
     from mosaicmem.camera import CameraIntrinsics
     from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
@@ -63,9 +69,12 @@ def demo(
     from mosaicmem.synthetic import SyntheticWorld
 
     started = time.perf_counter()
-    check_output_folder(output, force)
+    check_apart({"--output": output, "--save-memory": save_memory}, {})
+    check_output_folder(output, force, "demo")
+    if save_memory is not None:
+        check_output_folder(save_memory, force, "demo", name="--save-memory", mark=MANIFEST)
     settings = read_settings(config, changes, {"seed": seed, "num_threads": threads}, {"prompt": _PROMPT})
-    with output_folder(output, force) as folder:
+    with output_folder(output, force, "demo") as folder:
         world = SyntheticWorld(settings.seed)
         intrinsics = CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75))
         loop = world.leave_and_return(intrinsics, frames, fps=_FPS)
@@ -92,6 +101,8 @@ def demo(
         }
         write_run(folder, settings, loop, comparison.with_memory, fusion, summary, _FPS)
         save_png(folder / "revisit.png", _revisit_picture(comparison, truth))
+        if save_memory is not None:
+            save_store(pipeline.store, save_memory, force, "demo")
 
     if as_json:
         print_json(summary)

@@ -95,6 +95,7 @@ def evaluate(
     from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
     from mosaicmem.evaluation.frames import cropped
     from mosaicmem.evaluation.image_metrics import require_metrics
+    from mosaicmem.geometry import PoseCheck
     from mosaicmem.plots import require_matplotlib
 
     require_metrics()
@@ -103,7 +104,7 @@ def evaluate(
     if plot:
         require_matplotlib("--plot")
     if output is not None:
-        check_output_folder(output, force)
+        check_output_folder(output, force, "evaluate")
     options = read_settings(config, changes).keyframe_options() if config or changes else {}
     rules = _rules(strategy or ["visible_coverage"], composition or ["blend"], budgets, stride)
     noise = _noise(depth_noise, pose_noise, rotation_noise, seed)
@@ -124,6 +125,9 @@ def evaluate(
         )
         truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
 
+    check = PoseCheck()
+    for frame in exact:
+        check.add(frame.pixel_depth, camera, frame.pose)
     runs = [_run(memory, truth, camera, stride, *each, repeats, threads, options) for each in rules]
     if budgets is not None:
         ages = seconds_since_seen(exact, truth, camera, stride)
@@ -144,7 +148,7 @@ def evaluate(
         print_runs(runs)
     if output is None:
         return
-    with output_folder(output, force) as folder:
+    with output_folder(output, force, "evaluate") as folder:
         write_json(folder / SUMMARY, summary)
         if plot:
             write_figures(folder, runs, truth)

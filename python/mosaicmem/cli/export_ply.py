@@ -83,13 +83,16 @@ def export_ply(
 def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[int, int]:
     """How many frames, and how many points were out of range."""
     from mosaicmem.datasets import open_sequence
+    from mosaicmem.geometry import PoseCheck
 
     sequence = open_sequence(scene)
     wanted = parse_range("--frames", frames, len(sequence))
     dropped = 0
+    check = PoseCheck()
     with progress_bar() as progress:
         for i in progress.track(wanted, description="Fusing"):
             seen = sequence[i]
+            check.add(seen.depth, sequence.intrinsics, seen.pose)
             dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
     return len(wanted), dropped
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +18,7 @@ from mosaicmem.cli._common import (
     OptionalSeed,
     OptionalThreads,
     Set,
+    check_apart,
     check_output_folder,
     console,
     output_folder,
@@ -28,6 +27,7 @@ from mosaicmem.cli._common import (
     print_json,
     progress_bar,
     reports_errors,
+    save_store,
     warn_of_overlap,
 )
 from mosaicmem.cli._settings import read_settings
@@ -131,19 +131,28 @@ def generate(
     started = time.perf_counter()
     given = {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life}
     settings = read_settings(config, changes, given, {"half_life": _HALF_LIFE})
-    check_output_folder(output, force)
-    if save_memory is not None and not _is_same(save_memory, memory):
-        check_output_folder(save_memory, force, name="--save-memory", mark=MANIFEST)
+    check_output_folder(output, force, "generate")
+    is_same = _is_same(save_memory, memory)
+    check_apart(
+        {"--output": output, "--checkpoint": checkpoint, "--save-memory": None if is_same else save_memory},
+        {"--scene": scene, "--memory": memory, "--depth-files": depth_files},
+    )
+    if save_memory is not None and not is_same:
+        check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
     inputs = _inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
     if ablate and not inputs.targets:
         raise ValueError("--ablate: expected --frames, whose true images its figures are measured against")
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = _depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
     store = None if memory is None else _open(memory, settings)
-    told = {"scene": scene, "memory": memory, "memory_frames": inputs.remembered, "depth": depth_model or depth_files}
+    told = {
+        **{"scene": scene, "memory": memory, "memory_frames": inputs.remembered},
+        **{"depth_model": depth_model, "depth_files": depth_files},
+        **{"depth_output": depth_output, "depth_size": depth_size},
+    }
     kept = None if checkpoint is None else Checkpoint(checkpoint, {k: _plain(v) for k, v in told.items()})
 
-    with output_folder(output, force) as folder:
+    with output_folder(output, force, "generate") as folder:
         pipeline = AutoregressivePipeline(settings, depth_estimator=estimator, store=store)
         fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
         with progress_bar() as progress:
@@ -159,7 +168,8 @@ def generate(
             summary["ablation"] = ablation_list(variants)
         write_run(folder, settings, inputs.path, result, fusion, summary, fps)
         if save_memory is not None:
-            _save(pipeline.store, save_memory, memory, force)
+            # A run with a checkpoint goes on from the store there, which knows nothing of the folder of --memory.
+            _save(pipeline.store, save_memory, in_place=is_same and kept is None, force=force or is_same)
 
     if as_json:
         print_json(summary)
@@ -265,6 +275,8 @@ def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs:
         seen = sequence[i]
         pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
         fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
+    if not len(pipeline.store) and not inputs.remembered:
+        raise ValueError("--frames: expected some frames to be left to remember; or name them with --memory-frames")
     if not len(pipeline.store):
         raise ValueError(f"--scene: no depth in the {len(inputs.remembered)} frames to remember: memory stays empty")
 
@@ -301,26 +313,17 @@ def _ablate(
     return ablate(pipeline, path, truth, on_variant=lambda name: progress.advance(task))
 
 
-def _save(store: MosaicMemoryStore, target: Path, source: Path | None, force: bool) -> None:
+def _save(store: MosaicMemoryStore, target: Path, *, in_place: bool, force: bool) -> None:
     """Into the folder that the store came from, or a new one that is there whole or not at all."""
-    with _place_for(target, source, force) as folder:
-        kept = store if _is_same(target, source) else store.fork()
-        kept.save(folder)
-        kept.close()
-
-
-@contextmanager
-def _place_for(target: Path, source: Path | None, force: bool) -> Iterator[Path]:
-    if _is_same(target, source):
-        yield target
+    if in_place:
+        store.save(target)
+        store.close()
         return
-    with output_folder(target, force, name="--save-memory", mark=MANIFEST) as folder:
-        yield folder
-        (folder / "lock").unlink(missing_ok=True)
+    save_store(store, target, force, "generate")
 
 
-def _is_same(target: Path, source: Path | None) -> bool:
-    return source is not None and target.resolve() == source.resolve()
+def _is_same(target: Path | None, source: Path | None) -> bool:
+    return source is not None and target is not None and target.resolve() == source.resolve()
 
 
 def _plain(value: Any) -> Any:

@@ -89,7 +89,7 @@ def _inspect_store(
         path = read_trajectory(given[0], given[1], given[2], given[3])
         pixels = stride or stride_of(opened)
         path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
-        frames = coverage_along(opened, path, pixels, settings.top_k, settings.keyframe_options())
+        frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
         report["mean_coverage"] = sum(row["coverage"] for row in frames) / len(frames)
         if coverage:
             report["coverage"] = frames

@@ -13,6 +13,7 @@ from mosaicmem.cli._common import (
     Debug,
     Force,
     Threads,
+    check_apart,
     check_output_file,
     console,
     output_folder,
@@ -46,6 +47,7 @@ def splice(
 
     from mosaicmem.memory import MosaicMemoryStore, SpatialManipulation
 
+    check_apart({"--output": output, "--picture": picture}, {"FIRST": first, "SECOND": second})
     drawn = picture is not None or importlib.util.find_spec("matplotlib") is not None
     sheet = picture or output.with_name(f"{output.name}.png")
     if drawn:
@@ -57,7 +59,7 @@ def splice(
     other = MosaicMemoryStore.open(second, num_threads=threads)
     both = one.fork()  # knows nothing of the folder that the first came from
     SpatialManipulation(both).splice(other, layout=layout, offset=offset)
-    with output_folder(output, force, mark=MANIFEST) as folder:
+    with output_folder(output, force, "splice", mark=MANIFEST) as folder:
         both.save(folder)
         both.close()
         (folder / "lock").unlink(missing_ok=True)

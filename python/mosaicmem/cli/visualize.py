@@ -15,6 +15,7 @@ from mosaicmem.cli._common import (
     Force,
     Set,
     Threads,
+    check_apart,
     check_output_folder,
     console,
     output_folder,
@@ -72,7 +73,8 @@ def visualize(
     require_matplotlib("visualize")
     if image_format not in ("png", "svg"):
         raise ValueError(f"--format: expected png or svg, got {image_format!r}")
-    check_output_folder(output, force)
+    check_apart({"--output": output}, {"STORE": store, "--trajectory": trajectory})
+    check_output_folder(output, force, "visualize")
     settings = read_settings(config, changes)
     opened = MosaicMemoryStore.open(store, num_threads=threads)
     if not len(opened):
@@ -82,7 +84,7 @@ def visualize(
     if path is not None:
         path = _padded(path, cells)
     summary: dict[str, Any] = {"store": str(store), **summarize(opened)}
-    with output_folder(output, force) as folder:
+    with output_folder(output, force, "visualize") as folder:
         figures = {"top-down": plot_top_down(opened, path)}
         if path is not None:
             more, coverage = _draw_views(opened, path, cells, frames, top_k, settings)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mosaicmem._arrays import F32
 from mosaicmem.camera import CameraTrajectory
+from mosaicmem.evaluation.generation import check_truth
 from mosaicmem.metrics import psnr
 from mosaicmem.pipeline import AutoregressivePipeline
 
@@ -67,6 +68,7 @@ def ablate(
     on_variant : callable, optional
         Called with each name before its run.
     """
+    check_truth(trajectory, truth)
     scores = []
     for name, changes in variants.items():
         if on_variant is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F32
+from mosaicmem._arrays import F32, check_integer, check_shape
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion import VAE
 from mosaicmem.metrics import psnr
@@ -87,6 +87,20 @@ class MosaicRecorder:
         )
 
 
+def check_truth(trajectory: CameraTrajectory, truth: Mapping[int, F32]) -> None:
+    """Images of frames of a path, as large as its own.
+
+    Raises
+    ------
+    ValueError
+        There is no such frame, or an image has another size.
+    """
+    shape = (trajectory.intrinsics.height, trajectory.intrinsics.width, 3)
+    for frame, image in truth.items():
+        check_integer("truth: frame", frame, minimum=0, maximum=len(trajectory) - 1)
+        check_shape(f"truth[{frame}]", np.shape(image), shape)
+
+
 def compare_memory(
     pipeline: AutoregressivePipeline,
     trajectory: CameraTrajectory,
@@ -109,6 +123,7 @@ def compare_memory(
     on_window : callable, optional
         Called with each window of either run.
     """
+    check_truth(trajectory, truth)
     recorder = MosaicRecorder(pipeline.vae)
 
     def record(window: Window) -> None:

@@ -19,7 +19,7 @@ _LEAST_LPIPS = 256  # pixels along the shorter side; its network was trained on 
 def require_metrics() -> None:
     """Say what to install where scikit-image is not."""
     if importlib.util.find_spec("skimage") is None:
-        raise ModuleNotFoundError("metrics need scikit-image: pip install 'mosaicmem[evaluate]'")
+        raise ModuleNotFoundError("metrics need scikit-image: pip install scikit-image (mosaicmem's extra [evaluate])")
 
 
 def psnr_where(image: F32, truth: F32, counts: Bool) -> float:

@@ -148,9 +148,7 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
         store.insert_keyframe(latents, depth, camera, pose)
         inserts.append(time.perf_counter() - start)
     targets = path[_KEYFRAMES // 2 : _KEYFRAMES // 2 + _LATENTS]
-    patches = MemoryRetrieval(
-        top_k=config.top_k, near=config.near, far=config.far, diversity_radius=config.diversity_radius
-    )
+    patches = MemoryRetrieval(**config.patch_options())
     keyframes = KeyframeRetrieval(**config.keyframe_options())
     full = np.repeat(np.repeat(depths[0], _STRIDE, axis=0), _STRIDE, axis=1)
     parts = {

@@ -93,8 +93,8 @@ def _read_array(path: Path, shape: tuple[int, int]) -> F32:
     with open_file(path):  # a regular file
         pass
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
         raise FormatError(path, f"not a .npy array: {error}") from None
     if mapped.shape != shape or mapped.dtype.kind != "f":
         raise FormatError(path, f"expected floating-point metres of shape {shape}, got {mapped.dtype} {mapped.shape}")

@@ -50,7 +50,7 @@ class OnnxDepthEstimator:
     Raises
     ------
     ModuleNotFoundError
-        onnxruntime is not installed: ``pip install 'mosaicmem[depth]'``.
+        onnxruntime is not installed: ``pip install onnxruntime``.
     FormatError
         Not a model that onnxruntime reads, or none from one image to one depth.
     """
@@ -144,7 +144,9 @@ def _session(model: str | Path | bytes, name: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ModuleNotFoundError("OnnxDepthEstimator needs onnxruntime: pip install 'mosaicmem[depth]'") from None
+        raise ModuleNotFoundError(
+            "OnnxDepthEstimator needs onnxruntime: pip install onnxruntime (mosaicmem's extra [depth])"
+        ) from None
     if not isinstance(model, bytes) and not name.is_file():
         raise FileNotFoundError(f"model: {name}: no such file")
     options = onnxruntime.SessionOptions()

@@ -16,8 +16,9 @@ from mosaicmem.errors import SuspiciousInput
 
 READINGS: Mapping[str, str] = {
     "as given": "",
-    "inverse": "the matrices seem to be camera_from_world: use CameraPose.from_camera_from_world",
-    "opengl": "the matrices seem to have OpenGL axes (+y up, looking along -z): use CameraPose.from_opengl",
+    "inverse": "the matrices seem to be camera_from_world: invert them, or use CameraPose.from_camera_from_world",
+    "opengl": "the matrices seem to have OpenGL axes (+y up, looking along -z): change the signs of their second and "
+    "third columns, or use CameraPose.from_opengl",
     "inverse opengl": "the matrices seem to be camera_from_world with OpenGL axes: invert them, then use "
     "CameraPose.from_opengl",
 }
@@ -30,6 +31,7 @@ _REST = 0.5  # of what disagrees as given, at most, under another reading
 _MOST_POINTS = 4000
 _LEAST_ANGLE, _LEAST_PARALLAX = math.radians(8.0), 0.1  # of depth
 _MOST_PAIRS = 16
+_ENOUGH, _HOPELESS = 6, 0.6  # pairs, and the part of the points that agree in them, to give up on poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class PoseCheck:
     def __init__(self) -> None:
         self._last: _Frame | None = None
         self._agreed: dict[str, list[float]] = {name: [] for name in READINGS}
+        self._common: list[float] = []  # as given, of pairs that have something in common
         self._done = False
 
     def add(self, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose) -> str | None:
@@ -87,6 +90,8 @@ class PoseCheck:
             landed, agreed = _agreement(self._last, frame, name)
             if landed >= _LEAST_LANDED:
                 self._agreed[name].append(agreed)
+                if name == "as given":
+                    self._common.append(agreed)
             elif name == "as given":
                 self._agreed[name].append(0.0)  # nothing in common: other readings may have more
         self._last = frame
@@ -95,6 +100,10 @@ class PoseCheck:
     def _judge(self) -> str | None:
         given = self._agreed["as given"]
         self._done = len(given) >= _MOST_PAIRS
+        if len(self._common) >= _ENOUGH and np.mean(self._common) < _HOPELESS:
+            self._done = True
+            self._warn_of_units()
+            return None
         if len(given) < 2 or np.mean(given) >= _BAD:
             return None
         means = {name: float(np.mean(each)) for name, each in self._agreed.items() if len(each) == len(given)}
@@ -109,6 +118,15 @@ class PoseCheck:
             stacklevel=4,
         )
         return best
+
+    def _warn_of_units(self) -> None:
+        warnings.warn(
+            f"depth: that of {len(self._common) + 1} frames fits their poses at {100 * np.mean(self._common):.0f} % of "
+            "the common pixels, however poses are read; units of depth or of positions, depth along the ray, or "
+            "intrinsics of another image?",
+            SuspiciousInput,
+            stacklevel=5,
+        )
 
 
 def _has_moved(a: _Frame, b: _Frame) -> bool:

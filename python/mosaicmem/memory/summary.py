@@ -82,18 +82,21 @@ def stride_of(store: MosaicMemoryStore) -> int:
 
 
 def coverage_along(
-    store: MosaicMemoryStore, trajectory: CameraTrajectory, stride: int, top_k: int, options: dict[str, Any]
+    store: MosaicMemoryStore,
+    trajectory: CameraTrajectory,
+    stride: int,
+    patches: dict[str, Any],
+    keyframes: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """For each camera: how many patches it retrieves, and the part of its latent cells that a canvas covers.
 
-    ``options`` are those of `KeyframeRetrieval`.
+    ``patches`` are fields of `RetrievalOptions`, ``keyframes`` of `KeyframeOptions`.
     """
-    retrieval = KeyframeRetrieval(**options)
-    near_far = {name: options[name] for name in ("near", "far") if name in options}
+    retrieval, options = KeyframeRetrieval(**keyframes), RetrievalOptions(**patches)
     frames = []
     for i, pose in enumerate(trajectory):
         one = CameraTrajectory([pose], trajectory.intrinsics)
-        ((found, _, _),) = store.look(one, RetrievalOptions(top_k=top_k, **near_far))
+        ((found, _, _),) = store.look(one, options)
         frames.append(
             {
                 "frame": i,

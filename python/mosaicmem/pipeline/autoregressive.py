@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,12 @@ from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.noise import window_noise
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
+
+_FIXED = (  # settings of parts
+    *("latent_patch_size", "latent_dtype", "max_patches", "max_bytes", "eviction"),
+    *("vae_stride", "latent_channels", "temporal_kind", "temporal_factor"),
+    *("scheduler", "noise_schedule", "flow_shift"),
+)
 
 
 class AutoregressivePipeline:
@@ -110,9 +117,20 @@ class AutoregressivePipeline:
         ----------
         changes
             Fields of `PipelineConfig`.
+
+        Raises
+        ------
+        ValueError
+            A field is one of the store, the VAE or the scheduler, which are shared and were made before.
         """
+        config = PipelineConfig(**{**self.config.model_dump(), **changes})
+        fixed = [name for name in _FIXED if getattr(config, name) != getattr(self.config, name)]
+        if fixed:
+            raise ValueError(
+                f"{', '.join(fixed)}: cannot be varied, as the store, the VAE and the scheduler are shared"
+            )
         return AutoregressivePipeline(
-            PipelineConfig(**{**self.config.model_dump(), **changes}),
+            config,
             backbone=self.backbone,
             vae=self.vae,
             scheduler=self.scheduler,
@@ -177,7 +195,9 @@ class AutoregressivePipeline:
             Called with each finished `Window`.
         checkpoint : path or Checkpoint, optional
             Folder in which each window and the memory after it are kept. If a run of the same configuration and path
-            has begun there, it goes on from its last window, whatever ended it, and gives the same bytes.
+            has begun there, it goes on from its last window, whatever ended it, and gives the same bytes. What memory
+            the run began with is in the folder: that of ``self.store`` gives way to it. (Under ``max_bytes``, a run
+            with a checkpoint may forget other keyframes than one without: a store that was read back is smaller.)
 
         Raises
         ------
@@ -186,10 +206,13 @@ class AutoregressivePipeline:
         ValueError
             The checkpoint is that of another run; the message names what differs.
         """
-        run = self._run(trajectory, checkpoint)
+        check_instance("trajectory", trajectory, CameraTrajectory)
+        size = (trajectory.intrinsics.height, trajectory.intrinsics.width)
+        run = Progress(size, np.zeros((len(trajectory), *size, 3), dtype=np.float32))
         for window in self._windows(trajectory, run, checkpoint, on_window):
             del window
-        return GenerationResult(_cropped(run.video, trajectory.intrinsics), run.done)
+        assert run.video is not None
+        return GenerationResult(run.video, run.done)
 
     def stream(
         self, trajectory: CameraTrajectory, *, checkpoint: str | Path | Checkpoint | None = None
@@ -198,15 +221,9 @@ class AutoregressivePipeline:
 
         Parameters and errors are those of `generate`. A window is generated when it is asked for.
         """
-        run = self._run(trajectory, checkpoint)
-        return self._windows(trajectory, run, checkpoint, None)
-
-    def _run(self, trajectory: CameraTrajectory, checkpoint: str | Path | Checkpoint | None) -> Progress:
         check_instance("trajectory", trajectory, CameraTrajectory)
-        if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
-            raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
-        camera = trajectory.intrinsics.padded(self.vae.stride)
-        return Progress(np.zeros((len(trajectory), camera.height, camera.width, 3), dtype=np.float32))
+        run = Progress((trajectory.intrinsics.height, trajectory.intrinsics.width))
+        return self._windows(trajectory, run, checkpoint, None)
 
     def _windows(
         self,
@@ -215,37 +232,32 @@ class AutoregressivePipeline:
         checkpoint: str | Path | Checkpoint | None,
         on_window: Callable[[Window], None] | None,
     ) -> Iterator[Window]:
-        c, size = self.config, trajectory.intrinsics
-        path = _padded(trajectory, self.vae.stride)
+        c = self.config
+        if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
+            raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
         kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        if kept is not None:
-            self.store = kept.begin(c, trajectory, self._part_names(), self.store)
-        known = (kept.windows or 0) if kept is not None else 0
+        path = _padded(trajectory, self.vae.stride)
         keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
         windows = path.windows(c.window_size, c.window_overlap)
-        final = 0
-        for index, frames in enumerate(windows):
-            run.begin(index, frames)
-            if kept is not None and index < known:
-                context, statistics = self._bring_back(path, run, kept, index, frames)
-            else:
-                context, statistics = self._generate_window(path, size, run, kept, index, frames, keyframes)
-            run.end = frames.stop
-            run.done.append(statistics)
-            last = frames.stop - (c.window_overlap if index + 1 < len(windows) else 0)
-            finished, final = range(final, max(final, last)), max(final, last)
-            window = Window(
-                frames,
-                _cropped(run.video[frames.start : frames.stop].copy(), size),  # the next window blends into it
-                finished,
-                _cropped(run.video[finished.start : finished.stop], size),
-                context,
-                statistics,
-            )
-            with run("callback"):
-                if on_window is not None:
-                    on_window(window)
-            yield window
+        with kept or nullcontext():
+            known = 0
+            if kept is not None:
+                self.store = kept.begin(c, trajectory, self._part_names(), self.store)
+                known = kept.windows or 0
+            for index, frames in enumerate(windows):
+                run.begin(index, frames)
+                if kept is not None and index < known:
+                    images, context, statistics = self._bring_back(path, run, kept, index, frames)
+                else:
+                    size = trajectory.intrinsics
+                    images, context, statistics = self._generate_window(path, size, run, kept, index, frames, keyframes)
+                final = windows[index + 1].start if index + 1 < len(windows) else frames.stop
+                finished = run.add(frames, images, final, statistics)
+                window = Window(frames, run.images(frames), finished, run.images(finished), context, statistics)
+                with run("callback"):
+                    if on_window is not None:
+                        on_window(window)
+                yield window
 
     def _generate_window(
         self,
@@ -256,7 +268,8 @@ class AutoregressivePipeline:
         index: int,
         frames: range,
         keyframes: list[int],
-    ) -> tuple[MemoryContext, WindowStatistics]:
+    ) -> tuple[F32, MemoryContext, WindowStatistics]:
+        """A window's images, of whole latent cells, and what they came from. If it fails, memory is as before."""
         c = self.config
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
@@ -267,44 +280,50 @@ class AutoregressivePipeline:
                 "decoded video",
                 self.vae.decode(latents, len(frames)),
                 np.float32,
-                (len(frames), *run.video.shape[1:]),
+                (len(frames), path.intrinsics.height, path.intrinsics.width, 3),
                 finite=True,
             )
-            blended = _blend(run.video, decoded, frames, run.end)
+            blended = _blend(run.shared(frames), decoded)
         # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
         # is blended into it, is conditioned on them.
-        with run("remember"):
-            new = [i for i in keyframes if run.end <= i < frames.stop] if c.use_memory else []
-            for i in new:
-                self._remember(blended[i - frames.start], size, path[i])
-        statistics = WindowStatistics(
-            window=index,
-            first_frame=frames.start,
-            last_frame=frames.stop - 1,
-            patches=len(context.mosaic.patch_ids) if context.mosaic else 0,
-            tokens=len(context.mosaic) if context.mosaic else 0,
-            coverage=coverage_of(context),
-            keyframes=len(new),
-            store_patches=len(self.store),
-            seconds=dict(run.seconds),
-        )
-        if kept is not None:
-            with run("checkpoint"):
-                record = KeptWindow(decoded, context.canvas, context.coverage, context.depth, statistics)
-                self.store = kept.keep(index, record, self.store)
-        run.video[frames.start : frames.stop] = blended
-        return context, statistics
+        before = self.store.snapshot()
+        try:
+            with run("remember"):
+                new = [i for i in keyframes if run.end <= i < frames.stop] if c.use_memory else []
+                for i in new:
+                    self._remember(blended[i - frames.start], size, path[i])
+            statistics = WindowStatistics(
+                window=index,
+                first_frame=frames.start,
+                last_frame=frames.stop - 1,
+                patches=len(context.mosaic.patch_ids) if context.mosaic else 0,
+                tokens=len(context.mosaic) if context.mosaic else 0,
+                coverage=coverage_of(context),
+                keyframes=len(new),
+                store_patches=len(self.store),
+                seconds=dict(run.seconds),
+            )
+            if kept is not None:
+                with run("checkpoint"):
+                    record = KeptWindow(decoded, context.canvas, context.coverage, context.depth, statistics)
+                    self.store = kept.keep(index, record, self.store)
+        except BaseException:
+            self.store.restore(before)
+            raise
+        return blended, context, statistics
 
     def _bring_back(
         self, path: CameraTrajectory, run: Progress, kept: Checkpoint, index: int, frames: range
-    ) -> tuple[MemoryContext, WindowStatistics]:
+    ) -> tuple[F32, MemoryContext, WindowStatistics]:
         """A window that a checkpoint has kept."""
         with run("checkpoint"):
             record = kept.load(index)
-            run.video[frames.start : frames.stop] = _blend(run.video, record.decoded, frames, run.end)
+            expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
+            decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
+            images = _blend(run.shared(frames), decoded)
             empty = self._conditioner.empty(self._latent_cameras(path, frames), index)
             context = replace(empty, canvas=record.canvas, coverage=record.coverage, depth=record.depth)
-        return context, record.statistics
+        return images, context, record.statistics
 
     def _part_names(self) -> dict[str, str]:
         parts = ("backbone", "vae", "scheduler", "depth_estimator", "text_encoder")
@@ -327,6 +346,7 @@ class AutoregressivePipeline:
         for timestep, previous in pairwise(steps):
             prediction = self._predict(sample, timestep, context)
             if scale != 1:
+                prediction = prediction.copy()  # a model may answer in the same array each time
                 base = self._predict(sample, timestep, unprompted)
                 prediction = base + scale * (prediction - base)
             fresh = noise.standard_normal(shape, dtype=np.float32)
@@ -376,7 +396,7 @@ class AutoregressivePipeline:
         """Image and ``intrinsics`` are of whole latent cells; depth may be smaller, and is unknown beyond."""
         grid = depth_to_grid(_extended(depth, intrinsics, "constant"), self.vae.stride)
         self.store.insert_keyframe(
-            self.vae.encode_image(image),
+            np.array(self.vae.encode_image(image), np.float32),  # the store keeps it; the model may use it again
             grid,
             intrinsics,
             pose,
@@ -414,9 +434,12 @@ def _cropped(frames: F32, camera: CameraIntrinsics) -> F32:
     return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
 
 
-def _blend(video: F32, decoded: F32, frames: range, end: int) -> F32:
-    """The frames of a window; those before ``end`` exist already and pass over into the new ones linearly."""
-    shared = end - frames.start
-    ramp = (np.arange(shared, dtype=np.float32) + 1) / (shared + 1)
-    weight = np.concatenate([ramp, np.ones(len(frames) - shared, dtype=np.float32)])[:, None, None, None]
-    return np.asarray((1 - weight) * video[frames.start : frames.stop] + weight * np.clip(decoded, 0, 1))
+def _blend(before: F32, decoded: F32) -> F32:
+    """The images of a window; the first ones exist already, in ``before``, and pass over into the new ones linearly."""
+    images: F32 = np.clip(decoded, 0, 1)
+    shared = len(before)
+    if not shared:
+        return images
+    weight = ((np.arange(shared, dtype=np.float32) + 1) / (shared + 1))[:, None, None, None]
+    images[:shared] = (1 - weight) * before + weight * images[:shared]
+    return images

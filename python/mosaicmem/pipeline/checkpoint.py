@@ -19,9 +19,10 @@ import numpy as np
 from mosaicmem._arrays import F32, Bool
 from mosaicmem._files import atomic_write, read_json_object, write_json
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, StoreLockedError
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.memory.storage import read_manifest
+from mosaicmem.memory.storage.lock import FolderLock
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.results import WindowStatistics
 
@@ -62,22 +63,43 @@ class Checkpoint:
         A new or empty folder, or that of a run to continue.
     inputs : mapping, optional
         What else the run depends on, as plain JSON: where its memory came from, say. A run is only continued with the
-        same.
+        same. What is in those files, and in the parts of a pipeline, is not compared.
     """
 
     def __init__(self, path: str | Path, inputs: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         self.inputs = dict(inputs or {})
+        self._lock: FolderLock | None = None
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"checkpoint: expected a folder, got a file: {self.path}")
         if (
             self.path.exists()
             and not (self.path / RUN).is_file()
-            and any(not _is_leftover(p) for p in self.path.iterdir())
+            and any(p.name != "lock" and not _is_temporary(p) for p in self.path.iterdir())
         ):
             raise FileExistsError(
                 f"checkpoint: expected a new or empty folder, or that of a run, got {self.path}, which has no {RUN}"
             )
+
+    def __enter__(self) -> Checkpoint:
+        """Be the only run that goes on from here, until the block or the process ends.
+
+        Raises
+        ------
+        StoreLockedError
+            Another run does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = FolderLock.take(self.path)
+        except StoreLockedError as error:
+            raise StoreLockedError(f"checkpoint: another run goes on in {self.path} ({error})") from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @property
     def windows(self) -> int | None:
@@ -107,16 +129,20 @@ class Checkpoint:
             "trajectory": trajectory.to_dict(),
         }
         run = json.loads(json.dumps(run))  # tuples are lists from here on
-        self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in filter(_is_leftover, self.path.iterdir()):
+        begun = (self.path / RUN).is_file()
+        if begun:
+            before = read_json_object(self.path / RUN)
+            if not all(isinstance(before.get(group), dict) for group in run):
+                raise FileExistsError(f"checkpoint: {self.path / RUN} is no run of mosaicmem: it is left alone")
+            differences = _differences(before, run)
+            if differences:
+                raise ValueError(f"checkpoint: {self.path} is of another run: {'; '.join(differences)}")
+        for leftover in filter(_is_temporary, self.path.iterdir()):
             leftover.unlink()
-        if self.windows is None:
-            write_json(self.path / RUN, run)
-            return self._keep_store(store.fork(), 0)
-        differences = _differences(read_json_object(self.path / RUN), run)
-        if differences:
-            raise ValueError(f"checkpoint: {self.path} is of another run: {'; '.join(differences)}")
-        return MosaicMemoryStore.open(self.path / STORE, num_threads=store.num_threads)
+        if self.windows is not None:
+            return MosaicMemoryStore.open(self.path / STORE, num_threads=store.num_threads)
+        write_json(self.path / RUN, run)
+        return self._keep_store(store.fork(), 0)
 
     def keep(self, index: int, window: KeptWindow, store: MosaicMemoryStore) -> MosaicMemoryStore:
         """Keep a window and the memory after it; the store to go on with."""
@@ -165,7 +191,7 @@ class Checkpoint:
         return self.path / f"window-{index:06d}.safetensors"
 
 
-def _is_leftover(path: Path) -> bool:
+def _is_temporary(path: Path) -> bool:
     """A file of ours that was being written when the run was killed."""
     return path.name.startswith((f".{RUN}.", ".window-"))
 
@@ -177,10 +203,19 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         old, new = before.get(group, {}), now[group]
         for name in sorted({*old, *new} - _FREE_FIELDS):
             if old.get(name) != new.get(name):
-                found.append(f"{name} was {_short(old.get(name))}, now it is {_short(new.get(name))}")
+                found.append(_difference(name, old.get(name), new.get(name)))
     if before.get("trajectory") != now["trajectory"]:
         found.append("the trajectory was another")
     return found
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    if isinstance(old, list) and isinstance(new, list):
+        common = zip(old, new, strict=False)
+        at = next((i for i, (a, b) in enumerate(common) if a != b), min(len(old), len(new)))
+        pair = [_short(each[at]) if at < len(each) else "nothing" for each in (old, new)]
+        return f"{name} had {len(old)} entries, now {len(new)}; entry {at} was {pair[0]}, now it is {pair[1]}"
+    return f"{name} was {_short(old)}, now it is {_short(new)}"
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mosaicmem._arrays import F32, Bool
+from mosaicmem._arrays import F32, Bool, as_array
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import MemoryContext, TextEncoder
 from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
@@ -28,15 +28,8 @@ class Conditioner:
 
     def __init__(self, config: PipelineConfig, stride: int, channels: int, text_encoder: TextEncoder) -> None:
         self._config, self._stride, self._channels, self._text = config, stride, channels, text_encoder
-        self._patches = MemoryRetrieval(
-            top_k=config.top_k,
-            near=config.near,
-            far=config.far,
-            half_life=config.half_life,
-            min_visibility=config.min_visibility,
-            diversity_radius=config.diversity_radius,
-            diversity_penalty=config.diversity_penalty,
-        )
+        self._texts: dict[str, F32] = {}  # by prompt
+        self._patches = MemoryRetrieval(**config.patch_options())
         self._keyframes = KeyframeRetrieval(**config.keyframe_options())
 
     def context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
@@ -60,6 +53,9 @@ class Conditioner:
         grid = cameras.intrinsics.latent_grid(self._stride)
         shape = (len(cameras), grid.height, grid.width)
         prompt = c.prompt_of(window)
+        if prompt not in self._texts:
+            encoded = self._text.encode(prompt)
+            self._texts[prompt] = as_array("text encoder's vectors", encoded, np.float32, ("L", "d"), finite=True)
         return MemoryContext(
             cameras,
             self._stride,
@@ -70,7 +66,7 @@ class Conditioner:
             prompt,
             c.seed,
             window,
-            self._text.encode(prompt),
+            self._texts[prompt],
             c.use_prope,
             c.memory_gate,
         )
@@ -79,8 +75,8 @@ class Conditioner:
         """The cells of one view that memory shows, (h, w), and their depth, metres, 0 elsewhere."""
         camera = CameraTrajectory([pose], intrinsics)
         if not len(store):
-            empty = self.empty(camera, 0)
-            return empty.coverage[0], empty.depth[0]
+            grid = intrinsics.latent_grid(self._stride)
+            return np.zeros((grid.height, grid.width), np.bool_), np.zeros((grid.height, grid.width), np.float32)
         shown = self._keyframes.retrieve(store, camera, self._stride)
         return shown.coverage[0], shown.depth[0]
 

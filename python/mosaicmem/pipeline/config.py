@@ -13,6 +13,7 @@ from mosaicmem.errors import FormatError, describe_validation
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
+_Bytes = Annotated[int, Field(ge=1, le=2**61)]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -64,7 +65,7 @@ class PipelineConfig(BaseModel):
     latent_patch_size: Annotated[_Count, Field(le=1024, description="Latent cells along a patch.")] = 2
     latent_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     max_patches: Annotated[_Count | None, Field(description="Patches go when there are more.")] = None
-    max_bytes: Annotated[_Count | None, Field(description="Keyframes go when the memory holds more.")] = None
+    max_bytes: Annotated[_Bytes | None, Field(description="Keyframes go when the memory holds more.")] = None
     eviction: Annotated[
         Literal["oldest", "redundant"], Field(description="What goes first: the old, or what other views hold.")
     ] = "oldest"
@@ -110,6 +111,11 @@ class PipelineConfig(BaseModel):
                 f"got {self.latent_channels}"
             )
         return self
+
+    def patch_options(self) -> dict[str, Any]:
+        """The fields that `MemoryRetrieval` takes."""
+        names = ("top_k", "near", "far", "half_life", "min_visibility", "diversity_radius", "diversity_penalty")
+        return {name: getattr(self, name) for name in names}
 
     def keyframe_options(self) -> dict[str, Any]:
         """The fields that `KeyframeRetrieval` takes."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mosaicmem._arrays import F32
 from mosaicmem.diffusion import MemoryContext
 
@@ -95,7 +97,8 @@ class WindowError(RuntimeError):
     stage : str
         retrieve, denoise, decode, remember, checkpoint or callback.
     completed : GenerationResult
-        All windows before it.
+        All windows before it; the window itself too in stage callback. From a stream, which has handed out all frames
+        that were final, the frames that were not yet.
     """
 
     def __init__(self, window: int, frames: range, stage: str, completed: GenerationResult, cause: Exception) -> None:
@@ -110,18 +113,53 @@ class WindowError(RuntimeError):
 
 
 class Progress:
-    """The video so far, the stage that runs, and how long each took; a failure gets its place from here."""
+    """What of the video is still needed, the stage that runs, how long each took; a failure gets its place from here.
 
-    def __init__(self, video: F32) -> None:
+    Parameters
+    ----------
+    size : (int, int)
+        (height, width) of the images that are wanted; those of windows may be larger.
+    video : (T, height, width, 3) float32, optional
+        Filled with frames as they become final. Without it only the last window is held.
+    """
+
+    def __init__(self, size: tuple[int, int], video: F32 | None = None) -> None:
         self.video = video
-        self.end = 0  # frames before this have been generated
+        self.size = size
+        self.frames = range(0)  # of the last window
+        self.tail: F32 = np.zeros((0, *size, 3), np.float32)  # its images
+        self.final = 0  # frames before this are final
         self.done: list[WindowStatistics] = []
         self.seconds: dict[str, float] = {}
         self._window, self._frames = 0, range(0)
 
+    @property
+    def end(self) -> int:
+        """Frames before this have been generated."""
+        return self.frames.stop
+
     def begin(self, window: int, frames: range) -> None:
         """The stages from now on are those of this window."""
         self._window, self._frames, self.seconds = window, frames, {}
+
+    def shared(self, frames: range) -> F32:
+        """The images of a window's first frames, which the window before has generated."""
+        return self.tail[frames.start - self.frames.start :]
+
+    def add(self, frames: range, images: F32, final: int, statistics: WindowStatistics) -> range:
+        """A window is done, and frames before ``final`` are final; returns those that have become so."""
+        self.frames, self.tail = frames, images
+        finished, self.final = range(self.final, final), final
+        self.done.append(statistics)
+        if self.video is not None:
+            self.video[finished.start : finished.stop] = self.images(finished)
+        return finished
+
+    def images(self, frames: range) -> F32:
+        """Images of frames of the last window, as large as they are wanted, not shared with anything."""
+        start = self.frames.start
+        height, width = self.size
+        return np.array(self.tail[frames.start - start : frames.stop - start, :height, :width])
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -130,6 +168,11 @@ class Progress:
         try:
             yield
         except Exception as error:
-            completed = GenerationResult(self.video[: self.end].copy(), list(self.done))
+            completed = GenerationResult(self._completed(), list(self.done))
             raise WindowError(self._window, self._frames, stage, completed, error) from error
         self.seconds[stage] = time.perf_counter() - start
+
+    def _completed(self) -> F32:
+        """All images so far, those that the next window would have blended into included."""
+        rest = self.images(range(self.final, self.end))
+        return rest if self.video is None else np.concatenate([self.video[: self.final], rest])

@@ -30,6 +30,7 @@ _MODELS = {
     3: ("RADIAL", 5, 1),
     4: ("OPENCV", 8, 2),
 }
+_PARAMETERS = {0: 3, 1: 4, 2: 4, 3: 5, 4: 8, 5: 8, 6: 12, 7: 5, 8: 4, 9: 5, 10: 12}  # of all models, to read past them
 _NAMES = {name: number for number, (name, _, _) in _MODELS.items()}
 
 
@@ -40,6 +41,32 @@ class _Image:
     translation: F64
     camera: int
     line: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Camera:
+    model: str
+    params: F64
+    size: tuple[int, int]
+    line: int | None
+
+    def judged(self, path: Path) -> tuple[F64, tuple[int, int]]:
+        """(fx, fy, cx, cy) and size; an error if it is no pinhole."""
+        if self.model not in _NAMES:
+            known = ", ".join(_NAMES)
+            raise FormatError(path, f"expected a camera of model {known}, got {self.model}", self.line)
+        _, count, focals = _MODELS[_NAMES[self.model]]
+        if len(self.params) != count:
+            raise FormatError(path, f"{self.model}: expected {count} parameters, got {len(self.params)}", self.line)
+        rest = self.params[focals + 2 :]
+        if rest.any():
+            raise FormatError(
+                path,
+                f"expected no distortion, got {self.model} with {rest.tolist()}; use colmap image_undistorter",
+                self.line,
+            )
+        p = self.params
+        return np.array([p[0], p[focals - 1], p[focals], p[focals + 1]]), self.size
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
@@ -61,8 +88,12 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             raise FormatError(images_file, f"{image.name}: no camera {image.camera} in {cameras_file.name}", image.line)
         with errors_in(images_file, image.line):
             poses.append(_pose(image, time))
-        used.append((image.name, *cameras[image.camera]))
-    return trajectory(path, poses, options.intrinsics or one_camera(cameras_file, used))
+        used.append((image.name, image.camera))
+    if options.intrinsics is not None:
+        return trajectory(path, poses, options.intrinsics)
+    return trajectory(
+        path, poses, one_camera(cameras_file, [(name, *cameras[key].judged(cameras_file)) for name, key in used])
+    )
 
 
 def write(path: Path, path_of_camera: CameraTrajectory, *, binary: bool = False) -> None:
@@ -117,18 +148,6 @@ def _pose(image: _Image, time: float) -> CameraPose:
     return CameraPose.from_camera_from_world(matrix, time)
 
 
-def _intrinsics(path: Path, model: int, params: F64, size: tuple[int, int], line: int | None) -> F64:
-    """fx, fy, cx, cy."""
-    name, _, focals = _MODELS[model]
-    if params[focals + 2 :].any():
-        raise FormatError(
-            path,
-            f"expected no distortion, got {name} with {params[focals + 2 :].tolist()}; use colmap image_undistorter",
-            line,
-        )
-    return np.array([params[0], params[focals - 1], params[focals], params[focals + 1]])
-
-
 # Text
 
 
@@ -142,47 +161,49 @@ def _content(path: Path) -> bytes:
 
 def _text_lines(path: Path) -> list[tuple[int, str]]:
     """Lines with their numbers, empty ones included, comments left out."""
-    lines = _content(path).decode(errors="replace").splitlines()
+    lines = _content(path).decode("utf-8-sig", errors="replace").splitlines()
     return [(i + 1, line.strip()) for i, line in enumerate(lines) if not line.lstrip().startswith("#")]
 
 
-def _read_text_cameras(path: Path) -> dict[int, tuple[F64, tuple[int, int]]]:
+def _read_text_cameras(path: Path) -> dict[int, _Camera]:
     cameras = {}
     for number, line in _text_lines(path):
         if not line:
             continue
         words = line.split()
-        model = _NAMES.get(words[1]) if len(words) > 1 else None
-        if model is None:
-            known = ", ".join(_NAMES)
-            raise FormatError(path, f"expected a camera of model {known}, got {line[:60]!r}", number)
         try:
             size = (int(words[2]), int(words[3]))
             params = np.array([float(word) for word in words[4:]])
-            key = int(words[0])
+            cameras[int(words[0])] = _Camera(words[1], params, size, number)
         except (ValueError, IndexError):
             raise FormatError(path, f"expected ID MODEL WIDTH HEIGHT PARAMS, got {line[:80]!r}", number) from None
-        if len(params) != _MODELS[model][1]:
-            raise FormatError(path, f"{words[1]}: expected {_MODELS[model][1]} parameters, got {len(params)}", number)
-        cameras[key] = (_intrinsics(path, model, params, size, number), size)
     return cameras
 
 
 def _read_text_images(path: Path) -> list[_Image]:
-    """Every other line is an image; the one after it holds its points, and may be empty."""
+    """An image a line, and after each a line with its points: x, y, id of each, or nothing."""
     lines = _text_lines(path)
+    while lines and not lines[0][1]:
+        lines.pop(0)
     images = []
     for number, line in lines[::2]:
-        if not line:
-            continue
         words = line.split(maxsplit=9)
         try:
             values = np.array([float(word) for word in words[1:8]])
             images.append(_Image(words[9], values[:4], values[4:], int(words[8]), number))
         except (ValueError, IndexError):
+            if not line and number == lines[-1][0]:
+                break
             raise FormatError(
                 path, f"expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, got {line[:80]!r}", number
             ) from None
+    for number, line in lines[1::2]:
+        if len(line.split()) % 3:
+            raise FormatError(
+                path,
+                f"expected the points of the image before, x y id of each or an empty line, got {line[:80]!r}",
+                number,
+            )
     return images
 
 
@@ -214,15 +235,16 @@ class _Reader:
         return name
 
 
-def _read_binary_cameras(path: Path) -> dict[int, tuple[F64, tuple[int, int]]]:
+def _read_binary_cameras(path: Path) -> dict[int, _Camera]:
     reader = _Reader(path)
     cameras = {}
     for _ in range(int(reader.take("<Q")[0])):
         key, model, width, height = (int(x) for x in reader.take("<iiQQ"))
-        if model not in _MODELS:
-            raise FormatError(path, f"expected a camera of model {', '.join(_NAMES)}, got number {model}")
-        params = np.array(reader.take(f"<{_MODELS[model][1]}d"))
-        cameras[key] = (_intrinsics(path, model, params, (width, height), None), (width, height))
+        if model not in _PARAMETERS:
+            raise FormatError(path, f"expected a camera of model 0 to {max(_PARAMETERS)}, got number {model}")
+        params = np.array(reader.take(f"<{_PARAMETERS[model]}d"))
+        name = _MODELS[model][0] if model in _MODELS else f"number {model}"
+        cameras[key] = _Camera(name, params, (width, height), None)
     return cameras
 
 

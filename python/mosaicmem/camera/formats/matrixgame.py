@@ -7,6 +7,7 @@ in the file. ``extrinsics`` is another name for the same.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ from mosaicmem.errors import FormatError
 
 _POSES = ("extrinsics_c2w", "extrinsics")
 _MAX_BYTES = 256 * 2**20
+_NPZ_ERRORS = (  # what zipfile and NumPy raise on files that are damaged, encrypted, or lie about their sizes
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+)
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
@@ -44,7 +56,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if "intrinsics" not in arrays:
         raise FormatError(path, "expected an array intrinsics")
     if options.size is None:
-        raise FormatError(path, "the file has no image size: give that of the anchor image")
+        raise FormatError(path, "the file has no image size: give that of the anchor image (--size)")
     params = _params(path, arrays["intrinsics"], len(poses))
     cameras = [(f"intrinsics[{i}]", row, options.size) for i, row in enumerate(params)]
     return trajectory(path, poses, one_camera(path, cameras))
@@ -71,7 +83,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 found = {name: archived[name] for name in wanted}
     except FormatError:
         raise
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
+    except _NPZ_ERRORS as error:
         raise FormatError(path, f"not a readable npz file: {error}") from None
     for name, array in found.items():
         if array.dtype.kind not in "fiu":

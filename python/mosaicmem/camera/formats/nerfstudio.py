@@ -86,9 +86,11 @@ def _camera(fields: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[in
     bent = {name: fields[name] for name in _DISTORTION if fields.get(name)}
     if bent:
         raise ValueError(f"expected no distortion, got {bent}; undistort the images first")
-    size = options.size
-    if size is None:
+    if options.size is not None and not {"w", "h"} <= set(fields):
+        size = options.size
+    else:
         size = (int(check_number("w", fields["w"], minimum=1)), int(check_number("h", fields["h"], minimum=1)))
+        options.check_size(size)
     if "fl_x" in fields:
         fx = check_number("fl_x", fields["fl_x"], above=0.0)
     else:

@@ -49,10 +49,18 @@ class ReadOptions:
         """Of frames that have none."""
         return [i / self.fps for i in range(count)]
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """The size that was given, if any, must be that of the file."""
+        if self.size is not None and self.size != size:
+            raise ValueError(
+                f"size: the file says {size[0]}x{size[1]}, got {self.size[0]}x{self.size[1]}; give none, and scale the "
+                "intrinsics that it has"
+            )
+
     def need_intrinsics(self, path: Path) -> CameraIntrinsics:
         """What was given; an error where nothing was."""
         if self.intrinsics is None:
-            raise FormatError(path, "the file has no intrinsics: give them, with the image size")
+            raise FormatError(path, "the file has no intrinsics: give them, with the image size (--intrinsics, --size)")
         return self.intrinsics
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mosaicmem._reading import errors_in
 from mosaicmem.camera.formats.options import ReadOptions
 from mosaicmem.camera.trajectory import CameraTrajectory
 
@@ -11,6 +12,9 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """As `CameraTrajectory.load`."""
     found = CameraTrajectory.load(path)
+    if options.intrinsics is None:
+        with errors_in(path):
+            options.check_size((found.intrinsics.width, found.intrinsics.height))
     return found if options.intrinsics is None else CameraTrajectory(found.poses, options.intrinsics)
 
 

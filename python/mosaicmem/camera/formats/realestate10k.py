@@ -27,7 +27,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         lines = lines[1:]  # the address
     size = options.size or (None if options.intrinsics is None else _size_of(options))
     if size is None:
-        raise FormatError(path, "intrinsics are parts of the image: give the image size")
+        raise FormatError(path, "intrinsics are parts of the image: give the image size (--size)")
     poses, cameras = [], []
     for number, line in lines:
         try:

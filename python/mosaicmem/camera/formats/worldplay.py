@@ -66,12 +66,14 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
 def _camera(entry: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[int, int]]:
     k = as_array("K", entry["K"], np.float64, (3, 3), finite=True)
     size = options.size
-    if size is None:
+    if size is None or np.allclose(size, 2 * k[:2, 2], atol=1e-3):
         width, height = 2 * k[0, 2], 2 * k[1, 2]
         if not (width > 1 and height > 1 and np.allclose([width, height], np.round([width, height]), atol=1e-3)):
             raise ValueError(
                 f"K: expected an image of 2 cx by 2 cy whole pixels, got {width:g}x{height:g}; normalised?"
             )
         size = (round(float(width)), round(float(height)))
+    else:
+        options.check_size((round(2 * float(k[0, 2])), round(2 * float(k[1, 2]))))
     camera = CameraIntrinsics.from_matrix(k, *size)
     return np.array(camera.params), size
