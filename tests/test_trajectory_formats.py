@@ -103,6 +103,13 @@ class TestWhatIsMissing:
         with pytest.raises(FormatError, match="no image size: give that of the anchor image"):
             load_trajectory(tmp_path / "a.npz")
 
+    @pytest.mark.parametrize("name", ["mosaicmem", "nerfstudio", "worldplay"])
+    def test_a_size_that_is_not_that_of_the_file(self, tmp_path, path, name):
+        save_trajectory(tmp_path / "a.json", path, name)
+        assert load_trajectory(tmp_path / "a.json", size=(640, 480)).intrinsics.params == pytest.approx(CAMERA.params)
+        with pytest.raises(FormatError, match="size: the file says 640x480, got 320x240"):
+            load_trajectory(tmp_path / "a.json", size=(320, 240))
+
     def test_bad_options(self, tmp_path, path):
         save_trajectory(tmp_path / "a.json", path, "mosaicmem")
         with pytest.raises(TypeError, match=r"size: expected \(width, height\), got 3"):
@@ -139,6 +146,10 @@ class TestTum:
         (tmp_path / "a.txt").write_text(text)
         with pytest.raises(FormatError, match=message):
             load_trajectory(tmp_path / "a.txt", "tum", intrinsics=CAMERA)
+
+    def test_a_mark_of_byte_order(self, tmp_path):
+        (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf# comment\r\n0 1 2 3 0 0 0 1\r\n")
+        assert len(load_trajectory(tmp_path / "a.txt", intrinsics=CAMERA)) == 1
 
     def test_evo_reads_what_we_write_and_the_other_way_round(self, tmp_path, path):
         interface = pytest.importorskip("evo.tools.file_interface")
@@ -249,6 +260,27 @@ class TestColmap:
     def test_bad_models(self, tmp_path, cameras, images, message):
         with pytest.raises(FormatError, match=message):
             load_trajectory(self.write(tmp_path / "m", cameras, images))
+
+    def test_a_mark_of_byte_order_and_other_line_ends(self, tmp_path):
+        folder = self.write(tmp_path / "m", self.PINHOLE, self.IMAGE)
+        for file in folder.iterdir():
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+        assert len(load_trajectory(folder)) == 1
+
+    def test_images_without_lines_of_points_are_not_halved(self, tmp_path):
+        images = "".join(f"{i} 1 0 0 0 0 0 0 1 {i}.png\n" for i in range(1, 5))
+        with pytest.raises(FormatError, match=r"images\.txt:2: expected the points of the image before"):
+            load_trajectory(self.write(tmp_path / "m", self.PINHOLE, images))
+        found = load_trajectory(self.write(tmp_path / "n", self.PINHOLE, "\n\n" + self.IMAGE))
+        assert len(found) == 1
+
+    def test_only_cameras_in_use_are_judged(self, tmp_path):
+        other = "2 OPENCV_FISHEYE 64 48 50 50 32 24 0.1 0 0 0\n"
+        assert load_trajectory(self.write(tmp_path / "m", self.PINHOLE + other, self.IMAGE)).intrinsics.width == 640
+        used = self.write(tmp_path / "n", self.PINHOLE + other, self.IMAGE.replace(" 1 a.png", " 2 a.png"))
+        with pytest.raises(FormatError, match=r"cameras\.txt:2: expected a camera of model .*, got OPENCV_FISHEYE"):
+            load_trajectory(used)
+        assert load_trajectory(used, intrinsics=CAMERA).intrinsics == CAMERA
 
     def test_binary_files_that_lie(self, tmp_path, path):
         save_trajectory(tmp_path / "m", path, "colmap-binary")
@@ -379,6 +411,21 @@ class TestMatrixGame:
         assert (tmp_path / "a.npz").stat().st_size < 10_000
         with pytest.raises(FormatError, match="expected at most 10000 bytes, got 128"):
             load_trajectory(tmp_path / "a.npz", size=(640, 480))
+
+    def test_arrays_that_lie(self, tmp_path):
+        """Headers of sizes that there cannot be, and streams that are broken."""
+        np.savez(tmp_path / "a.npz", extrinsics_c2w=np.zeros((3, 4, 4)))
+        content = (tmp_path / "a.npz").read_bytes()
+        for old, new in ((b"(3, 4, 4)", b"(10**12,)"), (b"(3, 4, 4), }   ", b"(999999999999,)")):
+            (tmp_path / "b.npz").write_bytes(content.replace(old, new))
+            with pytest.raises(FormatError, match="not a readable npz file"):
+                load_trajectory(tmp_path / "b.npz", size=(640, 480))
+        np.savez_compressed(tmp_path / "c.npz", extrinsics_c2w=np.arange(48.0).reshape(3, 4, 4))
+        broken = bytearray((tmp_path / "c.npz").read_bytes())
+        broken[70:90] = bytes(20)
+        (tmp_path / "c.npz").write_bytes(broken)
+        with pytest.raises(FormatError, match="not a readable npz file"):
+            load_trajectory(tmp_path / "c.npz", size=(640, 480))
 
 
 class TestWorldPlay:
