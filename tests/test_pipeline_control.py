@@ -20,6 +20,7 @@ from mosaicmem import (
 )
 from mosaicmem.evaluation import ABLATIONS, ablate
 from mosaicmem.metrics import psnr
+from mosaicmem.pipeline.denoising import denoise
 from scene_helpers import observed
 
 SMALL = {"window_size": 6, "window_overlap": 2, "num_inference_steps": 4}
@@ -247,7 +248,8 @@ class TestGuidance:
             calls.clear()
             config = PipelineConfig(prompt="two words", guidance_scale=scale, num_inference_steps=3)
             pipeline = AutoregressivePipeline(config, backbone=Length())
-            return pipeline._denoise(pipeline.align(loop[:1]))
+            context = pipeline.align(loop[:1])
+            return denoise(pipeline.backbone, pipeline.scheduler, config, pipeline.vae.channels, context)
 
         np.testing.assert_allclose(latents(1.0), 0.3, rtol=1e-6)
         assert calls == ["two words"] * 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,25 +21,23 @@ from mosaicmem.cli._common import (
     check_output_folder,
     console,
     output_folder,
-    parse_range,
-    parse_size,
     print_json,
     progress_bar,
     reports_errors,
     save_store,
     warn_of_overlap,
 )
+from mosaicmem.cli._generate_inputs import Inputs, make_depth_estimator, read_inputs
 from mosaicmem.cli._settings import read_settings
-from mosaicmem.cli._trajectories import Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Intrinsics, Size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from mosaicmem._arrays import F32
     from mosaicmem.camera import CameraTrajectory
-    from mosaicmem.datasets import RgbdSequence
     from mosaicmem.evaluation import AblationScore, FrameScore
-    from mosaicmem.geometry import DepthEstimator, StreamingFusion
+    from mosaicmem.geometry import StreamingFusion
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig, Window
 
@@ -139,11 +136,11 @@ def generate(
     )
     if save_memory is not None and not is_same:
         check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
-    inputs = _inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
+    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
     if ablate and not inputs.targets:
         raise ValueError("--ablate: expected --frames, whose true images its figures are measured against")
     warn_of_overlap(inputs.targets, inputs.remembered)
-    estimator = _depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
+    estimator = make_depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
     store = None if memory is None else _open(memory, settings)
     told = {
         **{"scene": scene, "memory": memory, "memory_frames": inputs.remembered},
@@ -183,78 +180,6 @@ def generate(
         console.print(f"{len(pipeline.store)} patches in {save_memory}", highlight=False, soft_wrap=True)
 
 
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    """What a run remembers, and where it goes."""
-
-    sequence: RgbdSequence | None
-    remembered: list[int]
-    targets: list[int]
-    path: CameraTrajectory
-
-    def truth(self) -> dict[int, F32]:
-        """The true images by frame of the path, where they are known."""
-        from mosaicmem._arrays import as_pixels
-
-        if self.sequence is None:
-            return {}
-        shape = (self.path.intrinsics.height, self.path.intrinsics.width, 3)
-        return {n: as_pixels("image", self.sequence[i].image, shape) for n, i in enumerate(self.targets)}
-
-
-def _inputs(
-    scene: Path | None,
-    memory: Path | None,
-    memory_frames: str | None,
-    frames: str | None,
-    trajectory: Path | None,
-    intrinsics: str | None,
-    size: str | None,
-) -> _Inputs:
-    from mosaicmem.datasets import open_sequence
-
-    if scene is None and memory is None:
-        raise ValueError("--scene, --memory: expected one of the two, or both")
-    if (frames is None) == (trajectory is None):
-        raise ValueError("--frames, --trajectory: expected exactly one of the two")
-    if scene is None and (frames is not None or memory_frames is not None):
-        raise ValueError("--frames, --memory-frames: expected --scene, whose frames they name")
-    sequence = None if scene is None else open_sequence(scene)
-    count = 0 if sequence is None else len(sequence)
-    targets = [] if frames is None else list(parse_range("--frames", frames, count))
-    if memory_frames is not None:
-        remembered = list(parse_range("--memory-frames", memory_frames, count))
-    else:
-        remembered = [] if memory is not None else [i for i in range(count) if i not in set(targets)]
-    if trajectory is not None:
-        camera = None if sequence is None else sequence.intrinsics
-        path = read_trajectory(trajectory, intrinsics, size, camera=camera)
-    else:
-        assert sequence is not None
-        path = sequence.trajectory(targets)
-    return _Inputs(sequence, remembered, targets, path)
-
-
-def _depth_estimator(
-    path: CameraTrajectory,
-    settings: PipelineConfig,
-    model: Path | None,
-    output: str,
-    size: str | None,
-    files: Path | None,
-) -> DepthEstimator | None:
-    from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
-
-    if model is not None and files is not None:
-        raise ValueError("--depth-model, --depth-files: expected at most one of the two")
-    if files is not None:
-        return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
-    if model is None:
-        return None
-    pixels = None if size is None else parse_size("--depth-size", size)[::-1]
-    return OnnxDepthEstimator(model, output=output, input_size=pixels, num_threads=settings.num_threads)
-
-
 def _open(memory: Path, settings: PipelineConfig) -> MosaicMemoryStore:
     from mosaicmem.memory import MosaicMemoryStore
 
@@ -267,7 +192,7 @@ def _open(memory: Path, settings: PipelineConfig) -> MosaicMemoryStore:
     return store
 
 
-def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs: _Inputs, track: Any) -> None:
+def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs: Inputs, track: Any) -> None:
     sequence = inputs.sequence
     if sequence is None:
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
 from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
-from mosaicmem.pipeline.noise import window_noise
+from mosaicmem.pipeline.denoising import denoise
+from mosaicmem.pipeline.frames import blend, cropped, extended, padded_path
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
 
 _FIXED = (  # settings of parts
@@ -173,11 +173,11 @@ class AutoregressivePipeline:
         z = as_depth("depth", depth, pixels.shape[:2])
         self._pose_check.add(z, intrinsics, pose)
         padded = intrinsics.padded(self.vae.stride)
-        self._insert(_extended(pixels, padded, "edge"), z, padded, pose, confidence=1.0, valid=None)
+        self._insert(extended(pixels, padded, "edge"), z, padded, pose, confidence=1.0, valid=None)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, over whole latent cells."""
-        return self._conditioner.context(self.store, _padded(cameras, self.vae.stride), window)
+        return self._conditioner.context(self.store, padded_path(cameras, self.vae.stride), window)
 
     def generate(
         self,
@@ -236,7 +236,7 @@ class AutoregressivePipeline:
         if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
             raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
         kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        path = _padded(trajectory, self.vae.stride)
+        path = padded_path(trajectory, self.vae.stride)
         keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
         windows = path.windows(c.window_size, c.window_overlap)
         with kept or nullcontext():
@@ -274,7 +274,7 @@ class AutoregressivePipeline:
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
         with run("denoise"):
-            latents = self._denoise(context)
+            latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context)
         with run("decode"):
             decoded = as_array(
                 "decoded video",
@@ -283,7 +283,7 @@ class AutoregressivePipeline:
                 (len(frames), path.intrinsics.height, path.intrinsics.width, 3),
                 finite=True,
             )
-            blended = _blend(run.shared(frames), decoded)
+            blended = blend(run.shared(frames), decoded)
         # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
         # is blended into it, is conditioned on them.
         before = self.store.snapshot()
@@ -320,7 +320,7 @@ class AutoregressivePipeline:
             record = kept.load(index)
             expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
             decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
-            images = _blend(run.shared(frames), decoded)
+            images = blend(run.shared(frames), decoded)
             empty = self._conditioner.empty(self._latent_cameras(path, frames), index)
             context = replace(empty, canvas=record.canvas, coverage=record.coverage, depth=record.depth)
         return images, context, record.statistics
@@ -335,28 +335,6 @@ class AutoregressivePipeline:
         references = [layout.reference_frame(i, count) for i in range(layout.num_latents(count))]
         return CameraTrajectory([trajectory[frames[i]] for i in references], trajectory.intrinsics)
 
-    def _denoise(self, context: MemoryContext) -> F32:
-        """From noise to the clean latents (C, T, h, w) of a window."""
-        shape = (1, self.vae.channels, *context.coverage.shape)
-        noise = window_noise(self.config.seed, context.window)
-        sample = noise.standard_normal(shape, dtype=np.float32)
-        steps = [*(int(t) for t in self.scheduler.timesteps(self.config.num_inference_steps)), -1]
-        unprompted = context.without_prompt()
-        scale = np.float32(self.config.guidance_scale)
-        for timestep, previous in pairwise(steps):
-            prediction = self._predict(sample, timestep, context)
-            if scale != 1:
-                prediction = prediction.copy()  # a model may answer in the same array each time
-                base = self._predict(sample, timestep, unprompted)
-                prediction = base + scale * (prediction - base)
-            fresh = noise.standard_normal(shape, dtype=np.float32)
-            sample = self.scheduler.step(prediction, timestep, previous, sample, fresh)
-        return np.ascontiguousarray(sample[0])
-
-    def _predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:
-        prediction = self.backbone.predict(sample, timestep, context)
-        return as_array("backbone's prediction", prediction, np.float32, sample.shape, finite=True)
-
     def _remember(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
         """Insert a generated keyframe; by default only the cells that memory does not show yet.
 
@@ -365,10 +343,10 @@ class AutoregressivePipeline:
         s = self.vae.stride
         padded = intrinsics.padded(s)
         covered, shown = self._conditioner.known(self.store, padded, pose)
-        known = _cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
+        known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
         depth = as_array(
             "estimated depth",
-            self.depth_estimator.estimate(_cropped(image[None], intrinsics)[0], intrinsics, pose, known),
+            self.depth_estimator.estimate(cropped(image[None], intrinsics)[0], intrinsics, pose, known),
             np.float32,
             known.shape,
         )
@@ -394,7 +372,7 @@ class AutoregressivePipeline:
         valid: Bool | None,
     ) -> None:
         """Image and ``intrinsics`` are of whole latent cells; depth may be smaller, and is unknown beyond."""
-        grid = depth_to_grid(_extended(depth, intrinsics, "constant"), self.vae.stride)
+        grid = depth_to_grid(extended(depth, intrinsics, "constant"), self.vae.stride)
         self.store.insert_keyframe(
             np.array(self.vae.encode_image(image), np.float32),  # the store keeps it; the model may use it again
             grid,
@@ -411,35 +389,3 @@ def _scheduler(config: PipelineConfig, backbone: DiffusionBackbone | None) -> No
     if config.scheduler == "flow_matching":
         return FlowMatchingScheduler(shift=config.flow_shift, prediction_type=predicts)
     return DDPMScheduler(schedule=config.noise_schedule, prediction_type=predicts)
-
-
-def _padded(trajectory: CameraTrajectory, stride: int) -> CameraTrajectory:
-    """The same path of a camera whose image is of whole latent cells."""
-    return CameraTrajectory(trajectory.poses, trajectory.intrinsics.padded(stride))
-
-
-def _extended(pixels: F32, camera: CameraIntrinsics, mode: str) -> F32:
-    """An image or a depth (H, W, ...), extended at the right and the bottom to the size of a camera."""
-    more = ((0, camera.height - pixels.shape[0]), (0, camera.width - pixels.shape[1]))
-    if more == ((0, 0), (0, 0)):
-        return pixels
-    widths = (*more, *[(0, 0)] * (pixels.ndim - 2))
-    return np.asarray(np.pad(pixels, widths, mode="edge" if mode == "edge" else "constant"))
-
-
-def _cropped(frames: F32, camera: CameraIntrinsics) -> F32:
-    """Frames (F, H, W, ...) as large as a camera's image."""
-    if frames.shape[1:3] == (camera.height, camera.width):
-        return frames
-    return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
-
-
-def _blend(before: F32, decoded: F32) -> F32:
-    """The images of a window; the first ones exist already, in ``before``, and pass over into the new ones linearly."""
-    images: F32 = np.clip(decoded, 0, 1)
-    shared = len(before)
-    if not shared:
-        return images
-    weight = ((np.arange(shared, dtype=np.float32) + 1) / (shared + 1))[:, None, None, None]
-    images[:shared] = (1 - weight) * before + weight * images[:shared]
-    return images

@@ -1,0 +1,40 @@
+"""Images of whole latent cells and of the size that is wanted, and windows that pass over into each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mosaicmem._arrays import F32
+from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
+
+
+def padded_path(trajectory: CameraTrajectory, stride: int) -> CameraTrajectory:
+    """The same path of a camera whose image is of whole latent cells."""
+    return CameraTrajectory(trajectory.poses, trajectory.intrinsics.padded(stride))
+
+
+def extended(pixels: F32, camera: CameraIntrinsics, mode: str) -> F32:
+    """An image or a depth (H, W, ...), extended at the right and the bottom to the size of a camera."""
+    more = ((0, camera.height - pixels.shape[0]), (0, camera.width - pixels.shape[1]))
+    if more == ((0, 0), (0, 0)):
+        return pixels
+    widths = (*more, *[(0, 0)] * (pixels.ndim - 2))
+    return np.asarray(np.pad(pixels, widths, mode="edge" if mode == "edge" else "constant"))
+
+
+def cropped(frames: F32, camera: CameraIntrinsics) -> F32:
+    """Frames (F, H, W, ...) as large as a camera's image."""
+    if frames.shape[1:3] == (camera.height, camera.width):
+        return frames
+    return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
+
+
+def blend(before: F32, decoded: F32) -> F32:
+    """The images of a window; the first ones exist already, in ``before``, and pass over into the new ones linearly."""
+    images: F32 = np.clip(decoded, 0, 1)
+    shared = len(before)
+    if not shared:
+        return images
+    weight = ((np.arange(shared, dtype=np.float32) + 1) / (shared + 1))[:, None, None, None]
+    images[:shared] = (1 - weight) * before + weight * images[:shared]
+    return images
