@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "host_device.hpp"
 #include "simd/clones.hpp"
 
 namespace mosaicmem {
@@ -24,7 +25,7 @@ struct Intrinsics {
 struct Affine {
     std::array<double, 12> m;
 
-    Vec3 operator()(const Vec3& p) const {
+    MOSAICMEM_HOST_DEVICE Vec3 operator()(const Vec3& p) const {
         return {m[0] * p.x + m[1] * p.y + m[2] * p.z + m[3],
                 m[4] * p.x + m[5] * p.y + m[6] * p.z + m[7],
                 m[8] * p.x + m[9] * p.y + m[10] * p.z + m[11]};
@@ -75,7 +76,8 @@ struct View {
 struct PixelRay {
     Vec3 du, dv, d0, t;
 
-    PixelRay(const Intrinsics& k, const Affine& target_from_camera) {
+    PixelRay() = default;
+    MOSAICMEM_HOST_DEVICE PixelRay(const Intrinsics& k, const Affine& target_from_camera) {
         const auto& m = target_from_camera.m;
         du = {m[0] / k.fx, m[4] / k.fx, m[8] / k.fx};
         dv = {m[1] / k.fy, m[5] / k.fy, m[9] / k.fy};
@@ -84,11 +86,11 @@ struct PixelRay {
         t = {m[3], m[7], m[11]};
     }
 
-    Vec3 direction(double u, double v) const {
+    MOSAICMEM_HOST_DEVICE Vec3 direction(double u, double v) const {
         return {u * du.x + v * dv.x + d0.x, u * du.y + v * dv.y + d0.y, u * du.z + v * dv.z + d0.z};
     }
 
-    Vec3 operator()(double u, double v, double depth) const {
+    MOSAICMEM_HOST_DEVICE Vec3 operator()(double u, double v, double depth) const {
         const Vec3 d = direction(u, v);
         return {depth * d.x + t.x, depth * d.y + t.y, depth * d.z + t.z};
     }
@@ -99,7 +101,7 @@ struct PixelRay {
 struct RowRay {
     float start[3], step[3], t[3];
 
-    RowRay(const PixelRay& ray, std::size_t row) {
+    MOSAICMEM_HOST_DEVICE RowRay(const PixelRay& ray, std::size_t row) {
         const Vec3 first = ray.direction(0.5, static_cast<double>(row) + 0.5);
         const auto set = [](float(&to)[3], const Vec3& from) {
             to[0] = static_cast<float>(from.x);
@@ -111,7 +113,8 @@ struct RowRay {
         set(t, ray.t);
     }
 
-    MOSAICMEM_INLINE float operator()(std::size_t j, float z, int axis) const {
+    MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE float operator()(std::size_t j, float z,
+                                                            int axis) const {
         const float column =
             static_cast<float>(static_cast<std::int32_t>(j));  // int32 converts in SIMD
         return z * (start[axis] + column * step[axis]) + t[axis];

@@ -1,53 +1,12 @@
 #include "compose.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <vector>
 
 #include "unproject.hpp"
 
 namespace mosaicmem {
 namespace {
-
-constexpr std::uint64_t kNoToken = ~0ull;
-
-// Positive floats order as their bits do, so one 64-bit minimum decides by depth, then by index.
-std::uint64_t front_key(float depth, std::size_t index) {
-    return static_cast<std::uint64_t>(std::bit_cast<std::uint32_t>(depth)) << 32 |
-           static_cast<std::uint32_t>(index);
-}
-
-// Calls visit(cell, bilinear weight) on the cells of the grid that a token touches.
-template <class Visit>
-void for_each_cell(float x, float y, Splat mode, std::size_t rows, std::size_t columns,
-                   const Visit& visit) {
-    const float limit_x = static_cast<float>(columns), limit_y = static_cast<float>(rows);
-    if (!(x > -1.0f && x < limit_x && y > -1.0f && y < limit_y)) return;  // NaN too
-    if (mode == Splat::nearest) {
-        const auto c = static_cast<std::int64_t>(std::floor(x + 0.5f)),
-                   r = static_cast<std::int64_t>(std::floor(y + 0.5f));
-        if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) ||
-            r >= static_cast<std::int64_t>(rows))
-            return;
-        visit(static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(c), 1.0f);
-        return;
-    }
-    const float left = std::floor(x), top = std::floor(y);
-    for (int dy = 0; dy <= 1; ++dy) {
-        for (int dx = 0; dx <= 1; ++dx) {
-            const auto c = static_cast<std::int64_t>(left) + dx,
-                       r = static_cast<std::int64_t>(top) + dy;
-            if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) ||
-                r >= static_cast<std::int64_t>(rows))
-                continue;
-            const float wx = dx == 0 ? 1.0f - (x - left) : x - left;
-            const float wy = dy == 0 ? 1.0f - (y - top) : y - top;
-            if (mode == Splat::bilinear && wx * wy < kMinBilinear) continue;
-            visit(static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(c), wx * wy);
-        }
-    }
-}
 
 // Calls visit(token, cell, weight) for the tokens of the front surface of each cell.
 template <class Visit>

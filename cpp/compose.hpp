@@ -4,14 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace mosaicmem {
+#include "cells.hpp"
 
-enum class Splat {
-    nearest,   // the cell a token lands in
-    block,     // the 2x2 cells around it
-    bilinear,  // the 2x2 cells around it, averaged by bilinear weight over the tokens at the front
-               // surface
-};
+namespace mosaicmem {
 
 // Where the tokens of one target frame lie.
 struct SplatTokens {
@@ -38,7 +33,6 @@ struct SplatOptions {
 // it. `bilinear` averages all tokens within depth_tolerance (relative) of it, by weight times
 // bilinear weight; bilinear weights under kMinBilinear count for nothing. Tokens whose position or
 // depth is not finite, or depth <= 0, are passed over. T is float or double.
-constexpr float kMinBilinear = 1.0f / 64;
 template <class T>
 void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
            std::size_t channels, const SplatGrid& grid, T* canvas);

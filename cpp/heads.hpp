@@ -3,6 +3,8 @@
 
 #include <cstddef>
 
+#include "host_device.hpp"
+
 namespace mosaicmem {
 
 // Elements from one batch item, head and token to the next; the features of a token are contiguous.
@@ -21,7 +23,8 @@ struct HeadFeatures {
 };
 
 template <class T>
-T* row_of(T* x, const HeadStrides& strides, std::size_t b, std::size_t h, std::size_t t) {
+MOSAICMEM_HOST_DEVICE T* row_of(T* x, const HeadStrides& strides, std::size_t b, std::size_t h,
+                                std::size_t t) {
     return x + b * strides.batch + h * strides.head + t * strides.token;
 }
 

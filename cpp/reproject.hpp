@@ -20,8 +20,8 @@ class Reprojection {
           near_(target.near) {}
 
     // Sets (u, v) in pixels and z in metres. False, with u = v = 0, unless z > near.
-    bool operator()(double u_source, double v_source, float depth, float& u, float& v,
-                    float& z) const {
+    MOSAICMEM_HOST_DEVICE bool operator()(double u_source, double v_source, float depth, float& u,
+                                          float& v, float& z) const {
         const Vec3 p = ray_(u_source, v_source, depth);
         z = static_cast<float>(p.z);
         const bool in_front = p.z > near_;

@@ -1,34 +1,16 @@
 #include "sample.hpp"
 
 #include <algorithm>
-#include <cmath>
 
+#include "cells.hpp"
 #include "parallel.hpp"
 
 namespace mosaicmem {
 namespace {
 
-// The four cells around a place and their weights; false if it is not inside.
-struct Corners {
-    std::size_t cell[4];
-    float weight[4];
-};
-
-bool corners_of(const SamplePlaces& places, std::size_t i, Corners& corners) {
-    const float last_x = static_cast<float>(places.columns) - 1.0f;
-    const float last_y = static_cast<float>(places.rows) - 1.0f;
-    float x = places.position[2 * i], y = places.position[2 * i + 1];
-    if (!(x >= -0.5f && x <= last_x + 0.5f && y >= -0.5f && y <= last_y + 0.5f)) return false;
-    x = std::clamp(x, 0.0f, last_x);
-    y = std::clamp(y, 0.0f, last_y);
-    const auto left = static_cast<std::size_t>(x), top = static_cast<std::size_t>(y);
-    const std::size_t right = std::min(left + 1, places.columns - 1);
-    const std::size_t bottom = std::min(top + 1, places.rows - 1);
-    const float wx = x - static_cast<float>(left), wy = y - static_cast<float>(top);
-    corners = {{top * places.columns + left, top * places.columns + right,
-                bottom * places.columns + left, bottom * places.columns + right},
-               {(1 - wx) * (1 - wy), wx * (1 - wy), (1 - wx) * wy, wx * wy}};
-    return true;
+bool find_corners(const SamplePlaces& places, std::size_t i, Corners& corners) {
+    return corners_of(places.position[2 * i], places.position[2 * i + 1], places.rows,
+                      places.columns, corners);
 }
 
 }  // namespace
@@ -41,7 +23,7 @@ void bilinear_sample(const SamplePlaces& places, const T* grid, std::size_t chan
         Corners at;
         for (std::size_t i = begin; i < end; ++i) {
             T* out = values + i * channels;
-            inside[i] = corners_of(places, i, at);
+            inside[i] = find_corners(places, i, at);
             if (!inside[i]) {
                 std::fill_n(out, channels, T(0));
                 continue;
@@ -62,7 +44,7 @@ void bilinear_sample_adjoint(const SamplePlaces& places, const T* values, std::s
     std::fill_n(grid, places.rows * places.columns * channels, T(0));
     Corners at;
     for (std::size_t i = 0; i < places.count; ++i) {
-        if (!corners_of(places, i, at)) continue;
+        if (!find_corners(places, i, at)) continue;
         for (int corner = 0; corner < 4; ++corner) {
             const T weight = at.weight[corner];
             T* out = grid + at.cell[corner] * channels;

@@ -10,7 +10,9 @@
 namespace mosaicmem {
 
 // Depth counts as measured when positive and finite; NaN fails both comparisons.
-inline bool is_valid_depth(float depth) { return depth > 0.0f && depth <= FLT_MAX; }
+MOSAICMEM_HOST_DEVICE inline bool is_valid_depth(float depth) {
+    return depth > 0.0f && depth <= FLT_MAX;
+}
 
 // Every pixel: points (height, width, 3), zero where depth is invalid; valid (height, width) is 1
 // or 0.

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld, _core
+from device_helpers import EmulatedDevice, TorchDevice, method_on_device, on_device
+from mosaicmem import CameraIntrinsics, CameraPose, PRoPE, SyntheticWorld, WarpedLatent, WarpedRoPE, _core
 
 
 @pytest.fixture
@@ -37,6 +38,41 @@ def simd(request):
     _core.limit_simd_level(getattr(_core.SimdLevel, request.param))
     yield request.param
     _core.limit_simd_level(best)
+
+
+@pytest.fixture(params=(EmulatedDevice, TorchDevice), ids=lambda device: device.name)
+def device(request):
+    """Where the CUDA kernels run: on a GPU, or on the host where they are built to be emulated."""
+    missing = request.param.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    return request.param
+
+
+OPERATORS = ("unproject_depth", "unproject_to_image", "reproject_depth_grid", "bilinear_sample", "attention")
+METHODS = (
+    (WarpedLatent, "splat"),
+    (WarpedRoPE, "apply"),
+    (PRoPE, "apply_to_q"),
+    (PRoPE, "apply_to_kv"),
+    (PRoPE, "apply_to_o"),
+)
+
+
+@pytest.fixture(params=(None, EmulatedDevice, TorchDevice), ids=lambda device: device.name if device else "cpu")
+def anywhere(request, monkeypatch):
+    """Runs a test of an operator on the CPU, and then on each device that there is."""
+    device = request.param
+    if device is None:
+        return
+    missing = device.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    for name in OPERATORS:
+        if hasattr(request.module, name):
+            monkeypatch.setattr(request.module, name, on_device(device, getattr(request.module, name)))
+    for owner, name in METHODS:
+        monkeypatch.setattr(owner, name, method_on_device(device, getattr(owner, name)))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from memory_helpers import K, filled_store
 from mosaicmem import CameraPose, CameraTrajectory, MosaicMemoryStore, PipelineConfig, PointCloud, __version__
+from mosaicmem.device import describe_cuda
 from mosaicmem.cli._common import output_folder
 from scene_helpers import write_scene
 from test_depth_onnx import red_model
@@ -221,7 +222,9 @@ def test_show_config(tmp_path):
 
 
 def test_version_and_help():
-    assert succeed("--version").stdout.strip() == f"mosaicmem {__version__}"
+    version, cuda = succeed("--version").stdout.splitlines()
+    assert version == f"mosaicmem {__version__}"
+    assert cuda == f"CUDA: {describe_cuda()}"
     done = succeed("--help").stdout
     assert "Exit codes: 0 done; 1 failed" in done
     assert "--install-completion" in done

@@ -89,6 +89,7 @@ LAYOUTS = [  # layout, head_dim, sub-frame cameras, chosen sub-frames
 ]
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("method", ["q", "kv", "o"])
 @pytest.mark.parametrize(("layout", "dim", "subframes", "chosen"), LAYOUTS)
 def test_equals_the_formula(rng, simd, layout, dim, subframes, chosen, method):
@@ -108,6 +109,7 @@ def test_equals_the_formula(rng, simd, layout, dim, subframes, chosen, method):
     assert_within_twice(apply(half).astype(np.float64), rounded, formula(*arguments, subframes=chosen))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_four_subframes_share_the_first_half(rng):
     """Layout "half": a quarter of the camera features for each sub-frame, the rotary part as ever."""
     dim = 64
@@ -123,6 +125,7 @@ def test_four_subframes_share_the_first_half(rng):
             np.testing.assert_array_equal(got[..., dim // 2 :], expected[..., dim // 2 :])
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(("layout", "dim", "subframes", "chosen"), LAYOUTS)
 def test_logits_see_only_relative_cameras(rng, layout, dim, subframes, chosen):
     """q^T k after encoding equals, summed over four-vectors, q^T (P_q P_k^-1) k computed explicitly."""
@@ -157,6 +160,7 @@ def four_vectors(layout, dim, count, chosen):
                 yield list(range(first, first + 4)), subframe
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(("layout", "subframes"), [("half", None), ("full", 4), ("contiguous", 4)])
 @pytest.mark.parametrize("translation", ["none", 2.5])
 def test_a_rigid_motion_of_the_world_changes_nothing(rng, layout, subframes, translation):
@@ -174,6 +178,7 @@ def test_a_rigid_motion_of_the_world_changes_nothing(rng, layout, subframes, tra
     assert np.abs(attend(other) - before).max() > 0.05
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_identity_cameras_leave_plain_attention_with_rope(rng):
     views = np.tile(np.eye(4), (CAMERAS, 1, 1))
     encoding = prope(rng, viewmats=views, Ks=None)
@@ -189,6 +194,7 @@ def test_identity_cameras_leave_plain_attention_with_rope(rng):
     np.testing.assert_array_equal(plain.apply_to_q(x), x)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_one_call_does_it_all(rng):
     views, k = cameras(rng)
     q, key, v = features(rng), features(rng), features(rng)
@@ -226,6 +232,7 @@ def test_memory_with_cameras_of_its_own(rng):
     np.testing.assert_array_equal(per_token.apply_to_kv(key), memory.apply_to_kv(key))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_one_matrix_of_intrinsics_serves_all_cameras(rng):
     views, k = cameras(rng)
     x = features(rng)
@@ -233,6 +240,7 @@ def test_one_matrix_of_intrinsics_serves_all_cameras(rng):
     np.testing.assert_array_equal(shared, prope(rng, viewmats=views, Ks=np.tile(k[0], (CAMERAS, 1, 1))).apply_to_q(x))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_translations_are_tamed():
     t = np.array([[0.0, 0, 0], [3, 0, 4], [-30, 0, 40], [1e-9, 0, 0]])
     direction = t / np.maximum(np.linalg.norm(t, axis=1, keepdims=True), 1e-300)
@@ -244,6 +252,7 @@ def test_translations_are_tamed():
     np.testing.assert_allclose(scale_translation(t, "tanh"), direction * np.tanh(length))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_tamed_translations_reach_the_matrices(rng):
     views, k = cameras(rng)
     tamed = views.copy()
@@ -253,6 +262,7 @@ def test_tamed_translations_reach_the_matrices(rng):
     np.testing.assert_array_equal(prope(rng, viewmats=views, Ks=k, translation="logd4").apply_to_kv(x), expected)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_layouts_in_memory_threads_and_in_place_order(rng):
     encoding = prope(rng)
     x = rng.standard_normal((40, 8, TOKENS, DIM)).astype(np.float32)
@@ -265,6 +275,7 @@ def test_layouts_in_memory_threads_and_in_place_order(rng):
         assert got.strides == strided.strides
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_bfloat16_rounds_ties_to_even(simd):
     """x0 + x3 through a translation: 1 + 2^-8 and 1 + 3 * 2^-8 lie halfway between two bfloat16."""
     view = np.eye(4)
@@ -277,6 +288,7 @@ def test_bfloat16_rounds_ties_to_even(simd):
     np.testing.assert_array_equal(encoding.apply_to_o(x)[:, 0].astype(np.float64), expected)
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(
     ("layout", "dim", "options"),
     [
@@ -341,6 +353,7 @@ def test_bad_input_is_named(rng, change, message):
         prope(rng, **change)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_bad_features_are_named(rng):
     with pytest.raises(ValueError, match=r"q: expected shape \(any, 24, 32\), got \(2, 23, 32\)"):
         prope(rng).apply_to_q(np.zeros((2, 23, 32)))

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.kernel
 @pytest.mark.parametrize(
     ("head_dim", "axes_dims"), [(128, None), (64, None), (10, (6, 4, 0)), (2, (2, 0, 0)), (30, (10, 8, 12))]
 )
+@pytest.mark.usefixtures("anywhere")
 def test_equals_the_formula(rng, simd, pairing, head_dim, axes_dims):
     rope = WarpedRoPE(head_dim, axes_dims, pairing=pairing)
     x = rng.standard_normal((2, 3, 77, head_dim)).astype(np.float32)
@@ -32,11 +33,13 @@ def test_equals_the_formula(rng, simd, pairing, head_dim, axes_dims):
     assert_within_twice(got.astype(np.float64), rounded.astype(np.float64), exact)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_wan_split_is_the_default():
     assert WarpedRoPE(128).axes_dims == (44, 42, 42)
     assert WarpedRoPE(64).axes_dims == (24, 20, 20)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_integer_positions_equal_the_standard_table_bit_for_bit():
     """The table as video transformers build it: outer product of integer positions and frequencies, axis by axis."""
     rope = WarpedRoPE(128)
@@ -51,6 +54,7 @@ def test_integer_positions_equal_the_standard_table_bit_for_bit():
     np.testing.assert_array_equal(table.sin, np.vectorize(math.sin)(angles))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_a_table_serves_every_layer(rng):
     rope = WarpedRoPE(64)
     positions = rng.uniform(0, 90, (50, 3))
@@ -62,6 +66,7 @@ def test_a_table_serves_every_layer(rng):
         rope.apply(x[:, :49], table)
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
 def test_tables_for_models_that_apply_rope_themselves(rng, pairing):
     rope = WarpedRoPE(48, pairing=pairing)
@@ -78,6 +83,7 @@ def test_tables_for_models_that_apply_rope_themselves(rng, pairing):
     np.testing.assert_allclose(x * cos + turned * sin, expected, atol=1e-13)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_positions_come_from_the_reprojection():
     """A token seen by a camera that has not moved lands on its own grid position, with the time that it is given."""
     camera = CameraIntrinsics.from_fov(80, 48, fov_x=np.radians(70))
@@ -93,12 +99,14 @@ def test_positions_come_from_the_reprojection():
     np.testing.assert_allclose(moved[:, 2] - positions[:, 2], -camera.fx * 0.25 / 2 / 8, atol=1e-5)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_offset_queries_stand_at_time_zero():
     assert (grid_positions(3, 2, 2, temporal="offset")[:, 0] == 0).all()
     with pytest.raises(ValueError, match="temporal: expected one of target, offset"):
         grid_positions(1, 1, 1, temporal="source")
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(
     ("landing", "t", "message"),
     [
@@ -112,11 +120,13 @@ def test_bad_landings_are_named(landing, t, message):
         warped_positions(landing, 8, t)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_a_table_must_be_whole():
     with pytest.raises(ValueError, match=r"sin: expected shape \(9, 32\), got \(1, 32\)"):
         RotaryTable(np.zeros((9, 32)), np.zeros((1, 32)))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_inverse_undoes_it(rng):
     rope = WarpedRoPE(64)
     x = rng.standard_normal((4, 50, 64)).astype(np.float32)
@@ -124,6 +134,7 @@ def test_inverse_undoes_it(rng):
     np.testing.assert_allclose(rope.apply(rope.apply(x, positions), positions, inverse=True), x, atol=1e-6)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_logits_depend_on_relative_positions_only(rng):
     rope = WarpedRoPE(64)
     q, k = rng.standard_normal((2, 20, 64))
@@ -134,12 +145,14 @@ def test_logits_depend_on_relative_positions_only(rng):
     np.testing.assert_allclose(after, before, atol=1e-10)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_grid_positions_run_x_fastest():
     np.testing.assert_array_equal(
         grid_positions(2, 1, 3), [[0, 0, 0], [0, 0, 1], [0, 0, 2], [1, 0, 0], [1, 0, 1], [1, 0, 2]]
     )
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_layouts_threads_and_empty_input(rng):
     rope = WarpedRoPE(64)
     x = rng.standard_normal((3, 700, 2, 64)).astype(np.float32).transpose(0, 2, 1, 3)  # (B, heads, N, d) of a model
@@ -155,6 +168,7 @@ def test_layouts_threads_and_empty_input(rng):
     assert rope.apply(np.zeros((0, 5, 64), np.float32), np.zeros((5, 3))).shape == (0, 5, 64)
 
 
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
 @pytest.mark.parametrize("dim", [16, 48, 64, 80, 96])
 def test_results_beyond_the_caches_are_the_same(rng, simd, pairing, dim):

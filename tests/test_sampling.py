@@ -32,6 +32,7 @@ def test_equals_the_formula(rng, count, rows, columns, channels):
     np.testing.assert_allclose(bilinear_sample(grid.astype(np.float64), positions)[0], exact, atol=1e-6)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_centres_give_back_the_grid_and_threads_the_same_bytes(rng):
     grid = rng.standard_normal((40, 50, 8)).astype(np.float32)
     centres = np.stack(np.mgrid[:40, :50], axis=-1).reshape(-1, 2)

@@ -222,7 +222,7 @@ class TestArraysAtTheBorder:
         x = random(rng, 1, 1, 5, 8)
         with pytest.raises(TypeError, match="q, k, v: expected one dtype, got bfloat16 for k, v only"):
             attention(x, x.bfloat16(), x.bfloat16())
-        with pytest.raises(ValueError, match="x: expected a CPU tensor, got one on meta"):
+        with pytest.raises(ValueError, match="x: expected a CPU or CUDA tensor, got one on meta"):
             WarpedRoPE(8).apply(torch.zeros(5, 8, device="meta"), np.zeros((5, 3)))
 
 
@@ -254,3 +254,67 @@ def test_operators_called_by_hand_check_what_they_get(rng, name, index, value, m
     arguments[index] = value
     with pytest.raises(ValueError, match=message):
         getattr(torch.ops.mosaicmem, name)(*arguments)
+
+
+@pytest.mark.kernel
+class TestCudaKernels:
+    """What torch runs on CUDA tensors, given CPU tensors: an emulated device has the host's memory."""
+
+    @pytest.fixture(autouse=True)
+    def tensors_are_on_the_device(self, monkeypatch):
+        if (missing := EmulatedDevice.missing()) is not None:
+            pytest.skip(missing)
+        monkeypatch.setattr(device_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
+        monkeypatch.setattr(device_arrays.TorchFramework, "stream", lambda self: 1)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_rope_and_prope(self, rng, dtype):
+        x = random(rng, 2, 3, 12, 64).to(dtype).transpose(0, 1)
+        double = dtype == torch.float64
+        table = WarpedRoPE(64).table(rng.uniform(0, 9, (12, 3))).of_dtype(double)
+        angles = [torch.from_numpy(t) for t in table]
+        for inverse in (False, True):
+            arguments = (x, *angles, True, inverse, 0)
+            assert_same(torch_ops._rope_cuda(*arguments), torch_ops._rope(*arguments), dtype)
+        table = torch.float64 if double else torch.float32
+        products = torch.from_numpy(rng.standard_normal((3, 1, 4, 16))).to(table)
+        camera = torch.from_numpy(np.arange(12, dtype=np.int32) % 3)
+        turns = [angle[:, :16].contiguous() for angle in angles]
+        for cos, sin, end in ((None, None, 64), (*turns, 32)):
+            arguments = (x, products, products, camera, cos, sin, [0, end, 0], 1, False, 0)
+            assert_same(torch_ops._prope_cuda(*arguments), torch_ops._prope(*arguments), dtype)
+
+    @pytest.mark.parametrize("mode", ["nearest", "block", "bilinear"])
+    def test_splat_and_sample(self, rng, mode):
+        tokens, gradient = random(rng, 30, 4).double(), random(rng, 5, 6, 4).double()
+        places = [torch.from_numpy(x) for x in (rng.uniform(0, 5, (30, 2)).astype("f4"), rng.uniform(1, 2, 30).astype("f4"))]
+        arguments = (tokens, *places, None, 5, 6, mode, 0.05)
+        canvas = torch_ops._splat_cuda(*arguments)
+        for part, expected in zip(canvas, torch_ops._splat(*arguments), strict=True):
+            assert torch.equal(part, expected)
+        back = (gradient, *places, None, canvas[2], canvas[3], mode, 0.05)
+        assert torch.equal(torch_ops._splat_adjoint_cuda(*back), torch_ops._splat_adjoint(*back))
+        for part, expected in zip(torch_ops._sample_cuda(gradient, places[0], 0), torch_ops._sample(gradient, places[0], 0), strict=True):
+            assert torch.allclose(part.double(), expected.double(), atol=1e-12)
+        back = (tokens, places[0], 5, 6, 0)
+        assert torch.allclose(torch_ops._sample_adjoint_cuda(*back), torch_ops._sample_adjoint(*back), atol=1e-12)
+
+    def test_gradients_are_refused_where_there_is_no_backward(self, rng):
+        x = random(rng, 1, 1, 5, 8).requires_grad_()
+        with pytest.raises(ValueError, match="q: expected a tensor without gradient, since this has no backward"):
+            device_attention.attention(x, x, x, None, None, (None, None, None), None, None, None, "interleaved")
+
+    def test_attention(self, rng):
+        q, k, v = (random(rng, 1, 2, n, 64).bfloat16() for n in (20, 30, 30))
+        out, lse = device_attention.attention(q, k, v, None, None, (None, None, None), None, None, None, "interleaved")
+        expected = attention(q, k, v, return_lse=True)
+        assert_same(out, expected[0], torch.bfloat16)
+        assert torch.allclose(lse, expected[1], atol=1e-5)
+
+
+def assert_same(actual, expected, dtype):
+    assert actual.dtype == expected.dtype == dtype
+    assert actual.shape == expected.shape
+    assert actual.stride() == expected.stride()
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 2e-2)
+    assert torch.allclose(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)

@@ -38,6 +38,7 @@ def test_dense_equals_the_formula(rng, shape):
     assert_within_twice(points, single, exact)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_valid_pixels_only(rng):
     depth, pose, k = nasty_depth(rng, 61, 83), random_pose(rng), camera(61, 83)
     points, pixels = unproject_depth(depth, k, pose)
@@ -46,6 +47,7 @@ def test_valid_pixels_only(rng):
     assert points.tobytes() == dense[valid].tobytes()
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_projection_undoes_it(rng):
     k = camera(48, 64)
     depth = rng.uniform(0.5, 5, (48, 64)).astype(np.float32)
@@ -56,12 +58,14 @@ def test_projection_undoes_it(rng):
     np.testing.assert_allclose(z, depth.ravel(), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_no_valid_pixel(rng):
     points, pixels = unproject_depth(np.zeros((5, 7)), camera(5, 7))
     assert points.shape == (0, 3)
     assert pixels.shape == (0,)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_far_from_the_origin_keeps_single_precision(rng):
     matrix = np.eye(4)
     matrix[:3, 3] = [1e6, -2e6, 3e6]
@@ -72,6 +76,7 @@ def test_far_from_the_origin_keeps_single_precision(rng):
     assert np.abs(points[valid] - exact[valid]).max() <= 0.26  # one unit in the last place of 3e6
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_any_layout_and_thread_count_give_the_same_bytes(rng):
     depth, pose, k = nasty_depth(rng, 500, 700), random_pose(rng), camera(500, 700)
     expected = unproject_depth(depth, k, pose, num_threads=1)

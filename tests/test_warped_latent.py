@@ -37,6 +37,7 @@ def test_equals_the_formula(rng, mode, count, rows, columns):
         np.testing.assert_array_equal(canvas.latents, expected[0].astype(np.float32))
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_a_nearer_token_hides_one_behind(rng):
     tokens = np.array([[1.0], [2.0], [3.0]])
     for mode in ("nearest", "block", "bilinear"):
@@ -45,12 +46,14 @@ def test_a_nearer_token_hides_one_behind(rng):
         assert canvas.source[2, 2] == 1
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_equal_depths_go_to_the_smaller_index():
     for order in ([0, 1], [1, 0]):
         canvas = WarpedLatent("nearest").splat(np.array([[5.0], [7.0]])[order], [[0, 0]] * 2, [1.0, 1.0], 1, 1)
         assert canvas.source[0, 0] == 0
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_the_front_surface_is_averaged_by_weight():
     canvas = WarpedLatent("bilinear", depth_tolerance=0.1).splat(
         [[1.0], [4.0], [100.0]], [[0, 0]] * 3, [1.0, 1.05, 1.2], 1, 1, weights=[1.0, 2.0, 9.0]
@@ -58,6 +61,7 @@ def test_the_front_surface_is_averaged_by_weight():
     assert canvas.latents[0, 0, 0] == pytest.approx(3.0)
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_what_no_token_reaches_stays_uncovered(rng):
     canvas = WarpedLatent().splat([[1.0, 2.0]], [[1.0, 1.0]], [2.0], 4, 4)
     assert canvas.coverage.sum() == 1
@@ -66,6 +70,7 @@ def test_what_no_token_reaches_stays_uncovered(rng):
     assert (canvas.source[~canvas.coverage] == -1).all()
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_a_constant_stays_constant(rng):
     """Weights are normalised: whatever lands where, a constant picture is constant where it is covered."""
     _, positions, depth = random_tokens(rng, 500, 10, 10)

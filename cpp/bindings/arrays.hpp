@@ -88,5 +88,6 @@ void bind_positions(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_latents(py::module_& m);
 void bind_patch_memory(py::module_& m);
+void bind_cuda(py::module_& m);  // in cuda/bindings
 
 }  // namespace mosaicmem::bindings

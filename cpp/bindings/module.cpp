@@ -13,5 +13,8 @@ PYBIND11_MODULE(_core, m) {
     bindings::bind_attention(m);
     bindings::bind_latents(m);
     bindings::bind_patch_memory(m);
+#ifdef MOSAICMEM_CUDA
+    bindings::bind_cuda(m);
+#endif
     m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }

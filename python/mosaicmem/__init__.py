@@ -26,6 +26,7 @@ from mosaicmem.attention import (
     warped_positions,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.device import has_cuda
 from mosaicmem.diffusion import (
     VAE,
     DDPMScheduler,
@@ -126,6 +127,7 @@ __all__ = [
     "bilinear_sample",
     "depth_to_grid",
     "grid_positions",
+    "has_cuda",
     "merge_attention",
     "prope_attention",
     "reproject_depth_grid",

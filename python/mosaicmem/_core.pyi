@@ -345,3 +345,160 @@ def linear(x: _F32, weight: _F32, num_threads: int = 0) -> _F32: ...
 def simd_level() -> SimdLevel: ...
 def limit_simd_level(most: SimdLevel) -> None: ...
 def ignore_grain(on: bool) -> None: ...
+
+_Shape = tuple[int, ...]
+_Stream = tuple[int, int]  # device and handle
+
+class _DeviceArray:
+    def __init__(self, address: int, shape: Sequence[int], strides: Sequence[int], dtype: str) -> None: ...
+    address: int
+    shape: list[int]
+    strides: list[int]
+    dtype: str
+
+_Maybe = _DeviceArray | None
+
+class _Cuda:
+    """Results and scratch are given; everything runs in the order of the stream."""
+
+    CudaError: type[RuntimeError]
+    DeviceArray: type[_DeviceArray]
+    is_emulated: bool
+    compiler: str
+    architectures: str
+    most_head_dim: int
+    def device_count(self) -> int: ...
+    def driver_version(self) -> int: ...
+    def unproject_dense(
+        self,
+        depth: _DeviceArray,
+        size: _Shape,
+        intrinsics: _Intrinsics,
+        world_from_camera: _F64,
+        points: _DeviceArray,
+        valid: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def reproject_grid(
+        self,
+        depth: _DeviceArray,
+        stride: float,
+        source_intrinsics: _Intrinsics,
+        world_from_source: _F64,
+        camera: tuple[float, ...],
+        camera_from_world: _F64,
+        landing: _DeviceArray,
+        valid: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def splat(
+        self,
+        latents: _DeviceArray,
+        position: _DeviceArray,
+        depth: _DeviceArray,
+        weight: _Maybe,
+        mode: Splat,
+        depth_tolerance: float,
+        canvas: _DeviceArray,
+        coverage: _DeviceArray,
+        surface: _DeviceArray,
+        source: _DeviceArray,
+        front: _DeviceArray,
+        begin: _Maybe,
+        entry: _Maybe,
+        stream: _Stream,
+    ) -> None: ...
+    def splat_adjoint(
+        self,
+        canvas: _DeviceArray,
+        position: _DeviceArray,
+        depth: _DeviceArray,
+        weight: _Maybe,
+        surface: _DeviceArray,
+        source: _DeviceArray,
+        mode: Splat,
+        depth_tolerance: float,
+        latents: _DeviceArray,
+        begin: _Maybe,
+        entry: _Maybe,
+        total: _Maybe,
+        stream: _Stream,
+    ) -> None: ...
+    def bilinear_sample(
+        self,
+        grid: _DeviceArray,
+        position: _DeviceArray,
+        values: _DeviceArray,
+        inside: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def bilinear_sample_adjoint(
+        self,
+        values: _DeviceArray,
+        position: _DeviceArray,
+        begin: _DeviceArray,
+        entry: _DeviceArray,
+        grid: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def rope_table(
+        self,
+        positions: _DeviceArray,
+        axis_dims: Sequence[int],
+        theta: float,
+        cos: _DeviceArray,
+        sin: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def rope_apply(
+        self,
+        x: _DeviceArray,
+        cos: _DeviceArray,
+        sin: _DeviceArray,
+        interleaved: bool,
+        inverse: bool,
+        out: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def prope_apply(
+        self,
+        x: _DeviceArray,
+        runs: Sequence[tuple[int, int, int]],
+        spread: int,
+        coefficient: _DeviceArray,
+        camera: _DeviceArray,
+        cos: _Maybe,
+        sin: _Maybe,
+        inverse: bool,
+        out: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def attention(
+        self,
+        q: _DeviceArray,
+        k: _DeviceArray,
+        v: _DeviceArray,
+        mask: _Maybe,
+        bias: _Maybe,
+        query_time: _Maybe,
+        key_time: _Maybe,
+        half_life: float,
+        scale: float,
+        rotations: Sequence[_Maybe],
+        interleaved: bool,
+        out: _DeviceArray,
+        lse: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def merge_attention(
+        self,
+        out_a: _DeviceArray,
+        lse_a: _DeviceArray,
+        out_b: _DeviceArray,
+        lse_b: _DeviceArray,
+        out: _DeviceArray,
+        lse: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+
+cuda: _Cuda  # missing where the library was built without CUDA

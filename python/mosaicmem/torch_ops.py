@@ -30,15 +30,21 @@ from mosaicmem.attention._head_layout import MatrixTable
 from mosaicmem.attention.prope import camera_indices
 from mosaicmem.attention.warped_latent import sample_arguments, splat_arguments
 from mosaicmem.attention.warped_rope import RotaryTable
+from mosaicmem.device import latents as device_latents
+from mosaicmem.device import positions as device_positions
+from mosaicmem.device.arrays import Call, DeviceCopies, is_on_device
+from mosaicmem.device.positions import DeviceRotaryTable
 
-_FEATURES = (torch.float32, torch.float64, torch.bfloat16)
+AnyTable = RotaryTable | DeviceRotaryTable
 
 
-def rope(x: Any, table: RotaryTable, pairing: str, inverse: bool, num_threads: int) -> Any:
+def rope(x: Any, table: AnyTable, pairing: str, inverse: bool, num_threads: int) -> Any:
     """``WarpedRoPE.apply`` on a tensor (..., N, head_dim)."""
     x = _computable("x", x)
-    cos, sin = (table.cos, table.sin) if x.dtype == torch.float64 else table.single
-    tables = torch.from_numpy(cos), torch.from_numpy(sin)
+    if isinstance(table, RotaryTable):
+        tables = _on_device_of(x, table.copies, table.of_dtype(x.dtype == torch.float64), "table")
+    else:
+        tables = table.on_device(Call("x", x.detach()), str(x.dtype).removeprefix("torch."))
     return torch.ops.mosaicmem.rope(x, *tables, pairing == "interleaved", inverse, num_threads)
 
 
@@ -48,16 +54,15 @@ def prope(
     """One of PRoPE's products on a tensor (..., N, head_dim)."""
     x = _computable("x", x)
     double = x.dtype == torch.float64
-    cos, sin = None, None
-    if angles is not None:
-        cos, sin = (torch.from_numpy(a) for a in ((angles.cos, angles.sin) if double else angles.single))
     products = (matrices.coefficients, matrices.adjoint) if double else matrices.single
+    tables: tuple[Any, ...] = (None, None)
+    if angles is not None:
+        tables = _on_device_of(x, angles.copies, angles.of_dtype(double), "table")
     return torch.ops.mosaicmem.prope(
         x,
-        *(torch.from_numpy(product) for product in products),
-        torch.from_numpy(camera),
-        cos,
-        sin,
+        *_on_device_of(x, matrices.copies, products, "products"),
+        *_on_device_of(x, matrices.copies, (camera,), "camera"),
+        *tables,
         [number for run in matrices.runs for number in run],
         matrices.spread,
         inverse,
@@ -81,6 +86,14 @@ def bilinear_sample(grid: Any, positions: Any, num_threads: int) -> tuple[Any, A
     return values, inside
 
 
+def _on_device_of(x: Any, copies: DeviceCopies, arrays: tuple[NDArray[Any], ...], key: str) -> tuple[Any, ...]:
+    """Small arrays as tensors where ``x`` is: on a GPU, copies that are kept."""
+    if not is_on_device(x):
+        return tuple(torch.from_numpy(array) for array in arrays)
+    call = Call("x", x.detach())
+    return tuple(copies.of(call, f"{key} {i} {array.dtype}", array) for i, array in enumerate(arrays))
+
+
 def _constant(name: str, value: Any) -> Any:
     """A tensor that no gradient flows to."""
     if value is None:
@@ -93,11 +106,13 @@ def _constant(name: str, value: Any) -> Any:
 
 def _computable(name: str, x: Any, *, half: bool = True) -> Any:
     """The tensor in a dtype that its kernel has."""
-    if x.device.type != "cpu":
-        raise ValueError(f"{name}: expected a CPU tensor, got one on {x.device}; move it with .cpu()")
+    on_device = is_on_device(x)
+    if x.device.type != "cpu" and not on_device:
+        raise ValueError(f"{name}: expected a CPU or CUDA tensor, got one on {x.device}; move it with .cpu()")
     if x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
-    return x if x.dtype in _FEATURES and (half or x.dtype != torch.bfloat16) else x.float()
+    halves = (torch.bfloat16, *([torch.float16] if on_device else [])) if half else ()
+    return x if x.dtype in (torch.float32, torch.float64, *halves) else x.float()
 
 
 def _array(x: Any) -> Any:
@@ -209,6 +224,51 @@ def _sample_adjoint(values: Any, positions: Any, rows: int, columns: int, num_th
     return torch.from_numpy(_core.bilinear_sample_adjoint(gradient, places, rows, columns))
 
 
+# The same on the device, where values cannot be looked at without waiting: cameras that do not exist are not noticed.
+
+
+def _rope_cuda(x: Any, cos: Any, sin: Any, interleaved: bool, inverse: bool, _threads: int) -> Any:
+    out = _fake_like(x)
+    device_positions.rope_apply(x.detach(), cos, sin, interleaved, inverse, out)
+    return out
+
+
+def _prope_cuda(
+    x: Any,
+    coefficients: Any,
+    _adjoint: Any,
+    camera: Any,
+    cos: Any,
+    sin: Any,
+    runs: list[int],
+    spread: int,
+    inverse: bool,
+    _threads: int,
+) -> Any:
+    dim = x.shape[-1]
+    triples = list(zip(runs[::3], runs[1::3], runs[2::3], strict=True))
+    _check_runs(triples, spread, coefficients.shape[1], dim // 2 if cos is not None else dim)
+    out = _fake_like(x)
+    device_positions.prope_apply(x.detach(), coefficients, camera, cos, sin, triples, spread, inverse, out)
+    return out
+
+
+def _splat_cuda(tokens: Any, *others: Any) -> tuple[Any, ...]:
+    return device_latents.splat(tokens.detach(), *others)
+
+
+def _splat_adjoint_cuda(canvas: Any, *others: Any) -> Any:
+    return device_latents.splat_adjoint(canvas.detach(), *others)
+
+
+def _sample_cuda(grid: Any, positions: Any, _threads: int) -> tuple[Any, ...]:
+    return device_latents.bilinear_sample(grid.detach(), positions)
+
+
+def _sample_adjoint_cuda(values: Any, positions: Any, rows: int, columns: int, _threads: int) -> Any:
+    return device_latents.bilinear_sample_adjoint(values.detach(), positions, rows, columns)
+
+
 def _fake_like(x: Any, *_: Any) -> Any:
     return torch.empty_like(x) if x.dim() <= 4 else torch.empty(x.shape, dtype=x.dtype)
 
@@ -290,8 +350,9 @@ def _sample_adjoint_backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
     return torch.ops.mosaicmem.sample(grad, positions, threads)[0], *[None] * 4
 
 
-def _register(name: str, schema: str, kernel: Any, fake: Any, keep: Any, backward: Any) -> None:
+def _register(name: str, schema: str, kernel: Any, cuda_kernel: Any, fake: Any, keep: Any, backward: Any) -> None:
     op = torch.library.custom_op(f"mosaicmem::{name}", kernel, mutates_args=(), device_types="cpu", schema=schema)
+    op.register_kernel("cuda")(cuda_kernel)
     op.register_fake(fake)
     op.register_autograd(backward, setup_context=keep)
 
@@ -300,6 +361,7 @@ _register(
     "rope",
     "(Tensor x, Tensor cos, Tensor sin, bool interleaved, bool inverse, int num_threads) -> Tensor",
     _rope,
+    _rope_cuda,
     _fake_like,
     _keep_inputs,
     _rope_backward,
@@ -309,6 +371,7 @@ _register(
     "(Tensor x, Tensor coefficients, Tensor adjoint, Tensor camera, Tensor? cos, Tensor? sin, int[] runs, int spread, "
     "bool inverse, int num_threads) -> Tensor",
     _prope,
+    _prope_cuda,
     _fake_like,
     _keep_inputs,
     _prope_backward,
@@ -318,6 +381,7 @@ _register(
     "(Tensor tokens, Tensor positions, Tensor depth, Tensor? weights, int rows, int columns, str mode, "
     "float depth_tolerance) -> (Tensor, Tensor, Tensor, Tensor)",
     _splat,
+    _splat_cuda,
     _fake_splat,
     _keep_splat,
     _splat_backward,
@@ -327,6 +391,7 @@ _register(
     "(Tensor canvas, Tensor positions, Tensor depth, Tensor? weights, Tensor front, Tensor source, str mode, "
     "float depth_tolerance) -> Tensor",
     _splat_adjoint,
+    _splat_adjoint_cuda,
     _fake_splat_adjoint,
     _keep_inputs,
     _splat_adjoint_backward,
@@ -335,6 +400,7 @@ _register(
     "sample",
     "(Tensor grid, Tensor positions, int num_threads) -> (Tensor, Tensor)",
     _sample,
+    _sample_cuda,
     _fake_sample,
     _keep_sample,
     _sample_backward,
@@ -343,6 +409,7 @@ _register(
     "sample_adjoint",
     "(Tensor values, Tensor positions, int rows, int columns, int num_threads) -> Tensor",
     _sample_adjoint,
+    _sample_adjoint_cuda,
     _fake_sample_adjoint,
     _keep_inputs,
     _sample_adjoint_backward,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, check_integer
+from mosaicmem.device.arrays import DeviceCopies
 
 Runs = list[tuple[int, int, int]]
 
@@ -34,6 +35,7 @@ class MatrixTable:
     coefficients: F64
     adjoint: F64
     single: tuple[F32, F32] = field(init=False, repr=False)
+    copies: DeviceCopies = field(init=False, repr=False, default_factory=DeviceCopies)
 
     def __post_init__(self) -> None:
         single = self.coefficients.astype(np.float32), self.adjoint.astype(np.float32)

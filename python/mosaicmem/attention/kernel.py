@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F64, ArrayLike, as_array, check_number, check_threads, like
+from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice, check_number, check_threads, like
 from mosaicmem.attention._features import as_heads, empty_heads, is_bfloat16, restore
+from mosaicmem.attention.warped_rope import PAIRINGS, RotaryTable, WarpedRoPE
+from mosaicmem.device.arrays import is_on_device
+from mosaicmem.device.attention import attention as device_attention
+from mosaicmem.device.attention import merge_attention as device_merge
+from mosaicmem.device.positions import DeviceRotaryTable
 
 
 def attention(
@@ -23,6 +28,9 @@ def attention(
     key_time: ArrayLike | None = None,
     half_life: float | None = None,
     scale: float | None = None,
+    query_table: RotaryTable | DeviceRotaryTable | None = None,
+    key_table: RotaryTable | DeviceRotaryTable | None = None,
+    pairing: str = "interleaved",
     return_lse: bool = False,
     num_threads: int = 0,
 ) -> Any:
@@ -32,7 +40,8 @@ def attention(
     ----------
     q : (B, heads, N_q, d) array
         All three float32, or all three bfloat16 (a torch tensor, or NumPy with ml_dtypes); else they are computed in
-        float32. Sums are float32 always. Transposed views of (B, N, heads, d) are read as they are.
+        float32. On a GPU float16 stays so too; it and bfloat16 run on the tensor cores where d = d_v is 64 or 128. Sums
+        are float32 always. Transposed views of (B, N, heads, d) are read as they are.
     k : (B, key_heads, N_k, d) array
         ``key_heads`` divides ``heads``: query head h reads key head h // (heads // key_heads).
     v : (B, key_heads, N_k, d_v) array
@@ -46,6 +55,11 @@ def attention(
         Seconds.
     scale : float, optional
         1 / sqrt(d) if not given.
+    query_table, key_table : RotaryTable, optional
+        Warped RoPE: the angles by which queries and keys are turned first, from `WarpedRoPE.table`. On a GPU they are
+        turned while they are loaded.
+    pairing : {"interleaved", "split_half"}
+        Of the tables.
     return_lse : bool
         Also return the log of the sum of exponentials of the logits, (B, heads, N_q) float32, from which
         `merge_attention` joins results over different keys.
@@ -58,6 +72,13 @@ def attention(
         float32, or bfloat16 for bfloat16, with its axes in memory in the order of those of ``q``. Zeros for a query
         that no key answers (its log-sum-exp is -inf).
     """
+    if is_on_device(q):
+        decay = query_time, key_time, _check_times(query_time, key_time, half_life)
+        tables = (query_table, key_table, check_choice("pairing", pairing, PAIRINGS))
+        given_scale = None if scale is None else check_number("scale", scale)
+        out, lse = device_attention(q, k, v, mask, bias, decay, given_scale, *tables)
+        return (out, lse) if return_lse else out
+    q, k = (_turned(x, table, pairing, num_threads) for x, table in ((q, query_table), (k, key_table)))
     names = {"q": q, "k": k, "v": v}
     half = {name for name, value in names.items() if is_bfloat16(value)}
     if half and len(half) < 3:
@@ -99,6 +120,8 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
     -------
     (out, lse), from which the next piece can be merged.
     """
+    if is_on_device(out_a):
+        return device_merge(out_a, lse_a, out_b, lse_b)
     if is_bfloat16(out_a) != is_bfloat16(out_b):
         raise TypeError("out_a, out_b: expected one dtype, got bfloat16 for one only")
     a = as_heads("out_a", out_a, (*np.shape(out_a)[:-1], "d_v"), double=False)
@@ -112,16 +135,31 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
     return restore(out_a, out, shape), like(out_a, lse.reshape(shape[:-1]))
 
 
+def _turned(x: ArrayLike, table: RotaryTable | DeviceRotaryTable | None, pairing: str, num_threads: int) -> ArrayLike:
+    """Features under Warped RoPE, where they have angles."""
+    if table is None:
+        return x
+    return WarpedRoPE(2 * table.cos.shape[1], pairing=pairing).apply(x, table, num_threads=num_threads)
+
+
+def _check_times(query_time: ArrayLike | None, key_time: ArrayLike | None, half_life: float | None) -> float | None:
+    """The half-life, or None without times."""
+    given = [x is not None for x in (query_time, key_time, half_life)]
+    if not any(given):
+        return None
+    if not all(given):
+        raise ValueError("query_time, key_time, half_life: expected all three or none")
+    return check_number("half_life", half_life, above=0.0)
+
+
 def _times(
     query_time: ArrayLike | None, key_time: ArrayLike | None, half_life: float | None, queries: int, keys: int
 ) -> tuple[F64 | None, F64 | None, float]:
-    given = [x is not None for x in (query_time, key_time, half_life)]
-    if not any(given):
+    seconds = _check_times(query_time, key_time, half_life)
+    if seconds is None:
         return None, None, 1.0
-    if not all(given):
-        raise ValueError("query_time, key_time, half_life: expected all three or none")
     return (
         as_array("query_time", query_time, np.float64, (queries,), finite=True),
         as_array("key_time", key_time, np.float64, (keys,), finite=True),
-        check_number("half_life", half_life, above=0.0),
+        seconds,
     )

@@ -26,6 +26,8 @@ from mosaicmem.attention._features import as_heads, empty_heads, restore
 from mosaicmem.attention._head_layout import HeadLayout, MatrixTable
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.warped_rope import RotaryTable
+from mosaicmem.device.arrays import Call, is_on_device
+from mosaicmem.device.positions import prope_apply
 
 
 class PRoPE:
@@ -155,6 +157,8 @@ class PRoPE:
             from mosaicmem import torch_ops
 
             return torch_ops.prope(x, matrices, self._camera, self._angles, inverse, threads)
+        if is_on_device(x):
+            return self._apply_on_device(x, matrices, inverse)
         heads = as_heads(name, x, shape)
         double = heads.dtype == np.float64
         angles: tuple[Any, Any] = (None, None)
@@ -173,6 +177,17 @@ class PRoPE:
             threads,
         )
         return restore(x, out, shape)
+
+    def _apply_on_device(self, x: Any, matrices: MatrixTable, inverse: bool) -> Any:
+        call = Call("x", x)
+        double = call.dtype("x", x) == "float64"
+        kind = "double" if double else "single"
+        products = matrices.copies.of(call, kind, matrices.coefficients if double else matrices.single[0])
+        camera = matrices.copies.of(call, "camera", self._camera)
+        cos, sin = None, None
+        if self._angles is not None:
+            cos, sin = self._angles.on_device(call, call.dtype("x", x))
+        return prope_apply(x, products, camera, cos, sin, matrices.runs, matrices.spread, inverse)
 
 
 def prope_attention(

@@ -25,6 +25,8 @@ from mosaicmem._arrays import (
     like,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.device import geometry, latents
+from mosaicmem.device.arrays import is_on_device
 
 
 def reproject_depth_grid(
@@ -60,18 +62,19 @@ def reproject_depth_grid(
         (u', v') in pixels and z' in metres; may lie outside the image. Zero where invalid.
     valid : (h, w) bool
     """
-    z = as_depth("depth", depth, ("h", "w"))
     near = check_number("near", near, above=0.0)
     camera = (*target_intrinsics.params, target_intrinsics.width, target_intrinsics.height, near, np.inf)
-    landing, valid = _core.reproject_grid(
-        z,
+    views = (
         check_integer("stride", stride, minimum=1),
         source_intrinsics.params,
         source.world_from_camera,
         camera,
         target.camera_from_world,
-        check_threads(num_threads),
     )
+    if is_on_device(depth):
+        return geometry.reproject_grid(depth, *views)
+    z = as_depth("depth", depth, ("h", "w"))
+    landing, valid = _core.reproject_grid(z, *views, check_threads(num_threads))
     return like(depth, landing), like(depth, valid)
 
 
@@ -147,6 +150,10 @@ class WarpedLatent:
             from mosaicmem import torch_ops
 
             return LatentCanvas(*torch_ops.splat(*parts))
+        if is_on_device(tokens):
+            check_integer("rows", rows, minimum=1)
+            check_integer("columns", columns, minimum=1)
+            return LatentCanvas(*latents.splat(*parts))
         return LatentCanvas(*_core.splat(*splat_arguments(*parts)))
 
 
@@ -161,15 +168,15 @@ def splat_arguments(
     depth_tolerance: float,
 ) -> tuple[Any, ...]:
     """The core's arguments for a splat, checked; see `WarpedLatent.splat`."""
-    latents = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"))
-    place = as_array("positions", positions, np.float32, (len(latents), 2))
-    z = as_depth("depth", depth, (len(latents),))
+    features = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"))
+    place = as_array("positions", positions, np.float32, (len(features), 2))
+    z = as_depth("depth", depth, (len(features),))
     if weights is not None:
-        weights = as_array("weights", weights, np.float32, (len(latents),), finite=True)
+        weights = as_array("weights", weights, np.float32, (len(features),), finite=True)
         if weights.size and not (weights.min() >= 1e-6 and weights.max() <= 1e6):
             raise ValueError(f"weights: expected values in [1e-6, 1e6], got {weights.min()} to {weights.max()}")
     return (
-        latents,
+        features,
         np.ascontiguousarray(place[:, ::-1]),  # the core takes (x, y)
         z,
         weights,
@@ -203,6 +210,8 @@ def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int =
         from mosaicmem import torch_ops
 
         return torch_ops.bilinear_sample(grid, positions, threads)
+    if is_on_device(grid):
+        return latents.bilinear_sample(grid, positions)
     cells, places = sample_arguments(grid, positions)
     return _core.bilinear_sample(cells, places, threads)
 

@@ -23,6 +23,8 @@ from mosaicmem._arrays import (
     to_numpy,
 )
 from mosaicmem.attention._features import as_heads, empty_heads, restore
+from mosaicmem.device.arrays import Call, DeviceCopies, is_on_device
+from mosaicmem.device.positions import DeviceRotaryTable, rope_apply
 
 PAIRINGS = ("interleaved", "split_half")
 
@@ -81,12 +83,22 @@ class RotaryTable:
     cos: F64
     sin: F64
     single: tuple[F32, F32] = field(init=False, repr=False)
+    copies: DeviceCopies = field(init=False, repr=False, default_factory=DeviceCopies)
 
     def __post_init__(self) -> None:
         cos = as_array("cos", self.cos, np.float64, ("N", "D"))
         object.__setattr__(self, "cos", cos)
         object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape))
         object.__setattr__(self, "single", (self.cos.astype(np.float32), self.sin.astype(np.float32)))
+
+    def of_dtype(self, double: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        """cos and sin in float64 or float32."""
+        return (self.cos, self.sin) if double else self.single
+
+    def on_device(self, call: Call, dtype: str) -> tuple[Any, Any]:
+        """cos and sin where the call runs, for features of ``dtype``: copies that are made once and kept."""
+        cos, sin = self.of_dtype(dtype == "float64")
+        return self.copies.of(call, f"cos {cos.dtype}", cos), self.copies.of(call, f"sin {sin.dtype}", sin)
 
     @property
     def frequencies(self) -> NDArray[np.complex128]:
@@ -146,13 +158,20 @@ class WarpedRoPE:
         self.theta = check_number("theta", theta, above=0.0)
         self.pairing = check_choice("pairing", pairing, PAIRINGS)
 
-    def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable:
-        """The angles of positions (N, 3) in (t, y, x), fractions allowed."""
+    def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable | DeviceRotaryTable:
+        """The angles of positions (N, 3) in (t, y, x), fractions allowed; on the device where they are on one."""
+        if is_on_device(positions):
+            return DeviceRotaryTable(positions, self.axes_dims, self.theta)
         p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
         return RotaryTable(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
 
     def apply(
-        self, x: ArrayLike, positions: ArrayLike | RotaryTable, *, inverse: bool = False, num_threads: int = 0
+        self,
+        x: ArrayLike,
+        positions: ArrayLike | RotaryTable | DeviceRotaryTable,
+        *,
+        inverse: bool = False,
+        num_threads: int = 0,
     ) -> Any:
         """Turn the features of each token by its position.
 
@@ -172,17 +191,29 @@ class WarpedRoPE:
         """
         shape = tuple(np.shape(x))
         check_shape("x", shape, (*[None] * max(0, len(shape) - 2), "N", self.head_dim))
-        if not isinstance(positions, RotaryTable):
-            p = as_array("positions", positions, np.float64, (shape[-2], 3))
-            positions = self.table(p, num_threads=num_threads)
-        check_shape("positions", positions.cos.shape, (shape[-2], self.head_dim // 2))
+        if not isinstance(positions, (RotaryTable, DeviceRotaryTable)):
+            if is_on_device(positions):
+                check_shape("positions", tuple(positions.shape), (shape[-2], 3))
+            else:
+                positions = as_array("positions", positions, np.float64, (shape[-2], 3))
+            positions = self.table(positions, num_threads=num_threads)
+        check_shape("positions", tuple(positions.cos.shape), (shape[-2], self.head_dim // 2))
         threads = check_threads(num_threads)
         if is_torch(x):
             from mosaicmem import torch_ops
 
             return torch_ops.rope(x, positions, self.pairing, inverse, threads)
+        if is_on_device(x):
+            return self._apply_on_device(x, positions, inverse)
+        if isinstance(positions, DeviceRotaryTable):
+            raise ValueError("positions: expected these on the CPU, where x is, got them on a device")
         heads = as_heads("x", x, shape)
-        cos, sin = (positions.cos, positions.sin) if heads.dtype == np.float64 else positions.single
+        cos, sin = positions.of_dtype(heads.dtype == np.float64)
         out = empty_heads(heads, self.head_dim)
         _core.rope_apply(heads, cos, sin, getattr(_core.Pairing, self.pairing), inverse, out, threads)
         return restore(x, out, shape)
+
+    def _apply_on_device(self, x: Any, table: RotaryTable | DeviceRotaryTable, inverse: bool) -> Any:
+        call = Call("x", x)
+        tables = table.on_device(call, call.dtype("x", x))
+        return rope_apply(x, *tables, self.pairing == "interleaved", inverse)

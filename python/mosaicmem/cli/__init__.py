@@ -34,8 +34,10 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if wanted:
         from mosaicmem import __version__
+        from mosaicmem.device import describe_cuda
 
         typer.echo(f"mosaicmem {__version__}")
+        typer.echo(f"CUDA: {describe_cuda()}")
         raise typer.Exit
 
 
@@ -43,7 +45,12 @@ def _print_version(wanted: bool) -> None:
 def _main(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and what CUDA there is, and exit.",
+        ),
     ] = False,
 ) -> None:
     pass

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from mosaicmem import _core
-from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance, check_threads, like
+from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance, check_threads, is_torch, like
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.device import geometry
+from mosaicmem.device.arrays import is_on_device
 
 
 def check_depth(depth: ArrayLike, intrinsics: CameraIntrinsics, name: str = "depth") -> F32:
@@ -27,7 +31,8 @@ def unproject_depth(
     Parameters
     ----------
     depth : (H, W) array
-        Metres along z; values that are not finite or <= 0 are invalid. Zero-copy for contiguous float32.
+        Metres along z; values that are not finite or <= 0 are invalid. Zero-copy for contiguous float32. On a GPU this
+        waits for the device, since the size of the result depends on the values; `unproject_to_image` does not.
     intrinsics : CameraIntrinsics
         Of an image of H x W pixels.
     pose : CameraPose, optional
@@ -42,6 +47,11 @@ def unproject_depth(
     pixels : (N,) int64
         The flat index i * W + j of each point's pixel.
     """
+    if is_on_device(depth):
+        image, valid = unproject_to_image(depth, intrinsics, pose)
+        flat = valid.reshape(-1)
+        (pixels,) = flat.nonzero(as_tuple=True) if is_torch(flat) else flat.nonzero()
+        return image.reshape(-1, 3)[flat], pixels
     z = check_depth(depth, intrinsics)
     matrix = _matrix(pose)
     points, pixels = _core.unproject_valid(z, intrinsics.params, matrix, check_threads(num_threads))
@@ -51,21 +61,34 @@ def unproject_depth(
 def unproject_to_image(
     depth: ArrayLike,
     intrinsics: CameraIntrinsics,
-    pose: CameraPose | None = None,
+    pose: CameraPose | list[CameraPose] | tuple[CameraPose, ...] | None = None,
     *,
     num_threads: int = 0,
 ) -> tuple[Any, Any]:
     """Points as an image: (H, W, 3) float32, zero where invalid, and the mask (H, W) of valid pixels.
 
-    Parameters are those of `unproject_depth`.
+    Parameters are those of `unproject_depth`. With a list of B poses, depth is (B, H, W), and so begin the results.
     """
-    z = check_depth(depth, intrinsics)
-    matrix = _matrix(pose)
-    points, valid = _core.unproject_dense(z, intrinsics.params, matrix, check_threads(num_threads))
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    size = (intrinsics.height, intrinsics.width)
+    single = not isinstance(pose, (list, tuple))
+    matrices = [_matrix(one) for one in pose] if isinstance(pose, (list, tuple)) else [_matrix(pose)]
+    shape = size if single else (len(matrices), *size)
+    if is_on_device(depth):
+        world_from_camera = np.stack(matrices) if matrices else np.empty((0, 4, 4))
+        return geometry.unproject_to_image(depth, intrinsics.params, shape, world_from_camera)
+    z = as_depth("depth", depth, shape)
+    threads = check_threads(num_threads)
+    if single:
+        parts = _core.unproject_dense(z, intrinsics.params, matrices[0], threads)
+        return like(depth, parts[0]), like(depth, parts[1])
+    points, valid = np.empty((*shape, 3), np.float32), np.empty(shape, np.bool_)
+    for i, matrix in enumerate(matrices):
+        points[i], valid[i] = _core.unproject_dense(z[i], intrinsics.params, matrix, threads)
     return like(depth, points), like(depth, valid)
 
 
-def _matrix(pose: CameraPose | None) -> F64:
+def _matrix(pose: Any) -> F64:
     return (
         CameraPose().world_from_camera if pose is None else check_instance("pose", pose, CameraPose).world_from_camera
     )

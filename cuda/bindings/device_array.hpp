@@ -1,0 +1,67 @@
+// Arrays in device memory at the border. Python has validated them; here types are only adapted.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "../stream.hpp"
+#include "bindings/arrays.hpp"
+
+namespace mosaicmem::bindings {
+
+struct DeviceArray {
+    std::uintptr_t address;
+    std::vector<std::size_t> shape, strides;  // strides count elements
+    std::string dtype;                        // "float32", "bfloat16", "bool", ...
+
+    std::size_t extent(std::size_t axis) const { return shape.at(axis); }
+
+    // T is any type of the size of the elements.
+    template <class T>
+    T* as() const {
+        return reinterpret_cast<T*>(address);
+    }
+};
+
+template <class T>
+T* data_or_null(const std::optional<DeviceArray>& array) {
+    return array ? array->as<T>() : nullptr;
+}
+
+// Calls body.operator()<T>() for the type of an array of float32 or float64.
+template <class Body>
+void with_floats(const DeviceArray& array, const Body& body) {
+    if (array.dtype == "float64") return body.template operator()<double>();
+    body.template operator()<float>();
+}
+
+void bind_cuda_attention(py::module_& m);
+void bind_cuda_geometry(py::module_& m);
+void bind_cuda_latents(py::module_& m);
+void bind_cuda_positions(py::module_& m);
+
+}  // namespace mosaicmem::bindings
+
+namespace pybind11::detail {
+
+// (device, handle)
+template <>
+struct type_caster<mosaicmem::cuda::Stream> {
+    PYBIND11_TYPE_CASTER(mosaicmem::cuda::Stream, const_name("tuple[int, int]"));
+
+    bool load(handle source, bool convert) {
+        make_caster<std::pair<int, std::uintptr_t>> pair;
+        if (!pair.load(source, convert)) return false;
+        const auto [device, address] = cast_op<std::pair<int, std::uintptr_t>>(pair);
+        value = {device, reinterpret_cast<void*>(address)};
+        return true;
+    }
+};
+
+}  // namespace pybind11::detail

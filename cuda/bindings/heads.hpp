@@ -1,0 +1,21 @@
+// Features of attention heads on the device at the border: (batch, heads, tokens, dim), features of
+// a token contiguous.
+#pragma once
+
+#include "../../cpp/heads.hpp"
+#include "../half_types.hpp"
+#include "device_array.hpp"
+
+namespace mosaicmem::bindings {
+
+inline HeadStrides strides_of(const DeviceArray& x) {
+    return {x.strides.at(0), x.strides.at(1), x.strides.at(2)};
+}
+
+template <class T>
+HeadFeatures<T> features_of(const DeviceArray& x, const DeviceArray& out) {
+    return {x.as<T>(),   out.as<T>(), strides_of(x), strides_of(out),
+            x.extent(0), x.extent(1), x.extent(2),   x.extent(3)};
+}
+
+}  // namespace mosaicmem::bindings

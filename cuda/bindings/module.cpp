@@ -1,0 +1,33 @@
+#include "device_array.hpp"
+
+namespace mosaicmem::bindings {
+
+void bind_cuda(py::module_& core) {
+    py::module_ m = core.def_submodule("cuda", "The kernels for arrays in device memory.");
+    py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
+    py::class_<DeviceArray>(m, "DeviceArray")
+        .def(py::init<std::uintptr_t, std::vector<std::size_t>, std::vector<std::size_t>,
+                      std::string>(),
+             py::arg("address"), py::arg("shape"), py::arg("strides"), py::arg("dtype"))
+        .def_readonly("address", &DeviceArray::address)
+        .def_readonly("shape", &DeviceArray::shape)
+        .def_readonly("strides", &DeviceArray::strides)
+        .def_readonly("dtype", &DeviceArray::dtype);
+#ifdef MOSAICMEM_EMULATE_CUDA
+    m.attr("is_emulated") = true;
+    m.attr("compiler") = "none: emulated";
+    m.attr("architectures") = "none: emulated";
+#else
+    m.attr("is_emulated") = false;
+    m.attr("compiler") = MOSAICMEM_CUDA_COMPILER;
+    m.attr("architectures") = MOSAICMEM_CUDA_ARCHITECTURES;
+#endif
+    m.def("device_count", &cuda::device_count);
+    m.def("driver_version", &cuda::driver_version);
+    bind_cuda_attention(m);
+    bind_cuda_geometry(m);
+    bind_cuda_latents(m);
+    bind_cuda_positions(m);
+}
+
+}  // namespace mosaicmem::bindings

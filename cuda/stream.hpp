@@ -1,0 +1,42 @@
+// Where the kernels of this folder run: a stream of the caller's. Nothing here waits for it, and
+// nothing allocates: scratch and results are given.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+namespace mosaicmem::cuda {
+
+struct Stream {
+    int device;
+    void* handle;  // a cudaStream_t
+};
+
+// A failure of CUDA, with the kernel that was to run.
+class CudaError : public std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Makes a device the current one, and that of before again at the end.
+class OnDevice {
+  public:
+    explicit OnDevice(int device);
+    ~OnDevice();
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+  private:
+    int before_, device_;
+};
+
+// GPUs that the driver gives access to; 0 where there is no driver.
+int device_count();
+
+// Of the driver, as 13000 for 13.0; 0 where there is none.
+int driver_version();
+
+// Fills n bytes with a value, in the order of the stream.
+void fill_bytes(void* to, int value, std::size_t n, const Stream& stream);
+
+}  // namespace mosaicmem::cuda
