@@ -10,29 +10,11 @@
 #include <numeric>
 
 #include "parallel.hpp"
+#include "patch_memory_cells.hpp"
 #include "simd/clones.hpp"
 
 namespace mosaicmem {
 namespace {
-
-constexpr double kStride = 16;          // pixels a latent cell
-constexpr std::size_t kDownsample = 4;  // latent cells along a coarse cell
-constexpr std::size_t kPoolStride = 2;  // coverage looks at every second frame
-constexpr double kApart = 0.1;          // metres between picks
-constexpr double kFilled = 0.95;        // of the cells: enough
-constexpr double kLeastSource = 1e-3;   // metres
-constexpr double kLeastTarget = 1e-2;   // metres
-
-// The nearest integer, halves to even, without the call that rint is below SSE4.1; beyond 2^22 and
-// 2^51 it is somewhere beyond.
-MOSAICMEM_INLINE float round_even(float x) {
-    constexpr float shift = 12582912.0f;  // 1.5 * 2^23
-    return (x + shift) - shift;
-}
-MOSAICMEM_INLINE double round_even(double x) {
-    constexpr double shift = 6755399441055744.0;  // 1.5 * 2^52
-    return (x + shift) - shift;
-}
 
 // depth (height, width) at row floor(r height / rows), column floor(c width / columns).
 template <class Visit>
@@ -45,95 +27,24 @@ void for_each_sample(const float* depth, std::size_t height, std::size_t width, 
     }
 }
 
-using Centre = std::array<double, 3>;
-
-template <class T>
-Centre centre_of(const T* m) {  // -R^T t
-    Centre centre{};
-    for (std::size_t i = 0; i < 3; ++i) {
-        for (std::size_t j = 0; j < 3; ++j)
-            centre[i] -= static_cast<double>(m[4 * j + i]) * static_cast<double>(m[4 * j + 3]);
-    }
-    return centre;
-}
-
-double distance(const Centre& a, const Centre& b) {
-    const double x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
-    return std::sqrt(x * x + y * y + z * z);
-}
-
-// Degrees between two viewing directions, the third rows of rotations.
-template <class T>
-double angle_between(const T* memory, const double* query) {
-    double dot = 0, a2 = 0, b2 = 0;
-    for (std::size_t i = 8; i < 11; ++i) {
-        const double a = static_cast<double>(memory[i]), b = query[i];
-        dot += a * b;
-        a2 += a * a;
-        b2 += b * b;
-    }
-    const double cosine = dot / ((std::sqrt(a2) + 1e-12) * (std::sqrt(b2) + 1e-12));
-    return std::acos(std::clamp(cosine, -1.0, 1.0)) * (180 / 3.14159265358979323846);
-}
-
-// The coarse cell that each world point (3, n) covers in a view, or -1. m: rows of K [R | t] (3,
-// 4).
+// The coarse cells that world points (3, n) cover in a view. m: rows of K [R | t] (3, 4).
 MOSAICMEM_CLONES
-void cells_of(const double* points, std::size_t n, const double* m, double rows, double columns,
-              std::int32_t* cell) {
-    const double *x = points, *y = points + n, *z = points + 2 * n;
-    const std::int32_t across = static_cast<std::int32_t>(columns);
+void cells_of(const double* points, std::size_t n, const double* m, std::int32_t rows,
+              std::int32_t columns, std::int32_t* cell) {
     for (std::size_t i = 0; i < n; ++i) {
-        const double u = m[0] * x[i] + m[1] * y[i] + m[2] * z[i] + m[3];
-        const double v = m[4] * x[i] + m[5] * y[i] + m[6] * z[i] + m[7];
-        const double depth = m[8] * x[i] + m[9] * y[i] + m[10] * z[i] + m[11];
-        const double column = round_even(u / depth / kStride);
-        const double row = round_even(v / depth / kStride);
-        const bool covers = (depth > kLeastTarget) & (row >= 0) & (row < kDownsample * rows) &
-                            (column >= 0) & (column < kDownsample * columns);
-        const auto r = static_cast<std::int32_t>(covers ? row : 0.0);
-        const auto c = static_cast<std::int32_t>(covers ? column : 0.0);
-        cell[i] = covers ? r / static_cast<std::int32_t>(kDownsample) * across +
-                               c / static_cast<std::int32_t>(kDownsample)
-                         : -1;
+        cell[i] = coarse_cell_of(points[i], points[n + i], points[2 * n + i], m, rows, columns);
     }
 }
 
-// One row of cells: where the cells (r, 0), (r, 1), ... of a frame land in a view, -1 for nowhere,
-// and how deep. Operations are in float32 and in the order of the published code.
+// One row of cells: where the cells (r, 0), (r, 1), ... of a frame land in a view, and how deep.
 MOSAICMEM_CLONES
-void land_row(const float* depth, std::size_t r, std::size_t rows, std::size_t columns,
+void land_row(const float* depth, std::size_t r, std::int32_t rows, std::int32_t columns,
               const float* k_inverse, const float* memory, const float* query, const float* k,
-              float* z_out, std::int32_t* target) {
-    const float v = static_cast<float>(kStride) * static_cast<float>(r);
-    const float* a = k_inverse;
-    const float *m = memory, *q = query;
-    const float last_row = static_cast<float>(rows - 1);
-    const float last_column = static_cast<float>(columns - 1);
-    const auto across = static_cast<std::int32_t>(columns);
-    for (std::size_t c = 0; c < columns; ++c) {
-        const float u =
-            static_cast<float>(kStride) * static_cast<float>(static_cast<std::int32_t>(c));
-        const float px = (a[0] * u + a[1] * v + a[2]) * depth[c] - m[3];
-        const float py = (a[3] * u + a[4] * v + a[5]) * depth[c] - m[7];
-        const float pz = (a[6] * u + a[7] * v + a[8]) * depth[c] - m[11];
-        const float wx = m[0] * px + m[4] * py + m[8] * pz;
-        const float wy = m[1] * px + m[5] * py + m[9] * pz;
-        const float wz = m[2] * px + m[6] * py + m[10] * pz;
-        const float x = q[0] * wx + q[1] * wy + q[2] * wz + q[3];
-        const float y = q[4] * wx + q[5] * wy + q[6] * wz + q[7];
-        const float z = q[8] * wx + q[9] * wy + q[10] * wz + q[11];
-        const float nx = x / z, ny = y / z;
-        const float column =
-            round_even((k[0] * nx + k[1] * ny + k[2]) / static_cast<float>(kStride));
-        const float row = round_even((k[3] * nx + k[4] * ny + k[5]) / static_cast<float>(kStride));
-        const bool inside = (z > static_cast<float>(kLeastTarget)) &
-                            (z < std::numeric_limits<float>::infinity()) & (row >= 0) &
-                            (row <= last_row) & (column >= 0) & (column <= last_column);
-        z_out[c] = z;
-        target[c] = inside ? static_cast<std::int32_t>(inside ? row : 0.0f) * across +
-                                 static_cast<std::int32_t>(inside ? column : 0.0f)
-                           : -1;
+              float* z, std::int32_t* target) {
+    const auto row = static_cast<std::int32_t>(r);
+    for (std::int32_t c = 0; c < columns; ++c) {
+        target[c] =
+            land_published_cell(row, c, depth[c], rows, columns, k_inverse, memory, query, k, z[c]);
     }
 }
 
@@ -175,22 +86,11 @@ PatchMemory::Frame PatchMemory::make_frame(const Frames& frames, std::size_t i) 
     const std::size_t columns = columns_ / kDownsample;
     for_each_sample(depth, frames.height, frames.width, rows_ / kDownsample, columns,
                     [&](std::size_t r, std::size_t c, float z) {
-                        const double u = kStride * kDownsample * static_cast<double>(c);
-                        const double v = kStride * kDownsample * static_cast<double>(r);
-                        double p[3];
-                        for (std::size_t j = 0; j < 3; ++j) {
-                            p[j] = (k[3 * j] * u + k[3 * j + 1] * v + k[3 * j + 2]) *
-                                       static_cast<double>(z) -
-                                   static_cast<double>(m[4 * j + 3]);
-                        }
-                        const bool valid = z > static_cast<float>(kLeastSource) && std::isfinite(z);
-                        for (std::size_t j = 0; j < 3; ++j) {
-                            const double world = static_cast<double>(m[j]) * p[0] +
-                                                 static_cast<double>(m[4 + j]) * p[1] +
-                                                 static_cast<double>(m[8 + j]) * p[2];
-                            frame.coverage[j * coarse + r * columns + c] =
-                                valid ? world : std::numeric_limits<double>::quiet_NaN();
-                        }
+                        double world[3];
+                        published_world_point(static_cast<double>(c), static_cast<double>(r), z, k,
+                                              m.data(), world);
+                        for (std::size_t j = 0; j < 3; ++j)
+                            frame.coverage[j * coarse + r * columns + c] = world[j];
                     });
     return frame;
 }
@@ -280,8 +180,8 @@ PatchMemory::Picks PatchMemory::pick_coverage(const double* camera_from_world,
     std::vector<std::int32_t> cell(cells);
     for (std::size_t i = 0; i < pool; ++i) {
         cells_of(frames_[i * kPoolStride].coverage.get(), cells, projection,
-                 static_cast<double>(rows_ / kDownsample),
-                 static_cast<double>(columns_ / kDownsample), cell.data());
+                 static_cast<std::int32_t>(rows_ / kDownsample),
+                 static_cast<std::int32_t>(columns_ / kDownsample), cell.data());
         for (const std::int32_t at : cell) {
             if (at >= 0) masks[i * words + static_cast<std::size_t>(at) / 64] |= 1ull << (at % 64);
         }
@@ -320,7 +220,8 @@ void PatchMemory::splat(const Frame& frame, const float* camera_from_world, cons
     std::vector<float> z(columns_);
     std::vector<std::int32_t> target(columns_);
     for (std::size_t r = 0; r < rows_; ++r) {
-        land_row(&frame.depth[r * columns_], r, rows_, columns_, frame.k_inverse.data(),
+        land_row(&frame.depth[r * columns_], r, static_cast<std::int32_t>(rows_),
+                 static_cast<std::int32_t>(columns_), frame.k_inverse.data(),
                  frame.camera_from_world.data(), camera_from_world, k, z.data(), target.data());
         for (std::size_t c = 0; c < columns_; ++c) {
             if (target[c] < 0 || z[c] > depth[target[c]]) continue;

@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 
 from memory_helpers import K, filled_store
 from mosaicmem import CameraPose, CameraTrajectory, MosaicMemoryStore, PipelineConfig, PointCloud, __version__
-from mosaicmem.device import describe_cuda
 from mosaicmem.cli._common import output_folder
+from mosaicmem.device import describe_cuda
 from scene_helpers import write_scene
 from test_depth_onnx import red_model
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import random_pose
+from device_helpers import EmulatedDevice
 from mosaicmem import (
     CameraIntrinsics,
     CameraPose,
@@ -17,8 +18,11 @@ from mosaicmem import (
     unproject_depth,
 )
 from mosaicmem.attention import attention, bilinear_sample, merge_attention
+from mosaicmem.device import arrays as device_arrays
+from mosaicmem.device import attention as device_attention
 
 torch = pytest.importorskip("torch")
+torch_ops = pytest.importorskip("mosaicmem.torch_ops")
 pytestmark = pytest.mark.torch
 
 K = CameraIntrinsics(10, 10, 8, 4, 16, 8)
@@ -287,14 +291,16 @@ class TestCudaKernels:
     @pytest.mark.parametrize("mode", ["nearest", "block", "bilinear"])
     def test_splat_and_sample(self, rng, mode):
         tokens, gradient = random(rng, 30, 4).double(), random(rng, 5, 6, 4).double()
-        places = [torch.from_numpy(x) for x in (rng.uniform(0, 5, (30, 2)).astype("f4"), rng.uniform(1, 2, 30).astype("f4"))]
+        at, far = rng.uniform(0, 5, (30, 2)).astype(np.float32), rng.uniform(1, 2, 30).astype(np.float32)
+        places = torch.from_numpy(at), torch.from_numpy(far)
         arguments = (tokens, *places, None, 5, 6, mode, 0.05)
         canvas = torch_ops._splat_cuda(*arguments)
         for part, expected in zip(canvas, torch_ops._splat(*arguments), strict=True):
             assert torch.equal(part, expected)
         back = (gradient, *places, None, canvas[2], canvas[3], mode, 0.05)
         assert torch.equal(torch_ops._splat_adjoint_cuda(*back), torch_ops._splat_adjoint(*back))
-        for part, expected in zip(torch_ops._sample_cuda(gradient, places[0], 0), torch_ops._sample(gradient, places[0], 0), strict=True):
+        sampled = torch_ops._sample_cuda(gradient, places[0], 0)
+        for part, expected in zip(sampled, torch_ops._sample(gradient, places[0], 0), strict=True):
             assert torch.allclose(part.double(), expected.double(), atol=1e-12)
         back = (tokens, places[0], 5, 6, 0)
         assert torch.allclose(torch_ops._sample_adjoint_cuda(*back), torch_ops._sample_adjoint(*back), atol=1e-12)
