@@ -32,4 +32,12 @@ void fill_bytes(void* to, int value, std::size_t n, const Stream& stream) {
     check(cudaMemsetAsync(to, value, n, static_cast<cudaStream_t>(stream.handle)), "fill_bytes");
 }
 
+void copy_bytes(const void* from, void* to, std::size_t n, const Stream& stream) {
+    if (n == 0) return;
+    const OnDevice guard(stream.device);
+    check(cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToDevice,
+                          static_cast<cudaStream_t>(stream.handle)),
+          "copy_bytes");
+}
+
 }  // namespace mosaicmem::cuda

@@ -39,4 +39,7 @@ int driver_version();
 // Fills n bytes with a value, in the order of the stream.
 void fill_bytes(void* to, int value, std::size_t n, const Stream& stream);
 
+// Copies n bytes within the device, in the order of the stream.
+void copy_bytes(const void* from, void* to, std::size_t n, const Stream& stream);
+
 }  // namespace mosaicmem::cuda

@@ -24,9 +24,17 @@ void bind_cuda(py::module_& core) {
 #endif
     m.def("device_count", &cuda::device_count);
     m.def("driver_version", &cuda::driver_version);
+    m.def(
+        "copy_bytes",
+        [](const DeviceArray& from, const DeviceArray& to, std::size_t offset, std::size_t n,
+           const cuda::Stream& stream) {
+            cuda::copy_bytes(from.as<void>(), to.as<char>() + offset, n, stream);
+        },
+        py::arg("source"), py::arg("target"), py::arg("offset"), py::arg("n"), py::arg("stream"));
     bind_cuda_attention(m);
     bind_cuda_geometry(m);
     bind_cuda_latents(m);
+    bind_cuda_patch_memory(m);
     bind_cuda_positions(m);
 }
 

@@ -500,5 +500,48 @@ class _Cuda:
         lse: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
+    def copy_bytes(self, source: _DeviceArray, target: _DeviceArray, offset: int, n: int, stream: _Stream) -> None: ...
+    def patch_memory_append(
+        self,
+        frames: Sequence[_DeviceArray],
+        latents: _DeviceArray,
+        depth: _DeviceArray,
+        k_inverse_double: _DeviceArray,
+        first: int,
+        stream: _Stream,
+    ) -> None: ...
+    def patch_memory_pose_nearest(
+        self,
+        frames: Sequence[_DeviceArray],
+        count: int,
+        camera_from_world: _DeviceArray,
+        keys: _DeviceArray,
+        picks: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def patch_memory_coverage(
+        self,
+        frames: Sequence[_DeviceArray],
+        count: int,
+        projection: _DeviceArray,
+        masks: _DeviceArray,
+        picks: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def patch_memory_fuse(
+        self,
+        frames: Sequence[_DeviceArray],
+        count: int,
+        camera_from_world: _DeviceArray,
+        k: _DeviceArray,
+        candidates: _DeviceArray,
+        keep_nearest: bool,
+        front: _DeviceArray,
+        best: _DeviceArray,
+        kept: _DeviceArray,
+        latents: _DeviceArray,
+        valid: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
 
 cuda: _Cuda  # missing where the library was built without CUDA

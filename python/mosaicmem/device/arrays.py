@@ -215,6 +215,10 @@ class Call:
         moved = self._framework.to_device(np.ascontiguousarray(array))
         return moved, self._view(moved)
 
+    def view(self, array: Any) -> View:
+        """An array that this library has made, as the core takes it."""
+        return self._view(array)
+
     def dtype(self, name: str, value: Any) -> str:
         """The name of the dtype of an array, which must be where the call runs."""
         return self._framework.dtype(self._checked(name, value))

@@ -10,7 +10,21 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, F64, I64, ArrayLike, as_array, as_depth, check_choice, check_threads, is_torch, like
+from mosaicmem._arrays import (
+    F32,
+    F64,
+    I64,
+    ArrayLike,
+    as_array,
+    as_depth,
+    check_choice,
+    check_shape,
+    check_threads,
+    is_torch,
+    like,
+)
+from mosaicmem.device.arrays import is_on_device
+from mosaicmem.device.patch_memory import DevicePatchMemory
 
 SUBFRAMES = 4
 """Poses of a group, which stands for one latent; the last is its reference."""
@@ -30,14 +44,14 @@ class PatchMemoryResult:
     latents : (C, G, h, w) float32
         Zero where nothing landed.
     valid_mask : (G, h, w) bool
-    candidate_frame_ids : tuple of G tuples of 5 int
+    candidate_frame_ids : tuple of G tuples of 5 int, or (G, 5) int64 on a device
         -1 for none.
     aligned_query_w2c : (4 G, 4, 4) float32
     """
 
     latents: Any
     valid_mask: Any
-    candidate_frame_ids: tuple[tuple[int, ...], ...]
+    candidate_frame_ids: Any
     aligned_query_w2c: Any
 
 
@@ -51,7 +65,8 @@ class PatchMemory:
     Cell (r, c) is at pixel (16 c, 16 r), its corner, unlike everywhere else in this library, and its depth is that of
     pixel (floor(c W / w), floor(r H / h)). Matrices are taken as they come: no rotation is made orthonormal.
 
-    Latents may be torch tensors of any dtype and device; results are then CPU tensors.
+    Latents may be torch tensors of any dtype; results are then tensors too. With latents and depths on a GPU, memory is
+    there, and so are candidates and results; poses and intrinsics stay on the host.
 
     Parameters
     ----------
@@ -65,7 +80,7 @@ class PatchMemory:
     def __init__(self, policy: str = "base", *, num_threads: int = 0) -> None:
         self.policy = check_choice("policy", policy, POLICIES)
         self.num_threads = check_threads(num_threads)
-        self._core: _core.PatchMemory | None = None
+        self._core: _core.PatchMemory | DevicePatchMemory | None = None
         self._shape: tuple[int, int, int] | None = None  # channels, rows, columns
         self._last_w2c: F32 | None = None
         self._last_intrinsics: F32 | None = None
@@ -91,8 +106,13 @@ class PatchMemory:
         depths : (F, H, W) array
             Metres; 0 where unknown.
         """
-        values = _on_cpu(latents)
-        grid = as_array("latents", values, np.float32, ("C", "F", "h", "w"), finite=True)
+        device = is_on_device(latents)
+        values = latents if device else _on_cpu(latents)
+        if device:
+            grid: Any = values
+            check_shape("latents", tuple(grid.shape), ("C", "F", "h", "w"))
+        else:
+            grid = as_array("latents", values, np.float32, ("C", "F", "h", "w"), finite=True)
         channels, frames, rows, columns = grid.shape
         if 0 in grid.shape:
             raise ValueError(f"latents: expected at least one frame, channel and cell, got shape {grid.shape}")
@@ -102,15 +122,19 @@ class PatchMemory:
             raise ValueError(f"latents: expected shape {expected} as before, got {grid.shape}")
         poses = as_array("w2c", w2c, np.float32, (frames, 4, 4), finite=True)
         cameras = as_array("intrinsics", intrinsics, np.float32, (frames, 3, 3), finite=True)
-        depth = as_depth("depths", depths, (frames, "H", "W"))
+        depth = depths if device else as_depth("depths", depths, (frames, "H", "W"))
+        check_shape("depths", tuple(np.shape(depth)), (frames, "H", "W"))
         if 0 in depth.shape:
             raise ValueError(f"depths: expected at least one pixel, got shape {depth.shape}")
         inverse = _inverse("intrinsics", cameras), _inverse("intrinsics", cameras.astype(np.float64))
         with self._lock:
-            core = self._core or _core.PatchMemory(*shape)
+            core = self._core or (DevicePatchMemory(*shape) if device else _core.PatchMemory(*shape))
+            if isinstance(core, DevicePatchMemory) != device:
+                there, here = ("the CPU", "a device") if device else ("a device", "the CPU")
+                raise ValueError(f"latents: expected arrays on {there}, where memory is, got them on {here}")
             core.append(grid, poses, *inverse, depth)
             self._core, self._shape = core, shape
-            self._kind = values.new_empty(0) if is_torch(values) else None
+            self._kind = values.new_empty(0) if is_torch(values) and not device else None
             self._last_w2c, self._last_intrinsics = poses[-1].copy(), cameras[-1].copy()
 
     def align_query_trajectory(self, anchor_w2c: ArrayLike, query_w2c: ArrayLike) -> Any:
@@ -133,9 +157,7 @@ class PatchMemory:
         query = as_array("query_w2c", query_w2c, np.float32, ("T", 4, 4), finite=True)
         return like(query_w2c, np.ascontiguousarray(query @ (_inverse("anchor_w2c", anchor) @ self._last_w2c)))
 
-    def select_candidate_frame_ids(
-        self, query_w2c: ArrayLike, query_intrinsics: ArrayLike | None = None
-    ) -> tuple[tuple[int, ...], ...]:
+    def select_candidate_frame_ids(self, query_w2c: ArrayLike, query_intrinsics: ArrayLike | None = None) -> Any:
         """Five candidates for each group of four poses, by the policy.
 
         Parameters
@@ -147,7 +169,7 @@ class PatchMemory:
 
         Returns
         -------
-        tuple of G tuples of 5 int
+        tuple of G tuples of 5 int, or, for a memory on a device, (G, 5) int64 there
             Frame ids in order; -1 where ``pose_nearest`` has no more, and where nothing covers anything.
         """
         core = self._filled()
@@ -156,12 +178,12 @@ class PatchMemory:
             ids = core.select_pose_nearest(poses.astype(np.float64))
         else:
             ids = core.select_coverage(poses.astype(np.float64), cameras.astype(np.float64), self.num_threads)
-        return tuple(tuple(int(i) for i in group) for group in ids)
+        return ids if is_on_device(ids) else tuple(tuple(int(i) for i in group) for group in ids)
 
     def fuse_candidates(
         self,
         query_w2c: ArrayLike,
-        candidate_frame_ids: Sequence[ArrayLike],
+        candidate_frame_ids: Any,
         *,
         query_intrinsics: ArrayLike | None = None,
     ) -> tuple[Any, Any]:
@@ -171,7 +193,7 @@ class PatchMemory:
         ----------
         query_w2c : (4 G, 4, 4) array
             Aligned camera_from_world.
-        candidate_frame_ids : G sequences of int
+        candidate_frame_ids : G sequences of int, or (G, N) int64 on the device
             Negative ids are passed over; a group without any takes frame 0. Those that come after 95 % of the cells are
             filled do not count.
         query_intrinsics : (4 G, 3, 3) array, optional
@@ -185,9 +207,10 @@ class PatchMemory:
         core = self._filled()
         poses, cameras = self._references(query_w2c, query_intrinsics)
         keep = _core.Keep.nearest if self.policy == "base" else _core.Keep.farthest
-        ids = self._ids(candidate_frame_ids, len(poses))
+        on_device = isinstance(core, DevicePatchMemory) and is_on_device(candidate_frame_ids)
+        ids = candidate_frame_ids if on_device else self._ids(candidate_frame_ids, len(poses))
         latents, valid = core.fuse(poses, cameras, ids, keep, self.num_threads)
-        return like(self._kind, latents), like(self._kind, valid)
+        return (latents, valid) if is_on_device(latents) else (like(self._kind, latents), like(self._kind, valid))
 
     def query(
         self, anchor_w2c: ArrayLike, query_w2c: ArrayLike, query_intrinsics: ArrayLike | None = None
@@ -198,7 +221,7 @@ class PatchMemory:
         latents, valid = self.fuse_candidates(aligned, ids, query_intrinsics=query_intrinsics)
         return PatchMemoryResult(latents, valid, ids, aligned)
 
-    def _filled(self) -> _core.PatchMemory:
+    def _filled(self) -> _core.PatchMemory | DevicePatchMemory:
         if self._core is None:
             raise ValueError("PatchMemory: expected frames to choose from, got none; append some first")
         return self._core
