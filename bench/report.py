@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+CUDA_FIGURES = Path(__file__).parent / "cuda" / "measured.json"
 PEERS = ("numpy", "scipy", "pykdtree", "torch", "open3d")
 
 
@@ -41,6 +42,30 @@ def table(group, benchmarks):
     return "\n".join(lines)
 
 
+def cuda_section():
+    """What bench/cuda/run.py has measured on a GPU, wherever that was."""
+    if not CUDA_FIGURES.exists():
+        return "## On a GPU\n\nNot measured yet: `python bench/cuda/run.py` writes what this section is made of."
+    measured = json.loads(CUDA_FIGURES.read_text())
+    driver = measured["driver"]
+    lines = [
+        "## On a GPU",
+        "",
+        f"- {measured['date']}, {measured['gpu']}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}, "
+        f"torch {measured['torch']}, cuda/ {measured['sources'][:12]}",
+        f"- a copy moves {measured['bandwidth'] / 1e12:.2f} TB/s, a matrix product does "
+        f"{measured['matrix_rate'] / 1e12:.0f} TFLOP/s",
+        "",
+        "| | median | floor | of the floor's speed | beside |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in measured["rows"]:
+        beside = ", ".join(f"{name} {other / row['seconds']:.2f} x" for name, other in row["others"].items())
+        part = row["floor"] / row["seconds"]
+        lines.append(f"| {row['name']} | {seconds(row['seconds'])} | {seconds(row['floor'])} | {part:.0%} | {beside} |")
+    return "\n".join(lines)
+
+
 def report(document):
     machine = document["machine_info"]
     cpu = machine.get("cpu", {})
@@ -57,7 +82,7 @@ def report(document):
         f"{machine['system']}",
         f"- {versions()}",
     ]
-    return "\n".join(head) + "\n\n" + "\n\n".join(table(*group) for group in groups.items()) + "\n"
+    return "\n".join(head) + "\n\n" + "\n\n".join([*(table(*group) for group in groups.items()), cuda_section()]) + "\n"
 
 
 if __name__ == "__main__":

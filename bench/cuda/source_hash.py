@@ -1,0 +1,16 @@
+"""What the CUDA kernels are made of, as one number."""
+
+import hashlib
+from pathlib import Path
+
+CUDA = Path(__file__).parents[2] / "cuda"
+
+
+def source_hash(folder=CUDA):
+    """SHA-256 of the names and contents of all files in a folder: cuda/, if not said otherwise."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
