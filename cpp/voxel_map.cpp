@@ -1,37 +1,17 @@
 #include "voxel_map.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "parallel.hpp"
 #include "unproject.hpp"
+#include "voxel_geometry.hpp"
 
 namespace mosaicmem {
 namespace {
 
 constexpr std::size_t kBlockRows = 16;
-constexpr int kAxisBits = 21;
-constexpr std::int32_t kAxisHalf = 1 << (kAxisBits - 1);
-
-// A pixel and its neighbours lie on one surface if their depths differ by less than this part of
-// the depth.
-constexpr float kSurfaceTolerance = 0.05f;
-
-std::uint64_t mix(std::uint64_t key) {  // Fibonacci hashing, high bits folded down
-    key *= 0x9E3779B97F4A7C15ull;
-    return key ^ (key >> 32);
-}
-
 std::size_t shard_of(std::uint64_t key, std::size_t shards) { return (mix(key) >> 24) % shards; }
-
-struct Point {
-    float x, y, z;
-};
-
-Point point_at(const RowRay& row, std::size_t j, float z) {
-    return {row(j, z, 0), row(j, z, 1), row(j, z, 2)};
-}
 
 constexpr Affine kIdentity = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
 
@@ -49,54 +29,20 @@ void unproject_rows(const RgbdFrame& frame, std::size_t first, std::size_t last,
     }
 }
 
-bool same_surface(float a, float b) {
-    return is_valid_depth(b) && std::fabs(a - b) < kSurfaceTolerance * a;
-}
-
 // The unit normal, in the camera frame, of the surface at (i, j) from its right and lower
 // neighbours (left and upper at the border), facing the camera; false where a neighbour is missing
 // or lies on another surface.
 bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t first, std::size_t i,
                     std::size_t j, float normal[3]) {
-    const std::size_t ni = i + 1 < frame.height ? i + 1 : i - 1;
-    const std::size_t nj = j + 1 < frame.width ? j + 1 : j - 1;
+    const std::size_t ni = neighbour_of(i, frame.height), nj = neighbour_of(j, frame.width);
     if (ni >= frame.height || nj >= frame.width) return false;  // one row or one column
     const float z = frame.depth[i * frame.width + j];
     if (!same_surface(z, frame.depth[i * frame.width + nj]) ||
         !same_surface(z, frame.depth[ni * frame.width + j])) {
         return false;
     }
-    const Point& p = points[(i - first) * frame.width + j];
-    const Point& a = points[(i - first) * frame.width + nj];
-    const Point& b = points[(ni - first) * frame.width + j];
-    const float ax = a.x - p.x, ay = a.y - p.y, az = a.z - p.z;
-    const float bx = b.x - p.x, by = b.y - p.y, bz = b.z - p.z;
-    const float nx = ay * bz - az * by, ny = az * bx - ax * bz, nz = ax * by - ay * bx;
-    const float length = std::sqrt(nx * nx + ny * ny + nz * nz);
-    if (!(length > 0.0f)) return false;
-    const bool faces = nx * p.x + ny * p.y + nz * p.z <= 0.0f;  // the camera is the origin
-    const float scale = (faces ? 1.0f : -1.0f) / length;
-    normal[0] = nx * scale, normal[1] = ny * scale, normal[2] = nz * scale;
-    return true;
-}
-
-// floor(x / voxel_size) of each axis, biased and packed into 63 bits; false out of range or not
-// finite.
-bool voxel_key(const Point& p, float inverse_size, std::uint64_t& key) {
-    const float fx = std::floor(p.x * inverse_size);
-    const float fy = std::floor(p.y * inverse_size);
-    const float fz = std::floor(p.z * inverse_size);
-    constexpr float lowest = -static_cast<float>(kAxisHalf),
-                    highest = static_cast<float>(kAxisHalf) - 1;
-    if (!(fx >= lowest && fx <= highest && fy >= lowest && fy <= highest && fz >= lowest &&
-          fz <= highest)) {
-        return false;
-    }
-    const auto axis = [](float f) {
-        return static_cast<std::uint64_t>(static_cast<std::int32_t>(f) + kAxisHalf);
-    };
-    key = axis(fx) << (2 * kAxisBits) | axis(fy) << kAxisBits | axis(fz);
-    return true;
+    return normal_of(points[(i - first) * frame.width + j], points[(i - first) * frame.width + nj],
+                     points[(ni - first) * frame.width + j], normal);
 }
 
 struct BlockSums {

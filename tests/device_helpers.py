@@ -42,6 +42,9 @@ class EmulatedArray:
     def __getitem__(self, key):
         return EmulatedArray(self.array[key.array if isinstance(key, EmulatedArray) else key])
 
+    def get(self):
+        return self.array.copy()
+
     def reshape(self, *shape):
         return EmulatedArray(self.array.reshape(*shape))
 

@@ -1,5 +1,6 @@
 #include "../reproject.hpp"
 #include "../unproject.hpp"
+#include "../voxel_map.hpp"
 #include "device_array.hpp"
 
 namespace mosaicmem::bindings {
@@ -32,6 +33,30 @@ void reproject_grid(const DeviceArray& depth, double stride, const std::array<do
                          valid.as<std::uint8_t>(), stream);
 }
 
+cuda::VoxelTable to_table(const DeviceArray& keys, const DeviceArray& words) {
+    return {keys.as<unsigned long long>(), words.as<long long>(), keys.extent(0)};
+}
+
+void clear_voxels(const DeviceArray& keys, const DeviceArray& words, const cuda::Stream& stream) {
+    cuda::clear_voxels(to_table(keys, words), stream);
+}
+
+void add_voxels(const DeviceArray& keys, const DeviceArray& words, const DeviceArray& depth,
+                const std::optional<DeviceArray>& color, const std::array<double, 4>& k,
+                const Array<double>& world_from_camera, double timestamp, double voxel_size,
+                const DeviceArray& counts, const cuda::Stream& stream) {
+    const cuda::RgbdFrame frame{
+        depth.as<float>(), data_or_null<std::uint8_t>(color), depth.extent(0), depth.extent(1),
+        to_intrinsics(k),  to_affine(world_from_camera),      timestamp};
+    cuda::add_voxels(to_table(keys, words), frame, voxel_size, counts.as<unsigned long long>(),
+                     stream);
+}
+
+void move_voxels(const DeviceArray& keys, const DeviceArray& words, const DeviceArray& to_keys,
+                 const DeviceArray& to_words, const cuda::Stream& stream) {
+    cuda::move_voxels(to_table(keys, words), to_table(to_keys, to_words), stream);
+}
+
 }  // namespace
 
 void bind_cuda_geometry(py::module_& m) {
@@ -41,6 +66,14 @@ void bind_cuda_geometry(py::module_& m) {
     m.def("reproject_grid", &reproject_grid, py::arg("depth"), py::arg("stride"),
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
           py::arg("camera_from_world"), py::arg("landing"), py::arg("valid"), py::arg("stream"));
+    m.attr("voxel_words") = cuda::kVoxelWords;
+    m.attr("voxel_position_unit") = cuda::kPositionUnit;
+    m.def("clear_voxels", &clear_voxels, py::arg("keys"), py::arg("words"), py::arg("stream"));
+    m.def("add_voxels", &add_voxels, py::arg("keys"), py::arg("words"), py::arg("depth"),
+          py::arg("color"), py::arg("intrinsics"), py::arg("world_from_camera"),
+          py::arg("timestamp"), py::arg("voxel_size"), py::arg("counts"), py::arg("stream"));
+    m.def("move_voxels", &move_voxels, py::arg("keys"), py::arg("words"), py::arg("to_keys"),
+          py::arg("to_words"), py::arg("stream"));
 }
 
 }  // namespace mosaicmem::bindings

@@ -367,6 +367,8 @@ class _Cuda:
     compiler: str
     architectures: str
     most_head_dim: int
+    voxel_words: int
+    voxel_position_unit: float
     def device_count(self) -> int: ...
     def driver_version(self) -> int: ...
     def unproject_dense(
@@ -541,6 +543,28 @@ class _Cuda:
         kept: _DeviceArray,
         latents: _DeviceArray,
         valid: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def clear_voxels(self, keys: _DeviceArray, words: _DeviceArray, stream: _Stream) -> None: ...
+    def add_voxels(
+        self,
+        keys: _DeviceArray,
+        words: _DeviceArray,
+        depth: _DeviceArray,
+        color: _Maybe,
+        intrinsics: _Intrinsics,
+        world_from_camera: _F64,
+        timestamp: float,
+        voxel_size: float,
+        counts: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def move_voxels(
+        self,
+        keys: _DeviceArray,
+        words: _DeviceArray,
+        to_keys: _DeviceArray,
+        to_words: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
 

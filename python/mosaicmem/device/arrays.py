@@ -63,6 +63,10 @@ class TorchFramework:
         return self._torch.from_numpy(array).to(self._device)
 
     @staticmethod
+    def to_host(value: Any) -> Any:
+        return value.cpu().numpy()
+
+    @staticmethod
     def dtype(value: Any) -> str:
         return str(value.dtype).removeprefix("torch.")
 
@@ -118,6 +122,10 @@ class ModuleFramework:
             return self._module.asarray(array)
         with cuda.Device(self.index):
             return self._module.asarray(array)
+
+    @staticmethod
+    def to_host(value: Any) -> Any:
+        return value.get() if hasattr(value, "get") else np.asarray(value.to_device("cpu"))
 
     @staticmethod
     def dtype(value: Any) -> str:
@@ -214,6 +222,10 @@ class Call:
         """A copy of a NumPy array on the device."""
         moved = self._framework.to_device(np.ascontiguousarray(array))
         return moved, self._view(moved)
+
+    def to_host(self, array: Any) -> Any:
+        """A copy as a NumPy array. Waits for the device."""
+        return self._framework.to_host(array)
 
     def view(self, array: Any) -> View:
         """An array that this library has made, as the core takes it."""

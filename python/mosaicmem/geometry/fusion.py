@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F64, I64, ArrayLike, as_array, check_integer, check_number, check_threads
+from mosaicmem._arrays import (
+    F64,
+    I64,
+    ArrayLike,
+    as_array,
+    check_instance,
+    check_integer,
+    check_number,
+    check_shape,
+    check_threads,
+)
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.device.arrays import is_on_device
+from mosaicmem.device.fusion import DeviceVoxelMap
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.unproject import check_depth
 
@@ -25,6 +38,8 @@ class FusionCounts:
         Pixels dropped because they lie further than 2^20 voxels from the origin along an axis.
     new_voxels : int
         Voxels that had been empty.
+
+    For a frame on a GPU they are integer arrays of shape () there, which nothing has waited for.
     """
 
     points: int
@@ -36,6 +51,8 @@ class StreamingFusion:
     """A hash of voxels that each keep the mean position, colour and normal of the points that fell into them.
 
     Adding a frame costs its own points, never the size of the map. The result does not depend on the number of threads.
+    Where the first frame is on a GPU, the map is there, and takes frames from there only; `point_cloud` and
+    `voxel_history` are on the host.
 
     Parameters
     ----------
@@ -46,8 +63,8 @@ class StreamingFusion:
     """
 
     def __init__(self, voxel_size: float = 0.05, *, num_threads: int = 0) -> None:
-        self._map = _core.VoxelMap(check_number("voxel_size", voxel_size, above=0.0))
-        self.voxel_size = float(voxel_size)
+        self.voxel_size = check_number("voxel_size", voxel_size, above=0.0)
+        self._map: _core.VoxelMap | DeviceVoxelMap = _core.VoxelMap(self.voxel_size)
         self._num_threads = check_threads(num_threads)
 
     def add_frame(
@@ -74,14 +91,34 @@ class StreamingFusion:
         -------
         FusionCounts
         """
-        z = check_depth(depth, intrinsics)
+        if is_on_device(depth):
+            check_instance("intrinsics", intrinsics, CameraIntrinsics)
+            check_shape("depth", tuple(depth.shape), (intrinsics.height, intrinsics.width))
+        elif isinstance(self._map, DeviceVoxelMap):
+            raise ValueError("depth: expected an array on the device, where the map is, got one on the CPU")
+        z = depth if is_on_device(depth) else check_depth(depth, intrinsics)
         if isinstance(pose, CameraPose):
             matrix, time = pose.world_from_camera, pose.timestamp
         else:
             matrix, time = as_array("pose", pose, np.float64, (4, 4), finite=True), 0.0
+        if is_on_device(z):
+            return self._add_on_device(z, intrinsics, matrix, time, color)
         rgb = None if color is None else as_array("color", color, np.uint8, (*z.shape, 3))
+        assert isinstance(self._map, _core.VoxelMap)
         counts = self._map.add(z, rgb, intrinsics.params, matrix, time, self._num_threads)
         return FusionCounts(**counts)
+
+    def _add_on_device(
+        self, depth: Any, intrinsics: CameraIntrinsics, world_from_camera: F64, time: float, color: Any
+    ) -> FusionCounts:
+        on_device = self._map
+        if not isinstance(on_device, DeviceVoxelMap):
+            if len(on_device):
+                raise ValueError("depth: expected an array on the CPU, where the map is, got one on a device")
+            on_device = DeviceVoxelMap(self.voxel_size)
+        counts = on_device.add(depth, color, intrinsics.params, world_from_camera, time)
+        self._map = on_device
+        return FusionCounts(*counts)
 
     def point_cloud(self, min_count: int = 1) -> PointCloud:
         """The means of all voxels that hold at least ``min_count`` points, ordered by voxel."""
