@@ -44,7 +44,7 @@ class DeviceVoxelMap:
         return counts[0], counts[1], counts[2]
 
     def export(self, min_count: int) -> dict[str, Any]:
-        """What ``_core.VoxelMap.export`` gives, on the host: means of voxels with at least ``min_count`` points, by key."""
+        """Means of the voxels with at least ``min_count`` points, by key, on the host: as ``_core.VoxelMap`` does."""
         call = Call("StreamingFusion", self._keys)
         keys: I64 = call.to_host(self._keys)
         taken = np.flatnonzero(keys != _FREE)
