@@ -1,4 +1,4 @@
-// What attention kernels add to a logit, and how they turn features: shared by the kernel on the
+// What attention kernels add to a logit: shared by the kernel on the
 // tensor cores and the one for any dimensions. Logits are in units of ln 2, so that their
 // exponentials are powers of two.
 #pragma once
@@ -28,19 +28,6 @@ __device__ __forceinline__ float key_addend(const AttentionInput<T>& in, std::si
 template <class T>
 __device__ __forceinline__ float in_half_lives(const AttentionInput<T>& in, double time) {
     return static_cast<float>((time - in.key_time[0]) / in.half_life);
-}
-
-// Turns kCount pairs of features of one token, the first of which is pair `pair`: (a, b) -> (a cos
-// - b sin, a sin + b cos).
-template <int kCount>
-__device__ __forceinline__ void turn_pairs(float (&a)[kCount], float (&b)[kCount], const float* cos,
-                                           const float* sin) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-        const float first = a[i], second = b[i];
-        a[i] = first * cos[i] - second * sin[i];
-        b[i] = first * sin[i] + second * cos[i];
-    }
 }
 
 }  // namespace mosaicmem::cuda

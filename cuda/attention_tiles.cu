@@ -83,18 +83,18 @@ __device__ __forceinline__ void turn_unit(Chunk<T, 8>& low, Chunk<T, 8>& high,
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float a = low.x[2 * i], b = low.x[2 * i + 1];
-            low.x[2 * i] = a * cos[i] - b * sin[i];
-            low.x[2 * i + 1] = a * sin[i] + b * cos[i];
+            low.x[2 * i] = fmaf(a, cos[i], -b * sin[i]);
+            low.x[2 * i + 1] = fmaf(a, sin[i], b * cos[i]);
             const float c = high.x[2 * i], d = high.x[2 * i + 1];
-            high.x[2 * i] = c * cos[4 + i] - d * sin[4 + i];
-            high.x[2 * i + 1] = c * sin[4 + i] + d * cos[4 + i];
+            high.x[2 * i] = fmaf(c, cos[4 + i], -d * sin[4 + i]);
+            high.x[2 * i + 1] = fmaf(c, sin[4 + i], d * cos[4 + i]);
         }
     } else {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             const float a = low.x[i], b = high.x[i];
-            low.x[i] = a * cos[i] - b * sin[i];
-            high.x[i] = a * sin[i] + b * cos[i];
+            low.x[i] = fmaf(a, cos[i], -b * sin[i]);
+            high.x[i] = fmaf(a, sin[i], b * cos[i]);
         }
     }
 }

@@ -284,9 +284,15 @@ class TestCudaKernels:
         products = torch.from_numpy(rng.standard_normal((3, 1, 4, 16))).to(table)
         camera = torch.from_numpy(np.arange(12, dtype=np.int32) % 3)
         turns = [angle[:, :16].contiguous() for angle in angles]
-        for cos, sin, end in ((None, None, 64), (*turns, 32)):
+        for cos, sin, end in ((None, None, 64), (None, None, 16), (*turns, 32)):
             arguments = (x, products, products, camera, cos, sin, [0, end, 0], 1, False, 0)
             assert_same(torch_ops._prope_cuda(*arguments), torch_ops._prope(*arguments), dtype)
+        arguments = (x, products, products, camera, *turns, [0, 16, 0], 1, False, 0)
+        for kernel in (torch_ops._prope, torch_ops._prope_cuda):  # a rotation begins where the matrices end
+            with pytest.raises(
+                ValueError, match="runs: expected whole four-vectors, one run behind the other, up to 32"
+            ):
+                kernel(*arguments)
 
     @pytest.mark.parametrize("mode", ["nearest", "block", "bilinear"])
     def test_splat_and_sample(self, rng, mode):

@@ -168,7 +168,7 @@ def _prope(
     dtype = _table_dtype(heads)
     products = as_array("coefficients", _array(coefficients), dtype, ("cameras", "groups", 4, 16 * spread))
     triples = list(zip(runs[::3], runs[1::3], runs[2::3], strict=True))
-    _check_runs(triples, spread, products.shape[1], dim // 2 if cos is not None else dim)
+    _check_runs(triples, spread, products.shape[1], dim, cos is not None)
     own = camera_indices(_array(camera), len(products), tokens)
     if cos is not None:
         cos = as_array("cos", _array(cos), dtype, (tokens, dim // 4))
@@ -178,13 +178,17 @@ def _prope(
     return out
 
 
-def _check_runs(runs: list[tuple[int, int, int]], spread: int, groups: int, end: int) -> None:
+def _check_runs(runs: list[tuple[int, int, int]], spread: int, groups: int, dim: int, turns: bool) -> None:
+    """Runs cover features from the first on; half of them, exactly, where the other half turns."""
+    end = dim // 2 if turns else dim
     position = 0
+    fits = True
     for first, last, group in runs:
         whole = spread >= 1 and (last - first) % (4 * spread) == 0
-        if not (whole and first == position and first <= last <= end and 0 <= group < groups):
-            raise ValueError(f"runs: expected whole four-vectors, one run behind the other, up to {end}, got {runs}")
+        fits = fits and whole and first == position and first <= last <= end and 0 <= group < groups
         position = last
+    if not fits or (turns and position != end):
+        raise ValueError(f"runs: expected whole four-vectors, one run behind the other, up to {end}, got {runs}")
 
 
 def _splat(
@@ -247,7 +251,7 @@ def _prope_cuda(
 ) -> Any:
     dim = x.shape[-1]
     triples = list(zip(runs[::3], runs[1::3], runs[2::3], strict=True))
-    _check_runs(triples, spread, coefficients.shape[1], dim // 2 if cos is not None else dim)
+    _check_runs(triples, spread, coefficients.shape[1], dim, cos is not None)
     out = _fake_like(x)
     device_positions.prope_apply(x.detach(), coefficients, camera, cos, sin, triples, spread, inverse, out)
     return out

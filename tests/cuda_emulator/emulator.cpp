@@ -116,6 +116,9 @@ class Emulator {
         std::iota(waiting_.begin(), waiting_.end(), 0u);
         std::shuffle(waiting_.begin(), waiting_.end(), order_);
         warps_.assign((threads + kWarp - 1) / kWarp, {});
+        warp_order_.resize(warps_.size());
+        std::iota(warp_order_.begin(), warp_order_.end(), 0);
+        std::shuffle(warp_order_.begin(), warp_order_.end(), order_);
         fiber_of_.assign(threads, kNone);
         returned_.assign(threads, false);
         returned_count_ = 0;
@@ -145,9 +148,10 @@ class Emulator {
         return fibers_.size() - 1;
     }
 
-    // Lets threads go on whose barrier is complete; false if there are none.
+    // Lets threads go on whose barrier is complete, of warps one at a time and always the same
+    // first, so that some run as far ahead of others as the block's barriers allow; false if there
+    // are none.
     bool release() {
-        bool any = false;
         std::size_t at_block = 0;
         for (const auto& fiber : fibers_)
             at_block += fiber->has_thread && fiber->state == State::at_block_barrier;
@@ -157,7 +161,7 @@ class Emulator {
             }
             return true;
         }
-        for (std::size_t w = 0; w < warps_.size(); ++w) {
+        for (const std::size_t w : warp_order_) {
             const std::size_t first = w * kWarp, last = std::min(first + kWarp, returned_.size());
             std::size_t arrived = 0;
             for (std::size_t thread = first; thread < last; ++thread) {
@@ -167,9 +171,9 @@ class Emulator {
             if (arrived == 0 || arrived < last - first) continue;
             for (std::size_t thread = first; thread < last; ++thread)
                 fibers_[fiber_of_[thread]]->state = State::ready;
-            any = true;
+            return true;
         }
-        return any;
+        return false;
     }
 
     void resume(std::size_t i) {
@@ -244,6 +248,7 @@ class Emulator {
     std::vector<bool> returned_;
     std::size_t returned_count_ = 0;
     std::vector<Warp> warps_;
+    std::vector<std::size_t> warp_order_;
     std::vector<unsigned char> shared_;
 };
 

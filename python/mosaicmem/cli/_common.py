@@ -51,6 +51,7 @@ def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
 
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        """The command, whose failures become a line on standard error."""
         try:
             command(*args, **kwargs)
         except typer.Exit:

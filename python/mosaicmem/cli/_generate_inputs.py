@@ -45,6 +45,7 @@ def read_inputs(
     intrinsics: str | None,
     size: str | None,
 ) -> Inputs:
+    """What the options of ``generate`` name, read; a ValueError says which of them do not go together."""
     from mosaicmem.datasets import open_sequence
 
     if scene is None and memory is None:
@@ -77,6 +78,7 @@ def make_depth_estimator(
     size: str | None,
     files: Path | None,
 ) -> DepthEstimator | None:
+    """The network or the files that generated frames get their depth from; None for the backend's own."""
     from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
 
     if model is not None and files is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mosaicmem._arrays import F32, I64, check_choice, check_integer, check_number
+from mosaicmem.diffusion.scheduler import spaced_timesteps
 
 
 class FlowMatchingScheduler:
@@ -36,9 +37,7 @@ class FlowMatchingScheduler:
 
     def timesteps(self, num_steps: int) -> I64:
         """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
-        num_steps = check_integer("num_steps", num_steps, minimum=1, maximum=self.num_train_timesteps)
-        spacing = self.num_train_timesteps / num_steps
-        return np.asarray(np.rint(self.num_train_timesteps - spacing * np.arange(num_steps)) - 1, dtype=np.int64)
+        return spaced_timesteps(self.num_train_timesteps, num_steps)
 
     def levels(self, timestep: int) -> tuple[float, float]:
         """(1 - sigma, sigma); (1, 0) at timestep -1, the clean sample."""

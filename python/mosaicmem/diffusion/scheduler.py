@@ -9,6 +9,13 @@ import numpy as np
 from mosaicmem._arrays import F32, F64, I64, check_choice, check_integer, check_number
 
 
+def spaced_timesteps(num_train_timesteps: int, num_steps: int) -> I64:
+    """``num_steps`` of them from the last one evenly down, (num_steps,) int64."""
+    num_steps = check_integer("num_steps", num_steps, minimum=1, maximum=num_train_timesteps)
+    spacing = num_train_timesteps / num_steps
+    return np.asarray(np.rint(num_train_timesteps - spacing * np.arange(num_steps)) - 1, dtype=np.int64)
+
+
 class DDPMScheduler:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
 
@@ -51,9 +58,7 @@ class DDPMScheduler:
 
     def timesteps(self, num_steps: int) -> I64:
         """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
-        num_steps = check_integer("num_steps", num_steps, minimum=1, maximum=self.num_train_timesteps)
-        spacing = self.num_train_timesteps / num_steps
-        return np.asarray(np.rint(self.num_train_timesteps - spacing * np.arange(num_steps)) - 1, dtype=np.int64)
+        return spaced_timesteps(self.num_train_timesteps, num_steps)
 
     def levels(self, timestep: int) -> tuple[float, float]:
         """(sqrt(abar_t), sqrt(1 - abar_t)); (1, 0) at timestep -1, the clean sample."""

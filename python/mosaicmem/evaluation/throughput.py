@@ -105,6 +105,7 @@ def measure_case(
     views = [world.render(camera, pose) for pose in path[:_OBSERVED]]
 
     def prepared() -> AutoregressivePipeline:
+        """A pipeline that has observed the views, and has done nothing else."""
         pipeline = AutoregressivePipeline(settings)
         for view, pose in zip(views, path, strict=False):
             pipeline.observe(view.image, view.depth, camera, pose)

@@ -227,6 +227,7 @@ class _Reader:
         self._at += size
 
     def name(self) -> str:
+        """Text up to a zero byte."""
         end = self._content.find(b"\0", self._at, self._at + _MAX_NAME)
         if end < 0:
             raise FormatError(self._path, "damaged: a name without an end")
