@@ -567,6 +567,17 @@ class TestPowerCut:
         for folder, process in running:
             self.expect_killed(folder, process, states)
 
+    def test_what_a_killed_safetensors_leaves_is_swept_up(self, tmp_path):
+        """It writes under a name of its own first, which a kill can leave behind."""
+        store, _ = filled_store(np.random.default_rng(0), 2)
+        (tmp_path / ".tmpDlGQgj").write_bytes(b"half")
+        store.save(tmp_path)  # no obstacle to a first save either
+        (tmp_path / ".tmpAb3dE9").write_bytes(b"half")
+        (tmp_path / ".tmpfs").write_bytes(b"somebody else's")
+        store.delete_frame(0)
+        store.save(tmp_path)
+        assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == {".tmpfs"}
+
     @staticmethod
     def expect_killed(folder, process, states):
         output, errors = process.communicate(timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -277,9 +278,13 @@ def _groups(serials: Iterable[int], keyframes: dict[int, _Keyframe]) -> Iterator
         yield group
 
 
+# What safetensors writes before it gives a file the name it was asked for.
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+
+
 def _is_temporary(name: str) -> bool:
     own = name.startswith(".") and name.endswith(".writing") and is_own_file(name[1:].removesuffix(".writing"))
-    return own or name.startswith(f".{MANIFEST}.")
+    return own or name.startswith(f".{MANIFEST}.") or _OF_SAFETENSORS.fullmatch(name) is not None
 
 
 def _expect_free(path: Path) -> None:
