@@ -49,7 +49,14 @@ def device(request):
     return request.param
 
 
-OPERATORS = ("unproject_depth", "unproject_to_image", "reproject_depth_grid", "bilinear_sample", "attention")
+OPERATORS = (
+    "depth_to_grid",
+    "unproject_depth",
+    "unproject_to_image",
+    "reproject_depth_grid",
+    "bilinear_sample",
+    "attention",
+)
 METHODS = (
     (WarpedLatent, "splat"),
     (WarpedRoPE, "apply"),

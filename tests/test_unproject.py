@@ -101,6 +101,7 @@ def test_wrong_size_is_explained():
         unproject_depth(np.ones((5, 7), dtype=bool), camera(5, 7))
 
 
+@pytest.mark.usefixtures("anywhere")
 class TestDepthGrid:
     @pytest.mark.parametrize(("shape", "stride"), [((8, 8), 8), ((30, 50), 5), ((12, 9), 1), ((64, 48), 16)])
     @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.8])

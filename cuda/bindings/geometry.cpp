@@ -1,3 +1,4 @@
+#include "../depth_grid.hpp"
 #include "../reproject.hpp"
 #include "../unproject.hpp"
 #include "../voxel_map.hpp"
@@ -21,6 +22,12 @@ void unproject_dense(const DeviceArray& depth, const std::pair<std::size_t, std:
     cuda::unproject_dense(depth.as<float>(), size.first, size.second, to_intrinsics(k),
                           to_affines(world_from_camera), points.as<float>(),
                           valid.as<std::uint8_t>(), stream);
+}
+
+void median_depth_grid(const DeviceArray& depth, std::size_t stride, std::size_t min_valid,
+                       const DeviceArray& grid, const cuda::Stream& stream) {
+    cuda::median_depth_grid(depth.as<float>(), depth.extent(0), depth.extent(1), stride, min_valid,
+                            grid.as<float>(), stream);
 }
 
 void reproject_grid(const DeviceArray& depth, double stride, const std::array<double, 4>& source_k,
@@ -63,6 +70,8 @@ void bind_cuda_geometry(py::module_& m) {
     m.def("unproject_dense", &unproject_dense, py::arg("depth"), py::arg("size"),
           py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("points"), py::arg("valid"),
           py::arg("stream"));
+    m.def("median_depth_grid", &median_depth_grid, py::arg("depth"), py::arg("stride"),
+          py::arg("min_valid"), py::arg("grid"), py::arg("stream"));
     m.def("reproject_grid", &reproject_grid, py::arg("depth"), py::arg("stride"),
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
           py::arg("camera_from_world"), py::arg("landing"), py::arg("valid"), py::arg("stream"));

@@ -381,6 +381,9 @@ class _Cuda:
         valid: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
+    def median_depth_grid(
+        self, depth: _DeviceArray, stride: int, min_valid: int, grid: _DeviceArray, stream: _Stream
+    ) -> None: ...
     def reproject_grid(
         self,
         depth: _DeviceArray,

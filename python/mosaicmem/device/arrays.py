@@ -60,7 +60,7 @@ class TorchFramework:
         return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
 
     def to_device(self, array: Any) -> Any:
-        return self._torch.from_numpy(array).to(self._device)
+        return self._torch.from_numpy(array).to(self._device, non_blocking=True)  # staged before it returns
 
     @staticmethod
     def to_host(value: Any) -> Any:

@@ -21,6 +21,15 @@ def unproject_to_image(
     return points, valid
 
 
+def median_depth_grid(depth: Any, stride: int, min_valid: int) -> Any:
+    """depth (H, W) -> (H / stride, W / stride) float32; see `depth_to_grid`."""
+    call = Call("depth", depth)
+    height, width = depth.shape
+    grid, cells = call.empty((height // stride, width // stride), "float32")
+    _core.cuda.median_depth_grid(call.depth("depth", depth, (height, width)), stride, min_valid, cells, call.stream)
+    return grid
+
+
 def reproject_grid(
     depth: Any,
     stride: int,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_depth, check_integer, check_number, check_threads, like
+from mosaicmem._arrays import F32, ArrayLike, as_depth, check_integer, check_number, check_shape, check_threads, like
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.device import geometry
+from mosaicmem.device.arrays import is_on_device
 
 if TYPE_CHECKING:
     from mosaicmem.synthetic import SyntheticWorld
@@ -31,12 +33,17 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
     (H / stride, W / stride) float32
         Lower median, 0 where invalid.
     """
-    z = as_depth("depth", depth, ("H", "W"))
+    z = depth if is_on_device(depth) else as_depth("depth", depth, ("H", "W"))
+    check_shape("depth", tuple(z.shape), ("H", "W"))
     stride = check_integer("stride", stride, minimum=1)
     if z.shape[0] % stride or z.shape[1] % stride:
-        raise ValueError(f"depth: expected height and width in multiples of stride = {stride}, got shape {z.shape}")
+        raise ValueError(
+            f"depth: expected height and width in multiples of stride = {stride}, got shape {tuple(z.shape)}"
+        )
     fraction = check_number("min_valid_fraction", min_valid_fraction, minimum=0.0, maximum=1.0)
     least = max(1, int(np.ceil(fraction * stride * stride)))
+    if is_on_device(depth):
+        return geometry.median_depth_grid(depth, stride, least)
     return like(depth, _core.median_depth_grid(z, stride, least, check_threads(num_threads)))
 
 
