@@ -33,7 +33,7 @@ struct Affine {
 };
 
 // a_from_c = a_from_b * b_from_c
-inline Affine operator*(const Affine& a, const Affine& b) {
+MOSAICMEM_HOST_DEVICE inline Affine operator*(const Affine& a, const Affine& b) {
     Affine c{};
     for (int i = 0; i < 3; ++i) {
         for (int j = 0; j < 4; ++j) {
@@ -46,7 +46,7 @@ inline Affine operator*(const Affine& a, const Affine& b) {
 }
 
 // source_from_target, for an A that is not singular.
-inline Affine inverse(const Affine& affine) {
+MOSAICMEM_HOST_DEVICE inline Affine inverse(const Affine& affine) {
     const auto& m = affine.m;
     const double cofactor[3] = {m[5] * m[10] - m[6] * m[9], m[6] * m[8] - m[4] * m[10],
                                 m[4] * m[9] - m[5] * m[8]};

@@ -9,6 +9,7 @@ auto MemoryStore::write(const Write& write) {
     StoreState::Observations dropped;  // destroyed after the lock
     const auto lock = writing();
     const auto result = write(state_);
+    ++revision_;
     dropped = state_.take_dropped();
     return result;
 }

@@ -2,6 +2,7 @@
 // and runs alone. What a write replaces is destroyed when the lock is free again.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,6 +33,7 @@ class MemoryStore {
         const auto lock = writing();
         state.skip_ids_of(state_);
         std::swap(state_, state);
+        ++revision_;
     }
 
     // As StoreState::insert; then evicts what is beyond the limits.
@@ -53,8 +55,12 @@ class MemoryStore {
         next->evict();
         dropped = next->take_dropped();
         std::swap(state_, *next);
+        ++revision_;
         return result;
     }
+
+    // Grows with every write.
+    std::uint64_t revision() const { return revision_; }
 
     // Runs read(state) beside other readers.
     template <class Read>
@@ -89,6 +95,7 @@ class MemoryStore {
 
     const std::size_t patch_size_;
     StoreState state_;
+    std::atomic<std::uint64_t> revision_ = 0;
     mutable std::mutex turn_;
     mutable std::shared_mutex mutex_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 
 #include "unproject.hpp"
 
@@ -12,11 +13,13 @@ constexpr std::size_t kAllocated = 32;  // what the allocator and a shared_ptr a
 
 }  // namespace
 
+std::uint64_t Version::next() {
+    static std::atomic<std::uint64_t> last{0};
+    return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 Tile Observation::tile(std::size_t patch) const {
-    const std::size_t row = patch / patch_columns * patch_size;
-    const std::size_t column = patch % patch_columns * patch_size;
-    return {row, std::min(row + patch_size, keyframe->rows), column,
-            std::min(column + patch_size, keyframe->columns)};
+    return tile_of(patch, patch_columns, patch_size, keyframe->rows, keyframe->columns);
 }
 
 bool Observation::centre(std::size_t patch, Vec3& world) const {

@@ -8,10 +8,9 @@
 
 #include "camera.hpp"
 #include "patch_index.hpp"
+#include "tile.hpp"
 
 namespace mosaicmem {
-
-enum class LatentType { float32, float16, bfloat16 };
 
 // One observed frame on the latent grid; never changes. Cell (r, c) has its centre at pixel ((c +
 // 0.5) stride, (r + 0.5) stride).
@@ -38,12 +37,24 @@ struct Keyframe {
     std::size_t overhead_nbytes() const;  // of this object and the owner, beside the buffers
 };
 
-// The cells of one patch: rows [row, row_end) x columns [column, column_end) of its keyframe's
-// grid.
-struct Tile {
-    std::size_t row, row_end, column, column_end;
+// A number that nothing else of the process has, nor its owner before it was last changed: a copy
+// has another, since copies are made to be changed.
+class Version {
+  public:
+    Version() : value_(next()) {}
+    Version(const Version&) : value_(next()) {}
+    Version& operator=(const Version&) {
+        renew();
+        return *this;
+    }
 
-    std::size_t cells() const { return (row_end - row) * (column_end - column); }
+    void renew() { value_ = next(); }
+    std::uint64_t value() const { return value_; }
+
+  private:
+    static std::uint64_t next();
+
+    std::uint64_t value_;
 };
 
 // A keyframe placed in the world. Patch p of it, in row-major order of the patch grid, has the id
@@ -59,6 +70,7 @@ struct Observation {
     std::size_t patch_rows, patch_columns;
     std::vector<std::uint64_t> alive_bits;
     std::size_t alive_count = 0;
+    Version version;  // for those who keep something made from it
 
     Observation(std::shared_ptr<const Keyframe> seen, const Affine& placed, std::size_t size)
         : keyframe(std::move(seen)),

@@ -14,7 +14,8 @@ namespace mosaicmem {
 // double.
 class Reprojection {
   public:
-    Reprojection(const Intrinsics& source_k, const Affine& world_from_source, const View& target)
+    MOSAICMEM_HOST_DEVICE Reprojection(const Intrinsics& source_k, const Affine& world_from_source,
+                                       const View& target)
         : ray_(source_k, target.camera_from_world * world_from_source),
           k_(target.k),
           near_(target.near) {}

@@ -86,7 +86,7 @@ class Retrieval {
           view_(view),
           camera_from_index_(view.camera_from_world * store.world_from_index()),
           params_(params),
-          diverse_(params.diversity_radius > 0 && params.diversity_penalty < 1),
+          diverse_(params.is_diverse()),
           taken_(view, params.diversity_radius) {}
 
     std::vector<RetrievedPatch> run() {
@@ -231,11 +231,11 @@ class Retrieval {
         const double newest = recency(node.newest_time);
         const PatchIndex::Leaf leaf = store_.index_.leaf(node);
         for (std::size_t i = 0; i < leaf.count; ++i) {
-            RetrievedPatch patch{leaf.slots[i], 0, 0, 0, 0};
-            if (!project(leaf.centres + 3 * i, patch)) continue;
-            const double bound = patch.score * newest;
+            Projected p;
+            if (!project_centre(leaf.centres + 3 * i, camera_from_index_, view_, p)) continue;
+            const double bound = p.score * newest;
             if (bound < params_.min_visibility) continue;
-            patches_.push_back({patch, bound, 0});
+            patches_.push_back({{leaf.slots[i], p.score, p.u, p.v, p.depth}, bound, 0});
             push(patches_.size() - 1, Stage::candidate);
         }
     }
@@ -251,7 +251,7 @@ class Retrieval {
         if (!source_->observation->is_alive(local)) return false;
         patch.id = source_->observation->first_id + local;
         patch.score *= source_->recency;
-        if (patch.score >= params_.min_visibility) patch.score *= footprint(*source_, local);
+        if (patch.score >= params_.min_visibility) patch.score *= footprint(local);
         if (patch.score < params_.min_visibility) return false;
         candidate.bound = patch.score;
         entry.stage = Stage::scored;
@@ -276,51 +276,14 @@ class Retrieval {
     }
 
     double recency(double timestamp) const {
-        const double age = std::max(0.0, params_.time - timestamp);
-        return params_.half_life > 0 ? std::exp2(-age / params_.half_life) : 1.0;
+        return recency_of(timestamp, params_.time, params_.half_life);
     }
 
-    double centrality(double du, double dv) const {
-        const double x = du / view_.width, y = dv / view_.height;
-        return std::max(0.0, 1.0 - std::sqrt(x * x + y * y));
-    }
-
-    static double proximity(double depth) { return 1.0 / (1.0 + 0.1 * depth); }
-
-    bool inside(double u, double v) const {
-        return u >= 0 && u < view_.width && v >= 0 && v < view_.height;
-    }
-
-    // Where the centre lies in the image, and centrality * proximity for a score; false outside the
-    // frustum.
-    bool project(const float* centre, RetrievedPatch& patch) const {
-        const Vec3 p = camera_from_index_({centre[0], centre[1], centre[2]});
-        if (!(p.z >= view_.near && p.z <= view_.far)) return false;
-        patch.depth = p.z;
-        patch.u = view_.k.fx * p.x / p.z + view_.k.cx;
-        patch.v = view_.k.fy * p.y / p.z + view_.k.cy;
-        if (!inside(patch.u, patch.v)) return false;
-        patch.score = centrality(patch.u - view_.k.cx, patch.v - view_.k.cy) * proximity(p.z);
-        return true;
-    }
-
-    // The part of the patch's tokens that the view sees, at least a quarter.
-    double footprint(const Source& source, std::size_t patch) const {
-        const Keyframe& keyframe = *source.observation->keyframe;
-        const Tile cells = source.observation->tile(patch);
-        std::size_t visible = 0;
-        for (std::size_t r = cells.row; r < cells.row_end; ++r) {
-            for (std::size_t c = cells.column; c < cells.column_end; ++c) {
-                const float depth = keyframe.depth[r * keyframe.columns + c];
-                float u, v, z;
-                visible += is_valid_depth(depth) &&
-                           source.reproject((static_cast<double>(c) + 0.5) * keyframe.stride,
-                                            (static_cast<double>(r) + 0.5) * keyframe.stride, depth,
-                                            u, v, z) &&
-                           z <= view_.far && inside(u, v);
-            }
-        }
-        return std::max(0.25, static_cast<double>(visible) / static_cast<double>(cells.cells()));
+    // Of a patch of source_.
+    double footprint(std::size_t patch) const {
+        const Keyframe& keyframe = *source_->observation->keyframe;
+        return footprint_of(source_->observation->tile(patch), keyframe.depth, keyframe.columns,
+                            keyframe.stride, source_->reproject, view_);
     }
 
     // No patch of the subtree scores more; -1 if all lie outside the frustum. Sets the pixels that
@@ -331,7 +294,7 @@ class Retrieval {
         rect = seen.rect;
         const double du = std::max({0.0, rect.u_first - view_.k.cx, view_.k.cx - rect.u_last});
         const double dv = std::max({0.0, rect.v_first - view_.k.cy, view_.k.cy - rect.v_last});
-        return (centrality(du, dv) + kMargin) * proximity(seen.nearest) *
+        return (centrality_of(du, dv, view_) + kMargin) * proximity_of(seen.nearest) *
                recency(node.newest_time) * (1 + kMargin);
     }
 

@@ -78,10 +78,6 @@ double scale_of(const Affine& target_from_source) {
     return std::cbrt(std::abs(volume));
 }
 
-double recency_of(double timestamp, double time, double half_life) {
-    return half_life > 0 ? std::exp2(-std::max(0.0, time - timestamp) / half_life) : 1.0;
-}
-
 void land_cells(const SourceGrid& source, const TargetGrid& target, const SightScales& scales,
                 std::size_t step, LandedCells& cells) {
     const Affine target_from_source = target.view.camera_from_world * source.world_from_camera;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "camera.hpp"
+#include "score.hpp"
 #include "simd/clones.hpp"
 
 namespace mosaicmem {
@@ -73,8 +74,6 @@ double worth_of(const Vec3& target, const Vec3& centre, const SightOfPoint& sigh
 
 // How much larger things are than their source camera saw them: 1 but for edits.
 double scale_of(const Affine& target_from_source);
-
-double recency_of(double timestamp, double time, double half_life);
 
 constexpr double kMostSpread = 3;  // cells: a source that is coarser leaves holes
 

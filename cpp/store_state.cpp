@@ -266,6 +266,7 @@ Observation& StoreState::writable(std::size_t at) {
         observation = std::make_shared<Observation>(*observation);
     } else {
         std::atomic_thread_fence(std::memory_order_acquire);  // after the last other user's reads
+        observation->version.renew();
     }
     return *observation;
 }

@@ -20,6 +20,7 @@
 #include "observation.hpp"
 #include "patch_index.hpp"
 #include "place_map.hpp"
+#include "score.hpp"
 
 namespace mosaicmem {
 
@@ -31,15 +32,6 @@ struct Limits {
     std::size_t max_patches = std::numeric_limits<std::size_t>::max();
     std::size_t max_bytes = std::numeric_limits<std::size_t>::max();
     Eviction policy = Eviction::oldest;
-};
-
-struct RetrievalParams {
-    std::size_t top_k;
-    double time;               // of the query, seconds
-    double half_life;          // seconds; 0 = age does not count
-    double min_visibility;     // a lower score is dropped
-    double diversity_radius;   // pixels; 0 = off
-    double diversity_penalty;  // factor for each patch already taken within the radius
 };
 
 struct RetrievedPatch {
@@ -145,6 +137,9 @@ class StoreState {
     // used no more.
     void adopt(Observations observations, int num_threads, bool keep_slots = false);
 
+    // Where the index has a place in the world.
+    std::array<float, 3> in_index(const Vec3& world) const;
+
     // Observations that were dropped, for the caller to destroy when it holds no lock: an owner of
     // buffers may take locks of its own.
     Observations take_dropped() { return std::move(dropped_); }
@@ -229,7 +224,6 @@ class StoreState {
         return {{1, 0, 0, origin_.x, 0, 1, 0, origin_.y, 0, 0, 1, origin_.z}};
     }
     bool in_reach(const Vec3& world) const;
-    std::array<float, 3> in_index(const Vec3& world) const;
     Observation& writable(std::size_t at);
     void kill(std::size_t at, std::size_t patch);
     void kill_all(std::size_t at);

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "launch.cuh"
 #include "stream.hpp"
 
@@ -38,6 +40,52 @@ void copy_bytes(const void* from, void* to, std::size_t n, const Stream& stream)
     check(cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToDevice,
                           static_cast<cudaStream_t>(stream.handle)),
           "copy_bytes");
+}
+
+void copy_from_host(const void* from, void* to, std::size_t n, const Stream& stream) {
+    if (n == 0) return;
+    const OnDevice guard(stream.device);
+    check(cudaMemcpyAsync(to, from, n, cudaMemcpyHostToDevice,
+                          static_cast<cudaStream_t>(stream.handle)),
+          "copy_from_host");
+}
+
+namespace {
+
+constexpr std::size_t kParcel = 3968;  // what a launch carries is at most 4 KB
+
+struct Parcel {
+    unsigned char bytes[kParcel];
+};
+
+__global__ void unpack_kernel(Parcel parcel, std::size_t n, unsigned char* to) {
+    for (std::size_t i = threadIdx.x; i < n; i += blockDim.x) to[i] = parcel.bytes[i];
+}
+
+}  // namespace
+
+void store_bytes(const void* from, void* to, std::size_t n, const Stream& stream) {
+    for (std::size_t done = 0; done < n; done += kParcel) {
+        const std::size_t now = std::min(kParcel, n - done);
+        Parcel parcel;
+        std::memcpy(parcel.bytes, static_cast<const char*>(from) + done, now);
+        launch("store_bytes", unpack_kernel, {dim3(1), dim3(kBlock)}, stream, parcel, now,
+               static_cast<unsigned char*>(to) + done);
+    }
+}
+
+void order_streams(const Stream& earlier, const Stream& later) {
+    if (earlier.handle == later.handle && earlier.device == later.device) return;
+    constexpr const char* kName = "(order of two streams)";
+    cudaEvent_t event;
+    {
+        const OnDevice guard(earlier.device);
+        check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), kName);
+        check(cudaEventRecord(event, static_cast<cudaStream_t>(earlier.handle)), kName);
+    }
+    const OnDevice guard(later.device);
+    check(cudaStreamWaitEvent(static_cast<cudaStream_t>(later.handle), event, 0), kName);
+    check(cudaEventDestroy(event), kName);  // once it has happened
 }
 
 }  // namespace mosaicmem::cuda

@@ -42,4 +42,15 @@ void fill_bytes(void* to, int value, std::size_t n, const Stream& stream);
 // Copies n bytes within the device, in the order of the stream.
 void copy_bytes(const void* from, void* to, std::size_t n, const Stream& stream);
 
+// Copies n bytes from memory of the host, in the order of the stream. Pinned memory must stay as it
+// is until then.
+void copy_from_host(const void* from, void* to, std::size_t n, const Stream& stream);
+
+// Copies n bytes of any memory of the host, which may change when this returns, in the order of the
+// stream: they travel with launches, so a graph keeps them. For little.
+void store_bytes(const void* from, void* to, std::size_t n, const Stream& stream);
+
+// What is put into `later` from now on waits for all that is in `earlier`. The host does not.
+void order_streams(const Stream& earlier, const Stream& later);
+
 }  // namespace mosaicmem::cuda

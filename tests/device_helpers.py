@@ -86,6 +86,8 @@ class EmulatedDevice:
 
     name = "emulated"
 
+    for_store = EmulatedModule
+
     @staticmethod
     def missing():
         """Why tests cannot run here, if so."""
@@ -107,6 +109,7 @@ class TorchDevice:
     """A GPU, through torch."""
 
     name = "torch"
+    for_store = "cuda"
 
     @staticmethod
     def missing():

@@ -319,6 +319,7 @@ void bind_memory(py::module_& m) {
     bind_store_edits(store);
     bind_store_keyframes(m, store);
     bind_store_files(m, store);
+    bind_store_mirror(store);
 }
 
 }  // namespace mosaicmem::bindings

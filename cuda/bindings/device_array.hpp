@@ -44,8 +44,10 @@ void with_floats(const DeviceArray& array, const Body& body) {
 void bind_cuda_attention(py::module_& m);
 void bind_cuda_geometry(py::module_& m);
 void bind_cuda_latents(py::module_& m);
+void bind_cuda_mirror(py::module_& m);
 void bind_cuda_patch_memory(py::module_& m);
 void bind_cuda_positions(py::module_& m);
+void bind_cuda_retrieval(py::module_& m);
 
 }  // namespace mosaicmem::bindings
 

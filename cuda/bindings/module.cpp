@@ -34,8 +34,10 @@ void bind_cuda(py::module_& core) {
     bind_cuda_attention(m);
     bind_cuda_geometry(m);
     bind_cuda_latents(m);
+    bind_cuda_mirror(m);
     bind_cuda_patch_memory(m);
     bind_cuda_positions(m);
+    bind_cuda_retrieval(m);
 }
 
 }  // namespace mosaicmem::bindings

@@ -179,6 +179,11 @@ class MemoryStore:
     def choose_and_compose(
         self, targets: TargetGrids, params: KeyframeParams, options: BlendOptions, num_threads: int = 0
     ) -> tuple[list[NDArray[np.uint64]], MosaicArrays]: ...
+    @property
+    def revision(self) -> int: ...
+    def changes(
+        self, known: NDArray[np.uint64]
+    ) -> tuple[tuple[float, float, float], NDArray[np.uint64], list[dict[str, Any]]]: ...
     def erase(self, ids: NDArray[np.uint64]) -> int: ...
     def erase_frame(self, frame_id: int) -> int: ...
     def transform(self, matrix: _F64, ids: NDArray[np.uint64] | None, num_threads: int = 0) -> int: ...
@@ -371,6 +376,45 @@ class _Cuda:
     voxel_position_unit: float
     def device_count(self) -> int: ...
     def driver_version(self) -> int: ...
+    chunk: int
+    observation_bytes: int
+    latents_offset: int
+    view_bytes: int
+    retrieval_state_bytes: int
+    retrieval_candidate_bytes: int
+    score_bins: int
+    taken_bins: int
+    MirrorTables: type[Any]
+    PinnedMemory: type[Any]
+    SideStream: type[Any]
+    Moment: type[Any]
+    def order_streams(self, earlier: _Stream, later: _Stream) -> None: ...
+    def is_pinned(self, array: NDArray[Any]) -> bool: ...
+    def upload(self, source: Any, target: _DeviceArray, offset: int, stream: _Stream) -> None: ...
+    def store_bytes(self, source: Any, target: _DeviceArray, offset: int, stream: _Stream) -> None: ...
+    def pack_observation(
+        self, description: dict[str, Any], latents: int, depth: int, confidence: int, first_chunk: int
+    ) -> bytes: ...
+    def pack_views(self, tables: Any, camera: tuple[float, ...], camera_from_world: _F64, times: _F64) -> bytes: ...
+    def retrieve(
+        self,
+        tables: Any,
+        views: _DeviceArray,
+        options: tuple[float, float, float, float],
+        scratch: tuple[_DeviceArray, ...],
+        retrieved: tuple[_DeviceArray, ...],
+        stream: _Stream,
+    ) -> None: ...
+    def land(
+        self,
+        tables: Any,
+        views: _DeviceArray,
+        places: _DeviceArray,
+        stride: float,
+        seconds_per_latent: float,
+        landed: tuple[_DeviceArray, ...],
+        stream: _Stream,
+    ) -> None: ...
     def unproject_dense(
         self,
         depth: _DeviceArray,

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -300,3 +301,39 @@ void wait_copies(int groups_left) {
 }
 
 }  // namespace cuda_emulator
+
+namespace {
+
+std::mutex pinned_mutex;
+std::map<const char*, std::size_t>& pinned() {
+    static auto* const sizes = new std::map<const char*, std::size_t>;  // to the end of the process
+    return *sizes;
+}
+
+}  // namespace
+
+cudaError_t cudaHostAlloc(void** at, std::size_t n, unsigned) {
+    *at = std::malloc(n);
+    if (!*at) return cudaErrorInvalidValue;
+    const std::lock_guard lock(pinned_mutex);
+    pinned()[static_cast<const char*>(*at)] = n;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* at) {
+    {
+        const std::lock_guard lock(pinned_mutex);
+        pinned().erase(static_cast<const char*>(at));
+    }
+    std::free(at);
+    return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* at) {
+    const std::lock_guard lock(pinned_mutex);
+    const auto* const byte = static_cast<const char*>(at);
+    auto after = pinned().upper_bound(byte);
+    const bool found = after != pinned().begin() && byte < (--after)->first + after->second;
+    attributes->type = found ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+    return cudaSuccess;
+}

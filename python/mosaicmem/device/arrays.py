@@ -24,6 +24,7 @@ View: TypeAlias = Any
 """A ``_core.cuda.DeviceArray``."""
 
 _CUDA = 2  # kDLCUDA of DLPack
+_CARRIED = 1 << 16  # bytes that travel with launches: no copy that waits, and a captured graph keeps them
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -65,6 +66,10 @@ class TorchFramework:
     @staticmethod
     def to_host(value: Any) -> Any:
         return value.cpu().numpy()
+
+    def release(self, value: Any) -> None:
+        """Says that the current stream was the last to use the memory of ``value``."""
+        value.record_stream(self._torch.cuda.current_stream(self._device))
 
     @staticmethod
     def dtype(value: Any) -> str:
@@ -126,6 +131,10 @@ class ModuleFramework:
     @staticmethod
     def to_host(value: Any) -> Any:
         return value.get() if hasattr(value, "get") else np.asarray(value.to_device("cpu"))
+
+    def release(self, value: Any) -> None:
+        """Says that the current stream was the last to use the memory of ``value``: CuPy's pool keeps a stream apart
+        from others, so nothing is to be said."""
 
     @staticmethod
     def dtype(value: Any) -> str:
@@ -220,8 +229,16 @@ class Call:
 
     def constant(self, array: Any) -> tuple[Any, View]:
         """A copy of a NumPy array on the device."""
+        if array.nbytes <= _CARRIED:
+            room, view = self.empty(array.shape, array.dtype.name)
+            _core.cuda.store_bytes(np.ascontiguousarray(array), view, 0, self.stream)
+            return room, view
         moved = self._framework.to_device(np.ascontiguousarray(array))
         return moved, self._view(moved)
+
+    def release(self, array: Any) -> None:
+        """Lets go of an array of the framework once all that is in the stream now is done."""
+        self._framework.release(array)
 
     def to_host(self, array: Any) -> Any:
         """A copy as a NumPy array. Waits for the device."""
@@ -270,6 +287,49 @@ class Call:
         self._held.append(array)
         address, shape, strides = self._framework.place(array)
         return _core.cuda.DeviceArray(address, shape, strides, self._framework.dtype(array))
+
+
+def to_host(name: str, value: Any) -> Any:
+    """An array on a device as NumPy's; waits for it. What is not on a device comes back as it is."""
+    return Call(name, value).to_host(_adopted(name, value)) if is_on_device(value) else value
+
+
+def on_host(arrays: dict[str, Any]) -> dict[str, Any]:
+    """`to_host` of each by name."""
+    return {name: to_host(name, value) for name, value in arrays.items()}
+
+
+def anchor(device: Any) -> Any:
+    """An array of nothing where ``device`` says: "cuda" or "cuda:1" for torch, or an array module such as ``cupy``,
+    whose current device it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is something else.
+    RuntimeError
+        Kernels, torch or the GPU are missing.
+    """
+    if not has_kernels():
+        raise RuntimeError(
+            f"device: got {device!r}, and this mosaicmem was built without CUDA; install nvcc and build it again "
+            "(MOSAICMEM_CUDA=ON says what is missing)"
+        )
+    if not isinstance(device, str) and type(device).__module__ != "torch":
+        if not callable(getattr(device, "empty", None)):
+            raise TypeError(
+                f'device: expected "cuda", "cuda:1" or an array module such as cupy, got {type(device).__name__}'
+            )
+        return device.empty((0,), "uint8")
+    if not str(device).startswith("cuda"):
+        raise ValueError(f'device: expected "cuda", "cuda:1" or an array module such as cupy, got {str(device)!r}')
+    try:
+        import torch
+    except ImportError:
+        raise RuntimeError(
+            f"device: got {device!r}, which needs torch; install mosaicmem[torch], or pass cupy"
+        ) from None
+    return torch.empty(0, dtype=torch.uint8, device=device)
 
 
 class DeviceCopies:

@@ -3,11 +3,11 @@
 from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.keyframe_retrieval import ComposedMosaic, KeyframeRetrieval, KeyframeSelection
-from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.patch_memory import PatchMemory, PatchMemoryResult
 from mosaicmem.memory.regions import Box, Frustum, Sphere
-from mosaicmem.memory.results import RetrievedPatches, StoreSnapshot, StoreStatistics
+from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.retrieval import MemoryRetrieval
 from mosaicmem.memory.store import MosaicMemoryStore
 
@@ -21,10 +21,12 @@ __all__ = [
     "MemoryRetrieval",
     "Mosaic",
     "MosaicMemoryStore",
+    "PaddedMosaic",
     "PatchMemory",
     "PatchMemoryResult",
     "RetrievalOptions",
     "RetrievedPatches",
+    "RetrievedWindow",
     "SpatialManipulation",
     "Sphere",
     "StoreSnapshot",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -110,3 +111,36 @@ class Mosaic:
                 )
             )
         return canvases
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedMosaic:
+    """A mosaic in arrays of one size, on a device: each of T target frames has room for N = top_k * patch_size^2
+    tokens, and ``valid`` says which are there. Nothing waits to learn their number; attention takes ``valid`` as its
+    mask.
+
+    Attributes
+    ----------
+    patch_ids : (T, top_k) int64
+        Front to back, -1 beyond those that were found.
+    patch_scores : (T, top_k) float64
+    tokens : (T, N, C) float32
+        Latents; zero where not valid.
+    positions : (T, N, 3) float32
+        As of `Mosaic`; NaN where not valid.
+    depth : (T, N) float32
+        In the target camera, metres.
+    confidence : (T, N) float32
+    valid : (T, N) bool
+    coverage : (T, rows, columns) bool
+        As of `Mosaic`.
+    """
+
+    patch_ids: Any
+    patch_scores: Any
+    tokens: Any
+    positions: Any
+    depth: Any
+    confidence: Any
+    valid: Any
+    coverage: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, U64
@@ -31,6 +32,34 @@ class RetrievedPatches:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievedWindow:
+    """Patches that each of T cameras sees, front to back, in arrays of one size: what a camera does not fill is -1, or
+    0. From a store on a device they are arrays there.
+
+    Attributes
+    ----------
+    ids : (T, K) int64
+        -1 beyond the count.
+    scores : (T, K) float64
+        As of `RetrievedPatches`.
+    pixels : (T, K, 2) float64
+    depth : (T, K) float64
+        Metres.
+    count : (T,) int32
+    """
+
+    ids: Any
+    scores: Any
+    pixels: Any
+    depth: Any
+    count: Any
+
+    def __len__(self) -> int:
+        """T."""
+        return int(self.ids.shape[0])
 
 
 @dataclass(frozen=True)

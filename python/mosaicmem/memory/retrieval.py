@@ -10,9 +10,10 @@ from mosaicmem._arrays import ArrayLike, check_choice, check_instance, check_num
 from mosaicmem.attention.warped_latent import WarpedLatent
 from mosaicmem.attention.warped_rope import warped_positions
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.device.retrieval import look
+from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
 from mosaicmem.memory.options import RetrievalOptions
-from mosaicmem.memory.store import MosaicMemoryStore
+from mosaicmem.memory.store import MosaicMemoryStore, cameras
 
 
 class MemoryRetrieval:
@@ -37,7 +38,7 @@ class MemoryRetrieval:
         stride: int,
         *,
         seconds_per_latent: float | None = None,
-    ) -> Mosaic:
+    ) -> Any:
         """Build the mosaic of a window.
 
         Parameters
@@ -49,12 +50,28 @@ class MemoryRetrieval:
             Pixels a cell of the target grid.
         seconds_per_latent : float, optional
             Needed by ``temporal="offset"``.
+
+        Returns
+        -------
+        Mosaic
+            Or, from a store on a device, `PaddedMosaic` there.
         """
         check_instance("store", store, MosaicMemoryStore)
         check_instance("targets", targets, CameraTrajectory)
         if self.temporal == "offset":
             seconds_per_latent = check_number("seconds_per_latent", seconds_per_latent, above=0.0)
         grid = targets.intrinsics.latent_grid(stride)
+        if store._mirror is not None:
+            window, tokens = look(
+                store._mirror,
+                store._core,
+                cameras(targets, self.options),
+                self.options,
+                store.latent_patch_size,
+                (grid.height, grid.width, stride),
+                0.0 if seconds_per_latent is None or self.temporal == "target" else seconds_per_latent,
+            )
+            return PaddedMosaic(window[0], window[1], *tokens)
         parts: list[dict[str, Any]] = []
         patches = 0
         for frame, (found, info, landed) in enumerate(store.look(targets, self.options)):

@@ -26,9 +26,13 @@ from mosaicmem._arrays import (
     check_threads,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.device.arrays import on_host, to_host
+from mosaicmem.device.keyframe_pool import pinned_copy
+from mosaicmem.device.mirror import StoreMirror
+from mosaicmem.device.retrieval import retrieve as retrieve_on_device
 from mosaicmem.memory.keyframe import as_keyframe
 from mosaicmem.memory.options import RetrievalOptions
-from mosaicmem.memory.results import RetrievedPatches, StoreSnapshot, StoreStatistics
+from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.storage import StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
@@ -61,6 +65,14 @@ class MosaicMemoryStore:
         that holds the fewest places for its bytes. So coverage of the world is kept as long as it can be.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
+    device : optional
+        ``"cuda"`` or ``"cuda:1"`` for torch, or an array module such as ``cupy``: the store is mirrored on that GPU.
+        `retrieve`, `retrieve_window`, `MemoryRetrieval` and `KeyframeRetrieval` then run and answer there; all else is
+        as it was, on the host, which has everything. Keyframes may be given from the device; that waits for them.
+    device_bytes : int, optional
+        Latents that are kept in device memory. Those of other keyframes are read from pinned memory of the host, until
+        `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the device: 12 bytes a patch and 4 a
+        cell.
     """
 
     def __init__(
@@ -72,6 +84,8 @@ class MosaicMemoryStore:
         max_bytes: int | None = None,
         eviction: str = "oldest",
         num_threads: int = 0,
+        device: Any = None,
+        device_bytes: int | None = None,
     ) -> None:
         self.latent_patch_size = check_integer("latent_patch_size", latent_patch_size, minimum=1, maximum=1024)
         self.latent_dtype = check_choice("latent_dtype", latent_dtype, LATENT_DTYPES)
@@ -82,10 +96,20 @@ class MosaicMemoryStore:
         self._core = _core.MemoryStore(
             self.latent_patch_size, self.max_patches, self.max_bytes, getattr(_core.Eviction, self.eviction)
         )
+        self.device = device
+        self.device_bytes = None if device_bytes is None else check_integer("device_bytes", device_bytes, minimum=0)
+        self._mirror = self._new_mirror()
         self._next_frame_id = 0
         self._folder: StoreFolder | None = None
         self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
         self._lock = threading.Lock()  # of the three above
+
+    def _new_mirror(self) -> StoreMirror | None:
+        if self.device is None:
+            if self.device_bytes is not None:
+                raise ValueError("device_bytes: expected with device only")
+            return None
+        return StoreMirror(self.device, self.device_bytes, self.latent_dtype)
 
     def __len__(self) -> int:
         """The number of living patches."""
@@ -135,12 +159,16 @@ class MosaicMemoryStore:
         int
             Id of the first patch. The patches of the frame have consecutive ids, row by row.
         """
+        given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
+        arrays = given if self.device is None else on_host(given)
         keyframe = as_keyframe(
-            latents, depth, intrinsics, pose, valid, dynamic, confidence, self.channels, self.latent_dtype
+            **arrays, intrinsics=intrinsics, pose=pose, channels=self.channels, dtype=self.latent_dtype
         )
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
         self._check_fits(keyframe)
+        if self.device is not None:
+            keyframe["latents"] = pinned_copy(keyframe["latents"])
         with self._lock:
             frame_id = self._next_frame_id if frame_id is None else frame_id
             self._next_frame_id = max(self._next_frame_id, frame_id + 1)
@@ -181,12 +209,52 @@ class MosaicMemoryStore:
         Returns
         -------
         RetrievedPatches
-            Front to back. Equal scores go to the smaller id.
+            Front to back. Equal scores go to the smaller id. From a store on a device, arrays there, with int64 ids;
+            this waits for their number, which `retrieve_window` does not.
         """
         chosen = RetrievalOptions(**options)
+        if self._mirror is not None:
+            window = self.retrieve_window(CameraTrajectory([pose], intrinsics), **options)
+            count = int(to_host("count", window.count)[0])
+            parts = (window.ids, window.scores, window.pixels, window.depth)
+            return RetrievedPatches(*(part[0][:count] for part in parts))
         camera, camera_from_world = _view(intrinsics, pose, chosen.near, chosen.far)
         found = self._core.retrieve(camera, camera_from_world, pose.timestamp, *chosen.core_arguments())
         return _retrieved(found)
+
+    def retrieve_window(self, targets: CameraTrajectory, **options: Any) -> RetrievedWindow:
+        """`retrieve` for each camera of a window, in arrays of one size.
+
+        From a store on a device they are arrays there: all cameras in one go, and nothing waits.
+
+        Parameters
+        ----------
+        targets : CameraTrajectory
+        options
+            Fields of `RetrievalOptions`. On a device ``top_k`` is at most 65536.
+        """
+        check_instance("targets", targets, CameraTrajectory)
+        chosen = RetrievalOptions(**options)
+        if self._mirror is not None:
+            return RetrievedWindow(*retrieve_on_device(self._mirror, self._core, cameras(targets, chosen), chosen))
+        found = [self.retrieve(targets.intrinsics, pose, **options) for pose in targets]
+        shape = (len(found), chosen.top_k)
+        window = RetrievedWindow(
+            np.full(shape, -1, np.int64),
+            np.zeros(shape),
+            np.zeros((*shape, 2)),
+            np.zeros(shape),
+            np.array([len(patches) for patches in found], np.int32),
+        )
+        for t, patches in enumerate(found):
+            for to, values in (
+                (window.ids, patches.ids),
+                (window.scores, patches.scores),
+                (window.pixels, patches.pixels),
+                (window.depth, patches.depth),
+            ):
+                to[t, : len(patches)] = values
+        return window
 
     def look(
         self, targets: CameraTrajectory, options: RetrievalOptions
@@ -196,9 +264,8 @@ class MosaicMemoryStore:
         Cameras are looked through in parallel.
         """
         check_instance("targets", targets, CameraTrajectory)
-        camera, _ = _view(targets.intrinsics, targets[0], options.near, options.far)
-        times = np.array([pose.timestamp for pose in targets])
-        sights = self._core.look(camera, targets.camera_from_world, times, *options.core_arguments(), self.num_threads)
+        camera, camera_from_world, times = cameras(targets, options)
+        sights = self._core.look(camera, camera_from_world, times, *options.core_arguments(), self.num_threads)
         return [
             (_retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], landed))
             for found, described, landed in sights
@@ -318,6 +385,7 @@ class MosaicMemoryStore:
         other.__dict__.update(self.__dict__)
         other._core, other._folder, other._failed_folder = self._core.fork(), None, None
         other._lock = threading.Lock()
+        other._mirror = other._new_mirror()
         return other
 
     @property
@@ -377,6 +445,8 @@ class MosaicMemoryStore:
         max_bytes: int | EllipsisType | None = ...,
         eviction: str | EllipsisType = ...,
         num_threads: int = 0,
+        device: Any = None,
+        device_bytes: int | None = None,
     ) -> MosaicMemoryStore:
         """A store that was saved. Its tensors are mapped, not read, and stay on disk until they are looked at.
 
@@ -388,7 +458,7 @@ class MosaicMemoryStore:
             The folder.
         max_patches, max_bytes, eviction
             As for a new store; those it was saved with if left out.
-        num_threads : int
+        num_threads, device, device_bytes
             As for a new store.
 
         Raises
@@ -404,7 +474,7 @@ class MosaicMemoryStore:
         checked = cls(**given)  # type: ignore[arg-type]
         overrides = {name: getattr(checked, name) for name in given}
         folder, core, settings, next_frame_id = open_folder(Path(path), check_threads(num_threads), **overrides)
-        store = cls(**settings.model_dump(), num_threads=num_threads)
+        store = cls(**settings.model_dump(), num_threads=num_threads, device=device, device_bytes=device_bytes)
         store._core, store._folder, store._next_frame_id = core, folder, next_frame_id
         return store
 
@@ -450,6 +520,12 @@ def _view(intrinsics: CameraIntrinsics, pose: CameraPose, near: float, far: floa
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     check_instance("pose", pose, CameraPose)
     return (*intrinsics.params, intrinsics.width, intrinsics.height, near, far), pose.camera_from_world
+
+
+def cameras(targets: CameraTrajectory, options: Any) -> tuple[Any, F64, F64]:
+    """The cameras of a window as the core takes them; ``options`` has near and far."""
+    camera, _ = _view(targets.intrinsics, targets[0], options.near, options.far)
+    return camera, targets.camera_from_world, np.array([pose.timestamp for pose in targets])
 
 
 def _limit(name: str, value: Any) -> int | None:

@@ -1,0 +1,84 @@
+// What a patch is worth to a view, strategy top_k: score = centrality * proximity * footprint *
+// recency. In double and in this order, on the CPU and on the device.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "camera.hpp"
+#include "host_device.hpp"
+#include "reproject.hpp"
+#include "tile.hpp"
+#include "unproject.hpp"
+
+namespace mosaicmem {
+
+struct RetrievalParams {
+    std::size_t top_k;
+    double time;               // of the query, seconds
+    double half_life;          // seconds; 0 = age does not count
+    double min_visibility;     // a lower score is dropped
+    double diversity_radius;   // pixels; 0 = off
+    double diversity_penalty;  // factor for each patch already taken within the radius
+
+    MOSAICMEM_HOST_DEVICE bool is_diverse() const {
+        return diversity_radius > 0 && diversity_penalty < 1;
+    }
+};
+
+MOSAICMEM_HOST_DEVICE inline double recency_of(double timestamp, double time, double half_life) {
+    return half_life > 0 ? std::exp2(-std::max(0.0, time - timestamp) / half_life) : 1.0;
+}
+
+// (du, dv) from the principal point, in pixels.
+MOSAICMEM_HOST_DEVICE inline double centrality_of(double du, double dv, const View& view) {
+    const double x = du / view.width, y = dv / view.height;
+    return std::max(0.0, 1.0 - std::sqrt(x * x + y * y));
+}
+
+MOSAICMEM_HOST_DEVICE inline double proximity_of(double depth) { return 1.0 / (1.0 + 0.1 * depth); }
+
+MOSAICMEM_HOST_DEVICE inline bool is_inside(double u, double v, const View& view) {
+    return u >= 0 && u < view.width && v >= 0 && v < view.height;
+}
+
+// Where a centre lies in a view, and what is known of its score.
+struct Projected {
+    double score, u, v, depth;  // (u, v) in pixels, depth in metres
+};
+
+// Sets the place, and centrality * proximity as the score; false outside the frustum.
+MOSAICMEM_HOST_DEVICE inline bool project_centre(const float* centre,
+                                                 const Affine& camera_from_index, const View& view,
+                                                 Projected& out) {
+    const Vec3 p = camera_from_index({centre[0], centre[1], centre[2]});
+    if (!(p.z >= view.near && p.z <= view.far)) return false;
+    out.depth = p.z;
+    out.u = view.k.fx * p.x / p.z + view.k.cx;
+    out.v = view.k.fy * p.y / p.z + view.k.cy;
+    if (!is_inside(out.u, out.v, view)) return false;
+    out.score = centrality_of(out.u - view.k.cx, out.v - view.k.cy, view) * proximity_of(p.z);
+    return true;
+}
+
+// The part of a patch's tokens that the view sees, at least a quarter. depth (rows, columns) has
+// `columns` cells of `stride` pixels a row.
+MOSAICMEM_HOST_DEVICE inline double footprint_of(const Tile& cells, const float* depth,
+                                                 std::size_t columns, double stride,
+                                                 const Reprojection& reproject, const View& view) {
+    std::size_t visible = 0;
+    for (std::size_t r = cells.row; r < cells.row_end; ++r) {
+        for (std::size_t c = cells.column; c < cells.column_end; ++c) {
+            const float d = depth[r * columns + c];
+            float u, v, z;
+            visible += is_valid_depth(d) &&
+                       reproject((static_cast<double>(c) + 0.5) * stride,
+                                 (static_cast<double>(r) + 0.5) * stride, d, u, v, z) &&
+                       z <= view.far && is_inside(u, v, view);
+        }
+    }
+    return std::max(0.25, static_cast<double>(visible) / static_cast<double>(cells.cells()));
+}
+
+}  // namespace mosaicmem

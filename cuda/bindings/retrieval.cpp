@@ -1,0 +1,75 @@
+#include "../retrieval.hpp"
+
+#include "mirror.hpp"
+
+namespace mosaicmem::bindings {
+namespace {
+
+using Camera = std::array<double, 8>;  // fx, fy, cx, cy, width, height, near, far
+
+// Views as the kernels take them, for device memory. camera_from_world (n, 4, 4); times (n).
+py::bytes pack_views(const MirrorTables& tables, const Camera& camera,
+                     const Array<double>& camera_from_world, const Array<double>& times) {
+    const Affine world_from_index = tables.mirror().world_from_index;
+    std::vector<cuda::RetrievalView> packed;
+    for (const View& view : to_views(camera, camera_from_world)) {
+        packed.push_back(
+            {view, view.camera_from_world * world_from_index, times.data()[packed.size()]});
+    }
+    return {reinterpret_cast<const char*>(packed.data()), packed.size() * sizeof packed[0]};
+}
+
+// (states, candidates, histogram, taken, first_of_bin, next)
+using Scratch = std::array<DeviceArray, 6>;
+// (ids, scores, pixels, depth, places, count)
+using Retrieved = std::array<DeviceArray, 6>;
+
+void retrieve(const MirrorTables& tables, const DeviceArray& views,
+              const std::array<double, 4>& options, const Scratch& scratch,
+              const Retrieved& retrieved, const cuda::Stream& stream) {
+    const std::size_t count = retrieved[0].extent(0), top_k = retrieved[0].extent(1);
+    const auto [half_life, min_visibility, radius, penalty] = options;
+    cuda::retrieve(tables.mirror(), views.as<cuda::RetrievalView>(), count,
+                   {top_k, 0, half_life, min_visibility, radius, penalty},
+                   {scratch[0].as<cuda::RetrievalState>(),
+                    scratch[1].as<cuda::RetrievalCandidate>(), scratch[1].extent(1),
+                    scratch[2].as<std::uint32_t>(), scratch[3].as<cuda::RetrievalCandidate>(),
+                    scratch[4].as<std::int32_t>(), scratch[5].as<std::int32_t>()},
+                   {retrieved[0].as<std::int64_t>(), retrieved[1].as<double>(),
+                    retrieved[2].as<double>(), retrieved[3].as<double>(),
+                    retrieved[4].as<std::int32_t>(), retrieved[5].as<std::int32_t>()},
+                   stream);
+}
+
+// (latents, positions, depth, confidence, valid, coverage)
+using Landed = std::array<DeviceArray, 6>;
+
+void land(const MirrorTables& tables, const DeviceArray& views, const DeviceArray& places,
+          double stride, double seconds_per_latent, const Landed& landed,
+          const cuda::Stream& stream) {
+    cuda::land(
+        tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
+        places.as<std::int32_t>(),
+        {landed[2].extent(2), landed[0].as<float>(), landed[1].as<float>(), landed[2].as<float>(),
+         landed[3].as<float>(), landed[4].as<std::uint8_t>(), landed[5].as<std::uint8_t>(),
+         landed[5].extent(1), landed[5].extent(2), stride, seconds_per_latent},
+        stream);
+}
+
+}  // namespace
+
+void bind_cuda_retrieval(py::module_& m) {
+    m.attr("view_bytes") = sizeof(cuda::RetrievalView);
+    m.attr("retrieval_state_bytes") = sizeof(cuda::RetrievalState);
+    m.attr("retrieval_candidate_bytes") = sizeof(cuda::RetrievalCandidate);
+    m.attr("score_bins") = cuda::kScoreBins;
+    m.attr("taken_bins") = cuda::kTakenBins;
+    m.def("pack_views", &pack_views, py::arg("tables"), py::arg("camera"),
+          py::arg("camera_from_world").noconvert(), py::arg("times").noconvert());
+    m.def("retrieve", &retrieve, py::arg("tables"), py::arg("views"), py::arg("options"),
+          py::arg("scratch"), py::arg("retrieved"), py::arg("stream"));
+    m.def("land", &land, py::arg("tables"), py::arg("views"), py::arg("places"), py::arg("stride"),
+          py::arg("seconds_per_latent"), py::arg("landed"), py::arg("stream"));
+}
+
+}  // namespace mosaicmem::bindings

@@ -1,0 +1,73 @@
+#include "../cpp/cells.hpp"
+#include "latent.cuh"
+#include "launch.cuh"
+#include "retrieval.hpp"
+
+namespace mosaicmem::cuda {
+namespace {
+
+constexpr unsigned kWarp = 32;
+
+// A warp a token: its landing by all lanes alike, its channels by one each.
+__global__ void land_kernel(Mirror mirror, const RetrievalView* views, std::size_t count,
+                            std::size_t top_k, const std::int32_t* places, LandedOnDevice out) {
+    const std::size_t token = thread_index() / kWarp;
+    const unsigned lane = threadIdx.x % kWarp;
+    if (token >= count * top_k * out.cells) return;
+    const std::size_t pick = token / out.cells, v = pick / top_k;
+    const std::int32_t row = places[2 * pick];
+    const RetrievalView& target = views[v];
+    constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
+    float position[3] = {kNowhere, kNowhere, kNowhere}, depth = 0, confidence = 0;
+    std::size_t first = 0;
+    const void* from = nullptr;
+    if (row >= 0) {
+        const MirroredObservation& source = mirror.observations[row];
+        const Tile tile = source.tile(static_cast<std::size_t>(places[2 * pick + 1]));
+        const std::size_t r = tile.row + token % out.cells / source.patch_size;
+        const std::size_t c = tile.column + token % out.cells % source.patch_size;
+        const bool exists = r < tile.row_end && c < tile.column_end;
+        const std::size_t cell = r * source.columns + c;
+        const float d = exists ? source.depth[cell] : 0.0f;
+        float u, w, z;
+        const Reprojection reproject(source.k, source.world_from_camera, target.view);
+        if (is_valid_depth(d) &&
+            reproject((static_cast<double>(c) + 0.5) * source.stride,
+                      (static_cast<double>(r) + 0.5) * source.stride, d, u, w, z)) {
+            const double t = out.seconds_per_latent > 0
+                                 ? (source.timestamp - target.time) / out.seconds_per_latent
+                                 : static_cast<double>(v);
+            position[0] = static_cast<float>(t);
+            position[1] = static_cast<float>(w / out.stride - 0.5);
+            position[2] = static_cast<float>(u / out.stride - 0.5);
+            depth = z;
+            confidence = source.confidence ? source.confidence[cell] : 1.0f;
+            from = source.latents;
+            first = cell * mirror.channels;
+        }
+    }
+    for (std::size_t k = lane; k < mirror.channels; k += kWarp) {
+        out.latents[token * mirror.channels + k] =
+            from ? latent_at(from, mirror.latent_type, first + k) : 0.0f;
+    }
+    if (lane != 0) return;
+    for (int axis = 0; axis < 3; ++axis) out.positions[3 * token + axis] = position[axis];
+    out.depth[token] = depth;
+    out.confidence[token] = confidence;
+    out.valid[token] = from != nullptr;
+    std::uint8_t* const coverage = out.coverage + v * out.rows * out.columns;
+    for_each_cell(position[2], position[1], Splat::bilinear, out.rows, out.columns,
+                  [&](std::size_t cell, float) { coverage[cell] = 1; });
+}
+
+}  // namespace
+
+void land(const Mirror& mirror, const RetrievalView* views, std::size_t count, std::size_t top_k,
+          const std::int32_t* places, const LandedOnDevice& landed, const Stream& stream) {
+    constexpr const char* kName = "land";
+    fill_bytes(landed.coverage, 0, count * landed.rows * landed.columns, stream);
+    launch(kName, land_kernel, threads(kName, count * top_k * landed.cells * kWarp), stream, mirror,
+           views, count, top_k, places, landed);
+}
+
+}  // namespace mosaicmem::cuda

@@ -1,0 +1,79 @@
+// View-conditioned retrieval on the device, strategy top_k: the twin of cpp/retrieval.cpp, for all
+// views of a window at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "mirror.hpp"
+#include "score.hpp"
+#include "stream.hpp"
+
+namespace mosaicmem::cuda {
+
+// As it lies in device memory.
+struct RetrievalView {
+    View view;
+    Affine camera_from_index;
+    double time;  // seconds
+};
+
+// A patch that may be among the best of a view.
+struct RetrievalCandidate {
+    Projected at;  // with the score as far as it is known
+    std::uint64_t id;
+    std::int32_t row, patch;  // of the mirror's observations, and in it
+    std::uint32_t penalties, is_gone;
+};
+
+// One for each view.
+struct RetrievalState {
+    double threshold;  // nothing that is not listed has more
+    double target;     // how many to list
+    std::uint32_t listed, taken, is_done;
+};
+
+struct RetrievalScratch {
+    RetrievalState* states;             // (views)
+    RetrievalCandidate* candidates;     // (views, room)
+    std::size_t room;                  
+    std::uint32_t* histogram;           // (views, kScoreBins)
+    RetrievalCandidate* taken;          // (views, top_k), as they are taken
+    std::int32_t *first_of_bin, *next;  // (views, kTakenBins^2), (views, top_k)
+};
+
+constexpr std::size_t kScoreBins = 0x3F81;  // of the upper 16 bits of a float up to 1
+constexpr std::size_t kTakenBins = 65;      // along an axis of the image
+
+// Front to back, by (depth, id); (views, top_k), ids -1 beyond the count.
+struct RetrievedOnDevice {
+    std::int64_t* ids;
+    double *scores, *pixels, *depth;  // pixels (views, top_k, 2)
+    std::int32_t* places;             // (views, top_k, 2): row of the mirror, and patch
+    std::int32_t* count;              // (views)
+};
+
+// params.time is not read. Exact: ids, scores and order are those of the CPU.
+void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t count,
+              const RetrievalParams& params, const RetrievalScratch& scratch,
+              const RetrievedOnDevice& retrieved, const Stream& stream);
+
+// The tokens of retrieved patches, `cells` for each, fewer at the borders of a keyframe.
+struct LandedOnDevice {
+    std::size_t cells;  // patch_size^2
+    float* latents;     // (views, top_k, cells, channels), zero where not valid
+    float*
+        positions;  // (views, top_k, cells, 3): t, y, x in cells of the target, NaN where not valid
+    float* depth;   // metres, zero where not valid
+    float* confidence;  // zero where not valid
+    std::uint8_t* valid;
+    std::uint8_t* coverage;     // (views, rows, columns)
+    std::size_t rows, columns;  // of the target grid
+    double stride;              // pixels a cell
+    double seconds_per_latent;  // for t as the age in latent frames; 0: t is the view
+};
+
+void land(const Mirror& mirror, const RetrievalView* views, std::size_t count, std::size_t top_k,
+          const std::int32_t* places, const LandedOnDevice& landed, const Stream& stream);
+
+}  // namespace mosaicmem::cuda

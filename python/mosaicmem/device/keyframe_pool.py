@@ -1,0 +1,166 @@
+"""Latents of keyframes in device memory, as far as a budget goes; of the others in pinned memory of the host.
+
+A kernel may read either: pinned memory has an address on the device too, it is only slower. So where the latents of a
+keyframe are is never wrong, and nothing waits to find out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem.device.arrays import Call
+
+
+def pinned_copy(array: Any) -> Any:
+    """A copy of a NumPy array in pinned memory, which lives as long as the copy."""
+    memory = _core.cuda.PinnedMemory(array.nbytes)
+    copy = np.frombuffer(memory, np.uint8).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@dataclass
+class _Held:
+    host: Any  # (rows, columns, channels), pinned or not
+    uses: int
+    used_at: int
+    device: Any = None
+
+    def pinned_address(self) -> int:
+        if not _core.cuda.is_pinned(self.host):
+            self.host = pinned_copy(self.host)
+        return int(self.host.ctypes.data)
+
+
+class KeyframePool:
+    """Where the latents of each keyframe are.
+
+    Calls are made one after the other, in streams that follow each other.
+
+    Parameters
+    ----------
+    budget : int or None
+        Bytes of latents in device memory; None for all.
+    """
+
+    def __init__(self, budget: int | None) -> None:
+        self._budget = budget
+        self._held: dict[int, _Held] = {}
+        self._nbytes = 0  # on the device
+        self._clock = 0
+        self._side: Any = None
+        self._arriving: list[int] = []
+        self._leaving: list[tuple[Any, Any]] = []  # a moment of the stream, and what it may still read
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of latents in device memory."""
+        return self._nbytes
+
+    def __contains__(self, keyframe: int) -> bool:
+        """Whether the latents of a keyframe are in device memory."""
+        return self._held[keyframe].device is not None
+
+    def add(self, call: Call, keyframe: int, latents: Any) -> list[int]:
+        """Hold the latents of a keyframe, once more if they are held. Returns keyframes that were moved out for it."""
+        self._clock += 1
+        if keyframe in self._held:
+            self._held[keyframe].uses += 1
+            return []
+        held = self._held[keyframe] = _Held(latents, 1, self._clock)
+        moved = self._make_room(call, latents.nbytes, keep=frozenset((keyframe,)))
+        if self._fits(latents.nbytes):
+            self._copy(call, held, call.stream)
+        return moved
+
+    def drop(self, call: Call, keyframe: int) -> None:
+        """Let go of a keyframe that `add` was called with."""
+        held = self._held[keyframe]
+        held.uses -= 1
+        if held.uses > 0:
+            return
+        self._leaving = [(moment, array) for moment, array in self._leaving if not moment.has_passed]
+        self._leaving.append((_core.cuda.Moment(call.stream), held.host))
+        self._evict(call, held)
+        del self._held[keyframe]
+
+    def address(self, call: Call, keyframe: int) -> int:
+        """Where kernels read the latents of a keyframe."""
+        held = self._held[keyframe]
+        if held.device is None or keyframe in self._arriving:
+            return held.pinned_address()
+        return int(call.view(held.device).address)
+
+    def prefetch(self, call: Call, keyframes: list[int]) -> list[int]:
+        """Begin to move keyframes into device memory, the most wanted first, as far as the budget goes; others leave.
+
+        The copies run beside what is in the stream. Until `arrived`, kernels read those keyframes from the host.
+        Returns those that were moved out.
+        """
+        wanted = frozenset(keyframes)
+        moved: list[int] = []
+        arriving = []
+        for keyframe in keyframes:
+            held = self._held[keyframe]
+            self._clock += 1
+            held.used_at = self._clock
+            if held.device is not None:
+                continue
+            nbytes = held.host.nbytes
+            moved += self._make_room(call, nbytes, keep=wanted)
+            if self._fits(nbytes):
+                held.pinned_address()
+                held.device, _ = call.empty((nbytes,), "uint8")
+                self._nbytes += nbytes
+                arriving.append(keyframe)
+        if arriving:
+            if self._side is None:
+                self._side = _core.cuda.SideStream(call.stream[0])
+            _core.cuda.order_streams(call.stream, self._side.handle)  # until here the memory was another's
+            for keyframe in arriving:
+                held = self._held[keyframe]
+                _core.cuda.upload(held.host, call.view(held.device), 0, self._side.handle)
+        self._arriving += arriving
+        return moved
+
+    def arrived(self, call: Call) -> list[int]:
+        """Keyframes that were on their way; the stream waits for them."""
+        if self._arriving:
+            _core.cuda.order_streams(self._side.handle, call.stream)
+        arrived, self._arriving = self._arriving, []
+        return [keyframe for keyframe in arrived if keyframe in self._held]
+
+    def _fits(self, nbytes: int) -> bool:
+        return self._budget is None or self._nbytes + nbytes <= self._budget
+
+    def _make_room(self, call: Call, nbytes: int, keep: frozenset[int]) -> list[int]:
+        """Moves out what was not used for longest, if that makes room at all."""
+        if self._budget is None or nbytes > self._budget:
+            return []
+        resident = sorted(
+            (k for k, held in self._held.items() if held.device is not None and k not in keep),
+            key=lambda k: self._held[k].used_at,
+        )
+        moved: list[int] = []
+        for keyframe in resident:
+            if self._fits(nbytes):
+                break
+            self._evict(call, self._held[keyframe])
+            moved.append(keyframe)
+        return moved
+
+    def _copy(self, call: Call, held: _Held, stream: Any) -> None:
+        held.device, room = call.empty((held.host.nbytes,), "uint8")
+        _core.cuda.upload(held.host, room, 0, stream)
+        self._nbytes += held.host.nbytes
+
+    def _evict(self, call: Call, held: _Held) -> None:
+        if held.device is None:
+            return
+        call.release(held.device)
+        held.device = None
+        self._nbytes -= held.host.nbytes

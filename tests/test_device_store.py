@@ -1,0 +1,262 @@
+"""A store that is mirrored on a device answers as it does on the host."""
+
+import numpy as np
+import pytest
+
+from conftest import random_pose
+from memory_helpers import COLUMNS, ROWS, STRIDE, K, random_keyframe
+from mosaicmem import CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore, SpatialManipulation
+
+pytestmark = pytest.mark.kernel
+
+
+class Twins:
+    """The same store on the host and on a device."""
+
+    def __init__(self, device, **options):
+        self.device = device
+        self.host = MosaicMemoryStore(**options)
+        self.there = MosaicMemoryStore(**options, device=device.for_store)
+
+    def insert(self, keyframe, **options):
+        *arrays, pose = keyframe
+        for store in (self.host, self.there):
+            store.insert_keyframe(*arrays, K, pose, **options)
+
+    def both(self, action):
+        return action(self.host), action(self.there)
+
+    def assert_alike(self, targets, **options):
+        expected = self.host.retrieve_window(targets, **options)
+        got = self.there.retrieve_window(targets, **options)
+        for name in ("count", "ids", "scores", "pixels", "depth"):
+            np.testing.assert_array_equal(self.device.get(getattr(got, name)), getattr(expected, name), err_msg=name)
+        return expected
+
+
+def views(rng, count, spread=0.5, time=0.0):
+    return CameraTrajectory([random_pose(rng, spread, time + t) for t in range(count)], K)
+
+
+@pytest.fixture
+def twins(rng, device):
+    both = Twins(device)
+    for i in range(30):
+        both.insert(random_keyframe(rng, float(i)))
+    return both
+
+
+class TestTopK:
+    @pytest.mark.parametrize("count", [1, 5, 40])
+    @pytest.mark.parametrize(("radius", "penalty"), [(0.0, 0.5), (9.0, 0.5), (25.0, 0.0), (9.0, 1.0), (200.0, 0.9)])
+    def test_is_that_of_the_host(self, rng, twins, count, radius, penalty):
+        targets = views(rng, count, time=15.0)
+        for top_k, half_life in ((1, 0.0), (13, 7.0), (700 if count < 40 else 3, 0.0)):
+            found = twins.assert_alike(
+                targets,
+                top_k=top_k,
+                half_life=half_life,
+                near=0.3,
+                far=3.5,
+                diversity_radius=radius,
+                diversity_penalty=penalty,
+            )
+        assert found.count.max() >= 3
+
+    def test_least_visibility(self, rng, twins):
+        for least in (0.0, 0.3, 0.9):
+            twins.assert_alike(views(rng, 3), top_k=50, min_visibility=least)
+
+    def test_single_views_are_trimmed(self, rng, twins, device):
+        pose = random_pose(rng)
+        expected, got = twins.both(lambda store: store.retrieve(K, pose, top_k=10**4))
+        assert len(expected) > 0
+        for name in ("ids", "scores", "pixels", "depth"):
+            np.testing.assert_array_equal(device.get(getattr(got, name)), getattr(expected, name))
+
+    def test_empty_stores(self, rng, device):
+        both = Twins(device)
+        both.assert_alike(views(rng, 2), top_k=5)
+        both.insert(random_keyframe(rng, 0.0))
+        both.both(lambda store: store.delete_patches(store.patch_ids))
+        both.assert_alike(views(rng, 2), top_k=5)
+
+    def test_equal_scores_go_to_the_smaller_id(self, rng, device):
+        both = Twins(device)
+        keyframe = random_keyframe(rng, 0.0, holes=0.0)
+        for _ in range(40):
+            both.insert(keyframe)
+        for radius in (0.0, 6.0):
+            both.assert_alike(CameraTrajectory([keyframe[2]], K), top_k=33, diversity_radius=radius)
+
+    @pytest.mark.parametrize("room", [64, 256])
+    def test_when_lists_are_too_short_for_what_there_is(self, rng, device, monkeypatch, room):
+        """Rounds that overflow, rounds that are not enough, and what is left over for the last kernel."""
+        from mosaicmem.device import retrieval
+
+        monkeypatch.setattr(retrieval, "_FEWEST", room)
+        monkeypatch.setattr(retrieval, "_MOST", room)
+        both = Twins(device)
+        same = random_keyframe(rng, 0.0, holes=0.0)
+        for i in range(40):
+            latents, depth, _ = random_keyframe(rng, float(i), holes=0.0)
+            both.insert(same if i % 3 == 0 else (latents, depth, same[2]))
+        targets = CameraTrajectory([same[2], random_pose(rng), random_pose(rng)], K)
+        for radius in (0.0, 9.0, 30.0):
+            both.assert_alike(targets, top_k=100, diversity_radius=radius, min_visibility=0.0)
+
+    def test_too_many(self, rng, twins):
+        with pytest.raises(ValueError, match="top_k: expected at most 65536 on a device, got 70000"):
+            twins.there.retrieve_window(views(rng, 1), top_k=70000)
+
+
+class TestMirror:
+    """It follows whatever happens to the store."""
+
+    def test_inserting_and_deleting(self, rng, twins):
+        targets = views(rng, 3)
+        for i in range(4):
+            twins.assert_alike(targets, top_k=200)
+            gone = rng.choice(twins.host.patch_ids, 40, replace=False)
+            twins.both(lambda store, gone=gone: store.delete_patches(gone))
+            twins.assert_alike(targets, top_k=200)
+            twins.both(lambda store, i=i: store.delete_frame(5 * i))
+            twins.insert(random_keyframe(rng, 50.0 + i))
+        twins.assert_alike(targets, top_k=200)
+
+    def test_undoing(self, rng, twins):
+        targets = views(rng, 2)
+        before = twins.both(lambda store: store.snapshot())
+        twins.both(lambda store: store.delete_frame(3))
+        twins.assert_alike(targets, top_k=200)
+        twins.host.restore(before[0])
+        twins.there.restore(before[1])
+        twins.assert_alike(targets, top_k=200)
+        twins.insert(random_keyframe(rng, 99.0))
+        twins.assert_alike(targets, top_k=200)
+
+    def test_edits(self, rng, twins):
+        targets = views(rng, 2)
+        some = rng.choice(twins.host.patch_ids, 100, replace=False)
+        twins.both(lambda store: SpatialManipulation(store).translate([0.1, 0.0, 0.2], some))
+        twins.assert_alike(targets, top_k=200)
+        twins.both(lambda store: SpatialManipulation(store).rotate([0, 1, 0], 0.3))
+        twins.assert_alike(targets, top_k=200)
+        twins.both(lambda store: SpatialManipulation(store).duplicate(np.diag([1.0, 1.0, 2.0, 1.0]), some))
+        twins.assert_alike(targets, top_k=200)
+
+    def test_forks_and_bounded_stores(self, rng, device):
+        both = Twins(device, max_patches=120)
+        targets = views(rng, 2)
+        for i in range(12):
+            both.insert(random_keyframe(rng, float(i)))
+            both.assert_alike(targets, top_k=200)
+        fork = both.there.fork()
+        both.insert(random_keyframe(rng, 20.0))
+        both.assert_alike(targets, top_k=200)
+        assert not np.array_equal(
+            device.get(fork.retrieve_window(targets, top_k=200).ids),
+            device.get(both.there.retrieve_window(targets, top_k=200).ids),
+        )
+
+    def test_tables_that_are_mostly_empty_are_made_anew(self, rng, twins):
+        targets = views(rng, 2)
+        for i in range(220):
+            twins.insert(random_keyframe(rng, float(i)), frame_id=1000 + i)
+        twins.assert_alike(targets, top_k=50)
+        twins.both(lambda store: [store.delete_frame(1000 + i) for i in range(220)])
+        twins.assert_alike(targets, top_k=200)
+        assert twins.there._mirror._used_chunks < 60
+        twins.assert_alike(targets, top_k=200)
+
+    def test_stores_of_files(self, rng, twins, tmp_path, device):
+        twins.host.save(tmp_path / "store")
+        twins.there = MosaicMemoryStore.open(tmp_path / "store", device=device.for_store)
+        twins.assert_alike(views(rng, 3), top_k=200)
+        twins.there.close()
+
+    def test_keyframes_from_the_device(self, rng, twins, device):
+        latents, depth, pose = random_keyframe(rng, 7.0)
+        valid, confidence = rng.random(depth.shape) < 0.8, rng.random(depth.shape).astype(np.float32)
+        twins.host.insert_keyframe(latents, depth, K, pose, valid=valid, confidence=confidence)
+        twins.there.insert_keyframe(
+            device.put(latents), device.put(depth), K, pose, valid=device.put(valid), confidence=device.put(confidence)
+        )
+        twins.assert_alike(views(rng, 2), top_k=300)
+
+
+class TestTokens:
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+    @pytest.mark.parametrize("temporal", ["target", "offset"])
+    def test_are_those_of_the_host(self, rng, device, dtype, temporal):
+        both = Twins(device, latent_dtype=dtype, latent_patch_size=4)  # 6 x 10 cells: patches that end at the border
+        for i in range(5):
+            both.insert(random_keyframe(rng, float(i)), confidence=rng.random((ROWS, COLUMNS)).astype(np.float32))
+        retrieval = MemoryRetrieval(temporal=temporal, top_k=20)
+        targets = views(rng, 3)
+        expected, got = both.both(lambda store: retrieval.retrieve(store, targets, STRIDE, seconds_per_latent=0.5))
+        valid = device.get(got.valid)
+        assert valid.sum() == len(expected)
+        assert valid.sum() > 50
+        for name, values in (
+            ("tokens", expected.tokens),
+            ("positions", expected.positions.astype(np.float32)),
+            ("depth", expected.depth),
+            ("confidence", expected.confidence),
+        ):
+            array = device.get(getattr(got, name))
+            np.testing.assert_array_equal(array[valid], values, err_msg=name)
+            nothing = array[~valid]
+            assert np.isnan(nothing).all() if name == "positions" else (nothing == 0).all()
+        np.testing.assert_array_equal(device.get(got.coverage), expected.coverage)
+        ids = device.get(got.patch_ids)
+        np.testing.assert_array_equal(ids[ids >= 0], expected.patch_ids)
+
+
+class TestBudget:
+    """Latents that are not in device memory are read from the host, and give the same."""
+
+    @pytest.mark.parametrize("keyframes", [0, 1, 3, 100])
+    def test_answers_do_not_depend_on_it(self, rng, device, keyframes):
+        nbytes = ROWS * COLUMNS * 4 * 4
+        host = MosaicMemoryStore()
+        there = MosaicMemoryStore(device=device.for_store, device_bytes=keyframes * nbytes)
+        targets = views(rng, 2)
+        retrieval = MemoryRetrieval(top_k=100)
+        for i in range(8):
+            latents, depth, pose = random_keyframe(rng, float(i))
+            for store in (host, there):
+                store.insert_keyframe(latents, depth, K, pose)
+            expected = retrieval.retrieve(host, targets, STRIDE)
+            got = retrieval.retrieve(there, targets, STRIDE)
+            np.testing.assert_array_equal(device.get(got.tokens)[device.get(got.valid)], expected.tokens)
+            assert there._mirror.device_bytes == min(keyframes, i + 1) * nbytes
+        there.delete_patches(there.patch_ids)
+        retrieval.retrieve(there, targets, STRIDE)
+        assert there._mirror.device_bytes == 0
+
+
+class TestRefusals:
+    def test_devices(self):
+        from mosaicmem.device import has_cuda
+
+        with pytest.raises(ValueError, match="device_bytes: expected with device only"):
+            MosaicMemoryStore(device_bytes=5)
+        if not has_cuda():
+            with pytest.raises(RuntimeError, match="built without CUDA"):
+                MosaicMemoryStore(device="cuda")
+            return
+        with pytest.raises(ValueError, match='device: expected "cuda", "cuda:1" or an array module such as cupy'):
+            MosaicMemoryStore(device="cpu")
+        with pytest.raises(TypeError, match=r"device: expected .* got int"):
+            MosaicMemoryStore(device=0)
+
+    def test_integer_depth(self, rng, device):
+        store = MosaicMemoryStore(device=device.for_store)
+        with pytest.raises(TypeError, match="millimetres"):
+            store.insert_keyframe(
+                device.put(np.ones((ROWS, COLUMNS, 4), np.float32)),
+                device.put(np.full((ROWS, COLUMNS), 1500, np.int32)),
+                K,
+                CameraPose(),
+            )
