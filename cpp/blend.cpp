@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "simd/clones.hpp"
-#include "unproject.hpp"
+#include "surface.hpp"
 
 namespace mosaicmem {
 namespace {
 
-constexpr float kNowhere = std::numeric_limits<float>::infinity();
 constexpr std::size_t kUsualVisits = 5;  // of a landed cell
 
 // What a source cell contributes to a target cell if its surface is in front there.
@@ -26,19 +24,11 @@ MOSAICMEM_CLONES
 void find_visits(const LandedCells& landed, std::int32_t rows, std::int32_t columns,
                  std::vector<Visit>& visits) {
     for (std::size_t i = 0; i < landed.size(); ++i) {
-        const float x = landed.x[i], y = landed.y[i], spread = landed.spread[i];
-        if (!(landed.worth[i] > 0 && x > -spread && y > -spread &&
-              x < static_cast<float>(columns) + spread && y < static_cast<float>(rows) + spread)) {
-            continue;
-        }
-        const float per_cell = 1.0f / spread;
-        const std::int32_t left = std::max(floor_of(x - spread) + 1, 0);
-        const std::int32_t right = std::min(floor_of(x + spread), columns - 1);
-        const std::int32_t bottom = std::min(floor_of(y + spread), rows - 1);
-        for (std::int32_t r = std::max(floor_of(y - spread) + 1, 0); r <= bottom; ++r) {
-            const float wy = 1.0f - std::abs(y - static_cast<float>(r)) * per_cell;
-            for (std::int32_t c = left; c <= right; ++c) {
-                const float tent = wy * (1.0f - std::abs(x - static_cast<float>(c)) * per_cell);
+        const float x = landed.x[i], y = landed.y[i], per_cell = 1.0f / landed.spread[i];
+        const TentCells over = tent_cells(x, y, landed.worth[i], landed.spread[i], rows, columns);
+        for (std::int32_t r = over.top; r <= over.bottom; ++r) {
+            for (std::int32_t c = over.left; c <= over.right; ++c) {
+                const float tent = tent_over(x, y, per_cell, r, c);
                 if (tent < kLeastTent) continue;
                 visits.push_back({r * columns + c, static_cast<std::int32_t>(i), landed.z[i],
                                   tent * landed.worth[i], tent < kFrontTent});
@@ -47,9 +37,9 @@ void find_visits(const LandedCells& landed, std::int32_t rows, std::int32_t colu
     }
 }
 
-// Sets the depth of what is in front in each target cell, kNowhere where nothing is.
+// Sets the depth of what is in front in each target cell, kNoSurface where nothing is.
 std::vector<float> front_of(const std::vector<std::vector<Visit>>& visits, std::size_t cells) {
-    std::vector<float> front(cells, kNowhere), fringe(cells, kNowhere);
+    std::vector<float> front(cells, kNoSurface), fringe(cells, kNoSurface);
     for (const std::vector<Visit>& of_source : visits) {
         for (const Visit& visit : of_source) {
             std::vector<float>& depth = visit.is_fringe ? fringe : front;
@@ -58,118 +48,39 @@ std::vector<float> front_of(const std::vector<std::vector<Visit>>& visits, std::
         }
     }
     for (std::size_t cell = 0; cell < cells; ++cell) {
-        if (front[cell] == kNowhere) front[cell] = fringe[cell];
+        if (front[cell] == kNoSurface) front[cell] = fringe[cell];
     }
     return front;
 }
 
-// Depths for the holes of `front` that lie between two sides of one surface, kNowhere elsewhere.
+// Depths for the holes of `front` that lie between two sides of one surface, kNoSurface elsewhere.
 std::vector<float> closed_holes(const std::vector<float>& front, const TargetGrid& target,
                                 float tolerance) {
-    std::vector<float> closed(front.size(), kNowhere);
-    const auto rows = static_cast<std::ptrdiff_t>(target.rows),
-               columns = static_cast<std::ptrdiff_t>(target.columns);
-    // The nearest filled cell in one direction, and how far it is.
-    const auto look = [&](std::ptrdiff_t r, std::ptrdiff_t c, std::ptrdiff_t dr,
-                          std::ptrdiff_t dc) -> std::pair<float, std::size_t> {
-        for (std::size_t away = 1; away <= kWidestHole; ++away) {
-            r += dr;
-            c += dc;
-            if (r < 0 || c < 0 || r >= rows || c >= columns) break;
-            const float depth = front[static_cast<std::size_t>(r * columns + c)];
-            if (depth != kNowhere) return {depth, away};
-        }
-        return {kNowhere, 0};
+    std::vector<float> closed(front.size(), kNoSurface);
+    const auto at = [&](std::ptrdiff_t r, std::ptrdiff_t c) {
+        return front[static_cast<std::size_t>(r) * target.columns + static_cast<std::size_t>(c)];
     };
-    for (std::ptrdiff_t r = 0; r < rows; ++r) {
-        for (std::ptrdiff_t c = 0; c < columns; ++c) {
-            const auto cell = static_cast<std::size_t>(r * columns + c);
-            if (front[cell] != kNowhere) continue;
-            for (const auto& [dr, dc] : {std::pair{0, 1}, {1, 0}}) {
-                const auto [a, to_a] = look(r, c, -dr, -dc);
-                const auto [b, to_b] = look(r, c, dr, dc);
-                if (a == kNowhere || b == kNowhere || to_a + to_b > kWidestHole + 1 ||
-                    std::abs(a - b) > tolerance * std::min(a, b)) {
-                    continue;
-                }
-                // Over a plane, 1 / depth is linear in the image.
-                const float t = static_cast<float>(to_a) / static_cast<float>(to_a + to_b);
-                closed[cell] = 1.0f / ((1.0f - t) / a + t / b);
-                break;
-            }
-        }
+    for (std::size_t cell = 0; cell < front.size(); ++cell) {
+        if (front[cell] != kNoSurface) continue;
+        closed[cell] = close_hole(at, static_cast<std::ptrdiff_t>(target.rows),
+                                  static_cast<std::ptrdiff_t>(target.columns),
+                                  static_cast<std::ptrdiff_t>(cell / target.columns),
+                                  static_cast<std::ptrdiff_t>(cell % target.columns), tolerance);
     }
     return closed;
 }
 
-// One source, to be looked up from target cells.
-class Lookup {
-  public:
-    Lookup(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options,
-           const Affine& target_from_source)
-        : source_(source),
-          scales_(options.scales),
-          tolerance_(options.depth_tolerance),
-          source_from_target_(inverse(target_from_source)),
-          centre_(target_from_source({0, 0, 0})),
-          cell_ratio_(scale_of(target_from_source) * source.stride / source.k.fx *
-                      target.view.k.fx / target.stride),
-          recency_(recency_of(source.timestamp, target.time, options.scales.half_life)) {}
-
-    // Appends the visits of the source cells around the point (in the target's frame) that are at
-    // its depth.
-    void operator()(const Vec3& point, std::int32_t target_cell, std::vector<Visit>& visits) const {
-        const Vec3 p = source_from_target_(point);
-        if (!(p.z > 0)) return;
-        const double u = p.x / p.z, v = p.y / p.z;
-        const double last_x = static_cast<double>(source_.columns) - 1;
-        const double last_y = static_cast<double>(source_.rows) - 1;
-        double x = (source_.k.fx * u + source_.k.cx) / source_.stride - 0.5;
-        double y = (source_.k.fy * v + source_.k.cy) / source_.stride - 0.5;
-        if (!(x >= -0.5 && x <= last_x + 0.5 && y >= -0.5 && y <= last_y + 0.5)) return;
-        x = std::clamp(x, 0.0, last_x);
-        y = std::clamp(y, 0.0, last_y);
-        const auto left = static_cast<std::size_t>(x), top = static_cast<std::size_t>(y);
-        const double worth =
-            worth_of(point, centre_, {u, v, cell_ratio_ * p.z / point.z, recency_}, scales_);
-        for (std::size_t r = top; r <= std::min(top + 1, source_.rows - 1); ++r) {
-            for (std::size_t c = left; c <= std::min(left + 1, source_.columns - 1); ++c) {
-                const std::size_t cell = r * source_.columns + c;
-                const float depth = source_.depth[cell];
-                const double tent = (1 - std::abs(x - static_cast<double>(c))) *
-                                    (1 - std::abs(y - static_cast<double>(r)));
-                const float trust = source_.confidence ? source_.confidence[cell] : 1.0f;
-                if (!is_valid_depth(depth) || !(trust > 0) || tent < kLeastTent ||
-                    std::abs(static_cast<double>(depth) - p.z) > tolerance_ * p.z) {
-                    continue;
-                }
-                visits.push_back({target_cell, static_cast<std::int32_t>(cell),
-                                  static_cast<float>(point.z),
-                                  static_cast<float>(tent * std::max(worth * trust, 1e-9)), false});
-            }
-        }
-    }
-
-  private:
-    const SourceGrid& source_;
-    SightScales scales_;
-    double tolerance_;
-    Affine source_from_target_;
-    Vec3 centre_;
-    double cell_ratio_, recency_;
-};
-
 // Appends what the source shows where `depth` is known, of the surface at that depth.
 void look_up(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options,
              const std::vector<float>& depth, std::vector<Visit>& visits) {
-    const PixelRay ray(target.view.k, {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}});
-    const Lookup lookup(source, target, options,
-                        target.view.camera_from_world * source.world_from_camera);
+    const Lookup lookup(source, target, options.scales, options.depth_tolerance);
     for (std::size_t cell = 0; cell < depth.size(); ++cell) {
-        if (depth[cell] == kNowhere) continue;
-        const double u = (static_cast<double>(cell % target.columns) + 0.5) * target.stride;
-        const double v = (static_cast<double>(cell / target.columns) + 0.5) * target.stride;
-        lookup(ray(u, v, depth[cell]), static_cast<std::int32_t>(cell), visits);
+        if (depth[cell] == kNoSurface) continue;
+        const Vec3 point = surface_point(target, cell, depth[cell]);
+        lookup(point, [&](std::size_t token, float weight) {
+            visits.push_back({static_cast<std::int32_t>(cell), static_cast<std::int32_t>(token),
+                              static_cast<float>(point.z), weight, false});
+        });
     }
 }
 

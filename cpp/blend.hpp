@@ -38,8 +38,4 @@ struct BlendCanvas {
 void blend(std::span<const SourceGrid> sources, const TargetGrid& target,
            const BlendOptions& options, std::size_t channels, const BlendCanvas& canvas);
 
-constexpr float kLeastTent = 1.0f / 64;
-constexpr float kFrontTent = 0.25f;
-constexpr std::size_t kWidestHole = 2;
-
 }  // namespace mosaicmem

@@ -20,6 +20,7 @@
 #include <unordered_set>
 
 #include "frustum.hpp"
+#include "lattice.hpp"
 #include "parallel.hpp"
 #include "source_of.hpp"
 #include "store_state.hpp"
@@ -29,29 +30,10 @@ namespace {
 
 constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
 constexpr std::size_t kBinRows = 4, kBinColumns = 5;
-constexpr std::size_t kBestOfBin = 6;       // candidates from each part of each image
-constexpr std::size_t kNearestOfBin = 2;    // and those that may be in front
-constexpr std::size_t kCandidates = 96;     // for a window
-constexpr double kPatchesAround = 1.5;      // beside the image, that may reach into it
-constexpr std::size_t kLatticeCells = 320;  // at most, of a source or a target
-constexpr float kAnySight = 0.05f;   // worth of any sight at all, beside which quality counts
-constexpr double kLeastGain = 1e-5;  // of the cells of one target
-
-// Every how many cells a grid is looked at.
-std::size_t lattice_step(std::size_t rows, std::size_t columns) {
-    std::size_t step = 1;
-    while ((rows / step) * (columns / step) > kLatticeCells) ++step;
-    return std::min({step, rows, columns});
-}
-
-TargetGrid coarse(const TargetGrid& target) {
-    const std::size_t step = lattice_step(target.rows, target.columns);
-    TargetGrid result = target;
-    result.rows = (target.rows + step - 1) / step;
-    result.columns = (target.columns + step - 1) / step;
-    result.stride = target.stride * static_cast<double>(step);
-    return result;
-}
+constexpr std::size_t kBestOfBin = 6;     // candidates from each part of each image
+constexpr std::size_t kNearestOfBin = 2;  // and those that may be in front
+constexpr std::size_t kCandidates = 96;   // for a window
+constexpr double kPatchesAround = 1.5;    // beside the image, that may reach into it
 
 // Notes in each target cell the nearest of what has landed there: its depth, and what it is worth.
 MOSAICMEM_CLONES
@@ -59,22 +41,11 @@ void cover(const LandedCells& landed, std::int32_t rows, std::int32_t columns, f
            float* worth) {
     for (std::size_t i = 0; i < landed.size(); ++i) {
         const float x = landed.x[i], y = landed.y[i], z = landed.z[i], value = landed.worth[i];
-        const float half = 0.5f * (landed.spread[i] - 1);
-        if (!(value > 0 && x > -2 && y > -2 && x < static_cast<float>(columns) + 1 &&
-              y < static_cast<float>(rows) + 1)) {
-            continue;
-        }
-        const std::int32_t left = std::max(floor_of(x - half + 0.5f), 0);
-        const std::int32_t right = std::min(floor_of(x + half + 0.5f), columns - 1);
-        const std::int32_t bottom = std::min(floor_of(y + half + 0.5f), rows - 1);
-        for (std::int32_t r = std::max(floor_of(y - half + 0.5f), 0); r <= bottom; ++r) {
-            for (std::int32_t c = left; c <= right; ++c) {
-                const auto cell = static_cast<std::size_t>(r * columns + c);
-                if (z >= depth[cell]) continue;
-                depth[cell] = z;
-                worth[cell] = value;
-            }
-        }
+        for_each_covered(x, y, value, landed.spread[i], rows, columns, [&](std::size_t cell) {
+            if (z >= depth[cell]) return;
+            depth[cell] = z;
+            worth[cell] = value;
+        });
     }
 }
 
@@ -135,10 +106,18 @@ class KeyframeSelection {
     KeyframeSelection(const StoreState& store, std::span<const TargetGrid> targets,
                       const KeyframeParams& params, int num_threads)
         : store_(store), params_(params), num_threads_(num_threads) {
-        for (const TargetGrid& target : targets) targets_.push_back(coarse(target));
+        for (const TargetGrid& target : targets) targets_.push_back(on_lattice(target));
         if (!targets.empty()) stride_ = targets[0].stride;
-        // Picks are fewer than what they will be blended with: fair sights count too.
-        params_.scales.field_angle *= 2;
+        params_.scales = scales_of_choice(params_.scales);
+    }
+
+    // Those that are looked at cell by cell, by slot.
+    std::vector<Slot> candidates() {
+        std::vector<Slot> slots;
+        if (targets_.empty()) return slots;
+        find_candidates();
+        for (const std::size_t at : candidates_) slots.push_back(store_.first_slots_[at]);
+        return slots;
     }
 
     std::vector<std::vector<Slot>> run() {
@@ -374,6 +353,12 @@ class KeyframeSelection {
     std::unordered_set<std::size_t> known_;  // the candidates so far
     std::vector<std::vector<float>> worth_;
 };
+
+std::vector<Slot> StoreState::keyframe_candidates(std::span<const TargetGrid> targets,
+                                                  const KeyframeParams& params,
+                                                  int num_threads) const {
+    return KeyframeSelection(*this, targets, params, num_threads).candidates();
+}
 
 std::vector<std::vector<Slot>> StoreState::select_keyframes(std::span<const TargetGrid> targets,
                                                             const KeyframeParams& params,

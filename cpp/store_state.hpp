@@ -196,6 +196,10 @@ class StoreState {
                                                     const KeyframeParams& params,
                                                     int num_threads) const;
 
+    // What of the store is looked at cell by cell for that, by slot.
+    std::vector<Slot> keyframe_candidates(std::span<const TargetGrid> targets,
+                                          const KeyframeParams& params, int num_threads) const;
+
     // --- mosaic.cpp: canvases of targets, from whole observations (by first_slot) or from patches;
     // those that are not here, or do not live, are passed over.
 

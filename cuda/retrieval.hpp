@@ -34,9 +34,9 @@ struct RetrievalState {
 };
 
 struct RetrievalScratch {
-    RetrievalState* states;             // (views)
-    RetrievalCandidate* candidates;     // (views, room)
-    std::size_t room;                  
+    RetrievalState* states;          // (views)
+    RetrievalCandidate* candidates;  // (views, room)
+    std::size_t room;
     std::uint32_t* histogram;           // (views, kScoreBins)
     RetrievalCandidate* taken;          // (views, top_k), as they are taken
     std::int32_t *first_of_bin, *next;  // (views, kTakenBins^2), (views, top_k)

@@ -13,6 +13,11 @@ class BoundStore {
     MemoryStore core;
 };
 
+// The targets of a window, of equal sizes.
+struct Targets {
+    std::vector<TargetGrid> grids;
+};
+
 using BoundStoreClass = py::class_<BoundStore>;
 
 inline std::span<const PatchId> id_span(const Array<PatchId>& ids) {

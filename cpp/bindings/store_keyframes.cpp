@@ -5,10 +5,6 @@
 namespace mosaicmem::bindings {
 namespace {
 
-struct Targets {
-    std::vector<TargetGrid> grids;  // of equal sizes
-};
-
 // camera: fx, fy, cx, cy, width, height, near, far; camera_from_world (n, 4, 4); times (n).
 Targets to_targets(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
                    const Array<double>& times, std::size_t rows, std::size_t columns,
@@ -94,7 +90,11 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
              py::arg("depth_tolerance"), py::arg("scales"));
     py::class_<Targets>(m, "TargetGrids")
         .def(py::init(&to_targets), py::arg("camera"), py::arg("camera_from_world").noconvert(),
-             py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"));
+             py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"))
+        .def_property_readonly("count", [](const Targets& self) { return self.grids.size(); })
+        .def_property_readonly("rows", [](const Targets& self) { return self.grids.at(0).rows; })
+        .def_property_readonly("columns",
+                               [](const Targets& self) { return self.grids.at(0).columns; });
 
     store
         .def(
@@ -109,6 +109,21 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
                     });
                 }
                 return to_arrays(picks);
+            },
+            py::arg("targets"), py::arg("params"), py::arg("num_threads") = 0)
+        .def(
+            "keyframe_candidates",
+            [](const BoundStore& self, const Targets& targets, const KeyframeParams& params,
+               int num_threads) {
+                std::vector<Slot> slots;
+                {
+                    const py::gil_scoped_release release;
+                    slots = self.core.read([&](const StoreState& state) {
+                        return state.keyframe_candidates(targets.grids, params, num_threads);
+                    });
+                }
+                const auto n = static_cast<py::ssize_t>(slots.size());
+                return take_vector(std::move(slots), {n});
             },
             py::arg("targets"), py::arg("params"), py::arg("num_threads") = 0)
         .def(

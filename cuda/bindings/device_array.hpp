@@ -43,6 +43,7 @@ void with_floats(const DeviceArray& array, const Body& body) {
 
 void bind_cuda_attention(py::module_& m);
 void bind_cuda_geometry(py::module_& m);
+void bind_cuda_keyframes(py::module_& m);
 void bind_cuda_latents(py::module_& m);
 void bind_cuda_mirror(py::module_& m);
 void bind_cuda_patch_memory(py::module_& m);

@@ -43,7 +43,8 @@ void bind_cuda_mirror(py::module_& m) {
         .def(py::init<DeviceArray, DeviceArray, DeviceArray, std::array<double, 3>, std::size_t,
                       LatentType>(),
              py::arg("centres"), py::arg("chunk_row"), py::arg("observations"), py::arg("origin"),
-             py::arg("channels"), py::arg("latent_type"));
+             py::arg("channels"), py::arg("latent_type"))
+        .def_readonly("channels", &MirrorTables::channels);
 
     py::class_<cuda::PinnedMemory>(m, "PinnedMemory", py::buffer_protocol())
         .def(py::init<std::size_t>(), py::arg("n"))
@@ -57,8 +58,9 @@ void bind_cuda_mirror(py::module_& m) {
                              reinterpret_cast<std::uintptr_t>(self.stream().handle));
         });
     m.def("order_streams", &cuda::order_streams, py::arg("earlier"), py::arg("later"));
-    m.def("is_pinned", [](const py::array& array) { return cuda::is_pinned(array.data()); },
-          py::arg("array"));
+    m.def(
+        "is_pinned", [](const py::array& array) { return cuda::is_pinned(array.data()); },
+        py::arg("array"));
     py::class_<cuda::Moment>(m, "Moment")
         .def(py::init<const cuda::Stream&>(), py::arg("stream"))
         .def_property_readonly("has_passed", &cuda::Moment::has_passed);

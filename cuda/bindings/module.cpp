@@ -33,6 +33,7 @@ void bind_cuda(py::module_& core) {
         py::arg("source"), py::arg("target"), py::arg("offset"), py::arg("n"), py::arg("stream"));
     bind_cuda_attention(m);
     bind_cuda_geometry(m);
+    bind_cuda_keyframes(m);
     bind_cuda_latents(m);
     bind_cuda_mirror(m);
     bind_cuda_patch_memory(m);

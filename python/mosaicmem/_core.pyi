@@ -122,6 +122,12 @@ class TargetGrids:
     def __init__(
         self, camera: _Camera, camera_from_world: _F64, times: _F64, rows: int, columns: int, stride: float
     ) -> None: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
 
 class StoreCounts(TypedDict):
     patches: int
@@ -168,6 +174,9 @@ class MemoryStore:
     def select_keyframes(
         self, targets: TargetGrids, params: KeyframeParams, num_threads: int = 0
     ) -> list[NDArray[np.uint64]]: ...
+    def keyframe_candidates(
+        self, targets: TargetGrids, params: KeyframeParams, num_threads: int = 0
+    ) -> NDArray[np.uint64]: ...
     def compose(
         self,
         targets: TargetGrids,
@@ -403,6 +412,30 @@ class _Cuda:
         options: tuple[float, float, float, float],
         scratch: tuple[_DeviceArray, ...],
         retrieved: tuple[_DeviceArray, ...],
+        stream: _Stream,
+    ) -> None: ...
+    most_canvas_channels: int
+    def pack_targets(self, targets: TargetGrids) -> bytes: ...
+    def pack_lattice(self, targets: TargetGrids) -> tuple[bytes, int, int]: ...
+    def select_keyframes(
+        self,
+        tables: Any,
+        targets: _DeviceArray,
+        size: tuple[int, int],
+        candidates: _DeviceArray,
+        params: KeyframeParams,
+        scratch: tuple[_DeviceArray, ...],
+        picks: _DeviceArray,
+        stream: _Stream,
+    ) -> None: ...
+    def blend(
+        self,
+        tables: Any,
+        targets: _DeviceArray,
+        picks: _DeviceArray,
+        options: BlendOptions,
+        scratch: tuple[_DeviceArray, ...],
+        blended: tuple[_DeviceArray, ...],
         stream: _Stream,
     ) -> None: ...
     def land(

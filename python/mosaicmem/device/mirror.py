@@ -31,6 +31,7 @@ class MirroredRow:
     slot: int
     description: dict[str, Any]  # of the host, without large arrays
     arrays: tuple[Any, ...]  # on the device, that the row points to
+    cells: int
 
 
 class StoreMirror:
@@ -56,6 +57,7 @@ class StoreMirror:
         self._chunk_row: Any = None
         self._table: Any = None
         self._stream: Any = None
+        self._described: tuple[int, dict[str, Any]] | None = None
 
     def _clear(self) -> None:
         self._revision = -1
@@ -66,6 +68,11 @@ class StoreMirror:
         self._free_chunks: dict[int, list[int]] = {}  # first chunks, by how many there are
         self._used_rows = self._used_chunks = 0
         self._origin = (0.0, 0.0, 0.0)
+
+    @property
+    def revision(self) -> int:
+        """Of the store that the tables are those of."""
+        return self._revision
 
     @property
     def device_bytes(self) -> int:
@@ -100,12 +107,16 @@ class StoreMirror:
         """Whether the latents of an observation are in device memory, or on their way."""
         return self._by_slot[slot].keyframe in self._pool
 
-    def described(self) -> list[dict[str, Any] | None]:
-        """What is known of each row, None for those that are free."""
-        rows: list[dict[str, Any] | None] = [None] * self._used_rows
-        for row in self._rows.values():
-            rows[row.row] = row.description
-        return rows
+    @property
+    def most_cells(self) -> int:
+        """Cells of the largest keyframe."""
+        return max((row.cells for row in self._rows.values()), default=0)
+
+    def described(self) -> dict[str, Any]:
+        """What is known of each row, as arrays; zero for those that are free."""
+        if self._described is None or self._described[0] != self._revision:
+            self._described = self._revision, _as_arrays(self._rows.values(), self._used_rows)
+        return self._described[1]
 
     def _tables(self, call: Call, core: _core.MemoryStore) -> Any:
         self._reserve(call, 1, 1)
@@ -174,7 +185,7 @@ class StoreMirror:
         self._upload(call, packed, self._table, row * _core.cuda.observation_bytes)
         self._by_keyframe[keyframe].add(row)
         del description["depth"]
-        held = MirroredRow(row, first_chunk, chunks, keyframe, slot, description, tuple(arrays))
+        held = MirroredRow(row, first_chunk, chunks, keyframe, slot, description, tuple(arrays), depth.size)
         self._rows[description["version"]] = self._by_slot[slot] = held
 
     def _remove(self, call: Call, version: int) -> None:
@@ -231,3 +242,18 @@ class StoreMirror:
     @staticmethod
     def _upload(call: Call, data: Any, array: Any, offset: int) -> None:
         _core.cuda.upload(data, call.view(array), offset, call.stream)
+
+
+def _as_arrays(rows: Iterable[MirroredRow], count: int) -> dict[str, Any]:
+    arrays = {
+        "observation": np.zeros(count, np.uint64),
+        "frame_id": np.zeros(count, np.int64),
+        "timestamp": np.zeros(count),
+        "world_from_camera": np.zeros((count, 3, 4)),
+        "intrinsics": np.zeros((count, 4)),
+    }
+    for held in rows:
+        from_description = {**held.description, "observation": held.slot}
+        for name, array in arrays.items():
+            array[held.row] = np.reshape(from_description[name], array.shape[1:])
+    return arrays

@@ -130,9 +130,11 @@ class Composer:
     def _choose(self, targets: CameraTrajectory) -> Mosaic | KeyframeSelection:
         """Patches, or keyframes by whichever rules."""
         if self.strategy == "top_k":
-            return self._patches.retrieve(self.store, targets, self.stride)
+            mosaic: Mosaic = self._patches.retrieve(self.store, targets, self.stride)
+            return mosaic
         if self.strategy == "visible_coverage":
-            return self._keyframes.select(self.store, targets, self.stride)
+            selection: KeyframeSelection = self._keyframes.select(self.store, targets, self.stride)
+            return selection
         ids = self._rules[self.strategy].select_candidate_frame_ids(*_groups(targets))
         return KeyframeSelection([self._observations[[i for i in group if i >= 0]] for group in ids])
 

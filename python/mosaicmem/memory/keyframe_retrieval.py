@@ -9,8 +9,10 @@ from typing import Any, cast
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, F64, I32, I64, U64, ArrayLike, Bool, as_ids, check_instance
+from mosaicmem._arrays import F64, I64, U64, ArrayLike, as_ids, check_instance
 from mosaicmem.camera import CameraTrajectory
+from mosaicmem.device import keyframes
+from mosaicmem.device.arrays import to_host
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.storage import MAX_CELLS
@@ -60,8 +62,36 @@ def _distinct(name: str, ids: ArrayLike) -> U64:
 
 
 @dataclass(frozen=True, eq=False)
+class DeviceSelection:
+    """The keyframes chosen for T targets on a device, where they stay. Good until the store changes.
+
+    Attributes
+    ----------
+    picks : (T, K) int32
+        On the device: positions in ``observations``, the best first, -1 beyond those that were chosen.
+    observations : (R,) uint64
+        As of `KeyframeSelection`, on the host.
+    """
+
+    picks: Any
+    observations: U64
+    _revision: int
+
+    def __len__(self) -> int:
+        """T."""
+        return int(self.picks.shape[0])
+
+    def on_host(self) -> KeyframeSelection:
+        """The same there; waits for the device."""
+        rows = to_host("picks", self.picks)
+        return KeyframeSelection([self.observations[row[row >= 0]] for row in rows])
+
+
+@dataclass(frozen=True, eq=False)
 class ComposedMosaic:
     """Canvases for T targets, and what each cell was composed from.
+
+    From a store on a device the five arrays of canvases are there, and the K keyframes are all of the store.
 
     Attributes
     ----------
@@ -82,26 +112,26 @@ class ComposedMosaic:
     world_from_camera : (K, 3, 4) float64
     intrinsics : (K, 4) float64
         fx, fy, cx, cy; pixels.
-    selection : KeyframeSelection or None
+    selection : KeyframeSelection, DeviceSelection or None
         None where patches were composed.
     """
 
-    latents: F32
-    coverage: Bool
-    depth: F32
-    source: I32
-    weight: F32
+    latents: Any
+    coverage: Any
+    depth: Any
+    source: Any
+    weight: Any
     observations: U64
     frame_ids: I64
     timestamps: F64
     world_from_camera: F64
     intrinsics: F64
-    selection: KeyframeSelection | None = None
+    selection: KeyframeSelection | DeviceSelection | None = None
 
     @property
     def coverage_ratio(self) -> F64:
-        """The part of each target's cells that is covered, (T,) float64."""
-        return np.asarray(self.coverage.mean(axis=(1, 2)))
+        """The part of each target's cells that is covered, (T,) float64, on the host."""
+        return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
 
 
 class KeyframeRetrieval:
@@ -124,8 +154,11 @@ class KeyframeRetrieval:
     def __init__(self, **options: Any) -> None:
         self.options = KeyframeOptions(**options)
 
-    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> KeyframeSelection:
+    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Any:
         """Choose keyframes for a window.
+
+        Returns a `KeyframeSelection`, or a `DeviceSelection` from a store on a device. Candidates come from the index,
+        on the host, which takes a few milliseconds where the store has more than 96 keyframes.
 
         Parameters
         ----------
@@ -136,6 +169,10 @@ class KeyframeRetrieval:
             Pixels a cell of the target grid.
         """
         grids = self._targets(store, targets, stride)
+        if store._mirror is not None:
+            with store._mirror.following(store._core) as (call, tables):
+                picks = self._choose_on_device(store, call, tables, grids)
+                return DeviceSelection(picks, store._mirror.described()["observation"], store._mirror.revision)
         return KeyframeSelection(store._core.select_keyframes(grids, self.options.selection(), store.num_threads))
 
     def compose(
@@ -143,7 +180,7 @@ class KeyframeRetrieval:
         store: MosaicMemoryStore,
         targets: CameraTrajectory,
         stride: int,
-        sources: KeyframeSelection | Mosaic,
+        sources: KeyframeSelection | DeviceSelection | Mosaic,
     ) -> ComposedMosaic:
         """Compose canvases from chosen keyframes, or from the patches of a mosaic, by the same rules.
 
@@ -151,10 +188,13 @@ class KeyframeRetrieval:
         ----------
         store, targets, stride
             As for `select`.
-        sources : KeyframeSelection or Mosaic
-            For these targets. Keyframes and patches that are no longer in the store are passed over.
+        sources : KeyframeSelection, DeviceSelection or Mosaic
+            For these targets. Keyframes and patches that are no longer in the store are passed over. A store on a
+            device composes keyframes only, and a `DeviceSelection` only as long as the store is as it was.
         """
         grids = self._targets(store, targets, stride)
+        if store._mirror is not None:
+            return self._compose_on_device(store, grids, sources, len(targets))
         if isinstance(sources, Mosaic):
             lists = [sources.patch_ids[sources.patch_frames == frame] for frame in range(sources.frames)]
         else:
@@ -168,10 +208,64 @@ class KeyframeRetrieval:
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
         """`select` and `compose`, both of one state of the store."""
         grids = self._targets(store, targets, stride)
+        if store._mirror is not None:
+            mirror = store._mirror
+            with mirror.following(store._core) as (call, tables):
+                picks = self._choose_on_device(store, call, tables, grids)
+                selection = DeviceSelection(picks, mirror.described()["observation"], mirror.revision)
+                there = keyframes.compose(call, tables, mirror, grids, picks, self.options.blend())
+                return _composed({**there, "keyframes": mirror.described()}, selection)
         chosen, arrays = store._core.choose_and_compose(
             grids, self.options.selection(), self.options.blend(), store.num_threads
         )
         return _composed(arrays, KeyframeSelection(chosen))
+
+    def prefetch(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> None:
+        """Begin to move what a window will need into device memory, as far as the store's ``device_bytes`` go.
+
+        The keyframes are chosen on the host, so that this does not wait for the device; the copies run beside what the
+        device does. Call it for the next window while this one is generated. On the host it does nothing.
+        """
+        grids = self._targets(store, targets, stride)
+        if store._mirror is None:
+            return
+        chosen = store._core.select_keyframes(grids, self.options.selection(), store.num_threads)
+        ranks = {int(slot): rank for each in reversed(chosen) for rank, slot in enumerate(each)}
+        store._mirror.prefetch(store._core, sorted(ranks, key=lambda slot: (ranks[slot], slot)))
+
+    def _choose_on_device(self, store: MosaicMemoryStore, call: Any, tables: Any, grids: _core.TargetGrids) -> Any:
+        assert store._mirror is not None
+        params = self.options.selection()
+        candidates = store._core.keyframe_candidates(grids, params, store.num_threads)
+        rows = store._mirror.rows_of(candidates.tolist())
+        most = self.options.max_window_keyframes, self.options.max_keyframes
+        return keyframes.choose(call, tables, grids, rows, params, most)
+
+    def _compose_on_device(
+        self, store: MosaicMemoryStore, grids: _core.TargetGrids, sources: Any, count: int
+    ) -> ComposedMosaic:
+        mirror = store._mirror
+        assert mirror is not None
+        if not isinstance(sources, (KeyframeSelection, DeviceSelection)):
+            raise TypeError(
+                f"sources: expected KeyframeSelection or DeviceSelection for a store on a device, "
+                f"got {type(sources).__name__}"
+            )
+        if len(sources) != count:
+            raise ValueError(f"sources: expected those of {count} targets, got those of {len(sources)}")
+        with mirror.following(store._core) as (call, tables):
+            if isinstance(sources, DeviceSelection):
+                if sources._revision != mirror.revision:
+                    raise ValueError("sources: expected a choice from the store as it is, which has changed since")
+                picks = sources.picks
+            else:
+                rows = [mirror.rows_of(each.tolist()) for each in sources.observations]
+                table = np.full((count, max(map(len, rows))), -1, np.int32)
+                for t, each in enumerate(rows):
+                    table[t, : len(each)] = each
+                picks = call.constant(table)[0]
+            arrays = keyframes.compose(call, tables, mirror, grids, picks, self.options.blend())
+            return _composed({**arrays, "keyframes": mirror.described()}, sources)
 
     def _targets(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> _core.TargetGrids:
         check_instance("store", store, MosaicMemoryStore)
@@ -193,18 +287,18 @@ class KeyframeRetrieval:
         )
 
 
-def _composed(arrays: _core.MosaicArrays, selection: KeyframeSelection | None) -> ComposedMosaic:
-    keyframes = cast(dict[str, Any], arrays["keyframes"])
+def _composed(arrays: Any, selection: KeyframeSelection | DeviceSelection | None) -> ComposedMosaic:
+    described = cast(dict[str, Any], arrays["keyframes"])
     return ComposedMosaic(
         arrays["latents"],
         arrays["coverage"],
         arrays["depth"],
         arrays["source"],
         arrays["weight"],
-        keyframes["observation"],
-        keyframes["frame_id"],
-        keyframes["timestamp"],
-        keyframes["world_from_camera"],
-        keyframes["intrinsics"],
+        described["observation"],
+        described["frame_id"],
+        described["timestamp"],
+        described["world_from_camera"],
+        described["intrinsics"],
         selection,
     )

@@ -1,0 +1,250 @@
+"""Keyframes are chosen and composed on a device as on the host."""
+
+import numpy as np
+import pytest
+
+from conftest import random_pose
+from mosaicmem import (
+    CameraIntrinsics,
+    CameraPose,
+    CameraTrajectory,
+    KeyframeRetrieval,
+    MosaicMemoryStore,
+    SpatialManipulation,
+    depth_to_grid,
+)
+from mosaicmem.memory import KeyframeSelection
+from mosaicmem.memory.keyframe_retrieval import DeviceSelection
+
+pytestmark = pytest.mark.kernel
+
+STRIDE = 8
+K = CameraIntrinsics.from_fov(160, 96, fov_x=np.radians(70))
+CHANNELS = 5
+
+
+def path(count, turn=0.04):
+    """Cameras that walk through the room and turn."""
+    poses = []
+    for i in range(count):
+        at = np.array([-1.5 + 0.12 * i, -1.4, -0.5 + 0.05 * i])
+        poses.append(
+            CameraPose.look_at(at, at + np.array([np.sin(turn * i), 0.0, np.cos(turn * i)]), timestamp=float(i))
+        )
+    return poses
+
+
+def keyframes(rng, world, poses):
+    for pose in poses:
+        depth = depth_to_grid(world.render(K, pose).depth, STRIDE).copy()
+        depth[rng.random(depth.shape) < 0.05] = 0
+        yield rng.standard_normal((*depth.shape, CHANNELS)).astype(np.float32), depth, pose
+
+
+@pytest.fixture
+def stores(rng, world, device):
+    """The same keyframes on the host and on the device."""
+    return fill(rng, world, device, path(14))
+
+
+def fill(rng, world, device, poses, **options):
+    pair = MosaicMemoryStore(**options), MosaicMemoryStore(**options, device=device.for_store)
+    for latents, depth, pose in keyframes(rng, world, poses):
+        confidence = rng.random(depth.shape).astype(np.float32)
+        for store in pair:
+            store.insert_keyframe(latents, depth, K, pose, confidence=confidence)
+    return pair
+
+
+def targets(count=3):
+    return CameraTrajectory([CameraPose(p.world_from_camera, 20.0) for p in path(14)[4 : 4 + count]], K)
+
+
+def assert_alike(device, expected, got, part=2e-3):
+    """The same canvases, but for a part of the cells, where other roundings of float32 decide otherwise."""
+    few = part * expected.coverage.size
+    coverage = device.get(got.coverage)
+    assert (coverage != expected.coverage).sum() <= few
+    both = coverage & expected.coverage
+    for name in ("depth", "weight", "latents"):
+        a, b = device.get(getattr(got, name)), getattr(expected, name)
+        # An angle comes from its cosine near 1, where a rounding more or less is a part in a thousand.
+        close = np.isclose(a, b, rtol=2e-3, atol=2e-3 * np.abs(b).max(initial=0))
+        close = close if close.ndim == 3 else close.all(axis=-1)
+        assert (~close & both).sum() <= few, name
+        assert (a[~coverage] == 0).all()
+    source = device.get(got.source)
+    assert (source[~coverage] == -1).all()
+    same = got.observations[source[both]] == expected.observations[expected.source[both]]
+    assert (~same).sum() <= few
+
+
+@pytest.mark.parametrize("composition", ["blend", "backward"])
+class TestComposing:
+    def test_is_that_of_the_host(self, device, stores, composition):
+        retrieval = KeyframeRetrieval(composition=composition, half_life=9.0)
+        expected, got = (retrieval.retrieve(store, targets(), STRIDE) for store in stores)
+        assert expected.coverage_ratio.mean() > 0.7
+        np.testing.assert_array_equal(got.coverage_ratio, device.get(got.coverage).mean(axis=(1, 2)))
+        assert_alike(device, expected, got)
+        again = retrieval.retrieve(stores[1], targets(), STRIDE)
+        for name in ("latents", "coverage", "depth", "source", "weight"):
+            a, b = device.get(getattr(got, name)), device.get(getattr(again, name))
+            assert a.tobytes() == b.tobytes()
+
+    def test_of_targets_that_are_coarser_finer_and_elsewhere(self, device, stores, composition):
+        retrieval = KeyframeRetrieval(composition=composition)
+        for width, stride in ((40, 2), (160, 32), (480, 8)):
+            camera = K.scaled(width, width * 96 // 160)
+            window = CameraTrajectory([targets()[0]], camera)
+            expected, got = (retrieval.retrieve(store, window, stride) for store in stores)
+            assert_alike(device, expected, got, part=1 / 15 if stride == 32 else 5e-3)
+
+    def test_from_far_away_a_keyframe_is_a_few_cells(self, rng, world, device, composition):
+        pair = fill(rng, world, device, path(3))
+        back = targets(1)[0].world_from_camera.copy()
+        back[:3, 3] -= 90 * back[:3, 2]
+        window = CameraTrajectory([CameraPose(back)], K)
+        retrieval = KeyframeRetrieval(composition=composition)
+        expected, got = (retrieval.retrieve(store, window, STRIDE) for store in pair)
+        assert expected.coverage.sum() < 20
+        assert composition == "backward" or expected.coverage.any()
+        assert_alike(device, expected, got, part=0.0)
+
+    def test_small_holes_are_closed(self, rng, device, composition):
+        pair = MosaicMemoryStore(), MosaicMemoryStore(device=device.for_store)
+        depth = np.full((12, 20), 2.0, np.float32)
+        depth[1::3, 1::3] = 0  # alone among others
+        latents = rng.standard_normal((12, 20, CHANNELS)).astype(np.float32)
+        for store in pair:
+            store.insert_keyframe(latents, depth, K, CameraPose())
+        aside = np.eye(4)
+        aside[:2, 3] = 0.014, 0.01  # so that what is missing leaves two target cells between its neighbours
+        retrieval = KeyframeRetrieval(composition=composition)
+        window = CameraTrajectory([CameraPose(aside)], K)
+        expected, got = (retrieval.retrieve(store, window, 2) for store in pair)
+        assert_alike(device, expected, got, part=0.0)
+
+    def test_after_edits_and_deletions(self, rng, device, stores, composition):
+        some = rng.choice(stores[0].patch_ids, 300, replace=False)
+        for store in stores:
+            store.delete_patches(some)
+            SpatialManipulation(store).rotate([0, 1, 0], 0.05)
+        retrieval = KeyframeRetrieval(composition=composition)
+        expected, got = (retrieval.retrieve(store, targets(), STRIDE) for store in stores)
+        assert_alike(device, expected, got)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_of_smaller_latents_in_pinned_memory(self, rng, world, device, composition, dtype):
+        pair = fill(rng, world, device, path(8), latent_dtype=dtype)
+        pair[1].device_bytes = 0
+        pair[1]._mirror = pair[1]._new_mirror()
+        retrieval = KeyframeRetrieval(composition=composition)
+        expected, got = (retrieval.retrieve(store, targets(2), STRIDE) for store in pair)
+        assert_alike(device, expected, got)
+
+    def test_of_chosen_keyframes(self, device, stores, composition):
+        retrieval = KeyframeRetrieval(composition=composition)
+        chosen = retrieval.select(stores[0], targets(), STRIDE)
+        chosen = KeyframeSelection([*chosen.observations[:2], np.array([], np.uint64)])  # and none
+        expected, got = (retrieval.compose(store, targets(), STRIDE, chosen) for store in stores)
+        assert not expected.coverage[2].any()
+        assert_alike(device, expected, got)
+
+
+class TestChoosing:
+    def test_is_that_of_the_host(self, stores):
+        for options in ({}, {"max_keyframes": 3, "max_window_keyframes": 5}, {"half_life": 4.0}, {"near": 1.5}):
+            retrieval = KeyframeRetrieval(**options)
+            expected, got = (retrieval.select(store, targets(), STRIDE) for store in stores)
+            assert isinstance(got, DeviceSelection)
+            assert len(got) == 3
+            for a, b in zip(expected.observations, got.on_host().observations, strict=True):
+                assert len(a) > 1
+                np.testing.assert_array_equal(a, b)
+
+    def test_what_is_hidden_is_not_chosen(self, rng, device):
+        pair = MosaicMemoryStore(), MosaicMemoryStore(device=device.for_store)
+        for z in (2.0, 6.0, 4.0):
+            for store in pair:
+                store.insert_keyframe(
+                    np.ones((12, 20, CHANNELS), np.float32), np.full((12, 20), z, np.float32), K, CameraPose()
+                )
+        window = CameraTrajectory([CameraPose(), CameraPose()], K)
+        expected, got = (KeyframeRetrieval().select(store, window, STRIDE) for store in pair)
+        for a, b in zip(expected.observations, got.on_host().observations, strict=True):
+            np.testing.assert_array_equal(a, [0])
+            np.testing.assert_array_equal(b, [0])
+
+    def test_among_more_than_are_looked_at(self, rng, world, device):
+        pair = fill(rng, world, device, path(110, turn=0.01))
+        retrieval = KeyframeRetrieval()
+        expected, got = (retrieval.select(store, targets(2), STRIDE) for store in pair)
+        for a, b in zip(expected.observations, got.on_host().observations, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_in_empty_stores_and_out_of_sight(self, rng, device, stores):
+        away = CameraTrajectory([CameraPose.look_at([500.0, 0, 0], [501.0, 0, 0])], K)
+        empty = MosaicMemoryStore(device=device.for_store)
+        for store in (empty, stores[1]):
+            if store is empty:
+                store.insert_keyframe(
+                    np.ones((12, 20, CHANNELS), np.float32), np.ones((12, 20), np.float32), K, CameraPose()
+                )
+                store.delete_patches(store.patch_ids)
+            mosaic = KeyframeRetrieval().retrieve(store, away, STRIDE)
+            assert not device.get(mosaic.coverage).any()
+            assert (device.get(mosaic.latents) == 0).all()
+
+    def test_a_choice_is_good_until_the_store_changes(self, rng, stores):
+        retrieval = KeyframeRetrieval()
+        chosen = retrieval.select(stores[1], targets(), STRIDE)
+        retrieval.compose(stores[1], targets(), STRIDE, chosen)
+        stores[1].delete_frame(0)
+        with pytest.raises(ValueError, match="sources: expected a choice from the store as it is, which has changed"):
+            retrieval.compose(stores[1], targets(), STRIDE, chosen)
+
+    def test_what_cannot_be_composed_there(self, rng, stores):
+        retrieval = KeyframeRetrieval()
+        with pytest.raises(TypeError, match="sources: expected KeyframeSelection or DeviceSelection"):
+            retrieval.compose(stores[1], targets(), STRIDE, [np.array([0])])
+        with pytest.raises(ValueError, match="sources: expected those of 3 targets, got those of 1"):
+            retrieval.compose(stores[1], targets(), STRIDE, KeyframeSelection([np.array([0])]))
+
+
+class TestPrefetching:
+    def test_moves_what_a_window_needs(self, rng, world, device):
+        poses = path(14)
+        nbytes = 12 * 20 * CHANNELS * 4
+        host, there = fill(rng, world, device, poses)
+        there.device_bytes = 4 * nbytes
+        there._mirror = there._new_mirror()
+        retrieval = KeyframeRetrieval(max_keyframes=3, max_window_keyframes=3)
+        for first in (0, 10, 5):
+            window = CameraTrajectory(poses[first : first + 2], K)
+            retrieval.prefetch(there, window, STRIDE)
+            for slot in retrieval.select(host, window, STRIDE).window:
+                assert there._mirror.is_resident(int(slot))
+            assert there._mirror.device_bytes <= 4 * nbytes
+            expected, got = (retrieval.retrieve(store, window, STRIDE) for store in (host, there))
+            assert_alike(device, expected, got)
+
+    def test_on_the_host_there_is_nothing_to_move(self, stores):
+        KeyframeRetrieval().prefetch(stores[0], targets(), STRIDE)
+
+    def test_while_keyframes_come_and_go(self, rng, world, device):
+        poses = path(14)
+        nbytes = 12 * 20 * CHANNELS * 4
+        host = MosaicMemoryStore(max_patches=400)
+        there = MosaicMemoryStore(max_patches=400, device=device.for_store, device_bytes=3 * nbytes)
+        retrieval = KeyframeRetrieval(max_keyframes=3, max_window_keyframes=3)
+        for i, (latents, depth, pose) in enumerate(keyframes(rng, world, poses)):
+            for store in (host, there):
+                store.insert_keyframe(latents, depth, K, pose)
+            window = CameraTrajectory([poses[max(0, i - 3)], random_pose(rng, timestamp=float(i))], K)
+            retrieval.prefetch(there, window, STRIDE)
+            if i % 2:
+                for store in (host, there):
+                    store.delete_frame(i - 1)
+            expected, got = (retrieval.retrieve(store, window, STRIDE) for store in (host, there))
+            assert_alike(device, expected, got)
