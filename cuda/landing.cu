@@ -17,8 +17,7 @@ __global__ void land_kernel(Mirror mirror, const RetrievalView* views, std::size
     const std::size_t pick = token / out.cells, v = pick / top_k;
     const std::int32_t row = places[2 * pick];
     const RetrievalView& target = views[v];
-    constexpr float kNowhere = std::numeric_limits<float>::quiet_NaN();
-    float position[3] = {kNowhere, kNowhere, kNowhere}, depth = 0, confidence = 0;
+    float position[3] = {0, 0, 0}, depth = 0, confidence = 0;
     std::size_t first = 0;
     const void* from = nullptr;
     if (row >= 0) {
@@ -55,6 +54,7 @@ __global__ void land_kernel(Mirror mirror, const RetrievalView* views, std::size
     out.depth[token] = depth;
     out.confidence[token] = confidence;
     out.valid[token] = from != nullptr;
+    if (!from) return;
     std::uint8_t* const coverage = out.coverage + v * out.rows * out.columns;
     for_each_cell(position[2], position[1], Splat::bilinear, out.rows, out.columns,
                   [&](std::size_t cell, float) { coverage[cell] = 1; });

@@ -61,11 +61,11 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
 // The tokens of retrieved patches, `cells` for each, fewer at the borders of a keyframe.
 struct LandedOnDevice {
     std::size_t cells;  // patch_size^2
-    float* latents;     // (views, top_k, cells, channels), zero where not valid
-    float*
-        positions;  // (views, top_k, cells, 3): t, y, x in cells of the target, NaN where not valid
-    float* depth;   // metres, zero where not valid
-    float* confidence;  // zero where not valid
+    // (views, top_k, cells, ...), zero where not valid
+    float* latents;    // channels
+    float* positions;  // t, y, x in cells of the target
+    float* depth;      // metres
+    float* confidence;
     std::uint8_t* valid;
     std::uint8_t* coverage;     // (views, rows, columns)
     std::size_t rows, columns;  // of the target grid

@@ -54,6 +54,12 @@ class EmulatedArray:
     def astype(self, dtype):
         return EmulatedArray(self.array.astype(dtype))
 
+    def __matmul__(self, other):
+        return EmulatedArray((self.array.astype(np.float32) @ other.array.astype(np.float32)).astype(self.dtype))
+
+    def __add__(self, other):
+        return EmulatedArray(self.array + (other.array if isinstance(other, EmulatedArray) else other))
+
     def nonzero(self):
         return tuple(EmulatedArray(index) for index in self.array.nonzero())
 

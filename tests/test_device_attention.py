@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from conftest import assert_within_twice
-from mosaicmem import WarpedRoPE
+from conftest import assert_within_twice, random_pose
+from mosaicmem import MemoryCrossAttention, PRoPE, WarpedRoPE, grid_positions
 from mosaicmem.attention import attention, merge_attention
 from reference.attention import attention as reference
 from reference.attention import rope as reference_rope
@@ -166,3 +166,73 @@ def test_bad_input_is_named(device, rng):
     wide = device.put(np.zeros((1, 1, 1, 513), np.float32))
     with pytest.raises(ValueError, match="q: expected a head dimension from 1 to 512, got 513"):
         attention(wide, wide, wide)
+
+
+class TestCrossAttention:
+    """The layer on a device, beside itself on the host."""
+
+    def data(self, rng, tokens=40):
+        hidden = rng.standard_normal((2, 30, 48)).astype(np.float32)
+        memory = rng.standard_normal((2, tokens, 16)).astype(np.float32)
+        return hidden, memory, grid_positions(1, 5, 6), rng.uniform(0, 6, (tokens, 3))
+
+    @pytest.mark.parametrize("cameras", [False, True])
+    @pytest.mark.parametrize("positions_there", [False, True])
+    def test_is_that_of_the_host(self, device, rng, cameras, positions_there):
+        layer = MemoryCrossAttention(48, 16, num_heads=3, head_dim=24, half_life=2.0, gate=0.6)
+        hidden, memory, where, landed = self.data(rng)
+        prope = None
+        if cameras:
+            views = [np.stack([random_pose(rng).camera_from_world for _ in range(n)]) for n in (1, 4)]
+            queries = PRoPE(24, views[0], patches_x=6, patches_y=5)
+            prope = (queries, PRoPE(24, views[1], camera=rng.integers(0, 4, 40), positions=landed[:, 1:]))
+        mask, times = rng.random((2, 40)) < 0.7, (rng.uniform(0, 5, 30), rng.uniform(0, 5, 40))
+        expected = layer(
+            hidden, memory, where, landed, mask=mask, prope=prope, query_time=times[0], memory_time=times[1]
+        )
+        put = device.put if positions_there else np.asarray  # what goes with them may be on the host
+        got = layer(
+            device.put(hidden),
+            device.put(memory),
+            put(where),
+            put(landed),
+            mask=put(mask),
+            prope=prope,
+            query_time=put(times[0]),
+            memory_time=put(times[1]),
+        )
+        np.testing.assert_allclose(device.get(got), expected, atol=3e-5)
+
+    def test_in_bfloat16(self, device, rng):
+        layer = MemoryCrossAttention(48, 16, num_heads=2, head_dim=64)
+        hidden, memory, where, landed = self.data(rng)
+        expected = layer(hidden, memory, where, landed)
+        halves = [device.put(x.astype(ml_dtypes.bfloat16)) for x in (hidden, memory)]
+        got = device.get(layer(*halves, where, landed))
+        assert got.dtype == ml_dtypes.bfloat16
+        np.testing.assert_allclose(got.astype(np.float32), expected, atol=0.08)
+
+    def test_new_weights_are_taken_along(self, device, rng):
+        layer = MemoryCrossAttention(48, 16, num_heads=3, head_dim=24)
+        hidden, memory, where, landed = self.data(rng)
+        before = device.get(layer(device.put(hidden), device.put(memory), where, landed))
+        layer.load_weights({**layer.weights, "gate": [0.1, -0.2, 0.3]})
+        after = device.get(layer(device.put(hidden), device.put(memory), where, landed))
+        np.testing.assert_allclose(after, layer(hidden, memory, where, landed), atol=3e-5)
+        assert np.abs(after - before).max() > 0.01
+
+    def test_of_nothing_it_is_the_input(self, device, rng):
+        hidden, memory, where, landed = self.data(rng, tokens=0)
+        layer = MemoryCrossAttention(48, 16, num_heads=3, head_dim=24)
+        got = layer(device.put(hidden), device.put(memory), where, landed)
+        np.testing.assert_array_equal(device.get(got), hidden)
+
+    def test_what_does_not_fit_is_named(self, device, rng):
+        layer = MemoryCrossAttention(48, 16, num_heads=3, head_dim=24)
+        hidden, memory, where, landed = self.data(rng)
+        with pytest.raises(ValueError, match=r"hidden: expected shape \(B, N, 48\), got \(2, 30, 9\)"):
+            layer(device.put(hidden[..., :9].copy()), device.put(memory), where, landed)
+        with pytest.raises(ValueError, match=r"mask: expected shape \(2, 40\)"):
+            layer(device.put(hidden), device.put(memory), where, landed, mask=np.ones((2, 39), bool))
+        with pytest.raises(ValueError, match="memory: expected it where hidden is, on a device, got it on the host"):
+            layer(device.put(hidden), memory, where, landed)

@@ -13,9 +13,8 @@ import numpy as np
 from mosaicmem import _core
 from mosaicmem._arrays import (
     F32,
-    F64,
     ArrayLike,
-    Bool,
+    Shape,
     as_array,
     check_instance,
     check_integer,
@@ -27,6 +26,8 @@ from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
 from mosaicmem.attention.warped_rope import RotaryTable, WarpedRoPE
+from mosaicmem.device.arrays import Call, is_on_device
+from mosaicmem.device.cross_attention import DeviceProjections
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,8 @@ class MemoryKeysValues:
 
     Attributes
     ----------
-    keys, values : (B, heads, M, head_dim) float32
-        Projected and encoded.
+    keys, values : (B, heads, M, head_dim)
+        Projected and encoded: float32, or where the memory was on a GPU arrays there, of its dtype.
     mask : (B, M) bool or None
     time : (M,) float64 or None
         Seconds.
@@ -44,10 +45,10 @@ class MemoryKeysValues:
         Whether keys and values carry their cameras; then queries must carry theirs.
     """
 
-    keys: F32
-    values: F32
-    mask: Bool | None
-    time: F64 | None
+    keys: Any
+    values: Any
+    mask: Any
+    time: Any
     with_cameras: bool
 
     def __len__(self) -> int:
@@ -60,7 +61,8 @@ class MemoryCrossAttention:
 
     Queries come from the hidden states and carry grid RoPE; keys come from memory tokens and carry Warped RoPE, the
     positions where they land in the target view. With PRoPE, queries, keys, values and outputs carry their cameras too.
-    For inference: gradients do not flow through it.
+    For inference: gradients do not flow through it. Hidden states and memory that are on a GPU stay there, in their
+    dtype (float32, bfloat16 or float16), and so does the result.
 
     Parameters
     ----------
@@ -185,7 +187,7 @@ class MemoryCrossAttention:
         time : (M,) array, optional
             Seconds; needed with ``half_life``.
         """
-        m = as_array("memory", memory, np.float32, ("B", "M", self.memory_dim))
+        m = _checked("memory", memory, ("B", "M", self.memory_dim))
         batch, count, _ = m.shape
         if self.half_life is not None and time is None:
             raise ValueError("memory_time: expected the time of each memory token, since half_life is set")
@@ -198,8 +200,8 @@ class MemoryCrossAttention:
         return MemoryKeysValues(
             keys,
             values,
-            None if mask is None else as_array("mask", mask, np.bool_, (batch, count)),
-            None if time is None else as_array("memory_time", time, np.float64, (count,), finite=True),
+            None if mask is None else _beside(m, "mask", mask, np.bool_, (batch, count)),
+            None if time is None else _beside(m, "memory_time", time, np.float64, (count,)),
             prope is not None,
         )
 
@@ -231,24 +233,31 @@ class MemoryCrossAttention:
         (B, N, dim) float32
         """
         check_instance("memory", memory, MemoryKeysValues)
-        x = as_array("hidden", hidden, np.float32, ("B", "N", self.dim))
-        if len(memory.keys) != len(x):
-            raise ValueError(f"memory: expected a batch of {len(x)} as hidden has, got {len(memory.keys)}")
+        x = _checked("hidden", hidden, ("B", "N", self.dim))
+        if memory.keys.shape[0] != x.shape[0]:
+            raise ValueError(f"memory: expected a batch of {x.shape[0]} as hidden has, got {memory.keys.shape[0]}")
+        if is_on_device(memory.keys) != is_on_device(x):
+            there, here = ("the host", "a device") if is_on_device(x) else ("a device", "the host")
+            raise ValueError(f"memory: expected it where hidden is, on {here}, got it on {there}; move one of them")
         if (prope is not None) != memory.with_cameras:
             raise ValueError("prope: expected cameras of both queries and memory tokens, or of neither")
+        on_device = is_on_device(x)
         if len(memory) == 0:
-            return like(hidden, x.copy())
+            return x + 0 if on_device else like(hidden, x.copy())
         decay: dict[str, Any] = {}
         if self.half_life is not None:
             if query_time is None:
                 raise ValueError("query_time: expected the time of each query, since half_life is set")
-            decay = {"query_time": query_time, "key_time": memory.time, "half_life": self.half_life}
+            time = _beside(x, "query_time", query_time, np.float64, (x.shape[1],))
+            decay = {"query_time": time, "key_time": memory.time, "half_life": self.half_life}
         q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
         if prope is not None:
             q = check_instance("prope", prope, PRoPE).apply_to_q(q, num_threads=self.num_threads)
         heads = attention(q, memory.keys, memory.values, mask=memory.mask, num_threads=self.num_threads, **decay)
         if prope is not None:
             heads = prope.apply_to_o(heads, num_threads=self.num_threads)
+        if on_device:
+            return x + self._on_device.merged("hidden", "gated output", heads)
         merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
         out = _core.linear(merged, self._gated_output, self.num_threads).reshape(x.shape)
         out += x
@@ -277,9 +286,26 @@ class MemoryCrossAttention:
         self._weights = MappingProxyType(weights)
         # The gate of a head scales the columns of the output that read it.
         self._gated_output = weights["output"] * np.repeat(np.tanh(weights["gate"]), self.head_dim)
+        self._on_device = DeviceProjections({**weights, "gated output": self._gated_output})
 
-    def _heads(self, x: F32, name: str) -> F32:
+    def _heads(self, x: Any, name: str) -> Any:
         """Projection of (B, N, C) to (B, heads, N, head_dim): a view of (B, N, heads, head_dim)."""
+        if is_on_device(x):
+            return self._on_device.heads("hidden" if name == "query" else "memory", name, x, self.num_heads)
         batch, count, width = x.shape
         projected = _core.linear(x.reshape(-1, width), self.weights[name], self.num_threads)
         return np.asarray(projected.reshape(batch, count, self.num_heads, self.head_dim).transpose(0, 2, 1, 3))
+
+
+def _checked(name: str, x: Any, shape: Shape) -> Any:
+    """Hidden states or memory tokens of ``shape``, where they are."""
+    if is_on_device(x):
+        return Call(name, x).checked(name, x, ("float32", "bfloat16", "float16"), shape)
+    return as_array(name, x, np.float32, shape)
+
+
+def _beside(x: Any, name: str, value: Any, dtype: Any, shape: Shape) -> Any:
+    """What goes with ``x``, where that is."""
+    if is_on_device(x):
+        return Call(name, x).placed(name, value, np.dtype(dtype).name, shape)
+    return as_array(name, value, dtype, shape, finite=dtype is np.float64)

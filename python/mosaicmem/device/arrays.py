@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import Shape, check_shape, is_torch
+from mosaicmem._arrays import Shape, as_array, check_shape, is_torch
 
 Stream: TypeAlias = tuple[int, int]
 """Device and handle."""
@@ -247,6 +247,20 @@ class Call:
     def view(self, array: Any) -> View:
         """An array that this library has made, as the core takes it."""
         return self._view(array)
+
+    def checked(self, name: str, value: Any, dtypes: str | Sequence[str], shape: Shape) -> Any:
+        """``value`` of ``shape`` and one of ``dtypes`` (others become the first), as the framework's array."""
+        return self._converted(name, value, dtypes, shape)
+
+    def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> Any:
+        """Like `checked`; what is on the host is copied to the device."""
+        if is_on_device(value):
+            return self._converted(name, value, dtype, shape)
+        return self.constant(as_array(name, value, np.dtype(dtype).type, shape))[0]
+
+    def converted(self, value: Any, dtype: str) -> Any:
+        """An array of the framework in another dtype."""
+        return self._framework.converted(value, dtype)
 
     def dtype(self, name: str, value: Any) -> str:
         """The name of the dtype of an array, which must be where the call runs."""

@@ -127,7 +127,7 @@ class PaddedMosaic:
     tokens : (T, N, C) float32
         Latents; zero where not valid.
     positions : (T, N, 3) float32
-        As of `Mosaic`; NaN where not valid.
+        As of `Mosaic`; zero where not valid.
     depth : (T, N) float32
         In the target camera, metres.
     confidence : (T, N) float32
