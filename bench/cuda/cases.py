@@ -5,12 +5,24 @@ A case checks that both ways agree before they are timed.
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from timing import copies_of, seconds
 
-from mosaicmem import CameraIntrinsics, CameraPose, PatchMemory, PRoPE, WarpedRoPE, unproject_to_image
+from mosaicmem import (
+    CameraIntrinsics,
+    CameraPose,
+    CameraTrajectory,
+    KeyframeRetrieval,
+    MosaicMemoryStore,
+    PatchMemory,
+    PRoPE,
+    WarpedRoPE,
+    unproject_to_image,
+)
 from mosaicmem.attention import attention, bilinear_sample
+from mosaicmem.memory import RetrievalOptions
 
 
 @dataclass
@@ -161,4 +173,69 @@ def memory_attention():
     )
 
 
-CASES = (unproject, warped_rope, prope, sampling, patch_memory, memory_attention)
+def walk(count):
+    """Cameras along a street, each looking a little aside."""
+    poses = []
+    for i in range(count):
+        at = np.array([0.0, 0.0, 0.02 * i])
+        away = np.array([np.sin(0.4 * np.sin(0.3 * i)), 0.0, np.cos(0.4 * np.sin(0.3 * i))])
+        poses.append(CameraPose.look_at(at, at + away, timestamp=float(i)))
+    return poses
+
+
+def mirrored_store(keyframes, channels):
+    """A store on the device whose keyframes show walls a few metres away, of 44x80 cells."""
+    store, rng = MosaicMemoryStore(device="cuda"), np.random.default_rng(0)
+    camera = CameraIntrinsics.from_fov(1280, 704, fov_x=1.2)
+    for pose in walk(keyframes):
+        depth = (2 + 3 * rng.random((44, 80))).astype(np.float32)
+        store.insert_keyframe(rng.standard_normal((44, 80, channels), np.float32), depth, camera, pose)
+    return store, camera
+
+
+def top_k():
+    """Two cases of one store: a camera, and a window of 21."""
+    store, camera = mirrored_store(11_364, channels=1)  # 10 million patches
+    path = walk(11_364)
+    one, window = CameraTrajectory([path[5000]], camera), CameraTrajectory(path[5000:5210:10], camera)
+    options = {"top_k": 64}
+    found, _, _ = store.look(one, RetrievalOptions(**options))[0]
+    ids = store.retrieve_window(one, **options).ids[0].cpu().numpy()
+    assert (ids[: len(found)] == found.ids).all(), "the device chose other patches than the host"
+    centres = torch.from_numpy(store.describe_patches(store.patch_ids)["centre"]).float().cuda()
+    view = torch.from_numpy(one.camera_from_world[0]).float().cuda()
+
+    def by_torch(centres):
+        x, y, z = (centres @ view[:3, :3].T + view[:3, 3]).unbind(-1)
+        u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
+        inside = (z > 0.05) & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
+        aside = torch.sqrt(((u - camera.cx) / camera.width) ** 2 + ((v - camera.cy) / camera.height) ** 2)
+        return torch.topk(torch.where(inside, (1 - aside) / (1 + 0.1 * z), -1.0), 64)
+
+    moved = 12 * len(store)
+    cases = []
+    for name, targets, others in (
+        ("top-64 of 10 million patches", one, {"torch, without footprints": seconds(by_torch, [[centres]])}),
+        ("top-64 of 10 million patches for 21 cameras", window, {}),
+    ):
+        own = seconds(lambda targets: store.retrieve_window(targets, **options), [[targets]])
+        cases.append(Measured(name, own, moved, others=others))
+    return cases
+
+
+def keyframes():
+    store, camera = mirrored_store(500, channels=48)
+    targets = CameraTrajectory(walk(500)[200:242:2], camera)
+    retrieval = KeyframeRetrieval()
+    chosen = retrieval.select(store, targets, 16)
+    retrieval.compose(store, targets, 16, chosen)
+    cells = len(targets) * 44 * 80
+    picks = chosen.picks.shape[1]
+    read = cells * picks * 4 + cells * 48 * 4 * 2  # each source's depth for each target, latents in and out
+    name = "compose 21 latents of 44x80x48 by blend, from up to 16 keyframes each"
+    own = seconds(lambda: retrieval.compose(store, targets, 16, chosen), [[]])
+    both = seconds(lambda: retrieval.retrieve(store, targets, 16), [[]])
+    return Measured(name, own, read, others={"chosen by visible_coverage before, candidates on the host": both})
+
+
+CASES = (unproject, warped_rope, prope, sampling, patch_memory, top_k, keyframes, memory_attention)

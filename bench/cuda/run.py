@@ -27,12 +27,15 @@ def measure():
     rows = []
     for case in CASES:
         torch.cuda.empty_cache()
-        measured = case()
-        floor = max(measured.floor_bytes / bandwidth, measured.floor_operations / rate)
-        rows.append({"name": measured.name, "seconds": measured.seconds, "floor": floor, "others": measured.others})
-        print(f"{measured.name}: {measured.seconds * 1e6:.1f} us, {floor / measured.seconds:.0%} of the floor's speed")
-        for name, other in measured.others.items():
-            print(f"    {name}: {other * 1e6:.1f} us, {other / measured.seconds:.2f} x")
+        results = case()
+        for measured in results if isinstance(results, list) else [results]:
+            floor = max(measured.floor_bytes / bandwidth, measured.floor_operations / rate)
+            rows.append({"name": measured.name, "seconds": measured.seconds, "floor": floor, "others": measured.others})
+            print(
+                f"{measured.name}: {measured.seconds * 1e6:.1f} us, {floor / measured.seconds:.0%} of the floor's speed"
+            )
+            for name, other in measured.others.items():
+                print(f"    {name}: {other * 1e6:.1f} us, {other / measured.seconds:.2f} x")
     return {
         "gpu": torch.cuda.get_device_name(),
         "driver": mosaicmem._core.cuda.driver_version(),

@@ -22,7 +22,9 @@ def seconds(function, inputs):
     times = []
     for i in range(REPEATS):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(1_000_000)  # so that the launch is queued before the event, and Python's time is not counted
+        torch.cuda._sleep(
+            20_000_000
+        )  # so that all launches are queued before it ends, and Python's time is not counted
         begin.record()
         function(*inputs[i % len(inputs)])
         end.record()

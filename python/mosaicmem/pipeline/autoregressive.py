@@ -105,6 +105,8 @@ class AutoregressivePipeline:
                 f"got {self.backbone.prediction_type!r}"
             )
         self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
+        if self.store.device is not None:
+            raise ValueError("store: expected one on the host, where the pipeline runs, got one on a device")
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
         self._pose_check = PoseCheck()
