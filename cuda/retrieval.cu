@@ -14,6 +14,7 @@ namespace {
 constexpr const char* kName = "retrieve";
 constexpr unsigned kWarp = 32, kAll = ~0u;
 constexpr unsigned kThresholdThreads = 256;
+constexpr unsigned kFinishThreads = 256;
 constexpr std::size_t kMostThreads = 1024, kListedEach = 32;  // of a block that takes from a list
 constexpr std::size_t kSampledChunks = 8192;
 constexpr unsigned kScanBlocks = 2048;  // of kChunk threads, that go through the store in strides
@@ -87,17 +88,42 @@ __device__ double penalised(double score, std::uint32_t penalties, double factor
     return score * power;
 }
 
-// Calls visit(view, candidate, bound) for each patch of the chunk that a view may take, whose
-// footprint is not known yet; a thread a patch, all threads of a warp together. The bound is that
-// of the penalised score.
+// The patch of a chunk that a thread looks at.
+struct Looked {
+    std::size_t chunk;
+    std::int32_t row;  // -1: none
+    float centre[3];
+
+    __device__ Looked(const Mirror& mirror, std::size_t at) : chunk(at), row(-1), centre{} {
+        if (chunk >= mirror.chunks) return;
+        row = mirror.chunk_row[chunk];
+        const float* const from = mirror.centres + 3 * (chunk * kChunk + threadIdx.x % kChunk);
+        for (int axis = 0; axis < 3; ++axis) centre[axis] = from[axis];
+    }
+};
+
+// Calls look(patch) for every step-th chunk from the first; reads ahead, so that memory is busy
+// while patches are looked at.
+template <class Look>
+__device__ void for_each_chunk(const Mirror& mirror, std::size_t first, std::size_t step,
+                               const Look& look) {
+    Looked patch(mirror, first);
+    while (patch.chunk < mirror.chunks) {
+        const Looked next(mirror, patch.chunk + step);
+        look(patch);
+        patch = next;
+    }
+}
+
+// Calls visit(view, candidate, bound) for each view that may take the patch, whose footprint is not
+// known yet; all threads of a warp together, with patches of one chunk. The bound is that of the
+// penalised score.
 template <class Visit>
-__device__ void look_at_chunk(const Problem& problem, std::size_t chunk, bool with_penalties,
-                              const Visit& visit) {
-    const std::int32_t row = problem.mirror.chunk_row[chunk];
-    if (row < 0) return;
-    const MirroredObservation& observation = problem.mirror.observations[row];
-    const float* const at = problem.mirror.centres + 3 * (chunk * kChunk + threadIdx.x % kChunk);
-    const float centre[3] = {at[0], at[1], at[2]};
+__device__ void look_at(const Problem& problem, const Looked& patch, bool with_penalties,
+                        const Visit& visit) {
+    if (patch.row < 0) return;
+    const MirroredObservation& observation = problem.mirror.observations[patch.row];
+    const float* const centre = patch.centre;
     const unsigned lane = threadIdx.x % kWarp;
     struct {
         float low[3], high[3];
@@ -137,9 +163,9 @@ __device__ void look_at_chunk(const Problem& problem, std::size_t chunk, bool wi
             if (candidate.at.score < problem.params.min_visibility) continue;
             candidate.penalties =
                 with_penalties ? penalties_at(problem, v, candidate.at.u, candidate.at.v) : 0;
-            candidate.row = row;
-            candidate.patch = static_cast<std::int32_t>((chunk - observation.first_chunk) * kChunk +
-                                                        threadIdx.x % kChunk);
+            candidate.row = patch.row;
+            candidate.patch = static_cast<std::int32_t>(
+                (patch.chunk - observation.first_chunk) * kChunk + threadIdx.x % kChunk);
             candidate.id = observation.first_id + static_cast<std::uint64_t>(candidate.patch);
             candidate.is_gone = 0;
             visit(v, candidate,
@@ -178,16 +204,14 @@ __global__ void begin_kernel(Problem problem, double target) {
 }
 
 __global__ void sample_kernel(Problem problem, std::size_t every, bool with_penalties) {
-    for (std::size_t chunk = blockIdx.x * every; chunk < problem.mirror.chunks;
-         chunk += gridDim.x * every) {
-        look_at_chunk(problem, chunk, with_penalties,
-                      [&](std::size_t v, const RetrievalCandidate&, double bound) {
-                          const std::size_t bin = __float_as_uint(static_cast<float>(bound)) >> 16;
-                          atomicAdd(
-                              &problem.scratch.histogram[v * kScoreBins + min(bin, kScoreBins - 1)],
+    for_each_chunk(problem.mirror, blockIdx.x * every, gridDim.x * every, [&](const Looked& patch) {
+        look_at(problem, patch, with_penalties,
+                [&](std::size_t v, const RetrievalCandidate&, double bound) {
+                    const std::size_t bin = __float_as_uint(static_cast<float>(bound)) >> 16;
+                    atomicAdd(&problem.scratch.histogram[v * kScoreBins + min(bin, kScoreBins - 1)],
                               1u);
-                      });
-    }
+                });
+    });
 }
 
 // A block a view: the threshold above which there are about as many as wanted. Leaves the
@@ -225,16 +249,16 @@ __global__ void threshold_kernel(Problem problem, std::size_t every) {
 }
 
 __global__ void list_kernel(Problem problem, bool with_penalties) {
-    for (std::size_t chunk = blockIdx.x; chunk < problem.mirror.chunks; chunk += gridDim.x) {
-        look_at_chunk(problem, chunk, with_penalties,
-                      [&](std::size_t v, const RetrievalCandidate& candidate, double bound) {
-                          RetrievalState& state = problem.scratch.states[v];
-                          if (bound < state.threshold || is_taken(problem, v, candidate.id)) return;
-                          const std::uint32_t at = atomicAdd(&state.listed, 1u);
-                          if (at < problem.scratch.room)
-                              problem.scratch.candidates[v * problem.scratch.room + at] = candidate;
-                      });
-    }
+    for_each_chunk(problem.mirror, blockIdx.x, gridDim.x, [&](const Looked& patch) {
+        look_at(problem, patch, with_penalties,
+                [&](std::size_t v, const RetrievalCandidate& candidate, double bound) {
+                    RetrievalState& state = problem.scratch.states[v];
+                    if (bound < state.threshold || is_taken(problem, v, candidate.id)) return;
+                    const std::uint32_t at = atomicAdd(&state.listed, 1u);
+                    if (at < problem.scratch.room)
+                        problem.scratch.candidates[v * problem.scratch.room + at] = candidate;
+                });
+    });
 }
 
 __global__ void score_kernel(Problem problem) {
@@ -287,7 +311,7 @@ __device__ void take(const Problem& problem, std::size_t v, const RetrievalCandi
 }
 
 // A block a view takes from its list.
-__global__ void greedy_kernel(Problem problem) {
+__global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem) {
     Best* const memory = reinterpret_cast<Best*>(shared_memory());
     const std::size_t v = blockIdx.x;
     RetrievalState& state = problem.scratch.states[v];
@@ -342,7 +366,7 @@ __global__ void greedy_kernel(Problem problem) {
 }
 
 // A block a view: the best of the whole store, again and again.
-__global__ void finish_kernel(Problem problem) {
+__global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem problem) {
     Best* const memory = reinterpret_cast<Best*>(shared_memory());
     const std::size_t v = blockIdx.x;
     RetrievalState& state = problem.scratch.states[v];
@@ -358,21 +382,20 @@ __global__ void finish_kernel(Problem problem) {
     while (state.taken < problem.params.top_k) {
         Best own = Best::none();
         RetrievalCandidate mine;
-        for (std::size_t chunk = threadIdx.x / kChunk; chunk < problem.mirror.chunks;
-             chunk += each) {
-            look_at_chunk(alone, chunk, problem.params.is_diverse(),
-                          [&](std::size_t, RetrievalCandidate candidate, double bound) {
-                              if (bound < own.bound || is_taken(alone, 0, candidate.id) ||
-                                  !add_footprint(alone, 0, candidate))
-                                  return;
-                              const Best one{penalised(candidate.at.score, candidate.penalties,
-                                                       problem.params.diversity_penalty),
-                                             candidate.id, threadIdx.x};
-                              if (!one.before(own)) return;
-                              own = one;
-                              mine = candidate;
-                          });
-        }
+        for_each_chunk(problem.mirror, threadIdx.x / kChunk, each, [&](const Looked& patch) {
+            look_at(alone, patch, problem.params.is_diverse(),
+                    [&](std::size_t, RetrievalCandidate candidate, double bound) {
+                        if (bound < own.bound || is_taken(alone, 0, candidate.id) ||
+                            !add_footprint(alone, 0, candidate))
+                            return;
+                        const Best one{penalised(candidate.at.score, candidate.penalties,
+                                                 problem.params.diversity_penalty),
+                                       candidate.id, threadIdx.x};
+                        if (!one.before(own)) return;
+                        own = one;
+                        mine = candidate;
+                    });
+        });
         const Best best = best_of_block(own, memory);
         if (best.at == ~0u) break;
         if (best.at == threadIdx.x) take(alone, 0, mine);
@@ -442,7 +465,8 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
             stream, problem);
         launch(kName, greedy_kernel, greedy, stream, problem);
     }
-    launch(kName, finish_kernel, greedy, stream, problem);
+    launch(kName, finish_kernel, {of_views, dim3(kFinishThreads), kWarp * sizeof(Best)}, stream,
+           problem);
     launch(kName, sort_kernel, {of_views, dim3(kBlock)}, stream, problem, retrieved);
 }
 
