@@ -5,7 +5,14 @@ import pytest
 
 from conftest import random_pose
 from memory_helpers import COLUMNS, ROWS, STRIDE, K, random_keyframe
-from mosaicmem import CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore, SpatialManipulation
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraPose,
+    CameraTrajectory,
+    MemoryRetrieval,
+    MosaicMemoryStore,
+    SpatialManipulation,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -249,6 +256,10 @@ class TestRefusals:
             MosaicMemoryStore(device="cpu")
         with pytest.raises(TypeError, match=r"device: expected .* got int"):
             MosaicMemoryStore(device=0)
+
+    def test_pipelines_run_on_the_host(self, device):
+        with pytest.raises(ValueError, match="store: expected one on the host, where the pipeline runs, got one on a"):
+            AutoregressivePipeline(store=MosaicMemoryStore(device=device.for_store))
 
     def test_integer_depth(self, rng, device):
         store = MosaicMemoryStore(device=device.for_store)

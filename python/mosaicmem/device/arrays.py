@@ -329,6 +329,8 @@ def anchor(device: Any) -> Any:
             f"device: got {device!r}, and this mosaicmem was built without CUDA; install nvcc and build it again "
             "(MOSAICMEM_CUDA=ON says what is missing)"
         )
+    if device is sys.modules.get("torch", ...):
+        device = "cuda"
     if not isinstance(device, str) and type(device).__module__ != "torch":
         if not callable(getattr(device, "empty", None)):
             raise TypeError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem.device.arrays import Call
+from mosaicmem.device.arrays import Call, View
 
 
 def pinned_copy(array: Any) -> Any:
@@ -27,7 +27,6 @@ def pinned_copy(array: Any) -> Any:
 class _Held:
     host: Any  # (rows, columns, channels), pinned or not
     uses: int
-    used_at: int
     device: Any = None
 
     def pinned_address(self) -> int:
@@ -51,7 +50,7 @@ class KeyframePool:
         self._budget = budget
         self._held: dict[int, _Held] = {}
         self._nbytes = 0  # on the device
-        self._clock = 0
+        self._resident: dict[int, None] = {}  # those on the device, the one that was not used for longest first
         self._side: Any = None
         self._arriving: list[int] = []
         self._leaving: list[tuple[Any, Any]] = []  # a moment of the stream, and what it may still read
@@ -67,14 +66,13 @@ class KeyframePool:
 
     def add(self, call: Call, keyframe: int, latents: Any) -> list[int]:
         """Hold the latents of a keyframe, once more if they are held. Returns keyframes that were moved out for it."""
-        self._clock += 1
         if keyframe in self._held:
             self._held[keyframe].uses += 1
             return []
-        held = self._held[keyframe] = _Held(latents, 1, self._clock)
-        moved = self._make_room(call, latents.nbytes, keep=frozenset((keyframe,)))
+        self._held[keyframe] = _Held(latents, 1)
+        moved = self._make_room(call, latents.nbytes, keep=frozenset())
         if self._fits(latents.nbytes):
-            self._copy(call, held, call.stream)
+            _core.cuda.upload(latents, self._settle(call, keyframe), 0, call.stream)
         return moved
 
     def drop(self, call: Call, keyframe: int) -> None:
@@ -85,7 +83,7 @@ class KeyframePool:
             return
         self._leaving = [(moment, array) for moment, array in self._leaving if not moment.has_passed]
         self._leaving.append((_core.cuda.Moment(call.stream), held.host))
-        self._evict(call, held)
+        self._evict(call, keyframe)
         del self._held[keyframe]
 
     def address(self, call: Call, keyframe: int) -> int:
@@ -106,16 +104,13 @@ class KeyframePool:
         arriving = []
         for keyframe in keyframes:
             held = self._held[keyframe]
-            self._clock += 1
-            held.used_at = self._clock
             if held.device is not None:
+                self._resident[keyframe] = self._resident.pop(keyframe)
                 continue
-            nbytes = held.host.nbytes
-            moved += self._make_room(call, nbytes, keep=wanted)
-            if self._fits(nbytes):
+            moved += self._make_room(call, held.host.nbytes, keep=wanted)
+            if self._fits(held.host.nbytes):
                 held.pinned_address()
-                held.device, _ = call.empty((nbytes,), "uint8")
-                self._nbytes += nbytes
+                self._settle(call, keyframe)
                 arriving.append(keyframe)
         if arriving:
             if self._side is None:
@@ -141,26 +136,28 @@ class KeyframePool:
         """Moves out what was not used for longest, if that makes room at all."""
         if self._budget is None or nbytes > self._budget:
             return []
-        resident = sorted(
-            (k for k, held in self._held.items() if held.device is not None and k not in keep),
-            key=lambda k: self._held[k].used_at,
-        )
         moved: list[int] = []
-        for keyframe in resident:
+        for keyframe in list(self._resident):
             if self._fits(nbytes):
                 break
-            self._evict(call, self._held[keyframe])
-            moved.append(keyframe)
+            if keyframe not in keep:
+                self._evict(call, keyframe)
+                moved.append(keyframe)
         return moved
 
-    def _copy(self, call: Call, held: _Held, stream: Any) -> None:
+    def _settle(self, call: Call, keyframe: int) -> View:
+        """Room for a keyframe in device memory."""
+        held = self._held[keyframe]
         held.device, room = call.empty((held.host.nbytes,), "uint8")
-        _core.cuda.upload(held.host, room, 0, stream)
+        self._resident[keyframe] = None
         self._nbytes += held.host.nbytes
+        return room
 
-    def _evict(self, call: Call, held: _Held) -> None:
+    def _evict(self, call: Call, keyframe: int) -> None:
+        held = self._held[keyframe]
         if held.device is None:
             return
         call.release(held.device)
         held.device = None
+        del self._resident[keyframe]
         self._nbytes -= held.host.nbytes

@@ -110,7 +110,7 @@ class StoreMirror:
     @property
     def most_cells(self) -> int:
         """Cells of the largest keyframe."""
-        return max((row.cells for row in self._rows.values()), default=0)
+        return int(self.described()["cells"].max(initial=0))
 
     def described(self) -> dict[str, Any]:
         """What is known of each row, as arrays; zero for those that are free."""
@@ -246,6 +246,7 @@ class StoreMirror:
 
 def _as_arrays(rows: Iterable[MirroredRow], count: int) -> dict[str, Any]:
     arrays = {
+        "cells": np.zeros(count, np.int64),
         "observation": np.zeros(count, np.uint64),
         "frame_id": np.zeros(count, np.int64),
         "timestamp": np.zeros(count),
@@ -253,7 +254,7 @@ def _as_arrays(rows: Iterable[MirroredRow], count: int) -> dict[str, Any]:
         "intrinsics": np.zeros((count, 4)),
     }
     for held in rows:
-        from_description = {**held.description, "observation": held.slot}
+        from_description = {**held.description, "observation": held.slot, "cells": held.cells}
         for name, array in arrays.items():
             array[held.row] = np.reshape(from_description[name], array.shape[1:])
     return arrays
