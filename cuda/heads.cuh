@@ -30,21 +30,30 @@ bool are_rows_aligned(const HeadFeatures<T>& f) {
     return are_aligned(f.x, f.out) && whole(f.x_strides) && whole(f.out_strides);
 }
 
-// Calls visit(x, out) with the rows of a token in each of the thread's heads.
-template <class T, class Visit>
+// For each of the thread's heads, read(row of the token) and then write(what was read, row of the
+// result). kAhead heads are read before any is written, so that memory is busy; the result may lie
+// where the features are, since a thread reads nothing that another writes.
+template <int kAhead, class T, class Read, class Write>
 __device__ __forceinline__ void for_each_head(const HeadFeatures<T>& f, std::size_t token,
-                                              const Visit& visit) {
+                                              const Read& read, const Write& write) {
     const std::size_t first = blockIdx.y * kHeadsOfThread;
     const T* x =
         f.x + blockIdx.z * f.x_strides.batch + first * f.x_strides.head + token * f.x_strides.token;
     T* out = f.out + blockIdx.z * f.out_strides.batch + first * f.out_strides.head +
              token * f.out_strides.token;
     const std::size_t count = min(kHeadsOfThread, f.heads - first);
-#pragma unroll 4
-    for (std::size_t h = 0; h < count; ++h) {
-        visit(x, out);
-        x += f.x_strides.head;
-        out += f.out_strides.head;
+    for (std::size_t h = 0; h < count; h += kAhead) {
+        decltype(read(x)) rows[kAhead];
+#pragma unroll
+        for (std::size_t i = 0; i < kAhead; ++i) {
+            if (h + i < count) rows[i] = read(x + i * f.x_strides.head);
+        }
+#pragma unroll
+        for (std::size_t i = 0; i < kAhead; ++i) {
+            if (h + i < count) write(rows[i], out + i * f.out_strides.head);
+        }
+        x += kAhead * f.x_strides.head;
+        out += kAhead * f.out_strides.head;
     }
 }
 

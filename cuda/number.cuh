@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "half_types.hpp"
 
@@ -66,46 +68,78 @@ struct Wide<double> {
     using type = double;
 };
 
+// Writes 16 bytes to global memory, in one instruction: left to itself the compiler may write four
+// words where they were computed one by one.
+#ifdef MOSAICMEM_EMULATE_CUDA
+inline void store_whole(void* to, const uint4& words) { std::memcpy(to, &words, sizeof words); }
+#else
+__device__ __forceinline__ void store_whole(void* to, const uint4& words) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+                 : "memory");
+}
+#endif
+
 // kCount neighbours as they are computed with. 16 bytes travel as one.
 template <class T, int kCount>
 struct Chunk {
     using Sum = typename Wide<T>::type;
     static constexpr bool kWhole = kCount * sizeof(T) == 16;
 
+    // As they lie in memory.
+    struct Few {
+        T values[kCount];
+    };
+    using Raw = std::conditional_t<kWhole, uint4, Few>;
+
     Sum x[kCount];
 
-    __device__ __forceinline__ static Chunk load(const T* from) {
+    __device__ __forceinline__ static Raw read(const T* from) {
+        return *reinterpret_cast<const Raw*>(from);
+    }
+
+    __device__ __forceinline__ static Chunk of(const Raw& raw) {
+        union {
+            Raw raw;
+            T values[kCount];
+        } both{raw};
         Chunk chunk;
-        if constexpr (kWhole) {
-            union {
-                uint4 words;
-                T values[kCount];
-            } raw;
-            raw.words = *reinterpret_cast<const uint4*>(from);
 #pragma unroll
-            for (int i = 0; i < kCount; ++i) chunk.x[i] = to_float(raw.values[i]);
-        } else {
-#pragma unroll
-            for (int i = 0; i < kCount; ++i) chunk.x[i] = to_float(from[i]);
-        }
+        for (int i = 0; i < kCount; ++i) chunk.x[i] = to_float(both.values[i]);
         return chunk;
     }
 
-    __device__ __forceinline__ void store(T* to) const {
-        if constexpr (sizeof(T) == 2) {
-            if constexpr (kCount == 1) {
-                to->bits = static_cast<std::uint16_t>(pack<T>(x[0], x[0]));
-            } else {
-                static_assert(kWhole);
-                *reinterpret_cast<uint4*>(to) =
-                    make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]),
-                               pack<T>(x[6], x[7]));
-            }
-        } else if constexpr (kWhole && sizeof(T) == 4) {
-            *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
+    __device__ __forceinline__ static Chunk load(const T* from) { return of(read(from)); }
+
+    __device__ __forceinline__ Raw raw() const {
+        if constexpr (kWhole && sizeof(T) == 2) {
+            return make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]),
+                              pack<T>(x[6], x[7]));
         } else {
+            union {
+                Raw raw;
+                T values[kCount];
+            } both;
 #pragma unroll
-            for (int i = 0; i < kCount; ++i) to[i] = x[i];
+            for (int i = 0; i < kCount; ++i) {
+                if constexpr (sizeof(T) == 2) {
+                    both.values[i].bits = static_cast<std::uint16_t>(pack<T>(x[i], x[i]));
+                } else {
+                    both.values[i] = x[i];
+                }
+            }
+            return both.raw;
+        }
+    }
+
+    __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Raw*>(to) = raw(); }
+
+    // To global memory.
+    __device__ __forceinline__ void write(T* to) const {
+        if constexpr (kWhole) {
+            store_whole(to, raw());
+        } else {
+            store(to);
         }
     }
 };

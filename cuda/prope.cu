@@ -22,27 +22,41 @@ __device__ void multiply(const HeadFeatures<T>& f, const CameraMatrices<F>& m, s
         for (int e = 0; e < kFeatures; ++e)
             of[j][e] = c[j * m.period + (first - m.runs[run].begin + e) % m.period];
     }
-    for_each_head(f, token, [&](const T* x, T* out) {
-        F in[kFeatures];
+    using Part = Chunk<T, kOfChunk>;
+    struct Row {
+        typename Part::Raw parts[kChunks];
+    };
+    for_each_head<2>(
+        f, token,
+        [&](const T* x) {
+            Row row;
 #pragma unroll
-        for (int chunk = 0; chunk < kChunks; ++chunk) {
-            const auto part = Chunk<T, kOfChunk>::load(x + first + chunk * kOfChunk);
+            for (int chunk = 0; chunk < kChunks; ++chunk)
+                row.parts[chunk] = Part::read(x + first + chunk * kOfChunk);
+            return row;
+        },
+        [&](const Row& row, T* out) {
+            F in[kFeatures];
 #pragma unroll
-            for (int e = 0; e < kOfChunk; ++e) in[chunk * kOfChunk + e] = part.x[e];
-        }
+            for (int chunk = 0; chunk < kChunks; ++chunk) {
+                const auto part = Part::of(row.parts[chunk]);
 #pragma unroll
-        for (int chunk = 0; chunk < kChunks; ++chunk) {
-            Chunk<T, kOfChunk> part;
-#pragma unroll
-            for (int i = 0; i < kOfChunk; ++i) {
-                const int e = chunk * kOfChunk + i, block = e - e % (4 * kSpread), r = e % kSpread;
-                part.x[i] = of[0][e] * in[block + r] + of[1][e] * in[block + kSpread + r] +
-                            of[2][e] * in[block + 2 * kSpread + r] +
-                            of[3][e] * in[block + 3 * kSpread + r];
+                for (int e = 0; e < kOfChunk; ++e) in[chunk * kOfChunk + e] = part.x[e];
             }
-            part.store(out + first + chunk * kOfChunk);
-        }
-    });
+#pragma unroll
+            for (int chunk = 0; chunk < kChunks; ++chunk) {
+                Part part;
+#pragma unroll
+                for (int i = 0; i < kOfChunk; ++i) {
+                    const int e = chunk * kOfChunk + i, block = e - e % (4 * kSpread),
+                              r = e % kSpread;
+                    part.x[i] = of[0][e] * in[block + r] + of[1][e] * in[block + kSpread + r] +
+                                of[2][e] * in[block + 2 * kSpread + r] +
+                                of[3][e] * in[block + 3 * kSpread + r];
+                }
+                part.write(out + first + chunk * kOfChunk);
+            }
+        });
 }
 
 // kPairs split-half pairs of one quarter: (a, b) -> (a cos + b sin, b cos - a sin).
@@ -58,17 +72,23 @@ __device__ void turn(const HeadFeatures<T>& f, const QuarterRotation<F>& rotatio
         s[i] = rotation.inverse ? -rotation.sin[token * quarter + pair + i]
                                 : rotation.sin[token * quarter + pair + i];
     }
-    for_each_head(f, token, [&](const T* x, T* out) {
-        auto a = Chunk<T, kPairs>::load(x + low), b = Chunk<T, kPairs>::load(x + low + n);
+    using Part = Chunk<T, kPairs>;
+    struct Sides {
+        typename Part::Raw a, b;
+    };
+    for_each_head<4>(
+        f, token, [&](const T* x) { return Sides{Part::read(x + low), Part::read(x + low + n)}; },
+        [&](const Sides& sides, T* out) {
+            auto a = Part::of(sides.a), b = Part::of(sides.b);
 #pragma unroll
-        for (int i = 0; i < kPairs; ++i) {
-            const F first = a.x[i], second = b.x[i];
-            a.x[i] = first * c[i] + second * s[i];
-            b.x[i] = second * c[i] - first * s[i];
-        }
-        a.store(out + low);
-        b.store(out + low + n);
-    });
+            for (int i = 0; i < kPairs; ++i) {
+                const F first = a.x[i], second = b.x[i];
+                a.x[i] = first * c[i] + second * s[i];
+                b.x[i] = second * c[i] - first * s[i];
+            }
+            a.write(out + low);
+            b.write(out + low + n);
+        });
 }
 
 // Threads of a token: those of the matrices, those of the rotation, those that copy what neither
@@ -92,9 +112,10 @@ __global__ void prope_kernel(HeadFeatures<T> f, CameraMatrices<F> m, QuarterRota
         turn<T, F, kPairs>(f, rotation, token, (unit - units.matrices) * kPairs);
     } else {
         const unsigned first = units.features + (unit - units.matrices - units.rotations) * kPairs;
-        for_each_head(f, token, [&](const T* x, T* out) {
-            Chunk<T, kPairs>::load(x + first).store(out + first);
-        });
+        using Part = Chunk<T, kPairs>;
+        for_each_head<4>(
+            f, token, [&](const T* x) { return Part::read(x + first); },
+            [&](const typename Part::Raw& raw, T* out) { Part::of(raw).write(out + first); });
     }
 }
 
@@ -111,18 +132,29 @@ __global__ void prope_far_kernel(HeadFeatures<T> f, CameraMatrices<F> m) {
     const F* c =
         m.coefficient +
         (static_cast<std::size_t>(m.camera[token]) * m.groups + m.runs[run].group) * 4 * m.period;
-    for_each_head(f, token, [&](const T* x, T* out) {
-        F in[4];
-        for (unsigned j = 0; j < 4; ++j) in[j] = Chunk<T, 1>::load(x + first + j * spread).x[0];
-        for (unsigned i = 0; i < 4; ++i) {
-            const unsigned e = first + i * spread;
-            const F* of = c + (e - m.runs[run].begin) % m.period;
-            Chunk<T, 1> value;
-            value.x[0] = of[0] * in[0] + of[m.period] * in[1] + of[2 * m.period] * in[2] +
-                         of[3 * m.period] * in[3];
-            value.store(out + e);
-        }
-    });
+    using One = Chunk<T, 1>;
+    struct Vector {
+        typename One::Raw of[4];
+    };
+    for_each_head<2>(
+        f, token,
+        [&](const T* x) {
+            Vector vector;
+            for (unsigned j = 0; j < 4; ++j) vector.of[j] = One::read(x + first + j * spread);
+            return vector;
+        },
+        [&](const Vector& vector, T* out) {
+            F in[4];
+            for (unsigned j = 0; j < 4; ++j) in[j] = One::of(vector.of[j]).x[0];
+            for (unsigned i = 0; i < 4; ++i) {
+                const unsigned e = first + i * spread;
+                const F* of = c + (e - m.runs[run].begin) % m.period;
+                One value;
+                value.x[0] = of[0] * in[0] + of[m.period] * in[1] + of[2 * m.period] * in[2] +
+                             of[3 * m.period] * in[3];
+                value.write(out + e);
+            }
+        });
 }
 
 }  // namespace

@@ -31,29 +31,40 @@ __global__ void rope_kernel(HeadFeatures<T> f, const F* cos, const F* sin, bool 
         c[i] = cos[token * half + pair + i];
         s[i] = inverse ? -sin[token * half + pair + i] : sin[token * half + pair + i];
     }
-    for_each_head(f, token, [&](const T* x, T* out) {
-        if constexpr (kInterleaved) {
-            auto both = Chunk<T, 2 * kPairs>::load(x + 2 * pair);
+    if constexpr (kInterleaved) {
+        using Both = Chunk<T, 2 * kPairs>;
+        for_each_head<4>(
+            f, token, [&](const T* x) { return Both::read(x + 2 * pair); },
+            [&](const typename Both::Raw& raw, T* out) {
+                auto both = Both::of(raw);
 #pragma unroll
-            for (int i = 0; i < kPairs; ++i) {
-                const F a = both.x[2 * i], b = both.x[2 * i + 1];
-                both.x[2 * i] = a * c[i] - b * s[i];
-                both.x[2 * i + 1] = a * s[i] + b * c[i];
-            }
-            both.store(out + 2 * pair);
-        } else {
-            auto low = Chunk<T, kPairs>::load(x + pair),
-                 high = Chunk<T, kPairs>::load(x + half + pair);
+                for (int i = 0; i < kPairs; ++i) {
+                    const F a = both.x[2 * i], b = both.x[2 * i + 1];
+                    both.x[2 * i] = a * c[i] - b * s[i];
+                    both.x[2 * i + 1] = a * s[i] + b * c[i];
+                }
+                both.write(out + 2 * pair);
+            });
+    } else {
+        using Part = Chunk<T, kPairs>;
+        struct Halves {
+            typename Part::Raw low, high;
+        };
+        for_each_head<4>(
+            f, token,
+            [&](const T* x) { return Halves{Part::read(x + pair), Part::read(x + half + pair)}; },
+            [&](const Halves& halves, T* out) {
+                auto low = Part::of(halves.low), high = Part::of(halves.high);
 #pragma unroll
-            for (int i = 0; i < kPairs; ++i) {
-                const F a = low.x[i], b = high.x[i];
-                low.x[i] = a * c[i] - b * s[i];
-                high.x[i] = a * s[i] + b * c[i];
-            }
-            low.store(out + pair);
-            high.store(out + half + pair);
-        }
-    });
+                for (int i = 0; i < kPairs; ++i) {
+                    const F a = low.x[i], b = high.x[i];
+                    low.x[i] = a * c[i] - b * s[i];
+                    high.x[i] = a * s[i] + b * c[i];
+                }
+                low.write(out + pair);
+                high.write(out + half + pair);
+            });
+    }
 }
 
 // A pair alone: for features that do not lie at 16 bytes.
@@ -66,14 +77,20 @@ __global__ void rope_pair_kernel(HeadFeatures<T> f, const F* cos, const F* sin, 
     const std::size_t i = index - token * half;
     const std::size_t p = interleaved ? 2 * i : i, q = interleaved ? p + 1 : half + i;
     const F c = cos[index], s = inverse ? -sin[index] : sin[index];
-    for_each_head(f, token, [&](const T* x, T* out) {
-        auto a = Chunk<T, 1>::load(x + p), b = Chunk<T, 1>::load(x + q);
-        const F first = a.x[0], second = b.x[0];
-        a.x[0] = first * c - second * s;
-        b.x[0] = first * s + second * c;
-        a.store(out + p);
-        b.store(out + q);
-    });
+    using One = Chunk<T, 1>;
+    struct Pair {
+        typename One::Raw first, second;
+    };
+    for_each_head<4>(
+        f, token, [&](const T* x) { return Pair{One::read(x + p), One::read(x + q)}; },
+        [&](const Pair& raw, T* out) {
+            auto a = One::of(raw.first), b = One::of(raw.second);
+            const F first = a.x[0], second = b.x[0];
+            a.x[0] = first * c - second * s;
+            b.x[0] = first * s + second * c;
+            a.write(out + p);
+            b.write(out + q);
+        });
 }
 
 }  // namespace

@@ -54,8 +54,10 @@ def twins(rng, device):
 
 
 class TestTopK:
-    @pytest.mark.parametrize("count", [1, 5, 40])
-    @pytest.mark.parametrize(("radius", "penalty"), [(0.0, 0.5), (9.0, 0.5), (25.0, 0.0), (9.0, 1.0), (200.0, 0.9)])
+    @pytest.mark.parametrize(
+        ("count", "radius", "penalty"),
+        [(1, 0.0, 0.5), (1, 200.0, 0.9), (3, 9.0, 0.5), (3, 25.0, 0.0), (2, 9.0, 1.0), (40, 9.0, 0.5)],
+    )
     def test_is_that_of_the_host(self, rng, twins, count, radius, penalty):
         targets = views(rng, count, time=15.0)
         for top_k, half_life in ((1, 0.0), (13, 7.0), (700 if count < 40 else 3, 0.0)):

@@ -132,12 +132,24 @@ class TestLinearOperators:
         wide = random(rng, *shape[:-1], 2 * shape[-1])
         part = wide[..., : shape[-1]]
         torch.testing.assert_close(function(part), function(part.contiguous()), rtol=0, atol=0)
+        across = part.transpose(-1, -2).contiguous().transpose(-1, -2)
+        torch.testing.assert_close(function(across), function(part.contiguous()), rtol=0, atol=0)
         if len(shape) == 4:
             swapped = part.transpose(1, 2).contiguous().transpose(1, 2)
             out = function(swapped)
             assert out.stride() == swapped.stride()
             torch.testing.assert_close(out, function(part), rtol=0, atol=0)
             assert function(part[:0]).shape == (0, *shape[1:])
+
+    def test_gradients_of_any_strides(self, rng, operator):
+        """The gradient of q @ k.transpose(-1, -2), say, does not have features side by side."""
+        function, shape = operator
+        x = random(rng, *shape).requires_grad_()
+        out = function(x)
+        cotangent = random(rng, *out.shape, dtype=out.dtype)
+        across = cotangent.transpose(-1, -2).contiguous().transpose(-1, -2)
+        gradients = [torch.autograd.grad(out, x, g, retain_graph=True)[0] for g in (cotangent, across)]
+        torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 def op_samples(rng):

@@ -125,8 +125,10 @@ def _heads(x: Any) -> NDArray[Any]:
 
 def _result_like(x: Any) -> tuple[Any, NDArray[Any]]:
     """A tensor like ``x``, and the same memory as the core takes it."""
-    out = torch.empty_like(x) if x.dim() <= 4 else torch.empty(x.shape, dtype=x.dtype)
-    return out, _heads(out)
+    out = _fake_like(x)
+    heads = _heads(out)
+    assert heads.size == 0 or heads.ctypes.data == out.data_ptr(), "the core would write to a copy"
+    return out, heads
 
 
 def _table_dtype(heads: NDArray[Any]) -> Any:
@@ -274,7 +276,10 @@ def _sample_adjoint_cuda(values: Any, positions: Any, rows: int, columns: int, _
 
 
 def _fake_like(x: Any, *_: Any) -> Any:
-    return torch.empty_like(x) if x.dim() <= 4 else torch.empty(x.shape, dtype=x.dtype)
+    """Room for a result whose features lie side by side, as the kernels write them; else with the axes of ``x``."""
+    if x.dim() <= 4 and (x.shape[-1] <= 1 or x.stride(-1) == 1):
+        return torch.empty_like(x)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _fake_splat(tokens: Any, _p: Any, _d: Any, _w: Any, rows: int, columns: int, *_: Any) -> tuple[Any, ...]:

@@ -100,7 +100,10 @@ def _features(call: Call, x: Any, out: Any) -> tuple[View, Any, View]:
     if out is None:
         four, memory = call.empty_heads(heads)
         return heads, four.reshape(tuple(x.shape)), memory
-    return heads, out, call.strided("out", as_four(out), (heads.dtype,), tuple(heads.shape))
+    memory = call.strided("out", as_four(out), (heads.dtype,), tuple(heads.shape))
+    if 0 not in shape and memory.address != call.view(out).address:
+        raise ValueError("out: expected features side by side, since the kernel would write to a copy of others")
+    return heads, out, memory
 
 
 def as_four(x: Any) -> Any:
