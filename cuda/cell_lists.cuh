@@ -27,7 +27,7 @@ __global__ void count_cells_kernel(ForEach for_each, std::size_t items, unsigned
 }
 
 // value[i] becomes the sum of those before it; one block.
-static __global__ void scan_kernel(unsigned* value, std::size_t n) {
+static __global__ void __launch_bounds__(kScanThreads) scan_kernel(unsigned* value, std::size_t n) {
     unsigned* const sums = reinterpret_cast<unsigned*>(shared_memory());
     unsigned before = 0;
     for (std::size_t first = 0; first < n; first += kScanThreads) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <tuple>
 
 #include "stream.hpp"
@@ -48,6 +49,13 @@ template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const Shape& shape,
             const Stream& stream, const Arguments&... arguments) {
     if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+    constexpr unsigned kMostAcross = 65535;
+    if (shape.grid.y > kMostAcross || shape.grid.z > kMostAcross) {
+        throw CudaError(std::string("CUDA kernel ") + name + ": a launch takes at most " +
+                        std::to_string(kMostAcross) + " of a batch or of heads, got " +
+                        std::to_string(std::max(shape.grid.y, shape.grid.z)) +
+                        "; call it on parts of the batch");
+    }
     const OnDevice guard(stream.device);
     std::tuple<Parameters...> values{arguments...};
 #ifdef MOSAICMEM_EMULATE_CUDA

@@ -6,7 +6,7 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr unsigned long long kNothing = ~0ull;
-constexpr unsigned kSelectThreads = 256;
+constexpr unsigned kSelectThreads = 256, kFuseThreads = 1024;
 
 __device__ std::size_t sampled(std::size_t r, std::size_t c, std::size_t height, std::size_t width,
                                std::size_t rows, std::size_t columns) {
@@ -197,11 +197,11 @@ __global__ void coverage_picks_kernel(std::size_t pool, std::size_t words,
 
 // A block a group: candidate after candidate until enough cells are filled. Of a candidate the
 // nearest cell counts, of equals the last.
-__global__ void fuse_kernel(PatchMemorySize size, PatchFrames frames, std::size_t count,
-                            const float* camera_from_world, const float* k,
-                            const std::int64_t* all_candidates, std::size_t each, bool keep_nearest,
-                            unsigned long long* all_front, float* all_best,
-                            std::int64_t* all_kept) {
+__global__ void __launch_bounds__(kFuseThreads)
+    fuse_kernel(PatchMemorySize size, PatchFrames frames, std::size_t count,
+                const float* camera_from_world, const float* k, const std::int64_t* all_candidates,
+                std::size_t each, bool keep_nearest, unsigned long long* all_front, float* all_best,
+                std::int64_t* all_kept) {
     unsigned* const filled = reinterpret_cast<unsigned*>(shared_memory());
     const std::size_t group = blockIdx.x,
                       cells = static_cast<std::size_t>(size.rows) * size.columns;
@@ -329,9 +329,9 @@ void fuse_patches(const PatchMemorySize& size, const PatchFrames& frames, std::s
                   std::uint8_t* valid, const Stream& stream) {
     constexpr const char* kName = "fuse_patches";
     const std::size_t cells = static_cast<std::size_t>(size.rows) * size.columns;
-    launch(kName, fuse_kernel, {dim3(blocks(kName, groups, 1)), dim3(1024), sizeof(unsigned)},
-           stream, size, frames, count, camera_from_world, k, candidates, each, keep_nearest, front,
-           best, kept);
+    launch(kName, fuse_kernel,
+           {dim3(blocks(kName, groups, 1)), dim3(kFuseThreads), sizeof(unsigned)}, stream, size,
+           frames, count, camera_from_world, k, candidates, each, keep_nearest, front, best, kept);
     launch(kName, gather_kept_kernel, threads(kName, size.channels * groups * cells), stream,
            size.channels, cells, groups, frames.latents, kept, latents, valid);
 }

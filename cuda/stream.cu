@@ -74,6 +74,12 @@ void store_bytes(const void* from, void* to, std::size_t n, const Stream& stream
     }
 }
 
+void synchronize(const Stream& stream) {
+    const OnDevice guard(stream.device);
+    check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream.handle)),
+          "(first use of an array of the host, which is to be before a stream is captured)");
+}
+
 void order_streams(const Stream& earlier, const Stream& later) {
     if (earlier.handle == later.handle && earlier.device == later.device) return;
     constexpr const char* kName = "(order of two streams)";

@@ -50,6 +50,9 @@ void copy_from_host(const void* from, void* to, std::size_t n, const Stream& str
 // stream: they travel with launches, so a graph keeps them. For little.
 void store_bytes(const void* from, void* to, std::size_t n, const Stream& stream);
 
+// Waits until all that is in the stream is done. An error in a stream that is being captured.
+void synchronize(const Stream& stream);
+
 // What is put into `later` from now on waits for all that is in `earlier`. The host does not.
 void order_streams(const Stream& earlier, const Stream& later);
 

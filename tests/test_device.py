@@ -175,3 +175,11 @@ def test_has_cuda_says_what_is_found():
     )
     assert "CUDA: " in version.stdout
     assert ("not built in" in version.stdout) == (not hasattr(_core, "cuda"))
+
+
+def test_a_batch_beyond_a_launch_is_refused(device):
+    x = device.put(np.zeros((70_000, 1, 1, 4), np.float32))
+    with pytest.raises(
+        RuntimeError, match="rope_apply: a launch takes at most 65535 of a batch or of heads, got 70000"
+    ):
+        WarpedRoPE(4, (0, 2, 2)).apply(x, np.zeros((1, 3)))

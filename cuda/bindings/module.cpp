@@ -24,6 +24,7 @@ void bind_cuda(py::module_& core) {
 #endif
     m.def("device_count", &cuda::device_count);
     m.def("driver_version", &cuda::driver_version);
+    m.def("synchronize", &cuda::synchronize, py::arg("stream"));
     m.def(
         "copy_bytes",
         [](const DeviceArray& from, const DeviceArray& to, std::size_t offset, std::size_t n,

@@ -96,6 +96,7 @@ constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHo
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     return *stream = nullptr, cudaSuccess;
 }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
     return *event = nullptr, cudaSuccess;

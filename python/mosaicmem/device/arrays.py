@@ -7,6 +7,7 @@ the host and nothing waits, so values are not looked at: shapes and dtypes are c
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -108,24 +109,24 @@ class ModuleFramework:
         self._value = value
         self.index: int = int(value.__dlpack_device__()[1])
 
+    def _here(self) -> Any:
+        """CuPy's current device is that of the arrays."""
+        cuda = getattr(self._module, "cuda", None)
+        return contextlib.nullcontext() if cuda is None else cuda.Device(self.index)
+
     def stream(self) -> int:
         cuda = getattr(self._module, "cuda", None)
-        if cuda is not None:
+        if cuda is None:
+            return int(self._value.__cuda_array_interface__.get("stream") or 1)
+        with self._here():
             return int(cuda.get_current_stream().ptr)
-        return int(self._value.__cuda_array_interface__.get("stream") or 1)
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        cuda = getattr(self._module, "cuda", None)
-        if cuda is None:
-            return self._module.empty(tuple(shape), dtype=dtype)
-        with cuda.Device(self.index):
+        with self._here():
             return self._module.empty(tuple(shape), dtype=dtype)
 
     def to_device(self, array: Any) -> Any:
-        cuda = getattr(self._module, "cuda", None)
-        if cuda is None:
-            return self._module.asarray(array)
-        with cuda.Device(self.index):
+        with self._here():
             return self._module.asarray(array)
 
     @staticmethod
@@ -140,15 +141,17 @@ class ModuleFramework:
     def dtype(value: Any) -> str:
         return str(np.dtype(value.dtype).name)
 
-    @staticmethod
-    def converted(value: Any, dtype: str) -> Any:
-        return value.astype(dtype)
+    def converted(self, value: Any, dtype: str) -> Any:
+        with self._here():
+            return value.astype(dtype)
 
     def contiguous(self, value: Any) -> Any:
-        return self._module.ascontiguousarray(value)
+        with self._here():
+            return self._module.ascontiguousarray(value)
 
     def copied(self, value: Any) -> Any:
-        return self._module.array(value, copy=True, order="C")
+        with self._here():
+            return self._module.array(value, copy=True, order="C")
 
     @staticmethod
     def place(value: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -235,6 +238,10 @@ class Call:
             return room, view
         moved = self._framework.to_device(np.ascontiguousarray(array))
         return moved, self._view(moved)
+
+    def wait(self) -> None:
+        """Waits for all that is in the stream."""
+        _core.cuda.synchronize(self.stream)
 
     def release(self, array: Any) -> None:
         """Lets go of an array of the framework once all that is in the stream now is done."""
@@ -348,8 +355,23 @@ def anchor(device: Any) -> Any:
     return torch.empty(0, dtype=torch.uint8, device=device)
 
 
+class StreamOrder:
+    """The order of calls on what the library keeps in device memory: whichever streams they are made from, each waits
+    for those before it, on the device."""
+
+    def __init__(self) -> None:
+        self._last: Stream | None = None
+
+    def follow(self, call: Call) -> None:
+        """The stream of ``call`` waits for that of the call before."""
+        if self._last is not None:
+            _core.cuda.order_streams(self._last, call.stream)
+        self._last = call.stream
+
+
 class DeviceCopies:
-    """Copies of small NumPy arrays on devices, made when first asked for."""
+    """Copies of small NumPy arrays on devices, made when first asked for. That waits for them, so that any stream may
+    use them afterwards, and fails where a stream is being captured, whose graph would keep what others need."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, type, int], Any] = {}
@@ -358,7 +380,9 @@ class DeviceCopies:
         """The copy of ``array``, which is always the same for a ``key``, where the call runs."""
         place = (key, *call.place)
         if place not in self._made:
-            self._made[place] = call.constant(array)[0]
+            made = call.constant(array)[0]
+            call.wait()
+            self._made[place] = made
         return self._made[place]
 
 

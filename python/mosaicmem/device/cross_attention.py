@@ -44,4 +44,5 @@ class DeviceProjections:
         if key not in self._narrow:
             moved = self._copies.of(call, weight, self._weights[weight].T.copy())
             self._narrow[key] = moved if dtype == "float32" else call.converted(moved, dtype)
+            call.wait()
         return array @ self._narrow[key]

@@ -8,7 +8,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, I64
-from mosaicmem.device.arrays import Call
+from mosaicmem.device.arrays import Call, StreamOrder
 
 _LEAST_CAPACITY = 1 << 16
 _FREE = -1  # as int64
@@ -27,6 +27,7 @@ class DeviceVoxelMap:
         self._keys: Any = None
         self._words: Any = None
         self._most = 0  # voxels that there may be
+        self._order = StreamOrder()
 
     def add(
         self, depth: Any, color: Any, intrinsics: tuple[float, float, float, float], pose: F64, timestamp: float
@@ -37,6 +38,7 @@ class DeviceVoxelMap:
         rgb = None if color is None else call.array("color", color, "uint8", (*z.shape, 3))
         if self._keys is not None and call.place != Call("StreamingFusion", self._keys).place:
             raise ValueError("depth: expected an array of the framework and device of the frames before")
+        self._order.follow(call)
         self._make_room(call, z.shape[0] * z.shape[1])
         counts, counted = call.empty((3,), "int64")
         held = call.view(self._keys), call.view(self._words)
@@ -46,6 +48,7 @@ class DeviceVoxelMap:
     def export(self, min_count: int) -> dict[str, Any]:
         """Means of the voxels with at least ``min_count`` points, by key, on the host: as ``_core.VoxelMap`` does."""
         call = Call("StreamingFusion", self._keys)
+        self._order.follow(call)
         keys: I64 = call.to_host(self._keys)
         taken = np.flatnonzero(keys != _FREE)
         words: I64 = call.to_host(self._words)[taken]
@@ -76,6 +79,7 @@ class DeviceVoxelMap:
 
     def _look(self, call: Call) -> int:
         """The number of voxels; waits for the device."""
+        self._order.follow(call)
         self._most = int(np.count_nonzero(call.to_host(self._keys) != _FREE))
         return self._most
 
@@ -96,6 +100,8 @@ class DeviceVoxelMap:
         _core.cuda.clear_voxels(to_keys, to_words, call.stream)
         if capacity:
             _core.cuda.move_voxels(call.view(self._keys), call.view(self._words), to_keys, to_words, call.stream)
+            call.release(self._keys)
+            call.release(self._words)
         self._keys, self._words = keys, words
 
 

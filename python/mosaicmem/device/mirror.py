@@ -16,7 +16,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F32, U64
-from mosaicmem.device.arrays import Call, anchor
+from mosaicmem.device.arrays import Call, StreamOrder, anchor
 from mosaicmem.device.keyframe_pool import KeyframePool
 
 
@@ -56,7 +56,7 @@ class StoreMirror:
         self._centres: Any = None
         self._chunk_row: Any = None
         self._table: Any = None
-        self._stream: Any = None
+        self._order = StreamOrder()
         self._described: tuple[int, dict[str, Any]] | None = None
 
     def _clear(self) -> None:
@@ -85,9 +85,7 @@ class StoreMirror:
         leaves, so what comes next cannot overtake them."""
         with self._lock:
             call = Call("device", self._anchor)
-            if self._stream is not None:
-                _core.cuda.order_streams(self._stream, call.stream)
-            self._stream = call.stream
+            self._order.follow(call)
             self._point(call, self._pool.arrived(call))
             self._follow(call, core)
             yield call, self._tables(call, core)

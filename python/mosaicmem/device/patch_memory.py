@@ -8,7 +8,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F32, F64
-from mosaicmem.device.arrays import Call, View, is_on_device
+from mosaicmem.device.arrays import Call, StreamOrder, View, is_on_device
 
 _PICKS = 5
 _DOWNSAMPLE = 4
@@ -36,6 +36,7 @@ class DevicePatchMemory:
         self._grid = (channels, rows, columns)
         self._arrays: list[Any] = []
         self._room = 0
+        self._order = StreamOrder()
         self._count = 0
 
     def __len__(self) -> int:
@@ -48,6 +49,7 @@ class DevicePatchMemory:
         frames = len(w2c)
         grid = call.array("latents", latents, "float32", (channels, frames, rows, columns))
         depth = call.depth("depths", depths, (frames, "H", "W"))
+        self._order.follow(call)
         arrays = self._with_room(call, self._count + frames)
         held = [call.view(array) for array in arrays]
         for index, matrices in ((_MATRICES, w2c), (_INVERSES, k_inverse)):
@@ -108,6 +110,7 @@ class DevicePatchMemory:
 
     def _call(self) -> tuple[Call, list[View]]:
         call = Call("PatchMemory", self._arrays[_LATENTS])
+        self._order.follow(call)
         return call, [call.view(array) for array in self._arrays]
 
     def _with_room(self, call: Call, count: int) -> list[Any]:
@@ -123,6 +126,7 @@ class DevicePatchMemory:
             if self._arrays:
                 held = call.view(self._arrays[i])
                 _core.cuda.copy_bytes(held, view, 0, self._count * self._sizes[i], call.stream)
+                call.release(self._arrays[i])
             grown.append(array)
         self._room = room
         return grown
