@@ -15,6 +15,7 @@ constexpr const char* kName = "retrieve";
 constexpr unsigned kWarp = 32, kAll = ~0u;
 constexpr unsigned kThresholdThreads = 256;
 constexpr unsigned kFinishThreads = 256;
+constexpr std::size_t kMostPlaces = 160 << 10;  // bytes of shared memory, of the 163 kB of sm_80
 constexpr std::size_t kMostThreads = 1024, kListedEach = 32;  // of a block that takes from a list
 constexpr std::size_t kSampledChunks = 8192;
 constexpr unsigned kScanBlocks = 2048;  // of kChunk threads, that go through the store in strides
@@ -310,8 +311,9 @@ __device__ void take(const Problem& problem, std::size_t v, const RetrievalCandi
         TakenBins(problem, v).add(candidate.at.u, candidate.at.v, static_cast<std::int32_t>(index));
 }
 
-// A block a view takes from its list.
-__global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem) {
+// A block a view takes from its list. Under diversity every pick looks at where all others are, so
+// their places are in shared memory, where there is room.
+__global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, bool has_room) {
     Best* const memory = reinterpret_cast<Best*>(shared_memory());
     const std::size_t v = blockIdx.x;
     RetrievalState& state = problem.scratch.states[v];
@@ -325,6 +327,12 @@ __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem) {
     const double factor = problem.params.diversity_penalty,
                  radius = problem.params.diversity_radius, threshold = state.threshold;
     const bool is_diverse = problem.params.is_diverse();
+    double2* const places = reinterpret_cast<double2*>(memory + kWarp);
+    const auto place_of = [&](std::uint32_t i) {
+        return has_room ? places[i] : double2{listed[i].at.u, listed[i].at.v};
+    };
+    for (std::uint32_t i = threadIdx.x; has_room && i < n; i += blockDim.x)
+        places[i] = {listed[i].at.u, listed[i].at.v};
     const auto best_of_thread = [&] {
         Best best = Best::none();
         for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
@@ -349,14 +357,17 @@ __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem) {
             listed[best.at].is_gone = 1;
             take(problem, v, listed[best.at]);
         }
+        bool is_worse = is_mine;  // the thread's best; others only get worse too
         if (is_diverse) {
             const Projected at = listed[best.at].at;
             for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
-                listed[i].penalties +=
-                    is_within(listed[i].at.u, listed[i].at.v, at, radius * radius);
+                const double2 place = place_of(i);
+                if (!is_within(place.x, place.y, at, radius * radius)) continue;
+                ++listed[i].penalties;
+                is_worse = is_worse || i == own.at;
             }
         }
-        if (is_mine || is_diverse) own = best_of_thread();
+        if (is_worse) own = best_of_thread();
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
@@ -450,7 +461,9 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
                      dim3(kChunk)};
     const auto takers = static_cast<unsigned>(
         std::clamp(scratch.room / kListedEach / kChunk * kChunk, kChunk, kMostThreads));
-    const Shape greedy{of_views, dim3(takers), kWarp * sizeof(Best)};
+    const std::size_t places = scratch.room * sizeof(double2);
+    const bool has_room = is_diverse && places <= kMostPlaces;
+    const Shape greedy{of_views, dim3(takers), kWarp * sizeof(Best) + (has_room ? places : 0)};
     launch(kName, begin_kernel, {of_views, dim3(kBlock)}, stream, problem, target);
     for (int round = 0; round < (is_diverse ? kDiverseRounds : kRounds); ++round) {
         const bool with_penalties = is_diverse && round > 0;
@@ -463,7 +476,7 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
             kName, score_kernel,
             {dim3(blocks(kName, scratch.room, kBlock), static_cast<unsigned>(count)), dim3(kBlock)},
             stream, problem);
-        launch(kName, greedy_kernel, greedy, stream, problem);
+        launch(kName, greedy_kernel, greedy, stream, problem, has_room);
     }
     launch(kName, finish_kernel, {of_views, dim3(kFinishThreads), kWarp * sizeof(Best)}, stream,
            problem);

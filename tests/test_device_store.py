@@ -98,8 +98,8 @@ class TestTopK:
         for radius in (0.0, 6.0):
             both.assert_alike(CameraTrajectory([keyframe[2]], K), top_k=33, diversity_radius=radius)
 
-    @pytest.mark.parametrize("room", [64, 256])
-    def test_when_lists_are_too_short_for_what_there_is(self, rng, device, monkeypatch, room):
+    @pytest.mark.parametrize("room", [64, 256, 1 << 14])  # the last is more than shared memory holds
+    def test_lists_of_any_length(self, rng, device, monkeypatch, room):
         """Rounds that overflow, rounds that are not enough, and what is left over for the last kernel."""
         from mosaicmem.device import retrieval
 
