@@ -13,6 +13,7 @@ from mosaicmem import (
     MosaicMemoryStore,
     SpatialManipulation,
 )
+from mosaicmem.device.keyframe_pool import KeyframePool
 
 pytestmark = pytest.mark.kernel
 
@@ -176,6 +177,27 @@ class TestMirror:
         twins.both(lambda store: [store.delete_frame(1000 + i) for i in range(220)])
         twins.assert_alike(targets, top_k=200)
         assert twins.there._mirror._used_chunks < 60
+        twins.assert_alike(targets, top_k=200)
+
+    def test_memory_that_is_used_up_loses_nothing(self, rng, twins, monkeypatch):
+        targets = views(rng, 2)
+        twins.assert_alike(targets, top_k=200)
+        add = KeyframePool.add
+        left = 2
+
+        def fails(self, *arguments):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise MemoryError("no more on the device")
+            return add(self, *arguments)
+
+        monkeypatch.setattr(KeyframePool, "add", fails)
+        for i in range(4):
+            twins.insert(random_keyframe(rng, 40.0 + i))
+        with pytest.raises(MemoryError, match="no more on the device"):
+            twins.there.retrieve_window(targets)
+        monkeypatch.undo()
         twins.assert_alike(targets, top_k=200)
 
     def test_stores_of_files(self, rng, twins, tmp_path, device):

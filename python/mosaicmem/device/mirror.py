@@ -161,27 +161,28 @@ class StoreMirror:
         chunk = _core.cuda.chunk
         chunks = -(-len(centres) // chunk)
         free = self._free_chunks.get(chunks)
-        first_chunk = free.pop() if free else self._used_chunks
-        row = self._free_rows.pop() if self._free_rows else self._used_rows
+        first_chunk = free[-1] if free else self._used_chunks
+        row = self._free_rows[-1] if self._free_rows else self._used_rows
         self._reserve(call, first_chunk + chunks - self._used_chunks, row + 1 - self._used_rows)
-        self._used_chunks = max(self._used_chunks, first_chunk + chunks)
-        self._used_rows = max(self._used_rows, row + 1)
-
         padded = np.full((chunks * chunk, 3), np.nan, np.float32)
         padded[: len(centres)] = centres
         self._upload(call, padded, self._centres, first_chunk * chunk * 12)
-        self._upload(call, np.full(chunks, row, np.int32), self._chunk_row, 4 * first_chunk)
-        arrays = [self._copied(call, depth)]
-        if confidence is not None:
-            arrays.append(self._copied(call, confidence))
-        self._by_keyframe.setdefault(keyframe, set())
-        self._point(call, self._pool.add(call, keyframe, latents))
+        arrays = [self._copied(call, array) for array in (depth, confidence) if array is not None]
         addresses = [call.view(array).address for array in arrays]
+        self._point(call, self._pool.add(call, keyframe, latents))
         packed = _core.cuda.pack_observation(
             description, self._pool.address(call, keyframe), addresses[0], (*addresses, 0)[1], first_chunk
         )
         self._upload(call, packed, self._table, row * _core.cuda.observation_bytes)
-        self._by_keyframe[keyframe].add(row)
+        # Last of all kernels learn of it: where memory is used up before, nothing has changed for them.
+        self._upload(call, np.full(chunks, row, np.int32), self._chunk_row, 4 * first_chunk)
+        if free:
+            free.pop()
+        if self._free_rows:
+            self._free_rows.pop()
+        self._used_chunks = max(self._used_chunks, first_chunk + chunks)
+        self._used_rows = max(self._used_rows, row + 1)
+        self._by_keyframe.setdefault(keyframe, set()).add(row)
         del description["depth"]
         held = MirroredRow(row, first_chunk, chunks, keyframe, slot, description, tuple(arrays), depth.size)
         self._rows[description["version"]] = self._by_slot[slot] = held
