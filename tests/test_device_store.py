@@ -112,8 +112,8 @@ class TestTopK:
             latents, depth, _ = random_keyframe(rng, float(i), holes=0.0)
             both.insert(same if i % 3 == 0 else (latents, depth, same[2]))
         targets = CameraTrajectory([same[2], random_pose(rng), random_pose(rng)], K)
-        for radius in (0.0, 9.0, 30.0):
-            both.assert_alike(targets, top_k=100, diversity_radius=radius, min_visibility=0.0)
+        for radius in (0.0, 9.0, 30.0) if room < 1024 else (9.0,):
+            both.assert_alike(targets, top_k=100 if room < 1024 else 20, diversity_radius=radius, min_visibility=0.0)
 
     def test_too_many(self, rng, twins):
         with pytest.raises(ValueError, match="top_k: expected at most 65536 on a device, got 70000"):
