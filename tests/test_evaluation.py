@@ -251,7 +251,9 @@ class TestCommand:
             *("--depth-noise", "0.01", "--output", tmp_path / "out", "--plot", "--repeats", "1"),
         )
         assert "visible_coverage + blend" in done.stdout
-        assert max(map(len, done.stdout.splitlines())) <= 80
+        *tables, where = done.stdout.splitlines()
+        assert max(map(len, tables)) <= 80
+        assert str(tmp_path) in where
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
         assert summary["memory_frames"] == [0, 8, 16, 24, 32]
         assert summary["noise"]["depth"] == 0.01

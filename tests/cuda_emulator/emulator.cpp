@@ -1,6 +1,5 @@
 // Fibers for CUDA threads; see cuda_runtime.h.
 #include <cuda_runtime.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -12,6 +11,8 @@
 #include <numeric>
 #include <random>
 #include <vector>
+
+#include "context.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -38,7 +39,7 @@ enum class State { ready, at_block_barrier, at_warp_barrier };
 
 // One fiber runs threads of a block one after the other; one that has to wait keeps its fiber.
 struct Fiber {
-    ucontext_t context;
+    Context context;
     std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
     void* fake_stack = nullptr;
     State state = State::ready;
@@ -142,10 +143,7 @@ class Emulator {
         }
         fibers_.push_back(std::make_unique<Fiber>());
         Fiber& fiber = *fibers_.back();
-        getcontext(&fiber.context);
-        fiber.context.uc_stack = {fiber.stack.get(), 0, kStackBytes};
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, &Emulator::enter, 0);
+        fiber.context.begin(fiber.stack.get(), kStackBytes, &Emulator::enter);
         return fibers_.size() - 1;
     }
 
@@ -184,20 +182,20 @@ class Emulator {
 #if defined(__SANITIZE_ADDRESS__)
         void* own = nullptr;
         __sanitizer_start_switch_fiber(&own, fiber.stack.get(), kStackBytes);
-        swapcontext(&scheduler_, &fiber.context);
+        scheduler_.go_to(fiber.context);
         __sanitizer_finish_switch_fiber(own, nullptr, nullptr);
 #else
-        swapcontext(&scheduler_, &fiber.context);
+        scheduler_.go_to(fiber.context);
 #endif
     }
 
     void switch_to_scheduler(Fiber& fiber) {
 #if defined(__SANITIZE_ADDRESS__)
         __sanitizer_start_switch_fiber(&fiber.fake_stack, scheduler_stack_, scheduler_size_);
-        swapcontext(&fiber.context, &scheduler_);
+        fiber.context.go_to(scheduler_);
         __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack_, &scheduler_size_);
 #else
-        swapcontext(&fiber.context, &scheduler_);
+        fiber.context.go_to(scheduler_);
 #endif
     }
 
@@ -241,7 +239,7 @@ class Emulator {
     const std::function<void()>* body_ = nullptr;
     std::vector<std::unique_ptr<Fiber>> fibers_;
     std::size_t current_ = 0;
-    ucontext_t scheduler_;
+    Context scheduler_;
     [[maybe_unused]] const void* scheduler_stack_ = nullptr;
     [[maybe_unused]] std::size_t scheduler_size_ = 0;
     std::vector<unsigned> waiting_;  // threads that have not begun
