@@ -15,7 +15,9 @@ struct CellLists {
 
 namespace detail {
 
+constexpr unsigned kWarp = 32;
 constexpr unsigned kScanThreads = 1024;
+constexpr unsigned kScanned = 8;
 
 // for_each(item, visit) calls visit(cell, entry) for each cell that an item falls into. The item is
 // that of the thread.
@@ -26,23 +28,43 @@ __global__ void count_cells_kernel(ForEach for_each, std::size_t items, unsigned
     for_each(item, [=](std::size_t cell, unsigned) { atomicAdd(&count[cell], 1u); });
 }
 
-// value[i] becomes the sum of those before it; one block.
+// Each lane's sum of its own value and those of the lanes before it.
+__device__ __forceinline__ unsigned sum_up_to(unsigned own) {
+    const unsigned lane = threadIdx.x % kWarp;
+    for (unsigned reach = 1; reach < kWarp; reach *= 2) {
+        const unsigned more = __shfl_up_sync(~0u, own, reach);
+        if (lane >= reach) own += more;
+    }
+    return own;
+}
+
+// value[i] becomes the sum of those before it; one block, a thread has kScanned at a time.
 static __global__ void __launch_bounds__(kScanThreads) scan_kernel(unsigned* value, std::size_t n) {
-    unsigned* const sums = reinterpret_cast<unsigned*>(shared_memory());
+    unsigned* const warp_sums = reinterpret_cast<unsigned*>(shared_memory());
+    static_assert(kScanThreads == kWarp * kWarp);  // a warp has the sums of all
+    const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     unsigned before = 0;
-    for (std::size_t first = 0; first < n; first += kScanThreads) {
-        const std::size_t i = first + threadIdx.x;
-        const unsigned own = i < n ? value[i] : 0u;
-        sums[threadIdx.x] = own;
-        __syncthreads();
-        for (unsigned reach = 1; reach < kScanThreads; reach *= 2) {
-            const unsigned more = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0u;
-            __syncthreads();
-            sums[threadIdx.x] += more;
-            __syncthreads();
+    for (std::size_t base = 0; base < n; base += kScanThreads * kScanned) {
+        const std::size_t first = base + threadIdx.x * kScanned;
+        unsigned values[kScanned], own = 0;
+#pragma unroll
+        for (unsigned i = 0; i < kScanned; ++i) {
+            values[i] = first + i < n ? value[first + i] : 0u;
+            own += values[i];
         }
-        if (i < n) value[i] = before + sums[threadIdx.x] - own;
-        before += sums[kScanThreads - 1];
+        const unsigned up_to_own = sum_up_to(own);
+        if (lane == kWarp - 1) warp_sums[warp] = up_to_own;
+        __syncthreads();
+        const unsigned up_to_warp = sum_up_to(warp_sums[lane]);
+        const unsigned up_to_last_warp =
+            __shfl_sync(~0u, up_to_warp, static_cast<int>((warp + kWarp - 1) % kWarp));
+        unsigned sum = before + (warp > 0 ? up_to_last_warp : 0u) + up_to_own - own;
+#pragma unroll
+        for (unsigned i = 0; i < kScanned; ++i) {
+            if (first + i < n) value[first + i] = sum;
+            sum += values[i];
+        }
+        before += __shfl_sync(~0u, up_to_warp, kWarp - 1);
         __syncthreads();
     }
 }
@@ -58,29 +80,35 @@ __global__ void fill_cells_kernel(ForEach for_each, std::size_t items, unsigned*
     });
 }
 
-// Heap sort: no worse where everything falls into one cell.
+// Sorts by bitonic merges, of which the first step of each turns the second half round: so all
+// steps put the smaller value first, and any number can be sorted. By all lanes of a warp.
 __device__ inline void sort(unsigned* values, unsigned n) {
-    const auto sink = [&](unsigned hole, unsigned size) {
-        const unsigned value = values[hole];
-        for (unsigned child = 2 * hole + 1; child < size; child = 2 * hole + 1) {
-            if (child + 1 < size && values[child] < values[child + 1]) ++child;
-            if (values[child] <= value) break;
-            values[hole] = values[child];
-            hole = child;
-        }
-        values[hole] = value;
+    const unsigned lane = threadIdx.x % kWarp;
+    const auto order = [=](unsigned a, unsigned b) {
+        if (b >= n || values[a] <= values[b]) return;
+        const unsigned greater = values[a];
+        values[a] = values[b];
+        values[b] = greater;
     };
-    for (unsigned i = n / 2; i-- > 0;) sink(i, n);
-    for (unsigned size = n; size > 1; --size) {
-        const unsigned top = values[0];
-        values[0] = values[size - 1];
-        values[size - 1] = top;
-        sink(0, size - 1);
+    for (unsigned half = 1; half < n; half *= 2) {
+        for (unsigned i = lane; i / half * 2 * half < n; i += kWarp) {
+            const unsigned first = i / half * 2 * half, at = i % half;
+            order(first + at, first + 2 * half - 1 - at);
+        }
+        __syncwarp();
+        for (unsigned reach = half / 2; reach > 0; reach /= 2) {
+            for (unsigned i = lane; i / reach * 2 * reach < n; i += kWarp) {
+                const unsigned a = i / reach * 2 * reach + i % reach;
+                order(a, a + reach);
+            }
+            __syncwarp();
+        }
     }
 }
 
+// A warp a cell.
 static __global__ void sort_cells_kernel(CellLists lists, std::size_t cells) {
-    const std::size_t cell = thread_index();
+    const std::size_t cell = thread_index() / kWarp;
     if (cell >= cells) return;
     const unsigned begin = lists.begin[cell];
     sort(lists.entry + begin, lists.begin[cell + 1] - begin);
@@ -99,11 +127,12 @@ void fill_lists(const char* name, const ForEach& for_each, std::size_t items, st
     launch(name, detail::count_cells_kernel<ForEach>, threads(name, items), stream, for_each, items,
            ends);
     launch(name, detail::scan_kernel,
-           {dim3(1), dim3(detail::kScanThreads), detail::kScanThreads * sizeof(unsigned)}, stream,
-           ends, cells);
+           {dim3(1), dim3(detail::kScanThreads), detail::kWarp * sizeof(unsigned)}, stream, ends,
+           cells);
     launch(name, detail::fill_cells_kernel<ForEach>, threads(name, items), stream, for_each, items,
            ends, lists.entry);
-    launch(name, detail::sort_cells_kernel, threads(name, cells), stream, lists, cells);
+    launch(name, detail::sort_cells_kernel, threads(name, cells * detail::kWarp), stream, lists,
+           cells);
 }
 
 }  // namespace mosaicmem::cuda

@@ -5,13 +5,39 @@
 
 namespace mosaicmem::cuda {
 
+namespace {
+
+// Whether anybody has used a device yet. Making it current anew would make a context there, which
+// takes some hundred megabytes; only the driver can tell, and it is not linked.
+bool is_in_use([[maybe_unused]] int device) {
+#if defined(CUDART_VERSION) && CUDART_VERSION >= 12050
+    using GetState = int (*)(int device, unsigned* flags, int* active);
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    constexpr unsigned kSince = 7000;
+    if (cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &function, kSince,
+                                         cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess) {
+        cudaGetLastError();
+        return true;
+    }
+    unsigned flags = 0;
+    int active = 0;
+    return reinterpret_cast<GetState>(function)(device, &flags, &active) != 0 || active != 0;
+#else
+    return true;
+#endif
+}
+
+}  // namespace
+
 OnDevice::OnDevice(int device) : before_(device), device_(device) {
     check(cudaGetDevice(&before_), "(choice of the device)");
     if (before_ != device_) check(cudaSetDevice(device_), "(choice of the device)");
 }
 
 OnDevice::~OnDevice() {
-    if (before_ != device_) cudaSetDevice(before_);
+    if (before_ != device_ && is_in_use(before_)) cudaSetDevice(before_);
 }
 
 int device_count() {

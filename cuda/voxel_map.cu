@@ -22,6 +22,7 @@ __device__ std::size_t slot_of(const VoxelTable& table, unsigned long long key, 
     for (std::size_t slot = mix(key) & mask;; slot = (slot + 1) & mask) {
         const unsigned long long there = atomicCAS(&table.keys[slot], kFree, key);
         is_new = there == kFree;
+        if (is_new) atomicAdd(table.voxels, 1ull);
         if (is_new || there == key) return slot;
     }
 }
@@ -138,6 +139,7 @@ __global__ void move_kernel(VoxelTable from, VoxelTable to) {
 }  // namespace
 
 void clear_voxels(const VoxelTable& table, const Stream& stream) {
+    fill_bytes(table.voxels, 0, sizeof *table.voxels, stream);
     launch("clear_voxels", clear_kernel, threads("clear_voxels", table.capacity), stream, table);
 }
 

@@ -22,8 +22,9 @@ constexpr double kPositionUnit = 0x1p-40;
 constexpr double kNormalUnit = 0x1p-24;
 
 struct VoxelTable {
-    unsigned long long* keys;  // (capacity), ~0 where free
-    long long* words;          // (capacity, kVoxelWords)
+    unsigned long long* keys;    // (capacity), ~0 where free
+    long long* words;            // (capacity, kVoxelWords)
+    unsigned long long* voxels;  // (1): slots that are taken
     std::size_t
         capacity;  // a power of two, at least twice the voxels and all pixels of the next frame
 };

@@ -40,28 +40,31 @@ void reproject_grid(const DeviceArray& depth, double stride, const std::array<do
                          valid.as<std::uint8_t>(), stream);
 }
 
-cuda::VoxelTable to_table(const DeviceArray& keys, const DeviceArray& words) {
-    return {keys.as<unsigned long long>(), words.as<long long>(), keys.extent(0)};
+// Keys, words and the number of voxels.
+using VoxelArrays = std::tuple<DeviceArray, DeviceArray, DeviceArray>;
+
+cuda::VoxelTable to_table(const VoxelArrays& arrays) {
+    const auto& [keys, words, voxels] = arrays;
+    return {keys.as<unsigned long long>(), words.as<long long>(), voxels.as<unsigned long long>(),
+            keys.extent(0)};
 }
 
-void clear_voxels(const DeviceArray& keys, const DeviceArray& words, const cuda::Stream& stream) {
-    cuda::clear_voxels(to_table(keys, words), stream);
+void clear_voxels(const VoxelArrays& table, const cuda::Stream& stream) {
+    cuda::clear_voxels(to_table(table), stream);
 }
 
-void add_voxels(const DeviceArray& keys, const DeviceArray& words, const DeviceArray& depth,
+void add_voxels(const VoxelArrays& table, const DeviceArray& depth,
                 const std::optional<DeviceArray>& color, const std::array<double, 4>& k,
                 const Array<double>& world_from_camera, double timestamp, double voxel_size,
                 const DeviceArray& counts, const cuda::Stream& stream) {
     const cuda::RgbdFrame frame{
         depth.as<float>(), data_or_null<std::uint8_t>(color), depth.extent(0), depth.extent(1),
         to_intrinsics(k),  to_affine(world_from_camera),      timestamp};
-    cuda::add_voxels(to_table(keys, words), frame, voxel_size, counts.as<unsigned long long>(),
-                     stream);
+    cuda::add_voxels(to_table(table), frame, voxel_size, counts.as<unsigned long long>(), stream);
 }
 
-void move_voxels(const DeviceArray& keys, const DeviceArray& words, const DeviceArray& to_keys,
-                 const DeviceArray& to_words, const cuda::Stream& stream) {
-    cuda::move_voxels(to_table(keys, words), to_table(to_keys, to_words), stream);
+void move_voxels(const VoxelArrays& from, const VoxelArrays& to, const cuda::Stream& stream) {
+    cuda::move_voxels(to_table(from), to_table(to), stream);
 }
 
 }  // namespace
@@ -77,12 +80,11 @@ void bind_cuda_geometry(py::module_& m) {
           py::arg("camera_from_world"), py::arg("landing"), py::arg("valid"), py::arg("stream"));
     m.attr("voxel_words") = cuda::kVoxelWords;
     m.attr("voxel_position_unit") = cuda::kPositionUnit;
-    m.def("clear_voxels", &clear_voxels, py::arg("keys"), py::arg("words"), py::arg("stream"));
-    m.def("add_voxels", &add_voxels, py::arg("keys"), py::arg("words"), py::arg("depth"),
-          py::arg("color"), py::arg("intrinsics"), py::arg("world_from_camera"),
-          py::arg("timestamp"), py::arg("voxel_size"), py::arg("counts"), py::arg("stream"));
-    m.def("move_voxels", &move_voxels, py::arg("keys"), py::arg("words"), py::arg("to_keys"),
-          py::arg("to_words"), py::arg("stream"));
+    m.def("clear_voxels", &clear_voxels, py::arg("table"), py::arg("stream"));
+    m.def("add_voxels", &add_voxels, py::arg("table"), py::arg("depth"), py::arg("color"),
+          py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
+          py::arg("voxel_size"), py::arg("counts"), py::arg("stream"));
+    m.def("move_voxels", &move_voxels, py::arg("source"), py::arg("target"), py::arg("stream"));
 }
 
 }  // namespace mosaicmem::bindings

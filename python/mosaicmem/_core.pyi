@@ -371,6 +371,7 @@ class _DeviceArray:
     dtype: str
 
 _Maybe = _DeviceArray | None
+_VoxelArrays = tuple[_DeviceArray, _DeviceArray, _DeviceArray]  # keys, words, number of voxels
 
 class _Cuda:
     """Results and scratch are given; everything runs in the order of the stream."""
@@ -626,11 +627,10 @@ class _Cuda:
         valid: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
-    def clear_voxels(self, keys: _DeviceArray, words: _DeviceArray, stream: _Stream) -> None: ...
+    def clear_voxels(self, table: _VoxelArrays, stream: _Stream) -> None: ...
     def add_voxels(
         self,
-        keys: _DeviceArray,
-        words: _DeviceArray,
+        table: _VoxelArrays,
         depth: _DeviceArray,
         color: _Maybe,
         intrinsics: _Intrinsics,
@@ -640,13 +640,6 @@ class _Cuda:
         counts: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
-    def move_voxels(
-        self,
-        keys: _DeviceArray,
-        words: _DeviceArray,
-        to_keys: _DeviceArray,
-        to_words: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
+    def move_voxels(self, source: _VoxelArrays, target: _VoxelArrays, stream: _Stream) -> None: ...
 
 cuda: _Cuda  # missing where the library was built without CUDA

@@ -8,7 +8,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, I64
-from mosaicmem.device.arrays import Call, StreamOrder
+from mosaicmem.device.arrays import Call, StreamOrder, View
 
 _LEAST_CAPACITY = 1 << 16
 _FREE = -1  # as int64
@@ -24,8 +24,7 @@ class DeviceVoxelMap:
 
     def __init__(self, voxel_size: float) -> None:
         self._voxel_size = voxel_size
-        self._keys: Any = None
-        self._words: Any = None
+        self._table: tuple[Any, Any, Any] | None = None  # keys, words, and how many voxels there are
         self._most = 0  # voxels that there may be
         self._order = StreamOrder()
 
@@ -36,22 +35,22 @@ class DeviceVoxelMap:
         call = Call("depth", depth)
         z = call.depth("depth", depth, ("H", "W"))
         rgb = None if color is None else call.array("color", color, "uint8", (*z.shape, 3))
-        if self._keys is not None and call.place != Call("StreamingFusion", self._keys).place:
+        if self._table is not None and call.place != Call("StreamingFusion", self._table[0]).place:
             raise ValueError("depth: expected an array of the framework and device of the frames before")
         self._order.follow(call)
-        self._make_room(call, z.shape[0] * z.shape[1])
+        table = self._with_room(call, z.shape[0] * z.shape[1])
         counts, counted = call.empty((3,), "int64")
-        held = call.view(self._keys), call.view(self._words)
-        _core.cuda.add_voxels(*held, z, rgb, intrinsics, pose, timestamp, self._voxel_size, counted, call.stream)
+        _core.cuda.add_voxels(table, z, rgb, intrinsics, pose, timestamp, self._voxel_size, counted, call.stream)
         return counts[0], counts[1], counts[2]
 
     def export(self, min_count: int) -> dict[str, Any]:
         """Means of the voxels with at least ``min_count`` points, by key, on the host: as ``_core.VoxelMap`` does."""
-        call = Call("StreamingFusion", self._keys)
+        assert self._table is not None
+        call = Call("StreamingFusion", self._table[0])
         self._order.follow(call)
-        keys: I64 = call.to_host(self._keys)
+        keys: I64 = call.to_host(self._table[0])
         taken = np.flatnonzero(keys != _FREE)
-        words: I64 = call.to_host(self._words)[taken]
+        words: I64 = call.to_host(self._table[1])[taken]
         keys = keys[taken]
         order = np.argsort(keys)[words[np.argsort(keys), 0] >= min_count]
         keys, words = keys[order], words[order]
@@ -70,39 +69,53 @@ class DeviceVoxelMap:
         }
 
     def __len__(self) -> int:
-        return 0 if self._keys is None else self._look(Call("StreamingFusion", self._keys))
+        return 0 if self._table is None else self._look(Call("StreamingFusion", self._table[0]))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the table."""
-        return 0 if self._keys is None else int(self._keys.shape[0]) * 8 * (1 + int(_core.cuda.voxel_words))
+        return 8 * self._capacity * (1 + int(_core.cuda.voxel_words))
+
+    @property
+    def _capacity(self) -> int:
+        return 0 if self._table is None else int(self._table[0].shape[0])
 
     def _look(self, call: Call) -> int:
         """The number of voxels; waits for the device."""
+        assert self._table is not None
         self._order.follow(call)
-        self._most = int(np.count_nonzero(call.to_host(self._keys) != _FREE))
+        self._most = int(call.to_host(self._table[2])[0])
         return self._most
 
-    def _make_room(self, call: Call, pixels: int) -> None:
-        """Sees to it that half of the table stays free, whatever the next frame brings."""
-        capacity = 0 if self._keys is None else int(self._keys.shape[0])
-        if 2 * (self._most + pixels) > capacity and capacity:
+    def _with_room(self, call: Call, pixels: int) -> tuple[View, View, View]:
+        """The table, half of which stays free whatever the next frame brings."""
+        if self._table is not None and 2 * (self._most + pixels) > self._capacity:
             self._look(call)
         needed = 2 * (self._most + pixels)
         self._most += pixels
-        if needed <= capacity:
-            return
+        if self._table is not None and needed <= self._capacity:
+            return _views(call, self._table)
         room = _LEAST_CAPACITY
         while room < 2 * needed:
             room *= 2
-        keys, to_keys = call.empty((room,), "int64")
-        words, to_words = call.empty((room, _core.cuda.voxel_words), "int64")
-        _core.cuda.clear_voxels(to_keys, to_words, call.stream)
-        if capacity:
-            _core.cuda.move_voxels(call.view(self._keys), call.view(self._words), to_keys, to_words, call.stream)
-            call.release(self._keys)
-            call.release(self._words)
-        self._keys, self._words = keys, words
+        table = (
+            call.empty((room,), "int64")[0],
+            call.empty((room, _core.cuda.voxel_words), "int64")[0],
+            call.empty((1,), "int64")[0],
+        )
+        views = _views(call, table)
+        _core.cuda.clear_voxels(views, call.stream)
+        if self._table is not None:
+            _core.cuda.move_voxels(_views(call, self._table), views, call.stream)
+            for array in self._table:
+                call.release(array)
+        self._table = table
+        return views
+
+
+def _views(call: Call, table: tuple[Any, Any, Any]) -> tuple[View, View, View]:
+    keys, words, voxels = table
+    return call.view(keys), call.view(words), call.view(voxels)
 
 
 def _times(ordered: I64) -> F64:
