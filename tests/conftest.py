@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli_helpers import succeed
 from device_helpers import EmulatedDevice, TorchDevice, method_on_device, on_device
 from mosaicmem import CameraIntrinsics, CameraPose, PRoPE, SyntheticWorld, WarpedLatent, WarpedRoPE, _core
+from scene_helpers import write_scene
 
 
 @pytest.fixture
@@ -103,6 +105,23 @@ def world():
 def small_camera():
     """80 x 48 pixels, 70 degrees: small enough for tests, with room for 10 x 6 cells of 8 pixels."""
     return CameraIntrinsics.from_fov(80, 48, fov_x=np.radians(70))
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory, world, small_camera):
+    """Folder of a posed RGB-D sequence of 12 frames."""
+    path = world.leave_and_return(small_camera, 12)
+    return write_scene(tmp_path_factory.mktemp("cli") / "scene", world, path)
+
+
+@pytest.fixture(scope="session")
+def memory(tmp_path_factory, scene):
+    """A saved store of eight frames of the scene."""
+    folder = tmp_path_factory.mktemp("memory")
+    arguments = ["generate", "--scene", scene, "--memory-frames", "0:8", "--frames", "10:12", "-o", folder / "run"]
+    succeed(*arguments, "--save-memory", folder / "store")
+    (folder / "path.json").write_bytes((folder / "run" / "trajectory.json").read_bytes())
+    return folder
 
 
 def random_pose(rng, spread=1.0, timestamp=0.0):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cli_helpers import run, succeed
 from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, PatchMemory
 from mosaicmem.datasets import RgbdImage, SevenScenes, SyntheticWalk
 from mosaicmem.evaluation import (
@@ -23,7 +24,6 @@ from mosaicmem.evaluation import (
 )
 from mosaicmem.evaluation.frames import cropped
 from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, ssim_where
-from test_cli import run, succeed
 
 pytest.importorskip("skimage")
 

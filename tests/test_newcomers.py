@@ -138,6 +138,7 @@ class TestDepth:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             store.insert_keyframe(np.zeros((6, 10, 4)), np.full((6, 10), 200.0), small_camera, CameraPose())
+        assert len(store) == 15
 
 
 class TestIntrinsics:
@@ -157,7 +158,8 @@ class TestIntrinsics:
         """Cropped images have principal points that are off, along one axis or the other."""
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            CameraIntrinsics(500, 500, cx, cy, 640, 480)
+            camera = CameraIntrinsics(500, 500, cx, cy, 640, 480)
+        assert (camera.cx, camera.cy) == (cx, cy)
 
     def test_depth_of_another_size_is_named(self, small_camera):
         with pytest.raises(ValueError, match=r"depth: expected shape \(48, 80\), got \(96, 160\)"):
