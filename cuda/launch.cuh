@@ -45,6 +45,21 @@ inline Shape threads(const char* kernel, std::size_t n) {
     return {dim3(blocks(kernel, n, kBlock)), dim3(kBlock), 0};
 }
 
+inline std::size_t attribute(cudaDeviceAttr which, const Stream& stream) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, stream.device), "(properties of the device)");
+    return static_cast<std::size_t>(value);
+}
+
+inline std::size_t multiprocessors(const Stream& stream) {
+    return attribute(cudaDevAttrMultiProcessorCount, stream);
+}
+
+// Bytes of shared memory that a block may ask for.
+inline std::size_t most_shared_bytes(const Stream& stream) {
+    return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, stream);
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const Shape& shape,
             const Stream& stream, const Arguments&... arguments) {

@@ -1,8 +1,10 @@
-// Exact by rounds. Each lists, for each view, the patches whose penalised score could be above a
-// threshold, about as many as a sample of the store says, and takes from the list greedily as long
-// as what it takes is at the threshold or above: nothing that is not listed can come before it.
-// Footprints are only computed of what is listed. What a few rounds leave to do, a last kernel does
-// without a list, a patch at a time: slow, and needed by hardly any store.
+// Exact by rounds. Each lists, for each view, the patches at or above a threshold, about as many as
+// a sample of the store says, and takes from the list: nothing that is not listed can come before
+// it. Where more are listed than there is room for, as where a camera has stood still and all its
+// frames score alike, they are counted as well, in bins of score or, of equal scores, of ids; the
+// next round begins where the counts say, or counts again within one bin. Views that are done cost
+// a launch. What the rounds leave to do, a last kernel does without a list, a patch at a time:
+// slow, and needed by hardly any store.
 
 #include "frustum.hpp"
 #include "launch.cuh"
@@ -15,11 +17,10 @@ constexpr const char* kName = "retrieve";
 constexpr unsigned kWarp = 32, kAll = ~0u;
 constexpr unsigned kThresholdThreads = 256;
 constexpr unsigned kFinishThreads = 256;
-constexpr std::size_t kMostPlaces = 160 << 10;  // bytes of shared memory, of the 163 kB of sm_80
 constexpr std::size_t kMostThreads = 1024, kListedEach = 32;  // of a block that takes from a list
 constexpr std::size_t kSampledChunks = 8192;
-constexpr unsigned kScanBlocks = 2048;  // of kChunk threads, that go through the store in strides
-constexpr int kRounds = 2, kDiverseRounds = 6;
+constexpr std::size_t kScanBlocks = 10;  // a multiprocessor, of kChunk threads: all at once, twice
+constexpr int kRounds = 6, kDiverseRounds = 8;
 constexpr double kLeastTarget = 256;
 
 struct Problem {
@@ -89,49 +90,96 @@ __device__ double penalised(double score, std::uint32_t penalties, double factor
     return score * power;
 }
 
-// The patch of a chunk that a thread looks at.
+// A patch that a thread looks at, by its place in the table.
 struct Looked {
-    std::size_t chunk;
+    std::size_t place;
     std::int32_t row;  // -1: none
     float centre[3];
 
-    __device__ Looked(const Mirror& mirror, std::size_t at) : chunk(at), row(-1), centre{} {
+    __device__ Looked(const Mirror& mirror, std::size_t place_) : place(place_), row(-1), centre{} {
+        const std::size_t chunk = place / kChunk;
         if (chunk >= mirror.chunks) return;
         row = mirror.chunk_row[chunk];
-        const float* const from = mirror.centres + 3 * (chunk * kChunk + threadIdx.x % kChunk);
+        const float* const from = mirror.centres + 3 * place;
         for (int axis = 0; axis < 3; ++axis) centre[axis] = from[axis];
     }
 };
 
-// Calls look(patch) for every step-th chunk from the first; reads ahead, so that memory is busy
-// while patches are looked at.
-template <class Look>
+// Calls look(patch) for the chunks chunk_of(first), chunk_of(first + step) ... of n; reads ahead,
+// so that memory is busy while patches are looked at.
+template <class ChunkOf, class Look>
 __device__ void for_each_chunk(const Mirror& mirror, std::size_t first, std::size_t step,
-                               const Look& look) {
-    Looked patch(mirror, first);
-    while (patch.chunk < mirror.chunks) {
-        const Looked next(mirror, patch.chunk + step);
+                               std::size_t n, const ChunkOf& chunk_of, const Look& look) {
+    if (first >= n) return;
+    const std::size_t own = threadIdx.x % kChunk;
+    Looked patch(mirror, chunk_of(first) * kChunk + own);
+    for (std::size_t i = first; i < n; i += step) {
+        const std::size_t after = i + step < n ? chunk_of(i + step) : mirror.chunks;
+        const Looked next(mirror, after * kChunk + own);
         look(patch);
         patch = next;
     }
+}
+
+template <class Look>
+__device__ void for_all_chunks(const Mirror& mirror, std::size_t first, std::size_t step,
+                               const Look& look) {
+    for_each_chunk(
+        mirror, first, step, mirror.chunks, [](std::size_t chunk) { return chunk; }, look);
+}
+
+enum class Pass { sample, list, list_all };
+
+__device__ bool has_part(const Problem& problem, std::size_t v, Pass pass) {
+    const RetrievalState& state = problem.scratch.states[v];
+    if (state.is_done) return false;
+    if (pass == Pass::sample) return !state.is_counted;
+    return pass == Pass::list || state.seen > problem.scratch.seen_room;
+}
+
+__device__ bool any_has_part(const Problem& problem, Pass pass) {
+    for (std::size_t v = 0; v < problem.count; ++v) {
+        if (has_part(problem, v, pass)) return true;
+    }
+    return false;
+}
+
+// Sets the candidate that a patch of a chunk is to a view, but for its footprint; false if the view
+// does not take it.
+__device__ bool make_candidate(const Problem& problem, std::size_t v, const Looked& patch,
+                               bool with_penalties, RetrievalCandidate& candidate) {
+    const MirroredObservation& observation = problem.mirror.observations[patch.row];
+    const RetrievalView& target = problem.views[v];
+    const float* const centre = patch.centre;
+    if (!(centre[0] == centre[0]) ||
+        !project_centre(centre, target.camera_from_index, target.view, candidate.at))
+        return false;
+    candidate.at.score *= recency_of(observation.timestamp, target.time, problem.params.half_life);
+    if (candidate.at.score < problem.params.min_visibility) return false;
+    candidate.penalties =
+        with_penalties ? penalties_at(problem, v, candidate.at.u, candidate.at.v) : 0;
+    candidate.row = patch.row;
+    candidate.patch = static_cast<std::int32_t>(patch.place - observation.first_chunk * kChunk);
+    candidate.id = observation.first_id + static_cast<std::uint64_t>(candidate.patch);
+    candidate.is_gone = 0;
+    return true;
 }
 
 // Calls visit(view, candidate, bound) for each view that may take the patch, whose footprint is not
 // known yet; all threads of a warp together, with patches of one chunk. The bound is that of the
 // penalised score.
 template <class Visit>
-__device__ void look_at(const Problem& problem, const Looked& patch, bool with_penalties,
+__device__ void look_at(const Problem& problem, const Looked& patch, Pass pass, bool with_penalties,
                         const Visit& visit) {
     if (patch.row < 0) return;
-    const MirroredObservation& observation = problem.mirror.observations[patch.row];
     const float* const centre = patch.centre;
     const unsigned lane = threadIdx.x % kWarp;
     struct {
         float low[3], high[3];
     } box;
-    const bool lives = centre[0] == centre[0];
     if (problem.count > 1) {
         constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        const bool lives = centre[0] == centre[0];
         for (int axis = 0; axis < 3; ++axis) {
             box.low[axis] = lives ? centre[axis] : kInfinity;
             box.high[axis] = lives ? centre[axis] : -kInfinity;
@@ -145,7 +193,7 @@ __device__ void look_at(const Problem& problem, const Looked& patch, bool with_p
     for (std::size_t first = 0; first < problem.count; first += kWarp) {
         // Which of the next views see the warp's patches, a lane a view.
         const std::size_t own = first + lane;
-        bool sees = own < problem.count && !problem.scratch.states[own].is_done;
+        bool sees = own < problem.count && has_part(problem, own, pass);
         if (sees && problem.count > 1) {
             BoxInView seen;
             sees =
@@ -154,24 +202,12 @@ __device__ void look_at(const Problem& problem, const Looked& patch, bool with_p
         for (unsigned mask = __ballot_sync(kAll, sees); mask != 0; mask &= mask - 1) {
             const std::size_t v =
                 first + static_cast<std::size_t>(__ffs(static_cast<int>(mask))) - 1;
-            const RetrievalView& target = problem.views[v];
             RetrievalCandidate candidate;
-            if (!lives ||
-                !project_centre(centre, target.camera_from_index, target.view, candidate.at))
-                continue;
-            candidate.at.score *=
-                recency_of(observation.timestamp, target.time, problem.params.half_life);
-            if (candidate.at.score < problem.params.min_visibility) continue;
-            candidate.penalties =
-                with_penalties ? penalties_at(problem, v, candidate.at.u, candidate.at.v) : 0;
-            candidate.row = patch.row;
-            candidate.patch = static_cast<std::int32_t>(
-                (patch.chunk - observation.first_chunk) * kChunk + threadIdx.x % kChunk);
-            candidate.id = observation.first_id + static_cast<std::uint64_t>(candidate.patch);
-            candidate.is_gone = 0;
-            visit(v, candidate,
-                  penalised(candidate.at.score, candidate.penalties,
-                            problem.params.diversity_penalty));
+            if (make_candidate(problem, v, patch, with_penalties, candidate)) {
+                visit(v, candidate,
+                      penalised(candidate.at.score, candidate.penalties,
+                                problem.params.diversity_penalty));
+            }
         }
     }
 }
@@ -195,24 +231,110 @@ __device__ bool add_footprint(const Problem& problem, std::size_t v,
     return candidate.at.score >= problem.params.min_visibility;
 }
 
+// The penalised score with the footprint; below 0 if it does not count.
+__device__ double add_footprint_and_penalise(const Problem& problem, std::size_t v,
+                                             RetrievalCandidate& candidate) {
+    if (!add_footprint(problem, v, candidate)) return -1;
+    return penalised(candidate.at.score, candidate.penalties, problem.params.diversity_penalty);
+}
+
+// Scores as integers, which are ordered as they are.
+__device__ unsigned long long bits_of(double score) {
+    return static_cast<unsigned long long>(__double_as_longlong(score));
+}
+__device__ double score_of(std::uint64_t bits) {
+    return __longlong_as_double(static_cast<long long>(bits));
+}
+
+__device__ bool passes(const RetrievalState& state, double score, std::uint64_t id) {
+    return score > state.threshold || (score == state.threshold && id < state.id_limit);
+}
+
+// Higher bins come first.
+__device__ std::size_t bin_of(const RetrievalState& state, double score, std::uint64_t id) {
+    if (state.counts_ids) {
+        if (score > state.threshold || id < state.low) return kWindowBins;
+        return kWindowBins - 1 - ((id - state.low) >> state.shift);
+    }
+    const std::uint64_t bits = bits_of(score);
+    if (bits < state.low) return 0;
+    return static_cast<std::size_t>(
+        min((bits - state.low) >> state.shift, static_cast<std::uint64_t>(kScoreBins - 1)));
+}
+
+// Bins over all scores, of which those next to each other differ by less than 1 %.
+__device__ void count_all_scores(RetrievalState& state) {
+    state.low = bits_of(kLeastScore);
+    state.shift = kScoreShift;
+    state.id_limit = ~std::uint64_t{0};
+    state.counts_ids = state.is_window = state.is_counted = 0;
+}
+
+// Bins within one bin, which alone has more than there is room for.
+__device__ void count_within(RetrievalState& state, std::size_t bin) {
+    const int finer = max(0, state.shift - kWindowBits);
+    if (state.counts_ids) {
+        state.low += (kWindowBins - 1 - bin) << state.shift;
+        state.id_limit = state.low + (std::uint64_t{1} << state.shift);
+        state.shift = finer;
+        return;
+    }
+    const std::uint64_t bits = state.low + (static_cast<std::uint64_t>(bin) << state.shift);
+    if (state.shift == 0 || (state.is_window && state.least == state.most)) {
+        state.threshold = score_of(state.shift == 0 ? bits : state.least);
+        state.counts_ids = 1;
+        state.is_window = 0;
+        state.low = 0;
+        for (state.shift = 0; state.most_id >> state.shift >= kWindowBins;) ++state.shift;
+        return;
+    }
+    state.threshold = score_of(bits);
+    state.low = bits;
+    state.shift = finer;
+    state.is_window = 1;
+}
+
+// The threshold at the lower end of a bin.
+__device__ void begin_at(RetrievalState& state, std::size_t bin) {
+    if (state.counts_ids) {
+        state.id_limit = state.low + ((kWindowBins - bin) << state.shift);
+    } else {
+        const bool is_all = bin == 0 && !state.is_window;
+        state.threshold =
+            is_all ? 0 : score_of(state.low + (static_cast<std::uint64_t>(bin) << state.shift));
+    }
+}
+
 __global__ void begin_kernel(Problem problem, double target) {
     const std::size_t v = blockIdx.x;
     for (std::size_t i = threadIdx.x; i < kTakenBins * kTakenBins; i += blockDim.x)
         problem.scratch.first_of_bin[v * kTakenBins * kTakenBins + i] = -1;
     for (std::size_t i = threadIdx.x; i < kScoreBins; i += blockDim.x)
         problem.scratch.histogram[v * kScoreBins + i] = 0;
-    if (threadIdx.x == 0) problem.scratch.states[v] = {0, target, 0, 0, 0};
+    if (threadIdx.x != 0) return;
+    RetrievalState state{};
+    state.target = target;
+    count_all_scores(state);
+    problem.scratch.states[v] = state;
 }
 
+// One chunk of every `every`, which one is by chance: keyframes have the same number of chunks.
 __global__ void sample_kernel(Problem problem, std::size_t every, bool with_penalties) {
-    for_each_chunk(problem.mirror, blockIdx.x * every, gridDim.x * every, [&](const Looked& patch) {
-        look_at(problem, patch, with_penalties,
-                [&](std::size_t v, const RetrievalCandidate&, double bound) {
-                    const std::size_t bin = __float_as_uint(static_cast<float>(bound)) >> 16;
-                    atomicAdd(&problem.scratch.histogram[v * kScoreBins + min(bin, kScoreBins - 1)],
-                              1u);
-                });
-    });
+    if (!any_has_part(problem, Pass::sample)) return;
+    const auto chunk_of = [=](std::size_t group) {
+        const std::uint64_t mixed = static_cast<std::uint64_t>(group) * 0x9E3779B97F4A7C15ull;
+        return group * every + static_cast<std::size_t>(mixed >> 33) % every;
+    };
+    const std::size_t groups = (problem.mirror.chunks + every - 1) / every;
+    const auto count = [&](std::size_t v, RetrievalCandidate candidate, double) {
+        const double score = add_footprint_and_penalise(problem, v, candidate);
+        if (score < 0) return;
+        const std::size_t bin = bin_of(problem.scratch.states[v], score, candidate.id);
+        atomicAdd(&problem.scratch.histogram[v * kScoreBins + bin], 1u);
+    };
+    for_each_chunk(
+        problem.mirror, blockIdx.x, gridDim.x, groups, chunk_of,
+        [&](const Looked& patch) { look_at(problem, patch, Pass::sample, with_penalties, count); });
 }
 
 // A block a view: the threshold above which there are about as many as wanted. Leaves the
@@ -230,44 +352,89 @@ __global__ void threshold_kernel(Problem problem, std::size_t every) {
     sums[threadIdx.x] = own;
     __syncthreads();
     if (threadIdx.x == 0) {
-        const auto scale = static_cast<double>(every);
-        double seen = 0;
+        const double scale = state.is_counted ? 1.0 : static_cast<double>(every);
+        const double needed = static_cast<double>(problem.params.top_k - state.taken);
+        const double wanted =
+            state.is_counted && !problem.params.is_diverse() ? needed : state.target;
+        double above = 0;
         std::size_t part = 0;
-        while (part < kThresholdThreads && (seen + sums[part]) * scale < state.target)
-            seen += sums[part++];
-        state.threshold = 0;  // all
-        for (std::size_t i = part * kEach; i < kScoreBins; ++i) {
-            seen += histogram[kScoreBins - 1 - i];
-            if (seen * scale < state.target) continue;
-            state.threshold = static_cast<double>(
-                __uint_as_float(static_cast<unsigned>(kScoreBins - 1 - i) << 16));
-            break;
+        while (part < kThresholdThreads && (above + sums[part]) * scale < wanted)
+            above += sums[part++];
+        std::size_t i = part * kEach;
+        double with = above;
+        for (; i < kScoreBins; ++i) {
+            with = above + histogram[kScoreBins - 1 - i];
+            if (with * scale >= wanted) break;
+            above = with;
         }
-        state.listed = 0;
+        const std::size_t bin = i < kScoreBins ? kScoreBins - 1 - i : 0;
+        if (!state.is_counted || with <= static_cast<double>(problem.scratch.room)) {
+            begin_at(state, bin);
+        } else if (problem.params.is_diverse() && above > 0) {
+            begin_at(state, bin + 1);
+        } else {
+            count_within(state, bin);
+        }
+        state.listed = state.seen = 0;
+        state.least = ~0ull;
+        state.most = state.most_id = 0;
     }
     __syncthreads();
     for (std::size_t i = threadIdx.x; i < kScoreBins; i += blockDim.x) histogram[i] = 0;
 }
 
-__global__ void list_kernel(Problem problem, bool with_penalties) {
-    for_each_chunk(problem.mirror, blockIdx.x, gridDim.x, [&](const Looked& patch) {
-        look_at(problem, patch, with_penalties,
-                [&](std::size_t v, const RetrievalCandidate& candidate, double bound) {
+// Notes what could be at the threshold or above. Footprints are left to threads that all have one:
+// computed here they would cost the registers that let enough threads wait for memory.
+__global__ void see_kernel(Problem problem, bool with_penalties) {
+    if (!any_has_part(problem, Pass::list)) return;
+    for_all_chunks(problem.mirror, blockIdx.x, gridDim.x, [&](const Looked& patch) {
+        look_at(problem, patch, Pass::list, with_penalties,
+                [&](std::size_t v, const RetrievalCandidate&, double bound) {
                     RetrievalState& state = problem.scratch.states[v];
-                    if (bound < state.threshold || is_taken(problem, v, candidate.id)) return;
-                    const std::uint32_t at = atomicAdd(&state.listed, 1u);
-                    if (at < problem.scratch.room)
-                        problem.scratch.candidates[v * problem.scratch.room + at] = candidate;
+                    if (bound < state.threshold) return;
+                    const std::uint32_t at = atomicAdd(&state.seen, 1u);
+                    if (at < problem.scratch.seen_room)
+                        problem.scratch.seen[v * problem.scratch.seen_room + at] = patch.place;
                 });
     });
 }
 
-__global__ void score_kernel(Problem problem) {
+// Lists a candidate, and counts it.
+__device__ void list(const Problem& problem, std::size_t v, RetrievalCandidate& candidate) {
+    RetrievalState& state = problem.scratch.states[v];
+    const double score = add_footprint_and_penalise(problem, v, candidate);
+    if (!passes(state, score, candidate.id) || is_taken(problem, v, candidate.id)) return;
+    const std::uint32_t at = atomicAdd(&state.listed, 1u);
+    const std::size_t bin = bin_of(state, score, candidate.id);
+    atomicAdd(&problem.scratch.histogram[v * kScoreBins + bin], 1u);
+    if (at < problem.scratch.room)
+        problem.scratch.candidates[v * problem.scratch.room + at] = candidate;
+    if (state.is_window && bin < kWindowBins) {
+        atomicMin(&state.least, bits_of(score));
+        atomicMax(&state.most, bits_of(score));
+        atomicMax(&state.most_id, static_cast<unsigned long long>(candidate.id));
+    }
+}
+
+// A thread a patch that was noted.
+__global__ void list_kernel(Problem problem, bool with_penalties) {
     const std::size_t v = blockIdx.y, i = thread_index();
     const RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done || state.listed > problem.scratch.room || i >= state.listed) return;
-    RetrievalCandidate& candidate = problem.scratch.candidates[v * problem.scratch.room + i];
-    candidate.is_gone = !add_footprint(problem, v, candidate);
+    if (state.is_done || state.seen > problem.scratch.seen_room || i >= state.seen) return;
+    RetrievalCandidate candidate;
+    const Looked patch(problem.mirror, problem.scratch.seen[v * problem.scratch.seen_room + i]);
+    if (make_candidate(problem, v, patch, with_penalties, candidate)) list(problem, v, candidate);
+}
+
+// For views that had no room to note it all.
+__global__ void list_all_kernel(Problem problem, bool with_penalties) {
+    if (!any_has_part(problem, Pass::list_all)) return;
+    for_all_chunks(problem.mirror, blockIdx.x, gridDim.x, [&](const Looked& patch) {
+        look_at(problem, patch, Pass::list_all, with_penalties,
+                [&](std::size_t v, RetrievalCandidate candidate, double bound) {
+                    if (bound >= problem.scratch.states[v].threshold) list(problem, v, candidate);
+                });
+    });
 }
 
 // The best of a thread, a warp or a block: by penalised score, then the smaller id.
@@ -304,29 +471,94 @@ __device__ Best best_of_block(Best own, Best* memory) {
 }
 
 // By one thread of a block.
-__device__ void take(const Problem& problem, std::size_t v, const RetrievalCandidate& candidate) {
-    const std::uint32_t index = problem.scratch.states[v].taken++;
+__device__ void take(const Problem& problem, std::size_t v, std::uint32_t index,
+                     const RetrievalCandidate& candidate) {
     problem.taken(v)[index] = candidate;
     if (problem.params.is_diverse())
         TakenBins(problem, v).add(candidate.at.u, candidate.at.v, static_cast<std::int32_t>(index));
 }
 
-// A block a view takes from its list. Under diversity every pick looks at where all others are, so
-// their places are in shared memory, where there is room.
+// What lists are sorted by.
+struct Keyed {
+    double key;
+    std::uint64_t id;
+    __device__ bool before(const Keyed& other) const {
+        return key < other.key || (key == other.key && id < other.id);
+    }
+};
+
+// How many of n come before one of them; by all threads of a block, whose memory holds one a
+// thread.
+template <class Get>
+__device__ std::uint32_t rank_of(const Keyed& own, std::uint32_t n, Keyed* memory, const Get& get) {
+    std::uint32_t rank = 0;
+    for (std::uint32_t first = 0; first < n; first += blockDim.x) {
+        __syncthreads();
+        if (first + threadIdx.x < n) memory[threadIdx.x] = get(first + threadIdx.x);
+        __syncthreads();
+        const std::uint32_t some = min(n - first, blockDim.x);
+        for (std::uint32_t i = 0; i < some; ++i) rank += memory[i].before(own);
+    }
+    return rank;
+}
+
+// Without diversity the best of a list are taken at once, a thread each.
+__global__ void take_best_kernel(Problem problem) {
+    const std::size_t v = blockIdx.y;
+    const RetrievalState& state = problem.scratch.states[v];
+    if (state.is_done || state.listed > problem.scratch.room ||
+        static_cast<std::size_t>(blockIdx.x) * blockDim.x >= state.listed)
+        return;
+    const RetrievalCandidate* const listed = problem.scratch.candidates + v * problem.scratch.room;
+    const auto get = [&](std::size_t i) { return Keyed{-listed[i].at.score, listed[i].id}; };
+    const std::size_t i = thread_index();
+    const bool is_listed = i < state.listed;
+    const Keyed own = is_listed ? get(i) : Keyed{};
+    const std::uint32_t at =
+        state.taken + rank_of(own, state.listed, reinterpret_cast<Keyed*>(shared_memory()), get);
+    if (is_listed && at < problem.params.top_k) problem.taken(v)[at] = listed[i];
+}
+
+// What comes after a list: it is all, or there is more to list, or it had no room.
+__device__ void end_round(const Problem& problem, RetrievalState& state, std::uint32_t taken,
+                          bool is_used_up) {
+    if (state.listed > problem.scratch.room) {
+        state.is_counted = 1;
+        return;
+    }
+    const bool is_all = is_used_up && state.threshold == 0 && !state.counts_ids;
+    const bool is_more = taken > state.taken;
+    state.taken = taken;
+    state.is_done = taken == problem.params.top_k || is_all;
+    if (!problem.params.is_diverse() || !is_more)
+        state.target = min(4 * state.target, static_cast<double>(problem.scratch.room) / 2);
+    count_all_scores(state);
+}
+
+__global__ void end_round_kernel(Problem problem) {
+    const std::size_t v = thread_index();
+    if (v >= problem.count) return;
+    RetrievalState& state = problem.scratch.states[v];
+    if (state.is_done) return;
+    const auto most = static_cast<std::uint32_t>(problem.params.top_k);
+    end_round(problem, state, min(state.taken + min(state.listed, most), most), true);
+}
+
+// A block a view takes from its list one by one. Every pick looks at where all others are, so their
+// places are in shared memory, where there is room.
 __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, bool has_room) {
     Best* const memory = reinterpret_cast<Best*>(shared_memory());
     const std::size_t v = blockIdx.x;
     RetrievalState& state = problem.scratch.states[v];
     if (state.is_done) return;
     if (state.listed > problem.scratch.room) {
-        if (threadIdx.x == 0) state.target = max(state.target / 8, 1.0);
+        if (threadIdx.x == 0) end_round(problem, state, state.taken, false);
         return;
     }
     RetrievalCandidate* const listed = problem.scratch.candidates + v * problem.scratch.room;
     const std::uint32_t n = state.listed;
     const double factor = problem.params.diversity_penalty,
-                 radius = problem.params.diversity_radius, threshold = state.threshold;
-    const bool is_diverse = problem.params.is_diverse();
+                 radius = problem.params.diversity_radius;
     double2* const places = reinterpret_cast<double2*>(memory + kWarp);
     const auto place_of = [&](std::uint32_t i) {
         return has_room ? places[i] : double2{listed[i].at.u, listed[i].at.v};
@@ -343,37 +575,31 @@ __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, b
         }
         return best;
     };
-    const std::uint32_t already = state.taken;
-    std::uint32_t taken = already;
+    std::uint32_t taken = state.taken;
     bool is_used_up = false;
     Best own = best_of_thread();
     while (taken < problem.params.top_k) {
         const Best best = best_of_block(own, memory);
         is_used_up = best.at == ~0u;
-        if (is_used_up || best.bound < threshold) break;
-        ++taken;
+        if (is_used_up || !passes(state, best.bound, best.id)) break;
         const bool is_mine = best.at % blockDim.x == threadIdx.x;
         if (is_mine) {
             listed[best.at].is_gone = 1;
-            take(problem, v, listed[best.at]);
+            take(problem, v, taken, listed[best.at]);
         }
+        ++taken;
         bool is_worse = is_mine;  // the thread's best; others only get worse too
-        if (is_diverse) {
-            const Projected at = listed[best.at].at;
-            for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
-                const double2 place = place_of(i);
-                if (!is_within(place.x, place.y, at, radius * radius)) continue;
-                ++listed[i].penalties;
-                is_worse = is_worse || i == own.at;
-            }
+        const Projected at = listed[best.at].at;
+        for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
+            const double2 place = place_of(i);
+            if (!is_within(place.x, place.y, at, radius * radius)) continue;
+            ++listed[i].penalties;
+            is_worse = is_worse || i == own.at;
         }
         if (is_worse) own = best_of_thread();
     }
     __syncthreads();
-    if (threadIdx.x != 0) return;
-    state.is_done = taken == problem.params.top_k || (is_used_up && threshold == 0);
-    if (taken == already)  // footprints took all below the threshold
-        state.target = min(4 * state.target, static_cast<double>(problem.scratch.room) / 2);
+    if (threadIdx.x == 0) end_round(problem, state, taken, is_used_up);
 }
 
 // A block a view: the best of the whole store, again and again.
@@ -393,8 +619,8 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem probl
     while (state.taken < problem.params.top_k) {
         Best own = Best::none();
         RetrievalCandidate mine;
-        for_each_chunk(problem.mirror, threadIdx.x / kChunk, each, [&](const Looked& patch) {
-            look_at(alone, patch, problem.params.is_diverse(),
+        for_all_chunks(problem.mirror, threadIdx.x / kChunk, each, [&](const Looked& patch) {
+            look_at(alone, patch, Pass::list, problem.params.is_diverse(),
                     [&](std::size_t, RetrievalCandidate candidate, double bound) {
                         if (bound < own.bound || is_taken(alone, 0, candidate.id) ||
                             !add_footprint(alone, 0, candidate))
@@ -409,37 +635,34 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem probl
         });
         const Best best = best_of_block(own, memory);
         if (best.at == ~0u) break;
-        if (best.at == threadIdx.x) take(alone, 0, mine);
+        if (best.at == threadIdx.x) {
+            take(alone, 0, state.taken, mine);
+            ++state.taken;
+        }
         __syncthreads();
     }
 }
 
-// A block a view: what is taken, front to back.
+// What is taken, front to back, a thread each.
 __global__ void sort_kernel(Problem problem, RetrievedOnDevice out) {
-    const std::size_t v = blockIdx.x, first = v * problem.params.top_k;
+    const std::size_t v = blockIdx.y, first = v * problem.params.top_k, i = thread_index();
     const RetrievalCandidate* const taken = problem.taken(v);
     const std::uint32_t n = problem.scratch.states[v].taken;
-    if (threadIdx.x == 0) out.count[v] = static_cast<std::int32_t>(n);
-    for (std::size_t i = threadIdx.x; i < problem.params.top_k; i += blockDim.x) {
-        std::size_t rank = i;
-        RetrievalCandidate one{};
-        if (i < n) {
-            one = taken[i];
-            rank = 0;
-            for (std::uint32_t j = 0; j < n; ++j) {
-                rank += taken[j].at.depth < one.at.depth ||
-                        (taken[j].at.depth == one.at.depth && taken[j].id < one.id);
-            }
-        }
-        const std::size_t to = first + rank;
-        out.ids[to] = i < n ? static_cast<std::int64_t>(one.id) : -1;
-        out.scores[to] = one.at.score;
-        out.pixels[2 * to] = one.at.u;
-        out.pixels[2 * to + 1] = one.at.v;
-        out.depth[to] = one.at.depth;
-        out.places[2 * to] = i < n ? one.row : -1;
-        out.places[2 * to + 1] = one.patch;
-    }
+    if (i == 0) out.count[v] = static_cast<std::int32_t>(n);
+    const auto get = [&](std::size_t j) { return Keyed{taken[j].at.depth, taken[j].id}; };
+    const bool is_taken = i < n;
+    const Keyed own = is_taken ? get(i) : Keyed{};
+    const std::uint32_t rank = rank_of(own, n, reinterpret_cast<Keyed*>(shared_memory()), get);
+    if (i >= problem.params.top_k) return;
+    const RetrievalCandidate one = is_taken ? taken[i] : RetrievalCandidate{};
+    const std::size_t to = first + (is_taken ? rank : i);
+    out.ids[to] = is_taken ? static_cast<std::int64_t>(one.id) : -1;
+    out.scores[to] = one.at.score;
+    out.pixels[2 * to] = one.at.u;
+    out.pixels[2 * to + 1] = one.at.v;
+    out.depth[to] = one.at.depth;
+    out.places[2 * to] = is_taken ? one.row : -1;
+    out.places[2 * to + 1] = one.patch;
 }
 
 }  // namespace
@@ -456,14 +679,19 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
         is_diverse
             ? room / 4
             : std::min(std::max(4.0 * static_cast<double>(params.top_k), kLeastTarget), room / 4);
-    const Shape scan{dim3(static_cast<unsigned>(std::min<std::size_t>(
-                         std::max<std::size_t>(mirror.chunks, 1), kScanBlocks))),
-                     dim3(kChunk)};
+    const std::size_t scanners = kScanBlocks * multiprocessors(stream);
+    const Shape scan{
+        dim3(static_cast<unsigned>(std::clamp<std::size_t>(mirror.chunks, 1, scanners))),
+        dim3(kChunk)};
     const auto takers = static_cast<unsigned>(
         std::clamp(scratch.room / kListedEach / kChunk * kChunk, kChunk, kMostThreads));
-    const std::size_t places = scratch.room * sizeof(double2);
-    const bool has_room = is_diverse && places <= kMostPlaces;
-    const Shape greedy{of_views, dim3(takers), kWarp * sizeof(Best) + (has_room ? places : 0)};
+    const std::size_t places = scratch.room * sizeof(double2), others = kWarp * sizeof(Best);
+    const bool has_room = is_diverse && others + places <= most_shared_bytes(stream);
+    const Shape greedy{of_views, dim3(takers), others + (has_room ? places : 0)};
+    const auto a_thread_each = [&](std::size_t n) {
+        return Shape{dim3(blocks(kName, n, kBlock), static_cast<unsigned>(count)), dim3(kBlock),
+                     kBlock * sizeof(Keyed)};
+    };
     launch(kName, begin_kernel, {of_views, dim3(kBlock)}, stream, problem, target);
     for (int round = 0; round < (is_diverse ? kDiverseRounds : kRounds); ++round) {
         const bool with_penalties = is_diverse && round > 0;
@@ -471,16 +699,20 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
         launch(kName, threshold_kernel,
                {of_views, dim3(kThresholdThreads), kThresholdThreads * sizeof(std::uint32_t)},
                stream, problem, every);
-        launch(kName, list_kernel, scan, stream, problem, with_penalties);
-        launch(
-            kName, score_kernel,
-            {dim3(blocks(kName, scratch.room, kBlock), static_cast<unsigned>(count)), dim3(kBlock)},
-            stream, problem);
-        launch(kName, greedy_kernel, greedy, stream, problem, has_room);
+        launch(kName, see_kernel, scan, stream, problem, with_penalties);
+        launch(kName, list_kernel, a_thread_each(scratch.seen_room), stream, problem,
+               with_penalties);
+        launch(kName, list_all_kernel, scan, stream, problem, with_penalties);
+        if (is_diverse) {
+            launch(kName, greedy_kernel, greedy, stream, problem, has_room);
+        } else {
+            launch(kName, take_best_kernel, a_thread_each(scratch.room), stream, problem);
+            launch(kName, end_round_kernel, threads(kName, count), stream, problem);
+        }
     }
     launch(kName, finish_kernel, {of_views, dim3(kFinishThreads), kWarp * sizeof(Best)}, stream,
            problem);
-    launch(kName, sort_kernel, {of_views, dim3(kBlock)}, stream, problem, retrieved);
+    launch(kName, sort_kernel, a_thread_each(params.top_k), stream, problem, retrieved);
 }
 
 }  // namespace mosaicmem::cuda

@@ -20,30 +20,43 @@ struct RetrievalView {
 
 // A patch that may be among the best of a view.
 struct RetrievalCandidate {
-    Projected at;  // with the score as far as it is known
+    Projected at;  // with the score, but for penalties
     std::uint64_t id;
     std::int32_t row, patch;  // of the mirror's observations, and in it
     std::uint32_t penalties, is_gone;
 };
 
-// One for each view.
+// How far a view is. Seen is what may be listed. Listed is what has more than the threshold, or as
+// much and an id below the limit. The bins of the histogram are of 2^shift each, beginning at
+// `low`: scores as integers, or ids, of which the smaller come first.
 struct RetrievalState {
-    double threshold;  // nothing that is not listed has more
-    double target;     // how many to list
-    std::uint32_t listed, taken, is_done;
+    double threshold, target;  // and how many to list
+    std::uint64_t id_limit, low;
+    unsigned long long least, most, most_id;  // of what was counted in a window
+    std::int32_t shift;
+    std::uint32_t seen, listed, taken, is_done;
+    // The bins are of ids; are of scores within one bin of before; hold all that was listed.
+    std::uint32_t counts_ids, is_window, is_counted;
 };
 
 struct RetrievalScratch {
     RetrievalState* states;          // (views)
     RetrievalCandidate* candidates;  // (views, room)
     std::size_t room;
+    std::uint64_t* seen;  // (views, seen_room): places in the table of centres
+    std::size_t seen_room;
     std::uint32_t* histogram;           // (views, kScoreBins)
     RetrievalCandidate* taken;          // (views, top_k), as they are taken
     std::int32_t *first_of_bin, *next;  // (views, kTakenBins^2), (views, top_k)
 };
 
-constexpr std::size_t kScoreBins = 0x3F81;  // of the upper 16 bits of a float up to 1
-constexpr std::size_t kTakenBins = 65;      // along an axis of the image
+// Bins of all scores up to 1: the exponent and seven bits of a double.
+constexpr double kLeastScore = 0x1p-126;
+constexpr int kScoreShift = 45;
+constexpr std::size_t kScoreBins = 126 * 128 + 1;
+constexpr int kWindowBits = 13;
+constexpr std::size_t kWindowBins = std::size_t{1} << kWindowBits;
+constexpr std::size_t kTakenBins = 65;  // along an axis of the image
 
 // Front to back, by (depth, id); (views, top_k), ids -1 beyond the count.
 struct RetrievedOnDevice {

@@ -12,6 +12,7 @@ from mosaicmem import (
     MemoryRetrieval,
     MosaicMemoryStore,
     SpatialManipulation,
+    _core,
 )
 from mosaicmem.device.keyframe_pool import KeyframePool
 
@@ -106,6 +107,7 @@ class TestTopK:
 
         monkeypatch.setattr(retrieval, "_FEWEST", room)
         monkeypatch.setattr(retrieval, "_MOST", room)
+        monkeypatch.setattr(retrieval, "_SEEN", 1)
         both = Twins(device)
         same = random_keyframe(rng, 0.0, holes=0.0)
         for i in range(40):
@@ -114,6 +116,35 @@ class TestTopK:
         targets = CameraTrajectory([same[2], random_pose(rng), random_pose(rng)], K)
         for radius in (0.0, 9.0, 30.0) if room < 1024 else (9.0,):
             both.assert_alike(targets, top_k=100 if room < 1024 else 20, diversity_radius=radius, min_visibility=0.0)
+
+    @pytest.mark.parametrize("room", [64, 1024])
+    @pytest.mark.parametrize("top_k", [5, 16])
+    def test_a_camera_that_stood_still_needs_no_last_resort(self, rng, device, monkeypatch, room, top_k):
+        """Hundreds of patches with one score, and of those that differ most have a small footprint."""
+        from mosaicmem.device import retrieval
+        from mosaicmem.device.arrays import Call
+
+        monkeypatch.setattr(retrieval, "_FEWEST", room)
+        monkeypatch.setattr(retrieval, "_MOST", room)
+        monkeypatch.setattr(retrieval, "_SEEN", 1)
+        scratch = []
+
+        def remember(call, shape, dtype):
+            array, view = call.empty(shape, dtype)
+            scratch.append(array)
+            return view
+
+        both = Twins(device)
+        same = random_keyframe(rng, 0.0, holes=0.0)
+        for i in range(150):
+            latents, depth, _ = random_keyframe(rng, float(i), holes=0.6)
+            both.insert((latents, same[1], same[2]) if i % 2 else (latents, depth, random_pose(rng)))
+        targets = CameraTrajectory([same[2], random_pose(rng), random_pose(rng)], K)
+        monkeypatch.setattr(Call, "scratch", remember)
+        both.assert_alike(targets, top_k=top_k, min_visibility=0.0)
+        (states,) = (device.get(x) for x in scratch if x.shape[1:] == (_core.cuda.retrieval_state_bytes,))
+        at = _core.cuda.retrieval_is_done_offset
+        assert states[:, at : at + 4].copy().view(np.uint32).tolist() == [[1]] * 3
 
     def test_too_many(self, rng, twins):
         with pytest.raises(ValueError, match="top_k: expected at most 65536 on a device, got 70000"):

@@ -19,8 +19,8 @@ py::bytes pack_views(const MirrorTables& tables, const Camera& camera,
     return {reinterpret_cast<const char*>(packed.data()), packed.size() * sizeof packed[0]};
 }
 
-// (states, candidates, histogram, taken, first_of_bin, next)
-using Scratch = std::array<DeviceArray, 6>;
+// (states, candidates, seen, histogram, taken, first_of_bin, next)
+using Scratch = std::array<DeviceArray, 7>;
 // (ids, scores, pixels, depth, places, count)
 using Retrieved = std::array<DeviceArray, 6>;
 
@@ -29,16 +29,17 @@ void retrieve(const MirrorTables& tables, const DeviceArray& views,
               const Retrieved& retrieved, const cuda::Stream& stream) {
     const std::size_t count = retrieved[0].extent(0), top_k = retrieved[0].extent(1);
     const auto [half_life, min_visibility, radius, penalty] = options;
-    cuda::retrieve(tables.mirror(), views.as<cuda::RetrievalView>(), count,
-                   {top_k, 0, half_life, min_visibility, radius, penalty},
-                   {scratch[0].as<cuda::RetrievalState>(),
-                    scratch[1].as<cuda::RetrievalCandidate>(), scratch[1].extent(1),
-                    scratch[2].as<std::uint32_t>(), scratch[3].as<cuda::RetrievalCandidate>(),
-                    scratch[4].as<std::int32_t>(), scratch[5].as<std::int32_t>()},
-                   {retrieved[0].as<std::int64_t>(), retrieved[1].as<double>(),
-                    retrieved[2].as<double>(), retrieved[3].as<double>(),
-                    retrieved[4].as<std::int32_t>(), retrieved[5].as<std::int32_t>()},
-                   stream);
+    cuda::retrieve(
+        tables.mirror(), views.as<cuda::RetrievalView>(), count,
+        {top_k, 0, half_life, min_visibility, radius, penalty},
+        {scratch[0].as<cuda::RetrievalState>(), scratch[1].as<cuda::RetrievalCandidate>(),
+         scratch[1].extent(1), scratch[2].as<std::uint64_t>(), scratch[2].extent(1),
+         scratch[3].as<std::uint32_t>(), scratch[4].as<cuda::RetrievalCandidate>(),
+         scratch[5].as<std::int32_t>(), scratch[6].as<std::int32_t>()},
+        {retrieved[0].as<std::int64_t>(), retrieved[1].as<double>(), retrieved[2].as<double>(),
+         retrieved[3].as<double>(), retrieved[4].as<std::int32_t>(),
+         retrieved[5].as<std::int32_t>()},
+        stream);
 }
 
 // (latents, positions, depth, confidence, valid, coverage)
@@ -61,6 +62,7 @@ void land(const MirrorTables& tables, const DeviceArray& views, const DeviceArra
 void bind_cuda_retrieval(py::module_& m) {
     m.attr("view_bytes") = sizeof(cuda::RetrievalView);
     m.attr("retrieval_state_bytes") = sizeof(cuda::RetrievalState);
+    m.attr("retrieval_is_done_offset") = offsetof(cuda::RetrievalState, is_done);
     m.attr("retrieval_candidate_bytes") = sizeof(cuda::RetrievalCandidate);
     m.attr("score_bins") = cuda::kScoreBins;
     m.attr("taken_bins") = cuda::kTakenBins;

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mosaicmem.memory.options import RetrievalOptions
 
 _FEWEST, _MOST = 1 << 13, 1 << 17  # candidates listed for a view
+_SEEN = 4  # patches noted for each that is listed, whose footprints are looked at
 _MOST_TOP_K = 1 << 16
 
 Cameras = tuple[tuple[float, ...], F64, F64]
@@ -74,6 +75,7 @@ def _retrieve(call: Call, tables: Any, views: View, options: RetrievalOptions) -
     scratch = (
         call.scratch((count, of_state), "uint8"),
         call.scratch((count, room, of_candidate), "uint8"),
+        call.scratch((count, _SEEN * room), "int64"),
         call.scratch((count, _core.cuda.score_bins), "int32"),
         call.scratch((count, top_k, of_candidate), "uint8"),
         call.scratch((count, _core.cuda.taken_bins**2), "int32"),
