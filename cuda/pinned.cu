@@ -49,6 +49,11 @@ bool Moment::has_passed() const {
     return true;
 }
 
+void Moment::wait() const {
+    const OnDevice guard(device_);
+    check(cudaEventSynchronize(static_cast<cudaEvent_t>(event_)), "(a moment of a stream)");
+}
+
 SideStream::SideStream(int device) : stream_{device, nullptr} {
     const OnDevice guard(device);
     cudaStream_t handle;

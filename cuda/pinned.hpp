@@ -35,6 +35,7 @@ class Moment {
     Moment& operator=(const Moment&) = delete;
 
     bool has_passed() const;
+    void wait() const;  // the host does
 
   private:
     int device_;

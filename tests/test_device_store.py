@@ -296,6 +296,46 @@ class TestBudget:
         retrieval.retrieve(there, targets, STRIDE)
         assert there._mirror.device_bytes == 0
 
+    def test_memory_may_be_used_up_at_any_time(self, rng, device, monkeypatch):
+        """What comes next is as it would have been."""
+        from mosaicmem.device.arrays import Call
+
+        real, left, failures = Call.empty, 0, 0
+
+        def fails(*arguments):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise MemoryError("no more")
+            return real(*arguments)
+
+        host = MosaicMemoryStore()
+        there = MosaicMemoryStore(device=device.for_store, device_bytes=3 * ROWS * COLUMNS * 4 * 4)
+        targets, retrieval = views(rng, 2), MemoryRetrieval(top_k=100)
+        for i in range(24):
+            for j in range(2):
+                latents, depth, pose = random_keyframe(rng, float(i))
+                for store in (host, there):
+                    store.insert_keyframe(latents, depth, K, pose, frame_id=2 * i + j)
+            if i > 4:
+                for store in (host, there):
+                    store.delete_frame(2 * (i - 4))
+            left = i % 8
+            with monkeypatch.context() as patch:
+                patch.setattr(Call, "empty", fails)
+                try:
+                    retrieval.retrieve(there, targets, STRIDE)
+                except MemoryError:
+                    failures += 1
+            expected = retrieval.retrieve(host, targets, STRIDE)
+            got = retrieval.retrieve(there, targets, STRIDE)
+            np.testing.assert_array_equal(device.get(got.tokens)[device.get(got.valid)], expected.tokens)
+        assert failures >= 3
+        there.delete_patches(there.patch_ids)
+        retrieval.retrieve(there, targets, STRIDE)
+        assert there._mirror.device_bytes == 0
+        assert not there._mirror._pool._held
+
 
 class TestRefusals:
     def test_devices(self):

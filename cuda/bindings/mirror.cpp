@@ -63,8 +63,9 @@ void bind_cuda_mirror(py::module_& m) {
         py::arg("array"));
     py::class_<cuda::Moment>(m, "Moment")
         .def(py::init<const cuda::Stream&>(), py::arg("stream"))
-        .def_property_readonly("has_passed", &cuda::Moment::has_passed);
-    // From pinned memory the copy runs on; from other memory it is staged before this returns.
+        .def_property_readonly("has_passed", &cuda::Moment::has_passed)
+        .def("wait", &cuda::Moment::wait, py::call_guard<py::gil_scoped_release>());
+    // From pinned memory, which must stay as it is until the stream is past it.
     m.def(
         "upload",
         [](const py::buffer& from, const DeviceArray& to, std::size_t offset,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -47,6 +48,10 @@ def is_on_device(value: Any) -> bool:
     return device is not None and device()[0] == _CUDA
 
 
+_leaving: list[tuple[Any, Any]] = []  # a moment of a stream, and an array that kernels may read until then
+_leaving_lock = threading.Lock()
+
+
 class TorchFramework:
     """torch tensors."""
 
@@ -55,8 +60,10 @@ class TorchFramework:
         self._device = value.device
         self.index: int = value.device.index or 0
 
-    def stream(self) -> int:
-        return int(self._torch.cuda.current_stream(self._device).cuda_stream)
+    def stream(self) -> tuple[int, Any]:
+        """The handle of the current stream, and who keeps it alive."""
+        stream = self._torch.cuda.current_stream(self._device)
+        return int(stream.cuda_stream), stream
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
@@ -68,7 +75,7 @@ class TorchFramework:
     def to_host(value: Any) -> Any:
         return value.cpu().numpy()
 
-    def release(self, value: Any) -> None:
+    def release(self, value: Any, _stream: Stream) -> None:
         """Says that the current stream was the last to use the memory of ``value``."""
         value.record_stream(self._torch.cuda.current_stream(self._device))
 
@@ -114,12 +121,14 @@ class ModuleFramework:
         cuda = getattr(self._module, "cuda", None)
         return contextlib.nullcontext() if cuda is None else cuda.Device(self.index)
 
-    def stream(self) -> int:
+    def stream(self) -> tuple[int, Any]:
+        """The handle of the current stream, and who keeps it alive."""
         cuda = getattr(self._module, "cuda", None)
         if cuda is None:
-            return int(self._value.__cuda_array_interface__.get("stream") or 1)
+            return int(self._value.__cuda_array_interface__.get("stream") or 1), None
         with self._here():
-            return int(cuda.get_current_stream().ptr)
+            stream = cuda.get_current_stream()
+            return int(stream.ptr), stream
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         with self._here():
@@ -133,9 +142,12 @@ class ModuleFramework:
     def to_host(value: Any) -> Any:
         return value.get() if hasattr(value, "get") else np.asarray(value.to_device("cpu"))
 
-    def release(self, value: Any) -> None:
-        """Says that the current stream was the last to use the memory of ``value``: CuPy's pool keeps a stream apart
-        from others, so nothing is to be said."""
+    def release(self, value: Any, stream: Stream) -> None:
+        """Keeps ``value`` until the stream is past this moment: CuPy's pool would give its memory at once to the stream
+        that it was made in, which may be another."""
+        with _leaving_lock:
+            _leaving[:] = [(moment, array) for moment, array in _leaving if not moment.has_passed]
+            _leaving.append((_core.cuda.Moment(stream), value))
 
     @staticmethod
     def dtype(value: Any) -> str:
@@ -180,7 +192,8 @@ class Call:
         self._name = name
         self._framework = _framework(name, _adopted(name, value))
         self._held: list[Any] = []
-        self.stream: Stream = (self._framework.index, self._framework.stream())
+        handle, self.stream_owner = self._framework.stream()
+        self.stream: Stream = (self._framework.index, handle)
 
     @property
     def place(self) -> tuple[type, int]:
@@ -245,7 +258,7 @@ class Call:
 
     def release(self, array: Any) -> None:
         """Lets go of an array of the framework once all that is in the stream now is done."""
-        self._framework.release(array)
+        self._framework.release(array, self.stream)
 
     def to_host(self, array: Any) -> Any:
         """A copy as a NumPy array. Waits for the device."""
@@ -361,12 +374,13 @@ class StreamOrder:
 
     def __init__(self) -> None:
         self._last: Stream | None = None
+        self._owner: Any = None
 
     def follow(self, call: Call) -> None:
         """The stream of ``call`` waits for that of the call before."""
         if self._last is not None:
             _core.cuda.order_streams(self._last, call.stream)
-        self._last = call.stream
+        self._last, self._owner = call.stream, call.stream_owner  # a stream that is gone could not be waited for
 
 
 class DeviceCopies:

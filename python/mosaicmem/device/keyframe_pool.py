@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem.device.arrays import Call, View
+from mosaicmem.device.arrays import Call
+from mosaicmem.device.staging import Staging, pinned_empty
 
 
 def pinned_copy(array: Any) -> Any:
     """A copy of a NumPy array in pinned memory, which lives as long as the copy."""
-    memory = _core.cuda.PinnedMemory(array.nbytes)
-    copy = np.frombuffer(memory, np.uint8).view(array.dtype).reshape(array.shape)
+    copy = pinned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def _bytes_of(array: Any) -> Any:
+    return array.reshape(-1).view(np.uint8)
 
 
 @dataclass
@@ -44,15 +48,25 @@ class KeyframePool:
     ----------
     budget : int or None
         Bytes of latents in device memory; None for all.
+    staging : Staging
+        What new keyframes go through.
+
+    Attributes
+    ----------
+    moved : dict
+        Keyframes whose address has changed, as keys, until somebody takes them out: kernels must not run before they
+        know the new one.
     """
 
-    def __init__(self, budget: int | None) -> None:
+    def __init__(self, budget: int | None, staging: Staging) -> None:
         self._budget = budget
+        self._staging = staging
         self._held: dict[int, _Held] = {}
         self._nbytes = 0  # on the device
         self._resident: dict[int, None] = {}  # those on the device, the one that was not used for longest first
         self._side: Any = None
         self._arriving: list[int] = []
+        self.moved: dict[int, None] = {}
         self._leaving: list[tuple[Any, Any]] = []  # a moment of the stream, and what it may still read
 
     @property
@@ -64,16 +78,22 @@ class KeyframePool:
         """Whether the latents of a keyframe are in device memory."""
         return self._held[keyframe].device is not None
 
-    def add(self, call: Call, keyframe: int, latents: Any) -> list[int]:
-        """Hold the latents of a keyframe, once more if they are held. Returns keyframes that were moved out for it."""
+    def add(self, call: Call, keyframe: int, latents: Any) -> None:
+        """Hold the latents of a keyframe, once more if they are held; others may be moved out for it. Where memory is
+        used up, nothing is held."""
         if keyframe in self._held:
             self._held[keyframe].uses += 1
-            return []
-        self._held[keyframe] = _Held(latents, 1)
-        moved = self._make_room(call, latents.nbytes, keep=frozenset())
+            return
+        self._make_room(call, latents.nbytes, keep=frozenset())
+        held = _Held(latents, 1)
         if self._fits(latents.nbytes):
-            _core.cuda.upload(latents, self._settle(call, keyframe), 0, call.stream)
-        return moved
+            device, room = call.empty((latents.nbytes,), "uint8")
+            if _core.cuda.is_pinned(latents):
+                _core.cuda.upload(_bytes_of(latents), room, 0, call.stream)
+            else:
+                self._staging.upload(call, latents, room, 0)
+            self._settle(keyframe, held, device)
+        self._held[keyframe] = held
 
     def drop(self, call: Call, keyframe: int) -> None:
         """Let go of a keyframe that `add` was called with."""
@@ -85,6 +105,7 @@ class KeyframePool:
         self._leaving.append((_core.cuda.Moment(call.stream), held.host))
         self._evict(call, keyframe)
         del self._held[keyframe]
+        self.moved.pop(keyframe, None)
 
     def address(self, call: Call, keyframe: int) -> int:
         """Where kernels read the latents of a keyframe."""
@@ -93,65 +114,57 @@ class KeyframePool:
             return held.pinned_address()
         return int(call.view(held.device).address)
 
-    def prefetch(self, call: Call, keyframes: list[int]) -> list[int]:
+    def prefetch(self, call: Call, keyframes: list[int]) -> None:
         """Begin to move keyframes into device memory, the most wanted first, as far as the budget goes; others leave.
 
         The copies run beside what is in the stream. Until `arrived`, kernels read those keyframes from the host.
-        Returns those that were moved out.
         """
         wanted = frozenset(keyframes)
-        moved: list[int] = []
-        arriving = []
         for keyframe in keyframes:
             held = self._held[keyframe]
             if held.device is not None:
                 self._resident[keyframe] = self._resident.pop(keyframe)
                 continue
-            moved += self._make_room(call, held.host.nbytes, keep=wanted)
+            self._make_room(call, held.host.nbytes, keep=wanted)
             if self._fits(held.host.nbytes):
-                held.pinned_address()
-                self._settle(call, keyframe)
-                arriving.append(keyframe)
-        if arriving:
-            if self._side is None:
-                self._side = _core.cuda.SideStream(call.stream[0])
-            _core.cuda.order_streams(call.stream, self._side.handle)  # until here the memory was another's
-            for keyframe in arriving:
-                held = self._held[keyframe]
-                _core.cuda.upload(held.host, call.view(held.device), 0, self._side.handle)
-        self._arriving += arriving
-        return moved
+                self._fetch(call, keyframe)
 
-    def arrived(self, call: Call) -> list[int]:
-        """Keyframes that were on their way; the stream waits for them."""
+    def arrived(self, call: Call) -> None:
+        """The stream waits for the keyframes that are on their way."""
         if self._arriving:
             _core.cuda.order_streams(self._side.handle, call.stream)
-        arrived, self._arriving = self._arriving, []
-        return [keyframe for keyframe in arrived if keyframe in self._held]
+        self.moved.update(dict.fromkeys(keyframe for keyframe in self._arriving if keyframe in self._held))
+        self._arriving = []
+
+    def _fetch(self, call: Call, keyframe: int) -> None:
+        held = self._held[keyframe]
+        held.pinned_address()
+        device, room = call.empty((held.host.nbytes,), "uint8")
+        if self._side is None:
+            self._side = _core.cuda.SideStream(call.stream[0])
+        _core.cuda.order_streams(call.stream, self._side.handle)  # until here the memory was another's
+        _core.cuda.upload(_bytes_of(held.host), room, 0, self._side.handle)
+        self._settle(keyframe, held, device)
+        self._arriving.append(keyframe)
 
     def _fits(self, nbytes: int) -> bool:
         return self._budget is None or self._nbytes + nbytes <= self._budget
 
-    def _make_room(self, call: Call, nbytes: int, keep: frozenset[int]) -> list[int]:
+    def _make_room(self, call: Call, nbytes: int, keep: frozenset[int]) -> None:
         """Moves out what was not used for longest, if that makes room at all."""
         if self._budget is None or nbytes > self._budget:
-            return []
-        moved: list[int] = []
+            return
         for keyframe in list(self._resident):
             if self._fits(nbytes):
                 break
             if keyframe not in keep:
+                self.moved[keyframe] = None
                 self._evict(call, keyframe)
-                moved.append(keyframe)
-        return moved
 
-    def _settle(self, call: Call, keyframe: int) -> View:
-        """Room for a keyframe in device memory."""
-        held = self._held[keyframe]
-        held.device, room = call.empty((held.host.nbytes,), "uint8")
+    def _settle(self, keyframe: int, held: _Held, device: Any) -> None:
+        held.device = device
         self._resident[keyframe] = None
         self._nbytes += held.host.nbytes
-        return room
 
     def _evict(self, call: Call, keyframe: int) -> None:
         held = self._held[keyframe]

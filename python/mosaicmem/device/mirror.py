@@ -18,6 +18,7 @@ from mosaicmem import _core
 from mosaicmem._arrays import F32, U64
 from mosaicmem.device.arrays import Call, StreamOrder, anchor
 from mosaicmem.device.keyframe_pool import KeyframePool
+from mosaicmem.device.staging import Staging
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,7 @@ class MirroredRow:
     chunks: int
     keyframe: int
     slot: int
-    description: dict[str, Any]  # of the host, without large arrays
     arrays: tuple[Any, ...]  # on the device, that the row points to
-    cells: int
 
 
 class StoreMirror:
@@ -50,14 +49,15 @@ class StoreMirror:
     def __init__(self, device: Any, budget: int | None, latent_dtype: str) -> None:
         self._anchor = anchor(device)
         self._latent_type = getattr(_core.LatentType, latent_dtype)
-        self._pool = KeyframePool(budget)
+        self._staging = Staging()
+        self._pool = KeyframePool(budget, self._staging)
         self._lock = threading.RLock()
         self._clear()
         self._centres: Any = None
         self._chunk_row: Any = None
         self._table: Any = None
         self._order = StreamOrder()
-        self._described: tuple[int, dict[str, Any]] | None = None
+        self._described: tuple[int, dict[str, Any]] | None = None  # of a revision
 
     def _clear(self) -> None:
         self._revision = -1
@@ -68,6 +68,7 @@ class StoreMirror:
         self._free_chunks: dict[int, list[int]] = {}  # first chunks, by how many there are
         self._used_rows = self._used_chunks = 0
         self._origin = (0.0, 0.0, 0.0)
+        self._columns = _empty_columns(64)
 
     @property
     def revision(self) -> int:
@@ -86,7 +87,8 @@ class StoreMirror:
         with self._lock:
             call = Call("device", self._anchor)
             self._order.follow(call)
-            self._point(call, self._pool.arrived(call))
+            self._pool.arrived(call)
+            self._point(call)
             self._follow(call, core)
             yield call, self._tables(call, core)
 
@@ -95,7 +97,8 @@ class StoreMirror:
         with self.following(core) as (call, _):
             rows = [self._by_slot[slot] for slot in slots if slot in self._by_slot]
             keyframes = list(dict.fromkeys(row.keyframe for row in rows))
-            self._point(call, self._pool.prefetch(call, keyframes))
+            self._pool.prefetch(call, keyframes)
+            self._point(call)
 
     def rows_of(self, slots: Iterable[int]) -> list[int]:
         """Rows of observations; those that are not here are left out."""
@@ -113,7 +116,8 @@ class StoreMirror:
     def described(self) -> dict[str, Any]:
         """What is known of each row, as arrays; zero for those that are free."""
         if self._described is None or self._described[0] != self._revision:
-            self._described = self._revision, _as_arrays(self._rows.values(), self._used_rows)
+            columns = {name: column[: self._used_rows].copy() for name, column in self._columns.items()}
+            self._described = self._revision, columns
         return self._described[1]
 
     def _tables(self, call: Call, core: _core.MemoryStore) -> Any:
@@ -148,9 +152,11 @@ class StoreMirror:
         """Without the room that those who left have left."""
         old = list(self._rows.values())
         self._clear()
-        self._follow(call, core)
-        for held in old:
-            self._let_go(call, held)
+        try:
+            self._follow(call, core)
+        finally:
+            for held in old:
+                self._let_go(call, held)
 
     def _add(self, call: Call, description: dict[str, Any]) -> None:
         centres: F32 = description.pop("centres")
@@ -169,13 +175,18 @@ class StoreMirror:
         self._upload(call, padded, self._centres, first_chunk * chunk * 12)
         arrays = [self._copied(call, array) for array in (depth, confidence) if array is not None]
         addresses = [call.view(array).address for array in arrays]
-        self._point(call, self._pool.add(call, keyframe, latents))
-        packed = _core.cuda.pack_observation(
-            description, self._pool.address(call, keyframe), addresses[0], (*addresses, 0)[1], first_chunk
-        )
-        self._upload(call, packed, self._table, row * _core.cuda.observation_bytes)
-        # Last of all kernels learn of it: where memory is used up before, nothing has changed for them.
-        self._upload(call, np.full(chunks, row, np.int32), self._chunk_row, 4 * first_chunk)
+        self._pool.add(call, keyframe, latents)
+        try:
+            self._point(call)
+            packed = _core.cuda.pack_observation(
+                description, self._pool.address(call, keyframe), addresses[0], (*addresses, 0)[1], first_chunk
+            )
+            self._upload(call, packed, self._table, row * _core.cuda.observation_bytes)
+            # Last of all kernels learn of it: where memory is used up before, nothing has changed for them.
+            self._upload(call, np.full(chunks, row, np.int32), self._chunk_row, 4 * first_chunk)
+        except BaseException:
+            self._pool.drop(call, keyframe)
+            raise
         if free:
             free.pop()
         if self._free_rows:
@@ -183,9 +194,9 @@ class StoreMirror:
         self._used_chunks = max(self._used_chunks, first_chunk + chunks)
         self._used_rows = max(self._used_rows, row + 1)
         self._by_keyframe.setdefault(keyframe, set()).add(row)
-        del description["depth"]
-        held = MirroredRow(row, first_chunk, chunks, keyframe, slot, description, tuple(arrays), depth.size)
+        held = MirroredRow(row, first_chunk, chunks, keyframe, slot, tuple(arrays))
         self._rows[description["version"]] = self._by_slot[slot] = held
+        self._describe(row, {**description, "observation": slot, "cells": depth.size})
 
     def _remove(self, call: Call, version: int) -> None:
         held = self._rows.pop(version)
@@ -195,20 +206,32 @@ class StoreMirror:
         self._free_chunks.setdefault(held.chunks, []).append(held.first_chunk)
         self._free_rows.append(held.row)
         self._by_keyframe[held.keyframe].discard(held.row)
+        self._describe(held.row, {})
         self._let_go(call, held)
+
+    def _describe(self, row: int, description: dict[str, Any]) -> None:
+        """Writes what is known of a row into the columns; zero where nothing is."""
+        if row >= len(self._columns["cells"]):
+            grown = _empty_columns(2 * row)
+            for name, column in self._columns.items():
+                grown[name][: len(column)] = column
+            self._columns = grown
+        for name, column in self._columns.items():
+            column[row] = np.reshape(description.get(name, np.zeros_like(column[row])), column.shape[1:])
 
     def _let_go(self, call: Call, held: MirroredRow) -> None:
         for array in held.arrays:
             call.release(array)
         self._pool.drop(call, held.keyframe)
 
-    def _point(self, call: Call, keyframes: Iterable[int]) -> None:
-        """Writes into the table where the latents of keyframes are now."""
-        for keyframe in keyframes:
+    def _point(self, call: Call) -> None:
+        """Writes into the table where the latents of keyframes are that have moved."""
+        for keyframe in list(self._pool.moved):
             address = np.array([self._pool.address(call, keyframe)], np.uint64)
             for row in self._by_keyframe.get(keyframe, ()):
                 offset = row * _core.cuda.observation_bytes + _core.cuda.latents_offset
                 self._upload(call, address, self._table, offset)
+            del self._pool.moved[keyframe]
 
     def _reserve(self, call: Call, more_chunks: int, more_rows: int) -> None:
         """Room for more chunks and rows than are used; what is there moves along."""
@@ -232,28 +255,22 @@ class StoreMirror:
             call.release(old)
         return array
 
-    @staticmethod
-    def _copied(call: Call, array: Any) -> Any:
+    def _copied(self, call: Call, array: Any) -> Any:
         room, view = call.empty(array.shape, array.dtype.name)
-        _core.cuda.upload(np.ascontiguousarray(array), view, 0, call.stream)
+        self._staging.upload(call, np.ascontiguousarray(array), view, 0)
         return room
 
-    @staticmethod
-    def _upload(call: Call, data: Any, array: Any, offset: int) -> None:
-        _core.cuda.upload(data, call.view(array), offset, call.stream)
+    def _upload(self, call: Call, data: Any, array: Any, offset: int) -> None:
+        self._staging.upload(call, data, call.view(array), offset)
 
 
-def _as_arrays(rows: Iterable[MirroredRow], count: int) -> dict[str, Any]:
-    arrays = {
-        "cells": np.zeros(count, np.int64),
-        "observation": np.zeros(count, np.uint64),
-        "frame_id": np.zeros(count, np.int64),
-        "timestamp": np.zeros(count),
-        "world_from_camera": np.zeros((count, 3, 4)),
-        "intrinsics": np.zeros((count, 4)),
+def _empty_columns(rows: int) -> dict[str, Any]:
+    """What is known of each row of the table of observations, on the host."""
+    return {
+        "cells": np.zeros(rows, np.int64),
+        "observation": np.zeros(rows, np.uint64),
+        "frame_id": np.zeros(rows, np.int64),
+        "timestamp": np.zeros(rows),
+        "world_from_camera": np.zeros((rows, 3, 4)),
+        "intrinsics": np.zeros((rows, 4)),
     }
-    for held in rows:
-        from_description = {**held.description, "observation": held.slot, "cells": held.cells}
-        for name, array in arrays.items():
-            array[held.row] = np.reshape(from_description[name], array.shape[1:])
-    return arrays
