@@ -27,8 +27,33 @@ struct RetrievalParams {
     }
 };
 
+// 2^x for x <= 0, to an ulp or two; 0 below 2^-1000. The libraries of the host and the device round
+// it differently, which would let them choose differently.
+MOSAICMEM_HOST_DEVICE inline double power_of_two(double x) {
+    if (!(x > -1000)) return 0;
+    const double whole = std::floor(x + 0.5), y = (x - whole) * 0x1.62e42fefa39efp-1;  // ln 2
+    // Of e^y, |y| < 0.35.
+    constexpr double kSeries[] = {1.0,
+                                  1.0,
+                                  1.0 / 2,
+                                  1.0 / 6,
+                                  1.0 / 24,
+                                  1.0 / 120,
+                                  1.0 / 720,
+                                  1.0 / 5040,
+                                  1.0 / 40320,
+                                  1.0 / 362880,
+                                  1.0 / 3628800,
+                                  1.0 / 39916800,
+                                  1.0 / 479001600,
+                                  1.0 / 6227020800};
+    double sum = 0;
+    for (int i = 13; i >= 0; --i) sum = kSeries[i] + y * sum;
+    return std::ldexp(sum, static_cast<int>(whole));
+}
+
 MOSAICMEM_HOST_DEVICE inline double recency_of(double timestamp, double time, double half_life) {
-    return half_life > 0 ? std::exp2(-std::max(0.0, time - timestamp) / half_life) : 1.0;
+    return half_life > 0 ? power_of_two(-std::max(0.0, time - timestamp) / half_life) : 1.0;
 }
 
 // (du, dv) from the principal point, in pixels.
