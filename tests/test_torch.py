@@ -281,7 +281,7 @@ class TestCudaKernels:
         if (missing := EmulatedDevice.missing()) is not None:
             pytest.skip(missing)
         monkeypatch.setattr(device_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
-        monkeypatch.setattr(device_arrays.TorchFramework, "stream", lambda self: 1)
+        monkeypatch.setattr(device_arrays.TorchFramework, "stream", lambda self: (1, None))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
     def test_rope_and_prope(self, rng, dtype):
