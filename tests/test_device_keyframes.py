@@ -201,8 +201,16 @@ class TestChoosing:
         chosen = retrieval.select(stores[1], targets(), STRIDE)
         retrieval.compose(stores[1], targets(), STRIDE, chosen)
         stores[1].delete_frame(0)
-        with pytest.raises(ValueError, match="sources: expected a choice from the store as it is, which has changed"):
+        message = "sources: expected a choice from this store as it is, got one from another, or from before it changed"
+        with pytest.raises(ValueError, match=message):
             retrieval.compose(stores[1], targets(), STRIDE, chosen)
+
+    def test_a_choice_from_another_store_is_refused(self, rng, world, stores, device):
+        """However alike they are: rows of one table say nothing in another."""
+        others = fill(rng, world, device, path(14))
+        chosen = KeyframeRetrieval().select(others[1], targets(), STRIDE)
+        with pytest.raises(ValueError, match="got one from another"):
+            KeyframeRetrieval().compose(stores[1], targets(), STRIDE, chosen)
 
     def test_what_cannot_be_composed_there(self, rng, stores):
         retrieval = KeyframeRetrieval()

@@ -51,6 +51,7 @@ class StoreMirror:
         self._latent_type = getattr(_core.LatentType, latent_dtype)
         self._staging = Staging()
         self._pool = KeyframePool(budget, self._staging)
+        self._identity = object()
         self._lock = threading.RLock()
         self._clear()
         self._centres: Any = None
@@ -71,9 +72,9 @@ class StoreMirror:
         self._columns = _empty_columns(64)
 
     @property
-    def revision(self) -> int:
-        """Of the store that the tables are those of."""
-        return self._revision
+    def state(self) -> tuple[Any, int]:
+        """What the tables are of: equal for no other store, and no other revision of this one."""
+        return self._identity, self._revision
 
     @property
     def device_bytes(self) -> int:

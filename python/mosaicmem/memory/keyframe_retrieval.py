@@ -75,7 +75,7 @@ class DeviceSelection:
 
     picks: Any
     observations: U64
-    _revision: int
+    _state: tuple[Any, int]  # of the mirror
 
     def __len__(self) -> int:
         """T."""
@@ -172,7 +172,7 @@ class KeyframeRetrieval:
         if store._mirror is not None:
             with store._mirror.following(store._core) as (call, tables):
                 picks = self._choose_on_device(store, call, tables, grids)
-                return DeviceSelection(picks, store._mirror.described()["observation"], store._mirror.revision)
+                return DeviceSelection(picks, store._mirror.described()["observation"], store._mirror.state)
         return KeyframeSelection(store._core.select_keyframes(grids, self.options.selection(), store.num_threads))
 
     def compose(
@@ -212,7 +212,7 @@ class KeyframeRetrieval:
             mirror = store._mirror
             with mirror.following(store._core) as (call, tables):
                 picks = self._choose_on_device(store, call, tables, grids)
-                selection = DeviceSelection(picks, mirror.described()["observation"], mirror.revision)
+                selection = DeviceSelection(picks, mirror.described()["observation"], mirror.state)
                 there = keyframes.compose(call, tables, mirror, grids, picks, self.options.blend())
                 return _composed({**there, "keyframes": mirror.described()}, selection)
         chosen, arrays = store._core.choose_and_compose(
@@ -255,8 +255,11 @@ class KeyframeRetrieval:
             raise ValueError(f"sources: expected those of {count} targets, got those of {len(sources)}")
         with mirror.following(store._core) as (call, tables):
             if isinstance(sources, DeviceSelection):
-                if sources._revision != mirror.revision:
-                    raise ValueError("sources: expected a choice from the store as it is, which has changed since")
+                if sources._state != mirror.state:
+                    raise ValueError(
+                        "sources: expected a choice from this store as it is, got one from another, or from before it "
+                        "changed; select again"
+                    )
                 picks = sources.picks
             else:
                 rows = [mirror.rows_of(each.tolist()) for each in sources.observations]
