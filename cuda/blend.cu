@@ -150,15 +150,28 @@ __device__ void add_visit(const Problem& problem, const MirroredObservation& fro
     }
 }
 
-// Visits of source cells [first, last) that have landed around a target cell, on its surface, in
-// the order of their list. Returns how many there are, of which the memory holds kGathered.
-__device__ unsigned gather(const Problem& problem, std::size_t pair, std::size_t cell,
-                           float surface, unsigned first, unsigned last, WarpMemory& memory) {
+// What a source cell weighs in a target cell (c, r), 0 if it does not reach it or its surface.
+__device__ float visit_weight(const Problem& problem, std::size_t pair, std::size_t token,
+                              std::int32_t r, std::int32_t c, float surface) {
+    const float* const landed = problem.scratch.landed + 5 * (pair * problem.scratch.room + token);
+    const TentCells over = tent_cells(landed[0], landed[1], landed[3], landed[4],
+                                      static_cast<std::int32_t>(problem.rows),
+                                      static_cast<std::int32_t>(problem.columns));
+    if (!over.contains(r, c)) return 0;
+    const float tent = tent_over(landed[0], landed[1], 1.0f / landed[4], r, c);
+    if (tent < kLeastTent ||
+        std::abs(landed[2] - surface) > problem.options.depth_tolerance * surface)
+        return 0;
+    return tent * landed[3];
+}
+
+// Visits of source cells that have landed around a target cell, on its surface. Returns how many
+// there are, of which the memory holds kGathered.
+__device__ unsigned gather(const Problem& problem, std::size_t pair, std::int32_t r, std::int32_t c,
+                           float surface, WarpMemory& memory) {
     const unsigned lane = threadIdx.x % kWarp;
     const auto rows = static_cast<std::int32_t>(problem.rows),
                columns = static_cast<std::int32_t>(problem.columns);
-    const auto r = static_cast<std::int32_t>(cell / problem.columns),
-               c = static_cast<std::int32_t>(cell % problem.columns);
     const std::int32_t reach = problem.scratch.reach[pair];
     if (lane == 0) memory.count = 0;
     __syncwarp();
@@ -167,21 +180,13 @@ __device__ unsigned gather(const Problem& problem, std::size_t pair, std::size_t
         if (y < 0 || x < 0 || y >= rows || x >= columns) continue;
         for (std::int32_t token = problem.scratch.head[pair * problem.cells() + y * columns + x];
              token >= 0; token = problem.scratch.next[pair * problem.scratch.room + token]) {
-            if (static_cast<unsigned>(token) < first || static_cast<unsigned>(token) >= last)
-                continue;
-            const float* const landed =
-                problem.scratch.landed + 5 * (pair * problem.scratch.room + token);
-            const TentCells over =
-                tent_cells(landed[0], landed[1], landed[3], landed[4], rows, columns);
-            if (!over.contains(r, c)) continue;
-            const float tent = tent_over(landed[0], landed[1], 1.0f / landed[4], r, c);
-            if (tent < kLeastTent ||
-                std::abs(landed[2] - surface) > problem.options.depth_tolerance * surface)
-                continue;
+            const float weight =
+                visit_weight(problem, pair, static_cast<std::size_t>(token), r, c, surface);
+            if (!(weight > 0)) continue;
             const unsigned at = atomicAdd(&memory.count, 1u);
             if (at >= kGathered) continue;
             memory.token[at] = static_cast<unsigned>(token);
-            memory.weight[at] = tent * landed[3];
+            memory.weight[at] = weight;
         }
     }
     __syncwarp();
@@ -205,24 +210,37 @@ __device__ void add_gathered(const Problem& problem, const MirroredObservation& 
     __syncwarp();
 }
 
+// Looks at all cells of a source, a lane each, and adds what they weigh in order.
+__device__ void add_crowd(const Problem& problem, const MirroredObservation& from, std::int32_t row,
+                          std::size_t pair, std::int32_t r, std::int32_t c, float surface,
+                          WarpMemory& memory, CellSums& sums) {
+    const std::size_t cells = static_cast<std::size_t>(from.rows) * from.columns;
+    for (std::size_t first = 0; first < cells; first += kWarp) {
+        const std::size_t token = first + threadIdx.x % kWarp;
+        const float own = token < cells ? visit_weight(problem, pair, token, r, c, surface) : 0;
+        for (unsigned mask = __ballot_sync(kAll, own > 0); mask != 0; mask &= mask - 1) {
+            const int lane = __ffs(static_cast<int>(mask)) - 1;
+            const float weight = __shfl_sync(kAll, own, lane);
+            add_visit(problem, from, row, first + static_cast<std::size_t>(lane), weight, memory,
+                      sums);
+        }
+    }
+}
+
 __device__ void add_splats(const Problem& problem, std::size_t v, std::size_t cell, float surface,
                            WarpMemory& memory, CellSums& sums) {
+    const auto r = static_cast<std::int32_t>(cell / problem.columns),
+               c = static_cast<std::int32_t>(cell % problem.columns);
     for (std::size_t s = 0; s < problem.count; ++s) {
         const std::int32_t row = problem.row_of(v, s);
         if (row < 0) continue;
         const MirroredObservation& from = problem.mirror.observations[row];
         const std::size_t pair = v * problem.count + s;
-        const unsigned cells = from.rows * from.columns;
-        const unsigned count = gather(problem, pair, cell, surface, 0, cells, memory);
+        const unsigned count = gather(problem, pair, r, c, surface, memory);
         if (count <= kGathered) {
             add_gathered(problem, from, row, count, memory, sums);
-            continue;
-        }
-        // So many land in one cell only where a keyframe is seen from far away.
-        for (unsigned first = 0; first < cells; first += kGathered) {
-            const unsigned some =
-                gather(problem, pair, cell, surface, first, first + kGathered, memory);
-            add_gathered(problem, from, row, some, memory, sums);
+        } else {  // a keyframe that is seen from far away
+            add_crowd(problem, from, row, pair, r, c, surface, memory, sums);
         }
     }
 }
