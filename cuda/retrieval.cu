@@ -128,13 +128,11 @@ __device__ void for_all_chunks(const Mirror& mirror, std::size_t first, std::siz
         mirror, first, step, mirror.chunks, [](std::size_t chunk) { return chunk; }, look);
 }
 
-enum class Pass { sample, list, list_all };
+enum class Pass { sample, list };
 
 __device__ bool has_part(const Problem& problem, std::size_t v, Pass pass) {
     const RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done) return false;
-    if (pass == Pass::sample) return !state.is_counted;
-    return pass == Pass::list || state.seen > problem.scratch.seen_room;
+    return !state.is_done && !(pass == Pass::sample && state.is_counted);
 }
 
 __device__ bool any_has_part(const Problem& problem, Pass pass) {
@@ -416,25 +414,44 @@ __device__ void list(const Problem& problem, std::size_t v, RetrievalCandidate& 
     }
 }
 
-// A thread a patch that was noted.
+// One view of many, as a problem of its own.
+__device__ Problem only(const Problem& problem, std::size_t v) {
+    Problem alone = problem;
+    alone.views += v;
+    alone.count = 1;
+    alone.scratch.states += v;
+    alone.scratch.candidates += v * problem.scratch.room;
+    alone.scratch.histogram += v * kScoreBins;
+    alone.scratch.taken = problem.taken(v);
+    alone.scratch.first_of_bin += v * kTakenBins * kTakenBins;
+    alone.scratch.next += v * problem.params.top_k;
+    return alone;
+}
+
+// A thread a patch that was noted; where there was no room to note them, the blocks of the view go
+// through the store once more.
 __global__ void list_kernel(Problem problem, bool with_penalties) {
-    const std::size_t v = blockIdx.y, i = thread_index();
+    const std::size_t v = blockIdx.y;
     const RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done || state.seen > problem.scratch.seen_room || i >= state.seen) return;
+    if (state.is_done) return;
+    if (state.seen > problem.scratch.seen_room) {
+        const Problem alone = only(problem, v);
+        const std::size_t each = blockDim.x / kChunk;
+        for_all_chunks(problem.mirror, blockIdx.x * each + threadIdx.x / kChunk, gridDim.x * each,
+                       [&](const Looked& patch) {
+                           look_at(alone, patch, Pass::list, with_penalties,
+                                   [&](std::size_t, RetrievalCandidate candidate, double bound) {
+                                       if (bound >= alone.scratch.states->threshold)
+                                           list(alone, 0, candidate);
+                                   });
+                       });
+        return;
+    }
+    const std::size_t i = thread_index();
+    if (i >= state.seen) return;
     RetrievalCandidate candidate;
     const Looked patch(problem.mirror, problem.scratch.seen[v * problem.scratch.seen_room + i]);
     if (make_candidate(problem, v, patch, with_penalties, candidate)) list(problem, v, candidate);
-}
-
-// For views that had no room to note it all.
-__global__ void list_all_kernel(Problem problem, bool with_penalties) {
-    if (!any_has_part(problem, Pass::list_all)) return;
-    for_all_chunks(problem.mirror, blockIdx.x, gridDim.x, [&](const Looked& patch) {
-        look_at(problem, patch, Pass::list_all, with_penalties,
-                [&](std::size_t v, RetrievalCandidate candidate, double bound) {
-                    if (bound >= problem.scratch.states[v].threshold) list(problem, v, candidate);
-                });
-    });
 }
 
 // The best of a thread, a warp or a block: by penalised score, then the smaller id.
@@ -502,23 +519,6 @@ __device__ std::uint32_t rank_of(const Keyed& own, std::uint32_t n, Keyed* memor
     return rank;
 }
 
-// Without diversity the best of a list are taken at once, a thread each.
-__global__ void take_best_kernel(Problem problem) {
-    const std::size_t v = blockIdx.y;
-    const RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done || state.listed > problem.scratch.room ||
-        static_cast<std::size_t>(blockIdx.x) * blockDim.x >= state.listed)
-        return;
-    const RetrievalCandidate* const listed = problem.scratch.candidates + v * problem.scratch.room;
-    const auto get = [&](std::size_t i) { return Keyed{-listed[i].at.score, listed[i].id}; };
-    const std::size_t i = thread_index();
-    const bool is_listed = i < state.listed;
-    const Keyed own = is_listed ? get(i) : Keyed{};
-    const std::uint32_t at =
-        state.taken + rank_of(own, state.listed, reinterpret_cast<Keyed*>(shared_memory()), get);
-    if (is_listed && at < problem.params.top_k) problem.taken(v)[at] = listed[i];
-}
-
 // What comes after a list: it is all, or there is more to list, or it had no room.
 __device__ void end_round(const Problem& problem, RetrievalState& state, std::uint32_t taken,
                           bool is_used_up) {
@@ -535,13 +535,33 @@ __device__ void end_round(const Problem& problem, RetrievalState& state, std::ui
     count_all_scores(state);
 }
 
-__global__ void end_round_kernel(Problem problem) {
-    const std::size_t v = thread_index();
-    if (v >= problem.count) return;
+// Without diversity the best of a list are taken at once, a thread each. The last block of a view
+// ends its round.
+__global__ void take_best_kernel(Problem problem) {
+    const std::size_t v = blockIdx.y;
     RetrievalState& state = problem.scratch.states[v];
     if (state.is_done) return;
     const auto most = static_cast<std::uint32_t>(problem.params.top_k);
-    end_round(problem, state, min(state.taken + min(state.listed, most), most), true);
+    const std::uint32_t listed = state.listed;
+    if (listed <= problem.scratch.room && blockIdx.x * blockDim.x < listed) {
+        const RetrievalCandidate* const candidates =
+            problem.scratch.candidates + v * problem.scratch.room;
+        const auto get = [&](std::size_t i) {
+            return Keyed{-candidates[i].at.score, candidates[i].id};
+        };
+        const std::size_t i = thread_index();
+        const Keyed own = i < listed ? get(i) : Keyed{};
+        const std::uint32_t at =
+            state.taken + rank_of(own, listed, reinterpret_cast<Keyed*>(shared_memory()), get);
+        if (i < listed && at < most) problem.taken(v)[at] = candidates[i];
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    __threadfence();
+    if (atomicAdd(&state.blocks_past, 1u) != gridDim.x - 1) return;
+    __threadfence();
+    state.blocks_past = 0;
+    end_round(problem, state, min(state.taken + min(listed, most), most), true);
 }
 
 // A block a view takes from its list one by one. Every pick looks at where all others are, so their
@@ -608,13 +628,7 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem probl
     const std::size_t v = blockIdx.x;
     RetrievalState& state = problem.scratch.states[v];
     if (state.is_done) return;
-    Problem alone = problem;  // with this view only
-    alone.views += v;
-    alone.count = 1;
-    alone.scratch.states += v;
-    alone.scratch.taken = problem.taken(v);
-    alone.scratch.first_of_bin += v * kTakenBins * kTakenBins;
-    alone.scratch.next += v * problem.params.top_k;
+    const Problem alone = only(problem, v);
     const unsigned each = blockDim.x / kChunk;
     while (state.taken < problem.params.top_k) {
         Best own = Best::none();
@@ -702,12 +716,10 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
         launch(kName, see_kernel, scan, stream, problem, with_penalties);
         launch(kName, list_kernel, a_thread_each(scratch.seen_room), stream, problem,
                with_penalties);
-        launch(kName, list_all_kernel, scan, stream, problem, with_penalties);
         if (is_diverse) {
             launch(kName, greedy_kernel, greedy, stream, problem, has_room);
         } else {
             launch(kName, take_best_kernel, a_thread_each(scratch.room), stream, problem);
-            launch(kName, end_round_kernel, threads(kName, count), stream, problem);
         }
     }
     launch(kName, finish_kernel, {of_views, dim3(kFinishThreads), kWarp * sizeof(Best)}, stream,
