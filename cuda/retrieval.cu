@@ -3,8 +3,8 @@
 // it. Where more are listed than there is room for, as where a camera has stood still and all its
 // frames score alike, they are counted as well, in bins of score or, of equal scores, of ids; the
 // next round begins where the counts say, or counts again within one bin. Views that are done cost
-// a launch. What the rounds leave to do, a last kernel does without a list, a patch at a time:
-// slow, and needed by hardly any store.
+// a launch. What is left after some rounds, a block a view does alone in rounds of its own: slow,
+// and needed by hardly any store.
 
 #include "frustum.hpp"
 #include "launch.cuh"
@@ -20,8 +20,10 @@ constexpr unsigned kFinishThreads = 256;
 constexpr std::size_t kMostThreads = 1024, kListedEach = 32;  // of a block that takes from a list
 constexpr std::size_t kSampledChunks = 8192;
 constexpr std::size_t kScanBlocks = 10;  // a multiprocessor, of kChunk threads: all at once, twice
-constexpr int kRounds = 6, kDiverseRounds = 8;
+constexpr int kRounds = 4, kDiverseRounds = 8;
 constexpr double kLeastTarget = 256;
+constexpr int kAllBelowShift = 49;  // of a window over all scores, 2.0 being 2^62
+static_assert(kWindowBins << kAllBelowShift == std::size_t{1} << 62);
 
 struct Problem {
     Mirror mirror;
@@ -277,6 +279,13 @@ __device__ void count_within(RetrievalState& state, std::size_t bin) {
         state.shift = finer;
         return;
     }
+    if (bin == 0 && !state.is_window) {  // also what lies below all bins, down to a score of 0
+        state.threshold = 0;
+        state.low = 0;
+        state.shift = kAllBelowShift;
+        state.is_window = 1;
+        return;
+    }
     const std::uint64_t bits = state.low + (static_cast<std::uint64_t>(bin) << state.shift);
     if (state.shift == 0 || (state.is_window && state.least == state.most)) {
         state.threshold = score_of(state.shift == 0 ? bits : state.least);
@@ -335,14 +344,24 @@ __global__ void sample_kernel(Problem problem, std::size_t every, bool with_pena
         [&](const Looked& patch) { look_at(problem, patch, Pass::sample, with_penalties, count); });
 }
 
-// A block a view: the threshold above which there are about as many as wanted. Leaves the
-// histogram empty.
-__global__ void threshold_kernel(Problem problem, std::size_t every) {
-    std::uint32_t* const sums = reinterpret_cast<std::uint32_t*>(shared_memory());
-    const std::size_t v = blockIdx.x;
+// Empty, unless all that was listed is counted in it.
+__device__ void clear_histogram(const Problem& problem, std::size_t v) {
+    for (std::size_t i = threadIdx.x; i < kScoreBins; i += blockDim.x)
+        problem.scratch.histogram[v * kScoreBins + i] = 0;
+}
+
+__device__ void begin_list(RetrievalState& state) {
+    state.listed = state.seen = 0;
+    state.least = ~0ull;
+    state.most = state.most_id = 0;
+}
+
+// Sets the threshold above which there are about as many as wanted; by a block of
+// kThresholdThreads, with as many words of memory.
+__device__ void set_threshold(const Problem& problem, std::size_t v, std::size_t every,
+                              std::uint32_t* sums) {
     RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done) return;
-    std::uint32_t* const histogram = problem.scratch.histogram + v * kScoreBins;
+    const std::uint32_t* const histogram = problem.scratch.histogram + v * kScoreBins;
     constexpr std::size_t kEach = (kScoreBins + kThresholdThreads - 1) / kThresholdThreads;
     std::uint32_t own = 0;  // of this thread's bins, the first thread has the highest
     for (std::size_t i = threadIdx.x * kEach; i < (threadIdx.x + 1) * kEach; ++i)
@@ -351,7 +370,8 @@ __global__ void threshold_kernel(Problem problem, std::size_t every) {
     __syncthreads();
     if (threadIdx.x == 0) {
         const double scale = state.is_counted ? 1.0 : static_cast<double>(every);
-        const double needed = static_cast<double>(problem.params.top_k - state.taken);
+        const auto room = static_cast<double>(problem.scratch.room);
+        const double needed = min(static_cast<double>(problem.params.top_k - state.taken), room);
         const double wanted =
             state.is_counted && !problem.params.is_diverse() ? needed : state.target;
         double above = 0;
@@ -366,19 +386,23 @@ __global__ void threshold_kernel(Problem problem, std::size_t every) {
             above = with;
         }
         const std::size_t bin = i < kScoreBins ? kScoreBins - 1 - i : 0;
-        if (!state.is_counted || with <= static_cast<double>(problem.scratch.room)) {
+        if (!state.is_counted || with <= room) {
             begin_at(state, bin);
         } else if (problem.params.is_diverse() && above > 0) {
             begin_at(state, bin + 1);
         } else {
             count_within(state, bin);
         }
-        state.listed = state.seen = 0;
-        state.least = ~0ull;
-        state.most = state.most_id = 0;
+        begin_list(state);
     }
     __syncthreads();
-    for (std::size_t i = threadIdx.x; i < kScoreBins; i += blockDim.x) histogram[i] = 0;
+    clear_histogram(problem, v);
+}
+
+// A block a view.
+__global__ void threshold_kernel(Problem problem, std::size_t every) {
+    if (problem.scratch.states[blockIdx.x].is_done) return;
+    set_threshold(problem, blockIdx.x, every, reinterpret_cast<std::uint32_t*>(shared_memory()));
 }
 
 // Notes what could be at the threshold or above. Footprints are left to threads that all have one:
@@ -428,23 +452,26 @@ __device__ Problem only(const Problem& problem, std::size_t v) {
     return alone;
 }
 
-// A thread a patch that was noted; where there was no room to note them, the blocks of the view go
-// through the store once more.
+// Goes through the store once more, for the only view of a problem.
+__device__ void list_all(const Problem& alone, std::size_t first, std::size_t step,
+                         bool with_penalties) {
+    for_all_chunks(alone.mirror, first, step, [&](const Looked& patch) {
+        look_at(alone, patch, Pass::list, with_penalties,
+                [&](std::size_t, RetrievalCandidate candidate, double bound) {
+                    if (bound >= alone.scratch.states->threshold) list(alone, 0, candidate);
+                });
+    });
+}
+
+// A thread a patch that was noted; the whole store where there was no room to note them.
 __global__ void list_kernel(Problem problem, bool with_penalties) {
     const std::size_t v = blockIdx.y;
     const RetrievalState& state = problem.scratch.states[v];
     if (state.is_done) return;
     if (state.seen > problem.scratch.seen_room) {
-        const Problem alone = only(problem, v);
         const std::size_t each = blockDim.x / kChunk;
-        for_all_chunks(problem.mirror, blockIdx.x * each + threadIdx.x / kChunk, gridDim.x * each,
-                       [&](const Looked& patch) {
-                           look_at(alone, patch, Pass::list, with_penalties,
-                                   [&](std::size_t, RetrievalCandidate candidate, double bound) {
-                                       if (bound >= alone.scratch.states->threshold)
-                                           list(alone, 0, candidate);
-                                   });
-                       });
+        list_all(only(problem, v), blockIdx.x * each + threadIdx.x / kChunk, gridDim.x * each,
+                 with_penalties);
         return;
     }
     const std::size_t i = thread_index();
@@ -522,6 +549,7 @@ __device__ std::uint32_t rank_of(const Keyed& own, std::uint32_t n, Keyed* memor
 // What comes after a list: it is all, or there is more to list, or it had no room.
 __device__ void end_round(const Problem& problem, RetrievalState& state, std::uint32_t taken,
                           bool is_used_up) {
+    ++state.rounds;
     if (state.listed > problem.scratch.room) {
         state.is_counted = 1;
         return;
@@ -556,27 +584,32 @@ __global__ void take_best_kernel(Problem problem) {
         if (i < listed && at < most) problem.taken(v)[at] = candidates[i];
     }
     __syncthreads();
+    unsigned* const past = reinterpret_cast<unsigned*>(shared_memory());
+    if (threadIdx.x == 0) {
+        __threadfence();
+        *past = atomicAdd(&state.blocks_past, 1u);
+    }
+    __syncthreads();
+    if (*past != gridDim.x - 1) return;
+    if (listed <= problem.scratch.room) clear_histogram(problem, v);
     if (threadIdx.x != 0) return;
-    __threadfence();
-    if (atomicAdd(&state.blocks_past, 1u) != gridDim.x - 1) return;
-    __threadfence();
     state.blocks_past = 0;
     end_round(problem, state, min(state.taken + min(listed, most), most), true);
 }
 
-// A block a view takes from its list one by one. Every pick looks at where all others are, so their
-// places are in shared memory, where there is room.
-__global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, bool has_room) {
-    Best* const memory = reinterpret_cast<Best*>(shared_memory());
-    const std::size_t v = blockIdx.x;
+// Takes from a list one by one, and ends the round; by a block. Every pick looks at where all
+// others are, so their places are in shared memory, where there is room.
+__device__ void take_greedily(const Problem& problem, std::size_t v, Best* memory, bool has_room) {
     RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done) return;
-    if (state.listed > problem.scratch.room) {
+    const std::uint32_t n = state.listed;
+    if (n > problem.scratch.room) {
+        __syncthreads();
         if (threadIdx.x == 0) end_round(problem, state, state.taken, false);
         return;
     }
+    clear_histogram(problem, v);
     RetrievalCandidate* const listed = problem.scratch.candidates + v * problem.scratch.room;
-    const std::uint32_t n = state.listed;
+    const bool is_diverse = problem.params.is_diverse();
     const double factor = problem.params.diversity_penalty,
                  radius = problem.params.diversity_radius;
     double2* const places = reinterpret_cast<double2*>(memory + kWarp);
@@ -610,7 +643,7 @@ __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, b
         ++taken;
         bool is_worse = is_mine;  // the thread's best; others only get worse too
         const Projected at = listed[best.at].at;
-        for (std::uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
+        for (std::uint32_t i = threadIdx.x; is_diverse && i < n; i += blockDim.x) {
             const double2 place = place_of(i);
             if (!is_within(place.x, place.y, at, radius * radius)) continue;
             ++listed[i].penalties;
@@ -622,38 +655,32 @@ __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, b
     if (threadIdx.x == 0) end_round(problem, state, taken, is_used_up);
 }
 
-// A block a view: the best of the whole store, again and again.
+// A block a view.
+__global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, bool has_room) {
+    if (problem.scratch.states[blockIdx.x].is_done) return;
+    take_greedily(problem, blockIdx.x, reinterpret_cast<Best*>(shared_memory()), has_room);
+}
+
+// More rounds, as many as it takes, by a block a view. What is not counted yet is counted all.
 __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem problem) {
-    Best* const memory = reinterpret_cast<Best*>(shared_memory());
-    const std::size_t v = blockIdx.x;
-    RetrievalState& state = problem.scratch.states[v];
-    if (state.is_done) return;
-    const Problem alone = only(problem, v);
-    const unsigned each = blockDim.x / kChunk;
-    while (state.taken < problem.params.top_k) {
-        Best own = Best::none();
-        RetrievalCandidate mine;
-        for_all_chunks(problem.mirror, threadIdx.x / kChunk, each, [&](const Looked& patch) {
-            look_at(alone, patch, Pass::list, problem.params.is_diverse(),
-                    [&](std::size_t, RetrievalCandidate candidate, double bound) {
-                        if (bound < own.bound || is_taken(alone, 0, candidate.id) ||
-                            !add_footprint(alone, 0, candidate))
-                            return;
-                        const Best one{penalised(candidate.at.score, candidate.penalties,
-                                                 problem.params.diversity_penalty),
-                                       candidate.id, threadIdx.x};
-                        if (!one.before(own)) return;
-                        own = one;
-                        mine = candidate;
-                    });
-        });
-        const Best best = best_of_block(own, memory);
-        if (best.at == ~0u) break;
-        if (best.at == threadIdx.x) {
-            take(alone, 0, state.taken, mine);
-            ++state.taken;
+    static_assert(kFinishThreads == kThresholdThreads);
+    const Problem alone = only(problem, blockIdx.x);
+    RetrievalState& state = *alone.scratch.states;
+    for (;;) {
+        __syncthreads();
+        if (state.is_done) return;
+        const bool is_counted = state.is_counted;
+        __syncthreads();
+        if (is_counted) {
+            set_threshold(alone, 0, 1, reinterpret_cast<std::uint32_t*>(shared_memory()));
+        } else if (threadIdx.x == 0) {
+            begin_at(state, 0);
+            begin_list(state);
         }
         __syncthreads();
+        list_all(alone, threadIdx.x / kChunk, blockDim.x / kChunk, problem.params.is_diverse());
+        __syncthreads();
+        take_greedily(alone, 0, reinterpret_cast<Best*>(shared_memory()), false);
     }
 }
 
@@ -722,8 +749,10 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
             launch(kName, take_best_kernel, a_thread_each(scratch.room), stream, problem);
         }
     }
-    launch(kName, finish_kernel, {of_views, dim3(kFinishThreads), kWarp * sizeof(Best)}, stream,
-           problem);
+    launch(kName, finish_kernel,
+           {of_views, dim3(kFinishThreads),
+            std::max(kWarp * sizeof(Best), kThresholdThreads * sizeof(std::uint32_t))},
+           stream, problem);
     launch(kName, sort_kernel, a_thread_each(params.top_k), stream, problem, retrieved);
 }
 

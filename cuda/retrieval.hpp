@@ -34,7 +34,7 @@ struct RetrievalState {
     std::uint64_t id_limit, low;
     unsigned long long least, most, most_id;  // of what was counted in a window
     std::int32_t shift;
-    std::uint32_t seen, listed, taken, is_done, blocks_past;
+    std::uint32_t seen, listed, taken, is_done, rounds, blocks_past;
     // The bins are of ids; are of scores within one bin of before; hold all that was listed.
     std::uint32_t counts_ids, is_window, is_counted;
 };

@@ -143,8 +143,10 @@ class TestTopK:
         monkeypatch.setattr(Call, "scratch", remember)
         both.assert_alike(targets, top_k=top_k, min_visibility=0.0)
         (states,) = (device.get(x) for x in scratch if x.shape[1:] == (_core.cuda.retrieval_state_bytes,))
-        at = _core.cuda.retrieval_is_done_offset
-        assert states[:, at : at + 4].copy().view(np.uint32).tolist() == [[1]] * 3
+        at = _core.cuda.retrieval_rounds_offset
+        rounds = states[:, at : at + 4].copy().view(np.uint32)
+        assert rounds.min() >= 1
+        assert rounds.max() <= 4  # what is not done then, one block does alone
 
     def test_too_many(self, rng, twins):
         with pytest.raises(ValueError, match="top_k: expected at most 65536 on a device, got 70000"):

@@ -62,7 +62,7 @@ void land(const MirrorTables& tables, const DeviceArray& views, const DeviceArra
 void bind_cuda_retrieval(py::module_& m) {
     m.attr("view_bytes") = sizeof(cuda::RetrievalView);
     m.attr("retrieval_state_bytes") = sizeof(cuda::RetrievalState);
-    m.attr("retrieval_is_done_offset") = offsetof(cuda::RetrievalState, is_done);
+    m.attr("retrieval_rounds_offset") = offsetof(cuda::RetrievalState, rounds);
     m.attr("retrieval_candidate_bytes") = sizeof(cuda::RetrievalCandidate);
     m.attr("score_bins") = cuda::kScoreBins;
     m.attr("taken_bins") = cuda::kTakenBins;

@@ -391,7 +391,7 @@ class _Cuda:
     latents_offset: int
     view_bytes: int
     retrieval_state_bytes: int
-    retrieval_is_done_offset: int
+    retrieval_rounds_offset: int
     retrieval_candidate_bytes: int
     score_bins: int
     taken_bins: int
