@@ -24,11 +24,11 @@ __device__ float turned(const T* row, const Rotation& rotation, std::size_t toke
 }
 
 __device__ float warp_max(float x) {
-    for (int bits = 16; bits > 0; bits /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, bits));
+    for (int bits = 16; bits > 0; bits /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, bits));
     return x;
 }
 __device__ float warp_sum(float x) {
-    for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(~0u, x, bits);
+    for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(kAllLanes, x, bits);
     return x;
 }
 

@@ -278,8 +278,8 @@ __device__ __forceinline__ void weigh(float (&logit)[kRowTiles][kKeyTiles][4], c
                     top = fmaxf(top, x);
                 }
             }
-            top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-            top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+            top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
             const float base = top == MOSAICMEM_MINUS_INFINITY ? 0.0f : top;
             const float keep = exp2_fast(state.top[r][half] - base);
             float weight = state.weight[r][half] * keep;
@@ -347,8 +347,8 @@ __device__ __forceinline__ void finish(Softmax<kDim>& state, const AttentionShap
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             float weight = state.weight[r][half];
-            weight += __shfl_xor_sync(~0u, weight, 1);
-            weight += __shfl_xor_sync(~0u, weight, 2);
+            weight += __shfl_xor_sync(kAllLanes, weight, 1);
+            weight += __shfl_xor_sync(kAllLanes, weight, 2);
             const float share = weight > 0 ? 1.0f / weight : 0.0f;
             const int row = first_row + 16 * r + 8 * half + lane / 4;
 #pragma unroll

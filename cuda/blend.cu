@@ -11,7 +11,6 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr const char* kName = "blend";
-constexpr unsigned kWarp = 32, kAll = ~0u;
 constexpr unsigned kWarps = 4;       // of a block that gathers
 constexpr unsigned kGathered = 128;  // visits that a warp holds at once
 constexpr unsigned kLookups = 4;     // that a source gives a target cell
@@ -218,9 +217,9 @@ __device__ void add_crowd(const Problem& problem, const MirroredObservation& fro
     for (std::size_t first = 0; first < cells; first += kWarp) {
         const std::size_t token = first + threadIdx.x % kWarp;
         const float own = token < cells ? visit_weight(problem, pair, token, r, c, surface) : 0;
-        for (unsigned mask = __ballot_sync(kAll, own > 0); mask != 0; mask &= mask - 1) {
+        for (unsigned mask = __ballot_sync(kAllLanes, own > 0); mask != 0; mask &= mask - 1) {
             const int lane = __ffs(static_cast<int>(mask)) - 1;
-            const float weight = __shfl_sync(kAll, own, lane);
+            const float weight = __shfl_sync(kAllLanes, own, lane);
             add_visit(problem, from, row, first + static_cast<std::size_t>(lane), weight, memory,
                       sums);
         }
@@ -267,8 +266,8 @@ __device__ void add_lookups(const Problem& problem, std::size_t v, std::size_t c
         }
         __syncwarp();
         for (unsigned i = 0; i < kWarp; ++i) {
-            const unsigned visits = __shfl_sync(kAll, found, static_cast<int>(i));
-            const std::int32_t row = __shfl_sync(kAll, own, static_cast<int>(i));
+            const unsigned visits = __shfl_sync(kAllLanes, found, static_cast<int>(i));
+            const std::int32_t row = __shfl_sync(kAllLanes, own, static_cast<int>(i));
             for (unsigned j = 0; j < visits; ++j) {
                 add_visit(problem, problem.mirror.observations[row], row,
                           memory.token[kLookups * i + j], memory.weight[kLookups * i + j], memory,

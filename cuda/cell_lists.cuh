@@ -15,7 +15,6 @@ struct CellLists {
 
 namespace detail {
 
-constexpr unsigned kWarp = 32;
 constexpr unsigned kScanThreads = 1024;
 constexpr unsigned kScanned = 8;
 
@@ -32,7 +31,7 @@ __global__ void count_cells_kernel(ForEach for_each, std::size_t items, unsigned
 __device__ __forceinline__ unsigned sum_up_to(unsigned own) {
     const unsigned lane = threadIdx.x % kWarp;
     for (unsigned reach = 1; reach < kWarp; reach *= 2) {
-        const unsigned more = __shfl_up_sync(~0u, own, reach);
+        const unsigned more = __shfl_up_sync(kAllLanes, own, reach);
         if (lane >= reach) own += more;
     }
     return own;
@@ -57,14 +56,14 @@ static __global__ void __launch_bounds__(kScanThreads) scan_kernel(unsigned* val
         __syncthreads();
         const unsigned up_to_warp = sum_up_to(warp_sums[lane]);
         const unsigned up_to_last_warp =
-            __shfl_sync(~0u, up_to_warp, static_cast<int>((warp + kWarp - 1) % kWarp));
+            __shfl_sync(kAllLanes, up_to_warp, static_cast<int>((warp + kWarp - 1) % kWarp));
         unsigned sum = before + (warp > 0 ? up_to_last_warp : 0u) + up_to_own - own;
 #pragma unroll
         for (unsigned i = 0; i < kScanned; ++i) {
             if (first + i < n) value[first + i] = sum;
             sum += values[i];
         }
-        before += __shfl_sync(~0u, up_to_warp, kWarp - 1);
+        before += __shfl_sync(kAllLanes, up_to_warp, kWarp - 1);
         __syncthreads();
     }
 }
@@ -127,12 +126,10 @@ void fill_lists(const char* name, const ForEach& for_each, std::size_t items, st
     launch(name, detail::count_cells_kernel<ForEach>, threads(name, items), stream, for_each, items,
            ends);
     launch(name, detail::scan_kernel,
-           {dim3(1), dim3(detail::kScanThreads), detail::kWarp * sizeof(unsigned)}, stream, ends,
-           cells);
+           {dim3(1), dim3(detail::kScanThreads), kWarp * sizeof(unsigned)}, stream, ends, cells);
     launch(name, detail::fill_cells_kernel<ForEach>, threads(name, items), stream, for_each, items,
            ends, lists.entry);
-    launch(name, detail::sort_cells_kernel, threads(name, cells * detail::kWarp), stream, lists,
-           cells);
+    launch(name, detail::sort_cells_kernel, threads(name, cells * kWarp), stream, lists, cells);
 }
 
 }  // namespace mosaicmem::cuda

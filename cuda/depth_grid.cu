@@ -4,13 +4,12 @@
 namespace mosaicmem::cuda {
 namespace {
 
-constexpr unsigned kWarp = 32;
 constexpr int kLargest = 0x7F7FFFFF;  // bits of the largest finite float
 
 template <class Combine>
 __device__ int over_warp(int value, const Combine& combine) {
     for (int reach = kWarp / 2; reach > 0; reach /= 2)
-        value = combine(value, __shfl_xor_sync(~0u, value, reach));
+        value = combine(value, __shfl_xor_sync(kAllLanes, value, reach));
     return value;
 }
 

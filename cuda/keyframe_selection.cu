@@ -191,7 +191,7 @@ void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size
                       std::size_t count, std::size_t per_window, std::size_t per_view,
                       float depth_tolerance, const SightScales& scales,
                       const SelectionScratch& scratch, std::int32_t* picks, const Stream& stream) {
-    constexpr unsigned kWarp = 32, kViewThreads = 512;
+    constexpr unsigned kViewThreads = 512;
     const std::size_t cells = rows * columns;
     const Problem problem{mirror, targets,         views,  cells,  candidates,
                           count,  depth_tolerance, scales, scratch};

@@ -6,8 +6,6 @@
 namespace mosaicmem::cuda {
 namespace {
 
-constexpr unsigned kWarp = 32;
-
 // A warp a token: its landing by all lanes alike, its channels by one each.
 __global__ void land_kernel(Mirror mirror, const RetrievalView* views, std::size_t count,
                             std::size_t top_k, const std::int32_t* places, LandedOnDevice out) {

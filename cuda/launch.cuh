@@ -14,6 +14,7 @@
 namespace mosaicmem::cuda {
 
 constexpr unsigned kBlock = 256;  // threads of a block, where a kernel has no wish of its own
+constexpr unsigned kWarp = 32, kAllLanes = ~0u;
 
 constexpr std::size_t ceil_div(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
 

@@ -50,12 +50,7 @@ struct RetrievalScratch {
     std::int32_t *first_of_bin, *next;  // (views, kTakenBins^2), (views, top_k)
 };
 
-// Bins of all scores up to 1: the exponent and seven bits of a double.
-constexpr double kLeastScore = 0x1p-126;
-constexpr int kScoreShift = 45;
 constexpr std::size_t kScoreBins = 126 * 128 + 1;
-constexpr int kWindowBits = 13;
-constexpr std::size_t kWindowBins = std::size_t{1} << kWindowBits;
 constexpr std::size_t kTakenBins = 65;  // along an axis of the image
 
 // Front to back, by (depth, id); (views, top_k), ids -1 beyond the count.

@@ -11,7 +11,7 @@ struct Rays {
     PixelRay of_image[kMostImages];
 };
 
-constexpr unsigned kWarp = 32, kWarps = 4;  // of a block
+constexpr unsigned kWarps = 4;  // of a block
 
 // A thread has kPixels neighbours of one row. Four are read and written 16 bytes at a time; their
 // points, 48 bytes a thread, go through shared memory, so that a warp writes them side by side.
