@@ -220,8 +220,8 @@ print(store.nbytes / (resident() - before))
     [
         (44, 80, 16, 400, "float16", "oldest"),
         (22, 40, 16, 600, "float32", "redundant"),
-        (6, 10, 4, 20000, "float32", "oldest"),
-        (2, 2, 4, 30000, "bfloat16", "redundant"),
+        (6, 10, 4, 8000, "float32", "oldest"),
+        (2, 2, 4, 12000, "bfloat16", "redundant"),
     ],
     ids=lambda case: "-".join(map(str, case)),
 )

@@ -477,6 +477,20 @@ class TestWhoMayWrite:
             assert process.returncode == 0, errors
 
 
+# Runs a script for each line of input, a folder and a number, in a fork of a process that has imported all it needs.
+FORKING = """
+    script = sys.argv[1]
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            sys.argv[1:] = line.split()
+            os.dup2(os.open(sys.argv[1] + ".out", os.O_WRONLY | os.O_CREAT), 1)
+            exec(script)
+            sys.stdout.flush()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
 # Saves step by step, and says after each that it is acknowledged. Dies before the `at`-th call that touches files.
 SAVING = """
     folder, at = sys.argv[1], int(sys.argv[2])
@@ -558,14 +572,13 @@ class TestPowerCut:
     def test_killed_at_every_call_that_touches_files(self, tmp_path, steps):
         states, calls = steps
         assert calls > 60
-        running = []
-        for at in range(1, calls + 1):
-            folder = tmp_path / str(at)
-            running.append((folder, run(SAVING, folder, at)))
-            if len(running) == 4:
-                self.expect_killed(*running.pop(0), states)
-        for folder, process in running:
-            self.expect_killed(folder, process, states)
+        with run(FORKING, textwrap.dedent(SAVING), stdin=subprocess.PIPE) as forking:
+            for at in range(1, calls + 1):
+                folder = tmp_path / str(at)
+                print(folder, at, file=forking.stdin, flush=True)
+                assert int(forking.stdout.readline()) == -signal.SIGKILL
+                acknowledged = Path(f"{folder}.out").read_text().count("\n")
+                expect_one_of_the_saved(folder, acknowledged, states)
 
     def test_what_a_killed_safetensors_leaves_is_swept_up(self, tmp_path):
         """It writes under a name of its own first, which a kill can leave behind."""
@@ -577,12 +590,6 @@ class TestPowerCut:
         store.delete_frame(0)
         store.save(tmp_path)
         assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == {".tmpfs"}
-
-    @staticmethod
-    def expect_killed(folder, process, states):
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, errors
-        expect_one_of_the_saved(folder, len(output.split("\n")) - 1, states)
 
     def test_killed_at_any_time(self, tmp_path, steps):
         """By the clock, so that also what happens inside of calls is met."""
