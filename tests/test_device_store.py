@@ -354,6 +354,13 @@ class TestRefusals:
         with pytest.raises(TypeError, match=r"device: expected .* got int"):
             MosaicMemoryStore(device=0)
 
+    def test_a_device_that_torch_cannot_use(self):
+        pytest.importorskip("torch")
+        if not hasattr(_core, "cuda"):
+            pytest.skip("built without CUDA")
+        with pytest.raises(RuntimeError, match="device: torch cannot use 'cuda:99': "):
+            MosaicMemoryStore(device="cuda:99")
+
     def test_pipelines_run_on_the_host(self, device):
         with pytest.raises(ValueError, match="store: expected one on the host, where the pipeline runs, got one on a"):
             AutoregressivePipeline(store=MosaicMemoryStore(device=device.for_store))

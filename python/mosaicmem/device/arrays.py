@@ -365,7 +365,10 @@ def anchor(device: Any) -> Any:
         raise RuntimeError(
             f"device: got {device!r}, which needs torch; install mosaicmem[torch], or pass cupy"
         ) from None
-    return torch.empty(0, dtype=torch.uint8, device=device)
+    try:
+        return torch.empty(0, dtype=torch.uint8, device=device)
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
+        raise RuntimeError(f"device: torch cannot use {str(device)!r}: {error}") from error
 
 
 class StreamOrder:
