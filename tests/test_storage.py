@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import random
 import resource
@@ -19,6 +20,7 @@ from memory_helpers import K, filled_store, fingerprint, random_keyframe
 from mosaicmem import (
     CameraIntrinsics,
     CameraPose,
+    FormatError,
     MosaicMemoryStore,
     SpatialManipulation,
     StoreLockedError,
@@ -475,6 +477,32 @@ class TestWhoMayWrite:
         for process in processes:
             _, errors = process.communicate(timeout=120)
             assert process.returncode == 0, errors
+
+    def test_a_reader_that_is_always_late(self, rng, tmp_path, monkeypatch):
+        """Each manifest that it reads names a file that is gone when it looks."""
+        store = MosaicMemoryStore()
+        for i in range(40):
+            store.insert_keyframe(*random_keyframe(rng, float(i))[:2], K, POSE)
+            store.save(tmp_path)
+        late = iter(range(30))
+        read = storage.reading.read_manifest
+
+        def read_and_save(path):
+            manifest = read(path)
+            for frame in itertools.islice(late, 1):
+                store.delete_frame(frame)
+                store.save(path)
+                assert manifest.keyframes[0].name not in os.listdir(path)
+            return manifest
+
+        monkeypatch.setattr(storage.reading, "read_manifest", read_and_save)
+        assert fingerprint(MosaicMemoryStore.open(tmp_path), POSE) == fingerprint(store, POSE)
+        assert next(late, None) is None
+
+        late = itertools.count(30)
+        monkeypatch.setattr(storage.reading, "_PATIENCE", 0.0)
+        with pytest.raises(FormatError, match="is being saved to too often to be read"):
+            MosaicMemoryStore.open(tmp_path)
 
 
 # Runs a script for each line of input, a folder and a number, in a fork of a process that has imported all it needs.

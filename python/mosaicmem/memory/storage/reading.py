@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from mosaicmem import _core
 from mosaicmem.errors import FormatError
 from mosaicmem.memory.storage.folder import Place, Record, StoreFolder
-from mosaicmem.memory.storage.manifest import MANIFEST, Manifest, StoreSettings, read_manifest
+from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.tensors import MappedTensors
 
 _TYPES = {"f4": _core.LatentType.float32, "f2": _core.LatentType.float16, "u2": _core.LatentType.bfloat16}
@@ -21,7 +22,7 @@ _MOST = 1e12
 _MOST_INTRINSICS = 1e300
 MAX_CELLS = 2**26  # of a keyframe
 _MOST_ID = np.uint64(2**62)
-_TRIES = 10  # to find all files of one manifest while somebody saves
+_PATIENCE = 10.0  # seconds, to find all files of one manifest while somebody saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,24 +119,35 @@ def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedT
     if not path.is_dir():
         what = "a file, not the folder of a store" if path.exists() else "no folder of a store"
         raise FileNotFoundError(f"{path}: {what}")
-    for attempt in range(_TRIES):
+    mapped: dict[FileEntry, MappedTensors] = {}  # what was found stays found, also when it is removed
+    until = time.monotonic() + _PATIENCE
+    manifest = _manifest_of(path)
+    while True:
         try:
-            manifest = read_manifest(path)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no store: it has no {MANIFEST}") from None
-        try:
-            states = [MappedTensors(path, entry, whole=True) for entry in manifest.states]
-            files = {entry.number: MappedTensors(path, entry, whole=whole) for entry in manifest.keyframes}
+            for entries, all_of_it in ((manifest.states, True), (manifest.keyframes, whole)):
+                for entry in entries:
+                    if entry not in mapped:
+                        mapped[entry] = MappedTensors(path, entry, whole=all_of_it)
         except FileNotFoundError as error:
-            # Somebody saved in between, and has removed what the manifest before named.
-            if attempt + 1 < _TRIES and read_manifest(path) != manifest:
-                continue
-            raise FormatError(path, f"{Path(error.filename).name} is missing") from None
+            # Has somebody saved in between, and removed what the manifest before named?
+            before, manifest = manifest, _manifest_of(path)
+            if manifest == before:
+                raise FormatError(path, f"{Path(error.filename).name} is missing") from None
+            if time.monotonic() > until:
+                raise FormatError(path, "is being saved to too often to be read") from None
         except OSError as error:
             why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
             raise FormatError(path, f"{Path(str(error.filename)).name} cannot be read: {why}") from None
-        return manifest, states, files
-    raise FormatError(path, "is being saved to too often to be read")
+        else:
+            states = [mapped[entry] for entry in manifest.states]
+            return manifest, states, {entry.number: mapped[entry] for entry in manifest.keyframes}
+
+
+def _manifest_of(path: Path) -> Manifest:
+    try:
+        return read_manifest(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no store: it has no {MANIFEST}") from None
 
 
 def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
