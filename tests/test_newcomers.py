@@ -175,3 +175,11 @@ def test_colours_are_left_alone(world, small_camera):
         for pipeline, image in zip(pipelines, (view.image, view.image[..., ::-1]), strict=True):
             pipeline.observe(image, view.depth, small_camera, CameraPose())
     assert len(pipelines[0].store) == len(pipelines[1].store) > 0
+
+
+class TestWhereWarningsPoint:
+    def test_to_the_callers_line_however_deep(self) :
+        with pytest.warns(SuspiciousInput) as caught:
+            CameraIntrinsics(500, 500, 0.5, 0.5, 640, 480)
+            CameraIntrinsics.from_matrix([[500, 0, 0.5], [0, 500, 0.5], [0, 0, 1]], 640, 480)
+        assert [warning.filename for warning in caught] == [__file__] * 2

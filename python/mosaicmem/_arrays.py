@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicmem.errors import SuspiciousInput
+from mosaicmem.errors import suspect
 
 ArrayLike: TypeAlias = Any
 """A NumPy array, a torch CPU tensor, anything with ``__dlpack__`` or ``__array__``, or nested sequences."""
@@ -130,11 +129,7 @@ def suspect_depth(name: str, depth: F32) -> None:
     """Warn of depth that lies mostly hundreds of metres away: millimetres, nearly always."""
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if valid.size and (median := float(np.median(valid))) > _MOST_MEDIAN_DEPTH:
-        warnings.warn(
-            f"{name}: half of it lies beyond {median:.4g} m; millimetres? divide by 1000",
-            SuspiciousInput,
-            stacklevel=4,
-        )
+        suspect(f"{name}: half of it lies beyond {median:.4g} m; millimetres? divide by 1000")
 
 
 def as_pixels(name: str, value: ArrayLike, shape: Shape) -> F32:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +27,22 @@ class FormatError(ValueError):
 
 class SuspiciousInput(UserWarning):
     """Input that is possible, but looks like a common mistake; the message says which and what to do."""
+
+
+# Modules whose frames lie between this package and whoever called it.
+_NOT_THE_CALLER = ("mosaicmem", "contextlib", "dataclasses", "functools")
+
+
+def suspect(message: str) -> None:
+    """Warn of `SuspiciousInput`, at the line of the caller outside this package, wherever in it this is called."""
+    level, frame = 1, sys._getframe(1)
+    while _is_ours(frame) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, SuspiciousInput, stacklevel=level + 1)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _NOT_THE_CALLER
 
 
 class StoreLockedError(OSError):

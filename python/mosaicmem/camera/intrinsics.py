@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
-from mosaicmem.errors import SuspiciousInput
+from mosaicmem.errors import SuspiciousInput, suspect
 
 _OFF_CENTRE = 0.15  # of the image, by which a principal point may be off
 
@@ -61,20 +61,16 @@ class CameraIntrinsics:
     def _suspect_another_resolution(self) -> None:
         """A principal point off the middle by the same part along both axes is that of another image size."""
         if min(self.width, self.height) > 8 and max(self.cx, self.cy) <= 1 and min(self.cx, self.cy) > 0:
-            warnings.warn(
+            suspect(
                 f"cx, cy: ({self.cx:g}, {self.cy:g}) are parts of an image, not pixels; multiply fx and cx by the "
-                f"width, {self.width}, and fy and cy by the height, {self.height}",
-                SuspiciousInput,
-                stacklevel=4,
+                f"width, {self.width}, and fy and cy by the height, {self.height}"
             )
         x, y = self.cx / self.width, self.cy / self.height
         if abs(x - y) < 0.1 * abs(x) and abs(x - 0.5) > _OFF_CENTRE:
             size = f"{round(2 * self.cx)}x{round(2 * self.cy)}"
-            warnings.warn(
+            suspect(
                 f"cx, cy: ({self.cx:g}, {self.cy:g}) is far off the middle of {self.width}x{self.height}; intrinsics "
-                f"of an image of about {size}? make them with that size, then .scaled({self.width}, {self.height})",
-                SuspiciousInput,
-                stacklevel=4,
+                f"of an image of about {size}? make them with that size, then .scaled({self.width}, {self.height})"
             )
 
     @classmethod

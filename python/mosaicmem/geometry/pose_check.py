@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import numpy as np
 from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.camera.pose import OPENGL_FROM_OPENCV
-from mosaicmem.errors import SuspiciousInput
+from mosaicmem.errors import suspect
 
 READINGS: Mapping[str, str] = {
     "as given": "",
@@ -111,21 +110,17 @@ class PoseCheck:
         if means[best] < _GOOD or 1 - means[best] > _REST * (1 - means["as given"]):
             return None
         self._done = True
-        warnings.warn(
+        suspect(
             f"pose: depth of {len(given) + 1} frames fits their poses at {100 * means['as given']:.0f} % of the common "
-            f"pixels only; {READINGS[best]} ({100 * means[best]:.0f} % would fit)",
-            SuspiciousInput,
-            stacklevel=4,
+            f"pixels only; {READINGS[best]} ({100 * means[best]:.0f} % would fit)"
         )
         return best
 
     def _warn_of_units(self) -> None:
-        warnings.warn(
+        suspect(
             f"depth: that of {len(self._common) + 1} frames fits their poses at {100 * np.mean(self._common):.0f} % of "
             "the common pixels, however poses are read; units of depth or of positions, depth along the ray, or "
-            "intrinsics of another image?",
-            SuspiciousInput,
-            stacklevel=5,
+            "intrinsics of another image?"
         )
 
 
