@@ -257,6 +257,7 @@ class KeyframeSelection {
         const std::size_t patch = slot - observation.first_slot;
         if (!observation.is_alive(patch)) return;
         const Keyframe& keyframe = *observation.keyframe;
+        if (params_.scales.excludes(keyframe.provenance)) return;
         const Tile tile = observation.tile(patch);
         const double u = 0.5 * static_cast<double>(tile.column + tile.column_end) * keyframe.stride;
         const double w = 0.5 * static_cast<double>(tile.row + tile.row_end) * keyframe.stride;
@@ -276,9 +277,9 @@ class KeyframeSelection {
               row < view.height + reach)) {
             return;
         }
-        const double recency =
-            recency_of(keyframe.timestamp, targets_[look.v].time, params_.scales.half_life);
-        const double worth = worth_of(p, camera, {x, y, size, recency}, params_.scales);
+        const double standing =
+            params_.scales.standing(keyframe.provenance, keyframe.timestamp, targets_[look.v].time);
+        const double worth = worth_of(p, camera, {x, y, size, standing}, params_.scales);
         const auto part = [](double position, double extent, std::size_t parts) {
             const double most = static_cast<double>(parts) - 1;
             return static_cast<std::size_t>(

@@ -8,6 +8,7 @@
 
 #include "camera.hpp"
 #include "patch_index.hpp"
+#include "score.hpp"
 #include "tile.hpp"
 
 namespace mosaicmem {
@@ -23,7 +24,8 @@ struct Keyframe {
     double stride;  // pixels a cell
     Intrinsics k;
     std::int64_t frame_id;
-    double timestamp;                   // seconds
+    double timestamp;  // seconds
+    Provenance provenance;
     std::uint64_t serial;               // no other keyframe of the process has it
     std::shared_ptr<const void> owner;  // of the buffers
     std::size_t owner_nbytes;           // that it takes beside them

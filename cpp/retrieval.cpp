@@ -1,6 +1,6 @@
 // View-conditioned retrieval, strategy top_k:
-//   score = centrality * proximity * footprint * recency, then greedy selection under a diversity
-//   penalty.
+//   score = centrality * proximity * footprint * recency * weight of its provenance, then greedy
+//   selection under a diversity penalty.
 //
 // The answer is exact and costs no scan. One queue holds subtrees, patches and penalised patches,
 // each under an upper bound of its score. Taking the best again and again, a subtree gives way to
@@ -161,7 +161,7 @@ class Retrieval {
     struct Source {
         const Observation* observation;
         Reprojection reproject;
-        double recency;
+        double standing;  // recency * weight
 
         bool holds(Slot slot) const {
             return slot >= observation->first_slot &&
@@ -250,7 +250,7 @@ class Retrieval {
         const std::size_t local = slot - source_->observation->first_slot;
         if (!source_->observation->is_alive(local)) return false;
         patch.id = source_->observation->first_id + local;
-        patch.score *= source_->recency;
+        patch.score *= source_->standing;
         if (patch.score >= params_.min_visibility) patch.score *= footprint(local);
         if (patch.score < params_.min_visibility) return false;
         candidate.bound = patch.score;
@@ -270,9 +270,11 @@ class Retrieval {
         if (at == StoreState::kNowhere) return std::nullopt;
         const Observation& observation = *store_.observations_[at];
         const Keyframe& keyframe = *observation.keyframe;
+        const double weight = weight_of(keyframe.provenance, params_.generated_weight);
+        if (weight == 0) return std::nullopt;
         return Source{&observation,
                       {keyframe.k, observation.world_from_camera, view_},
-                      recency(keyframe.timestamp)};
+                      recency(keyframe.timestamp) * weight};
     }
 
     double recency(double timestamp) const {

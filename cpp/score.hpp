@@ -1,10 +1,11 @@
 // What a patch is worth to a view, strategy top_k: score = centrality * proximity * footprint *
-// recency. In double and in this order, on the CPU and on the device.
+// recency * weight of its provenance. In double and in this order, on the CPU and on the device.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 
 #include "camera.hpp"
 #include "host_device.hpp"
@@ -14,6 +15,9 @@
 
 namespace mosaicmem {
 
+// Whether a camera saw a keyframe, or a model made it up.
+enum class Provenance : std::uint8_t { observed, generated };
+
 struct RetrievalParams {
     std::size_t top_k;
     double time;               // of the query, seconds
@@ -21,6 +25,7 @@ struct RetrievalParams {
     double min_visibility;     // a lower score is dropped
     double diversity_radius;   // pixels; 0 = off
     double diversity_penalty;  // factor for each patch already taken within the radius
+    double generated_weight;   // factor of what was generated, in [0, 1]; 0 excludes it
 
     MOSAICMEM_HOST_DEVICE bool is_diverse() const {
         return diversity_radius > 0 && diversity_penalty < 1;
@@ -54,6 +59,10 @@ MOSAICMEM_HOST_DEVICE inline double power_of_two(double x) {
 
 MOSAICMEM_HOST_DEVICE inline double recency_of(double timestamp, double time, double half_life) {
     return half_life > 0 ? power_of_two(-std::max(0.0, time - timestamp) / half_life) : 1.0;
+}
+
+MOSAICMEM_HOST_DEVICE inline double weight_of(Provenance provenance, double generated_weight) {
+    return provenance == Provenance::generated ? generated_weight : 1.0;
 }
 
 // (du, dv) from the principal point, in pixels.

@@ -26,6 +26,7 @@ struct SourceGrid {
     Intrinsics k;
     Affine world_from_camera;
     double timestamp;  // seconds
+    Provenance provenance;
 };
 
 // The latent grid of a view.
@@ -37,15 +38,27 @@ struct TargetGrid {
 };
 
 // A source cell is worth
-//   confidence * recency * exp(-viewing / viewing_angle - field / field_angle) * resolution
+//   confidence * recency * weight * exp(-viewing / viewing_angle - field / field_angle) *
+//   resolution
 // where `viewing` is the angle at the surface between the two cameras, `field` the distance between
 // the places of the surface in the two images, as tangents (what calibration, lens and vignetting
-// get wrong cancels where they are the same), recency is 0.5^(age / half_life), and resolution is
-// the ratio of the sizes of source and target cell on the surface, the smaller over the larger.
+// get wrong cancels where they are the same), recency is 0.5^(age / half_life), weight is
+// generated_weight for what was generated and 1 for what was observed, and resolution is the ratio
+// of the sizes of source and target cell on the surface, the smaller over the larger.
 struct SightScales {
-    double viewing_angle;  // radians
-    double field_angle;    // radians
-    double half_life;      // seconds; 0: age does not count
+    double viewing_angle;     // radians
+    double field_angle;       // radians
+    double half_life;         // seconds; 0: age does not count
+    double generated_weight;  // in [0, 1]; 0 excludes what was generated
+
+    MOSAICMEM_HOST_DEVICE bool excludes(Provenance provenance) const {
+        return weight_of(provenance, generated_weight) == 0;
+    }
+    // recency * weight: what a keyframe counts for, wherever it is seen from.
+    MOSAICMEM_HOST_DEVICE double standing(Provenance provenance, double timestamp,
+                                          double time) const {
+        return recency_of(timestamp, time, half_life) * weight_of(provenance, generated_weight);
+    }
 };
 
 constexpr double kMostSpread = 3;  // cells: a source that is coarser leaves holes
@@ -85,7 +98,7 @@ struct RowSight {
     float source_x, source_x_step, source_y;
     float fx, fy, cx, cy;  // of the target, in cells
     float near, far;
-    float cell_ratio, per_viewing, per_field, recency;
+    float cell_ratio, per_viewing, per_field, standing;
 
     MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE LandedCell operator()(float depth, float trust,
                                                                  std::int32_t column) const {
@@ -107,7 +120,7 @@ struct RowSight {
         const float cosine = (px * qx + py * qy + pz * qz) / std::max(lengths, 1e-30f);
         const float viewing = std::sqrt(std::max(2.0f - 2.0f * cosine, 0.0f));
         const float size = cell_ratio * d * inverse;
-        const float value = trust * recency *
+        const float value = trust * standing *
                             exp_negative(viewing * per_viewing + field * per_field) *
                             std::min(size, 1.0f / size);
         // A cell that is worth little is still better than none.
@@ -141,8 +154,9 @@ class GridSight {
                                              target.view.k.fx / target.stride);
         row_.per_viewing = static_cast<float>(1 / scales.viewing_angle);
         row_.per_field = static_cast<float>(1 / scales.field_angle);
-        row_.recency =
-            static_cast<float>(recency_of(source.timestamp, target.time, scales.half_life));
+        row_.standing =
+            static_cast<float>(scales.standing(source.provenance, source.timestamp, target.time));
+        if (scales.excludes(source.provenance)) row_.far = row_.near;  // nothing lands
     }
 
     // Of the r-th row that is looked at.
@@ -187,7 +201,7 @@ void land_cells(const SourceGrid& source, const TargetGrid& target, const SightS
 struct SightOfPoint {
     double source_x, source_y;  // tangents in the source image
     double size;                // of the source cell in target cells
-    double recency;
+    double standing;            // of the keyframe
 };
 
 // The worth of a point, whose source camera is at `centre`, both in the target's frame.
@@ -201,7 +215,7 @@ MOSAICMEM_HOST_DEVICE inline double worth_of(const Vec3& p, const Vec3& centre,
     const double du = sight.source_x - p.x / p.z, dv = sight.source_y - p.y / p.z;
     const double field = std::sqrt(du * du + dv * dv);
     const double size = std::max(sight.size, 1e-6);
-    return sight.recency * std::exp(-viewing / scales.viewing_angle - field / scales.field_angle) *
+    return sight.standing * std::exp(-viewing / scales.viewing_angle - field / scales.field_angle) *
            std::min(size, 1 / size);
 }
 

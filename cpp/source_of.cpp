@@ -49,7 +49,8 @@ SourceGrid grid_of(const Observation& observation) {
             keyframe.stride,
             keyframe.k,
             observation.world_from_camera,
-            keyframe.timestamp};
+            keyframe.timestamp,
+            keyframe.provenance};
 }
 
 }  // namespace mosaicmem

@@ -45,6 +45,7 @@ struct PatchInfo {
     Slot observation;  // the same for patches of one observation
     std::int64_t frame_id;
     double timestamp;
+    Provenance provenance;
     Affine world_from_camera;
     Intrinsics k;
     std::size_t row, column;  // in the patch grid

@@ -90,7 +90,8 @@ class Lookup {
         centre_ = target_from_source({0, 0, 0});
         cell_ratio_ = scale_of(target_from_source) * source.stride / source.k.fx *
                       target.view.k.fx / target.stride;
-        recency_ = recency_of(source.timestamp, target.time, scales.half_life);
+        standing_ = scales.standing(source.provenance, source.timestamp, target.time);
+        is_excluded_ = scales.excludes(source.provenance);
     }
 
     // Calls visit(cell, weight) for the source cells around the point (in the target's frame) that
@@ -98,7 +99,7 @@ class Lookup {
     template <class Visit>
     MOSAICMEM_HOST_DEVICE void operator()(const Vec3& point, const Visit& visit) const {
         const Vec3 p = source_from_target_(point);
-        if (!(p.z > 0)) return;
+        if (is_excluded_ || !(p.z > 0)) return;
         const double u = p.x / p.z, v = p.y / p.z;
         const double last_x = static_cast<double>(source_.columns) - 1;
         const double last_y = static_cast<double>(source_.rows) - 1;
@@ -109,7 +110,7 @@ class Lookup {
         y = std::clamp(y, 0.0, last_y);
         const auto left = static_cast<std::size_t>(x), top = static_cast<std::size_t>(y);
         const double worth =
-            worth_of(point, centre_, {u, v, cell_ratio_ * p.z / point.z, recency_}, scales_);
+            worth_of(point, centre_, {u, v, cell_ratio_ * p.z / point.z, standing_}, scales_);
         for (std::size_t r = top; r <= std::min(top + 1, source_.rows - 1); ++r) {
             for (std::size_t c = left; c <= std::min(left + 1, source_.columns - 1); ++c) {
                 const std::size_t cell = r * source_.columns + c;
@@ -132,7 +133,8 @@ class Lookup {
     double tolerance_;
     Affine source_from_target_;
     Vec3 centre_;
-    double cell_ratio_, recency_;
+    double cell_ratio_, standing_;
+    bool is_excluded_;
 };
 
 // The surface that a target cell shows, at the cell's middle, in the target's frame.

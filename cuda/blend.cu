@@ -38,8 +38,8 @@ struct Problem {
 };
 
 __device__ SourceGrid grid_of(const MirroredObservation& from) {
-    return {nullptr,     from.depth, from.confidence,        from.rows,     from.columns,
-            from.stride, from.k,     from.world_from_camera, from.timestamp};
+    return {nullptr,     from.depth, from.confidence,        from.rows,      from.columns,
+            from.stride, from.k,     from.world_from_camera, from.timestamp, from.provenance};
 }
 
 // A block has cells of one source and one view.

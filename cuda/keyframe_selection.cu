@@ -30,9 +30,10 @@ __global__ void cover_kernel(Problem problem) {
     const TargetGrid& target = problem.targets[v];
     const std::size_t step = lattice_step(from.rows, from.columns);
     if (threadIdx.x == 0) {
-        sight = GridSight({nullptr, from.depth, from.confidence, from.rows, from.columns,
-                           from.stride, from.k, from.world_from_camera, from.timestamp},
-                          target, problem.scales, step);
+        sight =
+            GridSight({nullptr, from.depth, from.confidence, from.rows, from.columns, from.stride,
+                       from.k, from.world_from_camera, from.timestamp, from.provenance},
+                      target, problem.scales, step);
     }
     unsigned long long* const nearest = problem.scratch.nearest + first;
     for (std::size_t cell = threadIdx.x; cell < problem.cells; cell += blockDim.x)

@@ -53,9 +53,13 @@ __global__ void land_kernel(Mirror mirror, const RetrievalView* views, std::size
     out.confidence[token] = confidence;
     out.valid[token] = from != nullptr;
     if (!from) return;
-    std::uint8_t* const coverage = out.coverage + v * out.rows * out.columns;
+    const std::size_t view = v * out.rows * out.columns;
+    const bool is_observed = mirror.observations[row].provenance == Provenance::observed;
     for_each_cell(position[2], position[1], Splat::bilinear, out.rows, out.columns,
-                  [&](std::size_t cell, float) { coverage[cell] = 1; });
+                  [&](std::size_t cell, float) {
+                      out.coverage[view + cell] = 1;
+                      if (is_observed) out.observed[view + cell] = 1;
+                  });
 }
 
 }  // namespace
@@ -63,7 +67,8 @@ __global__ void land_kernel(Mirror mirror, const RetrievalView* views, std::size
 void land(const Mirror& mirror, const RetrievalView* views, std::size_t count, std::size_t top_k,
           const std::int32_t* places, const LandedOnDevice& landed, const Stream& stream) {
     constexpr const char* kName = "land";
-    fill_bytes(landed.coverage, 0, count * landed.rows * landed.columns, stream);
+    for (std::uint8_t* const mask : {landed.coverage, landed.observed})
+        fill_bytes(mask, 0, count * landed.rows * landed.columns, stream);
     launch(kName, land_kernel, threads(kName, count * top_k * landed.cells * kWarp), stream, mirror,
            views, count, top_k, places, landed);
 }

@@ -6,6 +6,7 @@
 
 #include "camera.hpp"
 #include "host_device.hpp"
+#include "score.hpp"
 #include "tile.hpp"
 
 namespace mosaicmem::cuda {
@@ -21,6 +22,7 @@ struct MirroredObservation {
     const float* depth;       // (rows, columns), 0 where nothing lives
     const float* confidence;  // or null
     std::uint32_t rows, columns, patch_size, patch_columns, patch_count, first_chunk;
+    Provenance provenance;
 
     MOSAICMEM_HOST_DEVICE Tile tile(std::size_t patch) const {
         return tile_of(patch, patch_columns, patch_size, rows, columns);

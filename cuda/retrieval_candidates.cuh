@@ -138,7 +138,10 @@ __device__ inline bool make_candidate(const Problem& problem, std::size_t v, con
     if (!(centre[0] == centre[0]) ||
         !project_centre(centre, target.camera_from_index, target.view, candidate.at))
         return false;
-    candidate.at.score *= recency_of(observation.timestamp, target.time, problem.params.half_life);
+    const double weight = weight_of(observation.provenance, problem.params.generated_weight);
+    if (weight == 0) return false;
+    candidate.at.score *=
+        recency_of(observation.timestamp, target.time, problem.params.half_life) * weight;
     if (candidate.at.score < problem.params.min_visibility) return false;
     candidate.penalties =
         with_penalties ? penalties_at(problem, v, candidate.at.u, candidate.at.v) : 0;

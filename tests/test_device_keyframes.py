@@ -92,6 +92,18 @@ class TestComposing:
             a, b = device.get(getattr(got, name)), device.get(getattr(again, name))
             assert a.tobytes() == b.tobytes()
 
+    @pytest.mark.parametrize("weight", [0.0, 0.4])
+    def test_generated_keyframes_are_weighed(self, rng, world, device, composition, weight):
+        pair = MosaicMemoryStore(), MosaicMemoryStore(device=device.for_store)
+        for i, (latents, depth, pose) in enumerate(keyframes(rng, world, path(14))):
+            for store in pair:
+                store.insert_keyframe(latents, depth, K, pose, provenance="generated" if i % 2 else "observed")
+        retrieval = KeyframeRetrieval(composition=composition, generated_weight=weight)
+        expected, got = (retrieval.retrieve(store, targets(), STRIDE) for store in pair)
+        assert_alike(device, expected, got)
+        assert (got.observed == expected.observed).mean() > 0.99
+        assert (expected.observed == expected.coverage).all() == (weight == 0)
+
     def test_of_targets_that_are_coarser_finer_and_elsewhere(self, device, stores, composition):
         retrieval = KeyframeRetrieval(composition=composition)
         for width, stride in ((40, 2), (160, 32), (480, 8)):

@@ -78,6 +78,14 @@ class TestTopK:
         for least in (0.0, 0.3, 0.9):
             twins.assert_alike(views(rng, 3), top_k=50, min_visibility=least)
 
+    @pytest.mark.parametrize("weight", [0.0, 0.3])
+    def test_generated_keyframes_are_weighed(self, rng, twins, weight):
+        for i in range(10):
+            twins.insert(random_keyframe(rng, float(i)), provenance="generated")
+        found = twins.assert_alike(views(rng, 3), top_k=200, generated_weight=weight, min_visibility=0.0)
+        generated = twins.host.describe_patches(found.ids[found.ids >= 0])["generated"]
+        assert generated.any() == (weight > 0)
+
     def test_single_views_are_trimmed(self, rng, twins, device):
         pose = random_pose(rng)
         expected, got = twins.both(lambda store: store.retrieve(K, pose, top_k=10**4))
@@ -255,7 +263,9 @@ class TestTokens:
     def test_are_those_of_the_host(self, rng, device, dtype, temporal):
         both = Twins(device, latent_dtype=dtype, latent_patch_size=4)  # 6 x 10 cells: patches that end at the border
         for i in range(5):
-            both.insert(random_keyframe(rng, float(i)), confidence=rng.random((ROWS, COLUMNS)).astype(np.float32))
+            confidence = rng.random((ROWS, COLUMNS)).astype(np.float32)
+            provenance = "generated" if i % 2 else "observed"
+            both.insert(random_keyframe(rng, float(i)), confidence=confidence, provenance=provenance)
         retrieval = MemoryRetrieval(temporal=temporal, top_k=20)
         targets = views(rng, 3)
         expected, got = both.both(lambda store: retrieval.retrieve(store, targets, STRIDE, seconds_per_latent=0.5))
@@ -272,6 +282,8 @@ class TestTokens:
             np.testing.assert_array_equal(array[valid], values, err_msg=name)
             assert (array[~valid] == 0).all()
         np.testing.assert_array_equal(device.get(got.coverage), expected.coverage)
+        np.testing.assert_array_equal(device.get(got.observed), expected.observed)
+        assert expected.observed.sum() < expected.coverage.sum()
         ids = device.get(got.patch_ids)
         np.testing.assert_array_equal(ids[ids >= 0], expected.patch_ids)
 

@@ -35,6 +35,8 @@ py::dict info_arrays(const std::vector<PatchInfo>& infos) {
     result["frame_id"] =
         copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].frame_id; });
     result["timestamp"] = copy_field<double>(n, [&](std::size_t i) { return infos[i].timestamp; });
+    result["generated"] = copy_field<bool>(
+        n, [&](std::size_t i) { return infos[i].provenance == Provenance::generated; });
     result["row"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].row; });
     result["column"] = copy_field<std::int64_t>(n, [&](std::size_t i) { return infos[i].column; });
     auto centres = make_array<double>({static_cast<py::ssize_t>(n), 3});
@@ -69,9 +71,9 @@ PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_ty
                const Array<float>& depth, const std::optional<Array<float>>& confidence,
                double stride, const std::array<double, 4>& k,
                const Array<double>& world_from_camera, std::int64_t frame_id, double timestamp,
-               int num_threads) {
+               Provenance provenance, int num_threads) {
     auto keyframe = make_keyframe(latents, latent_type, depth, confidence, stride, to_intrinsics(k),
-                                  frame_id, timestamp);
+                                  frame_id, timestamp, provenance);
     const Affine affine = to_affine(world_from_camera);
     const py::gil_scoped_release release;
     return store.core.insert(std::move(keyframe), affine, num_threads);
@@ -80,10 +82,11 @@ PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_ty
 py::dict retrieve(const BoundStore& store, const std::array<double, 8>& camera,
                   const Array<double>& camera_from_world, double time, std::size_t top_k,
                   double half_life, double min_visibility, double diversity_radius,
-                  double diversity_penalty) {
+                  double diversity_penalty, double generated_weight) {
     const View view = to_view(camera, camera_from_world);
     const RetrievalParams params{
-        top_k, time, half_life, min_visibility, diversity_radius, diversity_penalty};
+        top_k,           time, half_life, min_visibility, diversity_radius, diversity_penalty,
+        generated_weight};
     std::vector<RetrievedPatch> patches;
     {
         const py::gil_scoped_release release;
@@ -98,12 +101,12 @@ py::dict retrieve(const BoundStore& store, const std::array<double, 8>& camera,
 py::list look(const BoundStore& store, const std::array<double, 8>& camera,
               const Array<double>& camera_from_world, const Array<double>& times, std::size_t top_k,
               double half_life, double min_visibility, double diversity_radius,
-              double diversity_penalty, int num_threads) {
+              double diversity_penalty, double generated_weight, int num_threads) {
     const std::vector<View> views = to_views(camera, camera_from_world);
     std::vector<RetrievalParams> params;
     for (std::size_t i = 0; i < views.size(); ++i) {
         params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
-                          diversity_penalty});
+                          diversity_penalty, generated_weight});
     }
     std::vector<MemoryStore::Sight> sights;
     {
@@ -205,7 +208,7 @@ Array<PatchId> alive_ids(const BoundStore& store) {
 
 // Counts, bytes by kind, and times of one state of the store.
 py::dict statistics(const BoundStore& store) {
-    std::size_t patches, observations;
+    std::size_t patches, observations, generated_patches = 0, generated_observations = 0;
     StoreBytes bytes;
     double first = std::numeric_limits<double>::infinity(), last = -first;
     {
@@ -217,6 +220,9 @@ py::dict statistics(const BoundStore& store) {
             for (const auto& observation : state.observations()) {
                 first = std::min(first, observation->keyframe->timestamp);
                 last = std::max(last, observation->keyframe->timestamp);
+                if (observation->keyframe->provenance == Provenance::observed) continue;
+                generated_patches += observation->alive_count;
+                ++generated_observations;
             }
             return 0;
         });
@@ -224,6 +230,8 @@ py::dict statistics(const BoundStore& store) {
     py::dict result;
     result["patches"] = patches;
     result["observations"] = observations;
+    result["generated_patches"] = generated_patches;
+    result["generated_observations"] = generated_observations;
     result["latent_bytes"] = bytes.latents;
     result["depth_bytes"] = bytes.depth;
     result["confidence_bytes"] = bytes.confidence;
@@ -258,14 +266,15 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
                                               double stride, const Intrinsics& k,
-                                              std::int64_t frame_id, double timestamp) {
+                                              std::int64_t frame_id, double timestamp,
+                                              Provenance provenance) {
     static std::atomic<std::uint64_t> next_serial{0};
     // Three array objects and a tuple, with what the allocator adds; measured.
     constexpr std::size_t kObjects = 432;
     return std::make_shared<const Keyframe>(Keyframe{
         latents.data(), latent_type, depth.data(), data_or_null(confidence), extent(latents, 0),
-        extent(latents, 1), extent(latents, 2), stride, k, frame_id, timestamp, next_serial++,
-        keep_alive(py::make_tuple(latents, depth, confidence)), kObjects});
+        extent(latents, 1), extent(latents, 2), stride, k, frame_id, timestamp, provenance,
+        next_serial++, keep_alive(py::make_tuple(latents, depth, confidence)), kObjects});
 }
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,
@@ -282,6 +291,9 @@ void bind_memory(py::module_& m) {
         .value("float32", LatentType::float32)
         .value("float16", LatentType::float16)
         .value("bfloat16", LatentType::bfloat16);
+    py::enum_<Provenance>(m, "Provenance")
+        .value("observed", Provenance::observed)
+        .value("generated", Provenance::generated);
     py::enum_<Eviction>(m, "Eviction")
         .value("oldest", Eviction::oldest)
         .value("redundant", Eviction::redundant);
@@ -296,14 +308,14 @@ void bind_memory(py::module_& m) {
         .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
              py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
              py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("frame_id"),
-             py::arg("timestamp"), py::arg("num_threads") = 0)
+             py::arg("timestamp"), py::arg("provenance"), py::arg("num_threads") = 0)
         .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
-             py::arg("diversity_radius"), py::arg("diversity_penalty"))
+             py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"))
         .def("look", &look, py::arg("camera"), py::arg("camera_from_world").noconvert(),
              py::arg("times").noconvert(), py::arg("top_k"), py::arg("half_life"),
              py::arg("min_visibility"), py::arg("diversity_radius"), py::arg("diversity_penalty"),
-             py::arg("num_threads") = 0)
+             py::arg("generated_weight"), py::arg("num_threads") = 0)
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
         .def("land", &land, py::arg("ids").noconvert(), py::arg("camera"),

@@ -33,7 +33,8 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
                                               double stride, const Intrinsics& k,
-                                              std::int64_t frame_id, double timestamp);
+                                              std::int64_t frame_id, double timestamp,
+                                              Provenance provenance);
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,
                  const std::optional<std::size_t>& max_bytes, Eviction policy);

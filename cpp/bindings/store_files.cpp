@@ -26,6 +26,7 @@ py::dict export_observations(const BoundStore& store) {
     auto serials = make_array<std::uint64_t>({n});
     auto types = make_array<std::uint8_t>({n});
     auto frame_ids = make_array<std::int64_t>({n});
+    auto provenance = make_array<std::uint8_t>({n});
     auto cameras = make_array<double>({n, 6});  // fx, fy, cx, cy, stride, timestamp
     auto words = make_array<std::int64_t>({n});
     std::vector<std::uint64_t> alive;
@@ -40,6 +41,7 @@ py::dict export_observations(const BoundStore& store) {
         serials.mutable_data()[i] = keyframe.serial;
         types.mutable_data()[i] = static_cast<std::uint8_t>(keyframe.latent_type);
         frame_ids.mutable_data()[i] = keyframe.frame_id;
+        provenance.mutable_data()[i] = static_cast<std::uint8_t>(keyframe.provenance);
         const double camera[6] = {keyframe.k.fx, keyframe.k.fy,   keyframe.k.cx,
                                   keyframe.k.cy, keyframe.stride, keyframe.timestamp};
         std::memcpy(cameras.mutable_data() + 6 * i, camera, sizeof camera);
@@ -54,6 +56,7 @@ py::dict export_observations(const BoundStore& store) {
     result["keyframe"] = serials;
     result["latent_type"] = types;
     result["frame_id"] = frame_ids;
+    result["provenance"] = provenance;
     result["camera"] = cameras;
     result["words"] = words;
     const auto total = static_cast<py::ssize_t>(alive.size());
@@ -71,9 +74,10 @@ py::dict export_observations(const BoundStore& store) {
     return result;
 }
 
-// (latents, latent_type, depth, confidence, (fx, fy, cx, cy, stride, timestamp), frame_id)
+// (latents, latent_type, depth, confidence, (fx, fy, cx, cy, stride, timestamp), frame_id,
+// provenance)
 using KeyframeArrays = std::tuple<py::array, LatentType, Array<float>, std::optional<Array<float>>,
-                                  std::array<double, 6>, std::int64_t>;
+                                  std::array<double, 6>, std::int64_t, Provenance>;
 
 // The inverse of export_observations(): `keyframe` (n) says which of the keyframes each observation
 // shows; ids and slots have been checked. Returns the store and the keyframes' serials. ValueError
@@ -87,10 +91,10 @@ py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& m
                      const Array<std::uint64_t>& alive, bool evict, int num_threads) {
     std::vector<std::shared_ptr<const Keyframe>> seen;
     auto serials = make_array<std::uint64_t>({static_cast<py::ssize_t>(keyframes.size())});
-    for (const auto& [latents, type, depth, confidence, camera, frame_id] : keyframes) {
+    for (const auto& [latents, type, depth, confidence, camera, frame_id, provenance] : keyframes) {
         seen.push_back(make_keyframe(latents, type, depth, confidence, camera[4],
                                      {camera[0], camera[1], camera[2], camera[3]}, frame_id,
-                                     camera[5]));
+                                     camera[5], provenance));
         serials.mutable_data()[seen.size() - 1] = seen.back()->serial;
     }
     StoreState::Observations observations;

@@ -32,11 +32,13 @@ py::dict keyframe_arrays(const std::vector<std::shared_ptr<const Observation>>& 
     auto timestamp = make_array<double>({n});
     auto pose = make_array<double>({n, 3, 4});
     auto intrinsics = make_array<double>({n, 4});
+    auto generated = make_array<bool>({n});
     for (std::size_t i = 0; i < keyframes.size(); ++i) {
         const Observation& from = *keyframes[i];
         observation.mutable_data()[i] = from.first_slot;
         frame_id.mutable_data()[i] = from.keyframe->frame_id;
         timestamp.mutable_data()[i] = from.keyframe->timestamp;
+        generated.mutable_data()[i] = from.keyframe->provenance == Provenance::generated;
         std::memcpy(pose.mutable_data() + 12 * i, from.world_from_camera.m.data(), sizeof(Affine));
         std::memcpy(intrinsics.mutable_data() + 4 * i, &from.keyframe->k, sizeof(Intrinsics));
     }
@@ -46,6 +48,7 @@ py::dict keyframe_arrays(const std::vector<std::shared_ptr<const Observation>>& 
     result["timestamp"] = timestamp;
     result["world_from_camera"] = pose;
     result["intrinsics"] = intrinsics;
+    result["generated"] = generated;
     return result;
 }
 
@@ -80,8 +83,8 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
         .value("forward", Direction::forward)
         .value("backward", Direction::backward);
     py::class_<SightScales>(m, "SightScales")
-        .def(py::init<double, double, double>(), py::arg("viewing_angle"), py::arg("field_angle"),
-             py::arg("half_life"));
+        .def(py::init<double, double, double, double>(), py::arg("viewing_angle"),
+             py::arg("field_angle"), py::arg("half_life"), py::arg("generated_weight"));
     py::class_<KeyframeParams>(m, "KeyframeParams")
         .def(py::init<std::size_t, std::size_t, double, SightScales>(), py::arg("per_view"),
              py::arg("per_window"), py::arg("depth_tolerance"), py::arg("scales"));

@@ -36,6 +36,7 @@ py::dict describe(const StoreState& state, const Observation& observation) {
     result["keyframe"] = keyframe.serial;
     result["frame_id"] = keyframe.frame_id;
     result["timestamp"] = keyframe.timestamp;
+    result["generated"] = keyframe.provenance == Provenance::generated;
     result["world_from_camera"] = observation.world_from_camera.m;
     result["intrinsics"] =
         std::array<double, 4>{keyframe.k.fx, keyframe.k.fy, keyframe.k.cx, keyframe.k.cy};

@@ -28,6 +28,8 @@ py::bytes pack(const py::dict& description, std::uintptr_t latents, std::uintptr
     row.patch_columns = (columns + patch_size - 1) / patch_size;
     row.patch_count = (rows + patch_size - 1) / patch_size * row.patch_columns;
     row.first_chunk = first_chunk;
+    row.provenance =
+        py::cast<bool>(description["generated"]) ? Provenance::generated : Provenance::observed;
     return {reinterpret_cast<const char*>(&row), sizeof row};
 }
 

@@ -25,13 +25,13 @@ using Scratch = std::array<DeviceArray, 7>;
 using Retrieved = std::array<DeviceArray, 6>;
 
 void retrieve(const MirrorTables& tables, const DeviceArray& views,
-              const std::array<double, 4>& options, const Scratch& scratch,
+              const std::array<double, 5>& options, const Scratch& scratch,
               const Retrieved& retrieved, const cuda::Stream& stream) {
     const std::size_t count = retrieved[0].extent(0), top_k = retrieved[0].extent(1);
-    const auto [half_life, min_visibility, radius, penalty] = options;
+    const auto [half_life, min_visibility, radius, penalty, generated_weight] = options;
     cuda::retrieve(
         tables.mirror(), views.as<cuda::RetrievalView>(), count,
-        {top_k, 0, half_life, min_visibility, radius, penalty},
+        {top_k, 0, half_life, min_visibility, radius, penalty, generated_weight},
         {scratch[0].as<cuda::RetrievalState>(), scratch[1].as<cuda::RetrievalCandidate>(),
          scratch[1].extent(1), scratch[2].as<std::uint64_t>(), scratch[2].extent(1),
          scratch[3].as<std::uint32_t>(), scratch[4].as<cuda::RetrievalCandidate>(),
@@ -42,19 +42,19 @@ void retrieve(const MirrorTables& tables, const DeviceArray& views,
         stream);
 }
 
-// (latents, positions, depth, confidence, valid, coverage)
-using Landed = std::array<DeviceArray, 6>;
+// (latents, positions, depth, confidence, valid, coverage, observed)
+using Landed = std::array<DeviceArray, 7>;
 
 void land(const MirrorTables& tables, const DeviceArray& views, const DeviceArray& places,
           double stride, double seconds_per_latent, const Landed& landed,
           const cuda::Stream& stream) {
-    cuda::land(
-        tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
-        places.as<std::int32_t>(),
-        {landed[2].extent(2), landed[0].as<float>(), landed[1].as<float>(), landed[2].as<float>(),
-         landed[3].as<float>(), landed[4].as<std::uint8_t>(), landed[5].as<std::uint8_t>(),
-         landed[5].extent(1), landed[5].extent(2), stride, seconds_per_latent},
-        stream);
+    cuda::land(tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
+               places.as<std::int32_t>(),
+               {landed[2].extent(2), landed[0].as<float>(), landed[1].as<float>(),
+                landed[2].as<float>(), landed[3].as<float>(), landed[4].as<std::uint8_t>(),
+                landed[5].as<std::uint8_t>(), landed[6].as<std::uint8_t>(), landed[5].extent(1),
+                landed[5].extent(2), stride, seconds_per_latent},
+               stream);
 }
 
 }  // namespace

@@ -49,6 +49,10 @@ class LatentType:
     float16: ClassVar[LatentType]
     bfloat16: ClassVar[LatentType]
 
+class Provenance:
+    observed: ClassVar[Provenance]
+    generated: ClassVar[Provenance]
+
 class Eviction:
     oldest: ClassVar[Eviction]
     redundant: ClassVar[Eviction]
@@ -84,6 +88,7 @@ class PatchArrays(TypedDict):
     observation: NDArray[np.uint64]
     frame_id: NDArray[np.int64]
     timestamp: _F64
+    generated: NDArray[np.bool_]
     row: NDArray[np.int64]
     column: NDArray[np.int64]
     centre: _F64
@@ -96,6 +101,7 @@ class KeyframeArrays(TypedDict):
     timestamp: _F64
     world_from_camera: _F64
     intrinsics: _F64
+    generated: NDArray[np.bool_]
 
 class MosaicArrays(TypedDict):
     keyframes: KeyframeArrays
@@ -110,7 +116,7 @@ class Direction:
     backward: ClassVar[Direction]
 
 class SightScales:
-    def __init__(self, viewing_angle: float, field_angle: float, half_life: float) -> None: ...
+    def __init__(self, viewing_angle: float, field_angle: float, half_life: float, generated_weight: float) -> None: ...
 
 class KeyframeParams:
     def __init__(self, per_view: int, per_window: int, depth_tolerance: float, scales: SightScales) -> None: ...
@@ -132,6 +138,8 @@ class TargetGrids:
 class StoreCounts(TypedDict):
     patches: int
     observations: int
+    generated_patches: int
+    generated_observations: int
     latent_bytes: int
     depth_bytes: int
     confidence_bytes: int
@@ -169,6 +177,7 @@ class MemoryStore:
         world_from_camera: _F64,
         frame_id: int,
         timestamp: float,
+        provenance: Provenance,
         num_threads: int = 0,
     ) -> int: ...
     def select_keyframes(
@@ -216,6 +225,7 @@ class MemoryStore:
         min_visibility: float,
         diversity_radius: float,
         diversity_penalty: float,
+        generated_weight: float,
     ) -> RetrievedArrays: ...
     def look(
         self,
@@ -227,6 +237,7 @@ class MemoryStore:
         min_visibility: float,
         diversity_radius: float,
         diversity_penalty: float,
+        generated_weight: float,
         num_threads: int = 0,
     ) -> list[tuple[RetrievedArrays, PatchArrays, LandedArrays]]: ...
     def within(
@@ -412,7 +423,7 @@ class _Cuda:
         self,
         tables: Any,
         views: _DeviceArray,
-        options: tuple[float, float, float, float],
+        options: tuple[float, float, float, float, float],
         scratch: tuple[_DeviceArray, ...],
         retrieved: tuple[_DeviceArray, ...],
         stream: _Stream,

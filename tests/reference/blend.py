@@ -1,7 +1,8 @@
 """What a source cell is worth in a target view, the blend of sources, and the choice of keyframes; in float64.
 
 A source is a dict: latents (h, w, C), depth (h, w), confidence (h, w) or None, k (fx, fy, cx, cy), stride,
-world_from_camera (3x4 or 4x4), timestamp. A target: k, stride, camera_from_world, rows, columns, time, near, far.
+world_from_camera (3x4 or 4x4), timestamp, and maybe a weight, of which 0 excludes it. A target: k, stride,
+camera_from_world, rows, columns, time, near, far.
 Scales are (viewing_angle, field_angle, half_life).
 """
 
@@ -35,7 +36,7 @@ def recency(source, target, half_life):
 
 def trust_of(source, target, half_life):
     confidence = source.get("confidence")
-    return (1.0 if confidence is None else confidence) * recency(source, target, half_life)
+    return (1.0 if confidence is None else confidence) * recency(source, target, half_life) * source.get("weight", 1.0)
 
 
 def land(source, target, scales, step=1):

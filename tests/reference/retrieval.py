@@ -3,7 +3,8 @@ import numpy as np
 
 def score_patches(patches, intrinsics, camera_from_world, time, near, far, half_life, min_visibility, stride):
     """(id, score, u, v, z) of each visible patch. `patches` holds dicts with id, centre, timestamp, k,
-    world_from_camera and cells: a list of (row, column, depth) of all cells of the tile."""
+    world_from_camera, cells: a list of (row, column, depth) of all cells of the tile, and maybe a weight; those of
+    weight 0 are left out."""
     fx, fy, cx, cy = intrinsics.params
     width, height = intrinsics.width, intrinsics.height
 
@@ -33,8 +34,9 @@ def score_patches(patches, intrinsics, camera_from_world, time, near, far, half_
             tu, tv, tz = project(world)
             visible += near < tz <= far and inside(tu, tv)
         footprint = max(0.25, visible / len(patch["cells"]))
-        score = centrality * proximity * footprint * recency
-        if score >= min_visibility:
+        weight = patch.get("weight", 1.0)
+        score = centrality * proximity * footprint * recency * weight
+        if weight > 0 and score >= min_visibility:
             found.append((patch["id"], score, u, v, z))
     return found
 

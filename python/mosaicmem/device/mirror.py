@@ -274,4 +274,5 @@ def _empty_columns(rows: int) -> dict[str, Any]:
         "timestamp": np.zeros(rows),
         "world_from_camera": np.zeros((rows, 3, 4)),
         "intrinsics": np.zeros((rows, 4)),
+        "generated": np.zeros(rows, np.bool_),
     }

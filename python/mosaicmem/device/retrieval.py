@@ -38,7 +38,8 @@ def look(
     seconds_per_latent: float,
 ) -> tuple[list[Any], list[Any]]:
     """As `retrieve`, and the tokens: latents (T, N, C), positions (T, N, 3), depth, confidence and valid (T, N), and
-    coverage (T, rows, columns), with N = K * patch_size^2; ``grid`` is rows, columns and stride of the targets."""
+    coverage and observed (T, rows, columns), with N = K * patch_size^2; ``grid`` is rows, columns and stride of the
+    targets."""
     rows, columns, stride = grid
     with mirror.following(core) as (call, tables):
         views = _put_views(call, tables, cameras)
@@ -52,12 +53,12 @@ def look(
             "valid": ((cells,), "bool"),
         }
         made = [call.empty((count, options.top_k, *shape), dtype) for shape, dtype in shapes.values()]
-        coverage, covered = call.empty((count, rows, columns), "bool")
-        landed = (*(view for _, view in made), covered)
+        masks = [call.empty((count, rows, columns), "bool") for _ in ("coverage", "observed")]
+        landed = tuple(view for _, view in (*made, *masks))
         _core.cuda.land(tables, views, call.view(places), stride, seconds_per_latent, landed, call.stream)
         tokens = options.top_k * cells
         flat = [array.reshape((count, tokens, *array.shape[3:])) for array, _ in made]
-        return found, [*flat, coverage]
+        return found, [*flat, *(mask for mask, _ in masks)]
 
 
 def _put_views(call: Call, tables: Any, cameras: Cameras) -> View:

@@ -40,6 +40,9 @@ class MemoryContext:
         Whether attention to memory encodes cameras. False where a run leaves it out to see what it is worth.
     gate : float or None
         Instead of the gates of attention to memory, if not None: 0 shuts it off, 1 opens it fully.
+    observed : (T, h, w) bool or None
+        The covered cells of the canvas that show what cameras observed; the other covered ones show what a model made
+        up before. None where that is not known.
     """
 
     cameras: CameraTrajectory
@@ -54,6 +57,7 @@ class MemoryContext:
     text: F32 = field(default_factory=lambda: np.zeros((0, 1), np.float32))
     use_prope: bool = True
     gate: float | None = None
+    observed: Bool | None = None
 
     def without_prompt(self) -> MemoryContext:
         """The same memory and no text: what classifier-free guidance leads away from."""

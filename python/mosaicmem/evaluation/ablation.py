@@ -27,6 +27,8 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """Changes to the configuration, by what people read."""
 
+_COVERAGE = ("coverage", "coverage_observed", "coverage_generated")
+
 
 @dataclass(frozen=True)
 class AblationScore:
@@ -37,13 +39,15 @@ class AblationScore:
     name : str
     psnr : float
         Mean over the frames whose truth is known, dB.
-    coverage : float
-        Mean over windows.
+    coverage, coverage_observed, coverage_generated : float
+        Means over windows; the first is the sum of the others.
     """
 
     name: str
     psnr: float
     coverage: float
+    coverage_observed: float
+    coverage_generated: float
 
 
 def ablate(
@@ -75,7 +79,8 @@ def ablate(
             on_variant(name)
         result = pipeline.varied(**changes).generate(trajectory)
         ratios = [psnr(result.frames[frame], image) for frame, image in sorted(truth.items())]
-        scores.append(AblationScore(name, _mean(ratios), _mean([window.coverage for window in result.windows])))
+        coverage = [_mean([getattr(window, field) for window in result.windows]) for field in _COVERAGE]
+        scores.append(AblationScore(name, _mean(ratios), *coverage))
     return scores
 
 

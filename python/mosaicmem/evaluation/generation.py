@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F32, check_integer, check_shape
+from mosaicmem._arrays import F32, Bool, check_integer, check_shape
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion import VAE
+from mosaicmem.memory.summary import coverage_figures
 from mosaicmem.metrics import psnr
 from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, Window
 
@@ -24,7 +25,9 @@ class FrameScore:
     frame : int
         In the generated video.
     coverage : float
-        Part of the latent cells that memory covered.
+        Part of the latent cells that memory covered; the sum of the next two.
+    coverage_observed, coverage_generated : float
+        Parts that showed mostly what was observed, and what this run or an earlier one generated.
     psnr_mosaic : float
         Of the decoded mosaic on its covered cells, dB; NaN where nothing is covered.
     psnr_with_memory, psnr_without_memory : float
@@ -33,6 +36,8 @@ class FrameScore:
 
     frame: int
     coverage: float
+    coverage_observed: float
+    coverage_generated: float
     psnr_mosaic: float
     psnr_with_memory: float
     psnr_without_memory: float
@@ -60,7 +65,8 @@ class MosaicRecorder:
     def __init__(self, vae: VAE) -> None:
         self._vae = vae
         self.mosaics: dict[int, F32] = {}
-        self.coverage: dict[int, np.ndarray] = {}
+        self.coverage: dict[int, Bool] = {}
+        self.observed: dict[int, Bool] = {}
 
     def __call__(self, window: Window) -> None:
         """Record the frames of a window; a frame that two windows share is recorded as the first saw it."""
@@ -68,7 +74,10 @@ class MosaicRecorder:
         decoded = self._vae.decode(canvas, len(window.frames))
         for i, frame in enumerate(window.frames):
             self.mosaics.setdefault(frame, decoded[i])
-            self.coverage.setdefault(frame, window.context.coverage[self._vae.temporal.latent_of(i)])
+            latent, context = self._vae.temporal.latent_of(i), window.context
+            observed = context.coverage if context.observed is None else context.observed
+            self.coverage.setdefault(frame, context.coverage[latent])
+            self.observed.setdefault(frame, observed[latent])
 
     def score(
         self, frame: int, truth: F32, with_memory: GenerationResult, without_memory: GenerationResult
@@ -80,10 +89,10 @@ class MosaicRecorder:
         pixels = np.repeat(np.repeat(cells, stride, axis=0), stride, axis=1)[:height, :width]
         return FrameScore(
             frame,
-            float(cells.mean()),
-            psnr(self.mosaics[frame][:height, :width], truth, pixels),
-            psnr(with_memory.frames[frame], truth),
-            psnr(without_memory.frames[frame], truth),
+            psnr_mosaic=psnr(self.mosaics[frame][:height, :width], truth, pixels),
+            psnr_with_memory=psnr(with_memory.frames[frame], truth),
+            psnr_without_memory=psnr(without_memory.frames[frame], truth),
+            **coverage_figures(cells, self.observed[frame]),
         )
 
 

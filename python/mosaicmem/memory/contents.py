@@ -9,6 +9,7 @@ import numpy as np
 
 from mosaicmem._arrays import F32, F64, Bool
 from mosaicmem.camera import CameraIntrinsics
+from mosaicmem.memory.keyframe import PROVENANCES
 from mosaicmem.memory.store import MosaicMemoryStore
 
 
@@ -30,6 +31,8 @@ class ObservedKeyframe:
     frame_id : int
     timestamp : float
         Seconds.
+    provenance : str
+        ``"observed"`` or ``"generated"``.
     """
 
     latents: F32
@@ -39,6 +42,7 @@ class ObservedKeyframe:
     world_from_camera: F64
     frame_id: int
     timestamp: float
+    provenance: str
 
     @property
     def points(self) -> F64:
@@ -72,6 +76,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
             matrix,
             int(exported["frame_id"][i]),
             timestamp,
+            PROVENANCES[exported["provenance"][i]],
         )
 
 

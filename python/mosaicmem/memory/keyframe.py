@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, check_instance, suspect_depth
+from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, check_choice, check_instance, suspect_depth
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.storage import MAX_CELLS
+
+PROVENANCES = ("observed", "generated")
 
 
 def as_keyframe(
@@ -20,6 +22,7 @@ def as_keyframe(
     valid: ArrayLike | None,
     dynamic: ArrayLike | None,
     confidence: ArrayLike | None,
+    provenance: str,
     channels: int | None,
     dtype: str,
 ) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def as_keyframe(
         "intrinsics": intrinsics.params,
         "world_from_camera": pose.world_from_camera,
         "timestamp": pose.timestamp,
+        "provenance": getattr(_core.Provenance, check_choice("provenance", provenance, PROVENANCES)),
     }
 
 

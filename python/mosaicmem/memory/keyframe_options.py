@@ -17,12 +17,13 @@ class KeyframeOptions:
 
     A cell of a keyframe is worth, in a target view,
 
-        confidence * recency * exp(-viewing / viewing_angle - field / field_angle) * resolution
+        confidence * recency * weight * exp(-viewing / viewing_angle - field / field_angle) * resolution
 
     - viewing: the angle at the surface between the two cameras
     - field: how far apart the surface is in the two images, as tangents; errors of calibration, distortion, vignetting
       and registration of depth grow with it
     - recency: 0.5^(age / half_life), 1 with half_life = 0; age is 0 for keyframes from the target's future
+    - weight: ``generated_weight`` for generated keyframes, 1 for observed ones
     - resolution: the sizes of the source and the target cell on the surface, the smaller over the larger
 
     Parameters
@@ -43,6 +44,8 @@ class KeyframeOptions:
         Seconds.
     near, far : float
         Metres; ``far`` may be infinite.
+    generated_weight : float
+        In [0, 1]. 0 leaves out what a model generated, and keeps to what cameras observed.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class KeyframeOptions:
     half_life: float = 0.0
     near: float = 0.05
     far: float = math.inf
+    generated_weight: float = 1.0
 
     def __post_init__(self) -> None:
         most = check_integer("max_keyframes", self.max_keyframes, minimum=1, maximum=2**31 - 1)
@@ -77,6 +81,7 @@ class KeyframeOptions:
             check_number("far", self.far)
         if not self.far > near:
             raise ValueError(f"far: expected more than near = {near}, got {self.far}")
+        check_number("generated_weight", self.generated_weight, minimum=0.0, maximum=1.0)
 
     def selection(self) -> _core.KeyframeParams:
         """What the core takes to choose."""
@@ -88,4 +93,4 @@ class KeyframeOptions:
         return _core.BlendOptions(direction, self.depth_tolerance, self._scales())
 
     def _scales(self) -> _core.SightScales:
-        return _core.SightScales(self.viewing_angle, self.field_angle, self.half_life)
+        return _core.SightScales(self.viewing_angle, self.field_angle, self.half_life, self.generated_weight)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F64, I64, U64, ArrayLike, as_ids, check_instance
+from mosaicmem._arrays import F64, I64, U64, ArrayLike, Bool, as_ids, check_instance
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.device import keyframes
 from mosaicmem.device.arrays import to_host
@@ -112,6 +112,8 @@ class ComposedMosaic:
     world_from_camera : (K, 3, 4) float64
     intrinsics : (K, 4) float64
         fx, fy, cx, cy; pixels.
+    generated : (K,) bool
+        Whether a model made a keyframe up; False for those that were observed.
     selection : KeyframeSelection, DeviceSelection or None
         None where patches were composed.
     """
@@ -126,12 +128,27 @@ class ComposedMosaic:
     timestamps: F64
     world_from_camera: F64
     intrinsics: F64
+    generated: Bool
     selection: KeyframeSelection | DeviceSelection | None = None
 
     @property
     def coverage_ratio(self) -> F64:
         """The part of each target's cells that is covered, (T,) float64, on the host."""
         return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
+
+    @property
+    def observed(self) -> Bool:
+        """The covered cells that show mostly what was observed, (T, h, w) bool, on the host.
+
+        They are those whose ``source`` is an observed keyframe. The other covered cells show what a model made up.
+        """
+        source = to_host("source", self.source)
+        return np.asarray((source >= 0) & ~np.append(self.generated, True)[source])
+
+    @property
+    def observed_ratio(self) -> F64:
+        """The part of each target's cells that show what was observed, (T,) float64, on the host."""
+        return np.asarray(self.observed.mean(axis=(1, 2)))
 
 
 class KeyframeRetrieval:
@@ -303,5 +320,6 @@ def _composed(arrays: Any, selection: KeyframeSelection | DeviceSelection | None
         described["timestamp"],
         described["world_from_camera"],
         described["intrinsics"],
+        described["generated"],
         selection,
     )

@@ -27,6 +27,8 @@ class Mosaic:
     patch_frames : (P,) int32
         Target frame of each patch.
     patch_scores : (P,) float64
+    patch_generated : (P,) bool
+        Whether a model made the patch's keyframe up; False for those that were observed.
     source_camera_from_world : (S, 4, 4) float64
         The cameras of the distinct keyframes that patches come from.
     source_intrinsics : (S, 3, 3) float64
@@ -47,6 +49,8 @@ class Mosaic:
         Which patch each token belongs to.
     coverage : (T, rows, columns) bool
         Cells that the bilinear footprint of a token reaches.
+    observed : (T, rows, columns) bool
+        Those of them that a token of an observed keyframe reaches; the others are known from generated ones alone.
     """
 
     frames: int
@@ -55,6 +59,7 @@ class Mosaic:
     patch_ids: U64
     patch_frames: I32
     patch_scores: F64
+    patch_generated: Bool
     source_camera_from_world: F64
     source_intrinsics: F64
     patch_sources: I32
@@ -65,6 +70,7 @@ class Mosaic:
     confidence: F32
     token_patches: I32
     coverage: Bool
+    observed: Bool
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -84,6 +90,11 @@ class Mosaic:
     def coverage_ratio(self) -> F64:
         """The part of each target frame's cells that is covered, (T,) float64."""
         return np.asarray(self.coverage.mean(axis=(1, 2)))
+
+    @property
+    def observed_ratio(self) -> F64:
+        """The part of each target frame's cells that observed keyframes cover, (T,) float64."""
+        return np.asarray(self.observed.mean(axis=(1, 2)))
 
     def unwarped(self) -> Mosaic:
         """The same tokens, each at the (y, x) that it has in its own keyframe: what Warped RoPE is there to mend."""
@@ -132,7 +143,7 @@ class PaddedMosaic:
         In the target camera, metres.
     confidence : (T, N) float32
     valid : (T, N) bool
-    coverage : (T, rows, columns) bool
+    coverage, observed : (T, rows, columns) bool
         As of `Mosaic`.
     """
 
@@ -144,3 +155,4 @@ class PaddedMosaic:
     confidence: Any
     valid: Any
     coverage: Any
+    observed: Any

@@ -10,7 +10,7 @@ from mosaicmem._arrays import check_integer, check_number
 
 @dataclass(frozen=True)
 class RetrievalOptions:
-    """Options of strategy ``top_k``: score = centrality * proximity * footprint * recency.
+    """Options of strategy ``top_k``: score = centrality * proximity * footprint * recency * weight.
 
     Of patches whose centre (u, v, z) is inside the image with near <= z <= far:
 
@@ -19,6 +19,7 @@ class RetrievalOptions:
     - footprint = max(0.25, visible tokens / tokens)
     - recency = 0.5^(age / half_life), 1 with half_life = 0; age runs from the keyframe's timestamp to the pose's, 0 for
       keyframes from its future
+    - weight = ``generated_weight`` for patches of generated keyframes, 1 for those of observed ones
 
     Parameters
     ----------
@@ -35,6 +36,8 @@ class RetrievalOptions:
         ``diversity_penalty``. 0 turns it off.
     diversity_penalty : float
         In [0, 1].
+    generated_weight : float
+        In [0, 1]. 0 leaves out what a model generated, and keeps to what cameras observed.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class RetrievalOptions:
     min_visibility: float = 0.01
     diversity_radius: float = 0.0
     diversity_penalty: float = 0.5
+    generated_weight: float = 1.0
 
     def __post_init__(self) -> None:
         check_integer("top_k", self.top_k, minimum=1, maximum=2**31 - 1)
@@ -61,7 +65,15 @@ class RetrievalOptions:
         check_number("min_visibility", self.min_visibility, minimum=0.0)
         check_number("diversity_radius", self.diversity_radius, minimum=0.0)
         check_number("diversity_penalty", self.diversity_penalty, minimum=0.0, maximum=1.0)
+        check_number("generated_weight", self.generated_weight, minimum=0.0, maximum=1.0)
 
-    def core_arguments(self) -> tuple[int, float, float, float, float]:
+    def core_arguments(self) -> tuple[int, float, float, float, float, float]:
         """What the core takes beside camera and time."""
-        return (self.top_k, self.half_life, self.min_visibility, self.diversity_radius, self.diversity_penalty)
+        return (
+            self.top_k,
+            self.half_life,
+            self.min_visibility,
+            self.diversity_radius,
+            self.diversity_penalty,
+            self.generated_weight,
+        )

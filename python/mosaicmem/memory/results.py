@@ -72,6 +72,8 @@ class StoreStatistics:
         Living patches.
     keyframes : int
         Observations with at least one living patch: a keyframe in one place.
+    generated_patches, generated_keyframes : int
+        How many of those a model made up; the others were observed.
     channels : int or None
         Of the latents; None before the first keyframe.
     latent_bytes, depth_bytes, confidence_bytes : int
@@ -86,6 +88,8 @@ class StoreStatistics:
 
     patches: int
     keyframes: int
+    generated_patches: int
+    generated_keyframes: int
     channels: int | None
     latent_bytes: int
     depth_bytes: int

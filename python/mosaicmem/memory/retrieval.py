@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import ArrayLike, check_choice, check_instance, check_number
+from mosaicmem._arrays import F32, F64, ArrayLike, Bool, check_choice, check_instance, check_number
 from mosaicmem.attention.warped_latent import WarpedLatent
 from mosaicmem.attention.warped_rope import warped_positions
-from mosaicmem.camera import CameraTrajectory
+from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.device.retrieval import look
 from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
 from mosaicmem.memory.options import RetrievalOptions
@@ -79,22 +79,14 @@ class MemoryRetrieval:
             if self.temporal == "offset":
                 t = (info["timestamp"] - targets[frame].timestamp)[landed["patch"]] / seconds_per_latent
             positions = warped_positions(landed["landing"], stride, t)
-            coverage = (
-                WarpedLatent("bilinear")
-                .splat(
-                    landed["latents"][:, :0],
-                    positions[:, 1:],
-                    landed["landing"][:, 2],
-                    grid.height,
-                    grid.width,
-                )
-                .coverage
-            )
+            cells, depth = positions[:, 1:], landed["landing"][:, 2]
+            seen = ~info["generated"][landed["patch"]]
             parts.append(
                 {
                     "patch_ids": found.ids,
                     "patch_frames": np.full(len(found), frame, dtype=np.int32),
                     "patch_scores": found.scores,
+                    "patch_generated": info["generated"],
                     "observation": info["observation"],
                     "world_from_camera": info["world_from_camera"],
                     "intrinsics": info["intrinsics"],
@@ -104,12 +96,20 @@ class MemoryRetrieval:
                     "depth": landed["landing"][:, 2],
                     "confidence": landed["confidence"],
                     "token_patches": landed["patch"] + np.int32(patches),
-                    "coverage": coverage[None],
+                    "coverage": _reached(cells, depth, grid)[None],
+                    "observed": _reached(cells[seen], depth[seen], grid)[None],
                 }
             )
             patches += len(found)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return Mosaic(frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined))
+
+
+def _reached(positions: F64, depth: F32, grid: CameraIntrinsics) -> Bool:
+    """The cells (rows, columns) that the bilinear footprint of a token reaches; ``positions`` (N, 2) are (y, x)."""
+    no_features = np.zeros((len(depth), 0), np.float32)
+    splat = WarpedLatent("bilinear").splat(no_features, positions, depth, grid.height, grid.width)
+    return np.asarray(splat.coverage)
 
 
 def _distinct_sources(joined: dict[str, Any]) -> dict[str, Any]:

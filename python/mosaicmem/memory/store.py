@@ -131,6 +131,7 @@ class MosaicMemoryStore:
         valid: ArrayLike | None = None,
         dynamic: ArrayLike | None = None,
         confidence: ArrayLike | None = None,
+        provenance: str = "observed",
     ) -> int:
         """Remember one frame.
 
@@ -153,6 +154,9 @@ class MosaicMemoryStore:
             Cells that show something that moves: it will be elsewhere, so they are not remembered.
         confidence : (h, w) array, optional
             In [0, 1], 1 if not given. Tokens and canvases weigh a cell by it.
+        provenance : {"observed", "generated"}
+            Whether a camera saw the frame, or a model made it up. It is kept for good: coverage tells the two apart,
+            and ``generated_weight`` weighs or excludes what was generated in retrieval.
 
         Returns
         -------
@@ -162,7 +166,12 @@ class MosaicMemoryStore:
         given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
         arrays = given if self.device is None else on_host(given)
         keyframe = as_keyframe(
-            **arrays, intrinsics=intrinsics, pose=pose, channels=self.channels, dtype=self.latent_dtype
+            **arrays,
+            intrinsics=intrinsics,
+            pose=pose,
+            provenance=provenance,
+            channels=self.channels,
+            dtype=self.latent_dtype,
         )
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
@@ -204,7 +213,7 @@ class MosaicMemoryStore:
             The camera, and when it looks.
         options
             Fields of `RetrievalOptions`: top_k, near, far, half_life, min_visibility, diversity_radius,
-            diversity_penalty.
+            diversity_penalty, generated_weight.
 
         Returns
         -------
@@ -330,7 +339,8 @@ class MosaicMemoryStore:
         Returns
         -------
         dict
-            ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds; ``row`` and ``column`` (P,)
+            ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds;
+            ``generated`` (P,) bool: whether a model made the keyframe up; ``row`` and ``column`` (P,)
             in the keyframe's patch grid; ``observation`` (P,) a number that patches have in common which are of one
             keyframe and were never moved apart; ``world_from_camera``
             (P, 3, 4) and ``intrinsics`` (P, 4: fx, fy, cx, cy) of the keyframe.
@@ -499,6 +509,8 @@ class MosaicMemoryStore:
         return StoreStatistics(
             patches=counted["patches"],
             keyframes=counted["observations"],
+            generated_patches=counted["generated_patches"],
+            generated_keyframes=counted["generated_observations"],
             channels=self.channels,
             latent_bytes=counted["latent_bytes"],
             depth_bytes=counted["depth_bytes"],

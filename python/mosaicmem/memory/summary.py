@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mosaicmem._arrays import Bool
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.options import RetrievalOptions
@@ -19,7 +20,7 @@ _DTYPES = ("float32", "float16", "bfloat16")  # by the core's number
 
 
 def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
-    """Counts, bytes by kind, time span, bounds, patches a keyframe, and kinds of keyframes; plain JSON."""
+    """Counts, bytes by kind, time span, bounds, patches a keyframe, provenance, and kinds of keyframes; plain JSON."""
     exported = store._core.export_observations()
     alive = np.split(exported["alive"], np.cumsum(exported["words"])[:-1]) if len(exported["words"]) else []
     living = [int(np.unpackbits(words.view(np.uint8)).sum()) for words in alive]
@@ -35,6 +36,16 @@ def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
         "patches": statistics["patches"],
         "observations": statistics["keyframes"],
         "keyframes": len(distinct),
+        "provenance": {
+            "observed": {
+                "observations": statistics["keyframes"] - statistics["generated_keyframes"],
+                "patches": statistics["patches"] - statistics["generated_patches"],
+            },
+            "generated": {
+                "observations": statistics["generated_keyframes"],
+                "patches": statistics["generated_patches"],
+            },
+        },
         "channels": statistics["channels"],
         "patches_a_keyframe": None
         if not living
@@ -81,6 +92,18 @@ def stride_of(store: MosaicMemoryStore) -> int:
     return int(strides.pop())
 
 
+def coverage_figures(coverage: Bool, observed: Bool) -> dict[str, float]:
+    """The part of all cells that is covered, and that by what was observed and by what was generated apart.
+
+    Masks of one shape; ``observed`` is within ``coverage``.
+    """
+    return {
+        "coverage": float(coverage.mean()),
+        "coverage_observed": float(observed.mean()),
+        "coverage_generated": float((coverage & ~observed).mean()),
+    }
+
+
 def coverage_along(
     store: MosaicMemoryStore,
     trajectory: CameraTrajectory,
@@ -90,6 +113,7 @@ def coverage_along(
 ) -> list[dict[str, Any]]:
     """For each camera: how many patches it retrieves, and the part of its latent cells that a canvas covers.
 
+    ``coverage`` is the sum of ``coverage_observed`` and ``coverage_generated``.
     ``patches`` are fields of `RetrievalOptions`, ``keyframes`` of `KeyframeOptions`.
     """
     retrieval, options = KeyframeRetrieval(**keyframes), RetrievalOptions(**patches)
@@ -97,12 +121,13 @@ def coverage_along(
     for i, pose in enumerate(trajectory):
         one = CameraTrajectory([pose], trajectory.intrinsics)
         ((found, _, _),) = store.look(one, options)
+        canvas = retrieval.retrieve(store, one, stride)
         frames.append(
             {
                 "frame": i,
                 "time": pose.timestamp,
                 "patches": len(found),
-                "coverage": float(retrieval.retrieve(store, one, stride).coverage_ratio[0]),
+                **coverage_figures(canvas.coverage, canvas.observed),
             }
         )
     return frames

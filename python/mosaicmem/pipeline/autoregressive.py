@@ -175,7 +175,7 @@ class AutoregressivePipeline:
         z = as_depth("depth", depth, pixels.shape[:2])
         self._pose_check.add(z, intrinsics, pose)
         padded = intrinsics.padded(self.vae.stride)
-        self._insert(extended(pixels, padded, "edge"), z, padded, pose, confidence=1.0, valid=None)
+        self._insert(extended(pixels, padded, "edge"), z, padded, pose, "observed", confidence=1.0, valid=None)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, over whole latent cells."""
@@ -300,14 +300,16 @@ class AutoregressivePipeline:
                 last_frame=frames.stop - 1,
                 patches=len(context.mosaic.patch_ids) if context.mosaic else 0,
                 tokens=len(context.mosaic) if context.mosaic else 0,
-                coverage=coverage_of(context),
+                **coverage_of(context),
                 keyframes=len(new),
                 store_patches=len(self.store),
                 seconds=dict(run.seconds),
             )
             if kept is not None:
                 with run("checkpoint"):
-                    record = KeptWindow(decoded, context.canvas, context.coverage, context.depth, statistics)
+                    record = KeptWindow(
+                        decoded, context.canvas, context.coverage, context.depth, context.observed, statistics
+                    )
                     self.store = kept.keep(index, record, self.store)
         except BaseException:
             self.store.restore(before)
@@ -324,7 +326,13 @@ class AutoregressivePipeline:
             decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
             images = blend(run.shared(frames), decoded)
             empty = self._conditioner.empty(self._latent_cameras(path, frames), index)
-            context = replace(empty, canvas=record.canvas, coverage=record.coverage, depth=record.depth)
+            context = replace(
+                empty,
+                canvas=record.canvas,
+                coverage=record.coverage,
+                depth=record.depth,
+                observed=record.observed,
+            )
         return images, context, record.statistics
 
     def _part_names(self) -> dict[str, str]:
@@ -359,6 +367,7 @@ class AutoregressivePipeline:
             depth,
             padded,
             pose,
+            "generated",
             confidence=self.config.generated_confidence,
             valid=~covered if self.config.remember == "novel" else None,
         )
@@ -369,6 +378,7 @@ class AutoregressivePipeline:
         depth: F32,
         intrinsics: CameraIntrinsics,
         pose: CameraPose,
+        provenance: str,
         *,
         confidence: float,
         valid: Bool | None,
@@ -382,6 +392,7 @@ class AutoregressivePipeline:
             pose,
             valid=valid,
             confidence=np.full(grid.shape, confidence, dtype=np.float32),
+            provenance=provenance,
         )
 
 

@@ -44,6 +44,8 @@ class KeptWindow:
     canvas : (T, h, w, C) float32
     coverage : (T, h, w) bool
     depth : (T, h, w) float32
+    observed : (T, h, w) bool or None
+        None in windows that were kept before provenance was.
     statistics : WindowStatistics
     """
 
@@ -51,6 +53,7 @@ class KeptWindow:
     canvas: F32
     coverage: Bool
     depth: F32
+    observed: Bool | None
     statistics: WindowStatistics
 
 
@@ -149,8 +152,9 @@ class Checkpoint:
         from safetensors.numpy import save
 
         arrays = {"decoded": window.decoded, "canvas": window.canvas, "depth": window.depth}
+        masks = {"coverage": window.coverage, "observed": window.observed}
         content = save(
-            {**arrays, "coverage": window.coverage.astype(np.uint8)},
+            {**arrays, **{name: mask.astype(np.uint8) for name, mask in masks.items() if mask is not None}},
             {"statistics": json.dumps(asdict(window.statistics))},
         )
         with atomic_write(self._file(index)) as file:
@@ -173,14 +177,16 @@ class Checkpoint:
                 decoded, canvas, depth, coverage = (
                     file.get_tensor(name) for name in ("decoded", "canvas", "depth", "coverage")
                 )
+                observed = file.get_tensor("observed") != 0 if "observed" in set(file.keys()) else None
                 statistics = WindowStatistics(**json.loads(file.metadata()["statistics"]))
         except FileNotFoundError:
             raise FormatError(path, "is missing: a window that the store has seen") from None
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise FormatError(path, f"damaged: {str(error)[:200]}") from None
-        if coverage.shape != depth.shape or coverage.shape != canvas.shape[:3] or decoded.ndim != 4:
+        masks = coverage.shape if observed is None else observed.shape
+        if not (masks == coverage.shape == depth.shape == canvas.shape[:3]) or decoded.ndim != 4:
             raise FormatError(path, "damaged: its arrays do not fit each other")
-        return KeptWindow(decoded, canvas, coverage != 0, depth, statistics)
+        return KeptWindow(decoded, canvas, coverage != 0, depth, observed, statistics)
 
     def _keep_store(self, store: MosaicMemoryStore, windows: int) -> MosaicMemoryStore:
         store.save(self.path / STORE, label=f"{_WINDOWS}{windows}")

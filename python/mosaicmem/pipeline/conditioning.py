@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from mosaicmem._arrays import F32, Bool, as_array
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import MemoryContext, TextEncoder
 from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.memory.summary import coverage_figures
 from mosaicmem.pipeline.config import PipelineConfig
 
 
@@ -45,7 +45,14 @@ class Conditioner:
         if not c.use_warped_latent:
             return replace(empty, mosaic=mosaic)
         canvas = self._keyframes.retrieve(store, cameras, self._stride)
-        return replace(empty, mosaic=mosaic, canvas=canvas.latents, coverage=canvas.coverage, depth=canvas.depth)
+        return replace(
+            empty,
+            mosaic=mosaic,
+            canvas=canvas.latents,
+            coverage=canvas.coverage,
+            depth=canvas.depth,
+            observed=canvas.observed,
+        )
 
     def empty(self, cameras: CameraTrajectory, window: int) -> MemoryContext:
         """The context of a window without memory."""
@@ -69,6 +76,7 @@ class Conditioner:
             self._texts[prompt],
             c.use_prope,
             c.memory_gate,
+            np.zeros(shape, np.bool_),
         )
 
     def known(self, store: MosaicMemoryStore, intrinsics: CameraIntrinsics, pose: CameraPose) -> tuple[Bool, F32]:
@@ -81,9 +89,9 @@ class Conditioner:
         return shown.coverage[0], shown.depth[0]
 
 
-def coverage_of(context: MemoryContext) -> float:
-    """The part of a window's cells that memory reaches, on the canvas or by attention alone."""
-    if context.coverage.any() or context.mosaic is None:
-        return float(context.coverage.mean())
-    ratio = context.mosaic.coverage_ratio
-    return float(ratio.mean()) if len(ratio) else math.nan
+def coverage_of(context: MemoryContext) -> dict[str, float]:
+    """The part of a window's cells that memory reaches, on the canvas or by attention alone; see `coverage_figures`."""
+    mosaic, observed = context.mosaic, context.observed
+    if context.coverage.any() or mosaic is None:
+        return coverage_figures(context.coverage, context.coverage if observed is None else observed)
+    return coverage_figures(mosaic.coverage, mosaic.observed)

@@ -77,6 +77,9 @@ class PipelineConfig(BaseModel):
     min_visibility: _NotNegative = 0.01
     diversity_radius: Annotated[_NotNegative, Field(description="Pixels; 0: off.")] = 8.0
     diversity_penalty: _Fraction = 0.5
+    generated_weight: Annotated[
+        _Fraction, Field(description="Of generated keyframes in retrieval; 0: memory shows observed ones only.")
+    ] = 1.0
 
     max_keyframes: Annotated[_Count, Field(description="That compose the canvas of a latent frame.")] = 16
     max_window_keyframes: Annotated[_Count, Field(description="That all latent frames of a window share.")] = 32
@@ -114,12 +117,18 @@ class PipelineConfig(BaseModel):
 
     def patch_options(self) -> dict[str, Any]:
         """The fields that `MemoryRetrieval` takes."""
-        names = ("top_k", "near", "far", "half_life", "min_visibility", "diversity_radius", "diversity_penalty")
+        names = (
+            *("top_k", "near", "far", "half_life", "min_visibility"),
+            *("diversity_radius", "diversity_penalty", "generated_weight"),
+        )
         return {name: getattr(self, name) for name in names}
 
     def keyframe_options(self) -> dict[str, Any]:
         """The fields that `KeyframeRetrieval` takes."""
-        names = ("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "near", "far", "half_life")
+        names = (
+            *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
+            *("near", "far", "half_life", "generated_weight"),
+        )
         return {name: getattr(self, name) for name in names}
 
     def prompt_of(self, window: int) -> str:

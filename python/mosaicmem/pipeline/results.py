@@ -25,7 +25,9 @@ class WindowStatistics:
     patches, tokens : int
         Retrieved for attention, over all latent frames.
     coverage : float
-        Part of the window's latent cells that memory covered.
+        Part of the window's latent cells that memory covered; the sum of the next two.
+    coverage_observed, coverage_generated : float
+        Parts of the cells that showed mostly what cameras observed, and what was generated before.
     keyframes : int
         Remembered from this window.
     store_patches : int
@@ -40,6 +42,8 @@ class WindowStatistics:
     patches: int
     tokens: int
     coverage: float
+    coverage_observed: float
+    coverage_generated: float
     keyframes: int
     store_patches: int
     seconds: dict[str, float]

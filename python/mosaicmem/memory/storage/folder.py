@@ -218,6 +218,7 @@ class StoreFolder:
             "world_from_camera": exported["world_from_camera"][changed],
             "camera": exported["camera"][changed],
             "frame_id": exported["frame_id"][changed],
+            "provenance": exported["provenance"][changed],
             "words": exported["words"][changed],
             "alive": np.frombuffer(alive, dtype="<u8"),
             "gone": np.array(gone, dtype=np.uint64),

@@ -15,7 +15,7 @@ from mosaicmem.errors import FormatError, describe_validation
 
 MANIFEST = "manifest.json"
 FORMAT = "mosaicmem store"
-VERSION = 1
+VERSION = 2  # 1 did not keep provenance
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _NAME = re.compile(r"(keyframes|state)-([0-9]{8,12})\.safetensors")
@@ -73,7 +73,7 @@ class Manifest(_Strict):
     """
 
     format: Literal["mosaicmem store"] = "mosaicmem store"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     settings: StoreSettings
     next_id: Count
     next_slot: Count

@@ -18,6 +18,7 @@ from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, Sto
 from mosaicmem.memory.storage.tensors import MappedTensors
 
 _TYPES = {"f4": _core.LatentType.float32, "f2": _core.LatentType.float16, "u2": _core.LatentType.bfloat16}
+_PROVENANCES = (_core.Provenance.observed, _core.Provenance.generated)  # by number
 _MOST = 1e12
 _MOST_INTRINSICS = 1e300
 MAX_CELLS = 2**26  # of a keyframe
@@ -35,6 +36,7 @@ class _Rows:
     world_from_camera: NDArray[np.float64]  # (n, 3, 4)
     camera: NDArray[np.float64]  # (n, 6): fx, fy, cx, cy, stride, timestamp
     frame_id: NDArray[np.int64]
+    provenance: NDArray[np.uint8]  # 0 observed, 1 generated
     words: NDArray[np.int64]
     alive: NDArray[np.uint64]
 
@@ -164,6 +166,7 @@ def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
             world_from_camera=file.get("world_from_camera", ("F64",), (n, 3, 4)),
             camera=file.get("camera", ("F64",), (n, 6)),
             frame_id=file.get("frame_id", ("I64",), (n,)),
+            provenance=_provenance_in(file, n),
             words=file.get("words", ("I64",), (n,)),
             alive=file.get("alive", ("U64",), (None,)),
         )
@@ -195,9 +198,17 @@ def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
         world_from_camera=gather("world_from_camera", (3, 4), np.float64),
         camera=gather("camera", (6,), np.float64),
         frame_id=gather("frame_id", (), np.int64),
+        provenance=gather("provenance", (), np.uint8),
         words=gather("words", (), np.int64),
         alive=np.concatenate(words) if words else np.zeros(0, dtype=np.uint64),
     )
+
+
+def _provenance_in(file: MappedTensors, n: int) -> NDArray[np.uint8]:
+    """That of n observations. Files of version 1 do not have it: what they hold counts as observed."""
+    if "provenance" not in file:
+        return np.zeros(n, np.uint8)
+    return file.get("provenance", ("U8",), (n,))
 
 
 def _check_rows(path: Path, manifest: Manifest, rows: _Rows) -> None:
@@ -215,6 +226,8 @@ def _check_rows(path: Path, manifest: Manifest, rows: _Rows) -> None:
         and np.abs(intrinsics).max(initial=0) <= _MOST_INTRINSICS
     ):
         raise FormatError(path, "damaged: an impossible camera")
+    if (rows.provenance >= len(_PROVENANCES)).any():
+        raise FormatError(path, "damaged: a keyframe neither observed nor generated")
     if (rows.place < 0).any():
         raise FormatError(path, "damaged: a keyframe that is nowhere")
 
@@ -226,6 +239,7 @@ def _keyframes_of(
     distinct, first, which = np.unique(rows.place, axis=0, return_index=True, return_inverse=True)
     which = which.reshape(-1).astype(np.int64)
     same = (rows.camera == rows.camera[first][which]).all(axis=1) & (rows.frame_id == rows.frame_id[first][which])
+    same &= rows.provenance == rows.provenance[first][which]
     keyframes: list[Any] = []
     for (number, position), row in zip(distinct.tolist(), first.tolist(), strict=True):
         file = files.get(number)
@@ -242,9 +256,10 @@ def _keyframes_of(
             if not (confidence.min() >= 0 and confidence.max() <= 1):
                 raise FormatError(file.path, f"{position}.confidence: expected values in [0, 1]")
         camera = tuple(rows.camera[row].tolist())
-        keyframes.append((latents, _TYPES[latents.dtype.str[1:]], depth, confidence, camera, int(rows.frame_id[row])))
+        kind, provenance = _TYPES[latents.dtype.str[1:]], _PROVENANCES[rows.provenance[row]]
+        keyframes.append((latents, kind, depth, confidence, camera, int(rows.frame_id[row]), provenance))
     if not same.all():
-        raise FormatError(path, "damaged: one keyframe with two cameras")
+        raise FormatError(path, "damaged: one keyframe with two cameras, frame ids or provenances")
     return keyframes, which
 
 

@@ -26,6 +26,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "U64": np.dtype("<u8"),
     "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
 }
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_EXTENT = 2**40
