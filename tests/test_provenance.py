@@ -280,10 +280,10 @@ class TestTheLoop:
 
     def test_scores_tell_them_apart(self, observed, world, small_camera):
         pipeline, path = observed
-        truth = {i: world.render(small_camera, path[i]).image for i in (0, 9, 17)}
+        truth = {i: world.render(small_camera, path[i]).image for i in range(len(path))}
         scores = compare_memory(pipeline.varied(), path, truth).scores
         assert scores[0].coverage_observed > 0.9
-        assert max(score.coverage_generated for score in scores) > 0.1
+        assert max(score.coverage_generated for score in scores) > 0.05
 
     def test_a_checkpoint_keeps_it(self, observed, tmp_path):
         pipeline, path = observed
