@@ -263,9 +263,8 @@ class TestTokens:
     def test_are_those_of_the_host(self, rng, device, dtype, temporal):
         both = Twins(device, latent_dtype=dtype, latent_patch_size=4)  # 6 x 10 cells: patches that end at the border
         for i in range(5):
-            confidence = rng.random((ROWS, COLUMNS)).astype(np.float32)
-            provenance = "generated" if i % 2 else "observed"
-            both.insert(random_keyframe(rng, float(i)), confidence=confidence, provenance=provenance)
+            keyframe, confidence = random_keyframe(rng, float(i)), rng.random((ROWS, COLUMNS)).astype(np.float32)
+            both.insert(keyframe, confidence=confidence, provenance="generated" if i % 2 else "observed")
         retrieval = MemoryRetrieval(temporal=temporal, top_k=20)
         targets = views(rng, 3)
         expected, got = both.both(lambda store: retrieval.retrieve(store, targets, STRIDE, seconds_per_latent=0.5))
