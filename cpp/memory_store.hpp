@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "fork_safe_mutex.hpp"
 #include "store_state.hpp"
 
 namespace mosaicmem {
@@ -82,22 +83,13 @@ class MemoryStore {
     template <class Write>
     auto write(const Write& write);
 
-    // Whoever wants the lock waits for the turn first. A writer keeps the turn while it waits, so
-    // that readers who come later do not pass it for ever.
-    std::shared_lock<std::shared_mutex> reading() const {
-        const std::lock_guard turn(turn_);
-        return std::shared_lock(mutex_);
-    }
-    std::unique_lock<std::shared_mutex> writing() {
-        const std::lock_guard turn(turn_);
-        return std::unique_lock(mutex_);
-    }
+    std::shared_lock<ForkSafeMutex> reading() const { return std::shared_lock(mutex_); }
+    std::unique_lock<ForkSafeMutex> writing() { return std::unique_lock(mutex_); }
 
     const std::size_t patch_size_;
     StoreState state_;
     std::atomic<std::uint64_t> revision_ = 0;
-    mutable std::mutex turn_;
-    mutable std::shared_mutex mutex_;
+    mutable ForkSafeMutex mutex_;
 };
 
 }  // namespace mosaicmem

@@ -3,6 +3,7 @@
 
 #include "arrays.hpp"
 #include "depth_grid.hpp"
+#include "fork_safe_mutex.hpp"
 #include "reproject.hpp"
 #include "unproject.hpp"
 #include "voxel_map.hpp"
@@ -160,7 +161,7 @@ class BoundVoxelMap {
 
   private:
     VoxelMap map_;
-    mutable std::mutex mutex_;
+    mutable ForkSafeMutex mutex_;
 };
 
 }  // namespace

@@ -1,9 +1,7 @@
 #include "patch_memory.hpp"
 
-#include <mutex>
-#include <shared_mutex>
-
 #include "arrays.hpp"
+#include "fork_safe_mutex.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -11,7 +9,7 @@ namespace {
 // Queries may run at once with queries; an append waits for them and runs alone.
 struct BoundPatchMemory {
     PatchMemory core;
-    mutable std::shared_mutex mutex;
+    mutable ForkSafeMutex mutex;
 
     BoundPatchMemory(std::size_t channels, std::size_t rows, std::size_t columns)
         : core(channels, rows, columns) {}

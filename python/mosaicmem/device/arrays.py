@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import Shape, as_array, check_shape, is_torch
+from mosaicmem._locks import ForkSafeLock
 
 Stream: TypeAlias = tuple[int, int]
 """Device and handle."""
@@ -49,7 +49,7 @@ def is_on_device(value: Any) -> bool:
 
 
 _leaving: list[tuple[Any, Any]] = []  # a moment of a stream, and an array that kernels may read until then
-_leaving_lock = threading.Lock()
+_leaving_lock = ForkSafeLock(rank=2)  # within that of a mirror
 
 
 class TorchFramework:

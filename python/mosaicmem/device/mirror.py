@@ -6,7 +6,6 @@ has changed: for each observation the centres of its patches, the depth of what 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F32, U64
+from mosaicmem._locks import ForkSafeLock
 from mosaicmem.device.arrays import Call, StreamOrder, anchor
 from mosaicmem.device.keyframe_pool import KeyframePool
 from mosaicmem.device.staging import Staging
@@ -52,7 +52,7 @@ class StoreMirror:
         self._staging = Staging()
         self._pool = KeyframePool(budget, self._staging)
         self._identity = object()
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
         self._clear()
         self._centres: Any = None
         self._chunk_row: Any = None

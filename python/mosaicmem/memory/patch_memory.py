@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from mosaicmem._arrays import (
     is_torch,
     like,
 )
+from mosaicmem._locks import ForkSafeLock
 from mosaicmem.device.arrays import is_on_device
 from mosaicmem.device.patch_memory import DevicePatchMemory
 
@@ -85,7 +85,7 @@ class PatchMemory:
         self._last_w2c: F32 | None = None
         self._last_intrinsics: F32 | None = None
         self._kind: Any = None  # an empty tensor if latents came as tensors
-        self._lock = threading.Lock()  # of all these
+        self._lock = ForkSafeLock()  # of all these
 
     @property
     def num_frames(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, cast
@@ -25,6 +24,7 @@ from mosaicmem._arrays import (
     check_number,
     check_threads,
 )
+from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.device.arrays import on_host, to_host
 from mosaicmem.device.keyframe_pool import pinned_copy
@@ -102,7 +102,7 @@ class MosaicMemoryStore:
         self._next_frame_id = 0
         self._folder: StoreFolder | None = None
         self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
-        self._lock = threading.Lock()  # of the three above
+        self._lock = ForkSafeLock()  # of the three above
 
     def _new_mirror(self) -> StoreMirror | None:
         if self.device is None:
@@ -394,7 +394,7 @@ class MosaicMemoryStore:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._core, other._folder, other._failed_folder = self._core.fork(), None, None
-        other._lock = threading.Lock()
+        other._lock = ForkSafeLock()
         other._mirror = other._new_mirror()
         return other
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem import _core
+from mosaicmem._locks import ForkSafeLock
 from mosaicmem.errors import StoreLockedError
 from mosaicmem.memory.storage.lock import FolderLock
 from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, StoreSettings, is_own_file, read_manifest
@@ -60,7 +60,7 @@ class StoreFolder:
     _next_number: int = 1  # of a file; never given twice, also not after a save that failed
     _attempt: tuple[Manifest, dict[int, Place], dict[int, Record]] | None = None
     _lock: FolderLock | None = None
-    _saving: threading.Lock = field(default_factory=threading.Lock)
+    _saving: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=1))  # within the lock of a store
 
     def __post_init__(self) -> None:
         self.path = self.path.resolve()

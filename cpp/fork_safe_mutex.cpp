@@ -1,0 +1,60 @@
+#include "fork_safe_mutex.hpp"
+
+#include <pthread.h>
+
+#include <memory>
+#include <new>
+#include <set>
+#include <system_error>
+
+namespace mosaicmem {
+namespace {
+
+// Every lock of the process. It outlives all of them: it is never destroyed.
+struct Registry {
+    std::mutex mutex;
+    std::set<ForkSafeMutex*> locks;
+};
+
+Registry& registry();
+
+void take_all() {
+    registry().mutex.lock();
+    for (ForkSafeMutex* lock : registry().locks) lock->lock();
+}
+
+void release_all() {
+    for (ForkSafeMutex* lock : registry().locks) lock->unlock();
+    registry().mutex.unlock();
+}
+
+void make_all_new() {
+    for (ForkSafeMutex* lock : registry().locks) lock->make_new();
+    registry().mutex.unlock();  // the thread that took it is the one that lives on
+}
+
+Registry& registry() {
+    static Registry& all = []() -> Registry& {
+        if (const int error = pthread_atfork(take_all, release_all, make_all_new))
+            throw std::system_error(error, std::generic_category(), "pthread_atfork");
+        return *new Registry;
+    }();
+    return all;
+}
+
+}  // namespace
+
+ForkSafeMutex::ForkSafeMutex() {
+    const std::lock_guard guard(registry().mutex);
+    registry().locks.insert(this);
+}
+
+ForkSafeMutex::~ForkSafeMutex() {
+    const std::lock_guard guard(registry().mutex);
+    registry().locks.erase(this);
+}
+
+// Without a destructor: nothing may be asked of locks that threads of another process held.
+void ForkSafeMutex::make_new() { new (&locks_) Locks; }
+
+}  // namespace mosaicmem
