@@ -1,6 +1,9 @@
 """The command line as people run it, for tests."""
 
+import contextlib
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -17,6 +20,22 @@ def run(*arguments, cwd=None):
         cwd=cwd,
         check=False,
     )
+
+
+def invoke(*arguments, cwd=None):
+    """The same without a process of its own, which is faster: for commands that fail early or do little."""
+    from mosaicmem.cli import app
+
+    before, code = os.getcwd(), 0
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        os.chdir(cwd or before)
+        try:
+            app([str(a) for a in arguments], prog_name="mosaicmem")
+        except SystemExit as end:
+            code = end.code
+        finally:
+            os.chdir(before)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def succeed(*arguments, cwd=None):
