@@ -36,6 +36,7 @@ def test_demo(tmp_path):
     assert revisit["coverage"] > 0.75
     assert len(revisit["frames"]) >= 8
     assert f"{revisit['psnr_with_memory']:.2f} dB with memory" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr  # a pipe is no terminal
     assert np.asarray(Image.open(frames[0])).shape == (192, 320, 3)
     assert (tmp_path / "demo" / "revisit.png").stat().st_size > 10_000
 

@@ -246,9 +246,8 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
     parts = [{signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(number, "the terminal has gone")]
     if _unfinished:
         parts.append("no unfinished output is left")
-    parts += [
-        f"the same command goes on from {path}" for path in _checkpoints if any(path.glob("window-*.safetensors"))
-    ]
+    begun = [path for path in _checkpoints if any(path.glob("window-*.safetensors"))]
+    parts += [f"the same command goes on from the checkpoint in {path}" for path in begun]
     with suppress(OSError):
         os.write(2, f"mosaicmem: {'; '.join(parts)}\n".encode())
     signal.signal(number, signal.SIG_DFL)

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from mosaicmem.cli._terminal import console
 
+_UNITS = ("dB", "%", "s", "ms", "m", "MB", "metres", "degrees", "frames", "patches", "points", "pixels")
+
 
 def print_figures(
     title: str,
@@ -71,5 +73,31 @@ def _print_pairs(pairs: Sequence[tuple[str, str]], *, indent: int) -> None:
 
 
 def say(text: str) -> None:
-    """A line on standard output. The terminal may wrap it; what reads a pipe gets it whole."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Lines on standard output, wrapped between words in a terminal; a figure stays with its unit, and a path whole."""
+    for line in text.split("\n"):
+        for piece in _wrapped(line, console.width) if console.is_terminal else [line]:
+            console.print(piece, highlight=False, markup=False, soft_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip())]
+    lines: list[str] = []
+    for word in _words(line):
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word)
+    return lines or [""]
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line, with a figure and its unit as one; spaces that align columns are kept."""
+    if "  " in line.strip():
+        return [line.strip()]
+    words: list[str] = []
+    for word in line.split():
+        if words and words[-1][-1].isdigit() and word.strip(".,;:()") in _UNITS:
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words

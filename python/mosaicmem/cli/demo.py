@@ -27,7 +27,7 @@ from mosaicmem.cli._common import (
 from mosaicmem.cli._errors import reports_errors
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
-from mosaicmem.cli._terminal import WindowBar, console, progress_bar
+from mosaicmem.cli._terminal import WindowBar, progress_bar
 
 if TYPE_CHECKING:
     from mosaicmem._arrays import F32
@@ -110,11 +110,9 @@ def demo(
     with_memory, without_memory, coverage = (
         mean_score(comparison.scores, name) for name in ("psnr_with_memory", "psnr_without_memory", "coverage")
     )
-    console.print(
+    say(
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
-        f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * coverage:.1f} %.",
-        highlight=False,
-        soft_wrap=not console.is_terminal,
+        f"({with_memory - without_memory:+.2f} dB), coverage {100 * coverage:.1f} %."
     )
     say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
 
