@@ -175,6 +175,14 @@ class TestFailures:
             assert f"{options[0]}: expected --trajectory" in done.stderr
             assert done.returncode == WRONG_USAGE
 
+    def test_a_message_of_the_library_names_the_option(self, tmp_path, memory):
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "letters").write_text("dear")
+        arguments = ["generate", "--trajectory", memory / "path.json", "-o", tmp_path / "out"]
+        done = invoke(*arguments, "--checkpoint", tmp_path / "kept")
+        assert done.stderr.startswith("mosaicmem: error: --checkpoint: expected a new or empty folder")
+        assert done.returncode == FAILED
+
     def test_a_traceback_is_for_those_who_ask(self, tmp_path):
         done = run("convert", "none.txt", "a.json", "--debug", cwd=tmp_path)
         assert "Traceback" in done.stderr

@@ -210,8 +210,8 @@ def _axis_name(direction: F64) -> str:
     axis = int(np.abs(direction).argmax())
     sign = "-" if direction[axis] < 0 else ""
     degrees = float(np.degrees(np.arccos(min(abs(direction[axis]), 1.0))))
-    near = f", within {np.ceil(degrees):.0f} degrees" if degrees > 0.5 else ""
-    return f"{sign}{'xyz'[axis]}, metres{near}"
+    tilt = f" (tilted by {degrees:.0f} degrees)" if degrees > 0.5 else ""
+    return f"{sign}{'xyz'[axis]}, metres{tilt}"
 
 
 def _draw_cameras(

@@ -40,7 +40,7 @@ def _print_profile(run: CaseResult) -> None:
     """The functions of a case that take longest."""
     rows = [
         [entry.function, f"{1000 * entry.seconds:.1f}", f"{100 * entry.part:.0f} %", str(entry.calls)]
-        for entry in run.profile
+        for entry in run.profile or ()
     ]
     title = f"Where it goes: {run.case.width}x{run.case.height}, {run.case.steps} steps"
     print_figures(title, ["function", "own, ms", "part", "calls"], rows, left=1)

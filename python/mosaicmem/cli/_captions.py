@@ -67,7 +67,8 @@ def captioned_sheet(
             draw.rectangle((x - 1, y - 1, x + width, y + height), outline=_FRAME)
             sheet.paste(Image.fromarray(pixels), (x, y))
     write(below, _MARGIN, bottom + 2)
-    return np.asarray(sheet, np.float32) / np.float32(255)
+    result: F32 = np.asarray(sheet, np.float32) / np.float32(255)
+    return result
 
 
 def _font() -> Any:

@@ -234,6 +234,9 @@ def keeps_checkpoint(folder: Path) -> None:
     _checkpoints.append(folder)
 
 
+_ENDS = {int(signal.SIGINT): "interrupted", int(signal.SIGHUP): "the terminal has gone"}
+
+
 def end_on_signal(number: int, frame: FrameType | None) -> None:
     """A signal handler that removes unfinished output and says so, then lets the signal do what it does.
 
@@ -243,7 +246,7 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
         os.write(1, restore_terminal().encode())
     for temporary, made in _unfinished:
         _remove(temporary, made)
-    parts = [{signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(number, "the terminal has gone")]
+    parts = [_ENDS.get(number, "terminated")]
     if _unfinished:
         parts.append("no unfinished output is left")
     begun = [path for path in _checkpoints if any(path.glob("window-*.safetensors"))]

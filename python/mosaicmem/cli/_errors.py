@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ParamSpec
+from typing import ParamSpec, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 _P = ParamSpec("_P")
 
@@ -36,7 +37,8 @@ def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
                 import traceback
 
                 traceback.print_exc()
-            typer.echo(f"mosaicmem: error: {' '.join(_message(error).split())}", err=True)
+            message = _name_option(_message(error), command)
+            typer.echo(f"mosaicmem: error: {' '.join(message.split())}", err=True)
             raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from None
 
     return run
@@ -52,6 +54,19 @@ def _message(error: Exception) -> str:
     if type(error) is FileNotFoundError and error.filename and error.strerror:
         return f"{error.filename}: no such file or folder"
     return str(error) or type(error).__name__
+
+
+def _name_option(message: str, command: Callable[..., None]) -> str:
+    """A message of the library about a parameter, about the option of the command that has its name, if one has."""
+    name = message.partition(":")[0]
+    if not name.isidentifier():
+        return message
+    hint = get_type_hints(command, include_extras=True).get(name)
+    for declared in getattr(hint, "__metadata__", ()):
+        if isinstance(declared, OptionInfo):
+            words = [word for word in declared.param_decls or () if word.startswith("--")]
+            return (words[0] if words else f"--{name.replace('_', '-')}") + message[len(name) :]
+    return message
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mosaicmem.cli._errors import UsageError, check_choice, check_useful
+from mosaicmem.cli._errors import UsageError, blames, check_choice, check_useful
 from mosaicmem.cli._frames import own_numbers, parse_range, parse_size, selected
 from mosaicmem.cli._trajectories import read_trajectory
 
@@ -120,4 +120,7 @@ def make_depth_estimator(
     if model is None:
         return None
     pixels = None if size is None else parse_size("--depth-size", size)[::-1]
-    return OnnxDepthEstimator(model, output=output or "inverse", input_size=pixels, num_threads=settings.num_threads)
+    with blames({"model": "--depth-model", "output": "--depth-output", "input_size": "--depth-size"}):
+        return OnnxDepthEstimator(
+            model, output=output or "inverse", input_size=pixels, num_threads=settings.num_threads
+        )

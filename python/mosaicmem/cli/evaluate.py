@@ -31,7 +31,7 @@ from mosaicmem.cli._terminal import progress_bar
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics
     from mosaicmem.cli._evaluation_report import Run
-    from mosaicmem.evaluation import GridFrame
+    from mosaicmem.evaluation import GridFrame, Noise
     from mosaicmem.evaluation.frames import RgbdSource
 
 SYNTHETIC = "synthetic"
@@ -108,17 +108,16 @@ def evaluate(
     from mosaicmem._files import write_json
     from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
     from mosaicmem.cli._settings import read_changes, read_settings
-    from mosaicmem.evaluation import Noise, forgetting_curve, grid_frames, seconds_since_seen
+    from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
     from mosaicmem.evaluation.frames import cropped
     from mosaicmem.evaluation.image_metrics import require_metrics
     from mosaicmem.geometry import PoseCheck
     from mosaicmem.plots import require_matplotlib
 
     require_metrics()
-    noisy = bool(depth_noise or pose_noise or rotation_noise)
     if output is None:
         check_useful({"--plot": plot, "--force": force}, "expected --output too, the folder to write into")
-    if not noisy and scene != SYNTHETIC:
+    if not (depth_noise or pose_noise or rotation_noise) and scene != SYNTHETIC:
         check_useful({"--seed": seed}, f"expected --depth-noise, --pose-noise, --rotation-noise or --scene {SYNTHETIC}")
     if plot:
         require_matplotlib("--plot")
@@ -131,35 +130,30 @@ def evaluate(
     if output is not None:
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
-    with blames({"depth": "--depth-noise", "translation": "--pose-noise"}):
-        noise = Noise(depth_noise, pose_noise, math.radians(rotation_noise), settings.seed)
+    noise = _noise(depth_noise, pose_noise, rotation_noise, settings.seed)
     source = _open(scene, settings.seed)
-    count = len(source)
     with blames({"stride": "--stride"}):
         camera = cropped(source.intrinsics, stride)
-    number = getattr(source, "number", None)
-    half, third = f"0:{max(count // 2, 1)}", f"{2 * count // 3}:{count}"
-    remembered = parse_range("--memory-frames", half if memory_frames is None else memory_frames, count, number)
-    targets = parse_range("--frames", third if frames is None else frames, count, number)
-    warn_of_overlap(targets, remembered)
+    remembered, targets = _choose(source, memory_frames, frames)
     numbers = own_numbers(source, targets)
     if not as_json:
-        told = selected(remembered, own_numbers(source, remembered))
-        say(f"Memory holds {told}.")
+        say(f"Memory holds {selected(remembered, own_numbers(source, remembered))}.")
         say(f"Cameras come back in {selected(targets, numbers)}.")
     with progress_bar() as progress:
         exact = grid_frames(source, progress.track(remembered, description="Reading memory"), stride)
-        memory = (
-            grid_frames(source, progress.track(remembered, description="Adding noise"), stride, noise)
-            if noise
-            else exact
-        )
+        memory = exact
+        if noise:
+            memory = grid_frames(source, progress.track(remembered, description="Adding noise"), stride, noise)
         truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
 
     check = PoseCheck()
     for frame in exact:
         check.add(frame.pixel_depth, camera, frame.pose)
-    runs = [_run(memory, truth, camera, stride, *each, repeats, settings.num_threads, options) for each in rules]
+    with progress_bar() as progress:
+        runs = [
+            _run(memory, truth, camera, stride, *each, repeats, settings.num_threads, options)
+            for each in progress.track(rules, description="Composing")
+        ]
     if budgets is not None:
         ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
@@ -193,6 +187,24 @@ def _open(scene: str, seed: int) -> RgbdSource:
     from mosaicmem.datasets import SyntheticWalk, open_sequence
 
     return SyntheticWalk(seed=seed) if scene == SYNTHETIC else open_sequence(scene)
+
+
+def _choose(source: RgbdSource, memory_frames: str | None, frames: str | None) -> tuple[range, range]:
+    """The frames to remember, and those whose cameras come back; by default the first half and the last third."""
+    count = len(source)
+    number = getattr(source, "number", None)
+    half, third = f"0:{max(count // 2, 1)}", f"{2 * count // 3}:{count}"
+    remembered = parse_range("--memory-frames", half if memory_frames is None else memory_frames, count, number)
+    targets = parse_range("--frames", third if frames is None else frames, count, number)
+    warn_of_overlap(targets, remembered)
+    return remembered, targets
+
+
+def _noise(depth: float, metres: float, degrees: float, seed: int) -> Noise:
+    from mosaicmem.evaluation import Noise
+
+    with blames({"depth": "--depth-noise", "translation": "--pose-noise"}):
+        return Noise(depth, metres, math.radians(degrees), seed)
 
 
 def _rules(

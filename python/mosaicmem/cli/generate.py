@@ -121,16 +121,7 @@ def generate(
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
-    from mosaicmem.cli._report import (
-        ablation_list,
-        print_ablation,
-        print_coverage,
-        print_scores,
-        run_summary,
-        score_list,
-        score_summary,
-        write_run,
-    )
+    from mosaicmem.cli._report import ablation_list, run_summary, score_list, score_summary, write_run
     from mosaicmem.geometry import StreamingFusion
     from mosaicmem.pipeline import AutoregressivePipeline
 
@@ -150,15 +141,16 @@ def generate(
     if save_memory is not None and not in_place:
         check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
     inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
-    numbers = inputs.numbers(inputs.targets)
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
     store = None if memory is None else _open(memory, settings)
-    told = {
-        **{"scene": scene, "memory": memory, "memory_frames": inputs.remembered},
-        **{"depth_model": depth_model, "depth_files": depth_files},
-        **{"depth_output": depth_output or "inverse", "depth_size": depth_size},
+    told: dict[str, Any] = {
+        "scene": scene,
+        "memory": memory,
+        "memory_frames": inputs.remembered,
+        "depth_model": depth_model,
     }
+    told |= {"depth_files": depth_files, "depth_output": depth_output or "inverse", "depth_size": depth_size}
     kept = None if checkpoint is None else _keep(checkpoint, told)
     if not as_json:
         say(inputs.describe())
@@ -175,7 +167,10 @@ def generate(
         summary["memory_frames"] = inputs.remembered
         summary["memory_numbers"] = inputs.numbers(inputs.remembered) or inputs.remembered
         if inputs.targets:
-            summary["targets"] = {"frames": score_list(scores, inputs.targets, numbers), **score_summary(scores)}
+            summary["targets"] = {
+                "frames": score_list(scores, inputs.targets, inputs.numbers(inputs.targets)),
+                **score_summary(scores),
+            }
         if ablate:
             summary["ablation"] = ablation_list(variants)
         write_run(folder, settings, inputs.path, result, fusion, summary, fps)
@@ -186,17 +181,23 @@ def generate(
     if as_json:
         print_json(summary)
         return
-    if inputs.targets:
-        print_scores(
-            "Generated views against the true frames (PSNR), with memory and without", scores, inputs.targets, numbers
-        )
-    else:
-        print_coverage(result.windows)
-    if ablate:
-        print_ablation(variants)
+    _print(inputs, result, scores, variants)
     say(f"{len(result.frames)} frames in {output}")
     if save_memory is not None:
         say(f"{len(pipeline.store)} patches in {save_memory}")
+
+
+def _print(inputs: Inputs, result: GenerationResult, scores: list[FrameScore], variants: list[AblationScore]) -> None:
+    """Tables of what came out."""
+    from mosaicmem.cli._report import print_ablation, print_coverage, print_scores
+
+    if inputs.targets:
+        title = "Generated views against the true frames (PSNR), with memory and without"
+        print_scores(title, scores, inputs.targets, inputs.numbers(inputs.targets))
+    else:
+        print_coverage(result.windows)
+    if variants:
+        print_ablation(variants)
 
 
 def _keep(folder: Path, told: dict[str, Any]) -> Checkpoint:

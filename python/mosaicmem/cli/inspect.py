@@ -14,7 +14,6 @@ from mosaicmem.cli._tables import print_figures, print_pairs, say
 from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
 
 if TYPE_CHECKING:
-    from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.pipeline import PipelineConfig
 
 _OF_STORES = (  # settings that decide what a store shows to a path
@@ -90,7 +89,7 @@ def _inspect_store(
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.storage import verify as verify_folder
-    from mosaicmem.memory.summary import coverage_along, summarize, summarize_files
+    from mosaicmem.memory.summary import coverage_along, stride_of, summarize, summarize_files
 
     if verify:
         verify_folder(folder)
@@ -99,7 +98,7 @@ def _inspect_store(
     report["files"] = summarize_files(folder)
     if given is not None:
         path = read_trajectory(given[0], given[1], given[2], given[3])
-        pixels = stride or _stride_of(opened)
+        pixels = stride or stride_of(opened)
         path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
         frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
         report["mean_coverage"] = sum(row["coverage"] for row in frames) / len(frames)
@@ -125,16 +124,6 @@ def _inspect_path(
         "keyframes": len(keyframes),
         "windows": len(path.windows(settings.window_size, settings.window_overlap)),
     }
-
-
-def _stride_of(store: MosaicMemoryStore) -> int:
-    """That of the store; an error that names the option where it has none, or several."""
-    from mosaicmem.memory.summary import stride_of
-
-    try:
-        return stride_of(store)
-    except ValueError as error:
-        raise ValueError(f"--{error}") from None
 
 
 def _print(report: dict[str, Any]) -> None:
