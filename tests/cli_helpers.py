@@ -1,8 +1,15 @@
 """The command line as people run it, for tests."""
 
+import contextlib
+import fcntl
+import io
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import av
 
@@ -19,10 +26,83 @@ def run(*arguments, cwd=None):
     )
 
 
+def invoke(*arguments, cwd=None):
+    """The same without a process of its own, which is faster: for commands that fail early or do little."""
+    from mosaicmem.cli import app
+
+    before, code = os.getcwd(), 0
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        os.chdir(cwd or before)
+        try:
+            app([str(a) for a in arguments], prog_name="mosaicmem")
+        except SystemExit as end:
+            code = end.code
+        finally:
+            os.chdir(before)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 def succeed(*arguments, cwd=None):
     done = run(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
+
+
+class Terminal:
+    """A command that runs in a terminal of its own.
+
+    Parameters
+    ----------
+    arguments
+        Of the command.
+    code : str, optional
+        Python to run instead.
+    columns : int
+        Of the terminal.
+    stderr : optional
+        Where standard error goes, if not to the terminal.
+    """
+
+    def __init__(self, *arguments, code="from mosaicmem.cli import main; main()", columns=60, cwd=None, stderr=None):
+        self._own, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs if stderr is None else stderr,
+            cwd=cwd,
+            env={**environment, "TERM": "xterm"},
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.text = ""
+
+    def read_until(self, word):
+        """Read until the terminal shows a word."""
+        while word not in self.text and self._read():
+            pass
+        assert word in self.text
+
+    def read(self):
+        """Read until the process has ended; what came since the last call."""
+        before = len(self.text)
+        while self._read():
+            pass
+        self.process.wait(timeout=60)
+        os.close(self._own)
+        return self.text[before:]
+
+    def _read(self):
+        try:
+            content = os.read(self._own, 65536)
+        except OSError:  # nobody writes any more
+            return False
+        self.text += content.decode(errors="replace")
+        return bool(content)
 
 
 def check_outputs(folder, count):

@@ -64,17 +64,21 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     size = float(np.ptp(flat, axis=0).max()) or 1.0
     tan = 0.5 * keyframes[0].intrinsics.width / keyframes[0].intrinsics.fx
     some = cameras[:: max(1, len(cameras) // _MOST_CAMERAS)]
-    _draw_cameras(axes, some, plane, tan, _FRUSTUM * size, _INK, "remembered")
+    _draw_cameras(axes, some, plane, tan, _FRUSTUM * size, _INK, "cameras in memory")
     if trajectory is not None and path is not None:
         eyes = path[:, :3, 3] @ plane.T
-        axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path")
+        axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path, and some of its cameras")
         tan = 0.5 * trajectory.intrinsics.width / trajectory.intrinsics.fx
         some = path[:: max(1, len(path) // 24)]
         _draw_cameras(axes, some, plane, tan, 1.5 * _FRUSTUM * size, _PATH, None)
     axes.set_aspect("equal")
-    axes.set_xlabel("metres")
-    axes.set_ylabel("metres")
-    axes.set_title(f"{len(store):,} patches of {len(keyframes)} keyframes, from above")
+    for direction, set_label in zip(plane, (axes.set_xlabel, axes.set_ylabel), strict=True):
+        set_label(_axis_name(direction))
+    axes.set_title(
+        f"{len(store):,} patches of {len(keyframes)} keyframes, from above\n"
+        "Colours: main components of the latents (similar colours, similar content)",
+        fontsize="medium",
+    )
     axes.legend(loc="best")
     return figure
 
@@ -94,17 +98,21 @@ def plot_coverage(coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -
     line.plot(times, 100 * coverage.mean(axis=(1, 2)), color=_INK)
     line.set_ylim(0, 104)
     line.set_ylabel("covered, %")
+    line.set_xlabel("time, s")
     line.grid(alpha=0.3)
-    line.set_title(f"Coverage of {len(times)} views, mean {100 * coverage.mean():.1f} %")
+    line.set_title(f"What memory covers of {len(times)} views: {100 * coverage.mean():.1f} % on average")
     columns = 100 * coverage.mean(axis=1).T  # (w, T)
     spread = (times[0], times[-1] if times[-1] > times[0] else times[0] + 1, coverage.shape[2], 0)
     shown = {"vmin": 0, "vmax": 100, "cmap": "viridis"}
     heat.imshow(columns, aspect="auto", extent=spread, interpolation="nearest", **shown)
-    heat.set_ylabel("column of the latent grid")
-    heat.set_xlabel("seconds")
+    heat.set_title("The same by column of the image")
+    heat.set_ylabel("column of the latent grid\n(0: left edge of the image)")
+    heat.set_xlabel("time, s")
     line.sharex(heat)
     image = mean.imshow(100 * coverage.mean(axis=0), interpolation="nearest", **shown)
-    mean.set_title("in the image")
+    mean.set_title("Cell by cell, all views")
+    mean.set_xlabel("column of the latent grid")
+    mean.set_ylabel("row")
     figure.colorbar(image, ax=mean, label="covered, %", location="bottom")
     corner.axis("off")
     return figure
@@ -139,15 +147,20 @@ def plot_retrieved(
     ((found, _, landed),) = store.look(view, RetrievalOptions(top_k=top_k, diversity_radius=2.0 * stride))
     picture = _picture(composed.latents[0], composed.coverage[0])
     camera = trajectory.intrinsics
-    figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 0.8, 1, 2)
+    figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 1.3, 1, 2)
     for each in axes:
         each.imshow(picture, extent=(0, camera.width, camera.height, 0), interpolation="nearest")
         each.set_xlim(0, camera.width)
         each.set_ylim(camera.height, 0)
-        each.set_xlabel("pixels")
-    axes[0].set_title(f"View {frame}: {100 * composed.coverage.mean():.1f} % covered")
+        each.set_xlabel("u, pixels")
+        each.set_ylabel("v, pixels")
+    time = trajectory[frame].timestamp
+    figure.suptitle(
+        f"Frame {frame} of the path, at {time:.2f} s. Colours: main components of the latents; white: not in memory"
+    )
+    axes[0].set_title(f"Shown by memory: {100 * composed.coverage.mean():.1f} % covered")
     _draw_patches(figure, axes[1], landed["landing"], landed["patch"], len(found), stride)
-    axes[1].set_title(f"{len(found)} patches retrieved")
+    axes[1].set_title(f"{len(found)} patches retrieved, outlined where they land")
     return figure
 
 
@@ -190,6 +203,15 @@ def _ground_plane(world_from_camera: F64) -> tuple[F64, F64]:
         right = np.array([0, 0, 1.0]) - up[2] * up
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(up, right)]), up
+
+
+def _axis_name(direction: F64) -> str:
+    """The axis of the world that a direction of the plane follows, if it follows one."""
+    axis = int(np.abs(direction).argmax())
+    sign = "-" if direction[axis] < 0 else ""
+    degrees = float(np.degrees(np.arccos(min(abs(direction[axis]), 1.0))))
+    tilt = f" (tilted by {degrees:.0f} degrees)" if degrees > 0.5 else ""
+    return f"{sign}{'xyz'[axis]}, metres{tilt}"
 
 
 def _draw_cameras(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import warnings
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mosaicmem.cli._common import end_on_signal
+from mosaicmem.cli._terminal import show_warnings
 from mosaicmem.cli.bench import bench
 from mosaicmem.cli.convert import convert
 from mosaicmem.cli.demo import demo
@@ -24,7 +24,7 @@ app = typer.Typer(
     name="mosaicmem",
     help="Explicit spatial memory for video world models.",
     epilog="Exit codes: 0 done; 1 failed, with one line on standard error that says why; 2 wrong usage; "
-    "130 or 143 interrupted or terminated, with nothing left behind but checkpoints.",
+    "129, 130 or 143 hung up, interrupted or terminated, with nothing left behind but checkpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -68,13 +68,10 @@ app.command("show-config")(show_config)
 app.command()(bench)
 
 
-def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
-    typer.echo(f"mosaicmem: warning: {message}", err=True)
-
-
 def main() -> None:
     """Entry point of the ``mosaicmem`` command. A run that is interrupted or terminated leaves nothing behind."""
-    warnings.showwarning = _show_warning
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end_on_signal)
+    show_warnings()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, end_on_signal)
     app(prog_name="mosaicmem")

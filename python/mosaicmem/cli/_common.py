@@ -1,116 +1,78 @@
-"""What commands share: options, error reports, frame ranges, output folders."""
+"""What commands share: options, and outputs that are there whole or not at all."""
 
 from __future__ import annotations
 
-import functools
 import json
+import math
 import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
+
+from mosaicmem.cli._errors import WRONG_USAGE, UsageError
+from mosaicmem.cli._terminal import restore_terminal
 
 if TYPE_CHECKING:
     from mosaicmem.memory import MosaicMemoryStore
 
+
+def finite(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of every option that is a float: NaN and infinity would pass the comparison with its range."""
+    if value is not None and not math.isfinite(value):
+        typer.echo(f"mosaicmem: error: {parameter.opts[0]}: expected a finite number, got {value}", err=True)
+        raise typer.Exit(WRONG_USAGE)
+    return value
+
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on failure.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that is there.")]
-Seed = Annotated[int, typer.Option(help="Of all noise.", min=0)]
-Threads = Annotated[int, typer.Option(help="0: all cores. No result depends on it.", min=0)]
-
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Of all noise. Default: that of --config, or 0.", min=0, max=2**64 - 1)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", help="0: all cores. No result depends on it. Default: that of --config, or 0.", min=0, max=1024
+    ),
+]
 Config = Annotated[Path | None, typer.Option("--config", help="JSON file of settings; see show-config.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, window_size=8 say; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
-OptionalSeed = Annotated[int | None, typer.Option("--seed", help="Of all noise.", min=0)]
-OptionalThreads = Annotated[int | None, typer.Option("--threads", help="0: all cores. No result depends on it.", min=0)]
-
-console = Console()
 
 SUMMARY = "summary.json"
 MANIFEST = "manifest.json"
 _KINDS = {SUMMARY: "earlier run", MANIFEST: "store"}  # what a folder is that has such a file
+_FILE_SUFFIXES = (
+    *(".bin", ".csv", ".gif", ".glb", ".html", ".jpeg", ".jpg", ".json", ".mkv", ".mov", ".mp4", ".npy", ".npz"),
+    *(
+        ".obj",
+        ".onnx",
+        ".pdf",
+        ".ply",
+        ".png",
+        ".safetensors",
+        ".svg",
+        ".tar",
+        ".txt",
+        ".webm",
+        ".yaml",
+        ".yml",
+        ".zip",
+    ),
+)  # that no folder is meant to have
 
 _unfinished: list[tuple[Path, list[Path]]] = []  # temporary folders, and the parents made for them
-
-_P = ParamSpec("_P")
-
-
-def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
-    """A failure becomes one line on standard error and exit code 1; with ``debug=True``, its traceback."""
-
-    @functools.wraps(command)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        """The command, whose failures become a line on standard error."""
-        try:
-            command(*args, **kwargs)
-        except typer.Exit:
-            raise
-        except Exception as error:
-            if kwargs.get("debug"):
-                raise
-            message = _message(error)
-            typer.echo(f"mosaicmem: error: {' '.join(message.split())}", err=True)
-            raise typer.Exit(1) from None
-
-    return run
-
-
-def _message(error: Exception) -> str:
-    from pydantic import ValidationError
-
-    from mosaicmem.errors import describe_validation
-
-    if isinstance(error, ValidationError):
-        return describe_validation(error)
-    if type(error) is FileNotFoundError and error.filename and error.strerror:
-        return f"{error.filename}: no such file or folder"
-    return str(error) or type(error).__name__
-
-
-def parse_size(name: str, text: str) -> tuple[int, int]:
-    """``640x480`` as (width, height)."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{name}: expected WIDTHxHEIGHT in pixels, 640x480 say, got {text!r}")
-    return int(parts[0]), int(parts[1])
-
-
-def parse_range(name: str, text: str, count: int) -> range:
-    """``A:B`` or ``A:B:STEP`` as a range within [0, count]; A, B and STEP may be left out."""
-    parts = text.split(":")
-    try:
-        if not 2 <= len(parts) <= 3:
-            raise ValueError
-        start, stop, step = (
-            int(part) if part else default for part, default in zip([*parts, ""][:3], (0, count, 1), strict=True)
-        )
-    except ValueError:
-        raise ValueError(f"{name}: expected A:B or A:B:STEP, got {text!r}") from None
-    if not (0 <= start < stop <= count and step >= 1):
-        raise ValueError(f"{name}: expected 0 <= A < B <= {count} (the number of frames) and STEP >= 1, got {text!r}")
-    return range(start, stop, step)
-
-
-def warn_of_overlap(targets: list[int], remembered: list[int]) -> None:
-    """Say so where frames are compared with themselves."""
-    both = len(set(targets) & set(remembered))
-    if both:
-        typer.echo(
-            f"mosaicmem: warning: {both} of {len(targets)} target frames are remembered too, which flatters "
-            "their figures",
-            err=True,
-        )
+_checkpoints: list[Path] = []  # folders that keep each window of the run
 
 
 def check_output_folder(path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY) -> Path:
@@ -119,6 +81,8 @@ def check_output_folder(path: Path, force: bool, command: str, *, name: str = "-
     An empty folder makes way. With ``force``, so does one of the same kind, and nothing else: one that holds ``mark``,
     and where that is a summary, of the same command and without files that it did not write.
     """
+    if path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir():
+        raise UsageError(f"{name}: expected a folder, got {path}, which has the name of a file")
     if path.is_dir() and not any(path.iterdir()):
         return _check_place(path, True, name)
     path = _check_place(path, force, name)
@@ -154,17 +118,19 @@ def _check_signed(folder: Path, command: str, name: str) -> None:
 
 
 def check_output_file(path: Path, force: bool, suffixes: Sequence[str], *, name: str = "--output") -> Path:
-    """The same of a file; with ``force``, a file of one of these ``suffixes`` makes way."""
+    """The same of a file, whose name has one of these ``suffixes``; with ``force``, such a file makes way."""
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{name}: expected a name that ends in {' or '.join(suffixes)}, got {path}")
     path = _check_place(path, force, name)
-    if path.exists() and (path.is_dir() or path.suffix not in suffixes):
-        raise FileExistsError(f"{name}: {path} is there and no {' or '.join(suffixes)} file: it is left alone")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{name}: {path} is there and no file: it is left alone")
     return path
 
 
 def _check_place(path: Path, force: bool, name: str) -> Path:
     path = path.resolve()
     if path == Path.cwd() or path in Path.cwd().parents:
-        raise ValueError(f"{name}: expected a new place, got {path}, which the current folder lies in")
+        raise UsageError(f"{name}: expected a new place, got {path}, which the current folder lies in")
     if path.exists() and not force:
         raise FileExistsError(f"{name}: {path} is there already; --force replaces it")
     parent = next(p for p in path.parents if p.exists())
@@ -174,14 +140,37 @@ def _check_place(path: Path, force: bool, name: str) -> Path:
 
 
 def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
-    """Refuse outputs that are, hold, or lie in another output or an input, which would end with them."""
-    places = {name: path.resolve() for name, path in {**read, **written}.items() if path is not None}
-    for name, path in places.items():
-        for other, place in places.items():
-            if name == other or name not in written:
-                continue
-            if path == place or path in place.parents or (place in path.parents and other != "--scene"):
-                raise ValueError(f"{name}, {other}: expected places apart from each other, got {path} and {place}")
+    """Refuse outputs that are, hold, or lie in another output or an input, which would end with them.
+
+    Links are followed, hard ones too, and so is a file system that takes upper and lower case for the same. Only within
+    the folder of ``--scene`` may an output lie, as it replaces nothing there that is not its own.
+    """
+    places = {name: path for name, path in {**read, **written}.items() if path is not None}
+    for name in (name for name in places if name in written):
+        for other in (other for other in places if other != name):
+            inside = other != "--scene"
+            if _is_in(places[other], places[name]) or (inside and _is_in(places[name], places[other])):
+                raise UsageError(
+                    f"{name}, {other}: expected places apart from each other, got {places[name]} and {places[other]}"
+                )
+
+
+def same_place(one: Path | None, other: Path | None) -> bool:
+    """Whether two paths lead to the same file or folder, through whatever links; or will, where nothing is yet."""
+    if one is None or other is None:
+        return False
+    if one.resolve() == other.resolve():
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether a path is another, or lies in it: as it is written, or where its links lead."""
+    ways = (path.resolve(), Path(os.path.normpath(path.absolute())))
+    return any(same_place(place, folder) for way in ways for place in (way, *way.parents))
 
 
 @contextmanager
@@ -240,15 +229,30 @@ def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str) 
         (folder / "lock").unlink(missing_ok=True)
 
 
+def keeps_checkpoint(folder: Path) -> None:
+    """Note where a run keeps its windows, so that one that is interrupted says where it goes on."""
+    _checkpoints.append(folder)
+
+
+_ENDS = {int(signal.SIGINT): "interrupted", int(signal.SIGHUP): "the terminal has gone"}
+
+
 def end_on_signal(number: int, frame: FrameType | None) -> None:
     """A signal handler that removes unfinished output and says so, then lets the signal do what it does.
 
     An exception would not be as sure: extension code that runs Python may swallow it.
     """
+    with suppress(OSError):  # the terminal itself may have gone
+        os.write(1, restore_terminal().encode())
     for temporary, made in _unfinished:
         _remove(temporary, made)
-    word = "interrupted" if number == signal.SIGINT else "terminated"
-    os.write(2, f"mosaicmem: {word}; no unfinished output is left, and a checkpoint goes on where it is\n".encode())
+    parts = [_ENDS.get(number, "terminated")]
+    if _unfinished:
+        parts.append("no unfinished output is left")
+    begun = [path for path in _checkpoints if any(path.glob("window-*.safetensors"))]
+    parts += [f"the same command goes on from the checkpoint in {path}" for path in begun]
+    with suppress(OSError):
+        os.write(2, f"mosaicmem: {'; '.join(parts)}\n".encode())
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -256,8 +260,3 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
 def print_json(value: Any) -> None:
     """Figures as JSON on standard output, and nothing else there."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
-def progress_bar() -> Progress:
-    """A progress bar that shows nothing when the output is not a terminal."""
-    return Progress(console=console, disable=not console.is_terminal, transient=True)

@@ -9,10 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from mosaicmem.cli._common import console
+from mosaicmem.cli._frames import caption_of
+from mosaicmem.cli._tables import print_figures, say
 from mosaicmem.evaluation import Evaluation, ForgettingBin, GridFrame
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, math.inf)
@@ -49,7 +47,7 @@ def print_runs(runs: Sequence[Run]) -> None:
         "compose\nms": [_figure(run.result.compose_milliseconds, 1) for run in runs],
     }
     known = {heading: column for heading, column in figures.items() if set(column) != {"-"}}
-    console.print(_table("Covered cells against what was seen", runs, known))
+    _print_table("Covered cells against what was seen", runs, known)
     curves = [run for run in runs if run.curve]
     if not curves:
         return
@@ -60,24 +58,25 @@ def print_runs(runs: Sequence[Run]) -> None:
             ages[f"{since:g}-{until:g} s" if until < math.inf else f"{since:g}+ s"] = [
                 f"{_figure(100 * part.coverage, 1)} {_figure(part.psnr, 1)}" for part in parts
             ]
-    console.print(_table("Coverage % and PSNR dB by time since last seen", curves, ages))
+    say("")
+    _print_table("Coverage % and PSNR dB by time since last seen", curves, ages)
 
 
-def _table(title: str, runs: Sequence[Run], columns: dict[str, list[str]]) -> Table:
-    """One line a run, narrow enough for a terminal of 80 columns."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    table.add_column("memory", no_wrap=True)
+def _print_table(title: str, runs: Sequence[Run], columns: dict[str, list[str]]) -> None:
+    """One line a run."""
     if any(run.max_bytes for run in runs):
         columns = {"MB": [f"{run.max_bytes / 1e6:g}" if run.max_bytes else "-" for run in runs], **columns}
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run, *figures in zip(runs, *columns.values(), strict=True):
-        table.add_row(f"{run.strategy} + {run.composition}", *figures)
-    return table
+    rows = [
+        [f"{run.strategy} + {run.composition}", *figures] for run, *figures in zip(runs, *columns.values(), strict=True)
+    ]
+    print_figures(title, ["memory", *columns], rows, left=1)
 
 
-def run_summary(run: Run) -> dict[str, Any]:
-    """Figures as plain JSON; None where there is none."""
+def run_summary(run: Run, targets: Sequence[int], numbers: Sequence[int] | None) -> dict[str, Any]:
+    """Figures as plain JSON; None where there is none.
+
+    ``targets`` are positions in the sequence, and ``numbers`` those of their files where they differ.
+    """
     result = run.result
     return {
         "strategy": run.strategy,
@@ -88,21 +87,31 @@ def run_summary(run: Run) -> dict[str, Any]:
         "keyframes": result.keyframes,
         "choose_milliseconds": result.choose_milliseconds,
         "compose_milliseconds": result.compose_milliseconds,
-        "targets": [_plain(score) for score in result.scores],
+        "targets": [
+            {"frame": frame, **_plain(score), "number": number}
+            for frame, number, score in zip(targets, numbers or targets, result.scores, strict=True)
+        ],
         "forgetting": [_plain(part) for part in run.curve] if run.curve else None,
     }
 
 
-def write_figures(folder: Path, runs: Sequence[Run], targets: Sequence[GridFrame]) -> None:
+def write_figures(
+    folder: Path,
+    runs: Sequence[Run],
+    truth: Sequence[GridFrame],
+    targets: Sequence[int],
+    numbers: Sequence[int] | None,
+) -> None:
     """Pictures of each memory, and plots of all of them."""
     from mosaicmem.cli._figures import plot_forgetting, plot_targets, side_by_side
     from mosaicmem.media import save_png
 
+    names = [caption_of(frame, number) for frame, number in zip(targets, numbers or targets, strict=True)]
     for run in runs:
         name = run.label.replace(" + ", "-").replace(", ", "-").replace(" ", "")
-        save_png(folder / f"{name}.png", side_by_side(run.result, targets))
+        save_png(folder / f"{name}.png", side_by_side(run.label, run.result, truth, names))
     labels = [run.label for run in runs]
-    plot_targets(folder / "targets.png", labels, [run.result for run in runs])
+    plot_targets(folder / "targets.png", labels, [run.result for run in runs], targets, numbers)
     curves = [run.curve for run in runs if run.curve]
     if curves:
         plot_forgetting(folder / "forgetting.png", labels, curves)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mosaicmem._arrays import F32
 from mosaicmem._files import atomic_write
-from mosaicmem.cli._report import comparison_picture
+from mosaicmem.cli._captions import captioned_sheet
 
 if TYPE_CHECKING:
     from mosaicmem.evaluation import Evaluation, ForgettingBin, GridFrame
@@ -23,15 +23,30 @@ _LEAST_WIDTH = 320  # pixels of one panel
 _UNCOVERED = np.array([0.9, 0.0, 0.9], np.float32)
 
 
-def side_by_side(evaluation: Evaluation, targets: Sequence[GridFrame]) -> F32:
-    """A few targets, one a row: the truth, the mosaic (magenta where uncovered), coverage, and the error threefold."""
-    rows = []
-    for i in np.unique(np.linspace(0, len(targets) - 1, _ROWS).round().astype(int)):
+def side_by_side(label: str, evaluation: Evaluation, targets: Sequence[GridFrame], names: Sequence[str]) -> F32:
+    """A few targets, one a row: what was seen, what memory shows, what it covers, and the error threefold.
+
+    ``names`` says which frame each target is.
+    """
+    shown = np.unique(np.linspace(0, len(targets) - 1, _ROWS).round().astype(int))
+    pictures, rows = [], []
+    for i in shown:
         truth, covered = targets[i].colors, evaluation.coverage[i, ..., None]
-        shown = np.where(covered, evaluation.colors[i], _UNCOVERED)
+        mosaic = np.where(covered, evaluation.colors[i], _UNCOVERED)
         error = np.where(covered, np.minimum(3 * np.abs(evaluation.colors[i] - truth), 1), 0)
-        rows.append([_enlarge(part) for part in (truth, np.clip(shown, 0, 1), np.repeat(covered, 3, -1), error)])
-    return comparison_picture(rows)
+        pictures.append([_enlarge(part) for part in (truth, mosaic, np.repeat(covered, 3, -1), error)])
+        rows.append(f"{names[i]} at {targets[i].pose.timestamp:.2f} s: {100 * covered.mean():.0f} % covered")
+    return captioned_sheet(
+        f"What memory ({label}) shows to cameras that come back; each square is a cell of the latent grid",
+        ["seen by the camera", "shown by memory", "covered by memory", "error, three times"],
+        rows,
+        pictures,
+        [
+            "Magenta: cells that memory does not cover, and leaves empty.",
+            "Covered: white where memory has something, black where not.",
+            "Error: difference of the colours, three times; black where there is none, or nothing to compare.",
+        ],
+    )
 
 
 def _enlarge(picture: np.ndarray) -> F32:
@@ -40,18 +55,27 @@ def _enlarge(picture: np.ndarray) -> F32:
     return np.asarray(np.kron(picture.astype(np.float32), np.ones((scale, scale, 1), np.float32)), np.float32)
 
 
-def plot_targets(path: Path, labels: Sequence[str], evaluations: Sequence[Evaluation]) -> None:
-    """PSNR and coverage of each target."""
+def plot_targets(
+    path: Path,
+    labels: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    frames: Sequence[int],
+    numbers: Sequence[int] | None,
+) -> None:
+    """PSNR and coverage of each target, by its position in the sequence; ``numbers`` are those of files that differ."""
     figure, (upper, lower) = _axes(2, 1)
     for label, evaluation in zip(labels, evaluations, strict=True):
-        numbers = [score.number for score in evaluation.scores]
-        upper.plot(numbers, [score.psnr for score in evaluation.scores], marker=".", label=label)
-        lower.plot(numbers, [100 * score.coverage for score in evaluation.scores], marker=".")
-    upper.set_ylabel("PSNR on covered cells, dB")
-    lower.set_ylabel("coverage, %")
-    lower.set_xlabel("frame")
+        upper.plot(frames, [score.psnr for score in evaluation.scores], marker=".", label=label)
+        lower.plot(frames, [100 * score.coverage for score in evaluation.scores], marker=".")
+    upper.set_title("Colours that memory shows against what the camera saw")
+    upper.set_ylabel("PSNR of covered cells, dB")
+    lower.set_title("Part of the view that memory covers")
+    lower.set_ylabel("covered, %")
+    files = "" if numbers is None else f"; {frames[0]} to {frames[-1]} are files {numbers[0]} to {numbers[-1]}"
+    lower.set_xlabel(f"frame, by position in the sequence{files}")
     lower.set_ylim(0, 105)
-    figure.legend(loc="outside upper center", ncols=3)
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(title="strategy + composition", loc="outside upper center", ncols=min(3, len(labels)))
     save_figure(path, figure)
 
 
@@ -65,12 +89,14 @@ def plot_forgetting(path: Path, labels: Sequence[str], curves: Sequence[Sequence
         ]
         left.plot(names, [100 * part.coverage for part in parts], marker="o", label=label)
         right.plot(names, [part.psnr for part in parts], marker="o")
-    left.set_ylabel("coverage, %")
+    left.set_title("What memory still covers")
+    right.set_title("Colours against what the camera saw")
+    left.set_ylabel("covered, %")
     left.set_ylim(0, 105)
-    right.set_ylabel("PSNR on covered cells, dB")
+    right.set_ylabel("PSNR of covered cells, dB")
     for axes in (left, right):
         axes.set_xlabel("seconds since the cell was last seen")
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(title="strategy + composition, memory's limit", loc="outside upper center", ncols=min(3, len(labels)))
     save_figure(path, figure)
 
 
@@ -93,32 +119,77 @@ def save_figure(path: Path, figure: Any) -> None:
         figure.savefig(file, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else {"Software": None})
 
 
-def write_page(path: Path, title: str, figures: Mapping[str, Any], pictures: Sequence[Path]) -> None:
-    """A page with figures and pictures that needs no other file and no network."""
+_EXPLAINED = {
+    "top-down": (
+        "The memory from above. Each point is a latent cell, in false colours: the three main components of its "
+        "latent, so that places of similar content have similar colours. Dark wedges are the cameras that memory "
+        "holds, and open the way they look."
+    ),
+    "coverage": (
+        "How much of each view of the path memory covers: over time; over time for each column of the image, from left "
+        "to right; and for each cell of the image, over all views. Blue is nothing, yellow is all."
+    ),
+    "view": (
+        "{frame} of the path. Left: what memory shows to it, in false colours, white where it has nothing. Right: the "
+        "same with an outline around each patch that is retrieved, in the colour of its depth."
+    ),
+}
+_PATH = " The red line is the path, with wedges for some of its cameras."
+
+
+def explain(name: str, has_path: bool) -> str:
+    """The caption of a picture of ``visualize``, by its name."""
+    kind, _, number = name.partition("-")
+    if kind == "view":
+        return _EXPLAINED["view"].format(frame=f"Frame {int(number)}")
+    return _EXPLAINED[name] + (_PATH if name == "top-down" and has_path else "")
+
+
+def write_page(path: Path, title: str, figures: Mapping[str, Any], captions: Mapping[Path, str]) -> None:
+    """A page with figures and pictures, by file with what each shows, that needs no other file and no network."""
     rows = "".join(
-        f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{html.escape(_text(value))}</td></tr>"
-        for name, value in figures.items()
-        if value is not None and not isinstance(value, (list, dict))
+        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>'
+        for name, value in _rows(figures)
     )
-    images = "".join(_embedded(picture) for picture in pictures)
+    images = "".join(_embedded(picture, caption) for picture, caption in captions.items())
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
-body {{ font: 15px system-ui, sans-serif; margin: 2em auto; max-width: 1100px; color: #222; }}
-th {{ text-align: left; padding-right: 2em; font-weight: normal; color: #666; }}
-figure {{ margin: 2em 0; }} img, svg {{ max-width: 100%; height: auto; }} figcaption {{ color: #666; }}
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1.5rem 1rem 3rem;
+  max-width: 70rem; color: #222; }}
+h1 {{ font-size: 1.5rem; overflow-wrap: anywhere; }}
+th, td {{ text-align: left; vertical-align: top; padding: 0.1rem 1.5rem 0.1rem 0; overflow-wrap: anywhere; }}
+th {{ font-weight: normal; color: #555; }}
+figure {{ margin: 2rem 0; }} img {{ display: block; max-width: 100%; height: auto; }}
+figcaption {{ color: #555; max-width: 45rem; margin-top: 0.5rem; }}
 </style></head><body><h1>{html.escape(title)}</h1><table>{rows}</table>{images}</body></html>
 """
     with atomic_write(path) as file:
         file.write(page.encode())
 
 
-def _embedded(picture: Path) -> str:
+def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a page says in words: single figures, with their units."""
+    rows = []
+    for name, value in figures.items():
+        if value is None or isinstance(value, (list, dict)):
+            continue
+        unit = " s" if name in ("first_time", "last_time") else ""
+        text = f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        rows.append((name.replace("_", " "), f"{text}{unit}"))
+    if figures.get("bounds"):
+        low, high = figures["bounds"]
+        rows += [(f"{axis}, metres", f"{a:.2f} to {b:.2f}") for axis, a, b in zip("xyz", low, high, strict=True)]
+    if figures.get("coverage"):
+        coverage = figures["coverage"]
+        mean = 100 * float(np.mean(coverage))
+        rows.append(("covered of the path's views", f"{mean:.1f} %, mean of {len(coverage)} frames"))
+    return rows
+
+
+def _embedded(picture: Path, caption: str) -> str:
     """A picture within a page, as data."""
     kind = "svg+xml" if picture.suffix == ".svg" else "png"
     data = base64.b64encode(picture.read_bytes()).decode()
-    name = html.escape(picture.stem)
-    return f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption></figure>'
-
-
-def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    words = html.escape(caption)
+    return f'<figure><img alt="{words}" src="data:image/{kind};base64,{data}"><figcaption>{words}</figcaption></figure>'

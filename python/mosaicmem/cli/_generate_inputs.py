@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mosaicmem.cli._common import parse_range, parse_size
+from mosaicmem.cli._errors import UsageError, blames, check_choice, check_useful
+from mosaicmem.cli._frames import own_numbers, parse_range, parse_size, selected
 from mosaicmem.cli._trajectories import read_trajectory
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ class Inputs:
     remembered: list[int]
     targets: list[int]
     path: CameraTrajectory
+    memory: Path | None = None
+
+    def numbers(self, frames: list[int]) -> list[int] | None:
+        """The numbers that the files of some frames of the sequence have; None where they are the positions."""
+        return own_numbers(self.sequence, frames)
+
+    def describe(self) -> str:
+        """What the run is about to do, in a line or two."""
+        begins = "Memory begins empty" if self.memory is None else f"Memory begins with {self.memory}"
+        if self.remembered:
+            begins = f"{begins} and" if self.memory is not None else "Memory"
+            begins += f" remembers {selected(self.remembered, self.numbers(self.remembered))}"
+        elif self.memory is None:
+            begins += ": the first window is made up, and those after it keep to what it showed"
+        goes = (
+            selected(self.targets, self.numbers(self.targets)) if self.targets else f"{len(self.path)} frames of a path"
+        )
+        return f"{begins}.\nGenerating {goes}."
 
     def truth(self) -> dict[int, F32]:
         """The true images by frame of the path, where they are known."""
@@ -45,20 +64,21 @@ def read_inputs(
     intrinsics: str | None,
     size: str | None,
 ) -> Inputs:
-    """What the options of ``generate`` name, read; a ValueError says which of them do not go together."""
+    """What the options of ``generate`` name, read; a `UsageError` says which of them do not go together."""
     from mosaicmem.datasets import open_sequence
 
-    if scene is None and memory is None:
-        raise ValueError("--scene, --memory: expected one of the two, or both")
     if (frames is None) == (trajectory is None):
-        raise ValueError("--frames, --trajectory: expected exactly one of the two")
+        raise UsageError("--frames, --trajectory: expected exactly one of the two")
     if scene is None and (frames is not None or memory_frames is not None):
-        raise ValueError("--frames, --memory-frames: expected --scene, whose frames they name")
+        raise UsageError("--frames, --memory-frames: expected --scene, whose frames they name")
+    if trajectory is None:
+        check_useful({"--intrinsics": intrinsics, "--size": size}, "expected --trajectory, whose camera they describe")
     sequence = None if scene is None else open_sequence(scene)
     count = 0 if sequence is None else len(sequence)
-    targets = [] if frames is None else list(parse_range("--frames", frames, count))
+    number = getattr(sequence, "number", None)
+    targets = [] if frames is None else list(parse_range("--frames", frames, count, number))
     if memory_frames is not None:
-        remembered = list(parse_range("--memory-frames", memory_frames, count))
+        remembered = list(parse_range("--memory-frames", memory_frames, count, number))
     else:
         remembered = [] if memory is not None else [i for i in range(count) if i not in set(targets)]
     if trajectory is not None:
@@ -67,25 +87,40 @@ def read_inputs(
     else:
         assert sequence is not None
         path = sequence.trajectory(targets)
-    return Inputs(sequence, remembered, targets, path)
+    if scene is not None and not remembered and memory is None:
+        raise UsageError("--frames: expected some frames to be left to remember; or name them with --memory-frames")
+    return Inputs(sequence, remembered, targets, path, memory)
+
+
+def check_depth(model: Path | None, output: str | None, size: str | None, files: Path | None) -> None:
+    """Refuse options of depth that are wrong, or that do not go together."""
+    if model is not None and files is not None:
+        raise UsageError("--depth-model, --depth-files: expected at most one of the two")
+    if model is None:
+        check_useful({"--depth-output": output, "--depth-size": size}, "expected --depth-model, which they describe")
+    if output is not None:
+        check_choice("--depth-output", output, ("metric", "depth", "inverse"))
+    if size is not None:
+        parse_size("--depth-size", size)
 
 
 def make_depth_estimator(
     path: CameraTrajectory,
     settings: PipelineConfig,
     model: Path | None,
-    output: str,
+    output: str | None,
     size: str | None,
     files: Path | None,
 ) -> DepthEstimator | None:
     """The network or the files that generated frames get their depth from; None for the backend's own."""
     from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
 
-    if model is not None and files is not None:
-        raise ValueError("--depth-model, --depth-files: expected at most one of the two")
     if files is not None:
         return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
     if model is None:
         return None
     pixels = None if size is None else parse_size("--depth-size", size)[::-1]
-    return OnnxDepthEstimator(model, output=output, input_size=pixels, num_threads=settings.num_threads)
+    with blames({"model": "--depth-model", "output": "--depth-output", "input_size": "--depth-size"}):
+        return OnnxDepthEstimator(
+            model, output=output or "inverse", input_size=pixels, num_threads=settings.num_threads
+        )

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from mosaicmem import __version__
-from mosaicmem._arrays import F32
 from mosaicmem._files import write_json
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.cli._common import SUMMARY, console, progress_bar
+from mosaicmem.cli._common import SUMMARY
+from mosaicmem.cli._tables import print_figures
+from mosaicmem.cli._terminal import progress_bar
 from mosaicmem.evaluation import AblationScore, FrameScore, mean_score
 from mosaicmem.geometry import StreamingFusion
 from mosaicmem.media import save_mp4, save_png
-from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig
+from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowStatistics
 
 FIGURES = ("coverage", "psnr_mosaic", "psnr_with_memory", "psnr_without_memory")
+_FEW = 10  # windows of a long run that are shown at its beginning, and at its end
 
 
 def write_run(
@@ -51,6 +52,7 @@ def run_summary(pipeline: AutoregressivePipeline, result: GenerationResult, seco
     return {
         "frames": len(result.frames),
         "seconds": seconds,
+        "coverage": mean_coverage(result.windows),
         "windows": [asdict(window) for window in result.windows],
         "store": asdict(pipeline.store.statistics()),
     }
@@ -61,54 +63,83 @@ def score_summary(scores: Sequence[FrameScore]) -> dict[str, float | None]:
     return {name: _number(mean_score(scores, name)) for name in FIGURES}
 
 
-def score_list(scores: Sequence[FrameScore], labels: Sequence[int]) -> list[dict[str, Any]]:
-    """The figures of each frame as plain JSON."""
+def mean_coverage(windows: Sequence[WindowStatistics]) -> float:
+    """The part of the views that memory covered, over all frames."""
+    frames = [window.last_frame - window.first_frame + 1 for window in windows]
+    return float(np.average([window.coverage for window in windows], weights=frames))
+
+
+def score_list(
+    scores: Sequence[FrameScore], frames: Sequence[int], numbers: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """The figures of each frame as plain JSON.
+
+    ``frame`` is its position in the sequence, ``number`` what its file is numbered, ``output_frame`` its position in
+    the video that was generated.
+    """
     return [
-        {"frame": label, "output_frame": score.frame, **{name: _number(getattr(score, name)) for name in FIGURES}}
-        for label, score in zip(labels, scores, strict=True)
+        {
+            **{"frame": frame, "number": number, "output_frame": score.frame},
+            **{name: _number(getattr(score, name)) for name in FIGURES},
+        }
+        for frame, number, score in zip(frames, numbers or frames, scores, strict=True)
     ]
 
 
-def print_scores(title: str, scores: Sequence[FrameScore], labels: Sequence[int]) -> None:
-    """A table with one line a frame, and the means."""
-    table = Table(title=title)
-    table.add_column("frame", justify="right")
-    for heading in ("coverage", "mosaic, covered", "with memory", "without memory"):
-        table.add_column(heading, justify="right")
-    for label, score in zip(labels, scores, strict=True):
-        table.add_row(str(label), *_cells([getattr(score, name) for name in FIGURES]))
-    table.add_section()
-    table.add_row("mean", *_cells([mean_score(scores, name) for name in FIGURES]))
-    console.print(table)
+def print_scores(
+    title: str, scores: Sequence[FrameScore], frames: Sequence[int], numbers: Sequence[int] | None = None
+) -> None:
+    """A table with one line a frame, and the means; ``numbers`` are those of the files, where they differ."""
+    headings = ["frame", "file", "coverage", "mosaic,\ncovered", "with\nmemory", "without\nmemory"]
+    rows = [
+        [str(frame), str(number), *_cells([getattr(score, name) for name in FIGURES])]
+        for frame, number, score in zip(frames, numbers or frames, scores, strict=True)
+    ]
+    last = ["mean", "", *_cells([mean_score(scores, name) for name in FIGURES])]
+    if numbers is None:
+        for row in [headings, *rows, last]:
+            del row[1]
+    print_figures(title, headings, rows, last=last)
+
+
+def print_coverage(windows: Sequence[WindowStatistics]) -> None:
+    """How much of each window's views memory covered; the first and the last few where there are many."""
+    shown = list(windows) if len(windows) <= 2 * _FEW else [*windows[:_FEW], *windows[-_FEW:]]
+    rows = [
+        [
+            str(window.window),
+            f"{window.first_frame} to {window.last_frame}",
+            f"{100 * window.coverage:.1f} %",
+            f"{window.patches:,}",
+            str(window.keyframes),
+        ]
+        for window in shown
+    ]
+    if len(shown) < len(windows):
+        rows.insert(_FEW, ["...", "", "", "", ""])
+    headings = ["window", "frames of\nthe path", "coverage", "patches\nretrieved", "keyframes\nremembered"]
+    last = ["all", "", f"{100 * mean_coverage(windows):.1f} %", "", str(sum(window.keyframes for window in windows))]
+    print_figures("What memory covered of the views", headings, rows, last=last)
 
 
 def print_ablation(scores: Sequence[AblationScore]) -> None:
     """A line for each variant, and what it is away from everything together."""
-    table = Table(title="What each part of memory is worth (PSNR against the true frames)")
-    table.add_column("variant")
-    for heading in ("PSNR", "difference", "coverage"):
-        table.add_column(heading, justify="right")
-    for score in scores:
-        difference = score.psnr - scores[0].psnr
-        table.add_row(score.name, f"{score.psnr:.2f} dB", f"{difference:+.2f} dB", f"{100 * score.coverage:.1f} %")
-    console.print(table)
+    rows = [
+        [
+            score.name,
+            f"{score.psnr:.2f} dB",
+            f"{score.psnr - scores[0].psnr:+.2f} dB",
+            f"{100 * score.coverage:.1f} %",
+        ]
+        for score in scores
+    ]
+    title = "What each part of memory is worth (PSNR against the true frames)"
+    print_figures(title, ["variant", "PSNR", "difference", "coverage"], rows, left=1)
 
 
 def ablation_list(scores: Sequence[AblationScore]) -> list[dict[str, Any]]:
     """The figures of each variant as plain JSON."""
     return [{**asdict(score), "psnr": _number(score.psnr), "coverage": _number(score.coverage)} for score in scores]
-
-
-def comparison_picture(rows: Sequence[Sequence[F32]], gap: int = 4) -> F32:
-    """Images of one size in rows and columns on white, with a gap between them."""
-    height, width, _ = rows[0][0].shape
-    columns = max(len(row) for row in rows)
-    sheet = np.ones((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), dtype=np.float32)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            sheet[top : top + height, left : left + width] = image
-    return sheet
 
 
 def _cells(values: Sequence[float]) -> list[str]:

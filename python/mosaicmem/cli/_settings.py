@@ -4,45 +4,132 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mosaicmem.cli._errors import UsageError
+
 if TYPE_CHECKING:
     from mosaicmem.pipeline import PipelineConfig
+
+COMMANDS: Mapping[str, Mapping[str, Any]] = {
+    "demo": {"prompt": "a flat with pictures on the walls"},
+    "generate": {"half_life": 2.0},  # handheld sequences drift in pose and exposure
+    "evaluate": {},
+    "inspect": {},
+    "visualize": {},
+    "bench": {"num_threads": 1},
+}
+"""The commands that take --config, each with its own defaults of settings that are null in a file."""
+
+_OPTIONS = {"prompt": "--prompt", "seed": "--seed", "num_threads": "--threads", "half_life": "--half-life"}
 
 
 def read_settings(
     config: Path | None,
     changes: Sequence[str] | None = None,
     given: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
+    *,
+    command: str | None = None,
+    used: Collection[str] | None = None,
 ) -> PipelineConfig:
-    """A configuration: its defaults, then ``defaults``, then the file, then --set, then options that were given.
+    """A configuration: the defaults of a command, then the file, then --set, then options that were given.
 
-    ``defaults`` are a command's own, where there is no file; in ``given``, None stands for an option that was not.
+    Parameters
+    ----------
+    config : path, optional
+        JSON object. A setting that is null in it keeps the default of the command, as if the file did not have it.
+    changes : sequence of str, optional
+        NAME=VALUE of each --set.
+    given : mapping of str to Any, optional
+        Values of options of their own; None stands for an option that was not given.
+    command : str, optional
+        Whose defaults; the library's if left out.
+    used : collection of str, optional
+        Settings that count here; --set of any other is refused, which would do nothing. All if left out.
+
+    Raises
+    ------
+    UsageError
+        --set or an option of its own is wrong; the message names it.
+    FormatError
+        The file is wrong.
     """
+    from pydantic import ValidationError
+
     from mosaicmem.pipeline import PipelineConfig
 
-    fields = dict(defaults or {}) if config is None else PipelineConfig.load(config).model_dump()
+    fields = dict(COMMANDS.get(command or "", {}))
+    fields.update(_read_file(config))
+    told = read_changes(changes)
+    idle = sorted(set(told) - set(used)) if used is not None else []
+    if idle:
+        raise UsageError(
+            f"--set: {idle[0]} has no effect here; the settings that count are {', '.join(sorted(used or ()))}"
+        )
+    own = COMMANDS.get(command or "", {})
+    fields.update({name: own.get(name) if value is None else value for name, value in told.items()})
+    options = {name: value for name, value in (given or {}).items() if value is not None}
+    fields.update(options)
+    try:
+        return PipelineConfig(**fields)
+    except ValidationError as error:
+        raise UsageError(_name_options(error, told, options)) from None
+
+
+def unset_settings(config: Path | None, changes: Sequence[str] | None = None) -> list[str]:
+    """The settings of which some command has a default of its own, and neither the file nor --set gives a value."""
+    names = sorted({name for own in COMMANDS.values() for name in own})
+    given = {**_read_file(config), **read_changes(changes)}
+    return [name for name in names if given.get(name) is None]
+
+
+def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
+    """Settings by name, of each ``NAME=VALUE``; the last one counts."""
+    from mosaicmem.pipeline import PipelineConfig
+
+    fields = PipelineConfig.model_fields
+    told = {}
     for change in changes or ():
-        name, value = _parse(change, tuple(PipelineConfig.model_fields))
-        if PipelineConfig.model_fields[name].annotation is str:
+        name, value = _parse(change, tuple(fields))
+        if fields[name].annotation is str:
             value = change.partition("=")[2]  # 123 is a prompt too
-        fields[name] = value
-    fields.update({name: value for name, value in (given or {}).items() if value is not None})
-    return PipelineConfig(**fields)
+        told[name] = value
+    return told
+
+
+def _read_file(config: Path | None) -> dict[str, Any]:
+    """The settings that a file gives, checked by themselves so that an error names the file."""
+    from mosaicmem._files import read_json_object
+    from mosaicmem.pipeline import PipelineConfig
+
+    if config is None:
+        return {}
+    PipelineConfig.load(config)
+    return {name: value for name, value in read_json_object(config).items() if value is not None}
+
+
+def _name_options(error: Any, told: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """What is wrong, by the options that a person typed."""
+    from mosaicmem.errors import describe_validation
+
+    text = describe_validation(error)
+    name = text.partition(":")[0]
+    if name in options:
+        return f"{_OPTIONS.get(name, name)}{text[len(name) :]}"
+    return f"--set: {text}" if told else text
 
 
 def _parse(change: str, names: Sequence[str]) -> tuple[str, Any]:
     """``window_size=8`` as ("window_size", 8); what is no JSON is text."""
     name, equals, text = change.partition("=")
     if not equals:
-        raise ValueError(f"--set: expected NAME=VALUE, got {change!r}")
+        raise UsageError(f"--set: expected NAME=VALUE, got {change!r}")
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
         hint = f"; did you mean {near[0]}?" if near else "; show-config lists all"
-        raise ValueError(f"--set: {name}: no such setting{hint}")
+        raise UsageError(f"--set: {name}: no such setting{hint}")
     try:
         return name, json.loads(text)
     except json.JSONDecodeError:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mosaicmem.cli._common import parse_size
+from mosaicmem.cli._common import finite
+from mosaicmem.cli._errors import UsageError, blames
+from mosaicmem.cli._frames import parse_size
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
@@ -24,14 +26,19 @@ Size = Annotated[
     str | None,
     typer.Option("--size", metavar="WxH", help="Of the images, for files that do not say (re10k, matrixgame)."),
 ]
-Fps = Annotated[float, typer.Option("--fps", help="Frames a second, for files without times.", min=0.001)]
+Fps = Annotated[
+    float | None,
+    typer.Option("--fps", help="Frames a second, for files without times. Default: 30.", min=0.001, callback=finite),
+]
+
+_TIMED = ("mosaicmem", "tum", "re10k")  # formats with a time for each frame
 
 
 def read_trajectory(
     path: Path,
     intrinsics: str | None = None,
     size: str | None = None,
-    fps: float = 30.0,
+    fps: float | None = None,
     *,
     format: str | None = None,
     camera: CameraIntrinsics | None = None,
@@ -40,10 +47,14 @@ def read_trajectory(
     from mosaicmem.camera.formats import detect_format, load_trajectory
 
     given = _parse(intrinsics, size)
-    if given is None and camera is not None and (format or detect_format(path)) in ("tum", "kitti"):
-        given = camera
     pixels = None if size is None else parse_size("--size", size)
-    return load_trajectory(path, format, intrinsics=given, size=pixels, fps=fps)
+    kind = format or detect_format(path)
+    if given is None and camera is not None and kind in ("tum", "kitti"):
+        given = camera
+    if fps is not None and kind in _TIMED:
+        raise UsageError(f"--fps: expected none for {path}, as files of the format {kind} have times")
+    with blames({"size": "--size", "intrinsics": "--intrinsics", "fps": "--fps"}):
+        return load_trajectory(path, kind, intrinsics=given, size=pixels, fps=30.0 if fps is None else fps)
 
 
 def _parse(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
@@ -52,9 +63,11 @@ def _parse(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
     if intrinsics is None:
         return None
     if size is None:
-        raise ValueError("--intrinsics: expected --size with it")
+        raise UsageError("--intrinsics: expected --size with it")
     try:
         fx, fy, cx, cy = (float(part) for part in intrinsics.split(","))
     except ValueError:
-        raise ValueError(f"--intrinsics: expected FX,FY,CX,CY in pixels, got {intrinsics!r}") from None
-    return CameraIntrinsics(fx, fy, cx, cy, *parse_size("--size", size))
+        raise UsageError(f"--intrinsics: expected FX,FY,CX,CY in pixels, got {intrinsics!r}") from None
+    names = dict.fromkeys(("intrinsics", "fx", "fy", "cx", "cy", "width", "height"), "--intrinsics, --size")
+    with blames(names):
+        return CameraIntrinsics(fx, fy, cx, cy, *parse_size("--size", size))

@@ -12,15 +12,18 @@ from mosaicmem.cli._common import (
     Config,
     Debug,
     Force,
+    Seed,
     Set,
-    Threads,
+    check_apart,
     check_output_file,
-    console,
+    finite,
     print_json,
-    progress_bar,
-    reports_errors,
 )
+from mosaicmem.cli._errors import UsageError, check_useful, reports_errors
+from mosaicmem.cli._frames import parse_size
 from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._tables import say
+from mosaicmem.cli._terminal import progress_bar
 
 if TYPE_CHECKING:
     from mosaicmem.evaluation.throughput import Case
@@ -41,15 +44,22 @@ def bench(
         str, typer.Option(metavar="WxH", help="Images of the model whose step memory is compared with.")
     ] = "1280x704",
     step_seconds: Annotated[
-        float, typer.Option(help="What one step of that model takes; about 1 s for 5 billion parameters.", min=1e-3)
+        float,
+        typer.Option(
+            help="Seconds that one step of that model takes; about 1 for 5 billion parameters.",
+            min=1e-3,
+            callback=finite,
+        ),
     ] = 1.0,
     repeats: Annotated[int, typer.Option(help="Runs of each case; the median counts.", min=1)] = 5,
     profile: Annotated[bool, typer.Option("--profile", help="Where the time of each case goes, by function.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write too.")] = None,
     config: Config = None,
     changes: Set = None,
-    seed: Annotated[int, typer.Option(help="Of the synthetic scene.", min=0)] = 0,
-    threads: Threads = 1,
+    seed: Seed = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="0: all cores. Default: that of --config, or 1.", min=0, max=1024)
+    ] = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -64,22 +74,29 @@ def bench(
     from mosaicmem._files import read_json_object, write_json
     from mosaicmem.cli._bench_report import print_bench
     from mosaicmem.evaluation.throughput import measure_case, measure_memory
+    from mosaicmem.pipeline import PipelineConfig
 
-    if output is not None:
+    if output is None:
+        check_useful({"--force": force}, "expected --output, the file that it replaces")
+    else:
+        check_apart({"--output": output}, {"--config": config})
         output = check_output_file(output, force, (".json",))
         if output.exists() and "part_of_step" not in read_json_object(output).get("memory", {}):
             raise FileExistsError(f"--output: {output} is there and no output of bench: it is left alone")
-    settings = read_settings(config, changes, {"num_threads": threads})
+    given = {"num_threads": threads, "seed": seed}
+    used = set(PipelineConfig.model_fields) - {"num_inference_steps"}  # that is part of --case
+    settings = read_settings(config, changes, given, command="bench", used=used)
+    pixels = parse_size("--memory-size", memory_size)
     wanted = [_case(text) for text in cases or ("64x64,32,5", "128x128,32,5", "256x256,16,50")]
     with progress_bar() as progress:
         runs = [
-            measure_case(settings, case, seed=seed, repeats=repeats, profile=profile)
+            measure_case(settings, case, seed=settings.seed, repeats=repeats, profile=profile)
             for case in progress.track(wanted, description="Generating")
         ]
         progress.add_task("Memory at full size", total=None)
-        memory = measure_memory(settings, _size("--memory-size", memory_size), seed=seed, repeats=repeats)
+        memory = measure_memory(settings, pixels, seed=settings.seed, repeats=repeats)
     report: dict[str, Any] = {
-        "threads": threads,
+        "threads": settings.num_threads,
         "cases": [run.to_dict() for run in runs],
         "memory": {**memory.to_dict(), "step_seconds": step_seconds, "part_of_step": memory.seconds / step_seconds},
     }
@@ -91,7 +108,7 @@ def bench(
         return
     print_bench(runs, memory, step_seconds)
     if output is not None:
-        console.print(f"Figures in {output}", highlight=False, soft_wrap=True)
+        say(f"Figures in {output}")
 
 
 def _case(text: str) -> Case:
@@ -99,12 +116,6 @@ def _case(text: str) -> Case:
 
     parts = text.split(",")
     if len(parts) != 3 or not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts[1:]):
-        raise ValueError(f"--case: expected WxH,FRAMES,STEPS, 128x128,32,5 say, got {text!r}")
-    width, height = _size("--case", parts[0])
+        raise UsageError(f"--case: expected WxH,FRAMES,STEPS, 128x128,32,5 say, got {text!r}")
+    width, height = parse_size("--case", parts[0])
     return Case(width, height, int(parts[1]), int(parts[2]))
-
-
-def _size(name: str, text: str) -> tuple[int, int]:
-    from mosaicmem.cli._common import parse_size
-
-    return parse_size(name, text)

@@ -11,16 +11,22 @@ from mosaicmem.cli._common import (
     AsJson,
     Debug,
     Force,
+    check_apart,
     check_output_file,
-    console,
+    check_output_folder,
     output_folder,
     print_json,
-    reports_errors,
 )
+from mosaicmem.cli._errors import UsageError, check_choice, reports_errors
+from mosaicmem.cli._tables import say
 from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
 
 _FORMATS = "mosaicmem, tum, kitti, colmap, colmap-binary, re10k, nerfstudio, matrixgame, worldplay"
-_SUFFIXES = {".json": "mosaicmem", ".npz": "matrixgame"}
+_GUESSED = {".json": "mosaicmem", ".npz": "matrixgame"}
+_SUFFIXES = {  # of what is written
+    **{"mosaicmem": (".json",), "nerfstudio": (".json",), "worldplay": (".json",), "matrixgame": (".npz",)},
+    **{"tum": (".txt", ".tum"), "kitti": (".txt",), "re10k": (".txt",)},
+}
 
 
 @reports_errors
@@ -35,7 +41,7 @@ def convert(
     ] = None,
     intrinsics: Intrinsics = None,
     size: Size = None,
-    fps: Fps = 30.0,
+    fps: Fps = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -49,21 +55,28 @@ def convert(
     """
     from mosaicmem.camera.formats import detect_format, save_trajectory
 
+    kinds = _FORMATS.split(", ")
+    if source_format is not None:
+        check_choice("--from", source_format, kinds)
+    kind = target_format or _GUESSED.get(target.suffix.lower())
+    if kind is None:
+        raise UsageError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
+    check_choice("--to", kind, kinds)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    kind = target_format or _SUFFIXES.get(target.suffix)
-    if kind is None:
-        raise ValueError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
+    check_apart({"TARGET": target}, {"SOURCE": source})
+    suffixes = _SUFFIXES.get(kind)
+    mark = "cameras.bin" if kind == "colmap-binary" else "cameras.txt"
+    if suffixes is None:
+        check_output_folder(target, force, "convert", name="TARGET", mark=mark)
+    else:
+        output = check_output_file(target, force, suffixes, name="TARGET")
     found = source_format or detect_format(source)
     path = read_trajectory(source, intrinsics, size, fps, format=found)
-    if _SUFFIXES.get(target.suffix, kind) != kind and (target.suffix == ".npz" or kind == "matrixgame"):
-        raise ValueError(f"TARGET: expected a name that goes with {kind}, which is not {target.suffix}")
-    if kind.startswith("colmap"):
-        mark = "cameras.bin" if kind == "colmap-binary" else "cameras.txt"
+    if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)
     else:
-        output = check_output_file(target, force, (".json", ".txt", ".npz"), name="TARGET")
         if output.exists():
             detect_format(output)  # a trajectory makes way for one, nothing else
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +94,4 @@ def convert(
     if as_json:
         print_json(figures)
     else:
-        console.print(
-            f"{len(path)} frames, {path.length:.2f} m in {path.duration:.2f} s: {found} to {kind} in {target}",
-            highlight=False,
-        )
+        say(f"{len(path)} frames, {path.length:.2f} m in {path.duration:.2f} s: {found} to {kind} in {target}")

@@ -15,19 +15,19 @@ from mosaicmem.cli._common import (
     Config,
     Debug,
     Force,
-    OptionalSeed,
-    OptionalThreads,
+    Seed,
     Set,
+    Threads,
     check_apart,
     check_output_folder,
-    console,
     output_folder,
     print_json,
-    progress_bar,
-    reports_errors,
     save_store,
 )
+from mosaicmem.cli._errors import reports_errors
 from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._tables import say
+from mosaicmem.cli._terminal import WindowBar, progress_bar
 
 if TYPE_CHECKING:
     from mosaicmem._arrays import F32
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _OBSERVED_FRACTION = 0.2  # of the loop is seen before generation starts
 _REVISIT_COVERAGE = 0.75  # a view counts as revisited if what was observed covers this much of it
 _FPS = 15.0
-_PROMPT = "a flat with pictures on the walls"
 
 
 @reports_errors
@@ -50,8 +49,8 @@ def demo(
     ] = None,
     config: Config = None,
     changes: Set = None,
-    seed: OptionalSeed = None,
-    threads: OptionalThreads = None,
+    seed: Seed = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -69,11 +68,11 @@ def demo(
     from mosaicmem.synthetic import SyntheticWorld
 
     started = time.perf_counter()
-    check_apart({"--output": output, "--save-memory": save_memory}, {})
+    settings = read_settings(config, changes, {"seed": seed, "num_threads": threads}, command="demo")
+    check_apart({"--output": output, "--save-memory": save_memory}, {"--config": config})
     check_output_folder(output, force, "demo")
     if save_memory is not None:
         check_output_folder(save_memory, force, "demo", name="--save-memory", mark=MANIFEST)
-    settings = read_settings(config, changes, {"seed": seed, "num_threads": threads}, {"prompt": _PROMPT})
     with output_folder(output, force, "demo") as folder:
         world = SyntheticWorld(settings.seed)
         intrinsics = CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75))
@@ -91,8 +90,8 @@ def demo(
             revisited = _revisited(pipeline, loop)
             truth = {i: world.render(intrinsics, loop[i]).image for i in revisited}
             windows = len(loop.windows(settings.window_size, settings.window_overlap))
-            task = progress.add_task("Generating with memory and without", total=2 * windows)
-            comparison = compare_memory(pipeline, loop, truth, on_window=lambda window: progress.advance(task))
+            bar = WindowBar(progress, "Generating with memory and without", windows, runs=2)
+            comparison = compare_memory(pipeline, loop, truth, on_window=bar.on_window, on_step=bar.on_step)
 
         summary = {
             **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),
@@ -100,25 +99,22 @@ def demo(
             "revisit": {"frames": score_list(comparison.scores, revisited), **score_summary(comparison.scores)},
         }
         write_run(folder, settings, loop, comparison.with_memory, fusion, summary, _FPS)
-        save_png(folder / "revisit.png", _revisit_picture(comparison, truth))
+        save_png(folder / "revisit.png", _revisit_picture(comparison, truth, loop))
         if save_memory is not None:
             save_store(pipeline.store, save_memory, force, "demo")
 
     if as_json:
         print_json(summary)
         return
-    print_scores("Revisited views against the true scene (PSNR)", comparison.scores, revisited)
+    print_scores("Revisited views against the true scene (PSNR), with memory and without", comparison.scores, revisited)
     with_memory, without_memory, coverage = (
         mean_score(comparison.scores, name) for name in ("psnr_with_memory", "psnr_without_memory", "coverage")
     )
-    console.print(
+    say(
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
-        f"([bold]{with_memory - without_memory:+.2f} dB[/bold]), coverage {100 * coverage:.1f} %.",
-        highlight=False,
+        f"({with_memory - without_memory:+.2f} dB), coverage {100 * coverage:.1f} %."
     )
-    console.print(
-        f"{output}/revisit.png shows the true scene, with memory, without memory.", highlight=False, soft_wrap=True
-    )
+    say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
 
 
 def _revisited(pipeline: AutoregressivePipeline, loop: CameraTrajectory) -> list[int]:
@@ -127,10 +123,16 @@ def _revisited(pipeline: AutoregressivePipeline, loop: CameraTrajectory) -> list
     return [i for i in range(len(loop) // 2, len(loop)) if coverage[i] >= _REVISIT_COVERAGE]
 
 
-def _revisit_picture(comparison: Comparison, truth: dict[int, F32]) -> F32:
+def _revisit_picture(comparison: Comparison, truth: dict[int, F32], path: CameraTrajectory) -> F32:
     """About four revisited views: the true scene, with memory, without memory, from top to bottom."""
-    from mosaicmem.cli._report import comparison_picture
+    from mosaicmem.cli._captions import captioned_sheet
 
     shown = list(truth)[:: max(1, len(truth) // 4)]
     results = (comparison.with_memory.frames, comparison.without_memory.frames)
-    return comparison_picture([[truth[i] for i in shown], *([video[i] for i in shown] for video in results)])
+    return captioned_sheet(
+        "Coming back: views of the flat that were seen at the beginning of the loop, and not since",
+        [f"frame {i} at {path[i].timestamp:.2f} s" for i in shown],
+        ["the true scene", "generated with memory", "generated without memory"],
+        [[truth[i] for i in shown], *([video[i] for i in shown] for video in results)],
+        ["The same model and noise in both; only the lower row has to make the place up again."],
+    )

@@ -17,15 +17,16 @@ from mosaicmem.cli._common import (
     Seed,
     Set,
     Threads,
+    check_apart,
     check_output_folder,
-    console,
+    finite,
     output_folder,
-    parse_range,
     print_json,
-    progress_bar,
-    reports_errors,
-    warn_of_overlap,
 )
+from mosaicmem.cli._errors import UsageError, blames, check_useful, reports_errors
+from mosaicmem.cli._frames import own_numbers, parse_range, selected, warn_of_overlap
+from mosaicmem.cli._tables import say
+from mosaicmem.cli._terminal import progress_bar
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from mosaicmem.evaluation.frames import RgbdSource
 
 SYNTHETIC = "synthetic"
+_USED = (  # settings that count here
+    *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "near", "far", "half_life"),
+    *("seed", "num_threads"),
+)
 
 
 @reports_errors
@@ -44,10 +49,14 @@ def evaluate(
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     memory_frames: Annotated[
-        str | None, typer.Option(help="Frames to remember, A:B or A:B:STEP. Default: the first half.")
+        str | None,
+        typer.Option(help="Frames to remember, A:B or A:B:STEP, by position from 0. Default: the first half."),
     ] = None,
     frames: Annotated[
-        str | None, typer.Option(help="Frames whose cameras come back, A:B or A:B:STEP. Default: the last third.")
+        str | None,
+        typer.Option(
+            help="Frames whose cameras come back, A:B or A:B:STEP, by position from 0. Default: the last third."
+        ),
     ] = None,
     strategy: Annotated[
         list[str] | None,
@@ -57,7 +66,9 @@ def evaluate(
     ] = None,
     composition: Annotated[
         list[str] | None,
-        typer.Option(help="blend, backward, near or far (the published rules); may be repeated."),
+        typer.Option(
+            help="blend, backward, near or far (the published rules); may be repeated. Default: as --config, or blend."
+        ),
     ] = None,
     stride: Annotated[int, typer.Option(help="Pixels a latent cell.", min=1)] = 16,
     budgets: Annotated[
@@ -65,13 +76,18 @@ def evaluate(
         typer.Option(help="Megabytes that memory may hold, comma-separated: a forgetting curve for each."),
     ] = None,
     depth_noise: Annotated[
-        float, typer.Option(help="Relative error of the memory's depth, per pixel and per frame.", min=0)
+        float,
+        typer.Option(help="Relative error of the memory's depth, per pixel and per frame.", min=0, callback=finite),
     ] = 0.0,
-    pose_noise: Annotated[float, typer.Option(help="Error of the memory's positions, metres.", min=0)] = 0.0,
-    rotation_noise: Annotated[float, typer.Option(help="Error of the memory's rotations, degrees.", min=0)] = 0.0,
-    seed: Seed = 0,
+    pose_noise: Annotated[
+        float, typer.Option(help="Error of the memory's positions, metres.", min=0, callback=finite)
+    ] = 0.0,
+    rotation_noise: Annotated[
+        float, typer.Option(help="Error of the memory's rotations, degrees.", min=0, max=180, callback=finite)
+    ] = 0.0,
+    seed: Seed = None,
     repeats: Annotated[int, typer.Option(help="Times that each window is timed.", min=1)] = 3,
-    threads: Threads = 0,
+    threads: Threads = None,
     config: Config = None,
     changes: Set = None,
     plot: Annotated[bool, typer.Option("--plot", help="Write figures and pictures into --output.")] = False,
@@ -82,7 +98,7 @@ def evaluate(
     """Remember some frames of a sequence, and compare what memory shows to other cameras with what they saw.
 
     Colours pooled to the latent grid stand for latents, so figures are those of memory alone, without a model. Of the
-    settings, those that choose keyframes and compose a canvas count; without --config their defaults are the library's.
+    settings, those that choose keyframes and compose a canvas count.
 
     Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
     """
@@ -91,7 +107,7 @@ def evaluate(
     from mosaicmem import __version__
     from mosaicmem._files import write_json
     from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
-    from mosaicmem.cli._settings import read_settings
+    from mosaicmem.cli._settings import read_changes, read_settings
     from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
     from mosaicmem.evaluation.frames import cropped
     from mosaicmem.evaluation.image_metrics import require_metrics
@@ -99,36 +115,45 @@ def evaluate(
     from mosaicmem.plots import require_matplotlib
 
     require_metrics()
-    if plot and output is None:
-        raise ValueError("--plot: expected --output too, the folder to write into")
+    if output is None:
+        check_useful({"--plot": plot, "--force": force}, "expected --output too, the folder to write into")
+    if not (depth_noise or pose_noise or rotation_noise) and scene != SYNTHETIC:
+        check_useful({"--seed": seed}, f"expected --depth-noise, --pose-noise, --rotation-noise or --scene {SYNTHETIC}")
     if plot:
         require_matplotlib("--plot")
+    given = {"seed": seed, "num_threads": threads}
+    settings = read_settings(config, changes, given, command="evaluate", used=_USED)
+    options = settings.keyframe_options()
+    if composition and "composition" in read_changes(changes):
+        raise UsageError("--composition, --set composition: expected at most one of the two")
+    rules = _rules(strategy or ["visible_coverage"], composition or [settings.composition], budgets, stride)
     if output is not None:
+        check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
-    options = read_settings(config, changes).keyframe_options() if config or changes else {}
-    rules = _rules(strategy or ["visible_coverage"], composition or ["blend"], budgets, stride)
-    noise = _noise(depth_noise, pose_noise, rotation_noise, seed)
-    source = _open(scene, seed)
-    count = len(source)
-    camera = cropped(source.intrinsics, stride)
-    remembered = parse_range(
-        "--memory-frames", f"0:{max(count // 2, 1)}" if memory_frames is None else memory_frames, count
-    )
-    targets = parse_range("--frames", f"{2 * count // 3}:{count}" if frames is None else frames, count)
-    warn_of_overlap(list(targets), list(remembered))
+    noise = _noise(depth_noise, pose_noise, rotation_noise, settings.seed)
+    source = _open(scene, settings.seed)
+    with blames({"stride": "--stride"}):
+        camera = cropped(source.intrinsics, stride)
+    remembered, targets = _choose(source, memory_frames, frames)
+    numbers = own_numbers(source, targets)
+    if not as_json:
+        say(f"Memory holds {selected(remembered, own_numbers(source, remembered))}.")
+        say(f"Cameras come back in {selected(targets, numbers)}.")
     with progress_bar() as progress:
         exact = grid_frames(source, progress.track(remembered, description="Reading memory"), stride)
-        memory = (
-            grid_frames(source, progress.track(remembered, description="Adding noise"), stride, noise)
-            if noise
-            else exact
-        )
+        memory = exact
+        if noise:
+            memory = grid_frames(source, progress.track(remembered, description="Adding noise"), stride, noise)
         truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
 
     check = PoseCheck()
     for frame in exact:
         check.add(frame.pixel_depth, camera, frame.pose)
-    runs = [_run(memory, truth, camera, stride, *each, repeats, threads, options) for each in rules]
+    with progress_bar() as progress:
+        runs = [
+            _run(memory, truth, camera, stride, *each, repeats, settings.num_threads, options)
+            for each in progress.track(rules, description="Composing")
+        ]
     if budgets is not None:
         ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
@@ -136,11 +161,13 @@ def evaluate(
         "mosaicmem": __version__,
         "scene": scene,
         "memory_frames": list(remembered),
+        "memory_numbers": own_numbers(source, remembered) or list(remembered),
         "target_frames": list(targets),
+        "target_numbers": numbers or list(targets),
         "stride": stride,
-        "noise": {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise, "seed": seed},
+        "noise": {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise, "seed": settings.seed},
         "options": options,
-        "runs": [run_summary(run) for run in runs],
+        "runs": [run_summary(run, targets, numbers) for run in runs],
     }
     if as_json:
         print_json(summary)
@@ -151,15 +178,33 @@ def evaluate(
     with output_folder(output, force, "evaluate") as folder:
         write_json(folder / SUMMARY, summary)
         if plot:
-            write_figures(folder, runs, truth)
+            write_figures(folder, runs, truth, targets, numbers)
     if not as_json:
-        console.print(f"Figures in {output}", highlight=False, soft_wrap=True)
+        say(f"Figures in {output}")
 
 
 def _open(scene: str, seed: int) -> RgbdSource:
     from mosaicmem.datasets import SyntheticWalk, open_sequence
 
     return SyntheticWalk(seed=seed) if scene == SYNTHETIC else open_sequence(scene)
+
+
+def _choose(source: RgbdSource, memory_frames: str | None, frames: str | None) -> tuple[range, range]:
+    """The frames to remember, and those whose cameras come back; by default the first half and the last third."""
+    count = len(source)
+    number = getattr(source, "number", None)
+    half, third = f"0:{max(count // 2, 1)}", f"{2 * count // 3}:{count}"
+    remembered = parse_range("--memory-frames", half if memory_frames is None else memory_frames, count, number)
+    targets = parse_range("--frames", third if frames is None else frames, count, number)
+    warn_of_overlap(targets, remembered)
+    return remembered, targets
+
+
+def _noise(depth: float, metres: float, degrees: float, seed: int) -> Noise:
+    from mosaicmem.evaluation import Noise
+
+    with blames({"depth": "--depth-noise", "translation": "--pose-noise"}):
+        return Noise(depth, metres, math.radians(degrees), seed)
 
 
 def _rules(
@@ -171,19 +216,11 @@ def _rules(
     limits = [None] if budgets is None else _megabytes(budgets)
     for strategy in strategies:
         if budgets is not None and strategy in PUBLISHED:
-            raise ValueError(f"--budgets: expected none with {strategy}, which never forgets")
+            raise UsageError(f"--budgets: expected none with {strategy}, which never forgets")
         for composition in compositions:
-            check_rules(strategy, composition, stride)
+            with blames({name: f"--{name}" for name in ("strategy", "composition", "stride")}):
+                check_rules(strategy, composition, stride)
     return [(chosen, composed, limit) for chosen in strategies for composed in compositions for limit in limits]
-
-
-def _noise(depth: float, metres: float, degrees: float, seed: int) -> Noise:
-    from mosaicmem._arrays import check_number
-    from mosaicmem.evaluation import Noise
-
-    for name, value, most in (("depth", depth, 1e3), ("pose", metres, 1e3), ("rotation", degrees, 180.0)):
-        check_number(f"--{name}-noise", value, minimum=0.0, maximum=most)
-    return Noise(depth, metres, math.radians(degrees), seed)
 
 
 def _megabytes(text: str) -> list[int | None]:
@@ -192,7 +229,7 @@ def _megabytes(text: str) -> list[int | None]:
         if not all(1e-6 <= limit <= 1e12 for limit in limits):
             raise ValueError
     except ValueError:
-        raise ValueError(
+        raise UsageError(
             f"--budgets: expected megabytes with commas between, each at least 1e-6, got {text!r}"
         ) from None
     return [round(limit * 1e6) for limit in limits]

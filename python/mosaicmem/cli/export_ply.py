@@ -12,13 +12,15 @@ from mosaicmem.cli._common import (
     Debug,
     Force,
     Threads,
+    check_apart,
     check_output_file,
-    console,
-    parse_range,
+    finite,
     print_json,
-    progress_bar,
-    reports_errors,
 )
+from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
+from mosaicmem.cli._frames import own_numbers, parse_range, selected
+from mosaicmem.cli._tables import say
+from mosaicmem.cli._terminal import progress_bar, warn
 
 if TYPE_CHECKING:
     from mosaicmem.geometry import StreamingFusion
@@ -31,16 +33,22 @@ def export_ply(
         Path | None, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Folder of a saved store instead.")] = None,
-    frames: Annotated[str, typer.Option(help="Frames of the sequence, A:B or A:B:STEP.")] = ":",
-    voxel_size: Annotated[float, typer.Option(help="Metres.", min=1e-4)] = 0.02,
+    frames: Annotated[
+        str | None,
+        typer.Option(help="Frames of the sequence, A:B or A:B:STEP, by position from 0. Default: all."),
+    ] = None,
+    voxel_size: Annotated[float, typer.Option(help="Metres.", min=1e-4, max=1e6, callback=finite)] = 0.02,
     min_count: Annotated[int, typer.Option(help="Least points a voxel.", min=1)] = 1,
     colors: Annotated[
-        str,
-        typer.Option(help="Of a store: components (false colours, any latents), synthetic (as SyntheticVAE decodes)."),
-    ] = "components",
+        str | None,
+        typer.Option(
+            help="Of a store: components (false colours, any latents), synthetic (as SyntheticVAE decodes). "
+            "Default: components."
+        ),
+    ] = None,
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
     as_json: AsJson = False,
-    threads: Threads = 0,
+    threads: Threads = None,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
@@ -51,16 +59,24 @@ def export_ply(
     from mosaicmem.geometry import StreamingFusion
 
     if (scene is None) == (store is None):
-        raise ValueError("--scene, --store: expected exactly one of the two")
+        raise UsageError("--scene, --store: expected exactly one of the two")
+    if scene is None:
+        check_useful({"--frames": frames}, "expected --scene, whose frames it names")
+    else:
+        check_useful({"--colors": colors}, "expected --store; a sequence has colours of its own")
+    if colors is not None:
+        check_choice("--colors", colors, ("components", "synthetic"))
+    check_apart({"--output": output}, {"--scene": scene, "--store": store})
     output = check_output_file(output, force, (".ply",))
-    fusion = StreamingFusion(voxel_size, num_threads=threads)
+    fusion = StreamingFusion(voxel_size, num_threads=threads or 0)
     if scene is not None:
-        count, dropped = _fuse_sequence(fusion, scene, frames)
-        what = f"{count} frames"
+        what, dropped = _fuse_sequence(fusion, scene, ":" if frames is None else frames)
     else:
         assert store is not None
-        count, dropped = _fuse_store(fusion, store, colors, threads)
+        count, dropped = _fuse_store(fusion, store, colors or "components", threads or 0)
         what = f"{count} keyframes"
+    if dropped:
+        warn(f"{dropped} points were out of range and left out; a larger --voxel-size reaches further")
     cloud = fusion.point_cloud(min_count)
     if not len(cloud):
         raise ValueError(
@@ -75,18 +91,16 @@ def export_ply(
             {"points": len(cloud), "dropped": dropped, "bounds": [low.tolist(), high.tolist()], "file": str(output)}
         )
         return
-    console.print(f"{len(cloud)} points of {what} in {output}", highlight=False, soft_wrap=True)
-    if dropped:
-        console.print(f"{dropped} points were out of range and left out; a larger --voxel-size reaches further")
+    say(f"{len(cloud)} points of {what} in {output}")
 
 
-def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[int, int]:
-    """How many frames, and how many points were out of range."""
+def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[str, int]:
+    """Which frames, and how many points were out of range."""
     from mosaicmem.datasets import open_sequence
     from mosaicmem.geometry import PoseCheck
 
     sequence = open_sequence(scene)
-    wanted = parse_range("--frames", frames, len(sequence))
+    wanted = parse_range("--frames", frames, len(sequence), getattr(sequence, "number", None))
     dropped = 0
     check = PoseCheck()
     with progress_bar() as progress:
@@ -94,7 +108,7 @@ def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[i
             seen = sequence[i]
             check.add(seen.depth, sequence.intrinsics, seen.pose)
             dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
-    return len(wanted), dropped
+    return selected(wanted, own_numbers(sequence, wanted)), dropped
 
 
 def _fuse_store(fusion: StreamingFusion, store: Path, colors: str, threads: int) -> tuple[int, int]:
@@ -126,8 +140,6 @@ def _color_function(colors: str, keyframes: list[Any]) -> Any:
 
     if colors == "components":
         return LatentColors(np.concatenate([k.latents[k.depth > 0] for k in keyframes]))
-    if colors != "synthetic":
-        raise ValueError(f"--colors: expected components or synthetic, got {colors!r}")
     stride, channels = keyframes[0].stride, keyframes[0].latents.shape[2]
     vae = SyntheticVAE(stride, channels)
 

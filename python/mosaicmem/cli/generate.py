@@ -14,21 +14,24 @@ from mosaicmem.cli._common import (
     Config,
     Debug,
     Force,
-    OptionalSeed,
-    OptionalThreads,
+    Seed,
     Set,
+    Threads,
     check_apart,
     check_output_folder,
-    console,
+    finite,
+    keeps_checkpoint,
     output_folder,
     print_json,
-    progress_bar,
-    reports_errors,
+    same_place,
     save_store,
-    warn_of_overlap,
 )
-from mosaicmem.cli._generate_inputs import Inputs, make_depth_estimator, read_inputs
+from mosaicmem.cli._errors import UsageError, reports_errors
+from mosaicmem.cli._frames import warn_of_overlap
+from mosaicmem.cli._generate_inputs import Inputs, check_depth, make_depth_estimator, read_inputs
 from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._tables import say
+from mosaicmem.cli._terminal import WindowBar, progress_bar
 from mosaicmem.cli._trajectories import Intrinsics, Size
 
 if TYPE_CHECKING:
@@ -39,9 +42,7 @@ if TYPE_CHECKING:
     from mosaicmem.evaluation import AblationScore, FrameScore
     from mosaicmem.geometry import StreamingFusion
     from mosaicmem.memory import MosaicMemoryStore
-    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig, Window
-
-_HALF_LIFE = 2.0  # seconds; see --half-life
+    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig
 
 
 @reports_errors
@@ -54,12 +55,13 @@ def generate(
     memory_frames: Annotated[
         str | None,
         typer.Option(
-            help="Frames of the sequence to remember, A:B or A:B:STEP. Default: all that --frames leaves, or none "
-            "with --memory."
+            help="Frames of the sequence to remember, A:B or A:B:STEP, by position from 0. Default: all that --frames "
+            "leaves, or none with --memory."
         ),
     ] = None,
     frames: Annotated[
-        str | None, typer.Option(help="Follow the sequence's own cameras of these frames, A:B:STEP.")
+        str | None,
+        typer.Option(help="Follow the sequence's own cameras of these frames, A:B or A:B:STEP, by position from 0."),
     ] = None,
     trajectory: Annotated[
         Path | None, typer.Option(help="Follow a camera path instead, of any format that convert reads.")
@@ -78,8 +80,12 @@ def generate(
         Path | None, typer.Option(help="ONNX model that gives generated frames a depth, aligned to memory's.")
     ] = None,
     depth_output: Annotated[
-        str, typer.Option(help="What it gives: metric, depth (up to scale and shift) or inverse (1 / depth, the same).")
-    ] = "inverse",
+        str | None,
+        typer.Option(
+            help="What it gives: metric, depth (up to scale and shift) or inverse (1 / depth, the same). "
+            "Default: inverse."
+        ),
+    ] = None,
     depth_size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Its input size. Default: that of the image, in multiples of 14.")
     ] = None,
@@ -91,63 +97,63 @@ def generate(
         float | None,
         typer.Option(
             help="Seconds after which an observation counts half (handheld sequences drift in pose and exposure); "
-            "0: never. Default: that of --config, or 2 without one.",
+            "0: never. Default: that of --config, or 2.",
             min=0,
+            callback=finite,
         ),
     ] = None,
     intrinsics: Intrinsics = None,
     size: Size = None,
     config: Config = None,
     changes: Set = None,
-    seed: OptionalSeed = None,
-    threads: OptionalThreads = None,
-    fps: Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240)] = 10.0,
+    seed: Seed = None,
+    threads: Threads = None,
+    fps: Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240, callback=finite)] = 10.0,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Remember frames of a real sequence, or open a saved memory, and generate video along a camera path.
 
-    With --frames, each generated frame is compared with the true one, with memory and without. Video that memory has
-    not seen is made up by a synthetic model from the prompt; a real one takes its place in Python.
+    With --frames, each generated frame is compared with the true one, with memory and without. With --trajectory alone
+    memory begins empty. Video that memory has not seen is made up by a synthetic model from the prompt; a real one
+    takes its place in Python.
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
-    from mosaicmem.cli._report import (
-        ablation_list,
-        print_ablation,
-        print_scores,
-        run_summary,
-        score_list,
-        score_summary,
-        write_run,
-    )
+    from mosaicmem.cli._report import ablation_list, run_summary, score_list, score_summary, write_run
     from mosaicmem.geometry import StreamingFusion
-    from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint
+    from mosaicmem.pipeline import AutoregressivePipeline
 
     started = time.perf_counter()
     given = {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life}
-    settings = read_settings(config, changes, given, {"half_life": _HALF_LIFE})
-    check_output_folder(output, force, "generate")
-    is_same = _is_same(save_memory, memory)
+    settings = read_settings(config, changes, given, command="generate")
+    check_depth(depth_model, depth_output, depth_size, depth_files)
+    if ablate and frames is None:
+        raise UsageError("--ablate: expected --frames, whose true images its figures are measured against")
+    in_place = same_place(save_memory, memory)
     check_apart(
-        {"--output": output, "--checkpoint": checkpoint, "--save-memory": None if is_same else save_memory},
-        {"--scene": scene, "--memory": memory, "--depth-files": depth_files},
+        {"--output": output, "--checkpoint": checkpoint, "--save-memory": None if in_place else save_memory},
+        {"--scene": scene, "--memory": memory, "--depth-files": depth_files, "--depth-model": depth_model}
+        | {"--trajectory": trajectory, "--config": config},
     )
-    if save_memory is not None and not is_same:
+    check_output_folder(output, force, "generate")
+    if save_memory is not None and not in_place:
         check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
     inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
-    if ablate and not inputs.targets:
-        raise ValueError("--ablate: expected --frames, whose true images its figures are measured against")
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
     store = None if memory is None else _open(memory, settings)
-    told = {
-        **{"scene": scene, "memory": memory, "memory_frames": inputs.remembered},
-        **{"depth_model": depth_model, "depth_files": depth_files},
-        **{"depth_output": depth_output, "depth_size": depth_size},
+    told: dict[str, Any] = {
+        "scene": scene,
+        "memory": memory,
+        "memory_frames": inputs.remembered,
+        "depth_model": depth_model,
     }
-    kept = None if checkpoint is None else Checkpoint(checkpoint, {k: _plain(v) for k, v in told.items()})
+    told |= {"depth_files": depth_files, "depth_output": depth_output or "inverse", "depth_size": depth_size}
+    kept = None if checkpoint is None else _keep(checkpoint, told)
+    if not as_json:
+        say(inputs.describe())
 
     with output_folder(output, force, "generate") as folder:
         pipeline = AutoregressivePipeline(settings, depth_estimator=estimator, store=store)
@@ -159,25 +165,46 @@ def generate(
             result, scores = _generate(pipeline, inputs.path, truth, kept, progress)
         summary = run_summary(pipeline, result, time.perf_counter() - started)
         summary["memory_frames"] = inputs.remembered
+        summary["memory_numbers"] = inputs.numbers(inputs.remembered) or inputs.remembered
         if inputs.targets:
-            summary["targets"] = {"frames": score_list(scores, inputs.targets), **score_summary(scores)}
+            summary["targets"] = {
+                "frames": score_list(scores, inputs.targets, inputs.numbers(inputs.targets)),
+                **score_summary(scores),
+            }
         if ablate:
             summary["ablation"] = ablation_list(variants)
         write_run(folder, settings, inputs.path, result, fusion, summary, fps)
         if save_memory is not None:
             # A run with a checkpoint goes on from the store there, which knows nothing of the folder of --memory.
-            _save(pipeline.store, save_memory, in_place=is_same and kept is None, force=force or is_same)
+            _save(pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)
 
     if as_json:
         print_json(summary)
         return
-    if inputs.targets:
-        print_scores("Generated views against the true frames (PSNR)", scores, inputs.targets)
-    if ablate:
-        print_ablation(variants)
-    console.print(f"{len(result.frames)} frames in {output}", highlight=False, soft_wrap=True)
+    _print(inputs, result, scores, variants)
+    say(f"{len(result.frames)} frames in {output}")
     if save_memory is not None:
-        console.print(f"{len(pipeline.store)} patches in {save_memory}", highlight=False, soft_wrap=True)
+        say(f"{len(pipeline.store)} patches in {save_memory}")
+
+
+def _print(inputs: Inputs, result: GenerationResult, scores: list[FrameScore], variants: list[AblationScore]) -> None:
+    """Tables of what came out."""
+    from mosaicmem.cli._report import print_ablation, print_coverage, print_scores
+
+    if inputs.targets:
+        title = "Generated views against the true frames (PSNR), with memory and without"
+        print_scores(title, scores, inputs.targets, inputs.numbers(inputs.targets))
+    else:
+        print_coverage(result.windows)
+    if variants:
+        print_ablation(variants)
+
+
+def _keep(folder: Path, told: dict[str, Any]) -> Checkpoint:
+    from mosaicmem.pipeline import Checkpoint
+
+    keeps_checkpoint(folder)
+    return Checkpoint(folder, {name: _plain(value) for name, value in told.items()})
 
 
 def _open(memory: Path, settings: PipelineConfig) -> MosaicMemoryStore:
@@ -185,7 +212,7 @@ def _open(memory: Path, settings: PipelineConfig) -> MosaicMemoryStore:
 
     store = MosaicMemoryStore.open(memory, num_threads=settings.num_threads)
     if store.channels is not None and store.channels != settings.latent_channels:
-        raise ValueError(
+        raise UsageError(
             f"--memory: expected latents of latent_channels = {settings.latent_channels} channels, "
             f"got {store.channels}; --set latent_channels={store.channels}?"
         )
@@ -200,9 +227,7 @@ def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs:
         seen = sequence[i]
         pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
         fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
-    if not len(pipeline.store) and not inputs.remembered:
-        raise ValueError("--frames: expected some frames to be left to remember; or name them with --memory-frames")
-    if not len(pipeline.store):
+    if not len(pipeline.store) and inputs.remembered:
         raise ValueError(f"--scene: no depth in the {len(inputs.remembered)} frames to remember: memory stays empty")
 
 
@@ -218,14 +243,11 @@ def _generate(
 
     c = pipeline.config
     windows = len(path.windows(c.window_size, c.window_overlap))
-    task = progress.add_task("Generating", total=2 * windows if truth else windows)
-
-    def advance(window: Window) -> None:
-        progress.advance(task)
-
+    bar = WindowBar(progress, "Generating", windows, runs=2 if truth else 1)
+    told: Any = {"checkpoint": kept, "on_window": bar.on_window, "on_step": bar.on_step}
     if not truth:
-        return pipeline.generate(path, checkpoint=kept, on_window=advance), []
-    comparison = compare_memory(pipeline, path, truth, checkpoint=kept, on_window=advance)
+        return pipeline.generate(path, **told), []
+    comparison = compare_memory(pipeline, path, truth, **told)
     return comparison.with_memory, comparison.scores
 
 
@@ -234,8 +256,9 @@ def _ablate(
 ) -> list[AblationScore]:
     from mosaicmem.evaluation import ABLATIONS, ablate
 
-    task = progress.add_task("Ablating", total=len(ABLATIONS))
-    return ablate(pipeline, path, truth, on_variant=lambda name: progress.advance(task))
+    c = pipeline.config
+    bar = WindowBar(progress, "Ablating", len(path.windows(c.window_size, c.window_overlap)), runs=len(ABLATIONS))
+    return ablate(pipeline, path, truth, on_step=bar.on_step)
 
 
 def _save(store: MosaicMemoryStore, target: Path, *, in_place: bool, force: bool) -> None:
@@ -245,10 +268,6 @@ def _save(store: MosaicMemoryStore, target: Path, *, in_place: bool, force: bool
         store.close()
         return
     save_store(store, target, force, "generate")
-
-
-def _is_same(target: Path | None, source: Path | None) -> bool:
-    return source is not None and target is not None and target.resolve() == source.resolve()
 
 
 def _plain(value: Any) -> Any:

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mosaicmem.cli._common import AsJson, Config, Debug, Set, Threads, console, print_json, reports_errors
+from mosaicmem.cli._common import AsJson, Config, Debug, Set, Threads, print_json
+from mosaicmem.cli._errors import check_useful, reports_errors
 from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._tables import print_figures, print_pairs, say
 from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
 
 if TYPE_CHECKING:
     from mosaicmem.pipeline import PipelineConfig
+
+_OF_STORES = (  # settings that decide what a store shows to a path
+    *("top_k", "near", "far", "half_life", "min_visibility", "diversity_radius", "diversity_penalty"),
+    *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "num_threads"),
+)
+_OF_PATHS = ("keyframe_translation", "keyframe_angle", "keyframe_interval", "window_size", "window_overlap")
 
 
 @reports_errors
@@ -29,11 +37,11 @@ def inspect(
     verify: Annotated[bool, typer.Option("--verify", help="Of a store: compare every byte with its checksum.")] = False,
     intrinsics: Intrinsics = None,
     size: Size = None,
-    fps: Fps = 30.0,
+    fps: Fps = None,
     config: Config = None,
     changes: Set = None,
     as_json: AsJson = False,
-    threads: Threads = 0,
+    threads: Threads = None,
     debug: Debug = False,
 ) -> None:
     """Show what a saved store holds and how much of a path's views it covers, or what a camera path does.
@@ -46,14 +54,20 @@ def inspect(
 
     if not target.exists():
         raise FileNotFoundError(f"{target}: no folder of a store, and no file of a camera path")
+    given = {"num_threads": threads}
     if (target / MANIFEST).is_file() or (target.is_dir() and not _is_colmap(target)):
-        settings = read_settings(config, changes)
-        given = None if trajectory is None else (trajectory, intrinsics, size, fps)
-        report = _inspect_store(target, given, coverage, stride, verify, settings, threads)
+        if trajectory is None:
+            idle: dict[str, object] = {"--coverage": coverage, "--stride": stride, "--intrinsics": intrinsics}
+            idle |= {"--size": size, "--fps": fps, "--config": config, "--set": changes}
+            check_useful(idle, "expected --trajectory, whose views the store is asked for")
+        settings = read_settings(config, changes, given, command="inspect", used=_OF_STORES)
+        source = None if trajectory is None else (trajectory, intrinsics, size, fps)
+        report = _inspect_store(target, source, coverage, stride, verify, settings)
     else:
-        if trajectory is not None or verify or coverage:
-            raise ValueError(f"--trajectory, --verify, --coverage: expected a store with them, got {target}")
-        report = _inspect_path(target, intrinsics, size, fps, read_settings(config, changes))
+        idle = {"--trajectory": trajectory, "--verify": verify, "--coverage": coverage, "--stride": stride}
+        check_useful(idle, f"expected a store with them, got {target}")
+        settings = read_settings(config, changes, given, command="inspect", used=_OF_PATHS)
+        report = _inspect_path(target, intrinsics, size, fps, settings)
     if as_json:
         print_json(report)
     else:
@@ -66,23 +80,20 @@ def _is_colmap(folder: Path) -> bool:
 
 def _inspect_store(
     folder: Path,
-    given: tuple[Path, str | None, str | None, float] | None,
+    given: tuple[Path, str | None, str | None, float | None] | None,
     coverage: bool,
     stride: int | None,
     verify: bool,
     settings: PipelineConfig,
-    threads: int,
 ) -> dict[str, Any]:
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.storage import verify as verify_folder
     from mosaicmem.memory.summary import coverage_along, stride_of, summarize, summarize_files
 
-    if given is None and (stride is not None or coverage):
-        raise ValueError("--stride, --coverage: expected --trajectory with them")
     if verify:
         verify_folder(folder)
-    opened = MosaicMemoryStore.open(folder, num_threads=threads)
+    opened = MosaicMemoryStore.open(folder, num_threads=settings.num_threads)
     report: dict[str, Any] = {"store": str(folder), "verified": verify, **summarize(opened)}
     report["files"] = summarize_files(folder)
     if given is not None:
@@ -97,7 +108,7 @@ def _inspect_store(
 
 
 def _inspect_path(
-    file: Path, intrinsics: str | None, size: str | None, fps: float, settings: PipelineConfig
+    file: Path, intrinsics: str | None, size: str | None, fps: float | None, settings: PipelineConfig
 ) -> dict[str, Any]:
     from mosaicmem.camera.formats import detect_format
     from mosaicmem.camera.summary import summarize_trajectory
@@ -116,24 +127,18 @@ def _inspect_path(
 
 
 def _print(report: dict[str, Any]) -> None:
-    from rich.table import Table
-
     is_store = "store" in report
     title = f"{report['store']}{', verified' if report['verified'] else ''}" if is_store else report["trajectory"]
-    table = Table(title=title, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in _lines(report) if is_store else _path_lines(report):
-        table.add_row(name, value)
-    console.print(table)
+    print_pairs(title, _lines(report) if is_store else _path_lines(report))
     if "coverage" not in report:
         return
-    table = Table(title="Coverage")
-    for heading in ("frame", "time", "patches", "coverage"):
-        table.add_column(heading, justify="right")
-    for row in report["coverage"]:
-        table.add_row(str(row["frame"]), f"{row['time']:.3f} s", str(row["patches"]), f"{100 * row['coverage']:.1f} %")
-    console.print(table)
+    rows = [
+        [str(row["frame"]), f"{row['time']:.3f} s", str(row["patches"]), f"{100 * row['coverage']:.1f} %"]
+        for row in report["coverage"]
+    ]
+    say("")
+    title = "What memory covers of each frame of the path (by position, from 0)"
+    print_figures(title, ["frame", "time", "patches", "coverage"], rows)
 
 
 def _path_lines(report: dict[str, Any]) -> list[tuple[str, str]]:

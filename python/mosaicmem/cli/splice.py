@@ -15,11 +15,13 @@ from mosaicmem.cli._common import (
     Threads,
     check_apart,
     check_output_file,
-    console,
+    check_output_folder,
+    finite,
     output_folder,
     print_json,
-    reports_errors,
 )
+from mosaicmem.cli._errors import check_choice, reports_errors
+from mosaicmem.cli._tables import say
 
 
 @reports_errors
@@ -30,12 +32,14 @@ def splice(
     layout: Annotated[
         str, typer.Option(help="horizontal: the second beside the first (+x); vertical: above it (-y).")
     ] = "horizontal",
-    offset: Annotated[float, typer.Option(help="Metres between the two; negative where they shall overlap.")] = 0.0,
+    offset: Annotated[
+        float, typer.Option(help="Metres between the two; negative where they shall overlap.", callback=finite)
+    ] = 0.0,
     picture: Annotated[
         Path | None, typer.Option(help="PNG or SVG of both from above. Default: OUTPUT.png where matplotlib is.")
     ] = None,
     as_json: AsJson = False,
-    threads: Threads = 0,
+    threads: Threads = None,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
@@ -47,16 +51,18 @@ def splice(
 
     from mosaicmem.memory import MosaicMemoryStore, SpatialManipulation
 
-    check_apart({"--output": output, "--picture": picture}, {"FIRST": first, "SECOND": second})
+    check_choice("--layout", layout, ("horizontal", "vertical"))
     drawn = picture is not None or importlib.util.find_spec("matplotlib") is not None
     sheet = picture or output.with_name(f"{output.name}.png")
+    check_apart({"--output": output, "--picture": sheet if drawn else None}, {"FIRST": first, "SECOND": second})
+    check_output_folder(output, force, "splice", mark=MANIFEST)
     if drawn:
         from mosaicmem.plots import require_matplotlib
 
         require_matplotlib("--picture")
         sheet = check_output_file(sheet, force, (".png", ".svg"), name="--picture")
-    one = MosaicMemoryStore.open(first, num_threads=threads)
-    other = MosaicMemoryStore.open(second, num_threads=threads)
+    one = MosaicMemoryStore.open(first, num_threads=threads or 0)
+    other = MosaicMemoryStore.open(second, num_threads=threads or 0)
     both = one.fork()  # knows nothing of the folder that the first came from
     SpatialManipulation(both).splice(other, layout=layout, offset=offset)
     with output_folder(output, force, "splice", mark=MANIFEST) as folder:
@@ -67,6 +73,7 @@ def splice(
         from mosaicmem.cli._figures import save_figure
         from mosaicmem.plots import plot_top_down
 
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         save_figure(sheet, plot_top_down(both))
     bounds = both.bounds
     figures = {
@@ -80,6 +87,6 @@ def splice(
     if as_json:
         print_json(figures)
         return
-    console.print(f"{len(one)} + {len(other)} patches in {output}", highlight=False, soft_wrap=True)
+    say(f"{len(one)} + {len(other)} patches in {output}")
     if figures["picture"]:
-        console.print(f"{sheet} shows them from above", highlight=False, soft_wrap=True)
+        say(f"{sheet} shows them from above")

@@ -17,12 +17,13 @@ from mosaicmem.cli._common import (
     Threads,
     check_apart,
     check_output_folder,
-    console,
     output_folder,
     print_json,
-    progress_bar,
-    reports_errors,
 )
+from mosaicmem.cli._errors import check_choice, check_useful, reports_errors
+from mosaicmem.cli._frames import parse_list
+from mosaicmem.cli._tables import say
+from mosaicmem.cli._terminal import progress_bar
 from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from mosaicmem.pipeline import PipelineConfig
 
 _VIEWS = 4  # target views to draw
+_USED = (  # settings that compose a canvas
+    *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "near", "far", "half_life"),
+    *("window_size", "window_overlap", "num_threads"),
+)
 
 
 @reports_errors
@@ -41,19 +46,24 @@ def visualize(
         Path | None, typer.Option(help="Camera path, of any format that convert reads: what memory shows to it.")
     ] = None,
     frames: Annotated[
-        str | None, typer.Option(help="Frames of the path to draw, with commas. Default: four, evenly.")
+        str | None,
+        typer.Option(
+            help="Frames of the path to draw, by position from 0: 0,5,9 or A:B or A:B:STEP. Default: four, evenly."
+        ),
     ] = None,
     stride: Annotated[int | None, typer.Option(help="Pixels a latent cell; the store's if left out.", min=1)] = None,
     image_format: Annotated[str, typer.Option("--format", help="png or svg.")] = "png",
     html: Annotated[bool, typer.Option("--html", help="Also one page that needs no other file.")] = False,
-    top_k: Annotated[int, typer.Option(help="Patches to draw on a view.", min=1)] = 256,
+    top_k: Annotated[
+        int | None, typer.Option(help="Patches to draw on a view. Default: 256.", min=1, max=2**31 - 1)
+    ] = None,
     intrinsics: Intrinsics = None,
     size: Size = None,
-    fps: Fps = 30.0,
+    fps: Fps = None,
     config: Config = None,
     changes: Set = None,
     as_json: AsJson = False,
-    threads: Threads = 0,
+    threads: Threads = None,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
@@ -64,30 +74,34 @@ def visualize(
     Example: mosaicmem visualize memory --trajectory path.json --output pictures --html
     """
     from mosaicmem._files import write_json
-    from mosaicmem.cli._figures import save_figure, write_page
+    from mosaicmem.cli._figures import explain, save_figure, write_page
     from mosaicmem.cli._settings import read_settings
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.summary import stride_of, summarize
     from mosaicmem.plots import plot_top_down, require_matplotlib
 
+    check_choice("--format", image_format, ("png", "svg"))
+    if trajectory is None:
+        idle: dict[str, object] = {"--frames": frames, "--stride": stride, "--top-k": top_k, "--fps": fps}
+        idle |= {"--intrinsics": intrinsics, "--size": size, "--config": config, "--set": changes}
+        check_useful(idle, "expected --trajectory, whose views are drawn")
+    settings = read_settings(config, changes, {"num_threads": threads}, command="visualize", used=_USED)
     require_matplotlib("visualize")
-    if image_format not in ("png", "svg"):
-        raise ValueError(f"--format: expected png or svg, got {image_format!r}")
-    check_apart({"--output": output}, {"STORE": store, "--trajectory": trajectory})
+    check_apart({"--output": output}, {"STORE": store, "--trajectory": trajectory, "--config": config})
     check_output_folder(output, force, "visualize")
-    settings = read_settings(config, changes)
-    opened = MosaicMemoryStore.open(store, num_threads=threads)
+    opened = MosaicMemoryStore.open(store, num_threads=settings.num_threads)
     if not len(opened):
         raise ValueError(f"{store}: the store is empty")
     path = None if trajectory is None else read_trajectory(trajectory, intrinsics, size, fps)
-    cells = stride or stride_of(opened)
+    shown = [] if path is None else _frames(frames, len(path))
+    cells = 0 if path is None else stride or stride_of(opened)
     if path is not None:
         path = _padded(path, cells)
     summary: dict[str, Any] = {"store": str(store), **summarize(opened)}
     with output_folder(output, force, "visualize") as folder:
         figures = {"top-down": plot_top_down(opened, path)}
         if path is not None:
-            more, coverage = _draw_views(opened, path, cells, frames, top_k, settings)
+            more, coverage = _draw_views(opened, path, cells, shown, top_k or 256, settings)
             figures.update(more)
             summary["coverage"] = coverage
         files = []
@@ -95,13 +109,14 @@ def visualize(
             files.append(folder / f"{name}.{image_format}")
             save_figure(files[-1], figure)
         if html:
-            write_page(folder / "index.html", f"Memory in {store}", summary, files)
+            captions = {file: explain(file.stem, trajectory is not None) for file in files}
+            write_page(folder / "index.html", f"Memory in {store}", summary, captions)
         write_json(folder / SUMMARY, summary)
     if as_json:
         print_json({**summary, "files": [str(output / file.name) for file in files]})
     else:
         names = ", ".join([*(file.name for file in files), *(["index.html"] if html else [])])
-        console.print(f"{names} in {output}", highlight=False, soft_wrap=True)
+        say(f"{names} in {output}")
 
 
 def _padded(path: CameraTrajectory, stride: int) -> CameraTrajectory:
@@ -114,7 +129,7 @@ def _draw_views(
     store: MosaicMemoryStore,
     path: CameraTrajectory,
     stride: int,
-    frames: str | None,
+    shown: list[int],
     top_k: int,
     settings: PipelineConfig,
 ) -> tuple[dict[str, Any], list[float]]:
@@ -124,7 +139,6 @@ def _draw_views(
     from mosaicmem.memory import KeyframeRetrieval
     from mosaicmem.plots import plot_coverage, plot_retrieved
 
-    shown = _frames(frames, len(path))
     retrieval = KeyframeRetrieval(**settings.keyframe_options())
     coverage = _coverage(store, path, stride, retrieval, settings.window_size)
     times = np.array([pose.timestamp for pose in path])
@@ -151,10 +165,4 @@ def _coverage(
 def _frames(text: str | None, count: int) -> list[int]:
     if text is None:
         return sorted({round(i * (count - 1) / max(1, _VIEWS - 1)) for i in range(_VIEWS)})
-    try:
-        frames = [int(part) for part in text.split(",")]
-        if not all(0 <= frame < count for frame in frames):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"--frames: expected numbers from 0 to {count - 1} with commas, got {text!r}") from None
-    return sorted(set(frames))
+    return parse_list("--frames", text, count)

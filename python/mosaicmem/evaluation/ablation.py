@@ -57,6 +57,7 @@ def ablate(
     variants: Mapping[str, Mapping[str, Any]] = ABLATIONS,
     *,
     on_variant: Callable[[str], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
 ) -> list[AblationScore]:
     """Generate a path with each variant, from a copy of the pipeline's memory, and compare it with the truth.
 
@@ -71,13 +72,15 @@ def ablate(
         Fields of `PipelineConfig` to change, by name of the variant.
     on_variant : callable, optional
         Called with each name before its run.
+    on_step : callable, optional
+        Called after each denoising step of each run, as `AutoregressivePipeline.generate` does.
     """
     check_truth(trajectory, truth)
     scores = []
     for name, changes in variants.items():
         if on_variant is not None:
             on_variant(name)
-        result = pipeline.varied(**changes).generate(trajectory)
+        result = pipeline.varied(**changes).generate(trajectory, on_step=on_step)
         ratios = [psnr(result.frames[frame], image) for frame, image in sorted(truth.items())]
         coverage = [_mean([getattr(window, field) for window in result.windows]) for field in _COVERAGE]
         scores.append(AblationScore(name, _mean(ratios), *coverage))

@@ -117,6 +117,7 @@ def compare_memory(
     *,
     checkpoint: Checkpoint | None = None,
     on_window: Callable[[Window], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
 ) -> Comparison:
     """Generate a path with the pipeline's memory and without any, and compare both with the truth.
 
@@ -131,6 +132,8 @@ def compare_memory(
         For the run with memory.
     on_window : callable, optional
         Called with each window of either run.
+    on_step : callable, optional
+        Called after each denoising step of either run, as `AutoregressivePipeline.generate` does.
     """
     check_truth(trajectory, truth)
     recorder = MosaicRecorder(pipeline.vae)
@@ -140,8 +143,8 @@ def compare_memory(
         if on_window is not None:
             on_window(window)
 
-    with_memory = pipeline.generate(trajectory, on_window=record, checkpoint=checkpoint)
-    without_memory = pipeline.varied(use_memory=False).generate(trajectory, on_window=on_window)
+    with_memory = pipeline.generate(trajectory, on_window=record, on_step=on_step, checkpoint=checkpoint)
+    without_memory = pipeline.varied(use_memory=False).generate(trajectory, on_window=on_window, on_step=on_step)
     scores = [recorder.score(frame, image, with_memory, without_memory) for frame, image in sorted(truth.items())]
     return Comparison(with_memory, without_memory, scores)
 

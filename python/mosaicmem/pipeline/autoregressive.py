@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,7 @@ class AutoregressivePipeline:
         trajectory: CameraTrajectory,
         *,
         on_window: Callable[[Window], None] | None = None,
+        on_step: Callable[[int, int, int], None] | None = None,
         checkpoint: str | Path | Checkpoint | None = None,
     ) -> GenerationResult:
         """Generate one frame for each pose.
@@ -195,6 +197,9 @@ class AutoregressivePipeline:
         trajectory : CameraTrajectory
         on_window : callable, optional
             Called with each finished `Window`.
+        on_step : callable, optional
+            Called after each denoising step with the window's number, how many of its steps are done, and how many
+            it has: for a progress bar. A window that a checkpoint brings back has no steps.
         checkpoint : path or Checkpoint, optional
             Folder in which each window and the memory after it are kept. If a run of the same configuration and path
             has begun there, it goes on from its last window, whatever ended it, and gives the same bytes. What memory
@@ -211,7 +216,7 @@ class AutoregressivePipeline:
         check_instance("trajectory", trajectory, CameraTrajectory)
         size = (trajectory.intrinsics.height, trajectory.intrinsics.width)
         run = Progress(size, np.zeros((len(trajectory), *size, 3), dtype=np.float32))
-        for window in self._windows(trajectory, run, checkpoint, on_window):
+        for window in self._windows(trajectory, run, checkpoint, on_window, on_step):
             del window
         assert run.video is not None
         return GenerationResult(run.video, run.done)
@@ -233,6 +238,7 @@ class AutoregressivePipeline:
         run: Progress,
         checkpoint: str | Path | Checkpoint | None,
         on_window: Callable[[Window], None] | None,
+        on_step: Callable[[int, int, int], None] | None = None,
     ) -> Iterator[Window]:
         c = self.config
         if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
@@ -252,7 +258,10 @@ class AutoregressivePipeline:
                     images, context, statistics = self._bring_back(path, run, kept, index, frames)
                 else:
                     size = trajectory.intrinsics
-                    images, context, statistics = self._generate_window(path, size, run, kept, index, frames, keyframes)
+                    stepped = None if on_step is None else partial(on_step, index)
+                    images, context, statistics = self._generate_window(
+                        path, size, run, kept, index, frames, keyframes, stepped
+                    )
                 final = windows[index + 1].start if index + 1 < len(windows) else frames.stop
                 finished = run.add(frames, images, final, statistics)
                 window = Window(frames, run.images(frames), finished, run.images(finished), context, statistics)
@@ -270,13 +279,14 @@ class AutoregressivePipeline:
         index: int,
         frames: range,
         keyframes: list[int],
+        on_step: Callable[[int, int], None] | None,
     ) -> tuple[F32, MemoryContext, WindowStatistics]:
         """A window's images, of whole latent cells, and what they came from. If it fails, memory is as before."""
         c = self.config
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
         with run("denoise"):
-            latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context)
+            latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context, on_step)
         with run("decode"):
             decoded = as_array(
                 "decoded video",

@@ -16,6 +16,13 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Bytes = Annotated[int, Field(ge=1, le=2**61)]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
+_LEFT_OPEN = ("prompt", "num_threads", "half_life")  # settings of which commands have defaults of their own
+
+
+def _or_null(schema: dict[str, Any]) -> None:
+    """In the JSON schema of a setting that a file may leave open."""
+    schema["type"] = [schema["type"], "null"]
+
 
 class PromptEvent(BaseModel):
     """A prompt that takes over when a window begins."""
@@ -27,11 +34,15 @@ class PromptEvent(BaseModel):
 
 
 class PipelineConfig(BaseModel):
-    """Configuration of an `AutoregressivePipeline`. Immutable; unknown keys are errors."""
+    """Configuration of an `AutoregressivePipeline`. Immutable; unknown keys are errors.
+
+    ``prompt``, ``num_threads`` and ``half_life`` may be None, or null in a file: they are left open, and have the
+    default of the command that reads them, or the one here.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    prompt: Annotated[str, Field(description="What the unseen parts should be.")] = ""
+    prompt: Annotated[str, Field(description="What the unseen parts should be.", json_schema_extra=_or_null)] = ""
     events: Annotated[
         tuple[PromptEvent, ...], Field(strict=False, description="Prompts that take over at later windows.")
     ] = ()
@@ -39,7 +50,7 @@ class PipelineConfig(BaseModel):
         _NotNegative, Field(description="Away from the answer without prompt; 1: off, one call a step.")
     ] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**64, description="Of all noise.")] = 0
-    num_threads: Annotated[int, Field(ge=0, le=1024, description="0: all cores.")] = 0
+    num_threads: Annotated[int, Field(ge=0, le=1024, description="0: all cores.", json_schema_extra=_or_null)] = 0
 
     window_size: Annotated[_Count, Field(description="Frames a window.")] = 16
     window_overlap: Annotated[int, Field(ge=0, description="Frames shared with the window before, blended.")] = 4
@@ -73,7 +84,10 @@ class PipelineConfig(BaseModel):
     top_k: Annotated[_Count, Field(description="Patches retrieved for attention, for each latent frame.")] = 1024
     near: Annotated[_Positive, Field(description="Metres.")] = 0.05
     far: Annotated[_Positive, Field(description="Metres.")] = 100.0
-    half_life: Annotated[_NotNegative, Field(description="Seconds; 0: age does not count.")] = 0.0
+    half_life: Annotated[
+        _NotNegative,
+        Field(description="Seconds; 0: age does not count. Of generate: 2 if null.", json_schema_extra=_or_null),
+    ] = 0.0
     min_visibility: _NotNegative = 0.01
     diversity_radius: Annotated[_NotNegative, Field(description="Pixels; 0: off.")] = 8.0
     diversity_penalty: _Fraction = 0.5
@@ -94,6 +108,13 @@ class PipelineConfig(BaseModel):
         Field(description="What of a generated keyframe is kept: what memory does not show yet, or everything."),
     ] = "novel"
     generated_confidence: Annotated[_Fraction, Field(description="Of generated tokens; observed ones have 1.")] = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_open(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None or name not in _LEFT_OPEN}
 
     @model_validator(mode="after")
     def _check_together(self) -> PipelineConfig:

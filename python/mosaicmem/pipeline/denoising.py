@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -18,15 +19,19 @@ def denoise(
     config: PipelineConfig,
     channels: int,
     context: MemoryContext,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> F32:
-    """The clean latents (C, T, h, w) of a window. All noise depends on seed and window alone."""
+    """The clean latents (C, T, h, w) of a window. All noise depends on seed and window alone.
+
+    ``on_step`` is called after each step with how many are done, and how many there are.
+    """
     shape = (1, channels, *context.coverage.shape)
     noise = window_noise(config.seed, context.window)
     sample = noise.standard_normal(shape, dtype=np.float32)
     steps = [*(int(t) for t in scheduler.timesteps(config.num_inference_steps)), -1]
     unprompted = context.without_prompt()
     scale = np.float32(config.guidance_scale)
-    for timestep, previous in pairwise(steps):
+    for done, (timestep, previous) in enumerate(pairwise(steps), 1):
         prediction = _predict(backbone, sample, timestep, context)
         if scale != 1:
             prediction = prediction.copy()  # a model may answer in the same array each time
@@ -34,6 +39,8 @@ def denoise(
             prediction = base + scale * (prediction - base)
         fresh = noise.standard_normal(shape, dtype=np.float32)
         sample = scheduler.step(prediction, timestep, previous, sample, fresh)
+        if on_step is not None:
+            on_step(done, len(steps) - 1)
     return np.ascontiguousarray(sample[0])
 
 
