@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosaicmem.cli._common import parse_range, parse_size
+from mosaicmem.cli._scenes import open_scene
 from mosaicmem.cli._trajectories import read_trajectory
 
 if TYPE_CHECKING:
@@ -45,16 +46,17 @@ def read_inputs(
     intrinsics: str | None,
     size: str | None,
 ) -> Inputs:
-    """What the options of ``generate`` name, read; a ValueError says which of them do not go together."""
-    from mosaicmem.datasets import open_sequence
+    """What the options of ``generate`` name, read; a ValueError says which of them do not go together.
 
+    ``intrinsics`` and ``size`` hold for the scene and for the path.
+    """
     if scene is None and memory is None:
         raise ValueError("--scene, --memory: expected one of the two, or both")
     if (frames is None) == (trajectory is None):
         raise ValueError("--frames, --trajectory: expected exactly one of the two")
     if scene is None and (frames is not None or memory_frames is not None):
         raise ValueError("--frames, --memory-frames: expected --scene, whose frames they name")
-    sequence = None if scene is None else open_sequence(scene)
+    sequence = None if scene is None else open_scene(scene, intrinsics, size)
     count = 0 if sequence is None else len(sequence)
     targets = [] if frames is None else list(parse_range("--frames", frames, count))
     if memory_frames is not None:

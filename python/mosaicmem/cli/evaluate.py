@@ -26,6 +26,7 @@ from mosaicmem.cli._common import (
     reports_errors,
     warn_of_overlap,
 )
+from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize, open_scene
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics
@@ -69,6 +70,8 @@ def evaluate(
     ] = 0.0,
     pose_noise: Annotated[float, typer.Option(help="Error of the memory's positions, metres.", min=0)] = 0.0,
     rotation_noise: Annotated[float, typer.Option(help="Error of the memory's rotations, degrees.", min=0)] = 0.0,
+    intrinsics: SceneIntrinsics = None,
+    size: SceneSize = None,
     seed: Seed = 0,
     repeats: Annotated[int, typer.Option(help="Times that each window is timed.", min=1)] = 3,
     threads: Threads = 0,
@@ -108,7 +111,7 @@ def evaluate(
     options = read_settings(config, changes).keyframe_options() if config or changes else {}
     rules = _rules(strategy or ["visible_coverage"], composition or ["blend"], budgets, stride)
     noise = _noise(depth_noise, pose_noise, rotation_noise, seed)
-    source = _open(scene, seed)
+    source = _open(scene, intrinsics, size, seed)
     count = len(source)
     camera = cropped(source.intrinsics, stride)
     remembered = parse_range(
@@ -156,10 +159,14 @@ def evaluate(
         console.print(f"Figures in {output}", highlight=False, soft_wrap=True)
 
 
-def _open(scene: str, seed: int) -> RgbdSource:
-    from mosaicmem.datasets import SyntheticWalk, open_sequence
+def _open(scene: str, intrinsics: str | None, size: str | None, seed: int) -> RgbdSource:
+    from mosaicmem.datasets import SyntheticWalk
 
-    return SyntheticWalk(seed=seed) if scene == SYNTHETIC else open_sequence(scene)
+    if scene != SYNTHETIC:
+        return open_scene(scene, intrinsics, size)
+    if intrinsics is not None or size is not None:
+        raise ValueError(f"--intrinsics, --size: expected a folder as --scene with them, got {SYNTHETIC}")
+    return SyntheticWalk(seed=seed)
 
 
 def _rules(

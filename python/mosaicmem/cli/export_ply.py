@@ -19,8 +19,10 @@ from mosaicmem.cli._common import (
     progress_bar,
     reports_errors,
 )
+from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize, open_scene
 
 if TYPE_CHECKING:
+    from mosaicmem.datasets import RgbdSequence
     from mosaicmem.geometry import StreamingFusion
 
 
@@ -38,6 +40,8 @@ def export_ply(
         str,
         typer.Option(help="Of a store: components (false colours, any latents), synthetic (as SyntheticVAE decodes)."),
     ] = "components",
+    intrinsics: SceneIntrinsics = None,
+    size: SceneSize = None,
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
     as_json: AsJson = False,
     threads: Threads = 0,
@@ -52,10 +56,12 @@ def export_ply(
 
     if (scene is None) == (store is None):
         raise ValueError("--scene, --store: expected exactly one of the two")
+    if store is not None and (intrinsics is not None or size is not None):
+        raise ValueError("--intrinsics, --size: expected --scene with them; a store has its own")
     output = check_output_file(output, force, (".ply",))
     fusion = StreamingFusion(voxel_size, num_threads=threads)
     if scene is not None:
-        count, dropped = _fuse_sequence(fusion, scene, frames)
+        count, dropped = _fuse_sequence(fusion, open_scene(scene, intrinsics, size), frames)
         what = f"{count} frames"
     else:
         assert store is not None
@@ -80,12 +86,10 @@ def export_ply(
         console.print(f"{dropped} points were out of range and left out; a larger --voxel-size reaches further")
 
 
-def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[int, int]:
+def _fuse_sequence(fusion: StreamingFusion, sequence: RgbdSequence, frames: str) -> tuple[int, int]:
     """How many frames, and how many points were out of range."""
-    from mosaicmem.datasets import open_sequence
     from mosaicmem.geometry import PoseCheck
 
-    sequence = open_sequence(scene)
     wanted = parse_range("--frames", frames, len(sequence))
     dropped = 0
     check = PoseCheck()

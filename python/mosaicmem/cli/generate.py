@@ -28,8 +28,8 @@ from mosaicmem.cli._common import (
     warn_of_overlap,
 )
 from mosaicmem.cli._generate_inputs import Inputs, make_depth_estimator, read_inputs
+from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
-from mosaicmem.cli._trajectories import Intrinsics, Size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -95,8 +95,8 @@ def generate(
             min=0,
         ),
     ] = None,
-    intrinsics: Intrinsics = None,
-    size: Size = None,
+    intrinsics: SceneIntrinsics = None,
+    size: SceneSize = None,
     config: Config = None,
     changes: Set = None,
     seed: OptionalSeed = None,
