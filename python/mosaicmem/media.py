@@ -22,7 +22,7 @@ def to_uint8(name: str, frames: ArrayLike) -> U8:
 
 def save_png(path: str | Path, image: ArrayLike) -> None:
     """Write an image (H, W, 3), uint8 or float in [0, 1], atomically."""
-    pixels = to_uint8("image", image)
+    pixels = as_array("image", to_uint8("image", image), np.uint8, ("H", "W", 3))
     with atomic_write(path) as file:
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
 

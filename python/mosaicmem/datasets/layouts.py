@@ -115,7 +115,7 @@ def _sequences_below(folder: Path) -> Iterator[Path]:
         below: list[Path] = []
         for parent in level:
             try:
-                below += sorted(path for path in parent.iterdir() if path.is_dir() and not path.is_symlink())
+                below += sorted(path for path in parent.iterdir() if path.is_dir())
             except OSError:  # not ours to read: nothing in it can be named
                 continue
         for path in below:
