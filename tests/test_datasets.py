@@ -71,7 +71,15 @@ class TestAssumedIntrinsics:
         ):
             SevenScenes(bare)
 
-    def test_a_file_in_the_folder_above_is_named(self, bare):
+    def test_its_own_file_in_the_folder_above_is_read(self, bare, monkeypatch):
+        (bare.parent / "camera-intrinsics.txt").write_text("30 0 16\n0 31 12\n0 0 1\n")
+        assert SevenScenes(bare).intrinsics.params == (30, 31, 16, 12)
+        monkeypatch.chdir(bare)
+        assert SevenScenes(".").intrinsics.params == (30, 31, 16, 12)
+        (bare / "K.txt").write_text("33 0 16\n0 31 12\n0 0 1\n")  # nearer
+        assert SevenScenes(bare).intrinsics.params == (33, 31, 16, 12)
+
+    def test_another_file_in_the_folder_above_is_named(self, bare):
         (bare.parent / "intrinsics.txt").write_text("30 30 16 12")
         with pytest.warns(SuspiciousInput, match=r"intrinsics\.txt in the folder above is not looked at"):
             SevenScenes(bare)

@@ -70,6 +70,8 @@ def test_plain_forms_are_read(bare, name, content):
         ("_info.txt", "m_calibrationColorIntrinsic = 30 0 16 0 0 31 12 0", "could not convert"),
         ("intrinsics.json", "{", "not JSON"),
         ("intrinsics.json", K, "expected a JSON object, got list"),
+        ("intrinsics.json", {**FIELDS, "fx": 10**400}, "expected fx, fy, cx and cy"),
+        ("intrinsics.json", {**FIELDS, "fx": float("nan"), "frames": 3}, "expected fx, fy, cx and cy"),
         ("intrinsics.json", {"fx": 30}, "expected fx, fy, cx and cy, or a matrix K of 3x3"),
         ("intrinsics.json", {**FIELDS, "width": 640}, "width: expected 32, as this sequence has, got 640"),
         (
@@ -91,6 +93,17 @@ def test_plain_forms_are_read(bare, name, content):
 def test_other_forms_are_refused_with_what_to_do(bare, name, content, message):
     write(bare / name, content)
     with pytest.raises(FormatError, match=rf"{name}(:1)?: .*{message}.*{ADVICE}"):
+        open_sequence(bare)
+
+
+def test_a_folder_of_intrinsics(bare):
+    (bare / "intrinsics").mkdir()
+    for i in range(4):
+        write(bare / "intrinsics" / f"{i:06d}.txt", MATRIX)
+    write(bare / "intrinsics" / "extrinsics.txt", "0")
+    assert open_sequence(bare).intrinsics.fx == 30
+    write(bare / "intrinsics" / "000002.txt", MATRIX.replace("30", "33"))
+    with pytest.raises(FormatError, match=r"000002\.txt: expected the intrinsics of 000000\.txt, got others"):
         open_sequence(bare)
 
 

@@ -142,7 +142,9 @@ class TestFromFiles:
             FormatError, match=r"expected 1 \.png or \.npy files, one a timestamp, got 0; 0\.exr is neither"
         ):
             DepthFromFiles.in_folder(tmp_path, [0.0])
-        with pytest.raises(FormatError, match=r"0\.exr: expected a folder, got an OpenEXR image"):
+        with pytest.raises(
+            FormatError, match=r"0\.exr: expected a folder, got an OpenEXR image; give the folder of depth images"
+        ):
             DepthFromFiles.in_folder(tmp_path / "0.exr", [0.0])
 
     @pytest.mark.parametrize(

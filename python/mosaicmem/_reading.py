@@ -42,8 +42,8 @@ def errors_in(path: Path, line: int | None = None) -> Iterator[None]:
         raise FormatError(path, str(error), line) from None
 
 
-def check_folder(folder: str | Path) -> Path:
-    """``folder`` as a path, if there is one.
+def check_folder(folder: str | Path, advice: str | None = None) -> Path:
+    """``folder`` as a path, if there is one; ``advice`` is for whoever gives a file, if it is no sequence's folder.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def check_folder(folder: str | Path) -> Path:
         hint = "; ~ is not expanded here: give the whole path" if folder.parts[:1] == ("~",) else ""
         raise FileNotFoundError(f"{folder}: no such folder{hint}")
     kind = describe_file(folder)
-    raise FormatError(folder, f"expected a folder, got {kind}; {advice_on(kind)}")
+    raise FormatError(folder, f"expected a folder, got {kind}; {advice or advice_on(kind)}")
 
 
 # Names

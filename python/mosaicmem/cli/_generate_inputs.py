@@ -86,7 +86,10 @@ def make_depth_estimator(
     if model is not None and files is not None:
         raise ValueError("--depth-model, --depth-files: expected at most one of the two")
     if files is not None:
-        return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
+        try:
+            return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--depth-files: {error}") from None
     if model is None:
         return None
     pixels = None if size is None else parse_size("--depth-size", size)[::-1]

@@ -19,6 +19,9 @@ _NAME = re.compile(
     r"(.*_)?(intrinsics?|calib\w*|cam(era)?_?(params?|parameters|info|matrix))(_.*)?|(cam_?)?k|cam(era)?s?|transforms.*"
 )
 _MAYBE = re.compile(r"_?info|sensor|metadata|config")  # of anything; it counts if it speaks of intrinsics
+_FOLDER = re.compile(r"(cam(era)?_?)?(intrinsics?|calib\w*)")
+_MOST_FILES = 1000
+_LARGEST = 1e12  # of numbers; also keeps out NaN
 _SUFFIXES = ("", ".txt", ".json", ".yaml", ".yml", ".csv", ".xml", ".ini", ".cfg", ".toml", ".npy", ".npz", ".bin")
 _FOCAL_KEYS = (("fx", "fy"), ("fl_x", "fl_y"))
 _MATRIX_KEYS = ("K", "camera_matrix", "intrinsic_matrix", "intrinsics", "intrinsic")
@@ -32,10 +35,13 @@ _UNKNOWN_FORM = "expected a matrix of 3x3, or fx fy cx cy on one line"
 
 
 def intrinsics_files(folder: Path) -> list[Path]:
-    """The files of a folder whose names promise intrinsics."""
+    """The files of a folder whose names promise intrinsics, and all in folders that do."""
     found = []
     for path in folder.iterdir():
         stem = re.sub(r"[-. ]", "_", path.stem.lower())
+        if path.is_dir() and _FOLDER.fullmatch(stem):
+            inside = sorted(path.iterdir())[:_MOST_FILES]
+            found += [file for file in inside if file.is_file() and "extrinsic" not in file.name.lower()]
         if path.suffix.lower() not in _SUFFIXES or not path.is_file():
             continue
         if _NAME.fullmatch(stem) or (_MAYBE.fullmatch(stem) and _speaks_of_intrinsics(path)):
@@ -81,7 +87,9 @@ def _read(path: Path, size: tuple[int, int], units_per_metre: float) -> F64:
     try:
         if suffix == ".json":
             return _from_fields(path, read_json_object(path, _MAX_BYTES), size, units_per_metre)
-        rows = [[float(word) for word in re.split(r"[,;\s]+", line) if word] for _, line in read_lines(path)]
+        rows = [
+            [float(word) for word in re.split(r"[,;\s]+", line) if word] for _, line in read_lines(path, _MAX_BYTES)
+        ]
     except _Refused:
         raise
     except ValueError as error:  # a FormatError too: what is no such text holds no intrinsics that are known
@@ -113,7 +121,7 @@ def _from_fields(path: Path, document: Mapping[str, Any], size: tuple[int, int],
     for key in ("camera", "intrinsics"):
         if isinstance(fields.get(key), Mapping):
             fields.update(fields.pop(key))
-    _refuse_other_cameras(path, fields, fields.pop("frames", []))
+    _refuse_other_cameras(path, fields, fields.pop("frames", None))
     matrix, used = _matrix_of(fields)
     if matrix is None:
         raise _Refused(path, "expected fx, fy, cx and cy, or a matrix K of 3x3")
@@ -139,7 +147,7 @@ def _refuse_other_cameras(path: Path, fields: Mapping[str, Any], frames: Any) ->
         if key in fields and str(fields[key]).upper() not in _PINHOLES:
             raise _Refused(path, f"{key}: expected a pinhole, got {str(fields[key])[:80]}")
     own = {*_LENS, *_MODEL_KEYS, *(key for names in _FOCAL_KEYS for key in names)}
-    if any(isinstance(frame, Mapping) and own & frame.keys() for frame in frames):
+    if isinstance(frames, list) and any(isinstance(frame, Mapping) and own & frame.keys() for frame in frames):
         raise _Refused(path, "expected one camera, got frames with cameras of their own")
 
 
@@ -165,4 +173,4 @@ def _is_row(row: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST

@@ -19,7 +19,7 @@ _FPS = 30.0
 _MAX_JSON_BYTES = 1 << 16
 _FIELDS = ("w", "h", "fx", "fy", "cx", "cy", "scale")
 _DEFAULT = CameraIntrinsics(600.0, 600.0, 600.0, 340.0, 1200, 680)
-_WHOSE = "the camera of Replica (focal length 600 and the centre of 1200x680 pixels)"
+_WHOSE = "the camera of Replica (focal length 600 and the centre of 1200x680 pixels; 6553.5 a metre of depth)"
 _UNITS_PER_METRE = 6553.5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mosaicmem._images import image_size
@@ -20,9 +21,10 @@ class SevenScenes(FolderSequence):
     """A sequence in the layout of the 7-Scenes data set; frames are read when asked for.
 
     ``frame-NNNNNN.color.jpg`` (or .png), ``frame-NNNNNN.depth.png`` (16-bit millimetres; 0 and 65535 invalid),
-    ``frame-NNNNNN.pose.txt`` (4x4 world_from_camera, metres) and ``camera-intrinsics.txt`` (3x3), or a file of another
-    name that `find_intrinsics` reads. Without any, and with a warning, focal length 585 and the centre of 640x480 are
-    assumed. The principal point is taken in this library's pixel frame. Time is the frame number at 30 frames a second.
+    ``frame-NNNNNN.pose.txt`` (4x4 world_from_camera, metres) and ``camera-intrinsics.txt`` (3x3; in the folder or, as
+    3DMatch has it, the one that it is in), or a file of another name that `find_intrinsics` reads. Without any, and with
+    a warning, focal length 585 and the centre of 640x480 are assumed. The principal point is taken in this library's
+    pixel frame. Time is the frame number at 30 frames a second.
 
     Parameters
     ----------
@@ -65,14 +67,16 @@ def _camera(folder: Path, first: Path, given: CameraIntrinsics | None) -> Camera
     size = image_size(first)
     if given is not None:
         return given_intrinsics(given, first, size)
-    path = folder / "camera-intrinsics.txt"
+    own = folder / "camera-intrinsics.txt"
+    above = Path(os.path.abspath(folder)).parent / own.name  # Path(".") has no parent
+    found = None if own.exists() else intrinsics_in(folder, size, _UNITS_PER_METRE, CameraIntrinsics.from_matrix)
+    if found is not None:
+        return found
+    path = own if own.exists() else above
     if path.exists():
         with errors_in(path):
             return CameraIntrinsics.from_matrix(read_matrix(path, (3, 3)), *size)
-    found = intrinsics_in(folder, size, _UNITS_PER_METRE, CameraIntrinsics.from_matrix)
-    if found is not None:
-        return found
-    return assumed_intrinsics(folder, first, size, _DEFAULT, whose=_WHOSE, unless=f"write K (3x3) to {path.name} there")
+    return assumed_intrinsics(folder, first, size, _DEFAULT, whose=_WHOSE, unless=f"write K (3x3) to {own.name} there")
 
 
 def _sibling(color: Path, ending: str) -> Path:

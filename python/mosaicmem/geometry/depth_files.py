@@ -72,7 +72,7 @@ class DepthFromFiles:
         SuspiciousInput
             The order of the names is uncertain, or they are those of two series.
         """
-        folder = check_folder(folder)
+        folder = check_folder(folder, "give the folder of depth images, .png or .npy, one a frame")
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
         names = [path.name for path in paths if path.suffix.lower() in (".png", ".npy")]
         if len(names) != len(timestamps):

@@ -64,7 +64,8 @@ def _refuse_other_axes(shape: tuple[int, ...], depth: tuple[int, ...], intrinsic
     if len(shape) == 5:
         raise ValueError(
             f"latents: expected shape (h, w, C) of one frame, got {shape}; if that is (B, C, T, h, w), take frame t of "
-            "video b as latents[b, :, t], and put channels last: .transpose(1, 2, 0) in NumPy, .permute(1, 2, 0) in torch"
+            "video b as latents[b, :, t], and put channels last: .transpose(1, 2, 0) in NumPy, .permute(1, 2, 0) in "
+            "torch"
         )
     if len(shape) != 3 or shape[:2] == depth:
         return
