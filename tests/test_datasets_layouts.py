@@ -134,6 +134,8 @@ def test_a_folder_that_is_none(tmp_path):
 def test_no_folder(tmp_path, open_it):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         open_it(tmp_path / "nowhere")
+    with pytest.raises(TypeError, match="folder: expected a path, got int"):
+        open_it(3)
     with pytest.raises(FileNotFoundError, match="~ is not expanded here"):
         open_it("~/nowhere")
     (tmp_path / "file").write_text("")

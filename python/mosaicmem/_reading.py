@@ -51,7 +51,11 @@ def check_folder(folder: str | Path, advice: str | None = None) -> Path:
         There is nothing of that name.
     FormatError
         It is a file; the message says of what kind, and what to do with it.
+    TypeError
+        It is no path.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder: expected a path, got {type(folder).__name__}")
     folder = Path(folder)
     if folder.is_dir():
         return folder

@@ -68,35 +68,35 @@ def find_intrinsics(folder: Path, size: tuple[int, int], units_per_metre: float)
     found = [(path, _read(path, size, units_per_metre)) for path in intrinsics_files(folder)]
     for path, matrix in found[1:]:
         if not np.allclose(matrix, found[0][1], rtol=1e-6):
-            raise _Refused(path, f"expected the intrinsics of {found[0][0].name}, got others")
+            raise _refused(path, f"expected the intrinsics of {found[0][0].name}, got others")
     return found[0] if found else None
 
 
-class _Refused(FormatError):
+def _refused(path: Path, message: str) -> FormatError:
     """A file whose intrinsics cannot be taken; says what to do without it."""
-
-    def __init__(self, path: Path, message: str) -> None:
-        advice = "give the intrinsics of this sequence: intrinsics=CameraIntrinsics(...), or --intrinsics and --size"
-        super().__init__(path, f"{message}; {advice}")
+    advice = "give the intrinsics of this sequence: intrinsics=CameraIntrinsics(...), or --intrinsics and --size"
+    return FormatError(path, f"{message}; {advice}")
 
 
 def _read(path: Path, size: tuple[int, int], units_per_metre: float) -> F64:
     suffix = path.suffix.lower()
     if suffix not in ("", ".txt", ".csv", ".json"):
-        raise _Refused(path, f"{_UNKNOWN_FORM}, in a .txt or .json file")
+        raise _refused(path, f"{_UNKNOWN_FORM}, in a .txt or .json file")
+    document: dict[str, Any] | None = None
+    rows: list[list[float]] = []
     try:
         if suffix == ".json":
-            return _from_fields(path, read_json_object(path, _MAX_BYTES), size, units_per_metre)
-        rows = [
-            [float(word) for word in re.split(r"[,;\s]+", line) if word] for _, line in read_lines(path, _MAX_BYTES)
-        ]
-    except _Refused:
-        raise
+            document = read_json_object(path, _MAX_BYTES)
+        else:
+            lines = (line for _, line in read_lines(path, _MAX_BYTES))
+            rows = [[float(word) for word in re.split(r"[,;\s]+", line) if word] for line in lines]
     except ValueError as error:  # a FormatError too: what is no such text holds no intrinsics that are known
-        raise _Refused(path, f"{_UNKNOWN_FORM}; {str(error).removeprefix(f'{path}: ')}") from None
+        raise _refused(path, f"{_UNKNOWN_FORM}; {str(error).removeprefix(f'{path}: ')}") from None
+    if document is not None:
+        return _from_fields(path, document, size, units_per_metre)
     matrix = _from_rows(rows, size)
     if matrix is None:
-        raise _Refused(path, f"{_UNKNOWN_FORM}, got lines of {', '.join(str(len(row)) for row in rows[:8])} numbers")
+        raise _refused(path, f"{_UNKNOWN_FORM}, got lines of {', '.join(str(len(row)) for row in rows[:8])} numbers")
     return matrix
 
 
@@ -124,15 +124,15 @@ def _from_fields(path: Path, document: Mapping[str, Any], size: tuple[int, int],
     _refuse_other_cameras(path, fields, fields.pop("frames", None))
     matrix, used = _matrix_of(fields)
     if matrix is None:
-        raise _Refused(path, "expected fx, fy, cx and cy, or a matrix K of 3x3")
+        raise _refused(path, "expected fx, fy, cx and cy, or a matrix K of 3x3")
     for names, expected in ((_WIDTH_KEYS, size[0]), (_HEIGHT_KEYS, size[1]), (_SCALE_KEYS, units_per_metre)):
         for name in names:
             if fields.get(name, expected) != expected:
-                raise _Refused(path, f"{name}: expected {expected:g}, as this sequence has, got {fields[name]!r}")
+                raise _refused(path, f"{name}: expected {expected:g}, as this sequence has, got {fields[name]!r}")
     known = {*used, *_WIDTH_KEYS, *_HEIGHT_KEYS, *_SCALE_KEYS, *_HARMLESS, *_ANGLES, *_MODEL_KEYS, *_LENS}
     unknown = sorted(set(fields) - known)
     if unknown:
-        raise _Refused(path, f"{', '.join(unknown[:4])}: not understood")
+        raise _refused(path, f"{', '.join(unknown[:4])}: not understood")
     return matrix
 
 
@@ -142,13 +142,13 @@ def _refuse_other_cameras(path: Path, fields: Mapping[str, Any], frames: Any) ->
         value = fields.get(key) or 0
         flat = value if isinstance(value, list) else [value]
         if any(part != 0 for part in flat):
-            raise _Refused(path, f"expected no distortion, got {key} of {str(value)[:80]}; undistort the images")
+            raise _refused(path, f"expected no distortion, got {key} of {str(value)[:80]}; undistort the images")
     for key in _MODEL_KEYS:
         if key in fields and str(fields[key]).upper() not in _PINHOLES:
-            raise _Refused(path, f"{key}: expected a pinhole, got {str(fields[key])[:80]}")
+            raise _refused(path, f"{key}: expected a pinhole, got {str(fields[key])[:80]}")
     own = {*_LENS, *_MODEL_KEYS, *(key for names in _FOCAL_KEYS for key in names)}
     if isinstance(frames, list) and any(isinstance(frame, Mapping) and own & frame.keys() for frame in frames):
-        raise _Refused(path, "expected one camera, got frames with cameras of their own")
+        raise _refused(path, "expected one camera, got frames with cameras of their own")
 
 
 def _matrix_of(fields: Mapping[str, Any]) -> tuple[F64 | None, set[str]]:

@@ -52,9 +52,8 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
     SuspiciousInput
         The layout leaves something open that is assumed, intrinsics most of all.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        _refuse_file(folder)
+    if isinstance(folder, (str, os.PathLike)) and os.path.isfile(folder):
+        _refuse_file(Path(folder))
     folder = check_folder(folder)
     layout = _layout_of(folder)
     if layout is not None:

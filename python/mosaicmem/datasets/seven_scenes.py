@@ -22,9 +22,9 @@ class SevenScenes(FolderSequence):
 
     ``frame-NNNNNN.color.jpg`` (or .png), ``frame-NNNNNN.depth.png`` (16-bit millimetres; 0 and 65535 invalid),
     ``frame-NNNNNN.pose.txt`` (4x4 world_from_camera, metres) and ``camera-intrinsics.txt`` (3x3; in the folder or, as
-    3DMatch has it, the one that it is in), or a file of another name that `find_intrinsics` reads. Without any, and with
-    a warning, focal length 585 and the centre of 640x480 are assumed. The principal point is taken in this library's
-    pixel frame. Time is the frame number at 30 frames a second.
+    3DMatch has it, the one that it is in), or a file of another name that `find_intrinsics` reads. Without any, and
+    with a warning, focal length 585 and the centre of 640x480 are assumed. The principal point is taken in this
+    library's pixel frame. Time is the frame number at 30 frames a second.
 
     Parameters
     ----------
