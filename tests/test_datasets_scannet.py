@@ -74,7 +74,11 @@ def test_frames_whose_tracking_was_lost_are_left_out(folder, frames, value):
         ("depth/10.png", None, r"depth/10\.png: missing, though 10\.jpg is there"),
         ("depth/10.png", "not a picture", r"depth/10\.png: not a readable image"),
         ("color/10.jpg", "not a picture", r"color/10\.jpg: not a readable image"),
-        ("intrinsic/intrinsic_depth.txt", None, r"intrinsic_depth\.txt: missing"),
+        (
+            "intrinsic/intrinsic_depth.txt",
+            None,
+            r"intrinsic_depth\.txt: missing; give the intrinsics of depth, of 32x24 \(--",
+        ),
         (
             "intrinsic/intrinsic_depth.txt",
             "1 0 0\n0 1 0\n0 0 1\n",

@@ -62,7 +62,11 @@ class ScanNet(FolderSequence):
         self._color_size = image_size(first.color)
         size = image_size(first.depth, beside=first.color)
         if intrinsics is None:
-            camera = _read_intrinsics(folder / "intrinsic" / "intrinsic_depth.txt", size)
+            path = folder / "intrinsic" / "intrinsic_depth.txt"
+            if not path.exists():
+                shape = f"{size[0]}x{size[1]}"
+                raise FormatError(path, f"missing; give the intrinsics of depth, of {shape} (--intrinsics, --size)")
+            camera = _read_intrinsics(path, size)
         else:
             camera = given_intrinsics(intrinsics, first.depth, size)
         _suspect_unregistered(folder / "intrinsic" / "intrinsic_color.txt", first.color, self._color_size, camera)

@@ -118,7 +118,9 @@ def _camera(folder: Path, first: Path, given: CameraIntrinsics | None) -> Camera
     name = _CAMERA_NAME.fullmatch(os.path.basename(os.path.abspath(folder)))  # Path(".") has no name
     camera = f"freiburg{name[1]}" if name else "default"
     fx, fy, cx, cy = _CALIBRATED.get(camera, _DEFAULT)
-    whose = f"the {camera} camera of TUM RGB-D ({fx:g}, {fy:g}, {cx:g}, {cy:g} of 640x480 pixels)"
+    whose = (
+        f"the {camera} camera of TUM RGB-D ({fx:g}, {fy:g}, {cx:g}, {cy:g} of 640x480 pixels; 5000 a metre of depth)"
+    )
     default = CameraIntrinsics.from_opencv([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], *_SIZE)
     unless = None if name else "write fx fy cx cy to calibration.txt there, or name the folder after freiburg1, 2 or 3"
     return assumed_intrinsics(folder, first, size, default, whose=whose, unless=unless)
