@@ -102,6 +102,21 @@ class TestColor:
         save(path, pixels, exif=exif)
         assert read_color(path, SIZE).shape == pixels.shape
 
+    def test_damaged_tags_are_never_another_error(self, tmp_path, pixels, rng):
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010E] = 1, "a scene"
+        content = bytearray(save(tmp_path / "a.jpg", pixels, exif=exif).read_bytes())
+        start = content.index(b"Exif")
+        for _ in range(100):
+            broken = bytearray(content)
+            for at in rng.integers(start, start + 60, 3):
+                broken[at] = rng.integers(256)
+            (tmp_path / "a.jpg").write_bytes(broken)
+            try:
+                assert read_color(tmp_path / "a.jpg", SIZE).shape == pixels.shape
+            except FormatError as error:
+                assert error.path == tmp_path / "a.jpg"  # noqa: PT017 - some, not all, are errors
+
     def test_resized_by_areas(self, tmp_path, pixels):
         path = save(tmp_path / "a.png", pixels)
         expected = pixels.reshape(3, 2, 4, 2, 3).mean(axis=(1, 3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ _IMAGE_ERRORS = (  # what Pillow's decoders raise on damaged files
     zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
+    UserWarning,  # of damaged tags, where warnings are errors
 )
 
 
@@ -107,9 +107,7 @@ def _refuse_transparent(path: Path, transparent: np.ndarray) -> None:
 
 
 def _refuse_turned(path: Path, image: Image.Image) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of damaged tags that do not matter here
-        orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = image.getexif().get(_ORIENTATION, 1)
     if orientation not in (0, 1):
         raise FormatError(
             path,
