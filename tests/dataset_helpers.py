@@ -42,6 +42,16 @@ def cut(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def write_seven_scenes(folder, frames, intrinsics=((30, 0, 16), (0, 31, 12), (0, 0, 1))):
+    for i, frame in enumerate(frames):
+        save(folder / f"frame-{i:06d}.color.png", frame.image)
+        save(folder / f"frame-{i:06d}.depth.png", frame.units)
+        np.savetxt(folder / f"frame-{i:06d}.pose.txt", frame.pose.world_from_camera)
+    if intrinsics is not None:
+        np.savetxt(folder / "camera-intrinsics.txt", intrinsics)
+    return folder
+
+
 def write_tum(folder, frames):
     """Colour each tenth of a second; depth 5 ms and poses 3 ms after it."""
     rgb, depth, poses = ["# color images"], ["# depth maps"], ["# ground truth", "# timestamp tx ty tz qx qy qz qw"]

@@ -7,18 +7,18 @@ import zlib
 import numpy as np
 import pytest
 
-from dataset_helpers import HEIGHT, WIDTH, make_frames, save, write_replica, write_scannet, write_tum
-from mosaicmem import FormatError
+from dataset_helpers import (
+    HEIGHT,
+    WIDTH,
+    make_frames,
+    save,
+    write_replica,
+    write_scannet,
+    write_seven_scenes,
+    write_tum,
+)
+from mosaicmem import CameraIntrinsics, FormatError
 from mosaicmem.datasets import Replica, RgbdImage, RgbdSequence, ScanNet, SevenScenes, TumRgbd, open_sequence
-
-
-def write_seven_scenes(folder, frames):
-    for i, frame in enumerate(frames):
-        save(folder / f"frame-{i:06d}.color.png", frame.image)
-        save(folder / f"frame-{i:06d}.depth.png", frame.units)
-        np.savetxt(folder / f"frame-{i:06d}.pose.txt", frame.pose.world_from_camera)
-    return folder
-
 
 LAYOUTS = [
     (write_seven_scenes, SevenScenes),
@@ -31,7 +31,7 @@ LAYOUTS = [
 @pytest.fixture(params=LAYOUTS, ids=[kind.__name__ for _, kind in LAYOUTS])
 def case(request, tmp_path, rng):
     write, kind = request.param
-    return write(tmp_path / "scene", make_frames(rng)), kind
+    return write(tmp_path / "freiburg1", make_frames(rng)), kind
 
 
 def test_each_layout_is_recognised(case):
@@ -134,6 +134,83 @@ def test_a_folder_that_is_none(tmp_path):
 def test_no_folder(tmp_path, open_it):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         open_it(tmp_path / "nowhere")
+    with pytest.raises(TypeError, match="folder: expected a path, got int"):
+        open_it(3)
+    with pytest.raises(FileNotFoundError, match="~ is not expanded here"):
+        open_it("~/nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match="file: no such folder"):
+    with pytest.raises(FormatError, match="file: expected a folder, got a file; give the folder that it is in"):
         open_it(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="pipe: expected a folder, got not a regular file"):
+        open_it(tmp_path / "pipe")
+
+
+FILES = [
+    ("walk.mp4", b"\0\0\0\x20ftypisom", "got a video; a sequence needs the depth and the pose of each frame"),
+    ("walk.MOV", b"?", "got a video; "),
+    ("walk.webm", b"\x1aE\xdf\xa3", "got a video"),
+    ("clip", b"RIFF\0\0\0\0AVI LIST", "got a video"),
+    ("rosbag2.bag", b"#ROSBAG V2.0\n", "got a ROS bag; extract its colour and depth images"),
+    ("depth.npy", b"\x93NUMPY\x01\0", r"got a NumPy array \(\.npy\); write its frames as images and text"),
+    ("all.npz", b"PK\x03\x04", r"got NumPy arrays \(\.npz\); write its frames"),
+    ("scene.zip", b"PK\x03\x04", "got a ZIP archive; unpack it"),
+    ("scene.tar.gz", b"\x1f\x8b\x08", "got a compressed archive; unpack it"),
+    ("scene0000_00.sens", b"\x04\0\0\0", r"got a ScanNet recording \(\.sens\); export it with ScanNet's SensReader"),
+    ("a.pgm", b"P5\n2 2\n255\n", "got a PGM or PPM image; give the folder that it is in"),
+    ("a.exr", b"v/1\x01", "got an OpenEXR image; give the folder"),
+    ("a.tiff", b"II*\0", "got a TIFF image; give the folder"),
+    ("cloud.ply", b"ply\n", "got a PLY point cloud"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), FILES, ids=[name for name, _, _ in FILES])
+def test_files_given_as_a_folder(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=f"{name}: expected a folder, {message}"):
+        open_sequence(tmp_path / name)
+
+
+def test_a_file_of_a_sequence_names_its_folder(case):
+    folder, kind = case
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        with pytest.raises(FormatError, match=f"expected a folder, got .* of a .* sequence; give {folder}$"):
+            open_sequence(file)
+    assert kind is type(open_sequence(folder))
+
+
+def test_the_folder_above_and_the_folder_below(case, tmp_path):
+    folder, _ = case
+    with pytest.raises(FormatError, match=f"give the folder of one sequence, such as {folder}$"):
+        open_sequence(tmp_path)
+    with pytest.raises(FormatError, match="give the folder of one sequence"):
+        open_sequence(tmp_path.parent)
+    for inside in (path for path in folder.iterdir() if path.is_dir()):
+        with pytest.raises(FormatError, match=f"this is a part of a .* sequence; give {folder}$"):
+            open_sequence(inside)
+
+
+def test_what_is_missing_is_named(tmp_path, rng):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FormatError, match="the folder is empty"):
+        open_sequence(tmp_path / "a")
+    folder = write_tum(tmp_path / "b", make_frames(rng))
+    (folder / "groundtruth.txt").unlink()
+    with pytest.raises(FormatError, match=r"for TUM RGB-D it lacks groundtruth\.txt$"):
+        open_sequence(folder)
+    save(tmp_path / "c" / "0.png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "c" / "walk.mp4").write_bytes(b"")
+    with pytest.raises(FormatError, match=r"it holds 0\.png and 1 more \(a PNG image, a video\)"):
+        open_sequence(tmp_path / "c")
+
+
+def test_given_intrinsics_reach_every_layout(case):
+    folder, kind = case
+    camera = CameraIntrinsics(40, 41, 15, 11, WIDTH, HEIGHT)
+    for sequence in (open_sequence(folder, intrinsics=camera), kind(folder, intrinsics=camera)):
+        assert sequence.intrinsics == sequence.trajectory([0]).intrinsics == camera
+        assert sequence[0].depth.shape == (HEIGHT, WIDTH)
+    with pytest.raises(
+        ValueError, match=r"intrinsics \(--intrinsics, --size\): .* 32x24 pixels, .* got those of 640x480"
+    ):
+        open_sequence(folder, intrinsics=camera.scaled(640, 480))

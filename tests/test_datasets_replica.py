@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dataset_helpers import HEIGHT, REPLICA_CAMERA, WIDTH, assert_depth, cut, make_frames, save, write_replica
-from mosaicmem import CameraIntrinsics, FormatError
+from mosaicmem import CameraIntrinsics, FormatError, SuspiciousInput
 from mosaicmem.datasets import Replica
 
 
@@ -41,15 +41,58 @@ def test_the_camera_in_the_folder_goes_first(folder, frames, monkeypatch):
     assert Replica(".").intrinsics.fx == 30
 
 
-def test_default_camera(tmp_path, frames):
-    folder = write_replica(tmp_path / "room0", frames, camera=None)
-    sequence = Replica(folder)
-    assert sequence.intrinsics == CameraIntrinsics(600, 600, 600, 340, 1200, 680)
-    with pytest.raises(FormatError, match=r"frame000000\.jpg: expected 1200x680 pixels, got 32x24"):
-        sequence[0]
-    save(folder / "results" / "frame000000.jpg", np.zeros((680, 1200, 3), np.uint8))
-    save(folder / "results" / "depth000000.png", np.full((680, 1200), 13107, np.uint16))
-    assert (sequence[0].depth == 2).all()
+class TestAssumedCamera:
+    @pytest.fixture
+    def bare(self, tmp_path, frames):
+        return write_replica(tmp_path / "room0", frames, camera=None)
+
+    def test_it_is_said(self, bare):
+        save(bare / "results" / "frame000000.jpg", np.zeros((680, 1200, 3), np.uint8))
+        save(bare / "results" / "depth000000.png", np.full((680, 1200), 13107, np.uint16))
+        with pytest.warns(
+            SuspiciousInput, match=r"focal length 600 .* write cam_params\.json there, or give"
+        ) as caught:
+            sequence = Replica(bare)
+        assert len(caught) == 1
+        assert sequence.intrinsics == CameraIntrinsics(600, 600, 600, 340, 1200, 680)
+        assert (sequence[0].depth == 2).all()
+
+    def test_images_of_another_shape_are_refused(self, bare):
+        with pytest.raises(
+            FormatError, match=r"frame000000\.jpg: expected an image of the shape of 1200x680, .* 32x24"
+        ):
+            Replica(bare)
+
+    def test_units_of_depth_are_assumed_beside_other_intrinsics(self, bare, frames):
+        camera = CameraIntrinsics(30, 31, 16, 12, WIDTH, HEIGHT)
+        with pytest.warns(SuspiciousInput, match=r"no cam_params\.json says .* assumed are 6553\.5 a metre"):
+            assert Replica(bare, intrinsics=camera).intrinsics == camera
+        (bare / "intrinsics.txt").write_text("30 31 15.5 11.5")
+        with pytest.warns(SuspiciousInput, match="6553"):
+            sequence = Replica(bare)
+        assert sequence.intrinsics == camera
+        assert_depth(sequence[0].depth, frames[0].units, 6553.5)
+
+
+def test_a_camera_of_other_images(folder):
+    (folder / "cam_params.json").write_text(
+        json.dumps({"camera": {**REPLICA_CAMERA, "w": 64, "h": 48, "cx": 31.5, "cy": 23.5}})
+    )
+    with pytest.raises(
+        FormatError, match=r"frame000000\.jpg: expected 64x48 pixels, as .*cam_params\.json says, got 32x24"
+    ):
+        Replica(folder)
+    given = CameraIntrinsics(30, 31, 16, 12, WIDTH, HEIGHT)
+    assert Replica(folder, intrinsics=given)[0].image.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_poses_of_no_frame_are_said(folder):
+    with open(folder / "traj.txt", "a") as file:
+        file.write("1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1\n" * 2)
+    with pytest.warns(
+        SuspiciousInput, match=r"traj\.txt: 2 of 6 poses are of no frame, the last being frame000003\.jpg"
+    ):
+        Replica(folder)
 
 
 def test_poses_go_by_the_number_of_the_frame(folder, frames):

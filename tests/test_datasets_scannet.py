@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dataset_helpers import HEIGHT, WIDTH, assert_depth, cut, make_frames, save, write_scannet
-from mosaicmem import CameraIntrinsics, FormatError
+from mosaicmem import CameraIntrinsics, FormatError, SuspiciousInput
 from mosaicmem.datasets import ScanNet
 
 
@@ -74,7 +74,11 @@ def test_frames_whose_tracking_was_lost_are_left_out(folder, frames, value):
         ("depth/10.png", None, r"depth/10\.png: missing, though 10\.jpg is there"),
         ("depth/10.png", "not a picture", r"depth/10\.png: not a readable image"),
         ("color/10.jpg", "not a picture", r"color/10\.jpg: not a readable image"),
-        ("intrinsic/intrinsic_depth.txt", None, r"intrinsic_depth\.txt: missing"),
+        (
+            "intrinsic/intrinsic_depth.txt",
+            None,
+            r"intrinsic_depth\.txt: missing; give the intrinsics of depth, of 32x24 \(--",
+        ),
         (
             "intrinsic/intrinsic_depth.txt",
             "1 0 0\n0 1 0\n0 0 1\n",
@@ -119,3 +123,21 @@ def test_bad_images_are_named(folder):
     save(color, np.ones((65, 48, 3), np.uint8))
     with pytest.raises(FormatError, match=r"color/10\.jpg: expected 65x48 pixels, got 48x65"):
         sequence[1]
+
+
+class TestColourThatIsNotRegistered:
+    K = "{} 0 {} 0\n0 {} {} 0\n0 0 1 0\n0 0 0 1\n"
+
+    def test_the_same_camera_is_fine(self, folder):
+        (folder / "intrinsic" / "intrinsic_color.txt").write_text(self.K.format(58.9, 32, 60, 23.5))
+        assert len(ScanNet(folder)) == 4
+
+    def test_another_camera_is_said(self, folder):
+        (folder / "intrinsic" / "intrinsic_color.txt").write_text(self.K.format(70, 32, 60, 23.5))
+        with pytest.warns(SuspiciousInput, match=r"intrinsic_color\.txt: .* 32x24 .* are 5 pixels off those of depth"):
+            ScanNet(folder)
+
+    def test_another_shape_is_said(self, tmp_path, frames):
+        folder = write_scannet(tmp_path / "scene0001_00", frames, color_size=(64, 36))
+        with pytest.warns(SuspiciousInput, match=r"9\.jpg: 64x36 pixels of colour are resized to the 32x24 of depth"):
+            ScanNet(folder)

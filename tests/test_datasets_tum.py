@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dataset_helpers import HEIGHT, START, WIDTH, assert_depth, cut, make_frames, save, tum_pose, write_tum
-from mosaicmem import FormatError
+from mosaicmem import CameraIntrinsics, FormatError, SuspiciousInput
 from mosaicmem.datasets import TumRgbd
 
 
@@ -47,7 +47,8 @@ def test_every_frame(folder, frames):
         ("rgbd_dataset_freiburg1_desk", (517.3, 516.5, 318.6, 255.3)),
         ("rgbd_dataset_freiburg2_xyz", (520.9, 521.0, 325.1, 249.7)),
         ("freiburg3", (535.4, 539.2, 320.1, 247.6)),
-        ("kitchen", (525.0, 525.0, 319.5, 239.5)),
+        ("fr1_desk", (517.3, 516.5, 318.6, 255.3)),
+        ("TUM-FR3-office", (535.4, 539.2, 320.1, 247.6)),
     ],
 )
 def test_intrinsics_of_each_camera(tmp_path, frames, name, params, monkeypatch):
@@ -58,6 +59,23 @@ def test_intrinsics_of_each_camera(tmp_path, frames, name, params, monkeypatch):
     assert (camera.width, camera.height) == (WIDTH, HEIGHT)
     monkeypatch.chdir(folder)
     assert TumRgbd(".").intrinsics == camera
+
+
+@pytest.mark.parametrize("name", ["kitchen", "freiburg4", "fr12", "zephyr1"])
+def test_the_camera_of_another_folder_is_assumed_aloud(tmp_path, frames, name):
+    folder = write_tum(tmp_path / name, frames)
+    message = (
+        r"default camera of TUM RGB-D \(525, 525, 319\.5, 239\.5 .* resized .* write fx fy cx cy to calibration\.txt"
+    )
+    with pytest.warns(SuspiciousInput, match=message) as caught:
+        sequence = TumRgbd(folder)
+    assert len(caught) == 1
+    assert sequence.intrinsics.params == pytest.approx((26.25, 26.25, 16, 12))
+
+
+def test_a_calibration_in_the_folder_goes_first(folder):
+    (folder / "calibration.txt").write_text("30 31 15.5 11.5\n")
+    assert TumRgbd(folder).intrinsics.params == (30, 31, 16, 12)
 
 
 def test_images_of_full_size_keep_the_published_values(folder):
@@ -82,7 +100,7 @@ def test_the_nearest_partner_is_taken(folder, frames, rng):
 
 
 def test_association_is_that_of_a_scan(tmp_path, frames, rng):
-    folder = write_tum(tmp_path / "scan", frames)
+    folder = write_tum(tmp_path / "fr1", frames)
     colors, depths, poses = (START + rng.uniform(0, 10, count).round(6) for count in (200, 150, 300))
     for name, times in (("rgb", colors), ("depth", depths)):
         (folder / f"{name}.txt").write_text("".join(f"{t:.6f} {name}/{t:.6f}.png\n" for t in times))
@@ -92,7 +110,9 @@ def test_association_is_that_of_a_scan(tmp_path, frames, rng):
         depth, pose = (min(range(len(ts)), key=lambda i, ts=ts: abs(ts[i] - time)) for ts in (depths, poses))
         if abs(depths[depth] - time) <= 0.02 and abs(poses[pose] - time) <= 0.02:
             expected.append((number, f"{time:.6f}.png", f"{depths[depth]:.6f}.png", pose, time - min(colors)))
-    sequence = TumRgbd(folder)
+    save(folder / "rgb" / expected[0][1], frames[0].image)
+    with pytest.warns(SuspiciousInput, match=f"{200 - len(expected)} of 200 images are left out"):
+        sequence = TumRgbd(folder)
     assert 20 < len(sequence) == len(expected) < 180
     for i, (number, color, depth, pose, time) in enumerate(expected):
         files = sequence._frames[i]
@@ -104,13 +124,17 @@ def test_association_is_that_of_a_scan(tmp_path, frames, rng):
 def test_images_without_a_partner_are_left_out(folder):
     edit(folder / "depth.txt", 1, None)  # of frame 0
     edit(folder / "groundtruth.txt", 4, None)  # of frame 2
-    sequence = TumRgbd(folder)
+    message = r"rgb\.txt: 2 of 4 images are left out, number 0 first: 1 have no depth image within 0\.02 s, 1 no pose"
+    with pytest.warns(SuspiciousInput, match=message):
+        sequence = TumRgbd(folder)
     assert [seen.number for seen in sequence] == [1, 3]
     assert [seen.pose.timestamp for seen in sequence] == pytest.approx([0.1, 0.3], abs=1e-6)
 
 
-@pytest.mark.parametrize(("apart", "count"), [(0.02, 4), (-0.02, 4), (0.0201, 3), (-0.0201, 3)])
-def test_partners_are_at_most_20_ms_apart(folder, apart, count):
+@pytest.mark.parametrize(("apart", "count"), [(0.02, 10), (-0.02, 10), (0.0201, 9), (-0.0201, 9)])
+def test_partners_are_at_most_20_ms_apart(tmp_path, rng, apart, count):
+    """One image of ten is left out without a word."""
+    folder = write_tum(tmp_path / "freiburg2", make_frames(rng, 10))
     path = folder / "depth.txt"
     edit(path, 2, f"{START + 0.1 + apart:.6f} {path.read_text().splitlines()[2].split()[1]}")
     assert len(TumRgbd(folder)) == count
@@ -118,8 +142,27 @@ def test_partners_are_at_most_20_ms_apart(folder, apart, count):
 
 def test_no_partners_at_all(folder):
     (folder / "depth.txt").write_text("12.5 depth/a.png\n")
-    with pytest.raises(FormatError, match=r"rgb\.txt: expected images within 0\.02 s of a depth image and a pose"):
+    with pytest.raises(
+        FormatError, match=r"rgb\.txt: expected images within 0\.02 s .* depth image is 1\.3.*e\+09 s away"
+    ):
         TumRgbd(folder)
+
+
+@pytest.mark.parametrize("name", ["rgb", "depth", "groundtruth"])
+def test_times_that_repeat_are_said(folder, frames, name):
+    path = folder / f"{name}.txt"
+    lines = path.read_text().splitlines()
+    time = lines[2].split()[0]
+    again = tum_pose(float(time), frames[3].pose) if name == "groundtruth" else f"{time} {lines[3].split()[1]}"
+    path.write_text("\n".join([*lines, again]))
+    with pytest.warns(
+        SuspiciousInput, match=rf"{name}\.txt:{len(lines) + 1}: the time {time} is in the list before"
+    ) as caught:
+        sequence = TumRgbd(folder)
+    assert len(caught) == 1
+    assert len(sequence) == (5 if name == "rgb" else 4)
+    path.write_text("\n".join([*lines, lines[2]]) if name == "groundtruth" else "\n".join(reversed(lines)))
+    assert [seen.number for seen in TumRgbd(folder)] == [0, 1, 2, 3]  # the same pose again; or in another order
 
 
 @pytest.mark.parametrize(
@@ -215,5 +258,7 @@ def test_bad_images_are_named(folder):
 
 def test_intrinsics_are_for_images_of_four_to_three(folder):
     save(folder / "rgb" / f"{START:.6f}.png", np.zeros((32, 32, 3), np.uint8))
-    with pytest.raises(FormatError, match="expected an image of 4:3, as its intrinsics are for, got 32x32"):
-        TumRgbd(folder)[0]
+    with pytest.raises(FormatError, match=r"expected an image of 4:3, as the freiburg1 camera .* is for, got 32x32"):
+        TumRgbd(folder)
+    camera = CameraIntrinsics(30, 30, 16, 16, 32, 32)
+    assert TumRgbd(folder, intrinsics=camera).intrinsics == camera

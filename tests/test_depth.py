@@ -8,6 +8,7 @@ from mosaicmem import (
     DepthEstimator,
     DepthFromFiles,
     FormatError,
+    SuspiciousInput,
     SyntheticDepthEstimator,
 )
 from mosaicmem.geometry import fit_scale
@@ -116,6 +117,50 @@ class TestFromFiles:
         second = self.estimate(estimator, small_camera, 0.1004)
         np.testing.assert_allclose(second[2:], depth[2:], rtol=1e-6)
         assert (second[1, :2] == 0).all()
+
+    def test_numbers_in_names_count_as_numbers(self, tmp_path, small_camera):
+        for i in range(12):
+            np.save(tmp_path / f"{i}.npy", np.full((48, 80), i + 1, np.float32))
+        (tmp_path / "._0.npy").write_bytes(b"")  # what other systems leave beside files
+        estimator = DepthFromFiles.in_folder(tmp_path, [i / 10 for i in range(12)])
+        assert [self.estimate(estimator, small_camera, i / 10)[0, 0] for i in range(12)] == list(range(1, 13))
+
+    def test_two_series_in_one_folder(self, tmp_path):
+        for name in ("depth_0.png", "depth_1.png", "mask_0.png", "mask_1.png"):
+            (tmp_path / name).write_bytes(b"")
+        with pytest.warns(
+            SuspiciousInput, match=r"files of 2 kinds, such as depth_0\.png and mask_0\.png, are taken as"
+        ):
+            DepthFromFiles.in_folder(tmp_path, range(4))
+        (tmp_path / "mask_1.png").rename(tmp_path / "depth_0.npy")
+        with pytest.raises(FormatError, match=r"depth_0\.png: expected one file a frame, got depth_0\.npy too"):
+            DepthFromFiles.in_folder(tmp_path, range(4))
+
+    def test_a_folder_of_other_files(self, tmp_path):
+        (tmp_path / "0.exr").write_bytes(b"")
+        with pytest.raises(
+            FormatError, match=r"expected 1 \.png or \.npy files, one a timestamp, got 0; 0\.exr is neither"
+        ):
+            DepthFromFiles.in_folder(tmp_path, [0.0])
+        with pytest.raises(
+            FormatError, match=r"0\.exr: expected a folder, got an OpenEXR image; give the folder of depth images"
+        ):
+            DepthFromFiles.in_folder(tmp_path / "0.exr", [0.0])
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "hint"),
+        [
+            ((48, 80, 1), np.float32, "leave out the axis of length 1"),
+            ((1, 48, 80), np.float32, "leave out the axis of length 1"),
+            ((80, 48), np.float32, r"transposed\?"),
+            ((48, 80), np.uint16, r"millimetres\? divide by 1000"),
+        ],
+    )
+    def test_arrays_that_nearly_fit(self, tmp_path, small_camera, shape, dtype, hint):
+        np.save(tmp_path / "0.npy", np.ones(shape, dtype))
+        estimator = DepthFromFiles.in_folder(tmp_path, [0.0])
+        with pytest.raises(FormatError, match=rf"expected floating-point metres of shape \(48, 80\), got .*; {hint}"):
+            self.estimate(estimator, small_camera, 0.0)
 
     def test_bad_files_are_named(self, tmp_path, small_camera):
         Image.fromarray(np.zeros((48, 81), np.uint16)).save(tmp_path / "0.png")

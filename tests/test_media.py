@@ -32,6 +32,37 @@ def test_mp4_that_browsers_play(tmp_path, world, small_camera, size):
     assert psnr(decoded[:, : size[0], : size[1]] / 255, frames) > 25
 
 
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 120, 40), (128, 128, 128), (255, 255, 255), (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("size", "matrix"), [((48, 64), 6), ((719, 1278), 6), ((720, 64), 1), ((704, 1280), 1)], ids=str
+)
+def test_players_are_told_the_colours_of_an_mp4(tmp_path, size, matrix):
+    save_mp4(tmp_path / "v.mp4", np.broadcast_to(np.array(COLORS, np.uint8)[:, None, None], (len(COLORS), *size, 3)))
+    assert b"colrnclx" in (tmp_path / "v.mp4").read_bytes()
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range) == (1, 1, matrix, 1)
+        middles = [[plane[size[0] // 2, size[1] // 2] for plane in planes(f)] for f in container.decode(video=0)]
+    # Decoded by hand, by the tags alone: red and blue weigh as the matrix says.
+    kr, kb = {6: (0.299, 0.114), 1: (0.2126, 0.0722)}[matrix]
+    for (y, u, v), color in zip(middles, COLORS, strict=True):
+        luma = (y - 16) / 219
+        red, blue = luma + 2 * (1 - kr) * (v - 128) / 224, luma + 2 * (1 - kb) * (u - 128) / 224
+        green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+        np.testing.assert_allclose(255 * np.clip([red, green, blue], 0, 1), color, atol=3)
+
+
+def planes(frame):
+    """Y, U and V of a 4:2:0 frame, as float64 and of one size."""
+    packed = frame.to_ndarray().astype(np.float64)
+    height, width = frame.height, frame.width
+    y, rest = packed[:height], packed[height:].ravel()
+    u, v = rest.reshape(2, height // 2, width // 2).repeat(2, axis=1).repeat(2, axis=2)
+    return y, u, v
+
+
 def test_psnr(rng):
     image = rng.random((4, 5, 3)).astype(np.float32)
     assert psnr(image, image) == np.inf

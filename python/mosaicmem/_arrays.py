@@ -77,13 +77,35 @@ def shape_text(shape: Shape) -> str:
 
 def check_shape(name: str, actual: tuple[int, ...], shape: Shape) -> None:
     """Integers in ``shape`` must match; names and None stand for any size, the same name for the same size."""
+    if not _matches(actual, shape):
+        raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {actual}{_axes_hint(actual, shape)}")
+
+
+def _matches(actual: tuple[int, ...], shape: Shape) -> bool:
     sizes: dict[str, int] = {}
-    matches = len(actual) == len(shape) and all(
+    return len(actual) == len(shape) and all(
         part is None or (sizes.setdefault(part, size) == size if isinstance(part, str) else part == size)
         for part, size in zip(shape, actual, strict=False)
     )
-    if not matches:
-        raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {actual}")
+
+
+def _axes_hint(actual: tuple[int, ...], shape: Shape) -> str:
+    """What would make the shape fit, if that is a matter of its axes."""
+    if 1 in actual and len(actual) > len(shape):
+        axis = next((i for i, size in enumerate(actual) if size == 1 and _fits(actual, i, shape)), None)
+        if axis is not None:
+            return f"; leave out axis {axis}, which has length 1: .squeeze({axis})"
+    if len(actual) != len(shape) or len(shape) < 2:
+        return ""
+    if len(shape) > 2 and _matches((*actual[:-3], *actual[-2:], actual[-3]), shape):
+        order = (*range(len(actual) - 3), len(actual) - 2, len(actual) - 1, len(actual) - 3)
+        return f"; channels come last: .transpose{order} in NumPy, .permute{order} in torch"
+    swapped = (*actual[:-2], *actual[:-3:-1]) if len(shape) == 2 else (*actual[:-3], actual[-2], actual[-3], actual[-1])
+    return "; transposed?" if _matches(swapped, shape) else ""
+
+
+def _fits(actual: tuple[int, ...], without: int, shape: Shape) -> bool:
+    return _matches((*actual[:without], *actual[without + 1 :]), shape)
 
 
 def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: bool = False) -> NDArray[Any]:

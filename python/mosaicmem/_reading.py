@@ -1,4 +1,4 @@
-"""Files of a sequence: whatever is wrong with one is a FormatError that names it.
+"""Files by name, and texts: whatever is wrong with one is a FormatError that names it.
 
 Only regular files are read, and none before its size is known to be within limits.
 """
@@ -8,37 +8,27 @@ from __future__ import annotations
 import os
 import re
 import stat
-import struct
-import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from mosaicmem._arrays import F32, F64, U8
-from mosaicmem.errors import FormatError
+from mosaicmem._arrays import F64
+from mosaicmem._file_kinds import OTHER_IMAGES, advice_on, describe_file
+from mosaicmem.errors import FormatError, suspect
+
+_T = TypeVar("_T")
 
 _MAX_MATRIX_BYTES = 1 << 16
 _MAX_LIST_BYTES = 1 << 26
 _MAX_LINES = 1 << 18  # more than an hour at 60 Hz
 _MAX_LINE_BYTES = 4096
-_MAX_PIXELS = 1 << 26
-_IMAGE_ERRORS = (  # what Pillow's decoders raise on damaged files
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_IMAGES = (".jpg", ".jpeg", ".png")
+_DECIMAL_NAME = re.compile(r"[0-9]+(\.[0-9]+)?(\.[A-Za-z]\w*)?")
 
 
 @contextmanager
@@ -52,37 +42,109 @@ def errors_in(path: Path, line: int | None = None) -> Iterator[None]:
         raise FormatError(path, str(error), line) from None
 
 
-def check_folder(folder: str | Path) -> Path:
-    """``folder`` as a path, if there is one.
+def check_folder(folder: str | Path, advice: str | None = None) -> Path:
+    """``folder`` as a path, if there is one; ``advice`` is for whoever gives a file, if it is no sequence's folder.
 
     Raises
     ------
     FileNotFoundError
+        There is nothing of that name.
+    FormatError
+        It is a file; the message says of what kind, and what to do with it.
+    TypeError
+        It is no path.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder: expected a path, got {type(folder).__name__}")
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    return folder
+    if folder.is_dir():
+        return folder
+    if not folder.exists():
+        hint = "; ~ is not expanded here: give the whole path" if folder.parts[:1] == ("~",) else ""
+        raise FileNotFoundError(f"{folder}: no such folder{hint}")
+    kind = describe_file(folder)
+    raise FormatError(folder, f"expected a folder, got {kind}; {advice or advice_on(kind)}")
 
 
-def numbered_files(folder: Path, pattern: str, named: str) -> dict[int, Path]:
-    """Files of a folder by the number that is the first group of ``pattern``, in its order.
+# Names
+
+
+def in_name_order(items: Iterable[_T], name_of: Callable[[_T], str], where: Path) -> list[_T]:
+    """Items by their names, in which numbers count as numbers: 2 before 10.
+
+    A point between digits begins another number, frame 10 of take 1 in ``1.10``, unless all names are decimal numbers:
+    ``1.10`` is then less than ``1.9``. Where that is uncertain and makes a difference, it is said of ``where``.
+    """
+    found = sorted(items, key=lambda item: (_integers(name_of(item)), name_of(item)))
+    names = [name_of(item) for item in found]
+    by_value = sorted(range(len(names)), key=lambda i: (_decimals(names[i]), names[i]))
+    if by_value == list(range(len(names))):
+        return found
+    are_decimals = all(_DECIMAL_NAME.fullmatch(name) for name in names)
+    if not (are_decimals and any(re.search(r"\.0[0-9]", name) for name in names)):  # no counter begins with 0
+        first, second = next((names[i], names[j]) for i, j in enumerate(by_value) if i != j)
+        how = "as decimal numbers" if are_decimals else "with each number in them counted by itself"
+        suspect(
+            f"{where}: the order of names such as {first} and {second} is uncertain; they are taken {how}; pad numbers "
+            "with zeros to the same length"
+        )
+    return [found[i] for i in by_value] if are_decimals else found
+
+
+def _integers(name: str) -> list[str | int]:
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _decimals(name: str) -> list[str | tuple[int, str]]:
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", name)
+    return [_decimal(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _decimal(text: str) -> tuple[int, str]:
+    whole, _, fraction = text.partition(".")
+    return int(whole), fraction.rstrip("0")
+
+
+def numbered_files(folder: Path, stem: str, named: str) -> dict[int, Path]:
+    """JPEG and PNG files of a folder by the number that is the first group of the pattern ``stem``, in its order.
 
     Raises
     ------
     FormatError
-        There is no such folder, no such file in it (the message says how they are ``named``), or a number comes twice.
+        There is no such folder, no such file in it (the message says how they are ``named``), a number comes twice, or
+        a frame is only there as an image of another format.
     """
     if not folder.is_dir():
         raise FormatError(folder, "expected a folder" if folder.exists() else "missing")
-    matches = (re.fullmatch(pattern, path.name) for path in folder.iterdir())
-    found = sorted((int(match[1]), match[0]) for match in matches if match)
-    for (number, name), (next_number, next_name) in pairwise(found):
+    matches = [(re.fullmatch(stem, path.stem), path) for path in folder.iterdir()]
+    frames = sorted((int(match[1]), path.name) for match, path in matches if match and path.suffix.lower() in _IMAGES)
+    for (number, name), (next_number, next_name) in pairwise(frames):
         if number == next_number:
-            raise FormatError(folder / next_name, f"expected one colour image a frame, got {name} too")
-    if not found:
-        raise FormatError(folder, f"expected frames named {named}, found none")
-    return {number: folder / name for number, name in found}
+            raise FormatError(
+                folder / next_name,
+                f"expected one colour image a frame, got {name} too, which is also of frame {number}; keep one of them",
+            )
+    numbers = {number for number, _ in frames}
+    others = sorted(
+        (int(match[1]), path.name)
+        for match, path in matches
+        if match and path.suffix.lower() in OTHER_IMAGES and int(match[1]) not in numbers
+    )
+    if others:
+        raise FormatError(
+            folder / others[0][1],
+            f"expected JPEG or PNG, got {describe_file(folder / others[0][1])}; convert it, and the {len(others)} "
+            f"frames that are not {named}",
+        )
+    if not frames:
+        raise FormatError(folder, f"expected frames named {named}, found none; {_holds(folder)}")
+    return {number: folder / name for number, name in frames}
+
+
+def _holds(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return f"it holds {len(names)} files, such as {names[0]}" if names else "it is empty"
 
 
 @contextmanager
@@ -91,7 +153,7 @@ def open_file(path: Path, beside: Path | None = None) -> Iterator[IO[bytes]]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     except FileNotFoundError:
-        raise FormatError(path, f"missing, though {beside.name} is there" if beside else "missing") from None
+        raise FormatError(path, _missing(path, beside)) from None
     except OSError as error:
         raise FormatError(path, f"not readable: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -99,6 +161,15 @@ def open_file(path: Path, beside: Path | None = None) -> Iterator[IO[bytes]]:
         raise FormatError(path, "not a file")
     with open(descriptor, "rb") as file:
         yield file
+
+
+def _missing(path: Path, beside: Path | None) -> str:
+    """Why a file is called for, and what is there in its place."""
+    others = [other.name for other in path.parent.iterdir() if other.stem == path.stem] if path.parent.is_dir() else []
+    wrong = min((name for name in others if name != path.name and (beside is None or name != beside.name)), default="")
+    though = f", though {beside.name} is there" if beside else ""
+    hint = f"; {wrong} is there: convert it to {path.suffix}, or rename it" if wrong else ""
+    return f"missing{though}{hint}"
 
 
 # Text
@@ -145,55 +216,3 @@ def read_matrix(path: Path, shape: tuple[int, int], beside: Path | None = None) 
     if len(lines) != shape[0]:
         raise FormatError(path, f"expected {shape[0]} lines of numbers, got {len(lines)}")
     return matrix
-
-
-# Images
-
-
-@contextmanager
-def _open_image(path: Path, size: tuple[int, int] | None, beside: Path | None) -> Iterator[Image.Image]:
-    with open_file(path, beside) as file:
-        try:
-            with Image.open(file, formats=("JPEG", "PNG")) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise FormatError(path, f"expected at most {_MAX_PIXELS} pixels, got {image.width}x{image.height}")
-                if size is not None and image.size != size:
-                    expected, got = (f"{width}x{height}" for width, height in (size, image.size))
-                    raise FormatError(path, f"expected {expected} pixels, got {got}")
-                yield image
-        except FormatError:
-            raise
-        except _IMAGE_ERRORS as error:
-            raise FormatError(path, f"not a readable image: {error}") from None
-
-
-def image_size(path: Path, beside: Path | None = None) -> tuple[int, int]:
-    """(width, height), pixels."""
-    with _open_image(path, None, beside) as image:
-        return image.size
-
-
-def read_color(path: Path, size: tuple[int, int], resized: tuple[int, int] | None = None) -> U8:
-    """An image of ``size`` (width, height) as (H, W, 3) uint8, ``resized`` by averaging areas if that is given."""
-    with _open_image(path, size, None) as image:
-        rgb = image.convert("RGB")
-        if resized not in (None, size):
-            rgb = rgb.resize(resized, Image.Resampling.BOX)
-        return np.array(rgb)
-
-
-def read_depth(
-    path: Path,
-    size: tuple[int, int],
-    units_per_metre: float,
-    invalid: int = 0,
-    beside: Path | None = None,
-) -> F32:
-    """A 16-bit image of ``size`` (width, height) as (H, W) float32 metres; 0 stays 0, and so becomes ``invalid``."""
-    with _open_image(path, size, beside) as image:
-        units = np.array(image)
-    if units.ndim != 2 or units.dtype.kind not in "iu" or units.dtype.itemsize < 2:
-        raise FormatError(path, f"expected a 16-bit grey image, got {units.dtype} of shape {units.shape}")
-    depth: F32 = units.astype(np.float32) / np.float32(units_per_metre)
-    depth[units == invalid] = 0
-    return depth

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mosaicmem.cli._errors import UsageError, blames, check_choice, check_useful
 from mosaicmem.cli._frames import own_numbers, parse_range, parse_size, selected
+from mosaicmem.cli._scenes import open_scene
 from mosaicmem.cli._trajectories import read_trajectory
 
 if TYPE_CHECKING:
@@ -64,16 +65,15 @@ def read_inputs(
     intrinsics: str | None,
     size: str | None,
 ) -> Inputs:
-    """What the options of ``generate`` name, read; a `UsageError` says which of them do not go together."""
-    from mosaicmem.datasets import open_sequence
+    """What the options of ``generate`` name, read; a `UsageError` says which of them do not go together.
 
+    ``intrinsics`` and ``size`` hold for the scene and for the path.
+    """
     if (frames is None) == (trajectory is None):
         raise UsageError("--frames, --trajectory: expected exactly one of the two")
     if scene is None and (frames is not None or memory_frames is not None):
         raise UsageError("--frames, --memory-frames: expected --scene, whose frames they name")
-    if trajectory is None:
-        check_useful({"--intrinsics": intrinsics, "--size": size}, "expected --trajectory, whose camera they describe")
-    sequence = None if scene is None else open_sequence(scene)
+    sequence = None if scene is None else open_scene(scene, intrinsics, size)
     count = 0 if sequence is None else len(sequence)
     number = getattr(sequence, "number", None)
     targets = [] if frames is None else list(parse_range("--frames", frames, count, number))
@@ -116,7 +116,10 @@ def make_depth_estimator(
     from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
 
     if files is not None:
-        return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
+        try:
+            return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--depth-files: {error}") from None
     if model is None:
         return None
     pixels = None if size is None else parse_size("--depth-size", size)[::-1]

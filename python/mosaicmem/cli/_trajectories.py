@@ -46,7 +46,7 @@ def read_trajectory(
     """A path from a file of any format. ``camera`` is that of a scene: taken where the file has none of its own."""
     from mosaicmem.camera.formats import detect_format, load_trajectory
 
-    given = _parse(intrinsics, size)
+    given = parse_camera(intrinsics, size)
     pixels = None if size is None else parse_size("--size", size)
     kind = format or detect_format(path)
     if given is None and camera is not None and kind in ("tum", "kitti"):
@@ -57,7 +57,8 @@ def read_trajectory(
         return load_trajectory(path, kind, intrinsics=given, size=pixels, fps=30.0 if fps is None else fps)
 
 
-def _parse(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
+def parse_camera(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
+    """What ``--intrinsics`` and ``--size`` say, if the first is given."""
     from mosaicmem.camera import CameraIntrinsics
 
     if intrinsics is None:

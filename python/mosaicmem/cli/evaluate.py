@@ -25,6 +25,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, blames, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected, warn_of_overlap
+from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar
 
@@ -85,6 +86,8 @@ def evaluate(
     rotation_noise: Annotated[
         float, typer.Option(help="Error of the memory's rotations, degrees.", min=0, max=180, callback=finite)
     ] = 0.0,
+    intrinsics: SceneIntrinsics = None,
+    size: SceneSize = None,
     seed: Seed = None,
     repeats: Annotated[int, typer.Option(help="Times that each window is timed.", min=1)] = 3,
     threads: Threads = None,
@@ -131,7 +134,7 @@ def evaluate(
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
     noise = _noise(depth_noise, pose_noise, rotation_noise, settings.seed)
-    source = _open(scene, settings.seed)
+    source = _open(scene, intrinsics, size, settings.seed)
     with blames({"stride": "--stride"}):
         camera = cropped(source.intrinsics, stride)
     remembered, targets = _choose(source, memory_frames, frames)
@@ -183,10 +186,14 @@ def evaluate(
         say(f"Figures in {output}")
 
 
-def _open(scene: str, seed: int) -> RgbdSource:
-    from mosaicmem.datasets import SyntheticWalk, open_sequence
+def _open(scene: str, intrinsics: str | None, size: str | None, seed: int) -> RgbdSource:
+    from mosaicmem.datasets import SyntheticWalk
 
-    return SyntheticWalk(seed=seed) if scene == SYNTHETIC else open_sequence(scene)
+    if scene != SYNTHETIC:
+        return open_scene(scene, intrinsics, size)
+    if intrinsics is not None or size is not None:
+        raise UsageError(f"--intrinsics, --size: expected a folder as --scene with them, got {SYNTHETIC}")
+    return SyntheticWalk(seed=seed)
 
 
 def _choose(source: RgbdSource, memory_frames: str | None, frames: str | None) -> tuple[range, range]:

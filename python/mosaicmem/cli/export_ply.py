@@ -19,10 +19,12 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected
+from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar, warn
 
 if TYPE_CHECKING:
+    from mosaicmem.datasets import RgbdSequence
     from mosaicmem.geometry import StreamingFusion
 
 
@@ -46,6 +48,8 @@ def export_ply(
             "Default: components."
         ),
     ] = None,
+    intrinsics: SceneIntrinsics = None,
+    size: SceneSize = None,
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
     as_json: AsJson = False,
     threads: Threads = None,
@@ -61,7 +65,8 @@ def export_ply(
     if (scene is None) == (store is None):
         raise UsageError("--scene, --store: expected exactly one of the two")
     if scene is None:
-        check_useful({"--frames": frames}, "expected --scene, whose frames it names")
+        given = {"--frames": frames, "--intrinsics": intrinsics, "--size": size}
+        check_useful(given, "expected --scene, whose frames and camera they name")
     else:
         check_useful({"--colors": colors}, "expected --store; a sequence has colours of its own")
     if colors is not None:
@@ -70,7 +75,8 @@ def export_ply(
     output = check_output_file(output, force, (".ply",))
     fusion = StreamingFusion(voxel_size, num_threads=threads or 0)
     if scene is not None:
-        what, dropped = _fuse_sequence(fusion, scene, ":" if frames is None else frames)
+        sequence = open_scene(scene, intrinsics, size)
+        what, dropped = _fuse_sequence(fusion, sequence, ":" if frames is None else frames)
     else:
         assert store is not None
         count, dropped = _fuse_store(fusion, store, colors or "components", threads or 0)
@@ -94,12 +100,10 @@ def export_ply(
     say(f"{len(cloud)} points of {what} in {output}")
 
 
-def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[str, int]:
+def _fuse_sequence(fusion: StreamingFusion, sequence: RgbdSequence, frames: str) -> tuple[str, int]:
     """Which frames, and how many points were out of range."""
-    from mosaicmem.datasets import open_sequence
     from mosaicmem.geometry import PoseCheck
 
-    sequence = open_sequence(scene)
     wanted = parse_range("--frames", frames, len(sequence), getattr(sequence, "number", None))
     dropped = 0
     check = PoseCheck()

@@ -29,10 +29,10 @@ from mosaicmem.cli._common import (
 from mosaicmem.cli._errors import UsageError, reports_errors
 from mosaicmem.cli._frames import warn_of_overlap
 from mosaicmem.cli._generate_inputs import Inputs, check_depth, make_depth_estimator, read_inputs
+from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
-from mosaicmem.cli._trajectories import Intrinsics, Size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -102,8 +102,8 @@ def generate(
             callback=finite,
         ),
     ] = None,
-    intrinsics: Intrinsics = None,
-    size: Size = None,
+    intrinsics: SceneIntrinsics = None,
+    size: SceneSize = None,
     config: Config = None,
     changes: Set = None,
     seed: Seed = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from mosaicmem._arrays import F32, U8
-from mosaicmem._reading import read_color, read_depth
+from mosaicmem._images import read_color, read_depth
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 
 
@@ -84,6 +84,8 @@ class FolderSequence(RgbdSequence):
     folder : path
     frames : iterable of FrameFiles
         In the order of their times.
+    intrinsics : CameraIntrinsics
+        Of all frames.
     units_per_metre : float
         Of the values in depth images.
     invalid_depth : int
@@ -95,12 +97,24 @@ class FolderSequence(RgbdSequence):
     """
 
     def __init__(
-        self, folder: Path, frames: Iterable[FrameFiles], *, units_per_metre: float, invalid_depth: int = 0
+        self,
+        folder: Path,
+        frames: Iterable[FrameFiles],
+        intrinsics: CameraIntrinsics,
+        *,
+        units_per_metre: float,
+        invalid_depth: int = 0,
     ) -> None:
         self.folder = folder
         self._frames = list(frames)
+        self._intrinsics = intrinsics
         self._units_per_metre = units_per_metre
         self._invalid_depth = invalid_depth
+
+    @property
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of all frames, colour and depth."""
+        return self._intrinsics
 
     def number(self, index: int) -> int:
         """A frame's number in its data set, which counts frames that are not in this sequence too."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, Bool
-from mosaicmem._reading import check_folder, errors_in, image_size, read_lines, read_numbers
+from mosaicmem._images import image_size
+from mosaicmem._reading import check_folder, errors_in, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, suspect
 
 _MAX_APART = 0.02  # seconds
 _ROUNDING = 1e-6  # float64 resolves times since 1970 to a quarter of this
 _LATEST = 1e12
+_LEFT_OUT = 0.2  # the part of all images without a partner that is worth a word
+_UNITS_PER_METRE = 5000.0
 _SIZE = (640, 480)
 _DEFAULT = (525.0, 525.0, 319.5, 239.5)
 _CALIBRATED = {
@@ -25,6 +30,7 @@ _CALIBRATED = {
     "freiburg2": (520.9, 521.0, 325.1, 249.7),
     "freiburg3": (535.4, 539.2, 320.1, 247.6),
 }
+_CAMERA_NAME = re.compile(r"(?:.*freiburg|(?:^|.*[^a-z])fr)([123])(?![0-9]).*", re.IGNORECASE)
 
 
 class TumRgbd(FolderSequence):
@@ -35,15 +41,18 @@ class TumRgbd(FolderSequence):
     16-bit, 5000 a metre, 0 invalid.
 
     Each colour image goes with the depth image and with the pose that are nearest to it in time; one that has none of
-    either within 0.02 seconds is left out. A frame's number is its place among all colour images, and its time is its
-    timestamp less that of the first of them.
+    either within 0.02 seconds is left out, with a warning if they are many. A frame's number is its place among all
+    colour images, and its time is its timestamp less that of the first of them.
 
-    Intrinsics are the published ones of the camera that the folder's name tells (``freiburg1``, ``freiburg2``,
-    ``freiburg3``; else the driver's default), scaled to the size of the first image. Lens distortion is ignored.
+    Intrinsics are those in a file of the folder that `find_intrinsics` reads, with pixel centres at integers. Without
+    one they are the published ones of the camera that the folder's name tells (``freiburg1`` or ``fr1``, 2 and 3), or
+    else, with a warning, the driver's default; both scaled to the size of the images. Lens distortion is ignored.
 
     Parameters
     ----------
     folder : path
+    intrinsics : CameraIntrinsics, optional
+        In place of those of the folder; for images of the same size.
 
     Raises
     ------
@@ -52,9 +61,16 @@ class TumRgbd(FolderSequence):
     FormatError
         No colour image has a depth image and a pose, a list names a file outside the folder, or a file is not what it
         should be; the message names the file and, where there is one, the line.
+    ValueError
+        ``intrinsics`` are for images of another size.
+
+    Warns
+    -----
+    SuspiciousInput
+        Intrinsics are assumed, many images are left out, or times repeat.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> None:
         folder = check_folder(folder)
         color_times, colors = _read_list(folder, "rgb.txt")
         depth_times, depths = _read_list(folder, "depth.txt")
@@ -62,39 +78,52 @@ class TumRgbd(FolderSequence):
         poses, lines = read_numbers(self._poses_path, 8)
         order = _order(self._poses_path, poses[:, 0], lines)
         poses = poses[order]
+        _suspect_doubles(self._poses_path, poses[:, 0], poses[:, 1:].tolist(), [lines[i] for i in order])
 
         depth, has_depth = _nearest(depth_times, color_times)
         pose, has_pose = _nearest(poses[:, 0], color_times)
         kept = np.flatnonzero(has_depth & has_pose)
         if not len(kept):
+            apart = [
+                float(np.abs(times[near] - color_times).min())
+                for times, near in ((depth_times, depth), (poses[:, 0], pose))
+            ]
             raise FormatError(
-                folder / "rgb.txt", f"expected images within {_MAX_APART} s of a depth image and a pose, found none"
+                folder / "rgb.txt",
+                f"expected images within {_MAX_APART} s of a depth image and a pose, found none; the nearest depth "
+                f"image is {apart[0]:g} s away, the nearest pose {apart[1]:g} s: another clock, or another unit?",
             )
-        frames = (FrameFiles(int(i), colors[i], depths[depth[i]]) for i in kept)
-        super().__init__(folder, frames, units_per_metre=5000)
+        _suspect_lost(folder / "rgb.txt", has_depth, has_pose)
+        frames = [FrameFiles(int(i), colors[i], depths[depth[i]]) for i in kept]
+        camera = _camera(folder, frames[0].color, intrinsics)
+        super().__init__(folder, frames, camera, units_per_metre=_UNITS_PER_METRE)
         self._times = color_times[kept] - color_times[0]
         self._poses = poses[pose[kept], 1:]
         self._lines = [lines[order[i]] for i in pose[kept]]
-
-    @cached_property
-    def intrinsics(self) -> CameraIntrinsics:
-        """Of all frames; the image size is that of the first."""
-        first = self._frames[0].color
-        width, height = image_size(first)
-        if width * _SIZE[1] != height * _SIZE[0]:
-            raise FormatError(
-                first, f"expected an image of 4:3, as its intrinsics are for, got {width}x{height} pixels"
-            )
-        name = os.path.basename(os.path.abspath(self.folder))  # Path(".") has no name
-        fx, fy, cx, cy = next((values for camera, values in _CALIBRATED.items() if camera in name), _DEFAULT)
-        camera = CameraIntrinsics.from_opencv([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], *_SIZE)
-        return camera.scaled(width, height)
 
     def pose(self, index: int) -> CameraPose:
         """Where a frame was taken, by the pose nearest in time, and when; metres, seconds."""
         x, y, z, qx, qy, qz, qw = self._poses[index]
         with errors_in(self._poses_path, self._lines[index]):
             return CameraPose.from_quaternion([qw, qx, qy, qz], [x, y, z], float(self._times[index]))
+
+
+def _camera(folder: Path, first: Path, given: CameraIntrinsics | None) -> CameraIntrinsics:
+    size = image_size(first)
+    if given is not None:
+        return given_intrinsics(given, first, size)
+    found = intrinsics_in(folder, size, _UNITS_PER_METRE, CameraIntrinsics.from_opencv)
+    if found is not None:
+        return found
+    name = _CAMERA_NAME.fullmatch(os.path.basename(os.path.abspath(folder)))  # Path(".") has no name
+    camera = f"freiburg{name[1]}" if name else "default"
+    fx, fy, cx, cy = _CALIBRATED.get(camera, _DEFAULT)
+    whose = (
+        f"the {camera} camera of TUM RGB-D ({fx:g}, {fy:g}, {cx:g}, {cy:g} of 640x480 pixels; 5000 a metre of depth)"
+    )
+    default = CameraIntrinsics.from_opencv([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], *_SIZE)
+    unless = None if name else "write fx fy cx cy to calibration.txt there, or name the folder after freiburg1, 2 or 3"
+    return assumed_intrinsics(folder, first, size, default, whose=whose, unless=unless)
 
 
 def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
@@ -114,7 +143,29 @@ def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
         lines.append(line)
     stamps = np.array(times, dtype=np.float64)
     order = _order(path, stamps, lines)
-    return stamps[order], [images[i] for i in order]
+    stamps, ordered = stamps[order], [images[i] for i in order]
+    ordered_lines = [lines[i] for i in order]
+    _suspect_doubles(path, stamps, ordered_lines, ordered_lines)
+    return stamps, ordered
+
+
+def _suspect_lost(path: Path, has_depth: Bool, has_pose: Bool) -> None:
+    lost = np.flatnonzero(~(has_depth & has_pose))
+    if len(lost) > _LEFT_OUT * len(has_depth):
+        suspect(
+            f"{path}: {len(lost)} of {len(has_depth)} images are left out, number {lost[0]} first: "
+            f"{(~has_depth).sum()} have no depth image within {_MAX_APART} s, {(~has_pose).sum()} no pose"
+        )
+
+
+def _suspect_doubles(path: Path, times: F64, values: Sequence[object], lines: list[int]) -> None:
+    """Say so where one of the ascending times has two values."""
+    doubles = [i + 1 for i in np.flatnonzero(np.diff(times) == 0).tolist() if values[i] != values[i + 1]]
+    if doubles:
+        suspect(
+            f"{path}:{lines[doubles[0]]}: the time {times[doubles[0]]:.6f} is in the list before; {len(doubles)} lines "
+            "repeat a time, and what was where then is uncertain; remove one of each two"
+        )
 
 
 def _is_inside(folder: Path, image: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mosaicmem._arrays import F32, as_array, check_number
-from mosaicmem._reading import open_file, read_depth
+from mosaicmem._images import read_depth
+from mosaicmem._reading import check_folder, in_name_order, open_file
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, suspect
 
 
 class DepthFromFiles:
@@ -54,15 +56,34 @@ class DepthFromFiles:
         units_per_metre: float = 1000.0,
         max_difference: float = 1e-3,
     ) -> DepthFromFiles:
-        """The ``.png`` or ``.npy`` files of a folder in the order of their names, one for each timestamp."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder")
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".npy"))
-        if len(files) != len(timestamps):
+        """The ``.png`` and ``.npy`` files of a folder in the order of their names, one for each timestamp.
+
+        Numbers in names count as numbers, as they do wherever this library orders files: ``2.npy`` before ``10.npy``.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such folder.
+        FormatError
+            It is a file, or does not hold one file a timestamp, or holds one frame twice.
+
+        Warns
+        -----
+        SuspiciousInput
+            The order of the names is uncertain, or they are those of two series.
+        """
+        folder = check_folder(folder, "give the folder of depth images, .png or .npy, one a frame")
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        names = [path.name for path in paths if path.suffix.lower() in (".png", ".npy")]
+        if len(names) != len(timestamps):
+            others = sorted(path.name for path in paths if path.name not in names)
+            also = f"; {others[0]} is neither" if others else ""
             raise FormatError(
-                folder, f"expected {len(timestamps)} .png or .npy files, one a timestamp, got {len(files)}"
+                folder, f"expected {len(timestamps)} .png or .npy files, one a timestamp, got {len(names)}{also}"
             )
+        names = in_name_order(names, str, folder)
+        _check_series(folder, names)
+        files = [folder / name for name in names]
         return cls(files, timestamps, units_per_metre=units_per_metre, max_difference=max_difference)
 
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
@@ -83,10 +104,27 @@ class DepthFromFiles:
                 f"the nearest, {self.files[nearest].name}, is {difference:g} s away"
             )
         path = self.files[nearest]
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return _read_array(path, (intrinsics.height, intrinsics.width))
         size = (intrinsics.width, intrinsics.height)
         return read_depth(path, size, self.units_per_metre, invalid=65535)
+
+
+def _check_series(folder: Path, names: Sequence[str]) -> None:
+    """Say so where names differ in more than their numbers: files of two kinds may be mixed. Refuse a frame twice."""
+    kinds: dict[str, str] = {}
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = name[: -len(".png")]
+        kinds.setdefault(re.sub("[0-9]+", "0", stem), name)
+        if stem in stems:
+            raise FormatError(folder / name, f"expected one file a frame, got {stems[stem]} too; keep one of them")
+        stems[stem] = name
+    if len(kinds) > 1:
+        suspect(
+            f"{folder}: files of {len(kinds)} kinds, such as {' and '.join(list(kinds.values())[:2])}, are taken as "
+            "one series, in the order of their names; keep depth in a folder of its own"
+        )
 
 
 def _read_array(path: Path, shape: tuple[int, int]) -> F32:
@@ -97,6 +135,15 @@ def _read_array(path: Path, shape: tuple[int, int]) -> F32:
     except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
         raise FormatError(path, f"not a .npy array: {error}") from None
     if mapped.shape != shape or mapped.dtype.kind != "f":
-        raise FormatError(path, f"expected floating-point metres of shape {shape}, got {mapped.dtype} {mapped.shape}")
+        hint = ""
+        if mapped.shape in ((1, *shape), (*shape, 1)):
+            hint = "; leave out the axis of length 1"
+        elif mapped.shape == shape[::-1]:
+            hint = "; transposed?"
+        elif mapped.dtype.kind in "iu":
+            hint = "; millimetres? divide by 1000"
+        raise FormatError(
+            path, f"expected floating-point metres of shape {shape}, got {mapped.dtype} {mapped.shape}{hint}"
+        )
     depth = np.asarray(mapped, dtype=np.float32)
     return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)

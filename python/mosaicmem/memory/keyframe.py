@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, check_choice, check_instance, suspect_depth
+from mosaicmem._arrays import (
+    F32,
+    ArrayLike,
+    as_array,
+    as_depth,
+    check_choice,
+    check_instance,
+    suspect_depth,
+    to_numpy,
+)
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.storage import MAX_CELLS
 
@@ -30,13 +39,15 @@ def as_keyframe(
 
     ``channels`` are those of before, None for any; ``dtype`` is what latents are kept as.
     """
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    _refuse_other_axes(to_numpy("latents", latents).shape, to_numpy("depth", depth).shape, intrinsics)
     grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True)
     rows, columns, depth_of_grid = grid.shape
     if min(grid.shape) == 0 or rows * columns > MAX_CELLS:
         raise ValueError(f"latents: expected 1 to {MAX_CELLS} cells and a channel, got shape {grid.shape}")
     if channels not in (None, depth_of_grid):
         raise ValueError(f"latents: expected {channels} channels as before, got {depth_of_grid}")
-    stride = _stride_of(check_instance("intrinsics", intrinsics, CameraIntrinsics), rows, columns)
+    stride = _stride_of(intrinsics, rows, columns)
     check_instance("pose", pose, CameraPose)
     z = as_depth("depth", depth, (rows, columns))
     suspect_depth("depth", z)
@@ -61,15 +72,45 @@ def as_keyframe(
     }
 
 
-def _stride_of(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
+def _refuse_other_axes(shape: tuple[int, ...], depth: tuple[int, ...], intrinsics: CameraIntrinsics) -> None:
+    """Refuse latents as a VAE gives them, whose grid would fit the image, or the depth, if their axes were others."""
+    if len(shape) == 5:
+        raise ValueError(
+            f"latents: expected shape (h, w, C) of one frame, got {shape}; if that is (B, C, T, h, w), take frame t of "
+            "video b as latents[b, :, t], and put channels last: .transpose(1, 2, 0) in NumPy, .permute(1, 2, 0) in "
+            "torch"
+        )
+    if len(shape) != 3 or shape[:2] == depth:
+        return
+    image = f"the image of {intrinsics.width}x{intrinsics.height} pixels"
+    if _is_grid(shape[1:], intrinsics) and (shape[1:] == depth or not _is_grid(shape[:2], intrinsics)):
+        raise ValueError(
+            f"latents: expected shape (h, w, C), channel last, got {shape}, which fits {image} as (C, h, w); use "
+            ".transpose(1, 2, 0) in NumPy, .permute(1, 2, 0) in torch"
+        )
+    if _is_grid(shape[1::-1], intrinsics) and not _is_grid(shape[:2], intrinsics):
+        raise ValueError(
+            f"latents: expected shape (h, w, C), got {shape}, which fits {image} as (w, h, C); transposed?"
+        )
+
+
+def _is_grid(grid: tuple[int, ...], intrinsics: CameraIntrinsics) -> bool:
+    """Whether (rows, columns) of whole strides, the same along both axes, make the image."""
+    rows, columns = grid
+    if min(rows, columns) < 1:
+        return False
     stride = intrinsics.width // columns
-    if (columns * stride, rows * stride) != (intrinsics.width, intrinsics.height):
+    return (columns * stride, rows * stride) == (intrinsics.width, intrinsics.height)
+
+
+def _stride_of(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
+    if not _is_grid((rows, columns), intrinsics):
         raise ValueError(
             f"intrinsics: expected an image that is a whole multiple of the {rows}x{columns} grid (rows x columns), "
             f"got {intrinsics.width}x{intrinsics.height} pixels (width x height); intrinsics of another resolution? "
             "use CameraIntrinsics.scaled"
         )
-    return stride
+    return intrinsics.width // columns
 
 
 def _narrow(latents: F32, dtype: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mosaicmem._arrays import F64, as_array
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in, open_file
+from mosaicmem._reading import errors_in, in_name_order, open_file
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
 from mosaicmem.camera.pose import CameraPose, quaternion_from_rotation, rotation_from_quaternion
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -81,7 +81,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     cameras = _read_binary_cameras(cameras_file) if kind == ".bin" else _read_text_cameras(cameras_file)
     if not 0 < len(images) <= MAX_FRAMES:
         raise FormatError(images_file, f"expected 1 to {MAX_FRAMES} images, got {len(images)}")
-    images.sort(key=lambda image: image.name)
+    images = in_name_order(images, lambda image: image.name, images_file)
     poses, used = [], []
     for image, time in zip(images, options.times(len(images)), strict=True):
         if image.camera not in cameras:

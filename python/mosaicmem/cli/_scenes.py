@@ -1,0 +1,54 @@
+"""The sequence that ``--scene`` names, and the options that say what its camera is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaicmem.cli._errors import UsageError
+from mosaicmem.cli._frames import parse_size
+from mosaicmem.cli._trajectories import parse_camera
+
+if TYPE_CHECKING:
+    from mosaicmem.datasets import RgbdSequence
+
+SceneIntrinsics = Annotated[
+    str | None,
+    typer.Option(
+        "--intrinsics",
+        metavar="FX,FY,CX,CY",
+        help="Pixels; in place of those of the scene, and of a camera path. Needs --size.",
+    ),
+]
+SceneSize = Annotated[
+    str | None, typer.Option("--size", metavar="WxH", help="Of the images; a scene's must be of this size.")
+]
+
+
+def open_scene(scene: str | Path, intrinsics: str | None, size: str | None) -> RgbdSequence:
+    """The sequence in a folder, with the camera that was given, if any.
+
+    Raises
+    ------
+    FileNotFoundError, FormatError
+        There is no such folder, or no sequence in it.
+    UsageError
+        Its images are not of the size that was given.
+    """
+    from mosaicmem.datasets import open_sequence
+
+    given = parse_camera(intrinsics, size)
+    try:
+        sequence = open_sequence(scene, intrinsics=given)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--scene: {error}") from None
+    if size is not None:
+        camera = sequence.intrinsics
+        if parse_size("--size", size) != (camera.width, camera.height):
+            raise UsageError(
+                f"--size: expected {camera.width}x{camera.height}, as the images of --scene are, got {size}; for a "
+                "camera path of another size, convert it to .json with that --size first"
+            )
+    return sequence
