@@ -226,7 +226,7 @@ class TestPose:
         rotation = random_pose(rng).world_from_camera
         with pytest.raises(ValueError, match=r"rounded to two decimals\? write three or more"):
             CameraPose(rotation.round(2))
-        with pytest.raises(ValueError, match="scaled by 0.5"):
+        with pytest.raises(ValueError, match=r"scaled by 0\.5"):
             CameraPose(np.diag([0.5, 0.5, 0.5, 1]) @ rotation.round(4))
 
     def test_quaternions_of_few_decimals(self, rng):

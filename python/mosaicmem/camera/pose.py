@@ -99,12 +99,13 @@ def invert_rigid(matrix: F64) -> F64:
     return inverse
 
 
-def check_norm(name: str, quaternion: F64) -> float:
-    """The norm of a quaternion, to divide by; a ValueError where it is too far from 1."""
+def unit_quaternion(name: str, quaternion: ArrayLike) -> tuple[F64, float]:
+    """A quaternion (4,) divided by its norm, and that norm; a ValueError where it is too far from 1."""
+    quaternion = as_array(name, quaternion, np.float64, (4,), finite=True)
     norm = float(np.linalg.norm(quaternion))
     if not abs(norm - 1) <= _NORM_LIMIT:
-        raise ValueError(f"{name}: expected a unit quaternion, got norm {norm:.6g}; are its columns the right ones?")
-    return norm
+        raise ValueError(f"{name}: expected a unit quaternion, got norm {norm:.6g}")
+    return quaternion / norm, norm
 
 
 def is_coarse(norm: float) -> bool:
@@ -228,12 +229,11 @@ class CameraPose:
         A norm that is off by what rounding to three decimals explains is divided out; one that is off by up to 1 % too,
         with a `SuspiciousInput`.
         """
-        quaternion = as_array("wxyz", wxyz, np.float64, (4,), finite=True)
-        norm = check_norm("wxyz", quaternion)
+        quaternion, norm = unit_quaternion("wxyz", wxyz)
         if is_coarse(norm):
             suspect(f"wxyz: {describe_coarse(norm)}")
         matrix = np.eye(4)
-        matrix[:3, :3] = rotation_from_quaternion(quaternion / norm)
+        matrix[:3, :3] = rotation_from_quaternion(quaternion)
         matrix[:3, 3] = as_array("position", position, np.float64, (3,), finite=True)
         return cls(matrix, timestamp)
 

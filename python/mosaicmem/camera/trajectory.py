@@ -13,9 +13,11 @@ import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
 from mosaicmem._files import read_json_object, write_json
+from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
-from mosaicmem.errors import FormatError
+from mosaicmem.camera.times import judge_times
+from mosaicmem.errors import FormatError, suspect
 
 SCHEMA = "mosaicmem.trajectory"
 SCHEMA_VERSION = 1
@@ -250,7 +252,17 @@ class CameraTrajectory(Sequence[CameraPose]):
         ------
         FormatError
             The file is not of this schema and version, or a frame in it is not a valid pose; the message names which.
+
+        Warns
+        -----
+        SuspiciousInput
+            Fields are not of this schema, or times do not look like seconds.
         """
+        return cls._load(path, judged=True)
+
+    @classmethod
+    def _load(cls, path: str | Path, *, judged: bool) -> CameraTrajectory:
+        """`load`; times are ``judged`` unless the caller knows their unit."""
         document = read_json_object(path)
         if document.get("schema") != SCHEMA:
             raise FormatError(path, f'expected "schema": "{SCHEMA}", got {document.get("schema")!r}')
@@ -258,10 +270,13 @@ class CameraTrajectory(Sequence[CameraPose]):
             raise FormatError(
                 path, f'expected "schema_version": {SCHEMA_VERSION}, got {document.get("schema_version")!r}'
             )
+        unread = Unread(("schema", "schema_version", "intrinsics", "frames", "timestamp", "world_from_camera"))
+        unread.look("", document)
         where = "intrinsics"
         try:
             fields = _object(document["intrinsics"])
-            unknown = set(fields) - set(CameraIntrinsics.__dataclass_fields__)
+            refuse_bent({**document, **fields})
+            unknown = {name for name in fields if not may_bend(name)} - set(CameraIntrinsics.__dataclass_fields__)
             if unknown:
                 raise ValueError(f"unknown key {min(unknown)!r}")
             intrinsics = CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
@@ -272,13 +287,19 @@ class CameraTrajectory(Sequence[CameraPose]):
             for i, frame in enumerate(document["frames"]):
                 where = f"frames[{i}]"
                 frame = _object(frame)
+                unread.look(where, frame)
+                refuse_bent(frame)
                 poses.append(CameraPose.from_world_from_camera(frame["world_from_camera"], frame["timestamp"]))
             where = "frames"
-            return cls(poses, intrinsics)
+            found = cls(poses, intrinsics)
         except KeyError as error:
             raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
+        unread.say(Path(path))
+        if judged and (suspicion := judge_times(np.array([pose.timestamp for pose in poses]))):
+            suspect(f"{path}: {suspicion}")
+        return found
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -25,6 +25,14 @@ Size = Annotated[
     typer.Option("--size", metavar="WxH", help="Of the images, for files that do not say (re10k, matrixgame)."),
 ]
 Fps = Annotated[float, typer.Option("--fps", help="Frames a second, for files without times.", min=0.001)]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(
+        "--time-unit",
+        metavar="s|ms|us|ns|frames",
+        help="Of the times in the file, where it is not that of its format. frames: numbers of frames.",
+    ),
+]
 
 
 def read_trajectory(
@@ -32,18 +40,23 @@ def read_trajectory(
     intrinsics: str | None = None,
     size: str | None = None,
     fps: float = 30.0,
+    time_unit: str | None = None,
     *,
     format: str | None = None,
     camera: CameraIntrinsics | None = None,
 ) -> CameraTrajectory:
     """A path from a file of any format. ``camera`` is that of a scene: taken where the file has none of its own."""
+    from mosaicmem._arrays import check_choice
     from mosaicmem.camera.formats import detect_format, load_trajectory
+    from mosaicmem.camera.times import TIME_UNITS
 
+    if time_unit is not None:
+        check_choice("--time-unit", time_unit, TIME_UNITS)
     given = _parse(intrinsics, size)
     if given is None and camera is not None and (format or detect_format(path)) in ("tum", "kitti"):
         given = camera
     pixels = None if size is None else parse_size("--size", size)
-    return load_trajectory(path, format, intrinsics=given, size=pixels, fps=fps)
+    return load_trajectory(path, format, intrinsics=given, size=pixels, fps=fps, time_unit=time_unit)
 
 
 def _parse(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
@@ -57,4 +70,8 @@ def _parse(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
         fx, fy, cx, cy = (float(part) for part in intrinsics.split(","))
     except ValueError:
         raise ValueError(f"--intrinsics: expected FX,FY,CX,CY in pixels, got {intrinsics!r}") from None
-    return CameraIntrinsics(fx, fy, cx, cy, *parse_size("--size", size))
+    pixels = parse_size("--size", size)
+    try:
+        return CameraIntrinsics(fx, fy, cx, cy, *pixels)
+    except ValueError as error:
+        raise ValueError(f"--intrinsics: {error}") from None

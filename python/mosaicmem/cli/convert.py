@@ -17,7 +17,7 @@ from mosaicmem.cli._common import (
     print_json,
     reports_errors,
 )
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
 _FORMATS = "mosaicmem, tum, kitti, colmap, colmap-binary, re10k, nerfstudio, matrixgame, worldplay"
 _SUFFIXES = {".json": "mosaicmem", ".npz": "matrixgame"}
@@ -36,6 +36,7 @@ def convert(
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = 30.0,
+    time_unit: TimeUnit = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -55,7 +56,7 @@ def convert(
     if kind is None:
         raise ValueError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
     found = source_format or detect_format(source)
-    path = read_trajectory(source, intrinsics, size, fps, format=found)
+    path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found)
     if _SUFFIXES.get(target.suffix, kind) != kind and (target.suffix == ".npz" or kind == "matrixgame"):
         raise ValueError(f"TARGET: expected a name that goes with {kind}, which is not {target.suffix}")
     if kind.startswith("colmap"):

@@ -29,7 +29,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._generate_inputs import Inputs, make_depth_estimator, read_inputs
 from mosaicmem.cli._settings import read_settings
-from mosaicmem.cli._trajectories import Intrinsics, Size
+from mosaicmem.cli._trajectories import Intrinsics, Size, TimeUnit
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -97,6 +97,7 @@ def generate(
     ] = None,
     intrinsics: Intrinsics = None,
     size: Size = None,
+    time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
     seed: OptionalSeed = None,
@@ -136,7 +137,7 @@ def generate(
     )
     if save_memory is not None and not is_same:
         check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
-    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
+    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, time_unit)
     if ablate and not inputs.targets:
         raise ValueError("--ablate: expected --frames, whose true images its figures are measured against")
     warn_of_overlap(inputs.targets, inputs.remembered)

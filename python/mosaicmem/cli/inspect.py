@@ -9,10 +9,14 @@ import typer
 
 from mosaicmem.cli._common import AsJson, Config, Debug, Set, Threads, console, print_json, reports_errors
 from mosaicmem.cli._settings import read_settings
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from mosaicmem.pipeline import PipelineConfig
+
+    _Given: TypeAlias = tuple[Path, str | None, str | None, float, str | None]  # what read_trajectory takes
 
 
 @reports_errors
@@ -30,6 +34,7 @@ def inspect(
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = 30.0,
+    time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
     as_json: AsJson = False,
@@ -48,12 +53,12 @@ def inspect(
         raise FileNotFoundError(f"{target}: no folder of a store, and no file of a camera path")
     if (target / MANIFEST).is_file() or (target.is_dir() and not _is_colmap(target)):
         settings = read_settings(config, changes)
-        given = None if trajectory is None else (trajectory, intrinsics, size, fps)
+        given = None if trajectory is None else (trajectory, intrinsics, size, fps, time_unit)
         report = _inspect_store(target, given, coverage, stride, verify, settings, threads)
     else:
         if trajectory is not None or verify or coverage:
             raise ValueError(f"--trajectory, --verify, --coverage: expected a store with them, got {target}")
-        report = _inspect_path(target, intrinsics, size, fps, read_settings(config, changes))
+        report = _inspect_path((target, intrinsics, size, fps, time_unit), read_settings(config, changes))
     if as_json:
         print_json(report)
     else:
@@ -61,12 +66,14 @@ def inspect(
 
 
 def _is_colmap(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("images.txt", "images.bin"))
+    from mosaicmem.camera.formats.colmap_model import find_model
+
+    return find_model(folder) is not None
 
 
 def _inspect_store(
     folder: Path,
-    given: tuple[Path, str | None, str | None, float] | None,
+    given: _Given | None,
     coverage: bool,
     stride: int | None,
     verify: bool,
@@ -86,7 +93,7 @@ def _inspect_store(
     report: dict[str, Any] = {"store": str(folder), "verified": verify, **summarize(opened)}
     report["files"] = summarize_files(folder)
     if given is not None:
-        path = read_trajectory(given[0], given[1], given[2], given[3])
+        path = read_trajectory(*given)
         pixels = stride or stride_of(opened)
         path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
         frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
@@ -96,13 +103,11 @@ def _inspect_store(
     return report
 
 
-def _inspect_path(
-    file: Path, intrinsics: str | None, size: str | None, fps: float, settings: PipelineConfig
-) -> dict[str, Any]:
+def _inspect_path(given: _Given, settings: PipelineConfig) -> dict[str, Any]:
     from mosaicmem.camera.formats import detect_format
     from mosaicmem.camera.summary import summarize_trajectory
 
-    path = read_trajectory(file, intrinsics, size, fps)
+    file, path = given[0], read_trajectory(*given)
     keyframes = path.select_keyframes(
         settings.keyframe_translation, settings.keyframe_angle, settings.keyframe_interval
     )

@@ -23,7 +23,7 @@ from mosaicmem.cli._common import (
     progress_bar,
     reports_errors,
 )
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraTrajectory
@@ -50,6 +50,7 @@ def visualize(
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = 30.0,
+    time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
     as_json: AsJson = False,
@@ -79,7 +80,7 @@ def visualize(
     opened = MosaicMemoryStore.open(store, num_threads=threads)
     if not len(opened):
         raise ValueError(f"{store}: the store is empty")
-    path = None if trajectory is None else read_trajectory(trajectory, intrinsics, size, fps)
+    path = None if trajectory is None else read_trajectory(trajectory, intrinsics, size, fps, time_unit)
     cells = stride or stride_of(opened)
     if path is not None:
         path = _padded(path, cells)

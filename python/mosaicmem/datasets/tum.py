@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from mosaicmem._arrays import F64, Bool
 from mosaicmem._reading import check_folder, errors_in, image_size, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.camera.times import to_seconds
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
 
 _MAX_APART = 0.02  # seconds
 _ROUNDING = 1e-6  # float64 resolves times since 1970 to a quarter of this
-_LATEST = 1e12
+_LATEST = 1e19  # of nanoseconds
 _SIZE = (640, 480)
 _DEFAULT = (525.0, 525.0, 319.5, 239.5)
 _CALIBRATED = {
@@ -31,7 +32,8 @@ class TumRgbd(FolderSequence):
     """A sequence in the layout of the TUM RGB-D benchmark; images are read when asked for.
 
     ``rgb.txt`` and ``depth.txt`` list images (a line: timestamp, path in the folder), ``groundtruth.txt`` poses
-    (timestamp, tx ty tz, qx qy qz qw: world_from_camera); # begins a comment. Seconds and metres. Depth images are
+    (timestamp, tx ty tz, qx qy qz qw: world_from_camera); # begins a comment. Seconds and metres; times that can only
+    be of another unit, nanoseconds since 1970 say, are taken as such with a `SuspiciousInput`. Depth images are
     16-bit, 5000 a metre, 0 invalid.
 
     Each colour image goes with the depth image and with the pose that are nearest to it in time; one that has none of
@@ -62,6 +64,8 @@ class TumRgbd(FolderSequence):
         poses, lines = read_numbers(self._poses_path, 8)
         order = _order(self._poses_path, poses[:, 0], lines)
         poses = poses[order]
+        with errors_in(self._poses_path):
+            poses[:, 0] = to_seconds(self._poses_path, poses[:, 0])
 
         depth, has_depth = _nearest(depth_times, color_times)
         pose, has_pose = _nearest(poses[:, 0], color_times)
@@ -114,7 +118,8 @@ def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
         lines.append(line)
     stamps = np.array(times, dtype=np.float64)
     order = _order(path, stamps, lines)
-    return stamps[order], [images[i] for i in order]
+    with errors_in(path):
+        return to_seconds(path, stamps[order]), [images[i] for i in order]
 
 
 def _is_inside(folder: Path, image: str) -> bool:
