@@ -239,3 +239,15 @@ class TestTimesOfOtherUnits:
         path.write_text("".join(f"{i * 100_000_000} rgb/{i}.png\n" for i in range(4)))
         with pytest.raises(FormatError, match=r"rgb\.txt: times: expected seconds, .* nanoseconds\?"):
             TumRgbd(folder)
+
+
+def test_coarse_quaternions_are_normalised_and_named_once(folder):
+    for i in range(3):
+        edit(folder / "groundtruth.txt", i + 1, f"{START + i / 10:.6f} 0 0 0 0.006 0.711 0 0.711")
+    with pytest.warns(
+        SuspiciousInput, match=r"groundtruth\.txt: line 2 and 2 more: a quaternion of norm 1\.00\d+"
+    ) as caught:
+        sequence = TumRgbd(folder)
+    assert len(caught) == 1
+    for i in range(3):
+        assert np.linalg.norm(sequence.pose(i).quaternion) == pytest.approx(1)

@@ -433,6 +433,17 @@ class TestRealEstate10K:
         with pytest.raises(FormatError, match=message):
             load_trajectory(tmp_path / "a.txt", "re10k", size=(1280, 720))
 
+    def test_a_size_whose_sides_are_swapped_is_suspected_once(self, tmp_path):
+        lines = [f"{i * 50_000} 0.5 0.889 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 {i}\n" for i in range(3)]
+        (tmp_path / "a.txt").write_text("".join(lines))
+        with pytest.warns(SuspiciousInput, match="in one of 1280x720 they are; width and height swapped") as caught:
+            load_trajectory(tmp_path / "a.txt", size=(720, 1280))
+        assert len(caught) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for size in ((1280, 720), (500, 500), (640, 480)):
+                load_trajectory(tmp_path / "a.txt", size=size)
+
 
 class TestNerfstudio:
     def document(self, **changes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -103,14 +104,19 @@ def unit_quaternion(name: str, quaternion: ArrayLike) -> tuple[F64, float]:
     """A quaternion (4,) divided by its norm, and that norm; a ValueError where it is too far from 1."""
     quaternion = as_array(name, quaternion, np.float64, (4,), finite=True)
     norm = float(np.linalg.norm(quaternion))
-    if not abs(norm - 1) <= _NORM_LIMIT:
+    if not can_be_unit(norm):
         raise ValueError(f"{name}: expected a unit quaternion, got norm {norm:.6g}")
     return quaternion / norm, norm
 
 
-def is_coarse(norm: float) -> bool:
-    """Whether a norm is off by more than rounding a quaternion to three decimals explains."""
-    return abs(norm - 1) > _NORM_TOLERANCE
+def can_be_unit(norm: Any) -> Any:
+    """Whether the norm of a quaternion, or each of an array, is that of a unit quaternion that was rounded."""
+    return np.abs(norm - 1) <= _NORM_LIMIT
+
+
+def is_coarse(norm: Any) -> Any:
+    """Whether a norm, or each of an array, is off by more than rounding a quaternion to three decimals explains."""
+    return np.abs(norm - 1) > _NORM_TOLERANCE
 
 
 def describe_coarse(norm: float) -> str:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mosaicmem._arrays import F64, Bool
 from mosaicmem._reading import check_folder, errors_in, image_size, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.camera.formats.options import suspect_coarse
+from mosaicmem.camera.pose import can_be_unit, is_coarse
 from mosaicmem.camera.times import to_seconds
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError
@@ -79,6 +81,15 @@ class TumRgbd(FolderSequence):
         self._times = color_times[kept] - color_times[0]
         self._poses = poses[pose[kept], 1:]
         self._lines = [lines[order[i]] for i in pose[kept]]
+        self._normalise()
+
+    def _normalise(self) -> None:
+        """Makes unit quaternions of those that can be, and says once how coarse they are; `pose` refuses the others."""
+        norms = np.linalg.norm(self._poses[:, 3:], axis=1)
+        close = np.flatnonzero(can_be_unit(norms))
+        self._poses[close, 3:] /= norms[close, None]
+        coarse = close[is_coarse(norms[close])]
+        suspect_coarse(self._poses_path, [(f"line {self._lines[i]}", float(norms[i])) for i in coarse])
 
     @cached_property
     def intrinsics(self) -> CameraIntrinsics:

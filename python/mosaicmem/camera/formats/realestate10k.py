@@ -15,9 +15,10 @@ from mosaicmem._reading import errors_in, read_lines
 from mosaicmem.camera.formats.options import ReadOptions, one_camera, trajectory
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, suspect
 
 _COLUMNS = 19
+_SQUARE = 0.05  # by which the sides of a pixel may differ
 _MOST_FOCAL = 20.0  # parts of the image: a field of view under 3 degrees
 
 
@@ -33,6 +34,8 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if not rows:
         raise FormatError(path, "expected at least one frame, got none")
     times = options.seconds(path, np.array([row[0] for row in rows]), "us")
+    if options.intrinsics is None:
+        _suspect_swapped_size(path, rows[0], size)
     poses, cameras = [], []
     for (number, _), row, time in zip(lines, rows, times, strict=True):
         cameras.append((f"line {number}", row[1:5] * [size[0], size[1], size[0], size[1]], size))
@@ -69,6 +72,16 @@ def _row(path: Path, number: int, line: str) -> F64:
     if row[5:7].any():
         raise FormatError(path, f"expected no distortion, got {row[5]:g}, {row[6]:g}", number)
     return row
+
+
+def _suspect_swapped_size(path: Path, row: F64, size: tuple[int, int]) -> None:
+    """Pixels are square nearly always; with a size whose sides are swapped they are not."""
+    (width, height), fx, fy = size, row[1], row[2]
+    if abs(fx * height / (fy * width) - 1) < _SQUARE < abs(fx * width / (fy * height) - 1):
+        suspect(
+            f"{path}: in an image of {width}x{height} (size, --size) its pixels are not square, and in one of "
+            f"{height}x{width} they are; width and height swapped?"
+        )
 
 
 def _size_of(options: ReadOptions) -> tuple[int, int]:
