@@ -688,6 +688,13 @@ class TestMatrixGame:
                 with pytest.raises(FormatError, match=message):
                     load_trajectory(file, size=(640, 480))
 
+    def test_numbers_that_are_none_are_named(self, tmp_path, path):
+        params = np.tile(np.array(CAMERA.params), (11, 1))
+        params[:, 1] = np.nan
+        file = self.save(tmp_path, extrinsics_c2w=path.world_from_camera, intrinsics=params)
+        with pytest.raises(FormatError, match=r"intrinsics\[0\]: fy: expected a finite number, got nan"):
+            load_trajectory(file, size=(640, 480))
+
     def test_other_arrays(self, tmp_path, path):
         arrays = {"extrinsics_c2w": path.world_from_camera, "intrinsics": CAMERA.matrix}
         size = {"size": (640, 480)}

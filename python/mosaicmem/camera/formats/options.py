@@ -99,6 +99,10 @@ def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrin
 def one_camera(path: Path, cameras: Sequence[tuple[str, F64, tuple[int, int]]]) -> CameraIntrinsics:
     """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
     where, params, size = cameras[0]
+    try:
+        camera = CameraIntrinsics(*(float(x) for x in params), *size)
+    except (TypeError, ValueError) as error:
+        raise FormatError(path, f"{where}: {error}") from None
     for other, theirs, their_size in cameras[1:]:
         if their_size != size or not np.allclose(theirs, params, rtol=1e-6, atol=1e-6):
             raise FormatError(
@@ -106,11 +110,7 @@ def one_camera(path: Path, cameras: Sequence[tuple[str, F64, tuple[int, int]]]) 
                 f"{other}: expected the camera of {where} ({_text(params, size)}), got {_text(theirs, their_size)}; "
                 "a trajectory has one camera",
             )
-    fx, fy, cx, cy = (float(x) for x in params)
-    try:
-        return CameraIntrinsics(fx, fy, cx, cy, *size)
-    except (TypeError, ValueError) as error:
-        raise FormatError(path, f"{where}: {error}") from None
+    return camera
 
 
 def _text(params: F64, size: tuple[int, int]) -> str:
