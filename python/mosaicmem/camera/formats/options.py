@@ -100,7 +100,8 @@ def one_camera(path: Path, cameras: Sequence[tuple[str, F64, tuple[int, int]]]) 
     """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
     where, params, size = cameras[0]
     try:
-        camera = CameraIntrinsics(*(float(x) for x in params), *size)
+        fx, fy, cx, cy = (float(x) for x in params)
+        camera = CameraIntrinsics(fx, fy, cx, cy, *size)
     except (TypeError, ValueError) as error:
         raise FormatError(path, f"{where}: {error}") from None
     for other, theirs, their_size in cameras[1:]:
