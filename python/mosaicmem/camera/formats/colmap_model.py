@@ -75,13 +75,13 @@ class Camera:
     def judged(self, path: Path) -> tuple[F64, tuple[int, int]]:
         """(fx, fy, cx, cy) and size; an error if it is no pinhole."""
         if self.model not in _PINHOLES:
-            known = ", ".join(_PINHOLES)
             raise FormatError(
                 path,
-                f"expected a camera of model {known}, got {self.model:.40}; use colmap image_undistorter",
+                f"expected a camera of model {', '.join(_PINHOLES)}, got {self.model:.40}; use "
+                "colmap image_undistorter",
                 self.line,
             )
-        _, count, focals = _PINHOLES[self.model]
+        count, focals = _PINHOLES[self.model][1:]
         if len(self.params) != count:
             raise FormatError(path, f"{self.model}: expected {count} parameters, got {len(self.params)}", self.line)
         rest = self.params[focals + 2 :]

@@ -14,7 +14,8 @@ from mosaicmem.camera.formats.colmap_model import find_model
 from mosaicmem.camera.formats.foreign import is_json, is_zip, what_file_is, what_folder_is, what_text_is
 from mosaicmem.camera.formats.options import ReadOptions
 from mosaicmem.camera.intrinsics import CameraIntrinsics
-from mosaicmem.camera.trajectory import SCHEMA, CameraTrajectory
+from mosaicmem.camera.trajectory import CameraTrajectory
+from mosaicmem.camera.trajectory_file import SCHEMA
 from mosaicmem.errors import FormatError
 
 
