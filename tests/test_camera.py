@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import random_pose
-from mosaicmem import CameraIntrinsics, CameraPose
+from mosaicmem import CameraIntrinsics, CameraPose, SuspiciousInput
 from mosaicmem.camera.pose import check_rigid, check_rigid_stack
 
 
@@ -73,6 +74,69 @@ class TestIntrinsics:
         with pytest.raises(ValueError, match="transposed"):
             CameraIntrinsics.from_opencv(intrinsics().matrix.T, 640, 480)
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ([[1, 0, 0], [0, 1, 0], [0, 0, 2]], r"scaled by 2\? divide it out"),
+            ([[1, 0.1, 0], [0, 1, 0], [0, 0, 1]], "skew moves pixels sideways"),
+            ([[1, 0, 0], [0, -1, 0], [0, 0, 1]], r"fy: expected more than 0, got -510; .* mirrors an axis"),
+            ([[0, 0, 0], [0, 1, 0], [0, 0, 1]], "fx: expected more than 0.0, got 0"),
+        ],
+    )
+    def test_matrices_that_are_no_k_are_explained(self, change, message):
+        matrix = np.array(change, float) @ intrinsics().matrix
+        for make in (CameraIntrinsics.from_matrix, CameraIntrinsics.from_opencv):
+            with pytest.raises(ValueError, match=message):
+                make(matrix, 640, 480)
+
+    def test_what_rounding_leaves_of_a_skew_is_no_skew(self):
+        matrix = intrinsics().matrix
+        matrix[0, 1] = 1e-13
+        assert CameraIntrinsics.from_matrix(matrix, 640, 480) == intrinsics()
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ((0, 0, 640, 480), r"corner of the image; left out, .* the middle is \(320, 240\) pixels"),
+            ((0.5, 0.5, 640, 480), "corner of the image"),
+            ((-0.5, 0.5, 640, 480), "corner of the image"),
+            ((320, 240, 480, 640), r"480x640 does not fit .* \(320, 240\), and 640x480 does; .* swapped\?"),
+            ((540, 960, 1920, 1080), r"1920x1080 does not fit .* swapped\?"),
+            ((512, 630, 1280, 1024), r"swapped\?"),
+            ((700, 240, 640, 480), "lies outside the image of 640x480"),
+            ((320, -3, 640, 480), "lies outside the image"),
+            ((960, 540, 640, 360), "intrinsics of an image of about 1920x1080"),
+        ],
+    )
+    def test_principal_points_are_suspected_once(self, values, message):
+        with pytest.warns(SuspiciousInput, match=message) as caught:
+            CameraIntrinsics(500, 500, *values)
+        assert len(caught) == 1
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            (0, 240, 640, 480),  # cut at its left edge to the middle
+            (240, 240, 480, 480),
+            (250, 260, 500, 512),
+            (200, 300, 640, 480),
+            (0, 0, 8, 8),
+            (0.5, 0.5, 1, 1),
+            (1, 0.5, 2, 1),
+        ],
+    )
+    def test_cut_and_tiny_images_are_fine(self, values):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            CameraIntrinsics(500, 500, *values)
+
+    def test_what_is_made_of_a_suspected_camera_is_not_suspected_again(self):
+        with pytest.warns(SuspiciousInput):
+            camera = CameraIntrinsics(500, 500, 320, 240, 480, 640)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            camera.scaled(240, 320).latent_grid(8).padded(7)
+
     def test_stride_must_divide_the_image(self):
         with pytest.raises(ValueError, match="stride: expected a divisor of the image size 640x480, got 7"):
             intrinsics().latent_grid(7)
@@ -136,6 +200,48 @@ class TestPose:
     def test_bad_matrices_are_explained(self, matrix, message):
         with pytest.raises((TypeError, ValueError), match=message):
             CameraPose.from_world_from_camera(matrix)
+
+    @pytest.mark.parametrize("decimals", [3, 4, 6])
+    def test_rounded_rotations_are_made_orthonormal(self, rng, decimals):
+        """As far off as rounding may put them, over many turns: one matrix and a stack of them alike."""
+        exact = np.stack([random_pose(rng).world_from_camera for _ in range(2000)])
+        rounded = exact.round(decimals)
+        for matrix in (check_rigid("m", rounded[0]), *check_rigid_stack("m", rounded)):
+            np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(check_rigid_stack("m", rounded), exact, atol=2 * 10.0**-decimals)
+
+    def test_the_worst_rounding_of_a_rotation(self):
+        """Each number of the row off by half a unit of the third decimal, all away from zero."""
+        third = 1 / math.sqrt(3)
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.stack([[third] * 3, np.array([1, -1, 0]) / 2**0.5, np.array([1, 1, -2]) / 6**0.5])
+        matrix[:3, :3] = matrix[[0, 2, 1], :3] if np.linalg.det(matrix[:3, :3]) < 0 else matrix[:3, :3]
+        matrix[0, :3] += 5e-4
+        np.testing.assert_allclose(np.linalg.norm(check_rigid("m", matrix)[0, :3]), 1, atol=1e-12)
+        matrix[0, :3] += 1e-4
+        with pytest.raises(ValueError, match="orthonormal"):
+            check_rigid("m", matrix)
+
+    def test_coarser_rotations_are_explained(self, rng):
+        rotation = random_pose(rng).world_from_camera
+        with pytest.raises(ValueError, match=r"rounded to two decimals\? write three or more"):
+            CameraPose(rotation.round(2))
+        with pytest.raises(ValueError, match=r"scaled by 0\.5"):
+            CameraPose(np.diag([0.5, 0.5, 0.5, 1]) @ rotation.round(4))
+
+    def test_quaternions_of_few_decimals(self, rng):
+        for _ in range(300):
+            exact = random_pose(rng).quaternion
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                pose = CameraPose.from_quaternion(exact.round(3), [0, 0, 0])
+            assert abs(pose.quaternion @ exact) > 1 - 1e-5
+        with pytest.warns(SuspiciousInput, match=r"norm 1\.004 was normalised; rounded to two decimals\?") as caught:
+            CameraPose.from_quaternion(1.004 * exact, [0, 0, 0])
+        assert len(caught) == 1
+        for norm in (1.02, 0.98, 0.0):
+            with pytest.raises(ValueError, match="expected a unit quaternion"):
+                CameraPose.from_quaternion(norm * exact, [0, 0, 0])
 
     def test_equal_poses_have_equal_hashes(self):
         other = np.eye(4)

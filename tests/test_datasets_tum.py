@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from dataset_helpers import HEIGHT, START, WIDTH, assert_depth, cut, make_frames, save, tum_pose, write_tum
+<<<<<<< HEAD
 from mosaicmem import CameraIntrinsics, FormatError, SuspiciousInput
+=======
+from mosaicmem import FormatError, SuspiciousInput
+>>>>>>> formats
 from mosaicmem.datasets import TumRgbd
 
 
@@ -258,7 +262,46 @@ def test_bad_images_are_named(folder):
 
 def test_intrinsics_are_for_images_of_four_to_three(folder):
     save(folder / "rgb" / f"{START:.6f}.png", np.zeros((32, 32, 3), np.uint8))
+<<<<<<< HEAD
     with pytest.raises(FormatError, match=r"expected an image of 4:3, as the freiburg1 camera .* is for, got 32x32"):
         TumRgbd(folder)
     camera = CameraIntrinsics(30, 30, 16, 16, 32, 32)
     assert TumRgbd(folder, intrinsics=camera).intrinsics == camera
+=======
+    with pytest.raises(FormatError, match="expected an image of 4:3, as its intrinsics are for, got 32x32"):
+        TumRgbd(folder)[0]
+
+
+class TestTimesOfOtherUnits:
+    def rewrite(self, folder, names, factor):
+        for name in names:
+            path = folder / name
+            words = [line.split(maxsplit=1) for line in path.read_text().splitlines() if not line.startswith("#")]
+            path.write_text("".join(f"{float(time) * factor:.0f} {rest}\n" for time, rest in words))
+
+    def test_since_1970_are_taken_for_what_they_must_be(self, folder, frames):
+        self.rewrite(folder, ["groundtruth.txt"], 1e9)
+        self.rewrite(folder, ["rgb.txt", "depth.txt"], 1e6)
+        with pytest.warns(SuspiciousInput, match=r"taken as (nano|micro)seconds") as caught:
+            sequence = TumRgbd(folder)
+        assert len(caught) == 3  # once a file
+        assert [seen.pose.timestamp for seen in sequence] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-5)
+
+    def test_intervals_alone_are_refused(self, folder):
+        path = folder / "rgb.txt"
+        path.write_text("".join(f"{i * 100_000_000} rgb/{i}.png\n" for i in range(4)))
+        with pytest.raises(FormatError, match=r"rgb\.txt: times: expected seconds, .* nanoseconds\?"):
+            TumRgbd(folder)
+
+
+def test_coarse_quaternions_are_normalised_and_named_once(folder):
+    for i in range(3):
+        edit(folder / "groundtruth.txt", i + 1, f"{START + i / 10:.6f} 0 0 0 0.006 0.711 0 0.711")
+    with pytest.warns(
+        SuspiciousInput, match=r"groundtruth\.txt: line 2 and 2 more: a quaternion of norm 1\.00\d+"
+    ) as caught:
+        sequence = TumRgbd(folder)
+    assert len(caught) == 1
+    for i in range(3):
+        assert np.linalg.norm(sequence.pose(i).quaternion) == pytest.approx(1)
+>>>>>>> formats

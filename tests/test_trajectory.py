@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import random_pose
-from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, FormatError
+from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, FormatError, SuspiciousInput
 
 K = CameraIntrinsics.from_fov(64, 48, fov_x=1.0)
 
@@ -121,6 +121,40 @@ class TestJson:
         with pytest.raises(FormatError, match=message) as error:
             CameraTrajectory.load(file)
         assert str(file) in str(error.value)
+
+    def test_unknown_fields_are_named_and_lenses_refused(self, tmp_path):
+        file = tmp_path / "path.json"
+
+        def load(change):
+            document = walk().to_dict()
+            change(document)
+            file.write_text(json.dumps(document))
+            return CameraTrajectory.load(file)
+
+        def add_to_all(document):
+            for frame in document["frames"]:
+                frame["exposure"] = 3
+
+        with pytest.warns(SuspiciousInput, match=r"passed over: exposure \(frames\[0\] and \d+ more\)") as caught:
+            load(add_to_all)
+        assert len(caught) == 1
+        with pytest.warns(SuspiciousInput, match=r"passed over: note"):
+            load(lambda d: d.update(note="a"))
+        for change, message in (
+            (lambda d: d["intrinsics"].update(k1=0.1), "intrinsics: expected no distortion"),
+            (lambda d: d.update(is_fisheye=True), "expected a pinhole camera"),
+            (lambda d: d["frames"][2].update(k1=0.1), r"frames\[2\]: expected no distortion"),
+        ):
+            with pytest.raises(FormatError, match=message):
+                load(change)
+        assert load(lambda d: d["intrinsics"].update(k1=0.0)) == walk()
+
+    def test_times_that_are_no_seconds_are_suspected(self, tmp_path):
+        poses = [pose.at(i * 5e7) for i, pose in enumerate(walk())]
+        CameraTrajectory(poses, K).save(tmp_path / "path.json")
+        with pytest.warns(SuspiciousInput, match="5e[+]07 s apart .* nanoseconds") as caught:
+            assert CameraTrajectory.load(tmp_path / "path.json")[1].timestamp == 5e7
+        assert len(caught) == 1
 
     @pytest.mark.parametrize("text", ['{"x": ' + "9" * 5000 + "}", '{"schema": \n "mosaic', "[1, 2]", "\xff\x00"])
     def test_broken_json(self, tmp_path, text):

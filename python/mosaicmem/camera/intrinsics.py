@@ -12,7 +12,12 @@ import numpy as np
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
 from mosaicmem.errors import SuspiciousInput, suspect
 
-_OFF_CENTRE = 0.15  # of the image, by which a principal point may be off
+# Parts of an image, by which a principal point is off its middle:
+_OFF_CENTRE = 0.15  # and may be, where it is off the same way along both axes
+_CENTRED = 0.05  # where it fits
+_NOT_CENTRED = 0.08  # where it does not; an image of 6:5 whose sides are swapped has this
+_LONGEST_PART = 20.0  # a focal length in parts of the image: a field of view under 3 degrees
+_TINY = 8  # pixels, of images about which a principal point says little
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class CameraIntrinsics:
     Warns
     -----
     SuspiciousInput
-        The principal point is that of another image size.
+        The principal point is that of another image size, or of an image whose width and height are swapped, is a part
+        of the image instead of pixels, lies in the corner or outside of the image.
     """
 
     fx: float
@@ -51,27 +57,59 @@ class CameraIntrinsics:
 
     def __post_init__(self) -> None:
         for name in ("fx", "fy"):
-            object.__setattr__(self, name, check_number(name, getattr(self, name), above=0.0))
+            focal = check_number(name, getattr(self, name))
+            if focal < 0:
+                raise ValueError(
+                    f"{name}: expected more than 0, got {focal:g}; a negative focal length mirrors an axis: keep it "
+                    "positive, and give the poses OpenCV's axes (from_opengl)"
+                )
+            object.__setattr__(self, name, check_number(name, focal, above=0.0))
         for name in ("cx", "cy"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         for name in ("width", "height"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=1))
-        self._suspect_another_resolution()
+        if suspicion := self._suspicion():
+            suspect(suspicion)
 
-    def _suspect_another_resolution(self) -> None:
-        """A principal point off the middle by the same part along both axes is that of another image size."""
-        if min(self.width, self.height) > 8 and max(self.cx, self.cy) <= 1 and min(self.cx, self.cy) > 0:
-            suspect(
+    def _suspicion(self) -> str | None:
+        """What looks like a common mistake; one thing, as one mistake often looks like several."""
+        w, h, x, y = self.width, self.height, self.cx / self.width, self.cy / self.height
+        if min(w, h) <= _TINY:
+            return self._of_another_resolution() if min(x, y) > 0 else None
+        if max(self.cx, self.cy) <= 1 and min(self.cx, self.cy) > 0 and min(self.fx, self.fy) < _LONGEST_PART:
+            return (
                 f"cx, cy: ({self.cx:g}, {self.cy:g}) are parts of an image, not pixels; multiply fx and cx by the "
-                f"width, {self.width}, and fy and cy by the height, {self.height}"
+                f"width, {w}, and fy and cy by the height, {h}"
             )
+        if max(abs(self.cx), abs(self.cy)) <= 1:
+            return (
+                f"cx, cy: ({self.cx:g}, {self.cy:g}) is the corner of the image; left out, or counted from the middle "
+                f"of the image? the middle is ({w / 2:g}, {h / 2:g}) pixels"
+            )
+        fits_swapped = max(abs(self.cx / h - 0.5), abs(self.cy / w - 0.5)) < _CENTRED
+        if fits_swapped and min(abs(x - 0.5), abs(y - 0.5)) > _NOT_CENTRED:
+            return (
+                f"width, height: {w}x{h} does not fit the principal point ({self.cx:g}, {self.cy:g}), and {h}x{w} "
+                "does; width and height swapped?"
+            )
+        other = self._of_another_resolution()
+        if other is None and not (0 <= x <= 1 and 0 <= y <= 1):
+            return (
+                f"cx, cy: ({self.cx:g}, {self.cy:g}) lies outside the image of {w}x{h}; intrinsics of another image "
+                "size, or of one that this was cut from?"
+            )
+        return other
+
+    def _of_another_resolution(self) -> str | None:
+        """A principal point off the middle by the same part along both axes is that of another image size."""
         x, y = self.cx / self.width, self.cy / self.height
-        if abs(x - y) < 0.1 * abs(x) and abs(x - 0.5) > _OFF_CENTRE:
-            size = f"{round(2 * self.cx)}x{round(2 * self.cy)}"
-            suspect(
-                f"cx, cy: ({self.cx:g}, {self.cy:g}) is far off the middle of {self.width}x{self.height}; intrinsics "
-                f"of an image of about {size}? make them with that size, then .scaled({self.width}, {self.height})"
-            )
+        if not (abs(x - y) < 0.1 * abs(x) and abs(x - 0.5) > _OFF_CENTRE):
+            return None
+        size = f"{round(2 * self.cx)}x{round(2 * self.cy)}"
+        return (
+            f"cx, cy: ({self.cx:g}, {self.cy:g}) is far off the middle of {self.width}x{self.height}; intrinsics "
+            f"of an image of about {size}? make them with that size, then .scaled({self.width}, {self.height})"
+        )
 
     @classmethod
     def from_fov(
@@ -90,12 +128,12 @@ class CameraIntrinsics:
     @classmethod
     def from_matrix(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
         """From K (3, 3) in this library's pixel frame (pixel centres at half-integers)."""
-        return cls(*_params_of(matrix), width, height)
+        return cls(*params_of_matrix("matrix", matrix), width, height)
 
     @classmethod
     def from_opencv(cls, matrix: ArrayLike, width: int, height: int) -> CameraIntrinsics:
         """From K (3, 3) whose integer coordinates are pixel centres: the principal point moves by +0.5."""
-        fx, fy, cx, cy = _params_of(matrix)
+        fx, fy, cx, cy = params_of_matrix("matrix", matrix)
         return cls(fx, fy, cx + 0.5, cy + 0.5, width, height)
 
     @property
@@ -176,11 +214,30 @@ class CameraIntrinsics:
         return {name: getattr(self, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
 
 
-def _params_of(matrix: ArrayLike) -> tuple[float, float, float, float]:
-    """(fx, fy, cx, cy) of a K (3, 3) without skew."""
-    k = as_array("matrix", matrix, np.float64, (3, 3), finite=True)
+def params_of_matrix(name: str, matrix: ArrayLike) -> tuple[float, float, float, float]:
+    """(fx, fy, cx, cy) of a K (3, 3): the one way in for every K, from arrays and from files.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no finite [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; the message begins with ``name`` and says the likely
+        mistake. Whether focal lengths are positive, `CameraIntrinsics` checks.
+    """
+    k = as_array(name, matrix, np.float64, (3, 3), finite=True)
     expected = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
-    if not np.allclose(k, expected, atol=1e-9):
-        hint = "; transposed?" if np.allclose(k[:2, 2], 0) and not np.allclose(k[2, :2], 0) else ""
-        raise ValueError(f"matrix: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}{hint}")
+    if not np.allclose(k, expected, rtol=0, atol=1e-9 * max(1.0, np.abs(k).max())):
+        raise ValueError(
+            f"{name}: expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}{_why_no_k(k)}"
+        )
     return float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])
+
+
+def _why_no_k(k: F64) -> str:
+    """The likely mistake in a matrix that is no K."""
+    if np.allclose(k[:2, 2], 0) and not np.allclose(k[2, :2], 0):
+        return "; transposed?"
+    if np.allclose(k[2], [0, 0, k[2, 2]]) and k[2, 2] not in (0.0, 1.0) and k[0, 1] == 0 == k[1, 0]:
+        return f"; scaled by {k[2, 2]:g}? divide it out"
+    if np.allclose(k[2], [0, 0, 1]) and k[1, 0] == 0:
+        return "; skew moves pixels sideways, which this camera has not: rectify the images"
+    return ""

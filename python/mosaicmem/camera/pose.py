@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_number
+from mosaicmem.errors import suspect
 
-_RIGID_TOLERANCE = 1e-3  # measured poses are often rounded to a few digits
+# Poses in files are often rounded to three decimals, which puts each number off by e <= 5e-4.
+_ROUNDING = 5e-4
+# Then R R^T is off by at most 2 |row|_1 e + 3 e^2, and a unit row has |row|_1 <= sqrt(3). The rest is float32's share.
+_RIGID_TOLERANCE = 2 * math.sqrt(3) * _ROUNDING + 3 * _ROUNDING**2 + 1e-6
+# The norm of a quaternion is off by at most |q|_1 e + 2 e^2, and a unit quaternion has |q|_1 <= 2.
+_NORM_TOLERANCE = 2 * _ROUNDING + 2 * _ROUNDING**2 + 1e-6
+_NORM_LIMIT = 20 * _ROUNDING + 200 * _ROUNDING**2 + 1e-6  # two decimals
 _MOST = 1e12  # metres
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -21,7 +29,7 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
     ------
     ValueError
         The matrix is not finite or beyond 1e12, its last row is not [0, 0, 0, 1], or its rotation is not
-        orthonormal with determinant +1 (each within 1e-3).
+        orthonormal with determinant +1. R R^T may be off by 1.7e-3, which rounding to three decimals explains.
     """
     m = as_array(name, matrix, np.float64, (4, 4), finite=True)
     if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
@@ -32,12 +40,9 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
     rotation = m[:3, :3]
     error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
     if error > _RIGID_TOLERANCE:
-        scale = float(np.cbrt(abs(np.linalg.det(rotation))))
-        if scale > 0 and np.allclose(rotation @ rotation.T, scale**2 * np.eye(3), rtol=_RIGID_TOLERANCE):
-            hint = f"it is scaled by {scale:.6g}: divide it out"
-        else:
-            hint = "a product with K, or a shear?"
-        raise ValueError(f"{name}: expected an orthonormal rotation, got one that is off by {error:.3g}; {hint}")
+        raise ValueError(
+            f"{name}: expected an orthonormal rotation, got one that is off by {error:.3g}; {_why_not_rigid(rotation)}"
+        )
     if np.linalg.det(rotation) < 0:
         raise ValueError(
             f"{name}: expected a rotation of determinant +1, got -1: an axis is mirrored; one OpenGL axis flipped "
@@ -49,6 +54,17 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
         u, _, vt = np.linalg.svd(rotation)
         rigid[:3, :3] = u @ vt
     return rigid
+
+
+def _why_not_rigid(rotation: F64) -> str:
+    """The likely mistake in a matrix (3, 3) that is not orthonormal."""
+    scale = float(np.cbrt(abs(np.linalg.det(rotation))))
+    if scale > 0 and np.allclose(rotation @ rotation.T / scale**2, np.eye(3), rtol=0, atol=_RIGID_TOLERANCE):
+        return f"it is scaled by {scale:.6g}: divide it out"
+    nearest = nearest_rotation(rotation)
+    if np.allclose(rotation, rotation.round(2), rtol=0, atol=1e-7) and np.abs(rotation - nearest).max() < 0.01:
+        return "rounded to two decimals? write three or more"
+    return "a product with K, or a shear?"
 
 
 def check_rigid_stack(name: str, matrices: F64) -> F64:
@@ -82,6 +98,30 @@ def invert_rigid(matrix: F64) -> F64:
     inverse[:3, :3] = matrix[:3, :3].T
     inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
     return inverse
+
+
+def unit_quaternion(name: str, quaternion: ArrayLike) -> tuple[F64, float]:
+    """A quaternion (4,) divided by its norm, and that norm; a ValueError where it is too far from 1."""
+    quaternion = as_array(name, quaternion, np.float64, (4,), finite=True)
+    norm = float(np.linalg.norm(quaternion))
+    if not can_be_unit(norm):
+        raise ValueError(f"{name}: expected a unit quaternion, got norm {norm:.6g}")
+    return quaternion / norm, norm
+
+
+def can_be_unit(norm: Any) -> Any:
+    """Whether the norm of a quaternion, or each of an array, is that of a unit quaternion that was rounded."""
+    return np.abs(norm - 1) <= _NORM_LIMIT
+
+
+def is_coarse(norm: Any) -> Any:
+    """Whether a norm, or each of an array, is off by more than rounding a quaternion to three decimals explains."""
+    return np.abs(norm - 1) > _NORM_TOLERANCE
+
+
+def describe_coarse(norm: float) -> str:
+    """What to say of a quaternion with such a norm."""
+    return f"a quaternion of norm {norm:.6g} was normalised; rounded to two decimals? its rotation is as coarse"
 
 
 def rotation_from_quaternion(wxyz: F64) -> F64:
@@ -190,13 +230,16 @@ class CameraPose:
 
     @classmethod
     def from_quaternion(cls, wxyz: ArrayLike, position: ArrayLike, timestamp: float = 0.0) -> CameraPose:
-        """From the rotation world_from_camera as a quaternion (w, x, y, z) and the camera's centre in the world."""
-        quaternion = as_array("wxyz", wxyz, np.float64, (4,), finite=True)
-        norm = float(np.linalg.norm(quaternion))
-        if abs(norm - 1) > 1e-3:
-            raise ValueError(f"wxyz: expected a unit quaternion, got norm {norm:.6g}")
+        """From the rotation world_from_camera as a quaternion (w, x, y, z) and the camera's centre in the world.
+
+        A norm that is off by what rounding to three decimals explains is divided out; one that is off by up to 1 % too,
+        with a `SuspiciousInput`.
+        """
+        quaternion, norm = unit_quaternion("wxyz", wxyz)
+        if is_coarse(norm):
+            suspect(f"wxyz: {describe_coarse(norm)}")
         matrix = np.eye(4)
-        matrix[:3, :3] = rotation_from_quaternion(quaternion / norm)
+        matrix[:3, :3] = rotation_from_quaternion(quaternion)
         matrix[:3, 3] = as_array("position", position, np.float64, (3,), finite=True)
         return cls(matrix, timestamp)
 

@@ -12,13 +12,11 @@ from typing import Any, overload
 import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
-from mosaicmem._files import read_json_object, write_json
+from mosaicmem._files import write_json
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.trajectory_file import SCHEMA, SCHEMA_VERSION, read_frames
 from mosaicmem.errors import FormatError
-
-SCHEMA = "mosaicmem.trajectory"
-SCHEMA_VERSION = 1
 
 _DOWN = np.array([0.0, 1.0, 0.0])
 
@@ -250,41 +248,22 @@ class CameraTrajectory(Sequence[CameraPose]):
         ------
         FormatError
             The file is not of this schema and version, or a frame in it is not a valid pose; the message names which.
+
+        Warns
+        -----
+        SuspiciousInput
+            Fields are not of this schema, or times do not look like seconds.
         """
-        document = read_json_object(path)
-        if document.get("schema") != SCHEMA:
-            raise FormatError(path, f'expected "schema": "{SCHEMA}", got {document.get("schema")!r}')
-        if document.get("schema_version") != SCHEMA_VERSION:
-            raise FormatError(
-                path, f'expected "schema_version": {SCHEMA_VERSION}, got {document.get("schema_version")!r}'
-            )
-        where = "intrinsics"
+        return cls._load(path, judged=True)
+
+    @classmethod
+    def _load(cls, path: str | Path, *, judged: bool) -> CameraTrajectory:
+        """`load`; times are ``judged`` unless the caller knows their unit."""
+        poses, intrinsics = read_frames(path, judged=judged)
         try:
-            fields = _object(document["intrinsics"])
-            unknown = set(fields) - set(CameraIntrinsics.__dataclass_fields__)
-            if unknown:
-                raise ValueError(f"unknown key {min(unknown)!r}")
-            intrinsics = CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
-            where = "frames"
-            if not isinstance(document["frames"], list):
-                raise TypeError(f"expected a list, got {type(document['frames']).__name__}")
-            poses = []
-            for i, frame in enumerate(document["frames"]):
-                where = f"frames[{i}]"
-                frame = _object(frame)
-                poses.append(CameraPose.from_world_from_camera(frame["world_from_camera"], frame["timestamp"]))
-            where = "frames"
             return cls(poses, intrinsics)
-        except KeyError as error:
-            raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
-        except (TypeError, ValueError) as error:
-            raise FormatError(path, f"{where}: {error}") from None
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object, got {type(value).__name__}")
-    return value
+        except ValueError as error:
+            raise FormatError(path, f"frames: {error}") from None
 
 
 def _frame_times(num_frames: int, fps: float) -> list[float]:

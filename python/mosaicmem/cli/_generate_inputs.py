@@ -64,6 +64,7 @@ def read_inputs(
     trajectory: Path | None,
     intrinsics: str | None,
     size: str | None,
+    time_unit: str | None = None,
 ) -> Inputs:
     """What the options of ``generate`` name, read; a `UsageError` says which of them do not go together.
 
@@ -83,7 +84,7 @@ def read_inputs(
         remembered = [] if memory is not None else [i for i in range(count) if i not in set(targets)]
     if trajectory is not None:
         camera = None if sequence is None else sequence.intrinsics
-        path = read_trajectory(trajectory, intrinsics, size, camera=camera)
+        path = read_trajectory(trajectory, intrinsics, size, time_unit=time_unit, camera=camera)
     else:
         assert sequence is not None
         path = sequence.trajectory(targets)

@@ -30,6 +30,14 @@ Fps = Annotated[
     float | None,
     typer.Option("--fps", help="Frames a second, for files without times. Default: 30.", min=0.001, callback=finite),
 ]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(
+        "--time-unit",
+        metavar="s|ms|us|ns|frames",
+        help="Of the times in the file, where it is not that of its format. frames: numbers of frames.",
+    ),
+]
 
 _TIMED = ("mosaicmem", "tum", "re10k")  # formats with a time for each frame
 
@@ -39,22 +47,27 @@ def read_trajectory(
     intrinsics: str | None = None,
     size: str | None = None,
     fps: float | None = None,
+    time_unit: str | None = None,
     *,
     format: str | None = None,
     camera: CameraIntrinsics | None = None,
 ) -> CameraTrajectory:
     """A path from a file of any format. ``camera`` is that of a scene: taken where the file has none of its own."""
     from mosaicmem.camera.formats import detect_format, load_trajectory
+    from mosaicmem.camera.times import TIME_UNITS
 
+    if time_unit is not None:
+        check_choice("--time-unit", time_unit, TIME_UNITS)
     given = parse_camera(intrinsics, size)
     pixels = None if size is None else parse_size("--size", size)
     kind = format or detect_format(path)
     if given is None and camera is not None and kind in ("tum", "kitti"):
         given = camera
-    if fps is not None and kind in _TIMED:
+    if fps is not None and kind in _TIMED and time_unit != "frames":
         raise UsageError(f"--fps: expected none for {path}, as files of the format {kind} have times")
-    with blames({"size": "--size", "intrinsics": "--intrinsics", "fps": "--fps"}):
-        return load_trajectory(path, kind, intrinsics=given, size=pixels, fps=30.0 if fps is None else fps)
+    rate = 30.0 if fps is None else fps
+    with blames({"size": "--size", "intrinsics": "--intrinsics", "fps": "--fps", "time_unit": "--time-unit"}):
+        return load_trajectory(path, kind, intrinsics=given, size=pixels, fps=rate, time_unit=time_unit)
 
 
 def parse_camera(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:

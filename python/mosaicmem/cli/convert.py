@@ -19,7 +19,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_choice, reports_errors
 from mosaicmem.cli._tables import say
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
 _FORMATS = "mosaicmem, tum, kitti, colmap, colmap-binary, re10k, nerfstudio, matrixgame, worldplay"
 _GUESSED = {".json": "mosaicmem", ".npz": "matrixgame"}
@@ -42,6 +42,7 @@ def convert(
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = None,
+    time_unit: TimeUnit = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -72,7 +73,7 @@ def convert(
     else:
         output = check_output_file(target, force, suffixes, name="TARGET")
     found = source_format or detect_format(source)
-    path = read_trajectory(source, intrinsics, size, fps, format=found)
+    path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found)
     if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)

@@ -26,13 +26,14 @@ from mosaicmem.cli._common import (
     same_place,
     save_store,
 )
-from mosaicmem.cli._errors import UsageError, reports_errors
+from mosaicmem.cli._errors import UsageError, check_useful, reports_errors
 from mosaicmem.cli._frames import warn_of_overlap
 from mosaicmem.cli._generate_inputs import Inputs, check_depth, make_depth_estimator, read_inputs
 from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
+from mosaicmem.cli._trajectories import TimeUnit
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -104,6 +105,7 @@ def generate(
     ] = None,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
+    time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
     seed: Seed = None,
@@ -140,7 +142,9 @@ def generate(
     check_output_folder(output, force, "generate")
     if save_memory is not None and not in_place:
         check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
-    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size)
+    if trajectory is None:
+        check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
+    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, time_unit)
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
     store = None if memory is None else _open(memory, settings)

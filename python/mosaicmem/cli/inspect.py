@@ -11,14 +11,18 @@ from mosaicmem.cli._common import AsJson, Config, Debug, Set, Threads, print_jso
 from mosaicmem.cli._errors import check_useful, reports_errors
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import print_figures, print_pairs, say
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from mosaicmem.pipeline import PipelineConfig
+
+    _Given: TypeAlias = tuple[Path, str | None, str | None, float | None, str | None]  # what read_trajectory takes
 
 _OF_STORES = (  # settings that decide what a store shows to a path
     *("top_k", "near", "far", "half_life", "min_visibility", "diversity_radius", "diversity_penalty"),
-    *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "num_threads"),
+    *("generated_weight", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "num_threads"),
 )
 _OF_PATHS = ("keyframe_translation", "keyframe_angle", "keyframe_interval", "window_size", "window_overlap")
 
@@ -38,6 +42,7 @@ def inspect(
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = None,
+    time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
     as_json: AsJson = False,
@@ -58,16 +63,16 @@ def inspect(
     if (target / MANIFEST).is_file() or (target.is_dir() and not _is_colmap(target)):
         if trajectory is None:
             idle: dict[str, object] = {"--coverage": coverage, "--stride": stride, "--intrinsics": intrinsics}
-            idle |= {"--size": size, "--fps": fps, "--config": config, "--set": changes}
+            idle |= {"--size": size, "--fps": fps, "--time-unit": time_unit, "--config": config, "--set": changes}
             check_useful(idle, "expected --trajectory, whose views the store is asked for")
         settings = read_settings(config, changes, given, command="inspect", used=_OF_STORES)
-        source = None if trajectory is None else (trajectory, intrinsics, size, fps)
+        source = None if trajectory is None else (trajectory, intrinsics, size, fps, time_unit)
         report = _inspect_store(target, source, coverage, stride, verify, settings)
     else:
         idle = {"--trajectory": trajectory, "--verify": verify, "--coverage": coverage, "--stride": stride}
         check_useful(idle, f"expected a store with them, got {target}")
         settings = read_settings(config, changes, given, command="inspect", used=_OF_PATHS)
-        report = _inspect_path(target, intrinsics, size, fps, settings)
+        report = _inspect_path((target, intrinsics, size, fps, time_unit), settings)
     if as_json:
         print_json(report)
     else:
@@ -75,12 +80,14 @@ def inspect(
 
 
 def _is_colmap(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("images.txt", "images.bin"))
+    from mosaicmem.camera.formats.colmap_model import find_model
+
+    return find_model(folder) is not None
 
 
 def _inspect_store(
     folder: Path,
-    given: tuple[Path, str | None, str | None, float | None] | None,
+    given: _Given | None,
     coverage: bool,
     stride: int | None,
     verify: bool,
@@ -97,7 +104,7 @@ def _inspect_store(
     report: dict[str, Any] = {"store": str(folder), "verified": verify, **summarize(opened)}
     report["files"] = summarize_files(folder)
     if given is not None:
-        path = read_trajectory(given[0], given[1], given[2], given[3])
+        path = read_trajectory(*given)
         pixels = stride or stride_of(opened)
         path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
         frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
@@ -107,13 +114,11 @@ def _inspect_store(
     return report
 
 
-def _inspect_path(
-    file: Path, intrinsics: str | None, size: str | None, fps: float | None, settings: PipelineConfig
-) -> dict[str, Any]:
+def _inspect_path(given: _Given, settings: PipelineConfig) -> dict[str, Any]:
     from mosaicmem.camera.formats import detect_format
     from mosaicmem.camera.summary import summarize_trajectory
 
-    path = read_trajectory(file, intrinsics, size, fps)
+    file, path = given[0], read_trajectory(*given)
     keyframes = path.select_keyframes(
         settings.keyframe_translation, settings.keyframe_angle, settings.keyframe_interval
     )

@@ -24,7 +24,7 @@ from mosaicmem.cli._errors import check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import parse_list
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraTrajectory
@@ -60,6 +60,7 @@ def visualize(
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = None,
+    time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
     as_json: AsJson = False,
@@ -83,7 +84,13 @@ def visualize(
     check_choice("--format", image_format, ("png", "svg"))
     if trajectory is None:
         idle: dict[str, object] = {"--frames": frames, "--stride": stride, "--top-k": top_k, "--fps": fps}
-        idle |= {"--intrinsics": intrinsics, "--size": size, "--config": config, "--set": changes}
+        idle |= {
+            "--intrinsics": intrinsics,
+            "--size": size,
+            "--time-unit": time_unit,
+            "--config": config,
+            "--set": changes,
+        }
         check_useful(idle, "expected --trajectory, whose views are drawn")
     settings = read_settings(config, changes, {"num_threads": threads}, command="visualize", used=_USED)
     require_matplotlib("visualize")
@@ -92,7 +99,7 @@ def visualize(
     opened = MosaicMemoryStore.open(store, num_threads=settings.num_threads)
     if not len(opened):
         raise ValueError(f"{store}: the store is empty")
-    path = None if trajectory is None else read_trajectory(trajectory, intrinsics, size, fps)
+    path = None if trajectory is None else read_trajectory(trajectory, intrinsics, size, fps, time_unit)
     shown = [] if path is None else _frames(frames, len(path))
     cells = 0 if path is None else stride or stride_of(opened)
     if path is not None:

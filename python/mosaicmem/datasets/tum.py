@@ -14,15 +14,25 @@ from mosaicmem._arrays import F64, Bool
 from mosaicmem._images import image_size
 from mosaicmem._reading import check_folder, errors_in, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+<<<<<<< HEAD
 from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
+=======
+from mosaicmem.camera.formats.options import suspect_coarse
+from mosaicmem.camera.pose import can_be_unit, is_coarse
+from mosaicmem.camera.times import to_seconds
+>>>>>>> formats
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError, suspect
 
 _MAX_APART = 0.02  # seconds
 _ROUNDING = 1e-6  # float64 resolves times since 1970 to a quarter of this
+<<<<<<< HEAD
 _LATEST = 1e12
 _LEFT_OUT = 0.2  # the part of all images without a partner that is worth a word
 _UNITS_PER_METRE = 5000.0
+=======
+_LATEST = 1e19  # of nanoseconds
+>>>>>>> formats
 _SIZE = (640, 480)
 _DEFAULT = (525.0, 525.0, 319.5, 239.5)
 _CALIBRATED = {
@@ -37,7 +47,8 @@ class TumRgbd(FolderSequence):
     """A sequence in the layout of the TUM RGB-D benchmark; images are read when asked for.
 
     ``rgb.txt`` and ``depth.txt`` list images (a line: timestamp, path in the folder), ``groundtruth.txt`` poses
-    (timestamp, tx ty tz, qx qy qz qw: world_from_camera); # begins a comment. Seconds and metres. Depth images are
+    (timestamp, tx ty tz, qx qy qz qw: world_from_camera); # begins a comment. Seconds and metres; times that can only
+    be of another unit, nanoseconds since 1970 say, are taken as such with a `SuspiciousInput`. Depth images are
     16-bit, 5000 a metre, 0 invalid.
 
     Each colour image goes with the depth image and with the pose that are nearest to it in time; one that has none of
@@ -78,7 +89,12 @@ class TumRgbd(FolderSequence):
         poses, lines = read_numbers(self._poses_path, 8)
         order = _order(self._poses_path, poses[:, 0], lines)
         poses = poses[order]
+<<<<<<< HEAD
         _suspect_doubles(self._poses_path, poses[:, 0], poses[:, 1:].tolist(), [lines[i] for i in order])
+=======
+        with errors_in(self._poses_path):
+            poses[:, 0] = to_seconds(self._poses_path, poses[:, 0])
+>>>>>>> formats
 
         depth, has_depth = _nearest(depth_times, color_times)
         pose, has_pose = _nearest(poses[:, 0], color_times)
@@ -100,6 +116,15 @@ class TumRgbd(FolderSequence):
         self._times = color_times[kept] - color_times[0]
         self._poses = poses[pose[kept], 1:]
         self._lines = [lines[order[i]] for i in pose[kept]]
+        self._normalise()
+
+    def _normalise(self) -> None:
+        """Makes unit quaternions of those that can be, and says once how coarse they are; `pose` refuses the others."""
+        norms = np.linalg.norm(self._poses[:, 3:], axis=1)
+        close = np.flatnonzero(can_be_unit(norms))
+        self._poses[close, 3:] /= norms[close, None]
+        coarse = close[is_coarse(norms[close])]
+        suspect_coarse(self._poses_path, [(f"line {self._lines[i]}", float(norms[i])) for i in coarse])
 
     def pose(self, index: int) -> CameraPose:
         """Where a frame was taken, by the pose nearest in time, and when; metres, seconds."""
@@ -143,6 +168,7 @@ def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
         lines.append(line)
     stamps = np.array(times, dtype=np.float64)
     order = _order(path, stamps, lines)
+<<<<<<< HEAD
     stamps, ordered = stamps[order], [images[i] for i in order]
     ordered_lines = [lines[i] for i in order]
     _suspect_doubles(path, stamps, ordered_lines, ordered_lines)
@@ -166,6 +192,10 @@ def _suspect_doubles(path: Path, times: F64, values: Sequence[object], lines: li
             f"{path}:{lines[doubles[0]]}: the time {times[doubles[0]]:.6f} is in the list before; {len(doubles)} lines "
             "repeat a time, and what was where then is uncertain; remove one of each two"
         )
+=======
+    with errors_in(path):
+        return to_seconds(path, stamps[order]), [images[i] for i in order]
+>>>>>>> formats
 
 
 def _is_inside(folder: Path, image: str) -> bool:

@@ -67,7 +67,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
         fx, fy, cx, cy, stride, timestamp = exported["camera"][i].tolist()
         matrix = np.eye(4)
         matrix[:3] = exported["world_from_camera"][i]
-        pixels = CameraIntrinsics(fx, fy, cx, cy, columns * int(stride), rows * int(stride))
+        pixels = CameraIntrinsics._derived(fx, fy, cx, cy, columns * int(stride), rows * int(stride))
         yield ObservedKeyframe(
             _widened(latents),
             np.where(alive & np.isfinite(depth) & (depth > 0), depth, np.float32(0)),

@@ -32,6 +32,7 @@ from mosaicmem.device.mirror import StoreMirror
 from mosaicmem.device.retrieval import retrieve as retrieve_on_device
 from mosaicmem.memory.keyframe import as_keyframe
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.recency import suspect_forgotten
 from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.storage import StoreFolder, StoreSettings, open_folder
 
@@ -100,6 +101,7 @@ class MosaicMemoryStore:
         self.device_bytes = None if device_bytes is None else check_integer("device_bytes", device_bytes, minimum=0)
         self._mirror = self._new_mirror()
         self._next_frame_id = 0
+        self._said_forgotten = False
         self._folder: StoreFolder | None = None
         self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
         self._lock = ForkSafeLock()  # of the three above
@@ -220,16 +222,31 @@ class MosaicMemoryStore:
         RetrievedPatches
             Front to back. Equal scores go to the smaller id. From a store on a device, arrays there, with int64 ids;
             this waits for their number, which `retrieve_window` does not.
+
+        Warns
+        -----
+        SuspiciousInput
+            Nothing is left of what the camera sees, since all of the store is 30 half-lives old or older; once a store.
         """
         chosen = RetrievalOptions(**options)
         if self._mirror is not None:
             window = self.retrieve_window(CameraTrajectory([pose], intrinsics), **options)
             count = int(to_host("count", window.count)[0])
+            if not count:
+                suspect_forgotten(self, intrinsics, [pose], chosen)
             parts = (window.ids, window.scores, window.pixels, window.depth)
             return RetrievedPatches(*(part[0][:count] for part in parts))
         camera, camera_from_world = _view(intrinsics, pose, chosen.near, chosen.far)
-        found = self._core.retrieve(camera, camera_from_world, pose.timestamp, *chosen.core_arguments())
-        return _retrieved(found)
+        found = _retrieved(self._core.retrieve(camera, camera_from_world, pose.timestamp, *chosen.core_arguments()))
+        if not len(found):
+            suspect_forgotten(self, intrinsics, [pose], chosen)
+        return found
+
+    def _sees(self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions) -> bool:
+        """Whether anything is retrieved, on the host."""
+        camera, camera_from_world = _view(intrinsics, pose, options.near, options.far)
+        found = self._core.retrieve(camera, camera_from_world, pose.timestamp, *options.core_arguments())
+        return len(found["id"]) > 0
 
     def retrieve_window(self, targets: CameraTrajectory, **options: Any) -> RetrievedWindow:
         """`retrieve` for each camera of a window, in arrays of one size.
@@ -275,6 +292,8 @@ class MosaicMemoryStore:
         check_instance("targets", targets, CameraTrajectory)
         camera, camera_from_world, times = cameras(targets, options)
         sights = self._core.look(camera, camera_from_world, times, *options.core_arguments(), self.num_threads)
+        if not any(len(found["id"]) for found, _, _ in sights):
+            suspect_forgotten(self, targets.intrinsics, list(targets), options)
         return [
             (_retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], landed))
             for found, described, landed in sights

@@ -16,7 +16,11 @@ format          pose                                intrinsics                  
 ``worldplay``   world_from_camera                   yes, image is 2 cx x 2 cy   no
 ==============  ==================================  ==========================  ================
 
-All but nerfstudio have OpenCV's camera axes (+x right, +y down, +z forward).
+All but nerfstudio have OpenCV's camera axes (+x right, +y down, +z forward). ``nerfstudio`` is also what instant-ngp,
+Blender and Neuralangelo write. Times are seconds but for ``re10k``, unless ``time_unit`` says otherwise.
+
+What would bend or skew the image is refused, other fields that are not known are named in a `SuspiciousInput`, and
+every K passes the same check, `params_of_matrix` in `mosaicmem.camera.intrinsics`.
 """
 
 from mosaicmem.camera.formats.registry import (

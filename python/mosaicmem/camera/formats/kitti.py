@@ -20,13 +20,14 @@ _LAST_ROW = np.array([[0.0, 0.0, 0.0, 1.0]])
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks twelve numbers a line and rotations."""
+    intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 12)
     poses = []
-    for row, line, time in zip(rows, lines, options.times(len(lines)), strict=True):
+    for row, line, time in zip(rows, lines, options.times(path, len(lines)), strict=True):
         with errors_in(path, line):
             matrix = np.concatenate([row.reshape(3, 4), _LAST_ROW])
             poses.append(CameraPose.from_world_from_camera(matrix, time))
-    return trajectory(path, poses, options.need_intrinsics(path))
+    return trajectory(path, poses, intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

@@ -15,8 +15,10 @@ import numpy as np
 
 from mosaicmem._arrays import F64
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import open_file
+from mosaicmem._reading import errors_in, open_file
+from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.intrinsics import params_of_matrix
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
@@ -37,29 +39,39 @@ _NPZ_ERRORS = (  # what zipfile and NumPy raise on files that are damaged, encry
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks shapes, last rows and rotations."""
-    arrays = _arrays(path)
+    """Checks shapes, that nothing is distorted, last rows and rotations."""
+    arrays, others = _arrays(path)
     name = next((name for name in _POSES if name in arrays), None)
     if name is None:
-        raise FormatError(path, f"expected an array extrinsics_c2w, got {', '.join(sorted(arrays)) or 'none'}")
+        there = ", ".join(name[:40] for name in sorted([*arrays, *others])[:12]) or "none"
+        raise FormatError(
+            path,
+            "expected an array extrinsics_c2w (N, 4, 4) of world_from_camera, and intrinsics, as Matrix-Game's "
+            f"camera.npz has them, got the arrays {there}; rename them, if they hold the same",
+        )
     matrices = arrays[name]
+    if set(_POSES) <= arrays.keys() and not np.array_equal(*(arrays[name] for name in _POSES)):
+        raise FormatError(path, f"expected one of {' and '.join(_POSES)}, or both alike, got two that differ")
     if matrices.ndim != 3 or matrices.shape[1:] != (4, 4) or not 0 < len(matrices) <= MAX_FRAMES:
         raise FormatError(path, f"{name}: expected shape (N, 4, 4), got {matrices.shape}")
+    _check_intrinsics(path, arrays, options)
     poses = []
-    for i, (matrix, time) in enumerate(zip(matrices, options.times(len(matrices)), strict=True)):
+    for i, (matrix, time) in enumerate(zip(matrices, options.times(path, len(matrices)), strict=True)):
         try:
             poses.append(CameraPose.from_world_from_camera(matrix, time))
         except ValueError as error:
             raise FormatError(path, f"{name}[{i}]: {error}") from None
-    if options.intrinsics is not None:
-        return trajectory(path, poses, options.intrinsics)
-    if "intrinsics" not in arrays:
-        raise FormatError(path, "expected an array intrinsics")
-    if options.size is None:
-        raise FormatError(path, "the file has no image size: give that of the anchor image (--size)")
-    params = _params(path, arrays["intrinsics"], len(poses))
-    cameras = [(f"intrinsics[{i}]", row, options.size) for i, row in enumerate(params)]
-    return trajectory(path, poses, one_camera(path, cameras))
+    unread = Unread((*_POSES, "intrinsics"))
+    unread.look("", others)
+    if options.intrinsics is None:
+        params = _params(path, arrays["intrinsics"], len(poses))
+        assert options.size is not None
+        cameras = [(f"intrinsics[{i}]", row, options.size) for i, row in enumerate(params)]
+        found = trajectory(path, poses, one_camera(path, cameras))
+    else:
+        found = trajectory(path, poses, options.intrinsics)
+    unread.say(path)
+    return found
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
@@ -69,8 +81,20 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
         np.savez(file, extrinsics_c2w=path_of_camera.world_from_camera, intrinsics=params)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an npz file, unpacked only if they are small enough and none is pickled."""
+def _check_intrinsics(path: Path, arrays: dict[str, Any], options: ReadOptions) -> None:
+    """What can be found wrong before any pose is looked at."""
+    if options.intrinsics is not None:
+        return
+    if "intrinsics" not in arrays:
+        raise FormatError(path, "expected an array intrinsics, or other ones in its place (intrinsics, --intrinsics)")
+    if options.size is None:
+        raise FormatError(path, "the file has no image size: give that of the anchor image (size, --size)")
+    with errors_in(path):
+        refuse_bent({name: value for name, value in arrays.items() if may_bend(name)})
+
+
+def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The arrays that are read, unpacked only if they are small enough and none is pickled, and others' names."""
     try:
         with open_file(path) as file:
             with zipfile.ZipFile(file) as archive:
@@ -79,24 +103,32 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 raise FormatError(path, f"expected at most {_MAX_BYTES} bytes, got {total}")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archived:
-                wanted = [name for name in (*_POSES, "intrinsics") if name in archived.files]
+                wanted = [name for name in archived.files if name in (*_POSES, "intrinsics") or may_bend(name)]
                 found = {name: archived[name] for name in wanted}
+                others = [name for name in archived.files if name not in wanted]
     except FormatError:
         raise
     except _NPZ_ERRORS as error:
         raise FormatError(path, f"not a readable npz file: {error}") from None
+    arrays: dict[str, Any] = {}
     for name, array in found.items():
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind == "U" and array.ndim == 0 and may_bend(name):  # the name of a camera model
+            arrays[name] = str(array)
+        elif array.dtype.kind not in "bfiu":
             raise FormatError(path, f"{name}: expected numbers, got {array.dtype}")
-    return {name: array.astype(np.float64) for name, array in found.items()}
+        else:
+            arrays[name] = array.astype(np.float64)
+    return arrays, others
 
 
 def _params(path: Path, intrinsics: F64, frames: int) -> F64:
     """fx, fy, cx, cy of each frame, (N, 4)."""
     if intrinsics.shape[-2:] == (3, 3) and intrinsics.ndim <= 3:
-        intrinsics = np.stack(
-            [intrinsics[..., 0, 0], intrinsics[..., 1, 1], intrinsics[..., 0, 2], intrinsics[..., 1, 2]], axis=-1
-        )
+        with errors_in(path):
+            if intrinsics.ndim == 2:
+                intrinsics = np.array(params_of_matrix("intrinsics", intrinsics))
+            else:
+                intrinsics = np.array([params_of_matrix(f"intrinsics[{i}]", k) for i, k in enumerate(intrinsics)])
     if intrinsics.shape == (4,):
         intrinsics = np.tile(intrinsics, (frames, 1))
     if intrinsics.shape != (frames, 4):

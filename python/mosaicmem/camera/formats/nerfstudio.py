@@ -1,6 +1,8 @@
-"""nerfstudio's transforms.json: world_from_camera with OpenGL axes (+y up, looking along -z), pixels as COLMAP's.
+"""transforms.json of nerfstudio, instant-ngp and Blender: world_from_camera, OpenGL axes (+y up, looking along -z).
 
-Intrinsics stand once, or in each frame: fl_x, fl_y, cx, cy, w, h. Frames may have a "time".
+Pixels are COLMAP's. Intrinsics stand once, or in each frame: fl_x, fl_y or fields of view, cx, cy, w, h. All frames
+have a "time" in seconds, or none. Positions are taken as the file has them: ``applied_transform`` was applied to them
+already, and ``scale`` and ``offset`` are what instant-ngp does with them later.
 """
 
 from __future__ import annotations
@@ -13,38 +15,74 @@ import numpy as np
 
 from mosaicmem._arrays import F64, as_array, check_number
 from mosaicmem._files import read_json_object, write_json
+from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
 from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, suspect
 
-_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_READ = (
+    *("frames", "transform_matrix", "time", "w", "h", "fl_x", "fl_y", "cx", "cy"),
+    *("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
+    *("from_na", "from_mitsuba", "applied_transform", "applied_scale", "scale", "offset", "centered", "scaled"),
+)
+_HARMLESS = (
+    # files that belong to frames, and what is known of them
+    *("file_path", "mask_path", "mask_file_path", "fg_mask_path", "depth_file_path", "depth_path", "normal_file_path"),
+    *("normal_path", "semantic_path", "segmentation_path", "instance_path", "ply_file_path", "light_file_path"),
+    *(
+        "colmap_im_id",
+        "colmap_image_id",
+        "image_id",
+        "camera_id",
+        "sharpness",
+        "sharpness_discard_threshold",
+        "sharpen",
+    ),
+    *("train_filenames", "val_filenames", "test_filenames", "n_frames", "split"),
+    # depth files, which are not read
+    *("integer_depth_scale", "enable_depth_loading", "depth_unit_scale_factor", "enable_ray_loading"),
+    # what a viewer or a training makes of the scene
+    *("aabb", "aabb_scale", "aabb_range", "render_aabb", "render_aabb_to_local", "sphere_center", "sphere_radius"),
+    *("scene_box", "crop", "near", "far", "up", "orientation_override", "auto_scale_poses_override"),
+    *("fisheye_crop_radius", "n_extra_learnable_dims", "importance_sampling", "wants_importance_sampling"),
+    *("env_map", "background", "is_hdr", "white_transparent", "black_transparent", "mask_color", "fix_premult"),
+    "rotation",  # Blender's: by how much the turntable moves to the next frame
+)
+_SAME_FOCAL = 0.01
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks the camera model, that nothing is distorted, and rotations. Frames keep the order of the file."""
+    """Checks the camera model, that nothing is distorted, fields that contradict each other, and rotations.
+
+    Frames keep the order of the file.
+    """
     document = read_json_object(path)
     frames = document.get("frames")
     if not isinstance(frames, list) or not frames or len(frames) > MAX_FRAMES:
         raise FormatError(path, f"frames: expected a list of 1 to {MAX_FRAMES} frames")
-    times = options.times(len(frames))
+    unread = Unread((*_READ, *_HARMLESS))
+    unread.look("", document)
+    times = _times(path, frames, options)
     poses, cameras = [], []
     for i, frame in enumerate(frames):
         where = f"frames[{i}]"
         try:
-            if not isinstance(frame, dict):
-                raise TypeError(f"expected an object, got {type(frame).__name__}")
+            unread.look(where, frame)
             matrix = as_array("transform_matrix", _matrix(frame), np.float64, (4, 4), finite=True)
-            time = check_number("time", frame["time"]) if "time" in frame else times[i]
-            poses.append(CameraPose.from_opengl(matrix, time))
+            fields = {**document, **frame}
+            _check_axes(fields)
             if options.intrinsics is None:
-                cameras.append((where, *_camera({**document, **frame}, options)))
+                cameras.append((where, *_camera(fields, options)))
+            poses.append(CameraPose.from_opengl(matrix, times[i]))
         except KeyError as error:
             raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
-    return trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    found = trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    unread.say(path)
+    _suspect_units(path, document)
+    return found
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
@@ -71,32 +109,113 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     write_json(path, document)
 
 
+def _times(path: Path, frames: list[Any], options: ReadOptions) -> list[float]:
+    """Seconds of each frame: all have a time, or none."""
+    for i, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise FormatError(path, f"frames[{i}]: expected an object, got {type(frame).__name__}")
+    timed = [i for i, frame in enumerate(frames) if "time" in frame]
+    if not timed:
+        return options.times(path, len(frames))
+    if len(timed) < len(frames):
+        first = next(i for i, frame in enumerate(frames) if "time" not in frame)
+        raise FormatError(
+            path, f"frames[{first}]: expected a time in every frame or in none, got {len(timed)} of {len(frames)}"
+        )
+    times = []
+    for i, frame in enumerate(frames):
+        try:
+            times.append(check_number("time", frame["time"]))
+        except (TypeError, ValueError) as error:
+            raise FormatError(path, f"frames[{i}]: {error}") from None
+    return options.seconds(path, np.array(times))
+
+
 def _matrix(frame: dict[str, Any]) -> list[Any]:
+    if "transform_matrix" not in frame and "camtoworld" in frame:
+        raise ValueError("transform_matrix is missing; SDFStudio's meta_data.json? its camtoworld has OpenCV axes")
     matrix = frame["transform_matrix"]
     if not isinstance(matrix, list):
         raise TypeError(f"transform_matrix: expected four rows, got {type(matrix).__name__}")
     return [*matrix, [0, 0, 0, 1]] if len(matrix) == 3 else matrix
 
 
+def _check_axes(fields: dict[str, Any]) -> None:
+    for name in ("from_na", "from_mitsuba"):
+        if not is_nothing(fields.get(name)):
+            raise ValueError(
+                f"{name}: expected poses with OpenGL axes, got {fields[name]!r:.40}, which means other ones"
+            )
+
+
+def _suspect_units(path: Path, document: dict[str, Any]) -> None:
+    """Names what says that positions are not in the units of the scene."""
+    said = []
+    if document.get("applied_scale", 1) != 1:
+        said.append(f"applied_scale {document['applied_scale']!r:.40} was applied to them: depth must be scaled alike")
+    transform = np.asarray(document.get("applied_transform", np.eye(3)), dtype=object)
+    try:
+        scale = abs(np.linalg.det(transform[:3, :3].astype(np.float64))) ** (1 / 3)
+    except (IndexError, TypeError, ValueError):
+        said.append("applied_transform is no matrix")
+    else:
+        if abs(scale - 1) > 1e-3:
+            said.append(f"applied_transform scaled them by {scale:.4g}: depth must be scaled alike")
+    said += [f"{name} is set" for name in ("centered", "scaled") if not is_nothing(document.get(name))]
+    if document.get("scale", 1) != 1 or not is_nothing(document.get("offset")):
+        said.append("scale and offset, by which instant-ngp places the scene, were passed over")
+    if said:
+        suspect(f"{path}: positions are taken as they are in the file; {'; '.join(said)}")
+
+
 def _camera(fields: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[int, int]]:
     """((fx, fy, cx, cy), (width, height)) of a frame, from its own fields or those of the file."""
-    model = fields.get("camera_model", "OPENCV")
-    if model not in _MODELS:
-        raise ValueError(f"camera_model: expected one of {', '.join(_MODELS)}, got {model!r:.40}")
-    bent = {name: fields[name] for name in _DISTORTION if fields.get(name)}
-    if bent:
-        raise ValueError(f"expected no distortion, got {bent}; undistort the images first")
-    if options.size is not None and not {"w", "h"} <= set(fields):
-        size = options.size
-    else:
-        size = (int(check_number("w", fields["w"], minimum=1)), int(check_number("h", fields["h"], minimum=1)))
-        options.check_size(size)
-    if "fl_x" in fields:
-        fx = check_number("fl_x", fields["fl_x"], above=0.0)
-    else:
-        angle = check_number("camera_angle_x", fields["camera_angle_x"], above=0.0, maximum=3.14)
-        fx = 0.5 * size[0] / math.tan(0.5 * angle)
-    fy = check_number("fl_y", fields.get("fl_y", fx), above=0.0)
+    refuse_bent(fields)
+    size = _size(fields, options)
+    focal = {
+        axis: _focal(fields, (f"fl_{axis}", f"camera_angle_{axis}", f"{axis}_fov"), side)
+        for axis, side in zip("xy", size, strict=True)
+    }
+    fx, fy = (focal[axis] or focal["y" if axis == "x" else "x"] for axis in "xy")
+    if fx is None or fy is None:
+        raise ValueError("expected a focal length fl_x or a field of view camera_angle_x, got neither")
     cx = check_number("cx", fields.get("cx", 0.5 * size[0]))
     cy = check_number("cy", fields.get("cy", 0.5 * size[1]))
     return np.array([fx, fy, cx, cy]), size
+
+
+def _size(fields: dict[str, Any], options: ReadOptions) -> tuple[int, int]:
+    missing = [name for name in ("w", "h") if name not in fields]
+    if missing and options.size is None:
+        raise ValueError(
+            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing, as in files of Blender: give the "
+            "image size (size, --size)"
+        )
+    given = options.size or (0, 0)
+    width, height = (
+        whole_pixels(name, fields[name]) if name in fields else side for name, side in zip("wh", given, strict=True)
+    )
+    options.check_size((width, height))
+    return width, height
+
+
+def _focal(fields: dict[str, Any], names: tuple[str, str, str], side: int) -> float | None:
+    """The focal length of an axis, pixels, from whichever fields there are; they must agree."""
+    length, angle, degrees = names
+    found: dict[str, float] = {}
+    if length in fields:
+        found[length] = check_number(length, fields[length], above=0.0)
+    if angle in fields:
+        radians = check_number(angle, fields[angle], above=0.0, maximum=3.14)
+        found[angle] = 0.5 * side / math.tan(0.5 * radians)
+    if degrees in fields:
+        radians = math.radians(check_number(degrees, fields[degrees], above=0.0, maximum=179.9))
+        found[degrees] = 0.5 * side / math.tan(0.5 * radians)
+    for name, focal in found.items():
+        first = next(iter(found))
+        if abs(focal - found[first]) > _SAME_FOCAL * found[first]:
+            raise ValueError(
+                f"{first}, {name}: expected the same focal length, got {found[first]:.6g} and {focal:.6g} pixels for a "
+                f"side of {side}; is one of them of another image size?"
+            )
+    return next(iter(found.values()), None)

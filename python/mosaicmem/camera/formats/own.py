@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from mosaicmem._reading import errors_in
 from mosaicmem.camera.formats.options import ReadOptions
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -11,7 +13,11 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """As `CameraTrajectory.load`."""
-    found = CameraTrajectory.load(path)
+    found = CameraTrajectory._load(path, judged=options.time_unit is None)
+    if options.time_unit is not None:
+        times = options.seconds(path, np.array([pose.timestamp for pose in found]))
+        poses = [pose.at(time) for pose, time in zip(found, times, strict=True)]
+        found = CameraTrajectory(poses, found.intrinsics)
     if options.intrinsics is None:
         with errors_in(path):
             options.check_size((found.intrinsics.width, found.intrinsics.height))

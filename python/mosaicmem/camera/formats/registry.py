@@ -10,9 +10,12 @@ from mosaicmem._arrays import check_choice, check_instance
 from mosaicmem._files import read_json_object
 from mosaicmem._reading import read_lines
 from mosaicmem.camera.formats import colmap, kitti, matrixgame, nerfstudio, own, realestate10k, tum, worldplay
+from mosaicmem.camera.formats.colmap_model import find_model
+from mosaicmem.camera.formats.foreign import is_json, is_zip, what_file_is, what_folder_is, what_text_is
 from mosaicmem.camera.formats.options import ReadOptions
 from mosaicmem.camera.intrinsics import CameraIntrinsics
-from mosaicmem.camera.trajectory import SCHEMA, CameraTrajectory
+from mosaicmem.camera.trajectory import CameraTrajectory
+from mosaicmem.camera.trajectory_file import SCHEMA
 from mosaicmem.errors import FormatError
 
 
@@ -44,13 +47,14 @@ def load_trajectory(
     intrinsics: CameraIntrinsics | None = None,
     size: tuple[int, int] | None = None,
     fps: float = 30.0,
+    time_unit: str | None = None,
 ) -> CameraTrajectory:
     """Read a camera path.
 
     Parameters
     ----------
     path : path
-        A file, or a folder for COLMAP.
+        A file, or a folder for COLMAP: that of a model, or one above it that holds one.
     format : str, optional
         A name in `FORMATS`; found out if not given.
     intrinsics : CameraIntrinsics, optional
@@ -58,16 +62,28 @@ def load_trajectory(
     size : (int, int), optional
         (width, height) of the images: needed by ``re10k`` and ``matrixgame``.
     fps : float
-        Frames a second, for formats without times.
+        Frames a second, for formats without times, and for ``time_unit="frames"``.
+    time_unit : {"s", "ms", "us", "ns", "frames"}, optional
+        The unit of the times in the file: that of the format if not given, seconds or (``re10k``) microseconds.
 
     Raises
     ------
     FormatError
-        The file is not of the format, or something is missing that it does not hold; the message names file and line.
+        The file is not of the format, holds what would bend or skew the image, times whose unit is uncertain, or
+        something is missing that it does not hold; the message names file and line.
+
+    Warns
+    -----
+    SuspiciousInput
+        Fields that are not known were passed over, intrinsics or times look like a common mistake, or times can only be
+        of another unit and were taken to be of that. Each is said once a file.
     """
     path = Path(path)
+    options = ReadOptions(intrinsics, size, fps, time_unit)
     name = detect_format(path) if format is None else check_choice("format", format, tuple(FORMATS))
-    return FORMATS[name].read(path, ReadOptions(intrinsics, size, fps))
+    if format is not None and not format.startswith("colmap") and path.is_file():
+        _refuse_foreign(path)
+    return FORMATS[name].read(path, options)
 
 
 def save_trajectory(path: str | Path, trajectory: CameraTrajectory, format: str) -> None:
@@ -93,22 +109,42 @@ def detect_format(path: str | Path) -> str:
         It is none that is known.
     """
     path = Path(path)
-    if path.is_dir():
+    if find_model(path) is not None:
         return "colmap"
-    if path.suffix == ".npz":
+    if path.is_dir():
+        raise FormatError(path, f"expected the file of a camera path, got a folder: {what_folder_is(path)}")
+    _refuse_foreign(path)
+    if path.suffix == ".npz" or is_zip(path):
         return "matrixgame"
-    if path.suffix == ".json":
-        document = read_json_object(path)
-        if document.get("schema") == SCHEMA:
-            return "mosaicmem"
-        if "frames" in document:
-            return "nerfstudio"
-        if "0" in document:
-            return "worldplay"
-        raise FormatError(path, 'expected "schema", "frames" or "0" among the keys: no trajectory that is known')
+    if path.suffix == ".json" or is_json(path):
+        return _detect_json(path)
     lines = read_lines(path)
     for _, line in lines[:2]:
         name = _BY_COLUMNS.get(len(line.split()))
         if name is not None:
             return name
-    raise FormatError(path, "expected lines of 8 (tum), 12 (kitti) or 19 (re10k) numbers: no trajectory that is known")
+    found = what_text_is(lines[0][1]) if lines else "none"
+    raise FormatError(
+        path, f"expected lines of 8 (tum), 12 (kitti) or 19 (re10k) numbers, got {found}; no trajectory that is known"
+    )
+
+
+def _refuse_foreign(path: Path) -> None:
+    what = what_file_is(path)
+    if what is not None:
+        raise FormatError(path, f"expected a camera path, got {what}")
+
+
+def _detect_json(path: Path) -> str:
+    document = read_json_object(path)
+    if document.get("schema") == SCHEMA:
+        return "mosaicmem"
+    if "frames" in document:
+        return "nerfstudio"
+    if "0" in document:
+        return "worldplay"
+    keys = ", ".join(key[:40] for key in list(document)[:12]) or "none"
+    hint = "; a path of nerfstudio's viewer? its transforms.json is read" if "camera_path" in document else ""
+    raise FormatError(
+        path, f'expected "schema", "frames" or "0" among the keys, got {keys}{hint}: no trajectory that is known'
+    )

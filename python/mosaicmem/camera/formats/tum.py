@@ -9,19 +9,26 @@ from pathlib import Path
 
 from mosaicmem._files import atomic_write
 from mosaicmem._reading import errors_in, read_numbers
-from mosaicmem.camera.formats.options import ReadOptions, trajectory
-from mosaicmem.camera.pose import CameraPose, quaternion_from_rotation
+from mosaicmem.camera.formats.options import ReadOptions, suspect_coarse, trajectory
+from mosaicmem.camera.pose import CameraPose, is_coarse, quaternion_from_rotation, unit_quaternion
 from mosaicmem.camera.trajectory import CameraTrajectory
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks eight numbers a line, unit quaternions and times that do not decrease."""
+    intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 8)
+    times = options.seconds(path, rows[:, 0])
     poses = []
-    for row, line in zip(rows, lines, strict=True):
+    coarse: list[tuple[str, float]] = []
+    for row, line, time in zip(rows, lines, times, strict=True):
         with errors_in(path, line):
-            poses.append(CameraPose.from_quaternion(row[[7, 4, 5, 6]], row[1:4], float(row[0])))
-    return trajectory(path, poses, options.need_intrinsics(path))
+            quaternion, norm = unit_quaternion("wxyz", row[[7, 4, 5, 6]])
+            poses.append(CameraPose.from_quaternion(quaternion, row[1:4], time))
+        if is_coarse(norm):
+            coarse.append((f"line {line}", norm))
+    suspect_coarse(path, coarse)
+    return trajectory(path, poses, intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

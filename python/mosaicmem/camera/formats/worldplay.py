@@ -12,34 +12,45 @@ import numpy as np
 
 from mosaicmem._arrays import F64, as_array
 from mosaicmem._files import read_json_object, write_json
+from mosaicmem.camera.fields import Unread, refuse_bent
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
-from mosaicmem.camera.intrinsics import CameraIntrinsics
+from mosaicmem.camera.intrinsics import CameraIntrinsics, params_of_matrix
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import FormatError, suspect
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks the numbering, K, last rows and rotations, and that the image size is whole."""
     document = read_json_object(path)
-    if not 0 < len(document) <= MAX_FRAMES or set(document) != {str(i) for i in range(len(document))}:
-        raise FormatError(path, 'expected the keys "0", "1", ... without a gap')
-    times = options.times(len(document))
+    if not 0 < len(document) <= MAX_FRAMES:
+        raise FormatError(path, f'expected 1 to {MAX_FRAMES} keys "0", "1", ..., got {len(document)}')
+    odd = set(document) - {str(i) for i in range(len(document))}
+    if odd:
+        raise FormatError(path, f'expected the keys "0", "1", ... without a gap, and no other, got "{min(odd):.40}"')
+    times = options.times(path, len(document))
+    unread = Unread(("extrinsic", "K"))
     poses, cameras = [], []
     for i in range(len(document)):
         try:
             entry = document[str(i)]
             if not isinstance(entry, dict):
                 raise TypeError(f"expected an object, got {type(entry).__name__}")
+            unread.look(f'"{i}"', entry)
             matrix = as_array("extrinsic", entry["extrinsic"], np.float64, (4, 4), finite=True)
             poses.append(CameraPose.from_world_from_camera(matrix, times[i]))
             if options.intrinsics is None:
+                refuse_bent(entry)
                 cameras.append((f'"{i}"', *_camera(entry, options)))
         except KeyError as error:
             raise FormatError(path, f'"{i}": {error.args[0]} is missing') from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f'"{i}": {error}') from None
-    return trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    found = trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    unread.say(path)
+    if options.intrinsics is None and options.size is None:
+        _suspect_pixel_centres(path, found.intrinsics)
+    return found
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
@@ -63,17 +74,26 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     write_json(path, entries)
 
 
+def _suspect_pixel_centres(path: Path, camera: CameraIntrinsics) -> None:
+    """Images hardly ever have two odd sides; 2 cx by 2 cy has them where integers are pixel centres."""
+    if camera.width % 2 and camera.height % 2:
+        suspect(
+            f"{path}: an image of 2 cx by 2 cy is {camera.width}x{camera.height} pixels; a K whose integer coordinates "
+            "are pixel centres? add 0.5 to cx and cy"
+        )
+
+
 def _camera(entry: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[int, int]]:
-    k = as_array("K", entry["K"], np.float64, (3, 3), finite=True)
+    params = params_of_matrix("K", entry["K"])
+    cx, cy = params[2:]
     size = options.size
-    if size is None or np.allclose(size, 2 * k[:2, 2], atol=1e-3):
-        width, height = 2 * k[0, 2], 2 * k[1, 2]
+    if size is None or np.allclose(size, [2 * cx, 2 * cy], atol=1e-3):
+        width, height = 2 * cx, 2 * cy
         if not (width > 1 and height > 1 and np.allclose([width, height], np.round([width, height]), atol=1e-3)):
             raise ValueError(
                 f"K: expected an image of 2 cx by 2 cy whole pixels, got {width:g}x{height:g}; normalised?"
             )
-        size = (round(float(width)), round(float(height)))
+        size = (round(width), round(height))
     else:
-        options.check_size((round(2 * float(k[0, 2])), round(2 * float(k[1, 2]))))
-    camera = CameraIntrinsics.from_matrix(k, *size)
-    return np.array(camera.params), size
+        options.check_size((round(2 * cx), round(2 * cy)))
+    return np.array(params), size

@@ -1,0 +1,67 @@
+"""The JSON file of a trajectory, as `CameraTrajectory.save` writes it: schema, camera, and a pose for each frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._files import read_json_object
+from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
+from mosaicmem.camera.intrinsics import CameraIntrinsics
+from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.times import judge_times
+from mosaicmem.errors import FormatError, suspect
+
+SCHEMA = "mosaicmem.trajectory"
+SCHEMA_VERSION = 1
+
+
+def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], CameraIntrinsics]:
+    """The poses of all frames, and their camera; times are ``judged`` unless the caller knows their unit.
+
+    Raises
+    ------
+    FormatError
+        The file is not of this schema and version, or a frame in it is not a valid pose; the message names which.
+    """
+    document = read_json_object(path)
+    if document.get("schema") != SCHEMA:
+        raise FormatError(path, f'expected "schema": "{SCHEMA}", got {document.get("schema")!r}')
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise FormatError(path, f'expected "schema_version": {SCHEMA_VERSION}, got {document.get("schema_version")!r}')
+    unread = Unread(("schema", "schema_version", "intrinsics", "frames", "timestamp", "world_from_camera"))
+    unread.look("", document)
+    where = "intrinsics"
+    try:
+        fields = _object(document["intrinsics"])
+        refuse_bent({**document, **fields})
+        unknown = {name for name in fields if not may_bend(name)} - set(CameraIntrinsics.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"unknown key {min(unknown)!r}")
+        intrinsics = CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
+        where = "frames"
+        if not isinstance(document["frames"], list):
+            raise TypeError(f"expected a list, got {type(document['frames']).__name__}")
+        poses = []
+        for i, frame in enumerate(document["frames"]):
+            where = f"frames[{i}]"
+            frame = _object(frame)
+            unread.look(where, frame)
+            refuse_bent(frame)
+            poses.append(CameraPose.from_world_from_camera(frame["world_from_camera"], frame["timestamp"]))
+    except KeyError as error:
+        raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise FormatError(path, f"{where}: {error}") from None
+    unread.say(Path(path))
+    if judged and (suspicion := judge_times(np.array([pose.timestamp for pose in poses]))):
+        suspect(f"{path}: {suspicion}")
+    return poses, intrinsics
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    return value

@@ -1,0 +1,42 @@
+"""Says so where a half-life leaves nothing of what a memory would have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mosaicmem.errors import suspect
+
+if TYPE_CHECKING:
+    from mosaicmem.camera import CameraIntrinsics, CameraPose
+    from mosaicmem.memory.options import RetrievalOptions
+    from mosaicmem.memory.store import MosaicMemoryStore
+
+_HALF_LIVES = 30.0  # a billionth of a score is left then, which no visibility makes up for
+
+
+def suspect_forgotten(
+    store: MosaicMemoryStore, intrinsics: CameraIntrinsics, poses: Sequence[CameraPose], options: RetrievalOptions
+) -> None:
+    """Warns of `SuspiciousInput`, once a store, if poses see patches of it and each is 30 half-lives old or older.
+
+    To be called where nothing was retrieved. Ages that large are those of times in another unit, hardly ever wanted.
+    """
+    if not options.half_life or store._said_forgotten or not options.min_visibility > 0.5**_HALF_LIVES:
+        return
+    last = store._core.statistics()["last_time"]
+    if last is None:
+        return
+    age = min(pose.timestamp for pose in poses) - last
+    if not age > _HALF_LIVES * options.half_life:
+        return
+    ageless = replace(options, half_life=0.0, top_k=1)
+    if not any(store._sees(intrinsics, pose, ageless) for pose in poses):
+        return
+    store._said_forgotten = True
+    suspect(
+        f"half_life: nothing was retrieved, since all patches are {age:.4g} s old or older, which is "
+        f"{age / options.half_life:.4g} times the half-life of {options.half_life:g} s; timestamps in another unit "
+        "than seconds, or of another clock? half_life=0 does not look at age"
+    )
