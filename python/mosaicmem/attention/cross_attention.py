@@ -22,6 +22,7 @@ from mosaicmem._arrays import (
     check_threads,
     like,
 )
+from mosaicmem.attention._cameras import SharedFrame
 from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
@@ -43,6 +44,9 @@ class MemoryKeysValues:
         Seconds.
     with_cameras : bool
         Whether keys and values carry their cameras; then queries must carry theirs.
+    frame : SharedFrame or None
+        What the cameras of keys and values are relative to, and those of queries will be; None for the frame in which
+        they were given.
     """
 
     keys: Any
@@ -50,6 +54,7 @@ class MemoryKeysValues:
     mask: Any
     time: Any
     with_cameras: bool
+    frame: SharedFrame | None = None
 
     def __len__(self) -> int:
         """The number of memory tokens, M."""
@@ -155,7 +160,9 @@ class MemoryCrossAttention:
             raise ValueError(f"weights: expected the names {sorted(self.weights)}, got {sorted(weights)}")
         self._set_weights(
             {
-                name: as_array(f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True).copy()
+                name: as_array(
+                    f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True, values=True
+                ).copy()
                 for name, old in self._weights.items()
             }
         )
@@ -193,16 +200,19 @@ class MemoryCrossAttention:
             raise ValueError("memory_time: expected the time of each memory token, since half_life is set")
         keys = self.rope.apply(self._heads(m, "key"), positions, num_threads=self.num_threads)
         values = self._heads(m, "value")
+        frame = None
         if prope is not None:
-            check_instance("prope", prope, PRoPE)
-            keys = prope.apply_to_kv(keys, num_threads=self.num_threads)
-            values = prope.apply_to_kv(values, num_threads=self.num_threads)
+            frame = check_instance("prope", prope, PRoPE).products.shared_frame
+            products = prope.products.seen_from(frame, "prope").kv
+            keys = prope.multiply("keys", keys, products, False, self.num_threads)
+            values = prope.multiply("values", values, products, False, self.num_threads)
         return MemoryKeysValues(
             keys,
             values,
             None if mask is None else _beside(m, "mask", mask, np.bool_, (batch, count)),
             None if time is None else _beside(m, "memory_time", time, np.float64, (count,)),
             prope is not None,
+            frame,
         )
 
     def attend(
@@ -252,10 +262,11 @@ class MemoryCrossAttention:
             decay = {"query_time": time, "key_time": memory.time, "half_life": self.half_life}
         q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
         if prope is not None:
-            q = check_instance("prope", prope, PRoPE).apply_to_q(q, num_threads=self.num_threads)
+            products = check_instance("prope", prope, PRoPE).products.seen_from(memory.frame, "prope")
+            q = prope.multiply("queries", q, products.q, False, self.num_threads)
         heads = attention(q, memory.keys, memory.values, mask=memory.mask, num_threads=self.num_threads, **decay)
         if prope is not None:
-            heads = prope.apply_to_o(heads, num_threads=self.num_threads)
+            heads = prope.multiply("outputs", heads, products.o, True, self.num_threads)
         if on_device:
             return x + self._on_device.merged("hidden", "gated output", heads)
         merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
@@ -301,11 +312,11 @@ def _checked(name: str, x: Any, shape: Shape) -> Any:
     """Hidden states or memory tokens of ``shape``, where they are."""
     if is_on_device(x):
         return Call(name, x).checked(name, x, ("float32", "bfloat16", "float16"), shape)
-    return as_array(name, x, np.float32, shape)
+    return as_array(name, x, np.float32, shape, values=True)
 
 
 def _beside(x: Any, name: str, value: Any, dtype: Any, shape: Shape) -> Any:
-    """What goes with ``x``, where that is."""
+    """What goes with ``x``, where that is; on the host it is nobody else's."""
     if is_on_device(x):
         return Call(name, x).placed(name, value, np.dtype(dtype).name, shape)
-    return as_array(name, value, dtype, shape, finite=dtype is np.float64)
+    return as_array(name, value, dtype, shape, finite=dtype is np.float64, own=True)

@@ -23,7 +23,7 @@ from mosaicmem._arrays import (
     to_numpy,
 )
 from mosaicmem.attention._features import as_heads, empty_heads, restore
-from mosaicmem.device.arrays import Call, DeviceCopies, is_on_device
+from mosaicmem.device.arrays import Call, DeviceCopies, host_array, is_on_device
 from mosaicmem.device.positions import DeviceRotaryTable, rope_apply
 
 PAIRINGS = ("interleaved", "split_half")
@@ -86,9 +86,9 @@ class RotaryTable:
     copies: DeviceCopies = field(init=False, repr=False, default_factory=DeviceCopies)
 
     def __post_init__(self) -> None:
-        cos = as_array("cos", self.cos, np.float64, ("N", "D"))
+        cos = as_array("cos", self.cos, np.float64, ("N", "D"), own=True)
         object.__setattr__(self, "cos", cos)
-        object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape))
+        object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape, own=True))
         object.__setattr__(self, "single", (self.cos.astype(np.float32), self.sin.astype(np.float32)))
 
     def of_dtype(self, double: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -189,6 +189,7 @@ class WarpedRoPE:
         -------
         Array of the shape of ``x``.
         """
+        x = host_array("x", x)
         shape = tuple(np.shape(x))
         check_shape("x", shape, (*[None] * max(0, len(shape) - 2), "N", self.head_dim))
         if not isinstance(positions, (RotaryTable, DeviceRotaryTable)):
