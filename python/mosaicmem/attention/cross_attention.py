@@ -293,6 +293,15 @@ class MemoryCrossAttention:
         ready = self.project_memory(memory, memory_positions, mask=mask, prope=of_memory, time=memory_time)
         return self.attend(hidden, ready, query_positions, prope=of_queries, query_time=query_time)
 
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_weights", "_gated_output", "_on_device")
+        return {**{k: v for k, v in self.__dict__.items() if k not in made}, "weights": dict(self._weights)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weights = state["weights"]
+        self.__dict__.update({k: v for k, v in state.items() if k != "weights"})
+        self._set_weights(weights)
+
     def _set_weights(self, weights: dict[str, F32]) -> None:
         self._weights = MappingProxyType(weights)
         # The gate of a head scales the columns of the output that read it.

@@ -130,7 +130,7 @@ class PRoPE:
             # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
             quarter = head_dim // 4
             frequencies = check_number("base", base, above=0.0)
-            self._angles = RotaryTable(*_core.rope_table(place, (quarter, quarter), frequencies))
+            self._angles = RotaryTable.adopted(*_core.rope_table(place, (quarter, quarter), frequencies))
 
     def __len__(self) -> int:
         """The number of tokens."""

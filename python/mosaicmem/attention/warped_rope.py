@@ -91,6 +91,17 @@ class RotaryTable:
         object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape, own=True))
         object.__setattr__(self, "single", (self.cos.astype(np.float32), self.sin.astype(np.float32)))
 
+    @classmethod
+    def adopted(cls, cos: F64, sin: F64) -> RotaryTable:
+        """A table of arrays that are nobody else's, which are kept without a copy."""
+        table = object.__new__(cls)
+        for name, value in (
+            *(("cos", cos), ("sin", sin), ("copies", DeviceCopies())),
+            ("single", (cos.astype(np.float32), sin.astype(np.float32))),
+        ):
+            object.__setattr__(table, name, value)
+        return table
+
     def of_dtype(self, double: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         """cos and sin in float64 or float32."""
         return (self.cos, self.sin) if double else self.single
@@ -163,7 +174,7 @@ class WarpedRoPE:
         if is_on_device(positions):
             return DeviceRotaryTable(positions, self.axes_dims, self.theta)
         p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
-        return RotaryTable(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
+        return RotaryTable.adopted(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
 
     def apply(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -134,6 +135,10 @@ class CameraPose:
         rigid.flags.writeable = False
         object.__setattr__(self, "world_from_camera", rigid)
         object.__setattr__(self, "timestamp", check_number("timestamp", self.timestamp))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.world_from_camera.flags.writeable = False  # which copies of arrays forget
 
     def __eq__(self, other: object) -> bool:
         return (

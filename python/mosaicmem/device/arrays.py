@@ -232,8 +232,12 @@ class Call:
             array = self._framework.contiguous(array)
         return self._view(array)
 
+    def owned(self, value: Any) -> Any:
+        """A copy of an array of the framework, which nobody else writes to."""
+        return self._framework.copied(value)
+
     def copied(self, value: Any) -> View:
-        """A contiguous copy of an array of the framework."""
+        """A contiguous copy of an array of the framework, as the core takes it."""
         return self._view(self._framework.copied(value))
 
     def empty(self, shape: Sequence[int], dtype: str) -> tuple[Any, View]:
@@ -406,6 +410,9 @@ class DeviceCopies:
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, type, int], Any] = {}
+
+    def __reduce__(self) -> tuple[type[DeviceCopies], tuple[()]]:
+        return DeviceCopies, ()  # they are made again where they are asked for
 
     def of(self, call: Call, key: str, array: Any) -> Any:
         """The copy of ``array``, which is always the same for a ``key``, where the call runs."""
