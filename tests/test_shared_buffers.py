@@ -113,7 +113,7 @@ def test_objects(make):
 
 def test_the_frame_that_a_pose_check_compares_with():
     world = SyntheticWorld(3)
-    path = world.leave_and_return(K, 4)
+    path = world.leave_and_return(K, 40)[:8]
     depths = [world.render(K, pose).depth for pose in path]
     buffer, ours, theirs = depths[0].copy(), PoseCheck(), PoseCheck()
     ours.add(buffer, K, path[0])
@@ -166,7 +166,7 @@ class TestModels:
         def keep(window):
             recorder(window)
             texts.append(np.array(window.context.text))
-            text_encoder.encode("another")
+            text_encoder.encode("another room")
 
         frames = pipeline.generate(path, on_window=keep).frames
         return frames, np.stack([recorder.mosaics[i] for i in range(8)]), np.stack(texts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,43 +21,13 @@ from mosaicmem._arrays import (
     check_threads,
     like,
 )
-from mosaicmem.attention._cameras import SharedFrame
+from mosaicmem.attention._keys_values import MemoryKeysValues
 from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
 from mosaicmem.attention.warped_rope import RotaryTable, WarpedRoPE
 from mosaicmem.device.arrays import Call, is_on_device
 from mosaicmem.device.cross_attention import DeviceProjections
-
-
-@dataclass(frozen=True, eq=False)
-class MemoryKeysValues:
-    """Memory tokens as a layer attends to them: made once a window, used at every denoising step.
-
-    Attributes
-    ----------
-    keys, values : (B, heads, M, head_dim)
-        Projected and encoded: float32, or where the memory was on a GPU arrays there, of its dtype.
-    mask : (B, M) bool or None
-    time : (M,) float64 or None
-        Seconds.
-    with_cameras : bool
-        Whether keys and values carry their cameras; then queries must carry theirs.
-    frame : SharedFrame or None
-        What the cameras of keys and values are relative to, and those of queries will be; None for the frame in which
-        they were given.
-    """
-
-    keys: Any
-    values: Any
-    mask: Any
-    time: Any
-    with_cameras: bool
-    frame: SharedFrame | None = None
-
-    def __len__(self) -> int:
-        """The number of memory tokens, M."""
-        return int(self.keys.shape[2])
 
 
 class MemoryCrossAttention:

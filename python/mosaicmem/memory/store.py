@@ -77,7 +77,7 @@ class MosaicMemoryStore(Uncopied):
         cell.
     """
 
-    _instead = "use copy.copy or fork() for a second store, save() and open() for another process"
+    _instead = "use fork() for a second store, save() and open() for another process"
 
     def __init__(
         self,
