@@ -46,7 +46,7 @@ class TestChoose:
     def test_mosaicmem_visible_coverage(self, benchmark, poses, threads):
         store, latents = MosaicMemoryStore(2, num_threads=threads), np.zeros((ROWS, COLUMNS, 1), np.float32)
         for pose in poses:
-            store.insert_keyframe(latents, depth_of(pose, CAMERA.latent_grid(STRIDE)), CAMERA, pose)
+            store.insert_keyframe(latents, depth_of(pose, CAMERA.latent_grid(STRIDE)), CAMERA, pose, copy=False)
         targets = turning(poses[0])
         chosen = benchmark(KeyframeRetrieval().select, store, targets, STRIDE)
         mosaic = KeyframeRetrieval().compose(store, targets, STRIDE, chosen)

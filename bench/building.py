@@ -45,5 +45,5 @@ def fill(patches, seed=0):
     latents = np.zeros((ROWS, COLUMNS, 4), dtype=np.float32)
     for i in range(-(-patches // PATCHES)):
         pose = random_pose(rng, float(i))
-        store.insert_keyframe(latents, depth_of(pose), K, pose)
+        store.insert_keyframe(latents, depth_of(pose), K, pose, copy=False)
     return store

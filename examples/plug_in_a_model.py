@@ -138,14 +138,16 @@ class BackboneAdapter:
             camera, grid = context.cameras.intrinsics, {"patches_x": columns, "patches_y": rows}
             image = {"image_width": camera.width, "image_height": camera.height}
             views = context.cameras.camera_from_world
-            of_queries = PRoPE(HEAD_DIM, views, np.tile(camera.matrix, (frames, 1, 1)), **grid, **image)
+            # Relative to one of them: your dtype is too coarse for a camera a kilometre from the origin of the world.
+            shared = {**image, "world_from_reference": context.cameras[0]}
+            of_queries = PRoPE(HEAD_DIM, views, np.tile(camera.matrix, (frames, 1, 1)), **grid, **shared)
             of_memory = PRoPE(
                 HEAD_DIM,
                 self.memory.source_camera_from_world,
                 self.memory.source_intrinsics,
                 camera=self.memory.patch_sources[self.memory.token_patches],
                 positions=self.memory.source_positions[:, ::-1],
-                **image,
+                **shared,
             )
             self.cameras = (of_queries, of_memory)
         self.gate = context.gate  # an ablation may override the model's own

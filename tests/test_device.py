@@ -132,7 +132,46 @@ def test_prope_in_half_precision(device, rng, dtype, layout, dim, count):
         assert_within_twice(out.astype(np.float64), exact.astype(np.float32).astype(dtype).astype(np.float64), exact)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, *HALVES])
+def test_prope_far_from_the_origin(device, rng, dtype):
+    """The cameras are taken relative to one of them, as on the CPU."""
+    near = np.stack([random_pose(rng).camera_from_world for _ in range(3)])
+    far = near.copy()
+    far[:, :3, 3] += 4e6 * near[:, :3, :3] @ np.array([0.6, 0.0, 0.8])
+    x = [rng.standard_normal((1, 2, 36, 64)).astype(dtype) for _ in range(3)]
+    ours, exact = (
+        PRoPE(64, views, patches_x=4, patches_y=3).attend(*each)
+        for views, each in ((far, map(device.put, x)), (near, (part.astype(np.float64) for part in x)))
+    )
+    tolerance = 2e-5 if dtype == np.float32 else 0.1
+    np.testing.assert_allclose(device.get(ours).astype(np.float64), exact, atol=tolerance)
+
+
 class TestBorder:
+    def test_bfloat16_is_for_values(self, device, rng):
+        tokens, places, z = rng.standard_normal((5, 4)).astype(np.float32), np.ones((5, 2), np.float32), np.ones(5)
+        half = tokens.astype(ml_dtypes.bfloat16)
+        got = WarpedLatent().splat(device.put(half), device.put(places), device.put(z), 3, 3).latents
+        expected = WarpedLatent().splat(half.astype(np.float32), places, z, 3, 3).latents
+        np.testing.assert_array_equal(device.get(got), expected)
+        coarse = device.put(places.astype(ml_dtypes.bfloat16))
+        with pytest.raises(TypeError, match=r"positions: expected float32 or float64, got bfloat16"):
+            WarpedLatent().splat(device.put(tokens), coarse, device.put(z), 3, 3)
+        with pytest.raises(TypeError, match=r"depth: expected float32 or float64, got bfloat16"):
+            WarpedLatent().splat(
+                device.put(tokens), device.put(places), device.put(np.ones(5, ml_dtypes.bfloat16)), 3, 3
+            )
+
+    def test_a_table_keeps_its_positions(self, device, rng):
+        """Its angles in float64 are made when they are first needed, maybe after the positions were written over."""
+        places = rng.uniform(0, 9, (6, 3))
+        buffer = device.put(places.copy())
+        table, x = WarpedRoPE(12).table(buffer), rng.standard_normal((6, 12))
+        getattr(buffer, "array", buffer)[...] = 0
+        np.testing.assert_allclose(
+            device.get(WarpedRoPE(12).apply(device.put(x), table)), WarpedRoPE(12).apply(x, places), atol=1e-12
+        )
+
     def test_an_array_elsewhere_is_named(self, device):
         rope = WarpedRoPE(8)
         x = device.put(np.ones((5, 8), np.float32))

@@ -367,7 +367,7 @@ class TestUndo:
         store = MosaicMemoryStore()
         latents, depth, pose = random_keyframe(rng, 0.0)
         alive = weakref.ref(latents)
-        store.insert_keyframe(latents, depth, K, pose)
+        store.insert_keyframe(latents, depth, K, pose, copy=False)
         edit = SpatialManipulation(store, undo_levels=1)
         edit.erase(store.patch_ids)
         del latents

@@ -11,6 +11,7 @@ import pytest
 from conftest import random_pose
 from memory_helpers import CHANNELS, COLUMNS, ROWS, K, filled_store, random_keyframe, reference_patches
 from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore
+from mosaicmem.memory.keyframe import as_keyframe
 
 pytestmark = pytest.mark.kernel
 
@@ -36,7 +37,7 @@ class TestInsert:
         store = MosaicMemoryStore()
         latents, depth, pose = random_keyframe(rng, 0.0)
         alive = weakref.ref(latents)
-        store.insert_keyframe(latents, depth, K, pose, frame_id=7)
+        store.insert_keyframe(latents, depth, K, pose, frame_id=7, copy=False)
         latents[:] = 3.0  # seen by the store: it holds no copy
         assert (store.land(store.patch_ids, K, pose)["latents"] == 3.0).all()
         del latents
@@ -46,6 +47,37 @@ class TestInsert:
         gc.collect()
         assert alive() is None
         assert store.statistics().keyframe_bytes == 0
+
+    def test_a_buffer_that_is_used_again_changes_nothing(self, rng):
+        """By default all arrays are copied, also views of larger ones and those that look read-only."""
+        store = MosaicMemoryStore()
+        latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
+        ring, confidence = latents[None].repeat(3, axis=0), np.full((ROWS, COLUMNS), 0.25, np.float32)
+        disguised = ring[1]
+        disguised.flags.writeable = False
+        store.insert_keyframe(disguised, depth, K, pose, confidence=confidence)
+        before = store.land(store.patch_ids, K, pose)
+        ring[:], depth[:], confidence[:] = 9.0, 50.0, 0.0
+        after = store.land(store.patch_ids, K, pose)
+        for name in ("latents", "landing", "confidence"):
+            np.testing.assert_array_equal(after[name], before[name])
+
+    @pytest.mark.parametrize("mapped", [True, False])
+    def test_read_only_arrays_are_shared(self, rng, tmp_path, mapped):
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        if mapped:
+            np.save(tmp_path / "latents.npy", latents)
+            latents = np.load(tmp_path / "latents.npy", mmap_mode="r")
+        else:
+            latents.flags.writeable = False
+        kept = as_keyframe(latents, depth, K, pose, None, None, None, None, "float32", own=True)
+        assert np.shares_memory(kept["latents"], latents)
+        assert not np.shares_memory(kept["depth"], depth)
+
+    def test_copy_is_checked(self, rng):
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        with pytest.raises(TypeError, match="copy: expected True or False, got 'no'"):
+            MosaicMemoryStore().insert_keyframe(latents, depth, K, pose, copy="no")
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2**-11), ("bfloat16", 2**-8)])
     def test_latent_dtypes(self, rng, dtype, tolerance):

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicmem._foreign import is_bfloat16, is_frozen, read_array, read_tensor, refuse_bfloat16
+from mosaicmem._foreign import is_torch as is_torch
 from mosaicmem.errors import suspect
 
 ArrayLike: TypeAlias = Any
@@ -35,33 +37,18 @@ _MOST_THREADS = 1024
 _MOST_MEDIAN_DEPTH = 250.0
 
 
-def is_torch(value: Any) -> bool:
-    """Whether ``value`` is a torch tensor; torch is never imported to find out."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+def to_numpy(name: str, value: ArrayLike, *, values: bool = False) -> NDArray[Any]:
+    """A NumPy view of ``value``, without a copy where it has memory of its own on the CPU, in native byte order.
 
-
-def to_numpy(name: str, value: ArrayLike) -> NDArray[Any]:
-    """A NumPy view of ``value``, without a copy where it has memory of its own on the CPU."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected a plain array, got a masked one; use .filled()")
-    if isinstance(value, np.ndarray):
-        return value
+    bfloat16 is refused, unless these are ``values`` (features, latents, colours, weights): then it becomes float32,
+    which is exact.
+    """
     if is_torch(value):
-        if value.device.type != "cpu":
-            raise ValueError(f"{name}: expected a CPU tensor, got one on {value.device}; move it with .cpu()")
-        if value.requires_grad:
-            raise ValueError(f"{name}: expected a tensor without gradient, since this has no backward; use .detach()")
-        if str(value.dtype) == "torch.bfloat16":
-            raise TypeError(f"{name}: expected a dtype that NumPy has, got torch.bfloat16; use .float()")
-        return np.asarray(value.numpy())
-    try:
-        array = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TypeError(f"{name}: expected an array, got {type(value).__name__} ({error})") from None
-    if array.dtype == object:
-        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__}")
-    return array
+        return read_tensor(name, value, values)
+    array = read_array(name, value)
+    if not is_bfloat16(array):
+        return array
+    return array.astype(np.float32) if values else refuse_bfloat16(name)
 
 
 def like(reference: ArrayLike, result: NDArray[Any]) -> Any:
@@ -108,12 +95,23 @@ def _fits(actual: tuple[int, ...], without: int, shape: Shape) -> bool:
     return _matches((*actual[:without], *actual[without + 1 :]), shape)
 
 
-def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: bool = False) -> NDArray[Any]:
-    """``value`` as a C-contiguous array of ``dtype``; copies only what is not already so.
+def as_array(
+    name: str,
+    value: ArrayLike,
+    dtype: Any,
+    shape: Shape,
+    *,
+    finite: bool = False,
+    values: bool = False,
+    own: bool = False,
+) -> NDArray[Any]:
+    """``value`` as an aligned C-contiguous array of ``dtype``; copies only what is not already so.
 
-    Real numbers convert to floating dtypes and integers to integer dtypes; nothing else converts.
+    Real numbers convert to floating dtypes and integers to integer dtypes; nothing else converts. With ``values``,
+    bfloat16 is a real number (`to_numpy`). With ``own``, the result is not memory that someone else may write to:
+    what would be shared is copied, unless it is read-only (`is_frozen`).
     """
-    array = to_numpy(name, value)
+    array = given = to_numpy(name, value, values=values)
     wanted = np.dtype(dtype)
     if array.dtype != wanted:
         kinds = "fiu" if wanted.kind == "f" else "iu" if wanted.kind in "iu" else wanted.kind
@@ -128,7 +126,9 @@ def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: b
     check_shape(name, array.shape, shape)
     # Values beyond float32 become inf here, quietly; where that matters, `finite` reports it with a name.
     with np.errstate(over="ignore", invalid="ignore"):
-        array = np.ascontiguousarray(array, dtype=wanted)
+        array = np.require(array, wanted, ("C", "A"))
+    if own and np.may_share_memory(array, given) and not is_frozen(array):
+        array = array.copy()
     if finite and not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name}: expected finite values, got {array[where]} at {where}")
@@ -136,15 +136,18 @@ def as_array(name: str, value: ArrayLike, dtype: Any, shape: Shape, *, finite: b
 
 
 def float_dtype(value: ArrayLike) -> Any:
-    """What linear operators compute in: float64 for float64, else float32."""
-    return np.float64 if getattr(value, "dtype", None) == np.float64 else np.float32
+    """What linear operators compute in: float64 for float64 in any byte order, and for what is finer; else float32."""
+    dtype = getattr(value, "dtype", None)
+    fine = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize >= 8
+    return np.float64 if fine else np.float32
 
 
-def as_depth(name: str, value: ArrayLike, shape: Shape) -> F32:
+def as_depth(name: str, value: ArrayLike, shape: Shape, *, own: bool = False) -> F32:
     """Depth in metres as float32. Integers are refused: they are millimetres nearly always."""
-    if to_numpy(name, value).dtype.kind in "iu":
+    array = to_numpy(name, value)
+    if array.dtype.kind in "iu":
         raise TypeError(f"{name}: expected metres as floating-point numbers, got integers; millimetres? divide by 1000")
-    return as_array(name, value, np.float32, shape)
+    return as_array(name, array, np.float32, shape, own=own)
 
 
 def suspect_depth(name: str, depth: F32) -> None:
@@ -156,9 +159,10 @@ def suspect_depth(name: str, depth: F32) -> None:
 
 def as_pixels(name: str, value: ArrayLike, shape: Shape) -> F32:
     """Pixels, uint8 or float in [0, 1], as float32 in [0, 1]."""
-    if to_numpy(name, value).dtype == np.uint8:
-        return np.asarray(as_array(name, value, np.uint8, shape) / np.float32(255))
-    pixels = as_array(name, value, np.float32, shape, finite=True)
+    array = to_numpy(name, value, values=True)
+    if array.dtype == np.uint8:
+        return np.asarray(as_array(name, array, np.uint8, shape) / np.float32(255))
+    pixels = as_array(name, array, np.float32, shape, finite=True)
     if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
         hint = "(x + 1) / 2?" if pixels.min() < 0 else "divide by 65535?" if pixels.max() > 255 else "divide by 255?"
         raise ValueError(f"{name}: expected values in [0, 1], got {pixels.min()} to {pixels.max()}; {hint}")
@@ -173,7 +177,7 @@ def as_ids(name: str, value: ArrayLike) -> U64:
     check_shape(name, array.shape, ("N",))
     if array.size and array.dtype.kind == "i" and array.min() < 0:
         raise ValueError(f"{name}: expected ids >= 0, got {array.min()}")
-    return np.ascontiguousarray(array, dtype=np.uint64)
+    return np.require(array, np.uint64, ("C", "A"))
 
 
 def check_number(

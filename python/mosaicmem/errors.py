@@ -24,6 +24,17 @@ class FormatError(ValueError):
         self.path = Path(path)
         self.line = line
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt_error, (type(self), self.args, self.__dict__)
+
+
+def rebuilt_error(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """An error as pickle brings it back, in another process, say: its class makes the message of other arguments."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class SuspiciousInput(UserWarning):
     """Input that is possible, but looks like a common mistake; the message says which and what to do."""

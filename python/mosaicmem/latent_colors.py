@@ -21,7 +21,7 @@ class LatentColors:
     """
 
     def __init__(self, latents: ArrayLike) -> None:
-        x = as_array("latents", latents, np.float64, ("N", "C"), finite=True)
+        x = as_array("latents", latents, np.float64, ("N", "C"), finite=True, values=True)
         if len(x) > _FIT:
             x = x[np.linspace(0, len(x) - 1, _FIT).astype(np.int64)]
         self._mean = x.mean(axis=0) if len(x) else np.zeros(x.shape[1])

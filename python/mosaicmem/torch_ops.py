@@ -24,10 +24,11 @@ import torch
 from numpy.typing import NDArray
 
 from mosaicmem import _core
-from mosaicmem._arrays import I32, as_array, check_shape, check_threads, float_dtype
+from mosaicmem._arrays import I32, as_array, check_shape, check_threads, float_dtype, to_numpy
+from mosaicmem._foreign import refuse_bfloat16
 from mosaicmem.attention._features import as_heads
 from mosaicmem.attention._head_layout import MatrixTable
-from mosaicmem.attention.prope import camera_indices
+from mosaicmem.attention._tokens import camera_indices
 from mosaicmem.attention.warped_latent import sample_arguments, splat_arguments
 from mosaicmem.attention.warped_rope import RotaryTable
 from mosaicmem.device import latents as device_latents
@@ -74,7 +75,7 @@ def splat(
     tokens: Any, positions: Any, depth: Any, weights: Any, rows: int, columns: int, mode: str, depth_tolerance: float
 ) -> tuple[Any, Any, Any, Any]:
     """``WarpedLatent.splat`` on a tensor (N, C): canvas, coverage, depth, source."""
-    places = _constant("positions", positions), _constant("depth", depth), _constant("weights", weights)
+    places = _constant("positions", positions), _constant("depth", depth), _constant("weights", weights, values=True)
     features = _computable("tokens", tokens, half=False)
     return tuple(torch.ops.mosaicmem.splat(features, *places, rows, columns, mode, depth_tolerance))
 
@@ -94,13 +95,19 @@ def _on_device_of(x: Any, copies: DeviceCopies, arrays: tuple[NDArray[Any], ...]
     return tuple(copies.of(call, f"{key} {i} {array.dtype}", array) for i, array in enumerate(arrays))
 
 
-def _constant(name: str, value: Any) -> Any:
-    """A tensor that no gradient flows to."""
+def _constant(name: str, value: Any, *, values: bool = False) -> Any:
+    """A tensor that no gradient flows to. bfloat16 is refused unless these are ``values``."""
     if value is None:
         return None
+    # A compiler traces NumPy's arrays by itself, and could not trace how they are read.
+    if not isinstance(value, torch.Tensor) and not torch.compiler.is_compiling() and not is_on_device(value):
+        array = to_numpy(name, value, values=values)
+        value = torch.from_numpy(np.require(array, requirements=("C", "A", "W")))
     tensor = torch.as_tensor(value)
     if tensor.requires_grad:
         raise ValueError(f"{name}: expected a tensor without gradient, since this has no backward; use .detach()")
+    if tensor.dtype == torch.bfloat16:
+        return tensor.float() if values else refuse_bfloat16(name)
     return tensor
 
 
@@ -116,7 +123,7 @@ def _computable(name: str, x: Any, *, half: bool = True) -> Any:
 
 
 def _array(x: Any) -> Any:
-    return None if x is None else np.ascontiguousarray(x.detach().numpy())
+    return None if x is None else np.ascontiguousarray(x.detach().resolve_neg().numpy())
 
 
 def _heads(x: Any) -> NDArray[Any]:

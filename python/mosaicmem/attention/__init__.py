@@ -1,6 +1,7 @@
 """The operators that align memory with a view: Warped RoPE, Warped Latent, PRoPE, and attention over memory tokens."""
 
-from mosaicmem.attention.cross_attention import MemoryCrossAttention, MemoryKeysValues
+from mosaicmem.attention._keys_values import MemoryKeysValues
+from mosaicmem.attention.cross_attention import MemoryCrossAttention
 from mosaicmem.attention.kernel import attention, merge_attention
 from mosaicmem.attention.prope import PRoPE, prope_attention
 from mosaicmem.attention.warped_latent import LatentCanvas, WarpedLatent, bilinear_sample, reproject_depth_grid

@@ -2,13 +2,125 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice, check_integer, check_number, check_shape
+from mosaicmem._arrays import (
+    F64,
+    ArrayLike,
+    as_array,
+    check_choice,
+    check_integer,
+    check_number,
+    check_shape,
+    to_numpy,
+)
 from mosaicmem.camera import CameraIntrinsics
-from mosaicmem.camera.pose import check_rigid_stack
+from mosaicmem.camera.pose import CameraPose, check_rigid, check_rigid_stack, invert_rigid
+from mosaicmem.errors import suspect
 
 TRANSLATIONS = ("none", "log", "logd4", "tanh")
+
+_WORTH_A_MOVE = 0.5  # of the largest translation: less must be left of it
+_FAR = 100.0  # from the origin
+_COARSE = 0.01  # metres between two neighbouring numbers
+
+
+@dataclass(frozen=True, eq=False)
+class SharedFrame:
+    """What cameras that meet in one attention must have in common.
+
+    Attributes
+    ----------
+    world_from_reference : (4, 4) float64 or None
+        As `PRoPE` was given it.
+    translation : str or float
+        As `PRoPE` was given it.
+    world_from_frame : (4, 4) float64 or None
+        Rigid. Cameras are multiplied by it from the right, which changes no logit; None leaves them as they are.
+    """
+
+    world_from_reference: F64 | None
+    translation: str | float
+    world_from_frame: F64 | None
+
+    def differs_from(self, other: SharedFrame) -> str | None:
+        """The argument in which cameras of the two frames could not be compared, or None."""
+        if self.translation != other.translation:
+            return "translation"
+        mine, theirs = self.world_from_reference, other.world_from_reference
+        same = mine is theirs or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
+        return None if same else "world_from_reference"
+
+
+class ProjectedCameras:
+    """Checked cameras: P = lift4(Kn) * camera_from_world of each, in any frame of the world.
+
+    Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or the identity without intrinsics. See `PRoPE` for
+    the arguments.
+
+    Attributes
+    ----------
+    subframes : int
+        S, 1 or 4.
+    shared : SharedFrame
+        That these cameras are best seen from: at the first of them where that makes translations much smaller.
+    distance : float
+        How far from the origin all cameras are, if that is much further than they are apart; else 0. It says how many
+        digits are lost where these cameras are not taken in ``shared``.
+    """
+
+    def __init__(
+        self,
+        viewmats: ArrayLike,
+        Ks: ArrayLike | None,
+        image_width: int | None,
+        image_height: int | None,
+        translation: str | float,
+        world_from_reference: CameraPose | ArrayLike | None,
+    ) -> None:
+        shape = tuple(np.shape(viewmats))
+        check_shape("viewmats", shape, ("V", 4, 4) if len(shape) != 4 else ("V", "S", 4, 4))
+        subframes = shape[1] if len(shape) == 4 else 1
+        if subframes not in (1, 4):
+            raise ValueError(f"viewmats: expected 1 or 4 sub-frame cameras a latent frame, got shape {shape}")
+        self.subframes = subframes
+        self._shape = (shape[0], subframes, 4, 4)
+        given = to_numpy("viewmats", viewmats)
+        views = check_rigid_stack("viewmats", as_array("viewmats", given, np.float64, shape, finite=True))
+        views = views.reshape(-1, 4, 4)
+        _suspect_coarse(views[:, :3, 3], given.dtype)
+        reference = None
+        if world_from_reference is not None:
+            reference = _reference(world_from_reference)
+            views = views @ reference
+        elif isinstance(translation, str) and translation != "none":
+            _suspect_far(_seen_from_the_first(views)[0] if len(views) > 1 else 0.0, translation)
+        self._views = views
+        views[:, :3, 3] = scale_translation(views[:, :3, 3], translation)
+        self._lifts = None if Ks is None else _lifts(Ks, shape, image_width, image_height)
+        self.distance, at_first = _seen_from_the_first(views)
+        self.shared = SharedFrame(reference, translation, at_first)
+
+    def __len__(self) -> int:
+        return int(self._shape[0])
+
+    def matrices(self, world_from_frame: F64 | None = None) -> tuple[F64, F64]:
+        """P and its inverse, in closed form, of cameras in a frame: (V, S, 4, 4) float64 each.
+
+        The inverse is [R^T | -R^T t] lift4(Kn^-1).
+        """
+        views = self._views if world_from_frame is None else self._views @ world_from_frame
+        rotation_t = views[:, :3, :3].transpose(0, 2, 1)
+        inverse = np.zeros_like(views)
+        inverse[:, :3, :3] = rotation_t
+        inverse[:, :3, 3] = -np.einsum("vij,vj->vi", rotation_t, views[:, :3, 3])
+        inverse[:, 3, 3] = 1
+        if self._lifts is None:
+            return views.reshape(self._shape), inverse.reshape(self._shape)
+        lift, unlift = self._lifts
+        return (lift @ views).reshape(self._shape), (inverse @ unlift).reshape(self._shape)
 
 
 def projection_matrices(
@@ -18,29 +130,45 @@ def projection_matrices(
     image_height: int | None,
     translation: str | float = "none",
 ) -> tuple[F64, F64]:
-    """P = lift4(Kn) * camera_from_world of each camera, and its inverse in closed form; (V, S, 4, 4) float64 each.
+    """P and its inverse of each camera in the frame of the world, (V, S, 4, 4) float64 each."""
+    return ProjectedCameras(viewmats, Ks, image_width, image_height, translation, None).matrices()
 
-    Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or the identity without intrinsics. The inverse is
-    [R^T | -R^T t] lift4(Kn^-1). See `PRoPE` for the arguments.
-    """
-    shape = tuple(np.shape(viewmats))
-    check_shape("viewmats", shape, ("V", 4, 4) if len(shape) != 4 else ("V", "S", 4, 4))
-    subframes = shape[1] if len(shape) == 4 else 1
-    if subframes not in (1, 4):
-        raise ValueError(f"viewmats: expected 1 or 4 sub-frame cameras a latent frame, got shape {shape}")
-    views = check_rigid_stack("viewmats", as_array("viewmats", viewmats, np.float64, shape, finite=True))
-    views = views.reshape(-1, 4, 4)
-    views[:, :3, 3] = scale_translation(views[:, :3, 3], translation)
-    rotation_t = views[:, :3, :3].transpose(0, 2, 1)
-    inverse = np.zeros_like(views)
-    inverse[:, :3, :3] = rotation_t
-    inverse[:, :3, 3] = -np.einsum("vij,vj->vi", rotation_t, views[:, :3, 3])
-    inverse[:, 3, 3] = 1
-    full = (shape[0], subframes, 4, 4)
-    if Ks is None:
-        return views.reshape(full), inverse.reshape(full)
-    lift, unlift = _lifts(Ks, shape, image_width, image_height)
-    return (lift @ views).reshape(full), (inverse @ unlift).reshape(full)
+
+def _seen_from_the_first(views: F64) -> tuple[float, F64 | None]:
+    """`ProjectedCameras.distance`, and the frame of the first camera where it is worth to move there."""
+    if not len(views):
+        return 0.0, None
+    first = invert_rigid(views[0])
+    length = np.linalg.norm(views[:, :3, 3], axis=1)
+    apart = float(np.linalg.norm((views @ first)[:, :3, 3], axis=1).max())
+    distance = float(length.min()) if length.min() > 4 * apart else 0.0
+    return distance, first if apart < _WORTH_A_MOVE * length.max() else None
+
+
+def _reference(world_from_reference: CameraPose | ArrayLike) -> F64:
+    if isinstance(world_from_reference, CameraPose):
+        return world_from_reference.world_from_camera
+    return check_rigid("world_from_reference", world_from_reference)
+
+
+def _suspect_far(distance: float, translation: str) -> None:
+    if distance > _FAR:
+        suspect(
+            f"translation: {translation!r} depends on the frame of the world, and these cameras are {distance:.3g} or "
+            "more from its origin; pass world_from_reference, one of the cameras, the same wherever they meet others"
+        )
+
+
+def _suspect_coarse(t: F64, dtype: np.dtype) -> None:
+    if dtype.kind != "f" or dtype.itemsize >= 8 or not t.size:
+        return
+    far = np.abs(t).max()
+    step = float(np.spacing(far.astype(dtype)))
+    if step > _COARSE:
+        suspect(
+            f"viewmats: {dtype} tells translations of {far:.3g} apart by {step:.2g} only; compute them in float64, or "
+            "relative to a camera"
+        )
 
 
 def scale_translation(t: F64, translation: str | float) -> F64:

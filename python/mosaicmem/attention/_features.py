@@ -14,18 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem._arrays import ArrayLike, Shape, as_array, check_shape, is_torch, to_numpy
+from mosaicmem._foreign import is_bfloat16
 
 _CACHE_LINE = 64
 
 Heads = NDArray[Any]
 """(batch, heads, tokens, dim), features of a token contiguous: float32, float64, or uint16 that holds bfloat16."""
-
-
-def is_bfloat16(value: ArrayLike) -> bool:
-    """Whether ``value`` is a torch tensor of bfloat16, or a NumPy array of the bfloat16 that ml_dtypes adds."""
-    if is_torch(value):
-        return str(value.dtype) == "torch.bfloat16"
-    return isinstance(value, np.ndarray) and value.dtype.name == "bfloat16"
 
 
 def as_heads(name: str, value: ArrayLike, shape: Shape, *, double: bool = True) -> Heads:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,38 +21,13 @@ from mosaicmem._arrays import (
     check_threads,
     like,
 )
+from mosaicmem.attention._keys_values import MemoryKeysValues
 from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
 from mosaicmem.attention.warped_rope import RotaryTable, WarpedRoPE
 from mosaicmem.device.arrays import Call, is_on_device
 from mosaicmem.device.cross_attention import DeviceProjections
-
-
-@dataclass(frozen=True, eq=False)
-class MemoryKeysValues:
-    """Memory tokens as a layer attends to them: made once a window, used at every denoising step.
-
-    Attributes
-    ----------
-    keys, values : (B, heads, M, head_dim)
-        Projected and encoded: float32, or where the memory was on a GPU arrays there, of its dtype.
-    mask : (B, M) bool or None
-    time : (M,) float64 or None
-        Seconds.
-    with_cameras : bool
-        Whether keys and values carry their cameras; then queries must carry theirs.
-    """
-
-    keys: Any
-    values: Any
-    mask: Any
-    time: Any
-    with_cameras: bool
-
-    def __len__(self) -> int:
-        """The number of memory tokens, M."""
-        return int(self.keys.shape[2])
 
 
 class MemoryCrossAttention:
@@ -155,7 +129,9 @@ class MemoryCrossAttention:
             raise ValueError(f"weights: expected the names {sorted(self.weights)}, got {sorted(weights)}")
         self._set_weights(
             {
-                name: as_array(f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True).copy()
+                name: as_array(
+                    f"weights[{name!r}]", weights[name], np.float32, old.shape, finite=True, values=True
+                ).copy()
                 for name, old in self._weights.items()
             }
         )
@@ -193,16 +169,19 @@ class MemoryCrossAttention:
             raise ValueError("memory_time: expected the time of each memory token, since half_life is set")
         keys = self.rope.apply(self._heads(m, "key"), positions, num_threads=self.num_threads)
         values = self._heads(m, "value")
+        frame = None
         if prope is not None:
-            check_instance("prope", prope, PRoPE)
-            keys = prope.apply_to_kv(keys, num_threads=self.num_threads)
-            values = prope.apply_to_kv(values, num_threads=self.num_threads)
+            frame = check_instance("prope", prope, PRoPE).products.shared_frame
+            products = prope.products.seen_from(frame, "prope").kv
+            keys = prope.multiply("keys", keys, products, False, self.num_threads)
+            values = prope.multiply("values", values, products, False, self.num_threads)
         return MemoryKeysValues(
             keys,
             values,
             None if mask is None else _beside(m, "mask", mask, np.bool_, (batch, count)),
             None if time is None else _beside(m, "memory_time", time, np.float64, (count,)),
             prope is not None,
+            frame,
         )
 
     def attend(
@@ -252,10 +231,11 @@ class MemoryCrossAttention:
             decay = {"query_time": time, "key_time": memory.time, "half_life": self.half_life}
         q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
         if prope is not None:
-            q = check_instance("prope", prope, PRoPE).apply_to_q(q, num_threads=self.num_threads)
+            products = check_instance("prope", prope, PRoPE).products.seen_from(memory.frame, "prope")
+            q = prope.multiply("queries", q, products.q, False, self.num_threads)
         heads = attention(q, memory.keys, memory.values, mask=memory.mask, num_threads=self.num_threads, **decay)
         if prope is not None:
-            heads = prope.apply_to_o(heads, num_threads=self.num_threads)
+            heads = prope.multiply("outputs", heads, products.o, True, self.num_threads)
         if on_device:
             return x + self._on_device.merged("hidden", "gated output", heads)
         merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
@@ -282,6 +262,15 @@ class MemoryCrossAttention:
         ready = self.project_memory(memory, memory_positions, mask=mask, prope=of_memory, time=memory_time)
         return self.attend(hidden, ready, query_positions, prope=of_queries, query_time=query_time)
 
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_weights", "_gated_output", "_on_device")
+        return {**{k: v for k, v in self.__dict__.items() if k not in made}, "weights": dict(self._weights)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weights = state["weights"]
+        self.__dict__.update({k: v for k, v in state.items() if k != "weights"})
+        self._set_weights(weights)
+
     def _set_weights(self, weights: dict[str, F32]) -> None:
         self._weights = MappingProxyType(weights)
         # The gate of a head scales the columns of the output that read it.
@@ -301,11 +290,11 @@ def _checked(name: str, x: Any, shape: Shape) -> Any:
     """Hidden states or memory tokens of ``shape``, where they are."""
     if is_on_device(x):
         return Call(name, x).checked(name, x, ("float32", "bfloat16", "float16"), shape)
-    return as_array(name, x, np.float32, shape)
+    return as_array(name, x, np.float32, shape, values=True)
 
 
 def _beside(x: Any, name: str, value: Any, dtype: Any, shape: Shape) -> Any:
-    """What goes with ``x``, where that is."""
+    """What goes with ``x``, where that is; on the host it is nobody else's."""
     if is_on_device(x):
         return Call(name, x).placed(name, value, np.dtype(dtype).name, shape)
-    return as_array(name, value, dtype, shape, finite=dtype is np.float64)
+    return as_array(name, value, dtype, shape, finite=dtype is np.float64, own=True)

@@ -9,9 +9,10 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice, check_number, check_threads, like
-from mosaicmem.attention._features import as_heads, empty_heads, is_bfloat16, restore
+from mosaicmem._foreign import is_bfloat16
+from mosaicmem.attention._features import as_heads, empty_heads, restore
 from mosaicmem.attention.warped_rope import PAIRINGS, RotaryTable, WarpedRoPE
-from mosaicmem.device.arrays import is_on_device
+from mosaicmem.device.arrays import host_array, is_on_device
 from mosaicmem.device.attention import attention as device_attention
 from mosaicmem.device.attention import merge_attention as device_merge
 from mosaicmem.device.positions import DeviceRotaryTable
@@ -78,6 +79,7 @@ def attention(
         given_scale = None if scale is None else check_number("scale", scale)
         out, lse = device_attention(q, k, v, mask, bias, decay, given_scale, *tables)
         return (out, lse) if return_lse else out
+    q, k, v = host_array("q", q), host_array("k", k), host_array("v", v)
     q, k = (_turned(x, table, pairing, num_threads) for x, table in ((q, query_table), (k, key_table)))
     names = {"q": q, "k": k, "v": v}
     half = {name for name, value in names.items() if is_bfloat16(value)}
@@ -93,7 +95,7 @@ def attention(
     if heads and (key_heads == 0 or heads % key_heads):
         raise ValueError(f"k: expected a number of heads that divides the {heads} of q, got {key_heads}")
     key_mask = None if mask is None else as_array("mask", mask, np.bool_, (batch, key_count))
-    key_bias = None if bias is None else as_array("bias", bias, np.float32, (batch, key_count))
+    key_bias = None if bias is None else as_array("bias", bias, np.float32, (batch, key_count), values=True)
     if key_bias is not None and (np.isnan(key_bias).any() or np.isposinf(key_bias).any()):
         raise ValueError("bias: expected finite values or -inf, got NaN or +inf")
     times = _times(query_time, key_time, half_life, count, key_count)
@@ -122,13 +124,16 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
     """
     if is_on_device(out_a):
         return device_merge(out_a, lse_a, out_b, lse_b)
+    out_a, out_b = host_array("out_a", out_a), host_array("out_b", out_b)
     if is_bfloat16(out_a) != is_bfloat16(out_b):
         raise TypeError("out_a, out_b: expected one dtype, got bfloat16 for one only")
     a = as_heads("out_a", out_a, (*np.shape(out_a)[:-1], "d_v"), double=False)
     shape = tuple(np.shape(out_a))
     b = as_heads("out_b", out_b, shape, double=False)
     rows, width = math.prod(shape[:-1]), shape[-1]
-    sums = [as_array(name, lse, np.float32, shape[:-1]) for name, lse in (("lse_a", lse_a), ("lse_b", lse_b))]
+    sums = [
+        as_array(name, lse, np.float32, shape[:-1], values=True) for name, lse in (("lse_a", lse_a), ("lse_b", lse_b))
+    ]
     out, lse = np.empty((rows, width), a.dtype), np.empty(rows, np.float32)
     parts = [np.ascontiguousarray(part).reshape(rows, width) for part in (a, b)]
     _core.merge_attention(parts[0], sums[0].reshape(rows), parts[1], sums[1].reshape(rows), out, lse)

@@ -9,10 +9,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import (
-    F64,
-    I32,
     ArrayLike,
-    as_array,
     check_choice,
     check_instance,
     check_integer,
@@ -21,13 +18,20 @@ from mosaicmem._arrays import (
     check_threads,
     is_torch,
 )
-from mosaicmem.attention._cameras import projection_matrices
+from mosaicmem.attention._cameras import ProjectedCameras
 from mosaicmem.attention._features import as_heads, empty_heads, restore
 from mosaicmem.attention._head_layout import HeadLayout, MatrixTable
+from mosaicmem.attention._products import CameraProducts
+from mosaicmem.attention._tokens import token_places
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.warped_rope import RotaryTable
-from mosaicmem.device.arrays import Call, is_on_device
+from mosaicmem.camera import CameraPose
+from mosaicmem.device.arrays import Call, host_array, is_on_device
 from mosaicmem.device.positions import prope_apply
+from mosaicmem.errors import suspect
+
+_SPACING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 0.0}  # relative; float32 for all else
+_MOST_ERROR = 0.1
 
 
 class PRoPE:
@@ -67,9 +71,26 @@ class PRoPE:
     translation : {"none", "log", "logd4", "tanh"} or float
         Tames large scenes: the translation t of camera_from_world becomes t * log1p(|t|) / |t|, that / 4,
         t * tanh(|t|) / |t|, or t divided by a number. All but ``none`` and a divisor depend on the world frame, so give
-        cameras relative to one of them.
+        cameras relative to one of them, or ``world_from_reference``.
     base : float
         ``half``: base of the rotary frequencies base^(-i / n), n = head_dim / 8.
+    world_from_reference : CameraPose or (4, 4) array, optional
+        Cameras are taken relative to this one, before ``translation``. Give the same to all that meet in an attention.
+
+    Notes
+    -----
+    Only P_q P_k^-1 counts, so the origin of the world does not; but P^T q and P^-1 k grow with the distance from it,
+    and with them what float32 and bfloat16 round off. `attend`, `prope_attention` and `MemoryCrossAttention` therefore
+    take all cameras relative to one of them where these are far from the origin: their error does not grow. The
+    ``apply_to_...`` methods cannot know which others theirs will meet, so they use the frame that ``viewmats`` have.
+    Where you call them yourself far from the origin, pass ``world_from_reference``.
+
+    Warns
+    -----
+    SuspiciousInput
+        The cameras are so far from the origin that ``apply_to_...`` loses the digits that matter in the dtype of the
+        features; ``translation`` depends on the frame of the world, and the cameras are far from its origin; or
+        ``viewmats`` are of a dtype that is too coarse for where they are.
 
     References
     ----------
@@ -93,16 +114,15 @@ class PRoPE:
         dims_per_camera: int = 16,
         translation: str | float = "none",
         base: float = 100.0,
+        world_from_reference: CameraPose | ArrayLike | None = None,
     ) -> None:
         self.head_dim = check_integer("head_dim", head_dim, minimum=4)
         self.layout = check_choice("layout", layout, ("half", "full", "contiguous"))
-        project, unproject = projection_matrices(viewmats, Ks, image_width, image_height, translation)
-        head = HeadLayout.of(self.layout, self.head_dim, project.shape[1], subframes, dims_per_camera)
-        transpose = (0, 1, 3, 2)
-        self._q = head.table(project.transpose(transpose), project)
-        self._kv = head.table(unproject, unproject.transpose(transpose))
-        self._o = head.table(project, project.transpose(transpose))
-        self._camera, place = _tokens(len(project), patches_x, patches_y, camera, positions)
+        cameras = ProjectedCameras(viewmats, Ks, image_width, image_height, translation, world_from_reference)
+        head = HeadLayout.of(self.layout, self.head_dim, cameras.subframes, subframes, dims_per_camera)
+        self.products = CameraProducts(cameras, head)
+        self._suspected = False
+        self._camera, place = token_places(len(cameras), patches_x, patches_y, camera, positions)
         self._angles: RotaryTable | None = None
         if self.layout == "half":
             if place is None:
@@ -110,7 +130,7 @@ class PRoPE:
             # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
             quarter = head_dim // 4
             frequencies = check_number("base", base, above=0.0)
-            self._angles = RotaryTable(*_core.rope_table(place, (quarter, quarter), frequencies))
+            self._angles = RotaryTable.adopted(*_core.rope_table(place, (quarter, quarter), frequencies))
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -122,34 +142,56 @@ class PRoPE:
         For this and its siblings: float64 and bfloat16 stay so, all else is computed in float32. Transposed views of
         (B, N, heads, d) are read as they are. A torch tensor may require a gradient.
         """
-        return self._apply("q", q, self._q, False, num_threads)
+        self._suspect_distance(q)
+        return self.multiply("q", q, self.products.as_given.q, False, num_threads)
 
     def apply_to_kv(self, x: ArrayLike, *, num_threads: int = 0) -> Any:
         """P^-1 x with the rotary part; x is keys or values (..., N, head_dim)."""
-        return self._apply("x", x, self._kv, False, num_threads)
+        self._suspect_distance(x)
+        return self.multiply("x", x, self.products.as_given.kv, False, num_threads)
 
     def apply_to_o(self, o: ArrayLike, *, num_threads: int = 0) -> Any:
         """P o with the inverse rotary part; o is (..., N, head_dim)."""
-        return self._apply("o", o, self._o, True, num_threads)
+        self._suspect_distance(o)
+        return self.multiply("o", o, self.products.as_given.o, True, num_threads)
 
     def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
         """Attention under PRoPE. Keys and values have the cameras of ``memory``, or those of the queries without it.
 
-        ``options`` go to `attention`; with ``return_lse`` the result is a pair here too.
+        All cameras are taken relative to the first of the queries where these are far from the origin, so that the
+        world may lie anywhere. ``options`` go to `attention`; with ``return_lse`` the result is a pair here too.
         """
-        keys = self if memory is None else check_instance("memory", memory, PRoPE)
         threads = options.get("num_threads", 0)
+        keys = self if memory is None else check_instance("memory", memory, PRoPE)
+        frame = self.products.shared_frame
+        own, theirs = self.products.seen_from(frame, "self"), keys.products.seen_from(frame, "memory").kv
         result = attention(
-            self.apply_to_q(q, num_threads=threads),
-            keys.apply_to_kv(k, num_threads=threads),
-            keys.apply_to_kv(v, num_threads=threads),
+            self.multiply("q", q, own.q, False, threads),
+            keys.multiply("k", k, theirs, False, threads),
+            keys.multiply("v", v, theirs, False, threads),
             **options,
         )
         if options.get("return_lse"):
-            return self.apply_to_o(result[0], num_threads=threads), result[1]
-        return self.apply_to_o(result, num_threads=threads)
+            return self.multiply("o", result[0], own.o, True, threads), result[1]
+        return self.multiply("o", result, own.o, True, threads)
 
-    def _apply(self, name: str, x: ArrayLike, matrices: MatrixTable, inverse: bool, num_threads: int) -> Any:
+    def _suspect_distance(self, x: ArrayLike) -> None:
+        """Warn once of features that are too coarse for where the cameras are."""
+        distance = self.products.distance
+        if distance * _SPACING["bfloat16"] <= _MOST_ERROR or self._suspected:
+            return
+        dtype = str(getattr(x, "dtype", "float32")).rpartition(".")[2]
+        if distance * _SPACING.get(dtype, 2.0**-24) > _MOST_ERROR:
+            self._suspected = True
+            suspect(
+                f"viewmats: all cameras are {distance:.3g} or more from the origin of the world, where {dtype} "
+                "features lose what tells them apart; use attend, or pass world_from_reference, one of the cameras, "
+                "to the PRoPE of queries and of memory alike"
+            )
+
+    def multiply(self, name: str, x: ArrayLike, matrices: MatrixTable, inverse: bool, num_threads: int) -> Any:
+        """One product of ``products`` on features (..., N, head_dim), with the rotary part or its inverse."""
+        x = host_array(name, x)
         shape = tuple(np.shape(x))
         check_shape(name, shape, (*[None] * max(0, len(shape) - 2), len(self), self.head_dim))
         threads = check_threads(num_threads)
@@ -206,6 +248,7 @@ def prope_attention(
     dims_per_camera: int = 16,
     translation: str | float = "none",
     base: float = 100.0,
+    world_from_reference: CameraPose | ArrayLike | None = None,
     **options: Any,
 ) -> Any:
     """Self-attention of V camera views under PRoPE, in one call; q, k, v are (B, heads, V * patches_y * patches_x, d).
@@ -226,35 +269,6 @@ def prope_attention(
         dims_per_camera=dims_per_camera,
         translation=translation,
         base=base,
+        world_from_reference=world_from_reference,
     )
     return encoding.attend(q, k, v, **options)
-
-
-def _tokens(
-    cameras: int,
-    patches_x: int | None,
-    patches_y: int | None,
-    camera: ArrayLike | None,
-    positions: ArrayLike | None,
-) -> tuple[I32, F64 | None]:
-    """The camera of each token, and its (x, y) where that is known."""
-    if patches_x is not None or patches_y is not None:
-        if camera is not None or positions is not None:
-            raise ValueError("camera, positions: expected these, or patches_x and patches_y, not both")
-        columns = check_integer("patches_x", patches_x, minimum=1)
-        rows = check_integer("patches_y", patches_y, minimum=1)
-        y, x = np.divmod(np.tile(np.arange(rows * columns), cameras), columns)
-        grid = np.repeat(np.arange(cameras, dtype=np.int32), rows * columns)
-        return grid, np.stack([x, y], axis=1).astype(np.float64)
-    own = np.arange(cameras, dtype=np.int32) if camera is None else camera_indices(camera, cameras, "N")
-    if positions is None:
-        return own, None
-    return own, as_array("positions", positions, np.float64, (len(own), 2), finite=True)
-
-
-def camera_indices(camera: ArrayLike, cameras: int, count: int | str) -> I32:
-    """The camera of each of ``count`` tokens, within [0, cameras)."""
-    own = as_array("camera", camera, np.int32, (count,))
-    if own.size and not (own.min() >= 0 and own.max() < cameras):
-        raise ValueError(f"camera: expected indices within [0, {cameras}), got {own.min()} to {own.max()}")
-    return own

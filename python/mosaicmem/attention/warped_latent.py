@@ -168,11 +168,11 @@ def splat_arguments(
     depth_tolerance: float,
 ) -> tuple[Any, ...]:
     """The core's arguments for a splat, checked; see `WarpedLatent.splat`."""
-    features = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"))
+    features = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"), values=True)
     place = as_array("positions", positions, np.float32, (len(features), 2))
     z = as_depth("depth", depth, (len(features),))
     if weights is not None:
-        weights = as_array("weights", weights, np.float32, (len(features),), finite=True)
+        weights = as_array("weights", weights, np.float32, (len(features),), finite=True, values=True)
         if weights.size and not (weights.min() >= 1e-6 and weights.max() <= 1e6):
             raise ValueError(f"weights: expected values in [1e-6, 1e6], got {weights.min()} to {weights.max()}")
     return (
@@ -218,7 +218,7 @@ def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int =
 
 def sample_arguments(grid: ArrayLike, positions: ArrayLike) -> tuple[NDArray[Any], F32]:
     """The core's arguments for `bilinear_sample`, checked."""
-    cells = as_array("grid", grid, float_dtype(grid), ("h", "w", "C"))
+    cells = as_array("grid", grid, float_dtype(grid), ("h", "w", "C"), values=True)
     if 0 in cells.shape[:2]:
         raise ValueError(f"grid: expected at least one cell, got shape {cells.shape}")
     place = as_array("positions", positions, np.float32, ("N", 2))

@@ -23,7 +23,7 @@ from mosaicmem._arrays import (
     to_numpy,
 )
 from mosaicmem.attention._features import as_heads, empty_heads, restore
-from mosaicmem.device.arrays import Call, DeviceCopies, is_on_device
+from mosaicmem.device.arrays import Call, DeviceCopies, host_array, is_on_device
 from mosaicmem.device.positions import DeviceRotaryTable, rope_apply
 
 PAIRINGS = ("interleaved", "split_half")
@@ -86,10 +86,21 @@ class RotaryTable:
     copies: DeviceCopies = field(init=False, repr=False, default_factory=DeviceCopies)
 
     def __post_init__(self) -> None:
-        cos = as_array("cos", self.cos, np.float64, ("N", "D"))
+        cos = as_array("cos", self.cos, np.float64, ("N", "D"), own=True)
         object.__setattr__(self, "cos", cos)
-        object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape))
+        object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape, own=True))
         object.__setattr__(self, "single", (self.cos.astype(np.float32), self.sin.astype(np.float32)))
+
+    @classmethod
+    def adopted(cls, cos: F64, sin: F64) -> RotaryTable:
+        """A table of arrays that are nobody else's, which are kept without a copy."""
+        table = object.__new__(cls)
+        for name, value in (
+            *(("cos", cos), ("sin", sin), ("copies", DeviceCopies())),
+            ("single", (cos.astype(np.float32), sin.astype(np.float32))),
+        ):
+            object.__setattr__(table, name, value)
+        return table
 
     def of_dtype(self, double: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         """cos and sin in float64 or float32."""
@@ -163,7 +174,7 @@ class WarpedRoPE:
         if is_on_device(positions):
             return DeviceRotaryTable(positions, self.axes_dims, self.theta)
         p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
-        return RotaryTable(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
+        return RotaryTable.adopted(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
 
     def apply(
         self,
@@ -189,6 +200,7 @@ class WarpedRoPE:
         -------
         Array of the shape of ``x``.
         """
+        x = host_array("x", x)
         shape = tuple(np.shape(x))
         check_shape("x", shape, (*[None] * max(0, len(shape) - 2), "N", self.head_dim))
         if not isinstance(positions, (RotaryTable, DeviceRotaryTable)):

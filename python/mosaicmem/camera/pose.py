@@ -175,6 +175,10 @@ class CameraPose:
         object.__setattr__(self, "world_from_camera", rigid)
         object.__setattr__(self, "timestamp", check_number("timestamp", self.timestamp))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.world_from_camera.flags.writeable = False  # which copies of arrays forget
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, CameraPose)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaicmem.cli._common import finite
-from mosaicmem.cli._errors import UsageError, blames
+from mosaicmem.cli._errors import UsageError, blames, check_choice
 from mosaicmem.cli._frames import parse_size
 
 if TYPE_CHECKING:

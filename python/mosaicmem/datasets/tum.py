@@ -14,25 +14,18 @@ from mosaicmem._arrays import F64, Bool
 from mosaicmem._images import image_size
 from mosaicmem._reading import check_folder, errors_in, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-<<<<<<< HEAD
-from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
-=======
 from mosaicmem.camera.formats.options import suspect_coarse
 from mosaicmem.camera.pose import can_be_unit, is_coarse
 from mosaicmem.camera.times import to_seconds
->>>>>>> formats
+from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError, suspect
 
 _MAX_APART = 0.02  # seconds
 _ROUNDING = 1e-6  # float64 resolves times since 1970 to a quarter of this
-<<<<<<< HEAD
-_LATEST = 1e12
+_LATEST = 1e19  # of nanoseconds
 _LEFT_OUT = 0.2  # the part of all images without a partner that is worth a word
 _UNITS_PER_METRE = 5000.0
-=======
-_LATEST = 1e19  # of nanoseconds
->>>>>>> formats
 _SIZE = (640, 480)
 _DEFAULT = (525.0, 525.0, 319.5, 239.5)
 _CALIBRATED = {
@@ -89,12 +82,9 @@ class TumRgbd(FolderSequence):
         poses, lines = read_numbers(self._poses_path, 8)
         order = _order(self._poses_path, poses[:, 0], lines)
         poses = poses[order]
-<<<<<<< HEAD
         _suspect_doubles(self._poses_path, poses[:, 0], poses[:, 1:].tolist(), [lines[i] for i in order])
-=======
         with errors_in(self._poses_path):
             poses[:, 0] = to_seconds(self._poses_path, poses[:, 0])
->>>>>>> formats
 
         depth, has_depth = _nearest(depth_times, color_times)
         pose, has_pose = _nearest(poses[:, 0], color_times)
@@ -168,11 +158,11 @@ def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
         lines.append(line)
     stamps = np.array(times, dtype=np.float64)
     order = _order(path, stamps, lines)
-<<<<<<< HEAD
     stamps, ordered = stamps[order], [images[i] for i in order]
     ordered_lines = [lines[i] for i in order]
     _suspect_doubles(path, stamps, ordered_lines, ordered_lines)
-    return stamps, ordered
+    with errors_in(path):
+        return to_seconds(path, stamps), ordered
 
 
 def _suspect_lost(path: Path, has_depth: Bool, has_pose: Bool) -> None:
@@ -192,10 +182,6 @@ def _suspect_doubles(path: Path, times: F64, values: Sequence[object], lines: li
             f"{path}:{lines[doubles[0]]}: the time {times[doubles[0]]:.6f} is in the list before; {len(doubles)} lines "
             "repeat a time, and what was where then is uncertain; remove one of each two"
         )
-=======
-    with errors_in(path):
-        return to_seconds(path, stamps[order]), [images[i] for i in order]
->>>>>>> formats
 
 
 def _is_inside(folder: Path, image: str) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import Shape, as_array, check_shape, is_torch
+from mosaicmem._foreign import read_array, refuse_bfloat16
 from mosaicmem._locks import ForkSafeLock
 
 Stream: TypeAlias = tuple[int, int]
@@ -45,7 +46,15 @@ def is_on_device(value: Any) -> bool:
     if hasattr(value, "__cuda_array_interface__"):
         return True
     device = getattr(value, "__dlpack_device__", None)
-    return device is not None and device()[0] == _CUDA
+    try:
+        return device is not None and device()[0] == _CUDA
+    except (BufferError, RuntimeError, ValueError, TypeError):  # no array of DLPack after all; the reader says so
+        return False
+
+
+def host_array(name: str, value: Any) -> Any:
+    """``value`` as it is where it is a torch tensor, a NumPy array or on a device; all else as a NumPy array."""
+    return value if is_torch(value) or is_on_device(value) else read_array(name, value)
 
 
 _leaving: list[tuple[Any, Any]] = []  # a moment of a stream, and an array that kernels may read until then
@@ -200,9 +209,12 @@ class Call:
         """The kind of the arrays and their device."""
         return type(self._framework), self.stream[0]
 
-    def array(self, name: str, value: Any, dtypes: str | Sequence[str], shape: Shape) -> View:
-        """``value`` of ``shape`` as contiguous memory of one of ``dtypes``; other real dtypes become the first."""
-        return self._view(self._framework.contiguous(self._converted(name, value, dtypes, shape)))
+    def array(self, name: str, value: Any, dtypes: str | Sequence[str], shape: Shape, *, values: bool = False) -> View:
+        """``value`` of ``shape`` as contiguous memory of one of ``dtypes``; other real dtypes become the first.
+
+        bfloat16 does so only where these are ``values`` (features, latents, weights): positions in it are refused.
+        """
+        return self._view(self._framework.contiguous(self._converted(name, value, dtypes, shape, values)))
 
     def depth(self, name: str, value: Any, shape: Shape) -> View:
         """Depth in metres as float32. Integers are refused: they are millimetres nearly always."""
@@ -220,8 +232,12 @@ class Call:
             array = self._framework.contiguous(array)
         return self._view(array)
 
+    def owned(self, value: Any) -> Any:
+        """A copy of an array of the framework, which nobody else writes to."""
+        return self._framework.copied(value)
+
     def copied(self, value: Any) -> View:
-        """A contiguous copy of an array of the framework."""
+        """A contiguous copy of an array of the framework, as the core takes it."""
         return self._view(self._framework.copied(value))
 
     def empty(self, shape: Sequence[int], dtype: str) -> tuple[Any, View]:
@@ -305,11 +321,13 @@ class Call:
             raise ValueError(f"{name}: expected a tensor without gradient, since this has no backward; use .detach()")
         return value
 
-    def _converted(self, name: str, value: Any, dtypes: str | Sequence[str], shape: Shape) -> Any:
+    def _converted(self, name: str, value: Any, dtypes: str | Sequence[str], shape: Shape, values: bool = False) -> Any:
         value = self._checked(name, value)
         accepted = (dtypes,) if isinstance(dtypes, str) else tuple(dtypes)
         dtype = self._framework.dtype(value)
         if dtype not in accepted:
+            if dtype == "bfloat16" and accepted[0] in _FLOATS and not values:
+                refuse_bfloat16(name)
             kinds = _FLOATS if accepted[0] in _FLOATS else ()
             if dtype not in kinds and not (accepted[0] in _FLOATS and dtype.startswith(("int", "uint"))):
                 raise TypeError(f"{name}: expected dtype {' or '.join(accepted)}, got {dtype}")
@@ -392,6 +410,9 @@ class DeviceCopies:
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, type, int], Any] = {}
+
+    def __reduce__(self) -> tuple[type[DeviceCopies], tuple[()]]:
+        return DeviceCopies, ()  # they are made again where they are asked for
 
     def of(self, call: Call, key: str, array: Any) -> Any:
         """The copy of ``array``, which is always the same for a ``key``, where the call runs."""

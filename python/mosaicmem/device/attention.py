@@ -58,7 +58,7 @@ def attention(
         keys,
         values,
         None if mask is None else call.array("mask", mask, "bool", (batch, key_count)),
-        None if bias is None else call.array("bias", bias, "float32", (batch, key_count)),
+        None if bias is None else call.array("bias", bias, "float32", (batch, key_count), values=True),
         call.array("query_time", query_time, "float64", (count,)) if decays else None,
         call.array("key_time", key_time, "float64", (key_count,)) if decays else None,
         1.0 if half_life is None else half_life,
@@ -82,7 +82,7 @@ def merge_attention(out_a: Any, lse_a: Any, out_b: Any, lse_b: Any) -> tuple[Any
     check_shape("out_b", tuple(out_b.shape), shape)
     rows = (math.prod(shape[:-1]), shape[-1])
     parts = [call.array(n, x.reshape(rows), _FEATURES, rows) for n, x in (("out_a", out_a), ("out_b", out_b))]
-    sums = [call.array(n, x, "float32", shape[:-1]) for n, x in (("lse_a", lse_a), ("lse_b", lse_b))]
+    sums = [call.array(n, x, "float32", shape[:-1], values=True) for n, x in (("lse_a", lse_a), ("lse_b", lse_b))]
     out, to_out = call.empty(rows, parts[0].dtype)
     lse, to_lse = call.empty(shape[:-1], "float32")
     _core.cuda.merge_attention(parts[0], sums[0], parts[1], sums[1], to_out, to_lse, call.stream)

@@ -24,7 +24,7 @@ def splat(
 ) -> tuple[Any, Any, Any, Any]:
     """The canvas (rows, columns, C), coverage, depth and source of ``WarpedLatent.splat``."""
     call = Call("tokens", tokens)
-    latents = call.array("tokens", tokens, _FLOATS, ("N", "C"))
+    latents = call.array("tokens", tokens, _FLOATS, ("N", "C"), values=True)
     count, channels = latents.shape
     places = _places(call, positions, depth, weights, count)
     canvas, on_canvas = call.empty((rows, columns, channels), latents.dtype)
@@ -62,7 +62,7 @@ def splat_adjoint(
 ) -> Any:
     """The gradient of tokens (N, C) from that of the canvas; ``surface`` and ``source`` are what `splat` has found."""
     call = Call("canvas", canvas)
-    gradient = call.array("canvas", canvas, _FLOATS, ("h", "w", "C"))
+    gradient = call.array("canvas", canvas, _FLOATS, ("h", "w", "C"), values=True)
     rows, columns, channels = gradient.shape
     count = int(depth.shape[0])
     places = _places(call, positions, depth, weights, count)
@@ -90,7 +90,7 @@ def splat_adjoint(
 def bilinear_sample(grid: Any, positions: Any) -> tuple[Any, Any]:
     """values (N, C) and inside (N,) of ``bilinear_sample``."""
     call = Call("grid", grid)
-    cells = call.array("grid", grid, _FLOATS, ("h", "w", "C"))
+    cells = call.array("grid", grid, _FLOATS, ("h", "w", "C"), values=True)
     if 0 in cells.shape[:2]:
         raise ValueError(f"grid: expected at least one cell, got shape {tuple(grid.shape)}")
     places = call.array("positions", positions, "float32", ("N", 2))
@@ -103,7 +103,7 @@ def bilinear_sample(grid: Any, positions: Any) -> tuple[Any, Any]:
 def bilinear_sample_adjoint(values: Any, positions: Any, rows: int, columns: int) -> Any:
     """The gradient of the grid (rows, columns, C) from that of the values (N, C)."""
     call = Call("values", values)
-    gradient = call.array("values", values, _FLOATS, ("N", "C"))
+    gradient = call.array("values", values, _FLOATS, ("N", "C"), values=True)
     count, channels = gradient.shape
     places = call.array("positions", positions, "float32", (count, 2))
     _check_count("values", count)
@@ -120,7 +120,7 @@ def _places(call: Call, positions: Any, depth: Any, weights: Any, count: int) ->
     return (
         call.array("positions", positions, "float32", (count, 2)),
         call.depth("depth", depth, (count,)),
-        None if weights is None else call.array("weights", weights, "float32", (count,)),
+        None if weights is None else call.array("weights", weights, "float32", (count,), values=True),
     )
 
 

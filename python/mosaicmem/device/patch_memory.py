@@ -47,7 +47,7 @@ class DevicePatchMemory:
         call = Call("latents", latents)
         channels, rows, columns = self._grid
         frames = len(w2c)
-        grid = call.array("latents", latents, "float32", (channels, frames, rows, columns))
+        grid = call.array("latents", latents, "float32", (channels, frames, rows, columns), values=True)
         depth = call.depth("depths", depths, (frames, "H", "W"))
         self._order.follow(call)
         arrays = self._with_room(call, self._count + frames)

@@ -22,7 +22,7 @@ class DeviceRotaryTable:
 
     def __init__(self, positions: Any, axes_dims: Sequence[int], theta: float) -> None:
         call = Call("positions", positions)
-        self._positions = positions
+        self._positions = call.owned(positions)  # float64 is made later, when the caller may have written to them
         self._places = call.array("positions", positions, "float64", ("N", len(axes_dims)))
         self._axes_dims, self._theta = tuple(axes_dims), theta
         self._double: tuple[Any, Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,13 @@ class SyntheticBackbone:
         self._attention = attention or PlaceAttention(num_threads=num_threads)
         # Mean and variance are the same at all steps of a window.
         self._known: weakref.WeakKeyDictionary[MemoryContext, tuple[F32, F32]] = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._known = weakref.WeakKeyDictionary()  # of contexts that the copy has not met
 
     @property
     def prediction_type(self) -> str:

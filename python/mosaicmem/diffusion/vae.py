@@ -76,7 +76,7 @@ class SyntheticVAE:
 
     def decode(self, latents: F32, num_frames: int) -> F32:
         """Latents (C, T, h, w) to ``num_frames`` frames (F, H, W, 3) float32, clipped to [0, 1]."""
-        grid = as_array("latents", latents, np.float32, (self._channels, "T", "h", "w"), finite=True)
+        grid = as_array("latents", latents, np.float32, (self._channels, "T", "h", "w"), finite=True, values=True)
         expected = self._temporal.num_latents(num_frames)
         if grid.shape[1] != expected:
             raise ValueError(f"latents: expected {expected} latent frames for {num_frames} frames, got {grid.shape[1]}")
@@ -85,7 +85,7 @@ class SyntheticVAE:
 
     def decode_image(self, latents: F32) -> F32:
         """Latents (h, w, C) to an image (H, W, 3) float32, clipped to [0, 1]."""
-        grid = as_array("latents", latents, np.float32, ("h", "w", self._channels), finite=True)
+        grid = as_array("latents", latents, np.float32, ("h", "w", self._channels), finite=True, values=True)
         return np.asarray(self._decode_blocks(grid[None])[0])
 
     def _encode_blocks(self, frames: F32) -> F32:

@@ -68,10 +68,15 @@ class MosaicRecorder:
         self.coverage: dict[int, Bool] = {}
         self.observed: dict[int, Bool] = {}
 
+    def __copy__(self) -> MosaicRecorder:
+        other = MosaicRecorder(self._vae)
+        other.mosaics, other.coverage = dict(self.mosaics), dict(self.coverage)
+        return other
+
     def __call__(self, window: Window) -> None:
         """Record the frames of a window; a frame that two windows share is recorded as the first saw it."""
         canvas = np.ascontiguousarray(window.context.canvas.transpose(3, 0, 1, 2))
-        decoded = self._vae.decode(canvas, len(window.frames))
+        decoded = np.array(self._vae.decode(canvas, len(window.frames)), np.float32)  # a model may use it again
         for i, frame in enumerate(window.frames):
             self.mosaics.setdefault(frame, decoded[i])
             latent, context = self._vae.temporal.latent_of(i), window.context

@@ -146,7 +146,7 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
     inserts = []
     for depth, pose in zip(depths, path, strict=True):
         start = time.perf_counter()
-        store.insert_keyframe(latents, depth, camera, pose)
+        store.insert_keyframe(latents, depth, camera, pose, copy=False)
         inserts.append(time.perf_counter() - start)
     targets = path[_KEYFRAMES // 2 : _KEYFRAMES // 2 + _LATENTS]
     patches = MemoryRetrieval(**config.patch_options())

@@ -77,9 +77,23 @@ class OnnxDepthEstimator:
         self.default_depth = check_number("default_depth", default_depth, above=0.0)
         self.align = bool(align)
         self._name = Path(model) if isinstance(model, (str, Path)) else Path("<model>")
-        self._session = _session(model, self._name, check_threads(num_threads))
+        self._model = None if isinstance(model, bytes) else self._name.resolve()  # copies open it again
+        self._num_threads = check_threads(num_threads)
+        self._session = _session(model, self._name, self._num_threads)
         self._input = self._session.get_inputs()[0].name
         self._size = self._fixed_size() if input_size is None else _size(input_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._model is None:
+            raise TypeError(
+                "cannot copy or pickle an OnnxDepthEstimator whose model was given as bytes: give the path of a file"
+            )
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        model: Path = state["_model"]
+        self._session = _session(model, model, self._num_threads)
 
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
         """Depth (H, W) float32, metres; 0 where the model sees none, or sees more than 10 km.

@@ -19,6 +19,7 @@ from mosaicmem._arrays import (
     check_shape,
     check_threads,
 )
+from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.device.arrays import is_on_device
 from mosaicmem.device.fusion import DeviceVoxelMap
@@ -47,12 +48,12 @@ class FusionCounts:
     new_voxels: int
 
 
-class StreamingFusion:
+class StreamingFusion(Uncopied):
     """A hash of voxels that each keep the mean position, colour and normal of the points that fell into them.
 
     Adding a frame costs its own points, never the size of the map. The result does not depend on the number of threads.
     Where the first frame is on a GPU, the map is there, and takes frames from there only; `point_cloud` and
-    `voxel_history` are on the host.
+    `voxel_history` are on the host. A map cannot be copied or pickled.
 
     Parameters
     ----------
@@ -61,6 +62,8 @@ class StreamingFusion:
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS).
     """
+
+    _instead = "the compiled core keeps its voxels; keep point_cloud() and voxel_history(), or fuse the frames again"
 
     def __init__(self, voxel_size: float = 0.05, *, num_threads: int = 0) -> None:
         self.voxel_size = check_number("voxel_size", voxel_size, above=0.0)

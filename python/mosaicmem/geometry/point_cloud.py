@@ -18,7 +18,7 @@ _COLOR_NAMES = ("red", "green", "blue")
 
 @dataclass(frozen=True, eq=False)
 class PointCloud:
-    """Points in the world with optional colours and normals.
+    """Points in the world with optional colours and normals, copied from what it is given unless that is read-only.
 
     Parameters
     ----------
@@ -35,13 +35,13 @@ class PointCloud:
     normals: F32 | None = None
 
     def __post_init__(self) -> None:
-        points = as_array("points", self.points, np.float32, ("N", 3), finite=True)
+        points = as_array("points", self.points, np.float32, ("N", 3), finite=True, own=True)
         object.__setattr__(self, "points", points)
         if self.colors is not None:
-            colors = as_array("colors", self.colors, np.uint8, (len(points), 3))
+            colors = as_array("colors", self.colors, np.uint8, (len(points), 3), own=True)
             object.__setattr__(self, "colors", colors)
         if self.normals is not None:
-            normals = as_array("normals", self.normals, np.float32, (len(points), 3), finite=True)
+            normals = as_array("normals", self.normals, np.float32, (len(points), 3), finite=True, own=True)
             object.__setattr__(self, "normals", normals)
 
     def __len__(self) -> int:

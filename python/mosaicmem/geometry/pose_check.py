@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,7 +79,9 @@ class PoseCheck:
         if self._done:
             return None
         frame = _Frame(
-            as_depth("depth", depth, (intrinsics.height, intrinsics.width)), intrinsics, pose.world_from_camera
+            as_depth("depth", depth, (intrinsics.height, intrinsics.width), own=True),
+            intrinsics,
+            pose.world_from_camera,
         )
         if self._last is None:
             self._last = frame
@@ -95,6 +98,10 @@ class PoseCheck:
                 self._agreed[name].append(0.0)  # nothing in common: other readings may have more
         self._last = frame
         return self._judge()
+
+    def __copy__(self) -> PoseCheck:
+        """Another check that goes on from here by itself."""
+        return copy.deepcopy(self)
 
     def _judge(self) -> str | None:
         given = self._agreed["as given"]

@@ -7,6 +7,7 @@ from collections import deque
 import numpy as np
 
 from mosaicmem._arrays import F64, U64, ArrayLike, as_array, check_choice, check_instance, check_integer, check_number
+from mosaicmem._copies import Uncopied
 from mosaicmem.memory.regions import Region, choose
 from mosaicmem.memory.results import StoreSnapshot
 from mosaicmem.memory.store import MosaicMemoryStore
@@ -14,7 +15,7 @@ from mosaicmem.memory.store import MosaicMemoryStore
 _MOST = 1e12  # metres
 
 
-class SpatialManipulation:
+class SpatialManipulation(Uncopied):
     """Edits a store in place, and takes edits back.
 
     An edit changes where observations stand and which of their patches live; no tensor is copied or changed. Patches
@@ -29,6 +30,8 @@ class SpatialManipulation:
     undo_levels : int
         How many edits can be taken back. What was erased stays in memory until it can no longer be.
     """
+
+    _instead = "it edits its store in place; make another one of store.fork()"
 
     def __init__(self, store: MosaicMemoryStore, *, undo_levels: int = 16) -> None:
         self.store = check_instance("store", store, MosaicMemoryStore)

@@ -34,14 +34,18 @@ def as_keyframe(
     provenance: str,
     channels: int | None,
     dtype: str,
+    *,
+    own: bool,
 ) -> dict[str, Any]:
     """The core's arguments for a keyframe, without its frame id.
 
-    ``channels`` are those of before, None for any; ``dtype`` is what latents are kept as.
+    ``channels`` are those of before, None for any; ``dtype`` is what latents are kept as. With ``own``, no array is
+    memory that the caller can write to.
     """
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     _refuse_other_axes(to_numpy("latents", latents).shape, to_numpy("depth", depth).shape, intrinsics)
-    grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True)
+    own_latents = own and dtype == "float32"  # a smaller type is made anew
+    grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True, values=True, own=own_latents)
     rows, columns, depth_of_grid = grid.shape
     if min(grid.shape) == 0 or rows * columns > MAX_CELLS:
         raise ValueError(f"latents: expected 1 to {MAX_CELLS} cells and a channel, got shape {grid.shape}")
@@ -49,14 +53,14 @@ def as_keyframe(
         raise ValueError(f"latents: expected {channels} channels as before, got {depth_of_grid}")
     stride = _stride_of(intrinsics, rows, columns)
     check_instance("pose", pose, CameraPose)
-    z = as_depth("depth", depth, (rows, columns))
+    z = as_depth("depth", depth, (rows, columns), own=own and valid is None and dynamic is None)
     suspect_depth("depth", z)
     if valid is not None:
         z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
     if dynamic is not None:
         z = np.where(as_array("dynamic", dynamic, np.bool_, (rows, columns)), np.float32(0), z)
     if confidence is not None:
-        confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True)
+        confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True, values=True, own=own)
         if confidence.min() < 0 or confidence.max() > 1:
             raise ValueError(f"confidence: expected values in [0, 1], got {confidence.min()} to {confidence.max()}")
     return {

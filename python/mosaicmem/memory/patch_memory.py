@@ -22,6 +22,7 @@ from mosaicmem._arrays import (
     is_torch,
     like,
 )
+from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.device.arrays import is_on_device
 from mosaicmem.device.patch_memory import DevicePatchMemory
@@ -55,7 +56,7 @@ class PatchMemoryResult:
     aligned_query_w2c: Any
 
 
-class PatchMemory:
+class PatchMemory(Uncopied):
     """Frames of latents that are chosen and splatted by the published rules, about thirty times as fast.
 
     For a model that was trained on what these rules compose. They do not test for occlusion, look at every frame that
@@ -66,7 +67,7 @@ class PatchMemory:
     pixel (floor(c W / w), floor(r H / h)). Matrices are taken as they come: no rotation is made orthonormal.
 
     Latents may be torch tensors of any dtype; results are then tensors too. With latents and depths on a GPU, memory is
-    there, and so are candidates and results; poses and intrinsics stay on the host.
+    there, and so are candidates and results; poses and intrinsics stay on the host. It cannot be copied or pickled.
 
     Parameters
     ----------
@@ -76,6 +77,8 @@ class PatchMemory:
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
     """
+
+    _instead = "the compiled core keeps its frames; append the same frames to another one"
 
     def __init__(self, policy: str = "base", *, num_threads: int = 0) -> None:
         self.policy = check_choice("policy", policy, POLICIES)
@@ -112,7 +115,7 @@ class PatchMemory:
             grid: Any = values
             check_shape("latents", tuple(grid.shape), ("C", "F", "h", "w"))
         else:
-            grid = as_array("latents", values, np.float32, ("C", "F", "h", "w"), finite=True)
+            grid = as_array("latents", values, np.float32, ("C", "F", "h", "w"), finite=True, values=True)
         channels, frames, rows, columns = grid.shape
         if 0 in grid.shape:
             raise ValueError(f"latents: expected at least one frame, channel and cell, got shape {grid.shape}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F64, U64, ArrayLike, as_array, as_ids, check_instance, check_number
+from mosaicmem._arrays import F64, U64, ArrayLike, as_array, as_ids, check_instance, check_number, to_numpy
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.store import MosaicMemoryStore
 
@@ -114,7 +114,7 @@ def choose(store: MosaicMemoryStore, where: Region | ArrayLike) -> U64:
         return store._core.inside(where.half_spaces, store.num_threads)
     if where is None:
         raise TypeError("where: expected a Sphere, Box or Frustum, ids, or a mask, got None")
-    array = np.asarray(where)
+    array = to_numpy("where", where)
     if array.dtype != np.bool_:
         return as_ids("where", where)
     living = store.patch_ids

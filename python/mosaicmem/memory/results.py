@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, U64
+from mosaicmem._copies import Uncopied
 from mosaicmem.memory.storage import StoreSettings
 
 
@@ -111,8 +112,16 @@ class StoreStatistics:
 
 
 @dataclass(frozen=True, eq=False)
-class StoreSnapshot:
-    """A store as it was at one time; for `MosaicMemoryStore.restore`."""
+class StoreSnapshot(Uncopied):
+    """A store as it was, for `MosaicMemoryStore.restore`. It never changes: a copy is the snapshot itself."""
+
+    _instead: ClassVar[str] = "restore it, and save() the store"
 
     _core: _core.MemoryStore
     _settings: StoreSettings
+
+    def __copy__(self) -> StoreSnapshot:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> StoreSnapshot:
+        return self

@@ -24,6 +24,7 @@ from mosaicmem._arrays import (
     check_number,
     check_threads,
 )
+from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.device.arrays import on_host, to_host
@@ -43,12 +44,13 @@ _OBJECT_BYTES = 4096  # a keyframe, about
 _MOST_COORDINATE = 1e13  # metres; squared distances stay within float32
 
 
-class MosaicMemoryStore:
+class MosaicMemoryStore(Uncopied):
     """Keeps observed frames as patches of latent tokens in 3D.
 
-    A keyframe's arrays are shared, not copied (unless ``latent_dtype`` asks for a smaller type): do not write to them
-    afterwards. A patch is a tile of ``latent_patch_size`` x ``latent_patch_size`` cells of a keyframe; its id is stable
-    for life. Several threads may use a store: each call sees one state of it.
+    A keyframe's arrays are copied when it is inserted, unless they are read-only or `insert_keyframe` is told to share
+    them; from then on they never change, and forks, snapshots and edits share them. A patch is a tile of
+    ``latent_patch_size`` x ``latent_patch_size`` cells of a keyframe; its id is stable for life. Several threads may
+    use a store: each call sees one state of it.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ class MosaicMemoryStore:
         `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the device: 12 bytes a patch and 4 a
         cell.
     """
+
+    _instead = "use fork() for a second store, save() and open() for another process"
 
     def __init__(
         self,
@@ -134,13 +138,14 @@ class MosaicMemoryStore:
         dynamic: ArrayLike | None = None,
         confidence: ArrayLike | None = None,
         provenance: str = "observed",
+        copy: bool = True,
     ) -> int:
         """Remember one frame.
 
         Parameters
         ----------
         latents : (h, w, C) array
-            Channel-last; C is that of the first keyframe. Zero-copy for contiguous float32.
+            Channel-last; C is that of the first keyframe. bfloat16 and float16 are widened exactly.
         depth : (h, w) array
             Depth of each cell, metres (see `depth_to_grid`); cells whose depth is not finite
             or <= 0 are not remembered, nor are patches further than 1e12 from where the first camera stood.
@@ -159,6 +164,10 @@ class MosaicMemoryStore:
         provenance : {"observed", "generated"}
             Whether a camera saw the frame, or a model made it up. It is kept for good: coverage tells the two apart,
             and ``generated_weight`` weighs or excludes what was generated in retrieval.
+        copy : bool
+            False: share contiguous float32 arrays instead of copying them. Do not write to them afterwards, since
+            memory would change without knowing. Arrays that nobody can write to (``flags.writeable`` is False for them
+            and all that they are views of, as for files that are mapped to be read) are shared always.
 
         Returns
         -------
@@ -167,6 +176,8 @@ class MosaicMemoryStore:
         """
         given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
         arrays = given if self.device is None else on_host(given)
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy: expected True or False, got {copy!r}")
         keyframe = as_keyframe(
             **arrays,
             intrinsics=intrinsics,
@@ -174,6 +185,7 @@ class MosaicMemoryStore:
             provenance=provenance,
             channels=self.channels,
             dtype=self.latent_dtype,
+            own=copy,
         )
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
@@ -515,9 +527,6 @@ class MosaicMemoryStore:
 
     def __copy__(self) -> MosaicMemoryStore:
         return self.fork()
-
-    def __reduce__(self) -> str:
-        raise TypeError("a MosaicMemoryStore cannot be pickled or copied deeply; use fork(), or save() and open()")
 
     def _settings(self) -> StoreSettings:
         return StoreSettings.model_validate({name: getattr(self, name) for name in StoreSettings.model_fields})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance
+from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
     VAE,
@@ -42,7 +43,7 @@ _FIXED = (  # settings of parts
 )
 
 
-class AutoregressivePipeline:
+class AutoregressivePipeline(Uncopied):
     """Drives a diffusion backbone along a camera path with spatial memory.
 
     Each window: retrieve what its cameras see, align it to them, denoise, decode, blend with the window before, choose
@@ -69,6 +70,8 @@ class AutoregressivePipeline:
     store : MosaicMemoryStore
         The memory; it goes on from one call to the next. A run with a checkpoint replaces it by what it has kept.
     """
+
+    _instead = "use copy.copy or varied() for a second one, and a checkpoint or store.save() for another process"
 
     def __init__(
         self,
@@ -141,6 +144,9 @@ class AutoregressivePipeline:
             text_encoder=self.text_encoder,
             store=self.store.fork(),
         )
+
+    def __copy__(self) -> AutoregressivePipeline:
+        return self.varied()
 
     def _new_store(self) -> MosaicMemoryStore:
         c = self.config
@@ -294,6 +300,7 @@ class AutoregressivePipeline:
                 np.float32,
                 (len(frames), path.intrinsics.height, path.intrinsics.width, 3),
                 finite=True,
+                values=True,
             )
             blended = blend(run.shared(frames), decoded)
         # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
@@ -395,14 +402,17 @@ class AutoregressivePipeline:
     ) -> None:
         """Image and ``intrinsics`` are of whole latent cells; depth may be smaller, and is unknown beyond."""
         grid = depth_to_grid(extended(depth, intrinsics, "constant"), self.vae.stride)
+        shape = (*grid.shape, self.vae.channels)
+        encoded = self.vae.encode_image(image)
         self.store.insert_keyframe(
-            np.array(self.vae.encode_image(image), np.float32),  # the store keeps it; the model may use it again
+            as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may use it again
             grid,
             intrinsics,
             pose,
             valid=valid,
             confidence=np.full(grid.shape, confidence, dtype=np.float32),
             provenance=provenance,
+            copy=False,  # all of these are the pipeline's own
         )
 
 

@@ -84,6 +84,11 @@ class Checkpoint:
                 f"checkpoint: expected a new or empty folder, or that of a run, got {self.path}, which has no {RUN}"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._lock is not None:
+            raise TypeError("cannot copy or pickle a Checkpoint in use: make another one of its path afterwards")
+        return type(self), (self.path, self.inputs)
+
     def __enter__(self) -> Checkpoint:
         """Be the only run that goes on from here, until the block or the process ends.
 

@@ -62,7 +62,9 @@ class Conditioner:
         prompt = c.prompt_of(window)
         if prompt not in self._texts:
             encoded = self._text.encode(prompt)
-            self._texts[prompt] = as_array("text encoder's vectors", encoded, np.float32, ("L", "d"), finite=True)
+            self._texts[prompt] = as_array(
+                "text encoder's vectors", encoded, np.float32, ("L", "d"), finite=True, values=True, own=True
+            )
         return MemoryContext(
             cameras,
             self._stride,

@@ -46,4 +46,4 @@ def denoise(
 
 def _predict(backbone: DiffusionBackbone, sample: F32, timestep: int, context: MemoryContext) -> F32:
     prediction = backbone.predict(sample, timestep, context)
-    return as_array("backbone's prediction", prediction, np.float32, sample.shape, finite=True)
+    return as_array("backbone's prediction", prediction, np.float32, sample.shape, finite=True, values=True)

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mosaicmem._arrays import F32
 from mosaicmem.diffusion import MemoryContext
+from mosaicmem.errors import rebuilt_error
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ class WindowError(RuntimeError):
         self.frames = frames
         self.stage = stage
         self.completed = completed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt_error, (type(self), self.args, self.__dict__)
 
 
 class Progress:

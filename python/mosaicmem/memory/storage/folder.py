@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem import _core
+from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.errors import StoreLockedError
 from mosaicmem.memory.storage.lock import FolderLock
@@ -39,7 +40,7 @@ class Record(NamedTuple):
 
 
 @dataclass
-class StoreFolder:
+class StoreFolder(Uncopied):
     """One folder, as one store knows it: what is there already, and where.
 
     Attributes
@@ -52,6 +53,8 @@ class StoreFolder:
     recorded : dict
         By slot: what the folder has of each observation.
     """
+
+    _instead: ClassVar[str] = "one process may write to a folder; open the store again"
 
     path: Path
     manifest: Manifest | None = None
