@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,18 @@ from cli_helpers import check_outputs, invoke, run, succeed
 from mosaicmem import CameraTrajectory, MosaicMemoryStore, PipelineConfig
 from mosaicmem.cli._common import output_folder
 from test_depth_onnx import red_model
+
+KILLED_AFTER_A_WINDOW = """
+import os, signal, sys
+from mosaicmem.cli import main
+replace = os.replace
+def replace_and_die(source, target):
+    replace(source, target)
+    if str(target).endswith("window-000001.safetensors"):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace_and_die
+main()
+"""
 
 
 def test_generate_follows_the_sequence(tmp_path, scene):
@@ -185,11 +196,8 @@ class TestGenerateMore:
         arguments += ["--set", "window_size=2", "--set", "window_overlap=1"]
         succeed(*arguments, "-o", tmp_path / "whole")
         command = [*arguments, "-o", tmp_path / "out", "--checkpoint", tmp_path / "kept"]
-        process = subprocess.Popen([sys.executable, "-m", "mosaicmem", *map(str, command)], stderr=subprocess.DEVNULL)
-        while not (tmp_path / "kept" / "window-000001.safetensors").exists() and process.poll() is None:
-            time.sleep(0.002)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process = subprocess.run([sys.executable, "-c", KILLED_AFTER_A_WINDOW, *map(str, command)])
+        assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "out").exists()
         done = run(*command, "--seed", 9)
         assert "of another run: seed was 0, now it is 9" in done.stderr

@@ -221,7 +221,10 @@ class TestSaveAndOpen:
                 assert array is None or not array.flags.owndata
 
     def test_opening_does_not_read_latents(self, tmp_path):
-        """A million patches of 2x2x16 float16 open in half a second, and latents stay on disk."""
+        """Opening a million patches of 2x2x16 float16 costs what index and keyframes are, not what the latents are.
+
+        bench_storage.py measures the time; here is what it is made of.
+        """
         store = MosaicMemoryStore(latent_dtype="float16")
         rng = np.random.default_rng(0)
         camera = CameraIntrinsics.from_fov(640, 352, fov_x=1.2)
@@ -231,19 +234,33 @@ class TestSaveAndOpen:
             store.insert_keyframe(latents, depth, camera, random_pose(rng, 30.0, float(i)))
         store.save(tmp_path / "store")
         script = """
-            import time
             def resident():
                 with open("/proc/self/statm") as file:
                     return int(file.read().split()[1]) * 4096 / 1e6
-            before, start = resident(), time.perf_counter()
+            def read():
+                with open("/proc/self/io") as file:
+                    return int(file.readline().split()[1]) / 1e6
+            MosaicMemoryStore().retrieve(K, CameraPose())  # what is imported and allocated once
+            calls, opened = [0], []
+            sys.addaudithook(lambda event, arguments: event == "open" and opened.append(arguments[0]))
+            before = resident(), read()
+            sys.setprofile(lambda frame, event, argument: calls.__setitem__(0, calls[0] + event.endswith("call")))
             store = MosaicMemoryStore.open(sys.argv[1])
             found = store.retrieve(K, CameraPose())
-            print(time.perf_counter() - start, resident() - before, len(store), len(found))
+            sys.setprofile(None)
+            after = resident(), read()
+            files = sum(str(path).startswith(sys.argv[1]) for path in opened)
+            print(after[0] - before[0], after[1] - before[1], calls[0], files, len(store), len(found))
         """
-        seconds, megabytes, patches, found = map(float, run(script, tmp_path / "store").communicate()[0].split())
+        output, errors = run(script, tmp_path / "store").communicate()
+        assert not errors
+        mapped, read, calls, opened, patches, found = map(float, output.split())
+        print(output)
         assert (patches, found) == (1137 * 880, 64)
-        assert megabytes < 90  # 33 of index, 16 of depth, pages around it; not 128 of latents
-        assert seconds < 1.0  # half of it on a machine that does nothing else; bench_storage.py measures
+        assert mapped < 90  # MB: 33 of index, 16 of depth, pages around it; not 128 of latents
+        assert read < 1
+        assert calls < 150 * 1137  # of Python, a keyframe; none a patch
+        assert opened < 20
 
 
 class TestOnlyWhatIsNew:
@@ -413,12 +430,14 @@ class TestWhoMayWrite:
             sleeper = os.fork()  # keeps the descriptor open
             if sleeper == 0:
                 signal.pause()
-            store.close()
-            MosaicMemoryStore.open(sys.argv[1]).save(sys.argv[1])
-            os.kill(sleeper, signal.SIGKILL)
+            try:
+                store.close()
+                MosaicMemoryStore.open(sys.argv[1]).save(sys.argv[1])
+            finally:
+                os.kill(sleeper, signal.SIGKILL)
             print(len(store))
         """
-        output, errors = run(script, tmp_path / "store").communicate(timeout=60)
+        output, errors = run(script, tmp_path / "store").communicate()
         assert not errors
         assert len(MosaicMemoryStore.open(tmp_path / "store")) == int(output)
 
@@ -459,9 +478,9 @@ class TestWhoMayWrite:
         """
         reader = """
             import time
-            last, opens, start = -1.0, 0, time.monotonic()
-            while last < 149:
-                assert time.monotonic() - start < 100
+            last, opens, finished = -1.0, 0, False
+            while not finished:
+                finished = os.path.exists(sys.argv[1] + ".finished")  # before opening: what is opened then is the last
                 try:
                     store = MosaicMemoryStore.open(sys.argv[1])
                 except FileNotFoundError:
@@ -471,11 +490,13 @@ class TestWhoMayWrite:
                 assert time_now >= last, (time_now, last)
                 store.land(store.patch_ids, K, CameraPose())
                 last, opens = time_now, opens + 1
+            assert last == 149
             print(opens)
         """
         processes = [run(writer, folder), run(reader, folder), run(reader, folder)]
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate()
+            Path(f"{folder}.finished").touch()  # the writer comes first
             assert process.returncode == 0, errors
 
     def test_a_reader_that_is_always_late(self, rng, tmp_path, monkeypatch):

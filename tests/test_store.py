@@ -2,7 +2,6 @@ import copy
 import gc
 import pickle
 import threading
-import time
 import weakref
 
 import numpy as np
@@ -332,25 +331,25 @@ def test_reading_beside_a_writer(rng):
 def test_a_writer_gets_its_turn(rng):
     """Beside readers that never pause."""
     store, _ = filled_store(rng, 200)
-    done = threading.Event()
+    done, exhausted = threading.Event(), []
 
     def read():
-        while not done.is_set():
+        for _ in range(3000):  # if readers went first, the writer would wait for all of them
+            if done.is_set():
+                return
             store.query_nearest(np.zeros((300, 3)), 50)
+        exhausted.append(True)
 
     readers = [threading.Thread(target=read) for _ in range(4)]
     for reader in readers:
         reader.start()
     latents, depth, pose = random_keyframe(rng, 0.0)
-    waits = []
     for _ in range(10):
-        start = time.perf_counter()
         store.insert_keyframe(latents, depth, K, pose)
-        waits.append(time.perf_counter() - start)
     done.set()
     for reader in readers:
         reader.join()
-    assert max(waits) < 2.0
+    assert not exhausted
 
 
 def test_copies(rng):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from mosaicmem._arrays import F32, U8, ArrayLike, as_array, check_number
 from mosaicmem._files import atomic_write
-from mosaicmem.errors import FormatError
+from mosaicmem._reading import errors_in
+from mosaicmem.errors import FormatError, suspect
+from mosaicmem.geometry._ply import Columns, read_vertices, write_vertices
+from mosaicmem.geometry._ply_colors import COLOR_NAMES, read_colors
 
+_POINT_NAMES = ("x", "y", "z")
 _NORMAL_NAMES = ("nx", "ny", "nz")
-_COLOR_NAMES = ("red", "green", "blue")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,67 +83,86 @@ class PointCloud:
 
     def save_ply(self, path: str | Path, *, binary: bool = True) -> None:
         """Write a PLY file (binary little-endian, or ASCII), atomically."""
-        from plyfile import PlyData, PlyElement
-
-        fields: list[tuple[str, str]] = [(name, "<f4") for name in "xyz"]
+        columns = dict(zip(_POINT_NAMES, self.points.T, strict=True))
         if self.normals is not None:
-            fields += [(name, "<f4") for name in _NORMAL_NAMES]
+            columns |= zip(_NORMAL_NAMES, self.normals.T, strict=True)
         if self.colors is not None:
-            fields += [(name, "u1") for name in _COLOR_NAMES]
-        vertices = np.empty(len(self), dtype=fields)
-        _set_columns(vertices, ("x", "y", "z"), self.points)
-        if self.normals is not None:
-            _set_columns(vertices, _NORMAL_NAMES, self.normals)
-        if self.colors is not None:
-            _set_columns(vertices, _COLOR_NAMES, self.colors)
-        document = PlyData([PlyElement.describe(vertices, "vertex")], text=not binary, byte_order="<")
+            columns |= zip(COLOR_NAMES[0], self.colors.T, strict=True)
         with atomic_write(path) as file:
-            document.write(file)
+            write_vertices(file, columns, len(self), binary=binary)
 
     @classmethod
     def load_ply(cls, path: str | Path) -> PointCloud:
-        """Read the vertices of a PLY file; other elements and properties are passed over.
+        """Read the vertices of a PLY file: ASCII or binary, of either byte order.
+
+        Colours are the properties ``red``, ``green``, ``blue``, or ``diffuse_red`` and so on, or ``r``, ``g``, ``b``:
+        integers of 0 to 255, ushort of 0 to 65535, or floats of 0 to 1 or of 0 to 255. Normals are made unit vectors;
+        those that are not finite become zero, that is unknown. Other elements and properties, such as faces and alpha,
+        are passed over.
+
+        Warns
+        -----
+        SuspiciousInput
+            float32 rounds the positions noticeably; colours are there that cannot be read, or whose range is unusual;
+            normals are not finite, or one of their components is missing; data follows after the last vertex.
 
         Raises
         ------
         FormatError
-            The file is not a PLY file, is cut short, or its vertices have no x, y, z.
+            The file is not a PLY file or is cut short; its vertices have no x, y, z, or positions that are not finite;
+            or the values of a colour are not in a range named above.
         """
-        from plyfile import PlyData, PlyParseError
-
         path = Path(path)
-        content = BytesIO(path.read_bytes())  # plyfile leaves a file of text open
-        try:
-            vertices = PlyData.read(content, mmap=False)["vertex"].data
-        except KeyError:
-            raise FormatError(path, "expected an element 'vertex', there is none") from None
-        except (PlyParseError, ValueError, MemoryError, OverflowError) as error:
-            raise FormatError(path, f"not a readable PLY file: {error}") from None
-        names = vertices.dtype.names or ()
-        missing = [name for name in "xyz" if name not in names]
+        columns = read_vertices(path)
+        missing = [name for name in _POINT_NAMES if name not in columns]
         if missing:
-            raise FormatError(path, f"vertex: expected properties x, y, z; {', '.join(missing)} missing")
-        try:
-            return cls(
-                _columns(vertices, ("x", "y", "z"), np.float32),
-                _columns(vertices, _COLOR_NAMES, np.uint8) if set(_COLOR_NAMES) <= set(names) else None,
-                _columns(vertices, _NORMAL_NAMES, np.float32) if set(_NORMAL_NAMES) <= set(names) else None,
+            there = ", ".join(columns) or "none"
+            raise FormatError(
+                path, f"vertex: expected properties x, y, z; {', '.join(missing)} missing, there are: {there}"
             )
-        except (TypeError, ValueError) as error:
-            raise FormatError(path, f"vertex: {error}") from None
+        with errors_in(path):
+            return cls(_points(path, columns), read_colors(path, columns), _normals(path, columns))
 
 
 def _concatenate(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     return None if a is None or b is None else np.concatenate([a, b])
 
 
-def _set_columns(vertices: np.ndarray, names: tuple[str, ...], values: np.ndarray) -> None:
-    for i, name in enumerate(names):
-        vertices[name] = values[:, i]
+def _points(path: Path, columns: Columns) -> F32:
+    values = np.stack([columns[name] for name in _POINT_NAMES], axis=1)
+    with np.errstate(over="ignore"):
+        points = values.astype(np.float32)
+    lost = ~np.isfinite(points)
+    if lost.any():
+        vertex, axis = np.argwhere(lost)[0]
+        raise ValueError(
+            f"vertex: expected finite positions, got {_POINT_NAMES[axis]} = {values[vertex, axis]} at vertex {vertex}, "
+            f"{lost.any(axis=1).sum()} of {len(points)} vertices are so; remove them first"
+        )
+    if values.dtype != np.float32 and len(points):
+        error, size = np.abs(points - values).max(), np.ptp(values, axis=0).max()
+        if error > 1e-4 * size > 0:
+            suspect(
+                f"{path}: float32 moves points by up to {error:.3g}, where the whole cloud measures {size:.3g}: it "
+                "lies far from the origin; subtract an offset from the coordinates first"
+            )
+    return points
 
 
-def _columns(vertices: np.ndarray, names: tuple[str, ...], dtype: type) -> np.ndarray:
-    columns = [vertices[name] for name in names]
-    if dtype is np.uint8 and any(column.dtype.kind == "f" for column in columns):
-        columns = [np.clip(np.rint(column * 255), 0, 255) for column in columns]  # colours in [0, 1]
-    return np.stack(columns, axis=1).astype(dtype)
+def _normals(path: Path, columns: Columns) -> F32 | None:
+    there = [name for name in _NORMAL_NAMES if name in columns]
+    if len(there) < 3:
+        if there:
+            suspect(f"{path}: normals need nx, ny and nz, there is only {', '.join(there)}: no normals are read")
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        normals = np.stack([columns[name] for name in _NORMAL_NAMES], axis=1).astype(np.float32)
+        length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
+        unknown = ~np.isfinite(length[:, 0])
+        if unknown.any():
+            suspect(
+                f"{path}: normals are not finite at {unknown.sum()} of {len(normals)} vertices, vertex "
+                f"{np.argmax(unknown)} first; they are read as zero, that is unknown"
+            )
+        unit = (np.abs(length - 1) < 1e-3) | (length == 0)
+        return np.where(unknown[:, None], 0, np.where(unit, normals, normals / length)).astype(np.float32)
