@@ -51,10 +51,11 @@ class PatchMemory {
               std::uint8_t* valid, int num_threads) const;
 
   private:
+    // Never changes, so that copies of a memory share it.
     struct Frame {
-        std::unique_ptr<float[]> latents;    // (channels, rows, columns)
-        std::unique_ptr<float[]> depth;      // (rows, columns)
-        std::unique_ptr<double[]> coverage;  // world x, y, z (3, coarse cells); NaN where invalid
+        std::shared_ptr<float[]> latents;    // (channels, rows, columns)
+        std::shared_ptr<float[]> depth;      // (rows, columns)
+        std::shared_ptr<double[]> coverage;  // world x, y, z (3, coarse cells), NaN if invalid
         std::array<float, 16> camera_from_world;
         std::array<float, 9> k_inverse;
     };

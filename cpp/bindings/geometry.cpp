@@ -95,6 +95,13 @@ py::tuple reproject_grid(const Array<float>& depth, double stride,
 class BoundVoxelMap {
   public:
     explicit BoundVoxelMap(double voxel_size) : map_(voxel_size) {}
+    explicit BoundVoxelMap(VoxelMap map) : map_(std::move(map)) {}
+
+    std::unique_ptr<BoundVoxelMap> fork() const {
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        return std::make_unique<BoundVoxelMap>(map_);
+    }
 
     py::dict add(const Array<float>& depth, const std::optional<Array<std::uint8_t>>& color,
                  const std::array<double, 4>& k, const Array<double>& world_from_camera,
@@ -182,6 +189,7 @@ void bind_geometry(py::module_& m) {
         .def("add", &BoundVoxelMap::add, py::arg("depth").noconvert(), py::arg("color").noconvert(),
              py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
              py::arg("num_threads") = 0)
+        .def("fork", &BoundVoxelMap::fork)
         .def("export", &BoundVoxelMap::export_means, py::arg("min_count"))
         .def("__len__", &BoundVoxelMap::size)
         .def_property_readonly("nbytes", &BoundVoxelMap::nbytes);

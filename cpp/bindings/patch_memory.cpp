@@ -13,6 +13,7 @@ struct BoundPatchMemory {
 
     BoundPatchMemory(std::size_t channels, std::size_t rows, std::size_t columns)
         : core(channels, rows, columns) {}
+    explicit BoundPatchMemory(PatchMemory memory) : core(std::move(memory)) {}
 
     std::size_t size() const {
         const py::gil_scoped_release release;
@@ -20,6 +21,12 @@ struct BoundPatchMemory {
         return core.size();
     }
 };
+
+std::unique_ptr<BoundPatchMemory> fork(const BoundPatchMemory& memory) {
+    const py::gil_scoped_release release;
+    const std::shared_lock lock(memory.mutex);
+    return std::make_unique<BoundPatchMemory>(memory.core);
+}
 
 void append(BoundPatchMemory& memory, const Array<float>& latents,
             const Array<float>& camera_from_world, const Array<float>& k_inverse,
@@ -97,6 +104,7 @@ void bind_patch_memory(py::module_& m) {
     py::class_<BoundPatchMemory>(m, "PatchMemory")
         .def(py::init<std::size_t, std::size_t, std::size_t>(), py::arg("channels"),
              py::arg("rows"), py::arg("columns"))
+        .def("fork", &fork)
         .def("append", &append, py::arg("latents").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("k_inverse").noconvert(),
              py::arg("k_inverse_double").noconvert(), py::arg("depth").noconvert())

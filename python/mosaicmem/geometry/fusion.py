@@ -53,7 +53,8 @@ class StreamingFusion(Uncopied):
 
     Adding a frame costs its own points, never the size of the map. The result does not depend on the number of threads.
     Where the first frame is on a GPU, the map is there, and takes frames from there only; `point_cloud` and
-    `voxel_history` are on the host. A map cannot be copied or pickled.
+    `voxel_history` are on the host. ``copy.copy`` and ``copy.deepcopy`` give a map of its own with the same voxels; a
+    map on a GPU cannot be copied, and none can be pickled.
 
     Parameters
     ----------
@@ -69,6 +70,16 @@ class StreamingFusion(Uncopied):
         self.voxel_size = check_number("voxel_size", voxel_size, above=0.0)
         self._map: _core.VoxelMap | DeviceVoxelMap = _core.VoxelMap(self.voxel_size)
         self._num_threads = check_threads(num_threads)
+
+    def __copy__(self) -> StreamingFusion:
+        if isinstance(self._map, DeviceVoxelMap):
+            raise TypeError(f"cannot copy a StreamingFusion on a GPU: {self._instead}")
+        other = StreamingFusion(self.voxel_size, num_threads=self._num_threads)
+        other._map = self._map.fork()
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StreamingFusion:
+        return self.__copy__()
 
     def add_frame(
         self,

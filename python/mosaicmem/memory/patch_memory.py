@@ -67,7 +67,8 @@ class PatchMemory(Uncopied):
     pixel (floor(c W / w), floor(r H / h)). Matrices are taken as they come: no rotation is made orthonormal.
 
     Latents may be torch tensors of any dtype; results are then tensors too. With latents and depths on a GPU, memory is
-    there, and so are candidates and results; poses and intrinsics stay on the host. It cannot be copied or pickled.
+    there, and so are candidates and results; poses and intrinsics stay on the host. ``copy.copy`` and ``copy.deepcopy``
+    give a memory of its own that shares the frames so far; one on a GPU cannot be copied, and none can be pickled.
 
     Parameters
     ----------
@@ -89,6 +90,19 @@ class PatchMemory(Uncopied):
         self._last_intrinsics: F32 | None = None
         self._kind: Any = None  # an empty tensor if latents came as tensors
         self._lock = ForkSafeLock()  # of all these
+
+    def __copy__(self) -> PatchMemory:
+        other = PatchMemory(self.policy, num_threads=self.num_threads)
+        with self._lock:
+            if isinstance(self._core, DevicePatchMemory):
+                raise TypeError(f"cannot copy a PatchMemory on a GPU: {self._instead}")
+            other._core = None if self._core is None else self._core.fork()
+            other._shape, other._kind = self._shape, self._kind
+            other._last_w2c, other._last_intrinsics = self._last_w2c, self._last_intrinsics  # replaced, never written to
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PatchMemory:
+        return self.__copy__()
 
     @property
     def num_frames(self) -> int:
