@@ -178,7 +178,7 @@ def test_colours_are_left_alone(world, small_camera):
 
 
 class TestWhereWarningsPoint:
-    def test_to_the_callers_line_however_deep(self) :
+    def test_to_the_callers_line_however_deep(self):
         with pytest.warns(SuspiciousInput) as caught:
             CameraIntrinsics(500, 500, 0.5, 0.5, 640, 480)
             CameraIntrinsics.from_matrix([[500, 0, 0.5], [0, 500, 0.5], [0, 0, 1]], 640, 480)
