@@ -52,6 +52,13 @@ class TestCompletion:
         filled = DepthCompletion(4.0).estimate(IMAGE, small_camera, CameraPose(), np.zeros((48, 80), np.float32))
         assert (filled == 4.0).all()
 
+    def test_what_is_not_known_depth(self, small_camera):
+        known = np.full((48, 80), np.inf, np.float32)
+        known[:, 0], known[0, 0] = 2.0, np.nan
+        assert (DepthCompletion().estimate(IMAGE, small_camera, CameraPose(), known) == 2).all()
+        with pytest.raises(TypeError, match="known_depth: expected metres"):
+            DepthCompletion().estimate(IMAGE, small_camera, CameraPose(), np.zeros((48, 80), np.uint16))
+
 
 def worse_than_least_squares(fit, predicted, known):
     """The mean relative error of a fit, over that of the line by plain least squares."""
