@@ -88,7 +88,7 @@ def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[i
     sequence = open_sequence(scene)
     wanted = parse_range("--frames", frames, len(sequence))
     dropped = 0
-    check = PoseCheck()
+    check = PoseCheck(times=False)
     with progress_bar() as progress:
         for i in progress.track(wanted, description="Fusing"):
             seen = sequence[i]

@@ -164,7 +164,7 @@ class OnnxDepthEstimator:
         elif self.output == "metric":
             cause = "it is taken as it is"
         else:
-            cause = "such frames get only the depth that memory knows; poses of another scene, or mean and std of another model?"
+            cause = "such frames get only the depth that memory knows; poses of another scene, or another mean and std?"
         self._said = True
         suspect(f"model: the depth of {self._model.name} does not fit to what memory knows of the view; {cause}")
 

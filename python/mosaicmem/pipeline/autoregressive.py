@@ -31,6 +31,7 @@ from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
 from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.denoising import denoise
+from mosaicmem.pipeline.first_view import suspect_unseen
 from mosaicmem.pipeline.frames import blend, cropped, extended, padded_path
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
 
@@ -109,7 +110,7 @@ class AutoregressivePipeline:
             raise ValueError("store: expected one on the host, where the pipeline runs, got one on a device")
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
-        self._pose_check = PoseCheck()
+        self._pose_check = PoseCheck(times=c.half_life > 0)
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:
@@ -207,6 +208,11 @@ class AutoregressivePipeline:
             A stage of a window failed; it carries what was done before.
         ValueError
             The checkpoint is that of another run; the message names what differs.
+
+        Warns
+        -----
+        SuspiciousInput
+            Memory is not empty, but shows next to nothing to the first target; the message names the likely causes.
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
         size = (trajectory.intrinsics.height, trajectory.intrinsics.width)
@@ -275,6 +281,8 @@ class AutoregressivePipeline:
         c = self.config
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
+        if index == 0 and not self._conditioner.has_warned:
+            suspect_unseen(self.store, context, c)
         with run("denoise"):
             latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context)
         with run("decode"):
