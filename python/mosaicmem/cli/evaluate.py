@@ -146,6 +146,8 @@ def evaluate(
         print_json(summary)
     else:
         print_runs(runs)
+        if not check.compared:
+            console.print(check.conclusion, highlight=False, soft_wrap=True)
     if output is None:
         return
     with output_folder(output, force, "evaluate") as folder:

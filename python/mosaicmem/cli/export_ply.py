@@ -94,6 +94,8 @@ def _fuse_sequence(fusion: StreamingFusion, scene: Path, frames: str) -> tuple[i
             seen = sequence[i]
             check.add(seen.depth, sequence.intrinsics, seen.pose)
             dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
+    if not check.compared:
+        console.print(check.conclusion, highlight=False, soft_wrap=True)
     return len(wanted), dropped
 
 

@@ -103,17 +103,18 @@ def _candidates(x: F64, y: F64, with_shift: bool) -> F64:
     ones = np.ones((1, len(x)))
     plain = _weighted(x, y, ones, with_shift)
     ratio = float(np.median(y[x > 0] / x[x > 0])) if (x > 0).any() else 1.0
-    starts = np.concatenate([plain, [[ratio, 0.0]], _proposals(x, y, with_shift)])
+    scale_alone = np.array([[ratio, 0.0]])
+    starts = np.concatenate([plain, scale_alone, _proposals(x, y, with_shift)])
     found = [
         plain,
         _reweighted(x, y, plain, with_shift, huber=True),
         _reweighted(x, y, starts, with_shift, huber=False),
-        [[ratio, 0.0]],
+        scale_alone,
     ]
     if with_shift:
-        found.append(_reweighted(x, y, np.array([[ratio, 0.0]]), False, huber=False))
-    lines = np.concatenate(found)
-    return lines[np.isfinite(lines).all(axis=1)]
+        found.append(_reweighted(x, y, scale_alone, False, huber=False))
+    lines: F64 = np.concatenate(found)
+    return np.asarray(lines[np.isfinite(lines).all(axis=1)])
 
 
 def _proposals(x: F64, y: F64, with_shift: bool) -> F64:

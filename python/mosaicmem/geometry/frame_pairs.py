@@ -15,9 +15,10 @@ from mosaicmem.camera import CameraIntrinsics, CameraPose
 _TOLERANCE = 0.05  # of depth, to agree
 _MOST_POINTS = 2000
 _LEAST_ANGLE, _LEAST_PARALLAX = math.radians(8.0), 0.1  # of depth
+_DENSE = 0.5  # part of the pixels with depth, from which on fewer points do
 CAP = 0.2  # relative disagreement of points of which one is hidden, or that are wrong
 LEAST_OVERLAP, CLEAR_OVERLAP = 0.1, 0.25  # part of the points, to say anything; where the poses as given have none
-_LEAST_LANDED = 16  # points
+_LEAST_LANDED, _LEAST_FOR_SCALE = 16, 100  # points; the best of many scales fits a few points by chance
 
 _FINE = np.exp(np.arange(-16, 17) * math.log(1.05))
 _COARSE = np.exp(np.arange(1, 42) * math.log(1.18)) * _FINE[-1]
@@ -103,11 +104,12 @@ def scale_curve(a: Frame, b: Frame, *, disparity: bool, least_overlap: float) ->
     """The mean capped disagreement for each of `SCALES`, by which depth is divided; the cap where overlap is less."""
     b_from_a = np.linalg.inv(b.world_from_camera) @ a.world_from_camera
     z = 1 / a.z if disparity else a.z
-    points = (a.rays * z[:, None])[::3] @ b_from_a[:3, :3].T
+    some = slice(None, None, 3 if b.density > _DENSE else 1)
+    points = (a.rays * z[:, None])[some] @ b_from_a[:3, :3].T
     curve = np.full(len(SCALES), CAP)
     for i, scale in enumerate(SCALES):
         landed, off = _disagreement(b, points + scale * b_from_a[:3, 3], disparity=disparity)
-        if _overlap(b, landed) >= least_overlap:
+        if landed.sum() >= _LEAST_FOR_SCALE and _overlap(b, landed) >= least_overlap:
             curve[i] = np.minimum(off[landed], CAP).mean()
     return curve
 

@@ -68,6 +68,9 @@ class AutoregressivePipeline:
     ----------
     store : MosaicMemoryStore
         The memory; it goes on from one call to the next. A run with a checkpoint replaces it by what it has kept.
+    pose_check : PoseCheck
+        Compares the frames that are observed; its ``conclusion`` says what came of it, also if nothing could be
+        compared.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class AutoregressivePipeline:
             raise ValueError("store: expected one on the host, where the pipeline runs, got one on a device")
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
-        self._pose_check = PoseCheck(times=c.half_life > 0)
+        self.pose_check = PoseCheck(times=c.half_life > 0)
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:
@@ -174,7 +177,7 @@ class AutoregressivePipeline:
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
-        self._pose_check.add(z, intrinsics, pose)
+        self.pose_check.add(z, intrinsics, pose)
         padded = intrinsics.padded(self.vae.stride)
         self._insert(extended(pixels, padded, "edge"), z, padded, pose, confidence=1.0, valid=None)
 
