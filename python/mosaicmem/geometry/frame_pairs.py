@@ -64,7 +64,7 @@ class Frame:
 
     @classmethod
     def of(cls, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> Frame:
-        """With at most 2000 points, spread evenly over the valid pixels."""
+        """With at most 2000 points, spread over the valid pixels, and a copy of ``depth``: callers reuse buffers."""
         rows, columns = np.nonzero(np.isfinite(depth) & (depth > 0))
         density = max(len(rows), 1) / depth.size
         if len(rows):
@@ -72,7 +72,7 @@ class Frame:
             rows, columns = rows[some], columns[some]
         rays = intrinsics.unproject(np.stack([columns + 0.5, rows + 0.5], axis=1), np.ones(len(rows)))
         z = depth[rows, columns].astype(np.float64)
-        return cls(depth, intrinsics, pose.world_from_camera, pose.timestamp, rays, z, density)
+        return cls(depth.copy(), intrinsics, pose.world_from_camera, pose.timestamp, rays, z, density)
 
 
 def has_moved(a: Frame, b: Frame) -> bool:

@@ -69,7 +69,9 @@ class PoseCheck:
     """
 
     def __init__(self, *, times: bool | None = None) -> None:
-        self._frames: list[Frame] = []  # those that have moved
+        self._last: Frame | None = None  # that has moved
+        self._moved = 0
+        self._stamps: set[float] = set()
         self._off: dict[str, list[float]] = {name: [] for name in READINGS}  # by pair
         self._agreed: list[float] = []  # as given, of pairs that have something in common
         self._curves: dict[str, list[F64]] = {"scale": [], "disparity": []}
@@ -90,18 +92,14 @@ class PoseCheck:
             )
         if self._seen < 2:
             return f"poses and depth could not be compared: that takes two frames at least, got {self._seen}"
-        if len(self._frames) < 2:
+        if self._moved < 2:
             return f"poses and depth could not be compared: the camera hardly moves between {self._seen} frames"
-        return f"poses and depth could not be compared: {len(self._frames)} frames have no view in common"
+        return f"poses and depth could not be compared: {self._moved} frames have no view in common"
 
     @property
     def _tells_up(self) -> bool:
         """Whether the path turns or moves so that images upside down would not fit."""
         return bool(np.mean(self._off["upside down"]) > np.mean(self._off["as given"]) + _GAIN)
-
-    @property
-    def _has_one_time(self) -> bool:
-        return len({frame.timestamp for frame in self._frames}) == 1
 
     @property
     def compared(self) -> int:
@@ -131,17 +129,18 @@ class PoseCheck:
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         check_instance("pose", pose, CameraPose)
         self._seen += 1
-        if self._found is not None or len(self._frames) > _MOST_PAIRS:
+        if self._found is not None or self._moved > _MOST_PAIRS:
             return None
         z = as_depth("depth", depth, (intrinsics.height, intrinsics.width))
         frame = Frame.of(z, intrinsics, pose)
-        if not self._frames:
-            self._frames.append(frame)
+        before = self._last
+        if before is not None and not has_moved(before, frame):
             return None
-        if not has_moved(self._frames[-1], frame):
+        self._last, self._moved = frame, self._moved + 1
+        self._stamps.add(frame.timestamp)
+        if before is None:
             return None
-        self._compare(self._frames[-1], frame)
-        self._frames.append(frame)
+        self._compare(before, frame)
         return self._judge()
 
     def _compare(self, a: Frame, b: Frame) -> None:
@@ -173,12 +172,12 @@ class PoseCheck:
             return self._suspect(equal[0], others, given, also=equal[1:])
         if len(self._agreed) >= _ENOUGH and np.mean(self._agreed) < _HOPELESS:
             return self._suspect("units", others, given)
-        given_times = self._times is True or self._frames[0].timestamp != 0
-        if self._times is not False and given_times and len(self._frames) >= _LEAST_TIMES and self._has_one_time:
+        matters = self._times or (self._times is None and self._stamps != {0.0})
+        if matters and self._moved >= _LEAST_TIMES and len(self._stamps) == 1:
             self._times = False
             suspect(
-                f"timestamp: {len(self._frames)} frames at different places all have the time "
-                f"{self._frames[0].timestamp:g} s; give each pose its time, or the age of what was seen means nothing"
+                f"timestamp: {self._moved} frames at different places all have the time "
+                f"{min(self._stamps):g} s; give each pose its time, or the age of what was seen means nothing"
             )
             return "times"
         return None
