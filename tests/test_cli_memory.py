@@ -212,6 +212,8 @@ def test_export_ply(tmp_path, scene):
     assert len(cloud) > 500
     assert cloud.colors is not None
     assert cloud.normals is not None
+    alone = succeed("export-ply", "--scene", scene, "--frames", "0:1", "-o", tmp_path / "one.ply")
+    assert "poses and depth could not be compared: that takes two frames at least, got 1" in alone.stdout
     assert run("export-ply", "--scene", scene, "-o", tmp_path / "a.ply").returncode == 1
     succeed("export-ply", "--scene", scene, "-o", tmp_path / "a.ply", "--force", "--ascii")
     assert (tmp_path / "a.ply").read_bytes().startswith(b"ply\nformat ascii")

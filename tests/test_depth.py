@@ -53,6 +53,22 @@ class TestCompletion:
         filled = DepthCompletion(4.0).estimate(IMAGE, small_camera, CameraPose(), np.zeros((48, 80), np.float32))
         assert (filled == 4.0).all()
 
+    def test_what_is_not_known_depth(self, small_camera):
+        known = np.full((48, 80), np.inf, np.float32)
+        known[:, 0], known[0, 0] = 2.0, np.nan
+        assert (DepthCompletion().estimate(IMAGE, small_camera, CameraPose(), known) == 2).all()
+        with pytest.raises(TypeError, match="known_depth: expected metres"):
+            DepthCompletion().estimate(IMAGE, small_camera, CameraPose(), np.zeros((48, 80), np.uint16))
+
+
+def worse_than_least_squares(fit, predicted, known):
+    """The mean relative error of a fit, over that of the line by plain least squares."""
+
+    def error(scale, shift):
+        return np.mean(np.abs(scale * predicted + shift - known) / known)
+
+    return (error(*fit[:2]) + 1e-9) / (error(*np.polyfit(predicted, known, 1)) + 1e-9)
+
 
 class TestFit:
     """Scale and shift by robust least squares."""
@@ -89,6 +105,88 @@ class TestFit:
         known[1::7] = np.nan
         predicted[2::11] = np.inf
         assert fit_scale(predicted, known).scale == pytest.approx(3, rel=1e-5)
+
+    def test_a_wall_and_what_stands_before_it(self, rng):
+        """Most pixels are of a wall, on which noise hides the slope; it shows only between the wall and the rest."""
+        wall, near = 0.5 + rng.normal(0, 0.05, 5500), 1.0 + rng.normal(0, 0.12, 2600)
+        predicted = np.concatenate([wall, near])
+        known = np.concatenate(
+            [rng.uniform(0.35, 0.42, len(wall)), 0.35 + 0.45 * near + rng.normal(0, 0.04, len(near))]
+        )
+        assert np.corrcoef(predicted, known)[0, 1] > 0.93
+        fit = fit_scale(predicted, known)
+        assert worse_than_least_squares(fit, predicted, known) < 1.1
+
+    @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1, 0.3, "heavy", "quantised", "saturated", "two planes"])
+    @pytest.mark.parametrize("pixels", [64, 200, 6000])
+    def test_clean_data_as_least_squares_would(self, rng, noise, pixels):
+        predicted = rng.uniform(0.5, 4, pixels)
+        if noise == "two planes":
+            predicted = rng.choice([1.0, 3.0], pixels) + rng.normal(0, 0.15, pixels)
+        known = 1.7 * predicted + 0.4
+        if noise == "heavy":
+            known = np.maximum(known + 0.1 * rng.standard_t(3, pixels), 0.1)
+        elif noise == "quantised":
+            predicted = np.round(2 * predicted) / 2
+        elif noise == "saturated":
+            predicted = np.minimum(predicted, 3.6)
+        elif isinstance(noise, float):
+            known = known * np.clip(1 + noise * rng.standard_normal(pixels), 0.2, None)
+        assert worse_than_least_squares(fit_scale(predicted, known), predicted, known) < 1.1
+
+    @pytest.mark.parametrize("inverse", [True, False])
+    def test_real_depth_that_a_network_blurs_and_bends(self, rng, rgbd_scene, inverse):
+        from mosaicmem.datasets import SevenScenes
+
+        sequence = SevenScenes(rgbd_scene)
+        for i in range(0, 100, 9):
+            depth = sequence[i].depth[::4, ::4]
+            known = np.where(depth > 0, 1 / np.maximum(depth, 0.1) if inverse else depth, 0)
+            image = np.where(known > 0, known, np.median(known[known > 0]))
+            for _ in range(30):  # a blur of some ten pixels
+                image = (
+                    np.roll(image, 1, 0) + np.roll(image, 1, 1) + np.roll(image, -1, 0) + np.roll(image, -1, 1)
+                ) / 4
+            bend = 1 + 0.1 * np.sin(np.arange(image.shape[1]) / 25)
+            predicted = (3 * image**0.8 * bend + 0.7 + rng.normal(0, 0.03, image.shape))[known > 0]
+            assert worse_than_least_squares(fit_scale(predicted, known[known > 0]), predicted, known[known > 0]) < 1.1
+
+    @pytest.mark.parametrize("part", [0.1, 0.3, 0.4, 0.45])
+    @pytest.mark.parametrize("kind", ["far", "near", "anything", "times three", "nearest", "farthest"])
+    def test_outliers_of_many_kinds(self, rng, part, kind):
+        predicted = rng.uniform(0.5, 4, 6000)
+        true = 1.7 * predicted + 0.4
+        known = true * (1 + 0.01 * rng.standard_normal(len(true)))
+        count = int(part * len(true))
+        wrong = {"nearest": np.argsort(predicted)[:count], "farthest": np.argsort(predicted)[-count:]}.get(
+            kind, rng.choice(len(true), count, replace=False)
+        )
+        low, high = {"far": (5, 20), "near": (0.1, 1), "nearest": (8, 9), "farthest": (0.4, 0.5)}.get(kind, (0.2, 9))
+        known[wrong] = 3 * true[wrong] if kind == "times three" else rng.uniform(low, high, count)
+        scale, shift, inliers = fit_scale(predicted, known)
+        assert np.mean(np.abs(scale * predicted + shift - true) / true) < 0.01
+        assert inliers == pytest.approx(1 - part, abs=0.1)
+
+    @pytest.mark.parametrize("unit", [1e-3, 1e3])
+    def test_units_do_not_matter(self, rng, unit):
+        predicted = rng.uniform(0.5, 4, 500)
+        known = 1.7 * predicted + 0.4 + rng.normal(0, 0.05, 500)
+        scale, shift, inliers = fit_scale(predicted, known)
+        assert fit_scale(predicted, unit * known) == pytest.approx((unit * scale, unit * shift, inliers), rel=1e-9)
+        assert fit_scale(unit * predicted, known) == pytest.approx((scale / unit, shift, inliers), rel=1e-9)
+
+    def test_a_flat_wall_gives_a_scale(self, rng):
+        """No slope can be told from noise, but a scale can."""
+        fit = fit_scale(1 + rng.normal(0, 0.01, 2000), 2 + rng.normal(0, 0.01, 2000))
+        assert fit.scale + fit.shift == pytest.approx(2, abs=0.01)
+
+    @pytest.mark.parametrize("pixels", [64, 500, 6000])
+    def test_no_answer_from_what_has_nothing_to_do_with_depth(self, rng, pixels):
+        for _ in range(5):
+            assert fit_scale(rng.uniform(0.5, 2, pixels), rng.uniform(0.5, 4, pixels)) is None
+            decreasing = rng.uniform(0.5, 2, pixels)
+            some = rng.random(pixels) < 0.2
+            assert fit_scale(decreasing, 5 - 2 * decreasing + some * rng.uniform(0, 4, pixels)) is None
 
     def test_no_answer(self, rng):
         predicted = rng.uniform(1, 2, 200)

@@ -13,6 +13,7 @@ from mosaicmem import (
     FormatError,
     OnnxDepthEstimator,
     PipelineConfig,
+    SuspiciousInput,
 )
 
 onnx = pytest.importorskip("onnx")
@@ -125,7 +126,7 @@ class TestInput:
         estimator = OnnxDepthEstimator(
             red_model(), output="metric", input_size=(28, 42), mean=(0.1, 0, 0), std=(0.25, 1, 1), align=False
         )
-        assert estimator._size == (28, 42)
+        assert estimator._model.size_for(48, 80) == (28, 42)
         answer = estimate(estimator, image, np.zeros((48, 80), np.float32), small_camera)
         np.testing.assert_allclose(answer, (0.6 - 0.1) / 0.25, rtol=1e-5)
         assert answer.shape == (48, 80)
@@ -138,8 +139,148 @@ class TestInput:
 
     def test_multiples(self):
         estimator = OnnxDepthEstimator(red_model(), multiple=14)
-        assert estimator._whole(48) == 42
-        assert estimator._whole(3) == 14
+        assert estimator._model.size_for(48, 3) == (42, 14)
+
+
+def mean_model(shape, dtype="FLOAT", *, axis=1, answer="FLOAT", outputs=("answer",), inputs=1):
+    """Answers the mean over the channels, under several names; further inputs are looked at by none of them."""
+    helper, types = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("Cast", ["image"], ["cast"], to=types.FLOAT),
+        helper.make_node("ReduceMean", ["cast"], ["mean"], axes=[axis], keepdims=1),
+        *(helper.make_node("Cast", ["mean"], [name], to=getattr(types, answer)) for name in outputs),
+    ]
+    more = [helper.make_tensor_value_info(f"more{i}", types.FLOAT, [1, 3, 3]) for i in range(inputs - 1)]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("image", getattr(types, dtype), shape), *more],
+        [helper.make_tensor_value_info(name, getattr(types, answer), None) for name in outputs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 9
+    return model.SerializeToString()
+
+
+class TestWhatModelsTake:
+    """The mean of an image that is 0.25 everywhere, normalised to (0.25 - 0) / 0.125 = 2."""
+
+    def answer(self, model, camera, *, pixels=None, **options):
+        given = {"output": "metric", "align": False, **PLAIN, "std": (0.125,) * 3, **options}
+        image = np.full((48, 80, 3), np.float32(0.25) if pixels is None else pixels)
+        return estimate(OnnxDepthEstimator(model, **given), image, np.zeros((48, 80), np.float32), camera)
+
+    @pytest.mark.parametrize(
+        ("shape", "options"),
+        [
+            ([1, 3, "h", "w"], {}),
+            (["b", 3, "h", "w"], {}),
+            (["b", "c", "h", "w"], {}),
+            ([1, 3, 56, "w"], {}),
+            ([1, 3, "h", 56], {}),
+            ([1, 3, 28, 42], {}),
+            ([1, 3, "h", "w"], {"dtype": "FLOAT16"}),
+            ([1, 3, "h", "w"], {"dtype": "DOUBLE"}),
+            ([1, "h", "w", 3], {"axis": 3}),
+            (["b", "h", 64, 3], {"axis": 3, "dtype": "FLOAT16"}),
+            ([1, 3, "h", "w"], {"answer": "FLOAT16"}),
+            ([1, 3, "h", "w"], {"answer": "DOUBLE"}),
+        ],
+    )
+    def test_layouts_dtypes_and_sizes(self, small_camera, shape, options):
+        answer = self.answer(mean_model(shape, **options), small_camera)
+        assert answer.shape == (48, 80)
+        np.testing.assert_allclose(answer, 2, rtol=1e-3)
+
+    def test_models_of_uint8_get_pixels_as_they_are(self, small_camera):
+        model = mean_model([1, 3, "h", "w"], "UINT8")
+        np.testing.assert_allclose(self.answer(model, small_camera, std=(1, 1, 1)), np.rint(0.25 * 255))
+        with pytest.raises(FormatError, match="takes uint8, so the model normalises by itself; mean and std"):
+            OnnxDepthEstimator(model, std=(0.5, 0.5, 0.5))
+
+    def test_images_of_uint8_are_right(self, small_camera):
+        model = mean_model([1, 3, "h", "w"])
+        np.testing.assert_allclose(self.answer(model, small_camera, pixels=np.uint8(51)), 0.2 / 0.125, rtol=1e-6)
+
+    @pytest.mark.parametrize("pixels", [np.float32(51), np.float32(-0.5), np.int64(51), np.nan])
+    def test_other_images_are_refused(self, small_camera, pixels):
+        with pytest.raises(ValueError, match=r"image: expected (values in \[0, 1\]|finite values)"):
+            self.answer(mean_model([1, 3, "h", "w"]), small_camera, pixels=pixels)
+
+    def test_images_and_known_depth_of_another_size_are_refused(self, small_camera):
+        estimator = OnnxDepthEstimator(mean_model([1, 3, "h", "w"]))
+        with pytest.raises(ValueError, match=r"image: expected shape \(48, 80, 3\), got \(24, 40, 3\)"):
+            estimate(estimator, np.zeros((24, 40, 3), np.float32), np.zeros((48, 80), np.float32), small_camera)
+        with pytest.raises(TypeError, match=r"known_depth: expected metres .* millimetres"):
+            estimate(estimator, np.zeros((48, 80, 3), np.float32), np.zeros((48, 80), np.uint16), small_camera)
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            ({"shape": [2, 3, "h", "w"]}, r"expected a batch of 1, got input image \(2, 3, h, w\)"),
+            ({"shape": [1, 4, "h", "w"]}, r"expected 3 channels, got input image \(1, 4, h, w\)"),
+            ({"shape": [3, "h", "w"]}, r"expected an image \(1, 3, h, w\) or .* got input image \(3, h, w\)"),
+            ({"shape": [1, 1, 3, "h", "w"], "axis": 2}, r"got input image \(1, 1, 3, h, w\)"),
+            ({"shape": [1, 3, "h", "w"], "dtype": "INT32"}, r"got input image .* of tensor\(int32\)"),
+            ({"shape": [1, 3, "h", "w"], "inputs": 2}, r"got 2: image \(1, 3, h, w\), more0 \(1, 3, 3\)"),
+            ({"shape": [1, 3, "h", "w"], "answer": "INT64"}, r"expected an output answer .* got int64"),
+            ({"shape": [1, 3, 14, 14], "axis": 0}, r"expected an output answer .* of shape \(1, 3, 14, 14\)"),
+            ({"shape": [1, "h", "w", 3]}, r"of the image's form, got float32 of shape \(1, 1, \d+, 3\)"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_when_it_is_opened(self, model, message):
+        with pytest.raises(FormatError, match=message):
+            OnnxDepthEstimator(mean_model(**model))
+
+    def test_a_size_that_the_model_does_not_take(self):
+        with pytest.raises(ValueError, match=r"input_size: expected \(56, any\) as <model> names it, got \(28, 28\)"):
+            OnnxDepthEstimator(mean_model([1, 3, 56, "w"]), input_size=(28, 28))
+
+    def test_several_outputs(self, small_camera):
+        model = mean_model([1, 3, "h", "w"], outputs=("confidence", "depth_variance", "depth"))
+        assert OnnxDepthEstimator(model)._model._output == "depth"
+        assert OnnxDepthEstimator(model, output_name="confidence")._model._output == "confidence"
+        with pytest.raises(ValueError, match="output_name: expected one of confidence, depth_variance, depth, as"):
+            OnnxDepthEstimator(model, output_name="Depth")
+        with pytest.warns(SuspiciousInput, match="gives a, b; the first is taken for depth"):
+            OnnxDepthEstimator(mean_model([1, 3, "h", "w"], outputs=("a", "b")))
+
+
+class TestWhereNothingFits:
+    """Nothing is invented: what memory knows is the answer, and no depth elsewhere."""
+
+    def left_half(self, depth):
+        known = depth.copy()
+        known[:, depth.shape[1] // 2 :] = 0
+        return known
+
+    @pytest.mark.parametrize("output", ["depth", "inverse"])
+    def test_a_model_that_sees_nothing(self, rng, small_camera, output):
+        image, depth = scene(rng)
+        image[..., 0] = rng.random(depth.shape)
+        estimator = OnnxDepthEstimator(red_model(), output=output, **PLAIN)
+        known = self.left_half(depth)
+        with pytest.warns(SuspiciousInput, match="does not fit to what memory knows of the view"):
+            answer = estimate(estimator, image, known, small_camera)
+        np.testing.assert_array_equal(estimate(estimator, image, known, small_camera), answer)  # it is said once
+        np.testing.assert_allclose(answer, self.left_half(depth), rtol=1e-6)
+
+    @pytest.mark.parametrize(("output", "hint"), [("depth", "inverse"), ("inverse", "depth"), ("metric", "inverse")])
+    def test_the_wrong_kind_of_output_is_named(self, rng, small_camera, output, hint):
+        image, depth = scene(rng)
+        image[..., 0] = depth / 10 if output == "inverse" else 0.5 / depth
+        estimator = OnnxDepthEstimator(red_model(), output=output, **PLAIN)
+        with pytest.warns(SuspiciousInput, match=f"output='{hint}'"):
+            estimate(estimator, image, self.left_half(depth), small_camera)
+
+    @pytest.mark.parametrize("output", ["depth", "inverse"])
+    def test_a_few_known_pixels_give_a_scale(self, rng, small_camera, output):
+        image, depth = scene(rng)
+        image[..., 0] = depth / 10 if output == "depth" else 0.5 / depth
+        known = np.zeros_like(depth)
+        known[20, 10:30] = 7 * depth[20, 10:30]
+        answer = estimate(OnnxDepthEstimator(red_model(), output=output, **PLAIN), image, known, small_camera)
+        np.testing.assert_allclose(answer, 7 * depth, rtol=1e-3)
 
 
 class TestErrors:

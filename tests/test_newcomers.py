@@ -1,5 +1,6 @@
 """What people get wrong at first: a message says what to do, or a warning where it can only be suspected."""
 
+import re
 import warnings
 
 import numpy as np
@@ -22,6 +23,21 @@ FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 def views(world, small_camera):
     path = world.leave_and_return(small_camera, 40)
     return [(world.render(small_camera, pose), pose) for pose in path[:12]]
+
+
+@pytest.fixture(scope="module")
+def tilted_views(world, small_camera):
+    """Depth along a path that turns, nods, rolls and rises."""
+    poses = []
+    for i in range(10):
+        target = [-4 + 0.1 * i, -1.2 + 0.25 * np.sin(i), 0.3 * i - 1]
+        eye = [-1.0 - 0.1 * i, -1.5 + 0.3 * np.sin(1.3 * i), 0.25 * i - 1]
+        pose = CameraPose.look_at(eye, target).world_from_camera
+        roll = 0.2 * np.cos(i)
+        turn = np.eye(4)
+        turn[:2, :2] = [[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]
+        poses.append(CameraPose(pose @ turn, i / 10))
+    return [(world.depth(small_camera, pose), pose) for pose in poses]
 
 
 class TestPoses:
@@ -54,7 +70,7 @@ class TestPoses:
         with pytest.warns(SuspiciousInput, match=message):
             assert self.check(views, small_camera, wrong) == reading
 
-    @pytest.mark.parametrize("factor", [0.2, 5.0])
+    @pytest.mark.parametrize("factor", [0.001, 0.2, 0.67, 0.83, 1.2, 1.5, 5.0, 1000.0])
     def test_units_that_do_not_fit_are_suspected(self, world, small_camera, factor):
         check = PoseCheck()
 
@@ -62,8 +78,14 @@ class TestPoses:
             for pose in world.leave_and_return(small_camera, 60):
                 check.add(factor * world.depth(small_camera, pose), small_camera, pose)
 
-        with pytest.warns(SuspiciousInput, match="however poses are read; units of depth or of positions"):
+        message = "however poses are read; units of depth or of positions.* depth seems to be about"
+        with pytest.warns(SuspiciousInput, match=message) as caught:
             look_at_all()
+        assert len(caught) == 1
+        size, direction = re.search(r"about ([\d.e+]+) times too (large|small)", str(caught[0].message)).groups()
+        assert float(size) == pytest.approx(max(factor, 1 / factor), rel=0.1)
+        assert direction == ("large" if factor > 1 else "small")
+        assert ("millimetres" in str(caught[0].message)) == (factor in (0.001, 1000.0))
 
     def test_in_a_pipeline_it_is_said_once(self, views, small_camera):
         pipeline = AutoregressivePipeline()
@@ -77,6 +99,83 @@ class TestPoses:
             observe_all()
         assert len(caught) == 1
         assert caught[0].filename == __file__
+
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("upside down", lambda depth: depth[::-1], "images seem to be upside down .* negative fy"),
+            ("mirrored", lambda depth: depth[:, ::-1], "images seem to be mirrored"),
+            ("rotated", lambda depth: depth[::-1, ::-1], "images seem to be rotated by 180 degrees"),
+            ("disparity", lambda depth: 1 / depth, "depth seems to be disparity or inverse depth"),
+            ("disparity", lambda depth: 40 / depth, "depth seems to be disparity or inverse depth"),
+            ("scale", lambda depth: 1.5 * depth, "1.5 times too large"),
+        ],
+    )
+    def test_wrong_images_are_named(self, tilted_views, small_camera, name, change, message):
+        """On a path that nods and rises, so that up and down differ, and at the first pair that has moved."""
+        check = PoseCheck()
+
+        def look_at_all():
+            return [check.add(change(depth), small_camera, pose) for depth, pose in tilted_views]
+
+        with pytest.warns(SuspiciousInput, match=message) as caught:
+            found = look_at_all()
+        assert len(caught) == 1
+        assert [each for each in found if each] == [name]
+        assert found.index(name) <= 3
+        assert check.conclusion.startswith("poses and depth do not fit")
+
+    def test_distance_along_the_ray_is_named(self, tilted_views, small_camera):
+        rows, columns = np.mgrid[:48, :80] + 0.5
+        lengths = np.hypot(np.hypot((columns - 40) / small_camera.fx, (rows - 24) / small_camera.fy), 1)
+        check = PoseCheck()
+        with pytest.warns(SuspiciousInput, match=r"distance along the ray, not z"):
+            [check.add(lengths * depth, small_camera, pose) for depth, pose in tilted_views]
+
+    @pytest.mark.parametrize("part", ["noise", "sparse", "dynamic", "all"])
+    def test_imperfect_depth_is_fine(self, rng, world, small_camera, part):
+        check = PoseCheck()
+        for pose in world.leave_and_return(small_camera, 60):
+            depth = world.depth(small_camera, pose)
+            if part in ("noise", "all"):
+                depth = depth * (1 + 0.02 * rng.standard_normal(depth.shape))
+            if part in ("dynamic", "all"):
+                row, column = rng.integers(0, 24), rng.integers(0, 48)
+                depth[row : row + 24, column : column + 32] *= rng.uniform(0.4, 0.8)
+            if part in ("sparse", "all"):
+                depth = np.where(rng.random(depth.shape) < 0.2, depth, 0)
+            assert check.add(depth, small_camera, pose) is None
+        assert check.compared > 8
+
+    def test_one_time_for_all(self, tilted_views, small_camera):
+        def check(time, **options):
+            check = PoseCheck(**options)
+            return [check.add(depth, small_camera, pose.at(time)) for depth, pose in tilted_views]
+
+        assert not any(check(0.0))  # poses that are given no time
+        assert not any(check(3.0, times=False))
+        for time, options in ((3.0, {}), (0.0, {"times": True})):
+            with pytest.warns(SuspiciousInput, match=f"frames at different places all have the time {time:g} s"):
+                assert check(time, **options).count("times") == 1
+
+    def test_the_conclusion(self, views, tilted_views, world, small_camera):
+        check = PoseCheck()
+        assert "takes two frames at least, got 0" in check.conclusion
+        for _ in range(3):
+            check.add(views[0][0].depth, small_camera, views[0][1])
+        assert "the camera hardly moves between 3 frames" in check.conclusion
+        back = CameraPose(views[0][1].world_from_camera @ np.diag([-1.0, 1, -1, 1]))
+        check.add(world.depth(small_camera, back), small_camera, back)
+        assert "2 frames have no view in common" in check.conclusion
+        assert check.compared == 0
+        level, nodding = PoseCheck(), PoseCheck()
+        for view, pose in views:
+            level.add(view.depth, small_camera, pose)
+        for depth, pose in tilted_views:
+            nodding.add(depth, small_camera, pose)
+        assert level.conclusion.endswith("upside down images would fit as well, as the camera moves level")
+        assert nodding.conclusion.startswith("poses fit depth in ")
+        assert "upside" not in nodding.conclusion
 
     def test_a_camera_that_stands_still_says_nothing(self, views, small_camera):
         view, pose = views[0]
@@ -96,6 +195,14 @@ class TestPoses:
             return next((name for name in found if name), None)
 
         assert check(lambda m: m) is None
+        for change, name in ((lambda d: 1.5 * d, "scale"), (lambda d: d[::-1], "upside down")):
+            wrong = PoseCheck()
+            with pytest.warns(SuspiciousInput):
+                found = [wrong.add(change(f.depth), sequence.intrinsics, f.pose) for f in frames]
+            assert name in found
+        for stride in (1, 3, 8):
+            right = PoseCheck()
+            assert not any(right.add(f.depth, sequence.intrinsics, f.pose) for f in frames[::stride])
         with pytest.warns(SuspiciousInput):
             assert check(np.linalg.inv) == "inverse"
         with pytest.warns(SuspiciousInput):

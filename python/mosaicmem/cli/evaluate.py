@@ -176,6 +176,8 @@ def evaluate(
         print_json(summary)
     else:
         print_runs(runs)
+        if not check.compared:
+            say(check.conclusion)
     if output is None:
         return
     with output_folder(output, force, "evaluate") as folder:

@@ -106,12 +106,14 @@ def _fuse_sequence(fusion: StreamingFusion, sequence: RgbdSequence, frames: str)
 
     wanted = parse_range("--frames", frames, len(sequence), getattr(sequence, "number", None))
     dropped = 0
-    check = PoseCheck()
+    check = PoseCheck(times=False)
     with progress_bar() as progress:
         for i in progress.track(wanted, description="Fusing"):
             seen = sequence[i]
             check.add(seen.depth, sequence.intrinsics, seen.pose)
             dropped += fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image).out_of_range
+    if not check.compared:
+        say(check.conclusion)
     return selected(wanted, own_numbers(sequence, wanted)), dropped
 
 

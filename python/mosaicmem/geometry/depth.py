@@ -57,6 +57,7 @@ class DepthEstimator(Protocol):
         Parameters
         ----------
         image : (H, W, 3) float32 in [0, 1]
+            From the pipeline. The estimators of this library that look at it take uint8 too, and refuse other values.
         intrinsics : CameraIntrinsics
         pose : CameraPose
         known_depth : (H, W) float32
@@ -106,11 +107,12 @@ class DepthCompletion:
     def __init__(self, default_depth: float = 3.0) -> None:
         self.default_depth = check_number("default_depth", default_depth, above=0.0)
 
-    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
+    def estimate(self, image: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: ArrayLike) -> F32:
         """``known_depth`` where it is known, its smooth completion elsewhere."""
-        if not (known_depth > 0).any():
-            return np.full(known_depth.shape, self.default_depth, dtype=np.float32)
-        known = np.where(known_depth > 0, known_depth, 0).astype(np.float32)
+        given = as_depth("known_depth", known_depth, (intrinsics.height, intrinsics.width))
+        known = np.where(np.isfinite(given) & (given > 0), given, 0).astype(np.float32)
+        if not (known > 0).any():
+            return np.full(known.shape, self.default_depth, dtype=np.float32)
         return _pull_push(known, (known > 0).astype(np.float32))
 
 

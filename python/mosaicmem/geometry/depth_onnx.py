@@ -4,38 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mosaicmem._arrays import F32, check_choice, check_integer, check_number, check_threads
+from mosaicmem._arrays import (
+    F32,
+    ArrayLike,
+    Bool,
+    as_depth,
+    as_pixels,
+    check_choice,
+    check_instance,
+    check_integer,
+    check_number,
+    check_threads,
+)
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.errors import FormatError
+from mosaicmem.errors import suspect
 from mosaicmem.geometry.depth_alignment import fit_scale, inverse_or_zero
+from mosaicmem.geometry.depth_model import IMAGENET_MEAN, IMAGENET_STD, DepthModel
 
 OUTPUTS = ("metric", "depth", "inverse")
 
 _FARTHEST = 1e4  # metres; beyond is sky
+_LEAST_PIXELS = 64  # that are known, for a fit
 
 
 class OnnxDepthEstimator:
     """Monocular depth from an ONNX model, brought to the scale of memory.
 
     Monocular depth drifts from frame to frame, also where it claims to be metric. So what memory knows of a view fits
-    a scale (and, for affine outputs, a shift) by robust least squares on the pixels that it covers. Where it covers
-    too few, metric depth is taken as it is, and affine depth is scaled to a median of ``default_depth``.
+    a scale (and, for affine outputs, a shift) by `fit_scale` on the pixels that it covers. Where that cannot be done:
+
+    - Memory knows nothing of the view: metric depth is taken as it is, affine depth is scaled to a median of
+      ``default_depth``.
+    - It knows fewer than 64 pixels: the same for metric depth; affine depth is scaled to agree with them in the median.
+    - It knows enough, but the model's answer has nothing to do with it: metric depth is taken as it is. Affine depth
+      is unaligned: the answer is what memory knows, and 0, no depth, elsewhere. A `SuspiciousInput` says so once.
 
     Parameters
     ----------
     model : path or bytes
-        With one input (1, 3, h, w) float32 and, first among its outputs, (1, h, w) or (1, 1, h, w) of any size.
+        With one input, an image: (1, 3, h, w) or (1, h, w, 3) in float32, float16, float64, normalised by ``mean`` and
+        ``std``, or in uint8, 0 to 255. It gives (h, w), (1, h, w), (1, 1, h, w) or (1, h, w, 1) of any size. Height
+        and width may be fixed, both or one. It runs once when it is opened, so that what does not fit is found then.
     output : {"metric", "depth", "inverse"}
         What the model gives: ``metric``: metres; ``depth``: depth up to scale and shift; ``inverse``: 1 / depth up to
         scale and shift, as most relative models do.
     input_size : (int, int), optional
-        (height, width) that images are resized to. Without it, that of the image in multiples of ``multiple``; a model
-        with fixed sizes needs none.
+        (height, width) that images are resized to. Without it, that of the image in multiples of ``multiple``. Sides
+        that the model fixes are as it says.
     multiple : int
         Sizes must be multiples of this: 14 for models on DINOv2.
     mean, std : three floats
@@ -46,13 +64,21 @@ class OnnxDepthEstimator:
         False: never look at what memory knows.
     num_threads : int
         Of the runtime; 0 lets it choose.
+    output_name : str, optional
+        Which output is the depth. If not given: the map that is named after depth or disparity, or else the first.
 
     Raises
     ------
     ModuleNotFoundError
         onnxruntime is not installed: ``pip install onnxruntime``.
     FormatError
-        Not a model that onnxruntime reads, or none from one image to one depth.
+        Not a model that onnxruntime reads, or none from one image to one depth; the message names what does not
+        fit, and its shape.
+
+    Warns
+    -----
+    SuspiciousInput
+        Several outputs may be the depth; or the model's answer does not fit to what memory knows.
     """
 
     def __init__(
@@ -62,119 +88,93 @@ class OnnxDepthEstimator:
         output: str = "inverse",
         input_size: tuple[int, int] | None = None,
         multiple: int = 14,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         default_depth: float = 3.0,
         align: bool = True,
         num_threads: int = 0,
+        output_name: str | None = None,
     ) -> None:
         self.output = check_choice("output", output, OUTPUTS)
         self.multiple = check_integer("multiple", multiple, minimum=1, maximum=4096)
-        self._mean = np.array([check_number(f"mean[{i}]", x) for i, x in enumerate(_three("mean", mean))], np.float32)
-        self._std = np.array(
-            [check_number(f"std[{i}]", x, above=0.0) for i, x in enumerate(_three("std", std))], np.float32
-        )
         self.default_depth = check_number("default_depth", default_depth, above=0.0)
         self.align = bool(align)
-        self._name = Path(model) if isinstance(model, (str, Path)) else Path("<model>")
-        self._model = None if isinstance(model, bytes) else self._name.resolve()  # copies open it again
-        self._num_threads = check_threads(num_threads)
-        self._session = _session(model, self._name, self._num_threads)
-        self._input = self._session.get_inputs()[0].name
-        self._size = self._fixed_size() if input_size is None else _size(input_size)
+        self._said = False
+        self._model = DepthModel(
+            model,
+            input_size=None if input_size is None else _size(input_size),
+            multiple=self.multiple,
+            mean=[check_number(f"mean[{i}]", x) for i, x in enumerate(_three("mean", mean))],
+            std=[check_number(f"std[{i}]", x, above=0.0) for i, x in enumerate(_three("std", std))],
+            output_name=output_name,
+            threads=check_threads(num_threads),
+        )
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._model is None:
-            raise TypeError(
-                "cannot copy or pickle an OnnxDepthEstimator whose model was given as bytes: give the path of a file"
-            )
-        return {name: value for name, value in self.__dict__.items() if name != "_session"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        model: Path = state["_model"]
-        self._session = _session(model, model, self._num_threads)
-
-    def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
+    def estimate(self, image: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: ArrayLike) -> F32:
         """Depth (H, W) float32, metres; 0 where the model sees none, or sees more than 10 km.
 
         Parameters and errors are those of `DepthEstimator`.
         """
-        predicted = self._predict(image)
-        known = np.where(np.isfinite(known_depth) & (known_depth > 0), known_depth, 0).astype(np.float32)
+        check_instance("intrinsics", intrinsics, CameraIntrinsics)
+        size = (intrinsics.height, intrinsics.width)
+        predicted = self._model.predict(as_pixels("image", image, (*size, 3)))
+        known = as_depth("known_depth", known_depth, size)
+        known = np.where(np.isfinite(known) & (known > 0), known, 0).astype(np.float32)
         if self.output == "metric":
             depth = self._metric(predicted, known)
+        elif self.output == "inverse":
+            depth = inverse_or_zero(self._affine(predicted, inverse_or_zero(known)))
         else:
-            target = inverse_or_zero(known) if self.output == "inverse" else known
-            aligned = self._affine(predicted, target)
-            depth = inverse_or_zero(aligned) if self.output == "inverse" else aligned
+            depth = self._affine(predicted, known)
         return np.where(np.isfinite(depth) & (depth > 0) & (depth < _FARTHEST), depth, 0).astype(np.float32)
 
     def _metric(self, predicted: F32, known: F32) -> F32:
-        fit = fit_scale(predicted, known, with_shift=False) if self.align else None
-        if fit is not None:
-            predicted = predicted * np.float32(fit.scale)
-        return predicted
+        if not self.align:
+            return predicted
+        fit = fit_scale(predicted, known, with_shift=False, least_pixels=_LEAST_PIXELS)
+        if (fit is None or fit.inliers < 0.5) and np.count_nonzero(known) >= _LEAST_PIXELS:
+            self._suspect_kind(predicted, known)
+        return predicted if fit is None else predicted * np.float32(fit.scale)
 
     def _affine(self, predicted: F32, target: F32) -> F32:
-        """Values in metres, or in 1 / metres for inverse depth."""
-        fit = fit_scale(predicted, target) if self.align else None
-        if fit is not None:
-            return np.asarray(fit.scale * predicted + fit.shift, dtype=np.float32)
-        middle = 1 / self.default_depth if self.output == "inverse" else self.default_depth
-        median = float(np.median(predicted[np.isfinite(predicted)])) if np.isfinite(predicted).any() else 0.0
-        if median <= 0:
-            return np.full_like(predicted, middle)
-        return np.asarray(predicted * np.float32(middle / median))
+        """Values in metres, or in 1 / metres for inverse depth; 0 where they cannot be told."""
+        known = target > 0
+        if not self.align or not known.any():
+            middle = 1 / self.default_depth if self.output == "inverse" else self.default_depth
+            return _with_median(predicted, np.isfinite(predicted), middle)
+        if np.count_nonzero(known) < _LEAST_PIXELS:
+            return _with_median(predicted, known & np.isfinite(predicted), float(np.median(target[known])))
+        fit = fit_scale(predicted, target, least_pixels=_LEAST_PIXELS)
+        if fit is None:
+            self._suspect_kind(predicted, target)
+            return target
+        return np.asarray(fit.scale * predicted + fit.shift, dtype=np.float32)
 
-    def _predict(self, image: F32) -> F32:
-        """The model's answer, (H, W) float32, at the size of the image."""
-        height, width = image.shape[:2]
-        rows, columns = self._size or (self._whole(height), self._whole(width))
-        resized = np.stack([_resize(image[..., i], rows, columns) for i in range(3)], axis=0)
-        pixels = (resized - self._mean[:, None, None]) / self._std[:, None, None]
-        answer = np.asarray(self._session.run(None, {self._input: pixels[None].astype(np.float32)})[0])
-        shape = answer.shape
-        if len(shape) not in (3, 4) or any(n != 1 for n in shape[:-2]) or not np.issubdtype(answer.dtype, np.floating):
-            raise ValueError(
-                f"{self._name}: expected an output (1, h, w) or (1, 1, h, w) of floating-point numbers, "
-                f"got {answer.dtype} of shape {shape}"
-            )
-        return _resize(answer.reshape(shape[-2:]).astype(np.float32), height, width)
-
-    def _whole(self, size: int) -> int:
-        return max(1, round(size / self.multiple)) * self.multiple
-
-    def _fixed_size(self) -> tuple[int, int] | None:
-        """The size that the model names, if it takes one only."""
-        shape = self._session.get_inputs()[0].shape
-        if len(shape) != 4:
-            raise FormatError(self._name, f"expected an input (1, 3, h, w), got {shape}")
-        rows, columns = shape[2:]
-        return (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
+    def _suspect_kind(self, predicted: F32, target: F32) -> None:
+        """Say once that an answer does not fit, and whether it would if the model gave something else."""
+        if self._said:
+            return
+        other = fit_scale(predicted, inverse_or_zero(target), least_pixels=_LEAST_PIXELS)
+        right = fit_scale(predicted, target, least_pixels=_LEAST_PIXELS)
+        if other is not None and right is None:
+            kind, hint = ("inverse depth", "inverse") if self.output != "inverse" else ("depth", "depth")
+            cause = f"it decreases where that increases; a model that gives {kind}? output={hint!r}"
+        elif self.output == "metric" and right is not None:
+            cause = "it would with a shift; depth up to scale and shift? output='depth'"
+        elif self.output == "metric":
+            cause = "it is taken as it is"
+        else:
+            cause = "such frames get only the depth that memory knows; poses of another scene, or another mean and std?"
+        self._said = True
+        suspect(f"model: the depth of {self._model.name} does not fit to what memory knows of the view; {cause}")
 
 
-def _session(model: str | Path | bytes, name: Path, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ModuleNotFoundError(
-            "OnnxDepthEstimator needs onnxruntime: pip install onnxruntime (mosaicmem's extra [depth])"
-        ) from None
-    if not isinstance(model, bytes) and not name.is_file():
-        raise FileNotFoundError(f"model: {name}: no such file")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(name), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime raises classes of its own that have no common base
-        raise FormatError(name, f"not a model that onnxruntime reads: {str(error)[:200]}") from None
-    if len(session.get_inputs()) != 1:
-        raise FormatError(name, f"expected a model of one input, an image, got {len(session.get_inputs())}")
-    return session
+def _with_median(values: F32, where: Bool, middle: float) -> F32:
+    """``values`` scaled to a median of ``middle`` over ``where``; a plane there if that median is not positive."""
+    median = float(np.median(values[where])) if where.any() else 0.0
+    if median <= 0:
+        return np.full_like(values, middle)
+    return np.asarray(values * np.float32(middle / median))
 
 
 def _size(value: tuple[int, int]) -> tuple[int, int]:
@@ -187,11 +187,3 @@ def _three(name: str, values: Sequence[float]) -> Sequence[float]:
     if len(values) != 3:
         raise ValueError(f"{name}: expected three numbers, one a channel, got {len(values)}")
     return values
-
-
-def _resize(plane: F32, rows: int, columns: int) -> F32:
-    """Bilinear, by areas where it gets smaller."""
-    if plane.shape == (rows, columns):
-        return plane
-    image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR), dtype=np.float32)

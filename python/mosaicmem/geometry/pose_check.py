@@ -1,18 +1,25 @@
-"""Do the poses of some frames fit their depth? If not: were they the inverse, or of OpenGL axes?"""
+"""Do the poses of some frames fit their depth? If not: what was likely meant?"""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance
+from mosaicmem._arrays import F64, ArrayLike, as_depth, check_instance
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.camera.pose import OPENGL_FROM_OPENCV
 from mosaicmem.errors import suspect
+from mosaicmem.geometry.frame_pairs import (
+    CAP,
+    CLEAR_OVERLAP,
+    LEAST_OVERLAP,
+    SCALES,
+    Frame,
+    has_moved,
+    scale_curve,
+    score,
+)
 
 READINGS: Mapping[str, str] = {
     "as given": "",
@@ -21,38 +28,84 @@ READINGS: Mapping[str, str] = {
     "third columns, or use CameraPose.from_opengl",
     "inverse opengl": "the matrices seem to be camera_from_world with OpenGL axes: invert them, then use "
     "CameraPose.from_opengl",
+    "upside down": "images seem to be upside down for these poses (rows from the bottom, a negative fy, or left-handed "
+    "poses with y up): reverse the rows of images and depth, or the y axis of camera and world",
+    "mirrored": "images seem to be mirrored for these poses (columns from the right, a negative fx, or left-handed "
+    "poses): reverse the columns of images and depth",
+    "rotated": "images seem to be rotated by 180 degrees for these poses: reverse the rows and columns of images and "
+    "depth",
+    "ray": "depth seems to be the distance along the ray, not z: divide it by the length of K^-1 [u, v, 1]",
 }
-"""How a pose may have been meant, and what to do then."""
+"""How poses and images may have been meant, and what to do then."""
 
-_TOLERANCE = 0.05  # of depth, to agree
-_LEAST_LANDED = 0.1  # of the points, to say anything
-_BAD, _GOOD = 0.75, 0.7  # parts of the landed points that agree: poses as given, and another reading
-_REST = 0.5  # of what disagrees as given, at most, under another reading
-_MOST_POINTS = 4000
-_LEAST_ANGLE, _LEAST_PARALLAX = math.radians(8.0), 0.1  # of depth
 _MOST_PAIRS = 16
-_ENOUGH, _HOPELESS = 6, 0.6  # pairs, and the part of the points that agree in them, to give up on poses
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    depth: F32
-    intrinsics: CameraIntrinsics
-    world_from_camera: F64
+_LEAST_TIMES = 3  # moved frames of one time
+_REST = 0.5  # of what points are off as given, at most, under another reading
+_CLEAR, _FEW = 0.25, 2  # the same for fewer pairs than this
+_GAIN = 0.004  # of depth, at least, less off
+_WELL = 0.06  # of depth off, at most, for a reading to be right
+_MOST_OF_PAIRS = 0.75  # must be better under the other reading
+_ENOUGH, _HOPELESS = 6, 0.45  # pairs, and the part of the points that agree in them, to give up on poses
+_SAME_SCALE = 1.08
+_DISPARITY_IS_OFF = 0.02  # of depth, at least
+_NO_MATTER = 0.9  # a reading that is off by no more than the best, by this factor, is as good
 
 
 class PoseCheck:
-    """Compares each frame with one before it, and warns once if their depth fits only after reading poses otherwise.
+    """Compares frames with those before them, and warns once if their depth fits only when something is read otherwise.
 
     The surface that one frame has seen is brought into the other by the poses; where it lands, the other's depth should
-    be the same. Frames between which the camera has hardly moved say nothing, and only the first pairs are looked at.
+    be the same. If it is not, other readings are tried: those in `READINGS`, a scale of depth against the poses,
+    and disparity in place of depth. Frames between which the camera has hardly moved say nothing, and only the first
+    pairs are looked at. `conclusion` tells how it went, also if nothing could be compared.
+
+    Where the camera only turns about its own vertical and moves level, a world upside down has the same depth: images
+    upside down cannot be noticed then, nor mirrored ones told from rotated ones.
+
+    Parameters
+    ----------
+    times : bool, optional
+        Also warn if frames at different places all have the same timestamp. None: unless that is 0, which poses have
+        that are given no time. True where ages matter, False where they do not.
     """
 
-    def __init__(self) -> None:
-        self._last: _Frame | None = None
-        self._agreed: dict[str, list[float]] = {name: [] for name in READINGS}
-        self._common: list[float] = []  # as given, of pairs that have something in common
-        self._done = False
+    def __init__(self, *, times: bool | None = None) -> None:
+        self._last: Frame | None = None  # that has moved
+        self._moved = 0
+        self._stamps: set[float] = set()
+        self._off: dict[str, list[float]] = {name: [] for name in READINGS}  # by pair
+        self._agreed: list[float] = []  # as given, of pairs that have something in common
+        self._curves: dict[str, list[F64]] = {"scale": [], "disparity": []}
+        self._seen = 0
+        self._found: str | None = None
+        self._times = times
+
+    @property
+    def conclusion(self) -> str:
+        """What is known so far, in a sentence."""
+        if self._found is not None:
+            return f"poses and depth do not fit: {self._found}"
+        pairs = len(self._agreed)
+        if pairs:
+            told = f"poses fit depth in {pairs} pairs of frames: {100 * np.mean(self._agreed):.0f} % of points agree"
+            return told + (
+                "" if self._tells_up else "; upside down images would fit as well, as the camera moves level"
+            )
+        if self._seen < 2:
+            return f"poses and depth could not be compared: that takes two frames at least, got {self._seen}"
+        if self._moved < 2:
+            return f"poses and depth could not be compared: the camera hardly moves between {self._seen} frames"
+        return f"poses and depth could not be compared: {self._moved} frames have no view in common"
+
+    @property
+    def _tells_up(self) -> bool:
+        """Whether the path turns or moves so that images upside down would not fit."""
+        return bool(np.mean(self._off["upside down"]) > np.mean(self._off["as given"]) + _GAIN)
+
+    @property
+    def compared(self) -> int:
+        """How many pairs of frames had something in common."""
+        return len(self._agreed)
 
     def add(self, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose) -> str | None:
         """Look at one more frame.
@@ -67,100 +120,111 @@ class PoseCheck:
         Returns
         -------
         str or None
-            The name in `READINGS` that a warning was given for.
+            What a warning was given for now: a name in `READINGS`, "scale", "disparity", "units" or "times".
 
         Warns
         -----
         SuspiciousInput
-            Poses do not fit, and would if read otherwise.
+            Poses and depth do not fit, and would if read otherwise.
         """
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         check_instance("pose", pose, CameraPose)
-        if self._done:
+        self._seen += 1
+        if self._found is not None or self._moved > _MOST_PAIRS:
             return None
-        frame = _Frame(
-            as_depth("depth", depth, (intrinsics.height, intrinsics.width), own=True),
-            intrinsics,
-            pose.world_from_camera,
-        )
-        if self._last is None:
-            self._last = frame
+        z = as_depth("depth", depth, (intrinsics.height, intrinsics.width), own=True)
+        frame = Frame.of(z, intrinsics, pose)
+        before = self._last
+        if before is not None and not has_moved(before, frame):
             return None
-        if not _has_moved(self._last, frame):
+        self._last, self._moved = frame, self._moved + 1
+        self._stamps.add(frame.timestamp)
+        if before is None:
             return None
-        for name in READINGS:
-            landed, agreed = _agreement(self._last, frame, name)
-            if landed >= _LEAST_LANDED:
-                self._agreed[name].append(agreed)
-                if name == "as given":
-                    self._common.append(agreed)
-            elif name == "as given":
-                self._agreed[name].append(0.0)  # nothing in common: other readings may have more
-        self._last = frame
+        self._compare(before, frame)
         return self._judge()
 
     def __copy__(self) -> PoseCheck:
         """Another check that goes on from here by itself."""
         return copy.deepcopy(self)
 
+    def _compare(self, a: Frame, b: Frame) -> None:
+        least = LEAST_OVERLAP
+        for name in READINGS:  # as given comes first
+            overlap, agreed, off = score(a, b, name)
+            if name == "as given":
+                # With nothing in common as given, other readings may have more, but then clearly more.
+                least = LEAST_OVERLAP if overlap >= LEAST_OVERLAP else CLEAR_OVERLAP
+                if overlap >= LEAST_OVERLAP:
+                    self._agreed.append(agreed)
+            self._off[name].append(off if overlap >= least else CAP)
+        self._curves["scale"].append(scale_curve(a, b, disparity=False, least_overlap=least))
+        # Disparity that is taken for depth is far off, and the curve is not cheap.
+        may_be = self._off["as given"][-1] > _DISPARITY_IS_OFF
+        curve = scale_curve(a, b, disparity=True, least_overlap=least) if may_be else np.full(len(SCALES), CAP)
+        self._curves["disparity"].append(curve)
+
     def _judge(self) -> str | None:
-        given = self._agreed["as given"]
-        self._done = len(given) >= _MOST_PAIRS
-        if len(self._common) >= _ENOUGH and np.mean(self._common) < _HOPELESS:
-            self._done = True
-            self._warn_of_units()
-            return None
-        if len(given) < 2 or np.mean(given) >= _BAD:
-            return None
-        means = {name: float(np.mean(each)) for name, each in self._agreed.items() if len(each) == len(given)}
-        best = max(means, key=lambda name: means[name])
-        if means[best] < _GOOD or 1 - means[best] > _REST * (1 - means["as given"]):
-            return None
-        self._done = True
-        suspect(
-            f"pose: depth of {len(given) + 1} frames fits their poses at {100 * means['as given']:.0f} % of the common "
-            f"pixels only; {READINGS[best]} ({100 * means[best]:.0f} % would fit)"
+        others = {name: (np.array(off), 1.0) for name, off in self._off.items() if name != "as given"}
+        for name, curves in self._curves.items():
+            best = int(np.mean(curves, axis=0).argmin())
+            others[name] = (np.array(curves)[:, best], float(SCALES[best]))
+        given = np.array(self._off["as given"])
+        right = [name for name, (off, scale) in others.items() if self._fits_better(name, off, scale, given)]
+        if right:
+            least = min(float(others[name][0].mean()) for name in right)
+            equal = [name for name in right if _NO_MATTER * float(others[name][0].mean()) <= least]
+            return self._suspect(equal[0], others, given, also=equal[1:])
+        if len(self._agreed) >= _ENOUGH and np.mean(self._agreed) < _HOPELESS:
+            return self._suspect("units", others, given)
+        matters = self._times or (self._times is None and self._stamps != {0.0})
+        if matters and self._moved >= _LEAST_TIMES and len(self._stamps) == 1:
+            self._times = False
+            suspect(
+                f"timestamp: {self._moved} frames at different places all have the time "
+                f"{min(self._stamps):g} s; give each pose its time, or the age of what was seen means nothing"
+            )
+            return "times"
+        return None
+
+    def _fits_better(self, name: str, off: F64, scale: float, given: F64) -> bool:
+        """Whether a reading explains pairs of frames clearly better than they are as given."""
+        if name == "scale" and max(scale, 1 / scale) < _SAME_SCALE:
+            return False
+        rest = _REST if len(given) >= _FEW else _CLEAR
+        return bool(
+            off.mean() <= min(rest * given.mean(), given.mean() - _GAIN, _WELL)
+            and (off < given).mean() >= _MOST_OF_PAIRS
         )
-        return best
 
-    def _warn_of_units(self) -> None:
+    def _suspect(self, name: str, others: Mapping[str, tuple[F64, float]], given: F64, also: Sequence[str] = ()) -> str:
+        frames, off = len(given) + 1, 100 * given.mean()
+        if name == "units":
+            self._found = "however poses are read"
+            suspect(
+                f"depth: that of {frames} frames fits their poses at {100 * np.mean(self._agreed):.0f} % of the common "
+                "pixels, however poses are read; units of depth or of positions, depth along the ray, intrinsics of "
+                "another image, or much that moves?"
+            )
+            return name
+        where = "where they see the same"
+        if name == "scale":
+            where += ", however poses are read; units of depth or of positions?"
+        better, scale = others[name]
+        self._found = READINGS[name] if name in READINGS else _scale_text(name, scale)
+        if "rotated" in also:
+            self._found += "; or they are rotated by 180 degrees, which this path cannot tell apart"
         suspect(
-            f"depth: that of {len(self._common) + 1} frames fits their poses at {100 * np.mean(self._common):.0f} % of "
-            "the common pixels, however poses are read; units of depth or of positions, depth along the ray, or "
-            "intrinsics of another image?"
+            f"{'pose' if name in READINGS else 'depth'}: that of {frames} frames is off by {off:.1f} % of depth "
+            f"{where}{' ' if name == 'scale' else '; '}{self._found} ({100 * better.mean():.1f} % would be left)"
         )
+        return name
 
 
-def _has_moved(a: _Frame, b: _Frame) -> bool:
-    """Far enough apart for different readings to differ."""
-    relative = np.linalg.inv(b.world_from_camera) @ a.world_from_camera
-    angle = math.acos(float(np.clip((np.trace(relative[:3, :3]) - 1) / 2, -1, 1)))
-    valid = a.depth[np.isfinite(a.depth) & (a.depth > 0)]
-    depth = float(np.median(valid)) if valid.size else math.inf
-    return angle > _LEAST_ANGLE or float(np.linalg.norm(relative[:3, 3])) > _LEAST_PARALLAX * depth
-
-
-def _read(matrix: F64, reading: str) -> F64:
-    if "inverse" in reading:
-        matrix = np.asarray(np.linalg.inv(matrix), np.float64)
-    return np.asarray(matrix @ OPENGL_FROM_OPENCV if "opengl" in reading else matrix)
-
-
-def _agreement(a: _Frame, b: _Frame, reading: str) -> tuple[float, float]:
-    """(the part of the points of a that land on depth of b, the part of those that are as far as b says)."""
-    rows, columns = np.nonzero(np.isfinite(a.depth) & (a.depth > 0))
-    if not len(rows):
-        return 0.0, 0.0
-    some = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_POINTS)).astype(np.int64)
-    rows, columns = rows[some], columns[some]
-    local = a.intrinsics.unproject(np.stack([columns + 0.5, rows + 0.5], axis=1), a.depth[rows, columns])
-    b_from_a = np.linalg.inv(_read(b.world_from_camera, reading)) @ _read(a.world_from_camera, reading)
-    pixels, z = b.intrinsics.project(local @ b_from_a[:3, :3].T + b_from_a[:3, 3])
-    inside = (z > 0) & (pixels >= 0).all(axis=1) & (pixels < [b.intrinsics.width, b.intrinsics.height]).all(axis=1)
-    column, row = np.floor(pixels[inside]).astype(np.int64).T
-    there = b.depth[row, column]
-    known = np.isfinite(there) & (there > 0)
-    if not known.any():
-        return 0.0, 0.0
-    expected, actual = there[known], z[inside][known]
-    return float(known.sum() / len(some)), float((np.abs(actual - expected) < _TOLERANCE * expected).mean())
+def _scale_text(name: str, scale: float) -> str:
+    if name == "disparity":
+        return "depth seems to be disparity or inverse depth: give its inverse, in the unit of the poses"
+    size = f"about {scale:.2g} times too large" if scale > 1 else f"about {1 / scale:.2g} times too small"
+    thousand = 300 < max(scale, 1 / scale) < 2000
+    hint = "; millimetres in one of them, metres in the other?" if thousand else ", or their positions by as much"
+    return f"depth seems to be {size} for the poses{hint}"

@@ -43,7 +43,8 @@ class KeyframeOptions:
     half_life : float
         Seconds.
     near, far : float
-        Metres; ``far`` may be infinite.
+        In the unit of the scene, and 0.05 and infinite for metres: in a scene of another unit or size, give ``near``
+        as a few hundredths of its typical depth. Retrieval that finds nothing because of them says so.
     generated_weight : float
         In [0, 1]. 0 leaves out what a model generated, and keeps to what cameras observed.
 

@@ -13,6 +13,7 @@ from mosaicmem._arrays import F64, I64, U64, ArrayLike, Bool, as_ids, check_inst
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.device import keyframes
 from mosaicmem.device.arrays import to_host
+from mosaicmem.memory.absence import suspect_mistake, without_score
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.storage import MAX_CELLS
@@ -170,6 +171,7 @@ class KeyframeRetrieval:
 
     def __init__(self, **options: Any) -> None:
         self.options = KeyframeOptions(**options)
+        self._has_warned = False
 
     def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Any:
         """Choose keyframes for a window.
@@ -223,7 +225,14 @@ class KeyframeRetrieval:
         return _composed(arrays, None if isinstance(sources, Mosaic) else sources)
 
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
-        """`select` and `compose`, both of one state of the store."""
+        """`select` and `compose`, both of one state of the store.
+
+        Warns
+        -----
+        SuspiciousInput
+            No cell is covered, and ``near`` or ``far`` hide what is in view, or poses and depth seem to be of different
+            units. Said once, and not for a store on a device.
+        """
         grids = self._targets(store, targets, stride)
         if store._mirror is not None:
             mirror = store._mirror
@@ -235,6 +244,8 @@ class KeyframeRetrieval:
         chosen, arrays = store._core.choose_and_compose(
             grids, self.options.selection(), self.options.blend(), store.num_threads
         )
+        if not self._has_warned and not arrays["coverage"].any():
+            self._has_warned = suspect_mistake(store, targets, without_score(self.options.near, self.options.far))
         return _composed(arrays, KeyframeSelection(chosen))
 
     def prefetch(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> None:

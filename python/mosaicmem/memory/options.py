@@ -26,11 +26,14 @@ class RetrievalOptions:
     top_k : int
         At most this many patches.
     near, far : float
-        Metres; ``far`` may be infinite.
+        In the unit of the scene, and 0.05 and infinite for metres: in a scene of another unit or size, give ``near``
+        as a few hundredths of its typical depth. Retrieval that finds nothing because of them says so.
     half_life : float
         Seconds.
     min_visibility : float
-        Patches with a lower score are dropped.
+        Patches with a lower score are dropped. Proximity takes depth for metres, so at this limit nothing is found
+        beyond a depth of 990: where the scene is in millimetres, say, lower it in proportion, or give 0. Retrieval that
+        finds nothing because of it says so.
     diversity_radius : float
         Pixels. Patches are taken greedily; each one taken within this radius multiplies a score by
         ``diversity_penalty``. 0 turns it off.

@@ -98,7 +98,10 @@ class PatchMemory(Uncopied):
                 raise TypeError(f"cannot copy a PatchMemory on a GPU: {self._instead}")
             other._core = None if self._core is None else self._core.fork()
             other._shape, other._kind = self._shape, self._kind
-            other._last_w2c, other._last_intrinsics = self._last_w2c, self._last_intrinsics  # replaced, never written to
+            other._last_w2c, other._last_intrinsics = (
+                self._last_w2c,
+                self._last_intrinsics,
+            )  # replaced, never written to
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PatchMemory:

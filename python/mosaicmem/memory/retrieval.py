@@ -11,6 +11,7 @@ from mosaicmem.attention.warped_latent import WarpedLatent
 from mosaicmem.attention.warped_rope import warped_positions
 from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.device.retrieval import look
+from mosaicmem.memory.absence import suspect_mistake
 from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.store import MosaicMemoryStore, cameras
@@ -30,6 +31,7 @@ class MemoryRetrieval:
     def __init__(self, *, temporal: str = "target", **options: Any) -> None:
         self.temporal = check_choice("temporal", temporal, ("target", "offset"))
         self.options = RetrievalOptions(**{"top_k": 1024, **options})
+        self._has_warned = False
 
     def retrieve(
         self,
@@ -55,6 +57,12 @@ class MemoryRetrieval:
         -------
         Mosaic
             Or, from a store on a device, `PaddedMosaic` there.
+
+        Warns
+        -----
+        SuspiciousInput
+            Nothing is found for any target, and ``near``, ``far``, ``min_visibility`` or ``half_life`` hide what is in
+            view, or poses and depth seem to be of different units. Said once, and not for a store on a device.
         """
         check_instance("store", store, MosaicMemoryStore)
         check_instance("targets", targets, CameraTrajectory)
@@ -101,6 +109,8 @@ class MemoryRetrieval:
                 }
             )
             patches += len(found)
+        if patches == 0 and not self._has_warned:
+            self._has_warned = suspect_mistake(store, targets, self.options)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return Mosaic(frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined))
 

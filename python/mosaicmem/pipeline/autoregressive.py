@@ -33,6 +33,7 @@ from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
 from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.denoising import denoise
+from mosaicmem.pipeline.first_view import suspect_unseen
 from mosaicmem.pipeline.frames import blend, cropped, extended, padded_path
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
 
@@ -69,6 +70,9 @@ class AutoregressivePipeline(Uncopied):
     ----------
     store : MosaicMemoryStore
         The memory; it goes on from one call to the next. A run with a checkpoint replaces it by what it has kept.
+    pose_check : PoseCheck
+        Compares the frames that are observed; its ``conclusion`` says what came of it, also if nothing could be
+        compared.
     """
 
     _instead = "use copy.copy or varied() for a second one, and a checkpoint or store.save() for another process"
@@ -113,7 +117,7 @@ class AutoregressivePipeline(Uncopied):
             raise ValueError("store: expected one on the host, where the pipeline runs, got one on a device")
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
-        self._pose_check = PoseCheck()
+        self.pose_check = PoseCheck(times=c.half_life > 0)
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:
@@ -180,7 +184,7 @@ class AutoregressivePipeline(Uncopied):
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
-        self._pose_check.add(z, intrinsics, pose)
+        self.pose_check.add(z, intrinsics, pose)
         padded = intrinsics.padded(self.vae.stride)
         self._insert(extended(pixels, padded, "edge"), z, padded, pose, "observed", confidence=1.0, valid=None)
 
@@ -218,6 +222,11 @@ class AutoregressivePipeline(Uncopied):
             A stage of a window failed; it carries what was done before.
         ValueError
             The checkpoint is that of another run; the message names what differs.
+
+        Warns
+        -----
+        SuspiciousInput
+            Memory is not empty, but shows next to nothing to the first target; the message names the likely causes.
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
         size = (trajectory.intrinsics.height, trajectory.intrinsics.width)
@@ -291,6 +300,8 @@ class AutoregressivePipeline(Uncopied):
         c = self.config
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
+        if index == 0 and not self._conditioner.has_warned:
+            suspect_unseen(self.store, context, c)
         with run("denoise"):
             latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context, on_step)
         with run("decode"):

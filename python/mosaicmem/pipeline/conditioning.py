@@ -32,6 +32,11 @@ class Conditioner:
         self._patches = MemoryRetrieval(**config.patch_options())
         self._keyframes = KeyframeRetrieval(**config.keyframe_options())
 
+    @property
+    def has_warned(self) -> bool:
+        """Whether retrieval has said already why it finds nothing."""
+        return self._patches._has_warned or self._keyframes._has_warned
+
     def context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
         """The context of a window; ``cameras`` are those of its latent frames, of whole latent cells."""
         c = self._config
