@@ -68,6 +68,8 @@ class DepthModel:
         threads: int,
     ) -> None:
         self.name = Path(model) if isinstance(model, (str, Path)) else Path("<model>")
+        self._file = None if isinstance(model, bytes) else self.name.resolve()  # copies open it again
+        self._threads = threads
         self._session = _session(model, self.name, threads)
         self._input = _read_input(self.name, self._session.get_inputs())
         self._output = _choose_output(self.name, self._session.get_outputs(), output_name)
@@ -82,6 +84,18 @@ class DepthModel:
             )
         rows, columns = self.size_for(_TRIAL, _TRIAL)
         self.predict(np.full((rows, columns, 3), 0.5, np.float32))
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._file is None:
+            raise TypeError(
+                "cannot copy or pickle an OnnxDepthEstimator whose model was given as bytes: give the path of a file"
+            )
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        file: Path = state["_file"]
+        self._session = _session(file, file, self._threads)
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image of some size is resized to."""

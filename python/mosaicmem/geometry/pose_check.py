@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -142,6 +143,10 @@ class PoseCheck:
             return None
         self._compare(before, frame)
         return self._judge()
+
+    def __copy__(self) -> PoseCheck:
+        """Another check that goes on from here by itself."""
+        return copy.deepcopy(self)
 
     def _compare(self, a: Frame, b: Frame) -> None:
         least = LEAST_OVERLAP
