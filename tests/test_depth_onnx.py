@@ -1,5 +1,7 @@
 """OnnxDepthEstimator with a model of a few operators, made here."""
 
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -235,6 +237,17 @@ class TestWhatModelsTake:
     def test_a_size_that_the_model_does_not_take(self):
         with pytest.raises(ValueError, match=r"input_size: expected \(56, any\) as <model> names it, got \(28, 28\)"):
             OnnxDepthEstimator(mean_model([1, 3, 56, "w"]), input_size=(28, 28))
+
+    def test_copies_open_the_file_again(self, small_camera, tmp_path):
+        file = tmp_path / "model.onnx"
+        file.write_bytes(mean_model([1, 3, "h", "w"]))
+        estimator = OnnxDepthEstimator(file, output="metric", **PLAIN)
+        image, known = np.full((48, 80, 3), 0.5, np.float32), np.zeros((48, 80), np.float32)
+        for other in (copy.copy(estimator), pickle.loads(pickle.dumps(estimator))):
+            np.testing.assert_array_equal(estimate(other, image, known, small_camera), 0.5)
+        for make in (copy.copy, pickle.dumps):
+            with pytest.raises(TypeError, match=r"cannot copy or pickle an OnnxDepthEstimator .* as bytes"):
+                make(OnnxDepthEstimator(mean_model([1, 3, "h", "w"])))
 
     def test_several_outputs(self, small_camera):
         model = mean_model([1, 3, "h", "w"], outputs=("confidence", "depth_variance", "depth"))

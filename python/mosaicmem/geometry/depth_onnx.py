@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,6 +128,9 @@ class OnnxDepthEstimator:
         else:
             depth = self._affine(predicted, known)
         return np.where(np.isfinite(depth) & (depth > 0) & (depth < _FARTHEST), depth, 0).astype(np.float32)
+
+    def __copy__(self) -> OnnxDepthEstimator:
+        return copy.deepcopy(self)
 
     def _metric(self, predicted: F32, known: F32) -> F32:
         if not self.align:
