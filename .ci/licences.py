@@ -1,0 +1,93 @@
+"""Lists the licences of everything that the installed mosaicmem needs at run time, directly or through others.
+
+    python .ci/licences.py [EXTRA ...]
+
+exits with 1 where a licence is copyleft or unknown, or where the package lacks the text of one that is compiled in.
+"""
+
+import re
+import sys
+from importlib.metadata import Distribution, distribution
+
+from packaging.requirements import Requirement
+
+PERMISSIVE = re.compile(
+    r"\b(0BSD|BSD|MIT|HPND|ISC|Apache|PSF|Python Software Foundation|Zlib|CC0|Unlicense|Historical Permission)\b",
+    re.IGNORECASE,
+)
+COPYLEFT = re.compile(r"GPL|GNU|\bMPL|Mozilla|\bEUPL|\bCDDL|\bEPL|Eclipse|Affero|\bSSPL|copyleft", re.IGNORECASE)
+COMPILED_IN = ("nanoflann", "pybind11")
+
+
+def main() -> None:
+    found = needed("mosaicmem", sys.argv[1:])
+    refused = []
+    for name, package in sorted(found.items()):
+        licence = licence_of(package)
+        print(f"{name:24} {package.version:16} {licence}")
+        if not permits(licence):
+            refused.append(name)
+    carried = {file.name for file in distribution("mosaicmem").files or [] if "licenses" in file.parts}
+    missing = {"LICENSE", *(f"{name}.txt" for name in COMPILED_IN)} - carried
+    if missing:
+        sys.exit(f"the installed package lacks licence texts: {', '.join(sorted(missing))}")
+    if refused:
+        sys.exit(f"copyleft or unknown licences: {', '.join(refused)}")
+
+
+def needed(name: str, extras: list[str]) -> dict[str, Distribution]:
+    """The packages that one needs, by name, without itself."""
+    found: dict[str, Distribution] = {}
+    waiting = [(name, tuple(extras))]
+    seen = set()
+    while waiting:
+        item = waiting.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        package = distribution(item[0])
+        found[normalised(item[0])] = package
+        waiting += requirements(package, item[1])
+    del found[normalised(name)]
+    return found
+
+
+def requirements(package: Distribution, extras: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    wanted = []
+    for text in package.requires or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in (*extras, "")):
+            wanted.append((requirement.name, tuple(sorted(requirement.extras))))
+    return wanted
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def licence_of(package: Distribution) -> str:
+    """As the package's metadata says: the expression, else the classifiers, else the first line of the text."""
+    metadata = package.metadata
+    if metadata.get("License-Expression"):
+        return metadata["License-Expression"]
+    classifiers = [
+        text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier", []) if text.startswith("License ::")
+    ]
+    specific = [text for text in classifiers if text != "OSI Approved"]
+    if specific:
+        return " AND ".join(specific)
+    return (metadata.get("License") or "unknown").strip().splitlines()[0]
+
+
+def permits(licence: str) -> bool:
+    """Whether each part of "A AND B", or one of "A OR B", is known and no copyleft."""
+    parts = re.split(r"\s+AND\s+", re.sub(r"[()]", " ", licence))
+    return all(any(_is_permissive(choice) for choice in re.split(r"\s+OR\s+", part)) for part in parts)
+
+
+def _is_permissive(licence: str) -> bool:
+    return bool(PERMISSIVE.search(licence)) and not COPYLEFT.search(licence)
+
+
+if __name__ == "__main__":
+    main()
