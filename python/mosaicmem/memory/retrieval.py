@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,8 @@ class MemoryRetrieval:
             )
             patches += len(found)
         if patches == 0 and not self._has_warned:
-            self._has_warned = suspect_mistake(store, targets, self.options)
+            ageless = replace(self.options, half_life=0.0)  # ages are looked at by the store
+            self._has_warned = suspect_mistake(store, targets, ageless)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return Mosaic(frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined))
 
