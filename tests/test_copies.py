@@ -208,7 +208,7 @@ COPIED = {
     datasets.ScanNet: lambda g: datasets.ScanNet(frames_of(g, write_scannet)),
     datasets.SevenScenes: lambda g: datasets.SevenScenes(write_scene(g.folder / "scene", g.world, g.path)),
     datasets.SyntheticWalk: lambda g: datasets.SyntheticWalk(4),
-    datasets.TumRgbd: lambda g: datasets.TumRgbd(frames_of(g, write_tum)),
+    datasets.TumRgbd: lambda g: datasets.TumRgbd(write_tum(g.folder / "freiburg1_room", make_frames(g.rng))),
     diffusion.PlaceAttention: lambda g: diffusion.PlaceAttention(place=3.0),
     evaluation.AblationScore: lambda g: evaluation.AblationScore("all", 20.0, 0.5, 0.25, 0.25),
     evaluation.Canvases: canvases,

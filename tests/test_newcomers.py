@@ -14,6 +14,7 @@ from mosaicmem import (
     PoseCheck,
     StreamingFusion,
     SuspiciousInput,
+    SyntheticWorld,
 )
 
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -86,6 +87,13 @@ class TestPoses:
         assert float(size) == pytest.approx(max(factor, 1 / factor), rel=0.1)
         assert direction == ("large" if factor > 1 else "small")
         assert ("millimetres" in str(caught[0].message)) == (factor in (0.001, 1000.0))
+
+    def test_frames_that_see_different_walls_say_nothing_of_scale(self):
+        """Two views that have nothing in common fit by chance under some scale, which is no evidence."""
+        world, camera, check = SyntheticWorld(3), CameraIntrinsics(70.0, 72.0, 41.0, 23.0, 80, 48), PoseCheck()
+        for pose in world.leave_and_return(camera, 6)[:3]:
+            check.add(world.render(camera, pose).depth, camera, pose)
+        assert not check.compared
 
     def test_in_a_pipeline_it_is_said_once(self, views, small_camera):
         pipeline = AutoregressivePipeline()

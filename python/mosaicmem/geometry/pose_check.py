@@ -42,6 +42,7 @@ _MOST_PAIRS = 16
 _LEAST_TIMES = 3  # moved frames of one time
 _REST = 0.5  # of what points are off as given, at most, under another reading
 _CLEAR, _FEW = 0.25, 2  # the same for fewer pairs than this
+_NOT_BY_CHANCE = 3  # pairs for a scale, of which there are many, where frames have nothing in common as given
 _GAIN = 0.004  # of depth, at least, less off
 _WELL = 0.06  # of depth off, at most, for a reading to be right
 _MOST_OF_PAIRS = 0.75  # must be better under the other reading
@@ -190,6 +191,8 @@ class PoseCheck:
     def _fits_better(self, name: str, off: F64, scale: float, given: F64) -> bool:
         """Whether a reading explains pairs of frames clearly better than they are as given."""
         if name == "scale" and max(scale, 1 / scale) < _SAME_SCALE:
+            return False
+        if name in self._curves and not self._agreed and len(given) < _NOT_BY_CHANCE:
             return False
         rest = _REST if len(given) >= _FEW else _CLEAR
         return bool(
