@@ -1,6 +1,7 @@
 """Which layout a folder has, and what holds for all of them."""
 
 import os
+import shutil
 import struct
 import zlib
 
@@ -179,12 +180,13 @@ def test_a_file_of_a_sequence_names_its_folder(case):
     assert kind is type(open_sequence(folder))
 
 
-def test_the_folder_above_and_the_folder_below(case, tmp_path):
+def test_the_folder_above_and_the_folder_below(case, tmp_path, tmp_path_factory):
     folder, _ = case
     with pytest.raises(FormatError, match=f"give the folder of one sequence, such as {folder}$"):
         open_sequence(tmp_path)
+    shutil.copytree(tmp_path, outer := tmp_path_factory.mktemp("outer") / "collection")
     with pytest.raises(FormatError, match="give the folder of one sequence"):
-        open_sequence(tmp_path.parent)
+        open_sequence(outer.parent)
     for inside in (path for path in folder.iterdir() if path.is_dir()):
         with pytest.raises(FormatError, match=f"this is a part of a .* sequence; give {folder}$"):
             open_sequence(inside)

@@ -82,6 +82,8 @@ def parse_camera(intrinsics: str | None, size: str | None) -> CameraIntrinsics |
         fx, fy, cx, cy = (float(part) for part in intrinsics.split(","))
     except ValueError:
         raise UsageError(f"--intrinsics: expected FX,FY,CX,CY in pixels, got {intrinsics!r}") from None
-    names = dict.fromkeys(("intrinsics", "fx", "fy", "cx", "cy", "width", "height"), "--intrinsics, --size")
-    with blames(names):
-        return CameraIntrinsics(fx, fy, cx, cy, *parse_size("--size", size))
+    pixels = parse_size("--size", size)
+    try:
+        return CameraIntrinsics(fx, fy, cx, cy, *pixels)
+    except ValueError as error:
+        raise UsageError(f"--intrinsics: {error}") from None

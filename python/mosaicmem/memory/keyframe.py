@@ -43,7 +43,7 @@ def as_keyframe(
     memory that the caller can write to.
     """
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
-    _refuse_other_axes(to_numpy("latents", latents).shape, to_numpy("depth", depth).shape, intrinsics)
+    _refuse_other_axes(to_numpy("latents", latents, values=True).shape, to_numpy("depth", depth).shape, intrinsics)
     own_latents = own and dtype == "float32"  # a smaller type is made anew
     grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True, values=True, own=own_latents)
     rows, columns, depth_of_grid = grid.shape
