@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST_POINTS = 60_000
 _MOST_CAMERAS = 100  # of one kind, more would hide each other
 _FRUSTUM = 0.04  # of the picture's size
-_INK, _PATH = "#333333", "#d62728"
+_INK, _PATH, _GENERATED = "#333333", "#d62728", "#1f77b4"
 
 
 def require_matplotlib(what: str) -> None:
@@ -34,7 +34,9 @@ def require_matplotlib(what: str) -> None:
 
 
 def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None = None) -> Figure:
-    """Patches from above, with the cameras that saw them and, in red, a path with its frusta.
+    """Patches from above, with the cameras of their keyframes and, in red, a path with its frusta.
+
+    Cameras of observed keyframes are dark, those of generated ones blue.
 
     Up is the mean of the cameras' own up directions. Patches have the colours of their latents' principal components.
 
@@ -63,8 +65,11 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     axes.scatter(*flat.T, s=3, c=colors[order], linewidths=0, rasterized=True)
     size = float(np.ptp(flat, axis=0).max()) or 1.0
     tan = 0.5 * keyframes[0].intrinsics.width / keyframes[0].intrinsics.fx
-    some = cameras[:: max(1, len(cameras) // _MOST_CAMERAS)]
-    _draw_cameras(axes, some, plane, tan, _FRUSTUM * size, _INK, "cameras in memory")
+    for kind, color in (("observed", _INK), ("generated", _GENERATED)):
+        own = cameras[[k.provenance == kind for k in keyframes]]
+        if len(own):
+            some = own[:: max(1, len(own) // _MOST_CAMERAS)]
+            _draw_cameras(axes, some, plane, tan, _FRUSTUM * size, color, f"cameras of {kind} keyframes")
     if trajectory is not None and path is not None:
         eyes = path[:, :3, 3] @ plane.T
         axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path, and some of its cameras")
@@ -83,7 +88,9 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     return figure
 
 
-def plot_coverage(coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Figure:
+def plot_coverage(
+    coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any], observed: np.ndarray[Any, Any] | None = None
+) -> Figure:
     """How much of each view memory covers: over time, over time by image column, and over the image.
 
     Parameters
@@ -92,15 +99,26 @@ def plot_coverage(coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -
         As a `ComposedMosaic` has it.
     times : (T,) array
         Seconds.
+    observed : (T, h, w) bool, optional
+        As a `ComposedMosaic` has it: the covered cells that show what was observed. The others count as generated; all
+        count as observed if it is not given.
     """
     figure, axes = _figure(10, 6.0, 2, 2, gridspec_kw={"width_ratios": [2.4, 1]}, squeeze=False)
     (line, corner), (heat, mean) = axes
-    line.plot(times, 100 * coverage.mean(axis=(1, 2)), color=_INK)
+    total = 100 * coverage.mean(axis=(1, 2))
+    seen = total if observed is None else 100 * observed.mean(axis=(1, 2))
+    line.fill_between(times, 0, seen, color=_INK, alpha=0.55, linewidth=0, label="observed")
+    line.fill_between(times, seen, total, color=_GENERATED, alpha=0.35, linewidth=0, label="generated")
+    line.plot(times, total, color=_INK, label="covered")
+    line.legend(loc="lower left")
     line.set_ylim(0, 104)
     line.set_ylabel("covered, %")
     line.set_xlabel("time, s")
     line.grid(alpha=0.3)
-    line.set_title(f"What memory covers of {len(times)} views: {100 * coverage.mean():.1f} % on average")
+    line.set_title(
+        f"What memory covers of {len(times)} views: {total.mean():.1f} % on average, "
+        f"{seen.mean():.1f} % observed, {(total - seen).mean():.1f} % generated"
+    )
     columns = 100 * coverage.mean(axis=1).T  # (w, T)
     spread = (times[0], times[-1] if times[-1] > times[0] else times[0] + 1, coverage.shape[2], 0)
     shown = {"vmin": 0, "vmax": 100, "cmap": "viridis"}
@@ -158,7 +176,11 @@ def plot_retrieved(
     figure.suptitle(
         f"Frame {frame} of the path, at {time:.2f} s. Colours: main components of the latents; white: not in memory"
     )
-    axes[0].set_title(f"Shown by memory: {100 * composed.coverage.mean():.1f} % covered")
+    observed, generated = composed.observed[0], composed.coverage[0] & ~composed.observed[0]
+    axes[0].set_title(
+        f"Shown by memory: {100 * observed.mean():.1f} % observed, {100 * generated.mean():.1f} % generated (hatched)"
+    )
+    _hatch(axes[0], generated, stride)
     _draw_patches(figure, axes[1], landed["landing"], landed["patch"], len(found), stride)
     axes[1].set_title(f"{len(found)} patches retrieved, outlined where they land")
     return figure
@@ -168,6 +190,15 @@ def _picture(latents: F32, covered: np.ndarray[Any, Any]) -> F32:
     """False colours of a canvas (h, w, 3), white where uncovered."""
     colors = LatentColors(latents[covered])(latents) if covered.any() else np.ones((*covered.shape, 3), np.float32)
     return np.where(covered[..., None], colors, np.float32(1))
+
+
+def _hatch(axes: Any, cells: np.ndarray[Any, Any], stride: int) -> None:
+    """Hatch some cells of the latent grid in an image of pixels."""
+    from matplotlib.collections import PolyCollection
+
+    corners = stride * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    squares = [corners + stride * np.array([column, row]) for row, column in np.argwhere(cells)]
+    axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=_INK, linewidths=0, hatch="////"))
 
 
 def _draw_patches(

@@ -47,7 +47,7 @@ def print_runs(runs: Sequence[Run]) -> None:
         "compose\nms": [_figure(run.result.compose_milliseconds, 1) for run in runs],
     }
     known = {heading: column for heading, column in figures.items() if set(column) != {"-"}}
-    _print_table("Covered cells against what was seen", runs, known)
+    _print_table("Covered cells against what was seen (all that memory holds was observed)", runs, known)
     curves = [run for run in runs if run.curve]
     if not curves:
         return

@@ -14,6 +14,7 @@ import numpy as np
 from mosaicmem._arrays import F32
 from mosaicmem._files import atomic_write
 from mosaicmem.cli._captions import captioned_sheet
+from mosaicmem.memory.summary import COVERAGE
 
 if TYPE_CHECKING:
     from mosaicmem.evaluation import Evaluation, ForgettingBin, GridFrame
@@ -122,16 +123,18 @@ def save_figure(path: Path, figure: Any) -> None:
 _EXPLAINED = {
     "top-down": (
         "The memory from above. Each point is a latent cell, in false colours: the three main components of its "
-        "latent, so that places of similar content have similar colours. Dark wedges are the cameras that memory "
-        "holds, and open the way they look."
+        "latent, so that places of similar content have similar colours. Wedges are the cameras that memory holds, and "
+        "open the way they look: dark for observed keyframes, blue for generated ones."
     ),
     "coverage": (
-        "How much of each view of the path memory covers: over time; over time for each column of the image, from left "
-        "to right; and for each cell of the image, over all views. Blue is nothing, yellow is all."
+        "How much of each view of the path memory covers. At the top, over time: dark for what shows mostly what "
+        "cameras observed, light for what a model generated. Below, over time for each column of the image, from left "
+        "to right, and for each cell of the image, over all views: blue is nothing, yellow is all."
     ),
     "view": (
-        "{frame} of the path. Left: what memory shows to it, in false colours, white where it has nothing. Right: the "
-        "same with an outline around each patch that is retrieved, in the colour of its depth."
+        "{frame} of the path. Left: what memory shows to it, in false colours, white where it has nothing, hatched "
+        "where it shows what a model generated. Right: the same with an outline around each patch that is retrieved, "
+        "in the colour of its depth."
     ),
 }
 _PATH = " The red line is the path, with wedges for some of its cameras."
@@ -181,9 +184,9 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         low, high = figures["bounds"]
         rows += [(f"{axis}, metres", f"{a:.2f} to {b:.2f}") for axis, a, b in zip("xyz", low, high, strict=True)]
     if figures.get("coverage"):
-        coverage = figures["coverage"]
-        mean = 100 * float(np.mean(coverage))
-        rows.append(("covered of the path's views", f"{mean:.1f} %, mean of {len(coverage)} frames"))
+        names = ("covered of the path's views", "of it observed", "of it generated")
+        for name, key in zip(names, COVERAGE, strict=True):
+            rows.append((name, f"{100 * float(np.mean(figures[key])):.1f} %, mean of {len(figures[key])} frames"))
     return rows
 
 

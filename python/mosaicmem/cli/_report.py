@@ -19,9 +19,11 @@ from mosaicmem.cli._terminal import progress_bar
 from mosaicmem.evaluation import AblationScore, FrameScore, mean_score
 from mosaicmem.geometry import StreamingFusion
 from mosaicmem.media import save_mp4, save_png
+from mosaicmem.memory.summary import COVERAGE
 from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowStatistics
 
-FIGURES = ("coverage", "psnr_mosaic", "psnr_with_memory", "psnr_without_memory")
+FIGURES = (*COVERAGE, "psnr_mosaic", "psnr_with_memory", "psnr_without_memory")
+_PARTS = ["covered", "of it\nobserved", "of it\ngenerated"]  # headings of COVERAGE, all in parts of the view
 _FEW = 10  # windows of a long run that are shown at its beginning, and at its end
 
 
@@ -52,7 +54,7 @@ def run_summary(pipeline: AutoregressivePipeline, result: GenerationResult, seco
     return {
         "frames": len(result.frames),
         "seconds": seconds,
-        "coverage": mean_coverage(result.windows),
+        **mean_coverage(result.windows),
         "windows": [asdict(window) for window in result.windows],
         "store": asdict(pipeline.store.statistics()),
     }
@@ -63,10 +65,10 @@ def score_summary(scores: Sequence[FrameScore]) -> dict[str, float | None]:
     return {name: _number(mean_score(scores, name)) for name in FIGURES}
 
 
-def mean_coverage(windows: Sequence[WindowStatistics]) -> float:
-    """The part of the views that memory covered, over all frames."""
+def mean_coverage(windows: Sequence[WindowStatistics]) -> dict[str, float]:
+    """The parts of the views that memory covered, over all frames, by the names of `COVERAGE`."""
     frames = [window.last_frame - window.first_frame + 1 for window in windows]
-    return float(np.average([window.coverage for window in windows], weights=frames))
+    return {name: float(np.average([getattr(window, name) for window in windows], weights=frames)) for name in COVERAGE}
 
 
 def score_list(
@@ -90,7 +92,7 @@ def print_scores(
     title: str, scores: Sequence[FrameScore], frames: Sequence[int], numbers: Sequence[int] | None = None
 ) -> None:
     """A table with one line a frame, and the means; ``numbers`` are those of the files, where they differ."""
-    headings = ["frame", "file", "coverage", "mosaic,\ncovered", "with\nmemory", "without\nmemory"]
+    headings = ["frame", "file", *_PARTS, "mosaic,\ncovered", "with\nmemory", "without\nmemory"]
     rows = [
         [str(frame), str(number), *_cells([getattr(score, name) for name in FIGURES])]
         for frame, number, score in zip(frames, numbers or frames, scores, strict=True)
@@ -109,16 +111,17 @@ def print_coverage(windows: Sequence[WindowStatistics]) -> None:
         [
             str(window.window),
             f"{window.first_frame} to {window.last_frame}",
-            f"{100 * window.coverage:.1f} %",
+            *_percentages([getattr(window, name) for name in COVERAGE]),
             f"{window.patches:,}",
             str(window.keyframes),
         ]
         for window in shown
     ]
     if len(shown) < len(windows):
-        rows.insert(_FEW, ["...", "", "", "", ""])
-    headings = ["window", "frames of\nthe path", "coverage", "patches\nretrieved", "keyframes\nremembered"]
-    last = ["all", "", f"{100 * mean_coverage(windows):.1f} %", "", str(sum(window.keyframes for window in windows))]
+        rows.insert(_FEW, ["...", *[""] * 6])
+    headings = ["window", "frames of\nthe path", *_PARTS, "patches\nretrieved", "keyframes\nremembered"]
+    means = _percentages(list(mean_coverage(windows).values()))
+    last = ["all", "", *means, "", str(sum(window.keyframes for window in windows))]
     print_figures("What memory covered of the views", headings, rows, last=last)
 
 
@@ -129,22 +132,29 @@ def print_ablation(scores: Sequence[AblationScore]) -> None:
             score.name,
             f"{score.psnr:.2f} dB",
             f"{score.psnr - scores[0].psnr:+.2f} dB",
-            f"{100 * score.coverage:.1f} %",
+            *_percentages([getattr(score, name) for name in COVERAGE]),
         ]
         for score in scores
     ]
     title = "What each part of memory is worth (PSNR against the true frames)"
-    print_figures(title, ["variant", "PSNR", "difference", "coverage"], rows, left=1)
+    print_figures(title, ["variant", "PSNR", "difference", *_PARTS], rows, left=1)
 
 
 def ablation_list(scores: Sequence[AblationScore]) -> list[dict[str, Any]]:
     """The figures of each variant as plain JSON."""
-    return [{**asdict(score), "psnr": _number(score.psnr), "coverage": _number(score.coverage)} for score in scores]
+    return [
+        {"name": score.name, **{name: _number(getattr(score, name)) for name in ("psnr", *COVERAGE)}}
+        for score in scores
+    ]
 
 
 def _cells(values: Sequence[float]) -> list[str]:
-    coverage, *ratios = values
-    return [f"{100 * coverage:.1f} %", *("-" if math.isnan(value) else f"{value:.2f} dB" for value in ratios)]
+    parts, ratios = values[: len(COVERAGE)], values[len(COVERAGE) :]
+    return [*_percentages(parts), *("-" if math.isnan(value) else f"{value:.2f} dB" for value in ratios)]
+
+
+def _percentages(parts: Sequence[float]) -> list[str]:
+    return [f"{100 * part:.1f} %" for part in parts]
 
 
 def _number(value: float) -> float | None:

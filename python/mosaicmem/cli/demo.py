@@ -107,12 +107,14 @@ def demo(
         print_json(summary)
         return
     print_scores("Revisited views against the true scene (PSNR), with memory and without", comparison.scores, revisited)
-    with_memory, without_memory, coverage = (
-        mean_score(comparison.scores, name) for name in ("psnr_with_memory", "psnr_without_memory", "coverage")
+    with_memory, without_memory, observed, generated = (
+        mean_score(comparison.scores, name)
+        for name in ("psnr_with_memory", "psnr_without_memory", "coverage_observed", "coverage_generated")
     )
     say(
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
-        f"({with_memory - without_memory:+.2f} dB), coverage {100 * coverage:.1f} %."
+        f"({with_memory - without_memory:+.2f} dB). Memory covered {100 * observed:.1f} % of the views with what was "
+        f"observed, {100 * generated:.1f} % with what was generated."
     )
     say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
 

@@ -96,7 +96,7 @@ def _inspect_store(
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.storage import verify as verify_folder
-    from mosaicmem.memory.summary import coverage_along, stride_of, summarize, summarize_files
+    from mosaicmem.memory.summary import COVERAGE, coverage_along, stride_of, summarize, summarize_files
 
     if verify:
         verify_folder(folder)
@@ -108,7 +108,7 @@ def _inspect_store(
         pixels = stride or stride_of(opened)
         path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
         frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
-        report["mean_coverage"] = sum(row["coverage"] for row in frames) / len(frames)
+        report.update({f"mean_{name}": sum(row[name] for row in frames) / len(frames) for name in COVERAGE})
         if coverage:
             report["coverage"] = frames
     return report
@@ -137,13 +137,16 @@ def _print(report: dict[str, Any]) -> None:
     print_pairs(title, _lines(report) if is_store else _path_lines(report))
     if "coverage" not in report:
         return
+    from mosaicmem.memory.summary import COVERAGE
+
     rows = [
-        [str(row["frame"]), f"{row['time']:.3f} s", str(row["patches"]), f"{100 * row['coverage']:.1f} %"]
+        [str(row["frame"]), f"{row['time']:.3f} s", str(row["patches"]), *(f"{100 * row[n]:.1f} %" for n in COVERAGE)]
         for row in report["coverage"]
     ]
     say("")
     title = "What memory covers of each frame of the path (by position, from 0)"
-    print_figures(title, ["frame", "time", "patches", "coverage"], rows)
+    headings = ["frame", "time", "patches", "covered", "of it\nobserved", "of it\ngenerated"]
+    print_figures(title, headings, rows)
 
 
 def _path_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -170,6 +173,10 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("patches", f"{report['patches']:,}"),
         ("keyframes", f"{report['keyframes']:,} ({report['observations']:,} placed in the world)"),
+        *(
+            (f"  {kind}", f"{count['observations']:,} in the world, of {count['patches']:,} patches")
+            for kind, count in report["provenance"].items()
+        ),
     ]
     if report["patches_a_keyframe"]:
         spread = report["patches_a_keyframe"]
@@ -187,5 +194,9 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("limits", ", ".join([*limits, f"eviction {settings['eviction']}"] if limits else ["none"])))
     lines.append(("patch size", f"{settings['latent_patch_size']} cells"))
     if "mean_coverage" in report:
-        lines.append(("covered of the path's views", f"{100 * report['mean_coverage']:.1f} %"))
+        lines += [
+            ("covered of the path's views", f"{100 * report['mean_coverage']:.1f} %"),
+            ("  by what was observed", f"{100 * report['mean_coverage_observed']:.1f} %"),
+            ("  by what was generated", f"{100 * report['mean_coverage_generated']:.1f} %"),
+        ]
     return lines

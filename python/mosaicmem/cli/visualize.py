@@ -110,7 +110,7 @@ def visualize(
         if path is not None:
             more, coverage = _draw_views(opened, path, cells, shown, top_k or 256, settings)
             figures.update(more)
-            summary["coverage"] = coverage
+            summary.update(coverage)
         files = []
         for name, figure in figures.items():
             files.append(folder / f"{name}.{image_format}")
@@ -139,34 +139,37 @@ def _draw_views(
     shown: list[int],
     top_k: int,
     settings: PipelineConfig,
-) -> tuple[dict[str, Any], list[float]]:
-    """Figures of coverage and of single views, and the coverage of each frame."""
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Figures of coverage and of single views, and the coverage of each frame, by the names of `COVERAGE`."""
     import numpy as np
 
     from mosaicmem.memory import KeyframeRetrieval
+    from mosaicmem.memory.summary import COVERAGE, coverage_figures
     from mosaicmem.plots import plot_coverage, plot_retrieved
 
     retrieval = KeyframeRetrieval(**settings.keyframe_options())
-    coverage = _coverage(store, path, stride, retrieval, settings.window_size)
+    coverage, observed = _coverage(store, path, stride, retrieval, settings.window_size)
     times = np.array([pose.timestamp for pose in path])
-    figures = {"coverage": plot_coverage(coverage, times)}
+    figures = {"coverage": plot_coverage(coverage, times, observed)}
     with progress_bar() as progress:
         for frame in progress.track(shown, description="Drawing"):
             figures[f"view-{frame:06d}"] = plot_retrieved(store, path, frame, stride, top_k=top_k, retrieval=retrieval)
-    return figures, [float(x) for x in coverage.mean(axis=(1, 2))]
+    parts = [coverage_figures(*masks) for masks in zip(coverage, observed, strict=True)]
+    return figures, {name: [part[name] for part in parts] for name in COVERAGE}
 
 
 def _coverage(
     store: MosaicMemoryStore, path: CameraTrajectory, stride: int, retrieval: KeyframeRetrieval, window: int
 ) -> Any:
-    """Which cells of each view are covered, (T, h, w), a window at a time."""
+    """Which cells of each view are covered, and which by what was observed, each (T, h, w), a window at a time."""
     import numpy as np
 
     parts = []
     with progress_bar() as progress:
         for frames in progress.track(path.windows(window), description="Composing"):
-            parts.append(retrieval.retrieve(store, path[frames.start : frames.stop], stride).coverage)
-    return np.concatenate(parts)
+            canvas = retrieval.retrieve(store, path[frames.start : frames.stop], stride)
+            parts.append((canvas.coverage, canvas.observed))
+    return tuple(np.concatenate(masks) for masks in zip(*parts, strict=True))
 
 
 def _frames(text: str | None, count: int) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 from mosaicmem._arrays import F32
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.evaluation.generation import check_truth
+from mosaicmem.memory.summary import COVERAGE
 from mosaicmem.metrics import psnr
 from mosaicmem.pipeline import AutoregressivePipeline
 
@@ -26,8 +27,6 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "no memory": {"use_memory": False},
 }
 """Changes to the configuration, by what people read."""
-
-_COVERAGE = ("coverage", "coverage_observed", "coverage_generated")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def ablate(
             on_variant(name)
         result = pipeline.varied(**changes).generate(trajectory, on_step=on_step)
         ratios = [psnr(result.frames[frame], image) for frame, image in sorted(truth.items())]
-        coverage = [_mean([getattr(window, field) for window in result.windows]) for field in _COVERAGE]
+        coverage = [_mean([getattr(window, field) for window in result.windows]) for field in COVERAGE]
         scores.append(AblationScore(name, _mean(ratios), *coverage))
     return scores
 

@@ -92,16 +92,18 @@ def stride_of(store: MosaicMemoryStore) -> int:
     return int(strides.pop())
 
 
+COVERAGE = ("coverage", "coverage_observed", "coverage_generated")
+"""Names of parts of a view: that memory covers, and that by what was observed and by what was generated apart."""
+
+
 def coverage_figures(coverage: Bool, observed: Bool) -> dict[str, float]:
     """The part of all cells that is covered, and that by what was observed and by what was generated apart.
 
     Masks of one shape; ``observed`` is within ``coverage``.
     """
-    return {
-        "coverage": float(coverage.mean()),
-        "coverage_observed": float(observed.mean()),
-        "coverage_generated": float((coverage & ~observed).mean()),
-    }
+    return dict(
+        zip(COVERAGE, map(float, (coverage.mean(), observed.mean(), (coverage & ~observed).mean())), strict=True)
+    )
 
 
 def coverage_along(
