@@ -117,18 +117,19 @@ def plot_coverage(
     line.grid(alpha=0.3)
     line.set_title(
         f"What memory covers of {len(times)} views: {total.mean():.1f} % on average, "
-        f"{seen.mean():.1f} % observed, {(total - seen).mean():.1f} % generated"
+        f"{seen.mean():.1f} % observed, {(total - seen).mean():.1f} % generated",
+        fontsize="medium",
     )
     columns = 100 * coverage.mean(axis=1).T  # (w, T)
     spread = (times[0], times[-1] if times[-1] > times[0] else times[0] + 1, coverage.shape[2], 0)
     shown = {"vmin": 0, "vmax": 100, "cmap": "viridis"}
     heat.imshow(columns, aspect="auto", extent=spread, interpolation="nearest", **shown)
-    heat.set_title("The same by column of the image")
+    heat.set_title("Covered by either, by column of the image")
     heat.set_ylabel("column of the latent grid\n(0: left edge of the image)")
     heat.set_xlabel("time, s")
     line.sharex(heat)
     image = mean.imshow(100 * coverage.mean(axis=0), interpolation="nearest", **shown)
-    mean.set_title("Cell by cell, all views")
+    mean.set_title("By cell, all views")
     mean.set_xlabel("column of the latent grid")
     mean.set_ylabel("row")
     figure.colorbar(image, ax=mean, label="covered, %", location="bottom")

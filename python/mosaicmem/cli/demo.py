@@ -107,14 +107,14 @@ def demo(
         print_json(summary)
         return
     print_scores("Revisited views against the true scene (PSNR), with memory and without", comparison.scores, revisited)
-    with_memory, without_memory, observed, generated = (
+    with_memory, without_memory, seen, made_up = (
         mean_score(comparison.scores, name)
         for name in ("psnr_with_memory", "psnr_without_memory", "coverage_observed", "coverage_generated")
     )
     say(
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
-        f"({with_memory - without_memory:+.2f} dB). Memory covered {100 * observed:.1f} % of the views with what was "
-        f"observed, {100 * generated:.1f} % with what was generated."
+        f"({with_memory - without_memory:+.2f} dB). Memory covered {100 * seen:.1f} % of the views with what was "
+        f"observed, {100 * made_up:.1f} % with what was generated."
     )
     say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
 
