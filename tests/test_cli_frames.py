@@ -99,7 +99,7 @@ class TestFromNothing:
         assert done.returncode == 0, done.stderr
         assert "Memory begins empty: the first window is made up" in done.stdout
         assert "What memory covered of the views" in done.stdout
-        assert re.search(r"^ *0 +0 to 1 +0\.0 % +0 +2$", done.stdout, re.MULTILINE)
+        assert re.search(r"^ *0 +0 to 1 +0\.0 % +0\.0 % +0\.0 % +0 +2$", done.stdout, re.MULTILINE)
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
         assert summary["coverage"] == 0
         assert summary["memory_frames"] == []
@@ -139,7 +139,7 @@ class TestPictures:
 
         store, path = MosaicMemoryStore.open(memory / "store"), CameraTrajectory.load(memory / "path.json")
         words = said(plot_top_down(store, path))
-        assert {"x, metres", "z, metres", "cameras in memory", "path, and some of its cameras"} <= words
+        assert {"x, metres", "z, metres", "cameras of observed keyframes", "path, and some of its cameras"} <= words
         assert any("Colours: main components" in text for text in words)
         words = said(plot_coverage(np.ones((2, 3, 4), bool), np.array([0.0, 1.0])))
         assert {"covered, %", "time, s", "column of the latent grid", "row"} <= words
