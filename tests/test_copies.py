@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import importlib.util
 import inspect
 import pickle
 import pkgutil
@@ -35,6 +36,8 @@ def public_classes():
         name = info.name.removeprefix("mosaicmem.")
         if name.startswith("cli") or any(part.startswith("_") for part in name.split(".")):
             continue
+        if name == "torch_ops" and importlib.util.find_spec("torch") is None:
+            continue  # functions only
         module = importlib.import_module(info.name)
         names = getattr(module, "__all__", None)
         if names is None and name in NO_PACKAGE:
