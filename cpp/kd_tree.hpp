@@ -10,14 +10,9 @@
 #include <nanoflann.hpp>
 #include <vector>
 
+#include "box.hpp"
+
 namespace mosaicmem {
-
-// Four floats: x, y, z, and one that is 0.
-using Lanes = float __attribute__((vector_size(16)));
-
-struct Box {
-    Lanes low, high;  // metres
-};
 
 // nanoflann's view of an (n, 3) array.
 struct CentresAdaptor {
@@ -35,10 +30,15 @@ using NanoflannTree =
     nanoflann::KDTreeSingleIndexAdaptor<nanoflann::L2_Simple_Adaptor<float, CentresAdaptor>,
                                         CentresAdaptor, 3, std::uint32_t>;
 
-// Points with this label and those up to the next entry's were seen at this time.
-struct Seen {
-    std::uint64_t first_label;
-    double time;  // seconds
+struct BoxedNode : NanoflannTree::Node {
+    Box box;             // of all its points, tight
+    double newest_time;  // of its points
+
+    bool is_leaf() const { return !child1; }
+    const BoxedNode& left() const { return static_cast<const BoxedNode&>(*child1); }
+    const BoxedNode& right() const { return static_cast<const BoxedNode&>(*child2); }
+    std::size_t begin() const { return node_type.lr.left; }  // of a leaf's points
+    std::size_t end() const { return node_type.lr.right; }
 };
 
 class KdTree : public NanoflannTree {
@@ -48,17 +48,6 @@ class KdTree : public NanoflannTree {
     // unchanged; the adaptor is of the centres.
     KdTree(const CentresAdaptor& adaptor, std::vector<std::uint64_t>& labels,
            std::vector<float>& centres, std::vector<Seen>& seen);
-
-    struct BoxedNode : Node {
-        Box box;             // of all its points, tight
-        double newest_time;  // of its points
-
-        bool is_leaf() const { return !child1; }
-        const BoxedNode& left() const { return static_cast<const BoxedNode&>(*child1); }
-        const BoxedNode& right() const { return static_cast<const BoxedNode&>(*child2); }
-        std::size_t begin() const { return node_type.lr.left; }  // of a leaf's points
-        std::size_t end() const { return node_type.lr.right; }
-    };
 
     const BoxedNode& root() const { return static_cast<const BoxedNode&>(*root_node_); }
     std::size_t nbytes() const { return nbytes_; }

@@ -189,7 +189,7 @@ std::vector<PatchIndex::Node> PatchIndex::roots() const {
     nodes.reserve(trees_.size() + 1);
     for (std::size_t i = 0; i < trees_.size(); ++i) {
         const Tree& tree = *trees_[i].tree;
-        const KdTree::BoxedNode& root = tree.index.root();
+        const BoxedNode& root = tree.index.root();
         nodes.push_back({root.box, root.newest_time, static_cast<std::uint32_t>(i), &root});
     }
     if (buffer_.size() > 0) {

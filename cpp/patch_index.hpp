@@ -19,9 +19,12 @@
 #include <span>
 #include <vector>
 
-#include "kd_tree.hpp"
+#include "box.hpp"
 
 namespace mosaicmem {
+
+struct BoxedNode;  // in kd_tree.hpp: nanoflann is slow to compile, and only the index itself needs
+                   // it
 
 using PatchId = std::uint64_t;
 using Slot = std::uint64_t;
@@ -87,7 +90,7 @@ class PatchIndex {
         Box box;             // holds all its points
         double newest_time;  // no point was seen later
         std::uint32_t tree;
-        const KdTree::BoxedNode* handle;  // null for the buffer
+        const BoxedNode* handle;  // null for the buffer
     };
     // The points of a leaf: slots and centres (count, 3).
     struct Leaf {

@@ -89,14 +89,14 @@ void scan(const Slot* slots, const float* centres, std::size_t n, const Lanes& q
 
 // Offers the points of a tree that can be among the k nearest: into the nearer child first, and
 // into the other only if its box, which is tight, is near enough.
-void search(const KdTree::BoxedNode& node, const Slot* slots, const float* centres,
-            const Lanes& query, Nearest& nearest) {
+void search(const BoxedNode& node, const Slot* slots, const float* centres, const Lanes& query,
+            Nearest& nearest) {
     if (node.is_leaf()) {
         scan(slots + node.begin(), centres + 3 * node.begin(), node.end() - node.begin(), query,
              nearest);
         return;
     }
-    const KdTree::BoxedNode *near = &node.left(), *far = &node.right();
+    const BoxedNode *near = &node.left(), *far = &node.right();
     float near_distance = squared_distance(query, near->box);
     float far_distance = squared_distance(query, far->box);
     if (far_distance < near_distance) {

@@ -46,21 +46,38 @@ def save_mp4(path: str | Path, frames: ArrayLike, fps: float = 15.0) -> None:
         atomic_write(path) as file,
         av.open(file, "w", format="mp4", options={"movflags": "faststart+write_colr"}) as container,
     ):
-        matrix, tags = _color_tags(width, height)
+        weights, tags = _color_tags(width, height)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast", **tags})
         stream.width, stream.height, stream.pix_fmt = pixels.shape[2], pixels.shape[1], "yuv420p"
         for image in pixels:
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range="MPEG")
+            # Versions of PyAV differ in which matrix and range they convert by.
+            frame = av.VideoFrame.from_ndarray(_yuv420(image, *weights), format="yuv420p")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
-def _color_tags(width: int, height: int) -> tuple[str, dict[str, str]]:
-    """The matrix from RGB to YUV as PyAV names it, and the encoder options that write it into the file.
+def _color_tags(width: int, height: int) -> tuple[tuple[float, float], dict[str, str]]:
+    """The weights of red and blue in luma, and the encoder options that write the matrix they make into the file.
 
     Primaries and transfer are those of sRGB screens at any size; only the matrix differs.
     """
     is_hd = width >= 1280 or height >= 720
     tags = {"color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
-    return ("ITU709", {**tags, "colorspace": "bt709"}) if is_hd else ("ITU601", {**tags, "colorspace": "smpte170m"})
+    if is_hd:
+        return (0.2126, 0.0722), {**tags, "colorspace": "bt709"}
+    return (0.299, 0.114), {**tags, "colorspace": "smpte170m"}
+
+
+def _yuv420(image: U8, kr: float, kb: float) -> U8:
+    """An image (H, W, 3) of even sides as limited-range Y'CbCr 4:2:0, planes one below the other (H * 3 / 2, W).
+
+    Y' = kr R + (1 - kr - kb) G + kb B, Cb = (B - Y') / (2 - 2 kb), Cr = (R - Y') / (2 - 2 kr); chroma is averaged over
+    2 x 2 pixels.
+    """
+    height, width, _ = image.shape
+    red, green, blue = (np.asarray(image[..., i], np.float32) for i in range(3))
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    y, r, b = (plane.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for plane in (luma, red, blue))
+    planes = (16 + 219 / 255 * luma, 128 + 112 / 255 / (1 - kb) * (b - y), 128 + 112 / 255 / (1 - kr) * (r - y))
+    packed = np.concatenate([np.rint(plane).astype(np.uint8).ravel() for plane in planes])
+    return packed.reshape(height * 3 // 2, width)
