@@ -77,7 +77,8 @@ def _yuv420(image: U8, kr: float, kb: float) -> U8:
     height, width, _ = image.shape
     red, green, blue = (np.asarray(image[..., i], np.float32) for i in range(3))
     luma = kr * red + (1 - kr - kb) * green + kb * blue
-    y, r, b = (plane.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for plane in (luma, red, blue))
+    rows = [plane[::2] + plane[1::2] for plane in (luma, red, blue)]
+    y, r, b = (np.float32(0.25) * (plane[:, ::2] + plane[:, 1::2]) for plane in rows)
     planes = (16 + 219 / 255 * luma, 128 + 112 / 255 / (1 - kb) * (b - y), 128 + 112 / 255 / (1 - kr) * (r - y))
     packed = np.concatenate([np.rint(plane).astype(np.uint8).ravel() for plane in planes])
     return packed.reshape(height * 3 // 2, width)
