@@ -6,8 +6,9 @@ namespace mosaicmem::bindings {
 namespace {
 
 // A row of the table of observations. Addresses are those of arrays that the caller keeps alive.
-py::bytes pack(const py::dict& description, std::uintptr_t latents, std::uintptr_t depth,
-               std::uintptr_t confidence, std::uint32_t first_chunk) {
+py::bytes pack_observation(const py::dict& description, std::uintptr_t latents,
+                           std::uintptr_t depth, std::uintptr_t confidence,
+                           std::uint32_t first_chunk) {
     const auto grid = py::cast<py::array>(description["depth"]);
     const auto patch_size = py::cast<std::uint32_t>(description["patch_size"]);
     const auto rows = static_cast<std::uint32_t>(grid.shape(0)),
@@ -39,8 +40,8 @@ void bind_cuda_mirror(py::module_& m) {
     m.attr("chunk") = cuda::kChunk;
     m.attr("observation_bytes") = sizeof(cuda::MirroredObservation);
     m.attr("latents_offset") = offsetof(cuda::MirroredObservation, latents);
-    m.def("pack_observation", &pack, py::arg("description"), py::arg("latents"), py::arg("depth"),
-          py::arg("confidence"), py::arg("first_chunk"));
+    m.def("pack_observation", &pack_observation, py::arg("description"), py::arg("latents"),
+          py::arg("depth"), py::arg("confidence"), py::arg("first_chunk"));
     py::class_<MirrorTables>(m, "MirrorTables")
         .def(py::init<DeviceArray, DeviceArray, DeviceArray, std::array<double, 3>, std::size_t,
                       LatentType>(),

@@ -7,7 +7,7 @@ namespace {
 
 // Calls body.operator()<T, F>() for the type of features and that of their tables.
 template <class Body>
-void with_features(const DeviceArray& x, const Body& body) {
+void with_features_and_tables(const DeviceArray& x, const Body& body) {
     if (x.dtype == "float64") return body.template operator()<double, double>();
     if (x.dtype == "float16") return body.template operator()<cuda::float16, float>();
     if (x.dtype == "bfloat16") return body.template operator()<cuda::bfloat16, float>();
@@ -29,7 +29,7 @@ void rope_table(const DeviceArray& positions, const std::vector<std::size_t>& ax
 void rope_apply(const DeviceArray& x, const DeviceArray& cos, const DeviceArray& sin,
                 bool interleaved, bool inverse, const DeviceArray& out,
                 const cuda::Stream& stream) {
-    with_features(x, [&]<class T, class F>() {
+    with_features_and_tables(x, [&]<class T, class F>() {
         cuda::rope_apply(features_of<T>(x, out), cos.as<F>(), sin.as<F>(), interleaved, inverse,
                          stream);
     });
@@ -42,7 +42,7 @@ void prope_apply(const DeviceArray& x, const std::vector<std::array<unsigned, 3>
                  bool inverse, const DeviceArray& out, const cuda::Stream& stream) {
     if (runs.size() > cuda::kMostRuns)
         throw py::value_error("runs: more sub-frames than the kernel takes");
-    with_features(x, [&]<class T, class F>() {
+    with_features_and_tables(x, [&]<class T, class F>() {
         cuda::CameraMatrices<F> matrices{static_cast<unsigned>(runs.size()),
                                          {},
                                          spread,
