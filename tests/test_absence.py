@@ -115,3 +115,22 @@ class TestFirstTarget:
         pipeline, path = self.pipeline(world, small_camera, use_memory=False, near=50.0)
         pipeline.generate(path[:5])
         AutoregressivePipeline(PipelineConfig(num_inference_steps=1)).generate(path[:2])
+
+
+class TestGeneratedKeyframes:
+    """Leaving out what was generated is a choice, so only a run whose first target shows nothing says so."""
+
+    def test_retrieval_is_silent(self):
+        store = MosaicMemoryStore()
+        store.insert_keyframe(np.ones((6, 8, 4)), np.full((6, 8), 2.0), K, at(0.0), provenance="generated")
+        for retrieval in (MemoryRetrieval(generated_weight=0.0), KeyframeRetrieval(generated_weight=0.0)):
+            assert retrieve(retrieval, store, at(0.05)).coverage_ratio[0] == 0
+
+    def test_a_run_says_so(self):
+        store = MosaicMemoryStore()
+        store.insert_keyframe(np.ones((6, 8, 16)), np.full((6, 8), 2.0), K, at(0.0), provenance="generated")
+        config = PipelineConfig(generated_weight=0.0, num_inference_steps=1, window_size=1, window_overlap=0)
+        pipeline = AutoregressivePipeline(config, store=store)
+        message = "12 of 12 patches in view were generated, and generated_weight = 0 leaves those out"
+        with pytest.warns(SuspiciousInput, match=message):
+            pipeline.generate(CameraTrajectory([at(0.0)], K))

@@ -61,7 +61,11 @@ def explain_absence(store: MosaicMemoryStore, targets: CameraTrajectory, options
         inside &= (pixels < [targets.intrinsics.width, targets.intrinsics.height]).all(axis=1)
         if inside.any():
             ages = pose.timestamp - described["timestamp"][inside]
-            hidden = _hidden(targets, pixels[inside], z[inside], ages, options)
+            generated = described["generated"][inside]
+            if options.generated_weight == 0 and generated.mean() >= _MOSTLY:
+                count = f"{int(generated.sum())} of {len(generated)} patches in view"
+                return Absence(f"{count} were generated, and generated_weight = 0 leaves those out", False)
+            hidden = _hidden(targets, pixels[inside], z[inside], ages, generated, options)
             if hidden is not None:
                 return Absence(f"{hidden}; typical depth in memory is {depth:.4g}", True)
         behind.append(float((z <= 0).mean()))
@@ -77,7 +81,9 @@ def suspect_mistake(store: MosaicMemoryStore, targets: CameraTrajectory, options
     return True
 
 
-def _hidden(targets: CameraTrajectory, pixels: F64, z: F64, ages: F64, options: RetrievalOptions) -> str | None:
+def _hidden(
+    targets: CameraTrajectory, pixels: F64, z: F64, ages: F64, generated: Bool, options: RetrievalOptions
+) -> str | None:
     """Which setting hides most of the patches in view."""
 
     def told(those: Bool, what: str) -> str:
@@ -91,7 +97,7 @@ def _hidden(targets: CameraTrajectory, pixels: F64, z: F64, ages: F64, options: 
         return told(far, f"are farther than far = {options.far:g}") + "; far is in units of the scene: set it higher"
     camera = targets.intrinsics
     off = np.hypot((pixels[:, 0] - camera.cx) / camera.width, (pixels[:, 1] - camera.cy) / camera.height)
-    score = np.maximum(0, 1 - off) / (1 + 0.1 * z)
+    score = np.maximum(0, 1 - off) / (1 + 0.1 * z) * np.where(generated, options.generated_weight, 1.0)
     low = (score < options.min_visibility) & ~near & ~far
     if low.mean() + near.mean() + far.mean() >= _MOSTLY and low.any():
         return told(low, f"score below min_visibility = {options.min_visibility:g}") + (
@@ -135,6 +141,6 @@ def _typical_step(cameras: F64) -> float:
     return float(np.median(distances.min(axis=1)))
 
 
-def without_score(near: float, far: float) -> RetrievalOptions:
-    """Options under which nothing but ``near`` and ``far`` hides a patch: how whole keyframes are looked up."""
-    return RetrievalOptions(near=near, far=far, min_visibility=0.0)
+def without_score(near: float, far: float, generated_weight: float) -> RetrievalOptions:
+    """Options under which nothing but these hides a patch: how whole keyframes are looked up."""
+    return RetrievalOptions(near=near, far=far, min_visibility=0.0, generated_weight=generated_weight)

@@ -245,7 +245,8 @@ class KeyframeRetrieval:
             grids, self.options.selection(), self.options.blend(), store.num_threads
         )
         if not self._has_warned and not arrays["coverage"].any():
-            self._has_warned = suspect_mistake(store, targets, without_score(self.options.near, self.options.far))
+            options = without_score(self.options.near, self.options.far, self.options.generated_weight)
+            self._has_warned = suspect_mistake(store, targets, options)
         return _composed(arrays, KeyframeSelection(chosen))
 
     def prefetch(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> None:
