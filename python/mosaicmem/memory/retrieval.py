@@ -15,6 +15,7 @@ from mosaicmem.device.retrieval import look
 from mosaicmem.memory.absence import suspect_mistake
 from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.results import RetrievedPatches
 from mosaicmem.memory.store import MosaicMemoryStore, cameras
 
 
@@ -87,34 +88,39 @@ class MemoryRetrieval:
             t: ArrayLike = float(frame)
             if self.temporal == "offset":
                 t = (info["timestamp"] - targets[frame].timestamp)[landed["patch"]] / seconds_per_latent
-            positions = warped_positions(landed["landing"], stride, t)
-            cells, depth = positions[:, 1:], landed["landing"][:, 2]
-            seen = ~info["generated"][landed["patch"]]
-            parts.append(
-                {
-                    "patch_ids": found.ids,
-                    "patch_frames": np.full(len(found), frame, dtype=np.int32),
-                    "patch_scores": found.scores,
-                    "patch_generated": info["generated"],
-                    "observation": info["observation"],
-                    "world_from_camera": info["world_from_camera"],
-                    "intrinsics": info["intrinsics"],
-                    "tokens": landed["latents"],
-                    "positions": positions,
-                    "source_positions": np.stack([landed["source_row"], landed["source_column"]], axis=1),
-                    "depth": landed["landing"][:, 2],
-                    "confidence": landed["confidence"],
-                    "token_patches": landed["patch"] + np.int32(patches),
-                    "coverage": _reached(cells, depth, grid)[None],
-                    "observed": _reached(cells[seen], depth[seen], grid)[None],
-                }
-            )
+            part = _aligned(found, info, landed, warped_positions(landed["landing"], stride, t), grid)
+            part["patch_frames"] = np.full(len(found), frame, dtype=np.int32)
+            part["token_patches"] = landed["patch"] + np.int32(patches)
+            parts.append(part)
             patches += len(found)
         if patches == 0 and not self._has_warned:
             ageless = replace(self.options, half_life=0.0)  # ages are looked at by the store
             self._has_warned = suspect_mistake(store, targets, ageless)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return Mosaic(frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined))
+
+
+def _aligned(
+    found: RetrievedPatches, info: dict[str, Any], landed: dict[str, Any], positions: F64, grid: CameraIntrinsics
+) -> dict[str, Any]:
+    """What a mosaic holds of one target: fields of `Mosaic`, but for what counts over all targets."""
+    cells, depth = positions[:, 1:], landed["landing"][:, 2]
+    seen = ~info["generated"][landed["patch"]]
+    return {
+        "patch_ids": found.ids,
+        "patch_scores": found.scores,
+        "patch_generated": info["generated"],
+        "observation": info["observation"],
+        "world_from_camera": info["world_from_camera"],
+        "intrinsics": info["intrinsics"],
+        "tokens": landed["latents"],
+        "positions": positions,
+        "source_positions": np.stack([landed["source_row"], landed["source_column"]], axis=1),
+        "depth": depth,
+        "confidence": landed["confidence"],
+        "coverage": _reached(cells, depth, grid)[None],
+        "observed": _reached(cells[seen], depth[seen], grid)[None],
+    }
 
 
 def _reached(positions: F64, depth: F32, grid: CameraIntrinsics) -> Bool:
