@@ -66,6 +66,7 @@ def _read_foreign(name: str, value: Any) -> NDArray[Any]:
 
 
 def read_tensor(name: str, tensor: Any, values: bool) -> NDArray[Any]:
+    """A NumPy view of a torch tensor on the CPU without gradient; with ``values``, bfloat16 becomes float32."""
     if tensor.device.type != "cpu":
         raise ValueError(f"{name}: expected a CPU tensor, got one on {tensor.device}; move it with .cpu()")
     if tensor.requires_grad:
