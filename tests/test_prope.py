@@ -288,7 +288,6 @@ def test_bfloat16_rounds_ties_to_even(simd):
     np.testing.assert_array_equal(encoding.apply_to_o(x)[:, 0].astype(np.float64), expected)
 
 
-@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(
     ("layout", "dim", "options"),
     [

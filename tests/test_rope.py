@@ -168,7 +168,6 @@ def test_layouts_threads_and_empty_input(rng):
     assert rope.apply(np.zeros((0, 5, 64), np.float32), np.zeros((5, 3))).shape == (0, 5, 64)
 
 
-@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
 @pytest.mark.parametrize("dim", [16, 48, 64, 80, 96])
 def test_results_beyond_the_caches_are_the_same(rng, simd, pairing, dim):

@@ -14,7 +14,7 @@
 
 #include "context.hpp"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MOSAICMEM_SANITIZE)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -179,7 +179,7 @@ class Emulator {
         current_ = i;
         Fiber& fiber = *fibers_[i];
         if (fiber.has_thread) set_thread(fiber.thread);
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MOSAICMEM_SANITIZE)
         void* own = nullptr;
         __sanitizer_start_switch_fiber(&own, fiber.stack.get(), kStackBytes);
         scheduler_.go_to(fiber.context);
@@ -190,7 +190,7 @@ class Emulator {
     }
 
     void switch_to_scheduler(Fiber& fiber) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MOSAICMEM_SANITIZE)
         __sanitizer_start_switch_fiber(&fiber.fake_stack, scheduler_stack_, scheduler_size_);
         fiber.context.go_to(scheduler_);
         __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack_, &scheduler_size_);
@@ -207,7 +207,7 @@ class Emulator {
     static void enter();
 
     void run_threads() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(MOSAICMEM_SANITIZE)
         __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack_, &scheduler_size_);
 #endif
         const std::size_t own = current_;
