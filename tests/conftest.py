@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ from cli_helpers import succeed
 from device_helpers import EmulatedDevice, TorchDevice, method_on_device, on_device
 from mosaicmem import CameraIntrinsics, CameraPose, PRoPE, SyntheticWorld, WarpedLatent, WarpedRoPE, _core
 from scene_helpers import write_scene
+
+# A shell that runs the tests in the background ignores Ctrl+C for them, and so would the commands that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cli_helpers import check_outputs, invoke, run, succeed
-from mosaicmem import CameraTrajectory, MosaicMemoryStore, PipelineConfig
+from mosaicmem import CameraTrajectory, MosaicMemoryStore, PipelineConfig, _files
 from mosaicmem.cli._common import output_folder
 from test_depth_onnx import red_model
 
@@ -102,7 +102,8 @@ class TestForce:
         assert "--output, FIRST: expected places apart" in done.stderr
         assert sorted(p.name for p in (memory / "store").iterdir()) == before
 
-    def test_an_earlier_run_comes_back_if_it_cannot_be_replaced(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("exchanges", [True, False])
+    def test_an_earlier_run_comes_back_if_it_cannot_be_replaced(self, tmp_path, monkeypatch, exchanges):
         (tmp_path / "out").mkdir()
         summary = json.dumps({"command": "demo", "files": ["summary.json"]})
         (tmp_path / "out" / "summary.json").write_text(summary)
@@ -113,7 +114,13 @@ class TestForce:
                 raise OSError("no space")
             return rename(self, target)
 
+        def exchange(one, other):
+            if exchanges:
+                raise OSError("no space")
+            return False
+
         monkeypatch.setattr(Path, "rename", fail)
+        monkeypatch.setattr(_files, "_exchange", exchange)
         with pytest.raises(OSError, match="no space"), output_folder(tmp_path / "out", True, "demo") as folder:
             (folder / "summary.json").write_text("{}")
         assert (tmp_path / "out" / "summary.json").read_text() == summary

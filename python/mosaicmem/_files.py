@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
+import secrets
+import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,26 +19,95 @@ from mosaicmem.errors import FormatError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends without an error."""
+    """A binary file that takes the place of ``path`` when the block ends without an error, and is durable then.
+
+    It has the permissions of the file that it replaces; those that the umask leaves, where there is none.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.close(handle)
-        with open(temporary, "wb") as file:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(temporary, "xb") as file:  # with the permissions that the umask leaves
+        try:
             yield file
             file.flush()
+            with suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(path).st_mode))
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
+def make_folder(path: str | Path) -> None:
+    """A folder and the folders that it is in, where they are missing, durably."""
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def put_folder_in_place(new: Path, path: Path) -> None:
+    """Give a folder its name durably. A folder that has the name is deleted after that, never before.
+
+    Both stand in one folder. Where the file system can exchange two names, one of the two has the name at every
+    instant; elsewhere, there is one between two renames at which the old one is called ``NEW.old``.
+    """
+    sync_tree(new)
+    if not path.exists():
+        new.rename(path)
         sync_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        return
+    old = new
+    if not _exchange(new, path):
+        old = new.with_name(f"{new.name}.old")
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+    sync_folder(path.parent)
+    shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    here = ctypes.c_int(-100)  # AT_FDCWD
+    exchange = ctypes.c_uint(2)  # RENAME_EXCHANGE
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def sync_tree(folder: Path) -> None:
+    """Make durable what a folder holds: its files, and the names in it and in the folders below."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(root, name))
+        sync_folder(root)
+
+
+def sync_file(path: Path) -> None:
+    """Make durable what a file holds."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: str | Path) -> None:
     """Make durable what was created, renamed or removed in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

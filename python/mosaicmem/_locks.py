@@ -18,10 +18,13 @@ class ForkSafeLock:
     """A lock for ``with``; the thread that holds it may take it again.
 
     Whoever holds one may take those of a larger ``rank`` only, so that no two wait for each other when all are taken.
+    One ``over_io`` may be held while files are read and written: no fork waits for it, so what it guards may change in
+    single assignments only.
     """
 
-    def __init__(self, rank: int = 0) -> None:
+    def __init__(self, rank: int = 0, *, over_io: bool = False) -> None:
         self._order = rank, next(_serials)
+        self._over_io = over_io
         self._lock = threading.RLock()
         _locks.add(self)
 
@@ -42,7 +45,7 @@ _taken: list[ForkSafeLock] = []  # while the process forks
 
 def _take_all() -> None:
     _forking.acquire()
-    _taken[:] = sorted(_locks, key=lambda lock: lock._order)
+    _taken[:] = sorted((lock for lock in _locks if not lock._over_io), key=lambda lock: lock._order)
     for lock in _taken:
         lock.__enter__()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosaicmem.cli._errors import WRONG_USAGE, UsageError
+from mosaicmem.cli._staging import Staging
 from mosaicmem.cli._terminal import restore_terminal
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ _FILE_SUFFIXES = (
     ),
 )  # that no folder is meant to have
 
-_unfinished: list[tuple[Path, list[Path]]] = []  # temporary folders, and the parents made for them
+_unfinished: list[Staging] = []
 _checkpoints: list[Path] = []  # folders that keep each window of the run
 
 
@@ -180,44 +179,21 @@ def output_folder(
     """A new folder that takes its place whole when the block ends without an error; see `check_output_folder`."""
     path = check_output_folder(path, force, command, name=name, mark=mark)
     replaces = path.exists()
-    made = [parent for parent in path.parents if not parent.exists()]
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    _unfinished.append((temporary, made))  # before it is there, so that no signal comes in between
+    staging = Staging(path)
+    _unfinished.append(staging)  # before it is there, so that no signal comes in between
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
+        staging.begin()
+        yield staging.folder
         if mark == SUMMARY:
-            _sign(temporary, command)
+            _sign(staging.folder, command)
     except BaseException:
-        _remove(temporary, made)
+        staging.discard()
         raise
     finally:
-        _unfinished.remove((temporary, made))
+        _unfinished.remove(staging)
     if path.exists() and not replaces:
-        raise FileExistsError(f"{name}: {path} has appeared meanwhile; what was made is in {temporary}")
-    _put_in_place(temporary, path)
-
-
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished folder to ``path``. What was there is deleted after that, never before."""
-    if not path.exists():
-        temporary.rename(path)
-        return
-    old = temporary.with_name(f"{temporary.name}.old")
-    path.rename(old)
-    try:
-        temporary.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)
-
-
-def _remove(temporary: Path, made: list[Path]) -> None:
-    shutil.rmtree(temporary, ignore_errors=True)
-    for parent in made:  # innermost first
-        with suppress(OSError):  # somebody else put something there
-            parent.rmdir()
+        raise FileExistsError(f"{name}: {path} has appeared meanwhile; what was made is in {staging.folder}")
+    staging.finish()
 
 
 def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str) -> None:
@@ -244,12 +220,12 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
     """
     with suppress(OSError):  # the terminal itself may have gone
         os.write(1, restore_terminal().encode())
-    for temporary, made in _unfinished:
-        _remove(temporary, made)
+    for staging in _unfinished:
+        staging.discard()
     parts = [_ENDS.get(number, "terminated")]
     if _unfinished:
         parts.append("no unfinished output is left")
-    begun = [path for path in _checkpoints if any(path.glob("window-*.safetensors"))]
+    begun = [path for path in _checkpoints if any(path.glob("store/attachment-*.safetensors"))]
     parts += [f"the same command goes on from the checkpoint in {path}" for path in begun]
     with suppress(OSError):
         os.write(2, f"mosaicmem: {'; '.join(parts)}\n".encode())

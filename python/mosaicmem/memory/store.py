@@ -35,11 +35,12 @@ from mosaicmem.memory.keyframe import as_keyframe
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.recency import suspect_forgotten
 from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
-from mosaicmem.memory.storage import StoreFolder, StoreSettings, open_folder
+from mosaicmem.memory.storage import Attachment, StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 EVICTIONS = ("oldest", "redundant")
 _MOST_PATCH_BYTES = 512  # of index and places
+_MOST_FRAME_ID = 2**62
 _OBJECT_BYTES = 4096  # a keyframe, about
 _MOST_COORDINATE = 1e13  # metres; squared distances stay within float32
 
@@ -108,7 +109,8 @@ class MosaicMemoryStore(Uncopied):
         self._said_forgotten = False
         self._folder: StoreFolder | None = None
         self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
-        self._lock = ForkSafeLock()  # of the three above
+        self._lock = ForkSafeLock(rank=1)  # of the three above
+        self._saving = ForkSafeLock(over_io=True)  # one save at a time
 
     def _new_mirror(self) -> StoreMirror | None:
         if self.device is None:
@@ -188,12 +190,17 @@ class MosaicMemoryStore(Uncopied):
             own=copy,
         )
         if frame_id is not None:
-            frame_id = check_integer("frame_id", frame_id, minimum=-(2**62), maximum=2**62)
+            frame_id = check_integer("frame_id", frame_id, minimum=-_MOST_FRAME_ID, maximum=_MOST_FRAME_ID)
         self._check_fits(keyframe)
         if self.device is not None:
             keyframe["latents"] = pinned_copy(keyframe["latents"])
         with self._lock:
-            frame_id = self._next_frame_id if frame_id is None else frame_id
+            if frame_id is None:
+                frame_id = self._next_frame_id
+                if frame_id > _MOST_FRAME_ID:
+                    raise ValueError(
+                        "frame_id: expected one to be given: the number after the largest so far is too large"
+                    )
             self._next_frame_id = max(self._next_frame_id, frame_id + 1)
         return self._core.insert(**keyframe, frame_id=frame_id, num_threads=self.num_threads)
 
@@ -425,7 +432,7 @@ class MosaicMemoryStore(Uncopied):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._core, other._folder, other._failed_folder = self._core.fork(), None, None
-        other._lock = ForkSafeLock()
+        other._lock, other._saving = ForkSafeLock(rank=1), ForkSafeLock(over_io=True)
         other._mirror = other._new_mirror()
         return other
 
@@ -434,12 +441,13 @@ class MosaicMemoryStore(Uncopied):
         """The smallest and the largest world coordinates of living patches, (2, 3) metres; None for an empty store."""
         return self._core.bounds(self.num_threads)
 
-    def save(self, path: str | Path, *, label: str = "") -> None:
+    def save(self, path: str | Path, *, label: str = "", attachment: Attachment | None = None) -> None:
         """Keep the store in a folder; see `mosaicmem.memory.storage` for what is in it.
 
         Writes what is new since the last save there. The save before stays readable until this one is durable, and when
         this returns, a power cut loses nothing of it. From the first save on, this store is the only one that may write
-        there, until `close` or the end of the process; any number of processes may read.
+        there, until `close` or the end of the process; any number of processes may read. Other threads insert,
+        retrieve and edit meanwhile: what is kept is the store as it was when this was called.
 
         Parameters
         ----------
@@ -447,6 +455,8 @@ class MosaicMemoryStore(Uncopied):
             A new or empty folder, or the one that this store was last saved to or opened from.
         label : str
             Kept with this save, at most 1000 characters: it is there if and only if the rest is.
+        attachment : (dict of str to array, dict of str to str), optional
+            Arrays and texts to keep beside the store from this save on; see `mosaicmem.memory.storage.read_attachment`.
 
         Raises
         ------
@@ -456,11 +466,20 @@ class MosaicMemoryStore(Uncopied):
             Another process writes there, or has saved since this store was opened.
         OSError
             The disk is full, say. The save before is as it was; saving again is fine.
+
+        Warns
+        -----
+        SuspiciousInput
+            A file that this store was opened from no longer matches its checksum. It is kept as it is, also in another
+            folder, so that `mosaicmem inspect --verify` goes on saying so.
         """
-        with self._lock:
-            folder = self._known_folder(Path(path).resolve()) or StoreFolder(Path(path))
+        with self._saving:
+            exported = self._core.export_observations()
+            with self._lock:
+                next_frame_id = self._next_frame_id
+                folder = self._known_folder(Path(path).resolve()) or StoreFolder(Path(path))
             try:
-                folder.save(self._core, self._settings(), self._next_frame_id, label)
+                folder.save(exported, self._settings(), next_frame_id, label, attachment)
             except BaseException:
                 if folder is not self._folder:
                     folder.close()
@@ -468,7 +487,8 @@ class MosaicMemoryStore(Uncopied):
                 raise
             if self._folder is not None and folder is not self._folder:
                 self._folder.close()
-            self._folder, self._failed_folder = folder, None
+            with self._lock:
+                self._folder, self._failed_folder = folder, None
 
     def _known_folder(self, path: Path) -> StoreFolder | None:
         """What this store knows of a folder that it saved to, or tried to, if that is still what is there."""
@@ -521,7 +541,7 @@ class MosaicMemoryStore(Uncopied):
 
     def close(self) -> None:
         """Let another process write to the folder that this store was saved to. The store itself goes on."""
-        with self._lock:
+        with self._saving:
             if self._folder is not None:
                 self._folder.close()
 

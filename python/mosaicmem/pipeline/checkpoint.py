@@ -1,35 +1,42 @@
 """A run that may be killed at any moment: each window is kept when it is done, and not computed again.
 
-A folder holds ``run.json`` (what the run was told), ``window-N.safetensors`` (what window N showed) and ``store`` (the
-memory after the last window). A window counts when the store is saved with its number, which is one rename: files of
-windows beyond that are leftovers. A run goes on from the store as it was read back, also one that was never stopped, so
-that both give the same bytes.
+A folder holds ``run.json`` (what the run was told, and by which mosaicmem on which processor) and ``store``: the memory
+after the last window, to which what each window showed is attached, so that all of it has checksums and a window counts
+when the manifest of the store is replaced, which is one rename. A run goes on from the store as it was read back, also
+one that was never stopped, so that both give the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from mosaicmem import _core
 from mosaicmem._arrays import F32, Bool
-from mosaicmem._files import atomic_write, read_json_object, write_json
+from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.errors import FormatError, StoreLockedError
+from mosaicmem.errors import FormatError, StoreLockedError, describe_validation, suspect
 from mosaicmem.memory import MosaicMemoryStore
-from mosaicmem.memory.storage import read_manifest
+from mosaicmem.memory.storage import Attachment, Manifest, read_attachment, read_manifest
 from mosaicmem.memory.storage.lock import FolderLock
+from mosaicmem.memory.storage.tensors import MappedTensors
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.results import WindowStatistics
 
 RUN = "run.json"
 STORE = "store"
 
-_WINDOWS = "windows done: "
+_RUN = "run, sha256 "
+_OF_BEFORE = "windows done: "  # of runs whose windows were files of their own
+_STATISTICS = TypeAdapter(WindowStatistics)
 _FREE_FIELDS = {"num_threads"}  # no result depends on them
 
 
@@ -45,7 +52,6 @@ class KeptWindow:
     coverage : (T, h, w) bool
     depth : (T, h, w) float32
     observed : (T, h, w) bool or None
-        None in windows that were kept before provenance was.
     statistics : WindowStatistics
     """
 
@@ -112,13 +118,23 @@ class Checkpoint:
     @property
     def windows(self) -> int | None:
         """How many windows are kept; None if no run has begun here."""
+        manifest = self._manifest()
+        return None if manifest is None else len(manifest.attachments)
+
+    def _manifest(self) -> Manifest | None:
         try:
-            label = read_manifest(self.path / STORE).label
+            manifest = read_manifest(self.path / STORE)
         except FileNotFoundError:
             return None
-        if not (label.startswith(_WINDOWS) and label.removeprefix(_WINDOWS).isdecimal()):
-            raise FormatError(self.path / STORE, f"not the store of a checkpoint: its label is {label!r:.80}")
-        return int(label.removeprefix(_WINDOWS))
+        if manifest.label.startswith(_OF_BEFORE):
+            raise FormatError(
+                self.path / STORE,
+                "of a run whose windows have no checksums, as mosaicmem kept them before: it cannot go on; begin it "
+                "anew in another folder",
+            )
+        if not manifest.label.startswith(_RUN):
+            raise FormatError(self.path / STORE, f"not the store of a checkpoint: its label is {manifest.label!r:.80}")
+        return manifest
 
     def begin(
         self, config: PipelineConfig, trajectory: CameraTrajectory, parts: Mapping[str, str], store: MosaicMemoryStore
@@ -137,34 +153,43 @@ class Checkpoint:
             "trajectory": trajectory.to_dict(),
         }
         run = json.loads(json.dumps(run))  # tuples are lists from here on
-        begun = (self.path / RUN).is_file()
-        if begun:
-            before = read_json_object(self.path / RUN)
-            if not all(isinstance(before.get(group), dict) for group in run):
-                raise FileExistsError(f"checkpoint: {self.path / RUN} is no run of mosaicmem: it is left alone")
-            differences = _differences(before, run)
-            if differences:
-                raise ValueError(f"checkpoint: {self.path} is of another run: {'; '.join(differences)}")
+        manifest = self._manifest()
+        if (self.path / RUN).is_file():
+            self._expect_same(run, manifest)
         for leftover in filter(_is_temporary, self.path.iterdir()):
             leftover.unlink()
-        if self.windows is not None:
+        if manifest is not None:
             return MosaicMemoryStore.open(self.path / STORE, num_threads=store.num_threads)
-        write_json(self.path / RUN, run)
-        return self._keep_store(store.fork(), 0)
+        write_json(self.path / RUN, {**run, "begun_by": _this_machine()})
+        return self._keep_store(store.fork())
+
+    def _expect_same(self, run: dict[str, Any], manifest: Manifest | None) -> None:
+        """That the run that began here is this one, and on what it began."""
+        before = read_json_object(self.path / RUN)
+        if not all(isinstance(before.get(group), dict) for group in run):
+            raise FileExistsError(f"checkpoint: {self.path / RUN} is no run of mosaicmem: it is left alone")
+        if manifest is not None and manifest.label != self._label():
+            raise FormatError(self.path / RUN, "damaged: it does not match the checksum in the store of the run")
+        differences = _differences(before, run)
+        if differences:
+            raise ValueError(f"checkpoint: {self.path} is of another run: {'; '.join(differences)}")
+        begun_by, here = before.get("begun_by"), _this_machine()
+        if manifest is not None and begun_by != here:
+            suspect(
+                f"checkpoint: the run in {self.path} was begun by {_described(begun_by)}, and goes on with "
+                f"{_described(here)}; what is generated from here on may differ in the last bits"
+            )
 
     def keep(self, index: int, window: KeptWindow, store: MosaicMemoryStore) -> MosaicMemoryStore:
-        """Keep a window and the memory after it; the store to go on with."""
-        from safetensors.numpy import save
-
+        """Keep a window, the next after those that are kept, and the memory after it; the store to go on with."""
+        if index != self.windows:
+            raise ValueError(f"index: expected {self.windows}, of the window after those that are kept, got {index}")
         arrays = {"decoded": window.decoded, "canvas": window.canvas, "depth": window.depth}
         masks = {"coverage": window.coverage, "observed": window.observed}
-        content = save(
-            {**arrays, **{name: mask.astype(np.uint8) for name, mask in masks.items() if mask is not None}},
-            {"statistics": json.dumps(asdict(window.statistics))},
+        arrays |= {name: mask.astype(np.uint8) for name, mask in masks.items() if mask is not None}
+        return self._keep_store(
+            store, (arrays, {"window": str(index), "statistics": json.dumps(asdict(window.statistics))})
         )
-        with atomic_write(self._file(index)) as file:
-            file.write(content)
-        return self._keep_store(store, index + 1)
 
     def load(self, index: int) -> KeptWindow:
         """A window that is kept.
@@ -172,39 +197,68 @@ class Checkpoint:
         Raises
         ------
         FormatError
-            Its file is missing or damaged.
+            Its file is missing, damaged, or not what was kept.
         """
-        from safetensors import SafetensorError, safe_open
+        manifest = self._manifest()
+        assert manifest is not None
+        file = read_attachment(self.path / STORE, manifest, index)
+        canvas = file.get("canvas", ("F32",), (None, None, None, None))
+        grid = canvas.shape[:3]
+        decoded = file.get("decoded", ("F32",), (None, None, None, 3))
+        depth = file.get("depth", ("F32",), grid)
+        masks = {name: file.get(name, ("U8",), grid) for name in ("coverage", "observed") if name in file}
+        statistics = _statistics_in(file, index)
+        if not (np.isfinite(canvas).all() and np.isfinite(decoded).all() and not np.isnan(depth).any()):
+            raise FormatError(file.path, "damaged: expected finite numbers")
+        if "coverage" not in masks or any(mask.max(initial=0) > 1 for mask in masks.values()):
+            raise FormatError(file.path, "damaged: expected masks of 0 and 1")
+        coverage, observed = (masks[name] != 0 if name in masks else None for name in ("coverage", "observed"))
+        assert coverage is not None
+        return KeptWindow(decoded, canvas, coverage, depth, observed, statistics)
 
-        path = self._file(index)
-        try:
-            with safe_open(path, framework="np") as file:
-                decoded, canvas, depth, coverage = (
-                    file.get_tensor(name) for name in ("decoded", "canvas", "depth", "coverage")
-                )
-                observed = file.get_tensor("observed") != 0 if "observed" in set(file.keys()) else None
-                statistics = WindowStatistics(**json.loads(file.metadata()["statistics"]))
-        except FileNotFoundError:
-            raise FormatError(path, "is missing: a window that the store has seen") from None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(path, f"damaged: {str(error)[:200]}") from None
-        masks = coverage.shape if observed is None else observed.shape
-        if not (masks == coverage.shape == depth.shape == canvas.shape[:3]) or decoded.ndim != 4:
-            raise FormatError(path, "damaged: its arrays do not fit each other")
-        return KeptWindow(decoded, canvas, coverage != 0, depth, observed, statistics)
-
-    def _keep_store(self, store: MosaicMemoryStore, windows: int) -> MosaicMemoryStore:
-        store.save(self.path / STORE, label=f"{_WINDOWS}{windows}")
+    def _keep_store(self, store: MosaicMemoryStore, attachment: Attachment | None = None) -> MosaicMemoryStore:
+        store.save(self.path / STORE, label=self._label(), attachment=attachment)
         store.close()
         return MosaicMemoryStore.open(self.path / STORE, num_threads=store.num_threads)
 
-    def _file(self, index: int) -> Path:
-        return self.path / f"window-{index:06d}.safetensors"
+    def _label(self) -> str:
+        """What the store says of the run: the checksum of its file."""
+        return _RUN + hashlib.sha256((self.path / RUN).read_bytes()).hexdigest()
 
 
 def _is_temporary(path: Path) -> bool:
     """A file of ours that was being written when the run was killed."""
-    return path.name.startswith((f".{RUN}.", ".window-"))
+    return path.name.startswith(f".{RUN}.") and path.is_file()
+
+
+def _this_machine() -> dict[str, str]:
+    """What results depend on to the last bit, beside what a run is told."""
+    from mosaicmem import __version__
+
+    return {"mosaicmem": __version__, "simd": _core.simd_level().name}
+
+
+def _described(machine: Any) -> str:
+    if not isinstance(machine, dict):
+        return "another mosaicmem"
+    return f"mosaicmem {machine.get('mosaicmem')!s:.40} with {machine.get('simd')!s:.40} instructions"
+
+
+def _statistics_in(file: MappedTensors, index: int) -> WindowStatistics:
+    """Those that were kept, if they can be those of this window."""
+    try:
+        statistics = _STATISTICS.validate_json(str(file.metadata["statistics"]), strict=True)
+    except KeyError:
+        raise FormatError(file.path, "damaged: no statistics") from None
+    except ValidationError as error:
+        raise FormatError(file.path, f"damaged: statistics: {describe_validation(error)[:300]}") from None
+    parts = (statistics.coverage, statistics.coverage_observed, statistics.coverage_generated)
+    counts = (statistics.patches, statistics.tokens, statistics.keyframes, statistics.store_patches)
+    possible = all(0 <= part <= 1 for part in parts) and all(0 <= count < 2**62 for count in counts)
+    times = all(0 <= seconds < math.inf for seconds in statistics.seconds.values())
+    if statistics.window != index or not (possible and times and 0 <= statistics.first_frame <= statistics.last_frame):
+        raise FormatError(file.path, f"damaged: impossible statistics of window {index}")
+    return statistics
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

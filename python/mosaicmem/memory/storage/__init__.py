@@ -3,17 +3,28 @@
 ::
 
     manifest.json                      what belongs to the store; replaced atomically, last of all
-    keyframes-00000001.safetensors     latents, depth and confidence of keyframes; never changed, mapped when opened
-    state-00000002.safetensors         observations that came, changed or went since the state file before
+    keyframes-00000001-….safetensors   latents, depth and confidence of keyframes; never changed, mapped when opened
+    state-00000002-….safetensors       observations that came, changed or went since the state file before
+    attachment-00000003-….safetensors  what a save was given to keep beside: a window of a run, say
     lock                               held by the process that writes
 
-Files are written once under new names and made durable before a manifest names them, so at every instant the manifest
-that is there describes a whole store. Files that no manifest names are left over from a write that did not end; the
-next one removes them.
+Files are written once under new names, a number and eight random digits, and made durable before a manifest names them,
+so at every instant the manifest that is there describes a whole store. It has the size and the SHA-256 of each file.
+Files that no manifest names are left over from a write that did not end; the next one removes them.
 """
 
-from mosaicmem.memory.storage.folder import StoreFolder
+from mosaicmem.memory.storage.folder import Attachment, StoreFolder
 from mosaicmem.memory.storage.manifest import Manifest, StoreSettings, read_manifest
-from mosaicmem.memory.storage.reading import MAX_CELLS, open_folder, verify
+from mosaicmem.memory.storage.reading import MAX_CELLS, open_folder, read_attachment, verify
 
-__all__ = ["MAX_CELLS", "Manifest", "StoreFolder", "StoreSettings", "open_folder", "read_manifest", "verify"]
+__all__ = [
+    "MAX_CELLS",
+    "Attachment",
+    "Manifest",
+    "StoreFolder",
+    "StoreSettings",
+    "open_folder",
+    "read_attachment",
+    "read_manifest",
+    "verify",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -13,13 +13,21 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicmem import _core
 from mosaicmem._copies import Uncopied
+from mosaicmem._files import make_folder, sync_file
 from mosaicmem._locks import ForkSafeLock
-from mosaicmem.errors import StoreLockedError
+from mosaicmem.errors import StoreLockedError, suspect
 from mosaicmem.memory.storage.lock import FolderLock
-from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, StoreSettings, is_own_file, read_manifest
-from mosaicmem.memory.storage.tensors import write_tensors
+from mosaicmem.memory.storage.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    StoreSettings,
+    is_own_file,
+    new_name,
+    read_manifest,
+)
+from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensors
 
 _SEGMENT_BYTES = 64 * 2**20  # of one file of keyframes, about
 _SEGMENT_KEYFRAMES = 16384
@@ -28,6 +36,7 @@ _MOST_SMALL = 64  # files of keyframes; more are joined
 _MOST_STATES = 64
 
 Place: TypeAlias = tuple[int, int]  # of a keyframe: number of its file, position in it
+Attachment: TypeAlias = tuple[Mapping[str, NDArray[Any]], dict[str, str]]  # arrays, and texts, by name
 
 
 class Record(NamedTuple):
@@ -62,24 +71,47 @@ class StoreFolder(Uncopied):
     recorded: dict[int, Record] = field(default_factory=dict)
     _next_number: int = 1  # of a file; never given twice, also not after a save that failed
     _attempt: tuple[Manifest, dict[int, Place], dict[int, Record]] | None = None
+    _is_durable: bool = True  # False from the first write of a save until all of it is known to be on the disk
+    _damaged: set[int] = field(default_factory=set)  # numbers of files that are kept as they are
     _lock: FolderLock | None = None
-    _saving: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=1))  # within the lock of a store
+    _saving: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=1, over_io=True))
+    _settling: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=2))
 
     def __post_init__(self) -> None:
         self.path = self.path.resolve()
 
-    def save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int, label: str = "") -> None:
-        """Bring the folder to the state of the store. Until this returns, the state before is what is there."""
+    def save(
+        self,
+        exported: dict[str, Any],
+        settings: StoreSettings,
+        next_frame_id: int,
+        label: str = "",
+        attachment: Attachment | None = None,
+    ) -> None:
+        """Bring the folder to the state that a store had. Until this returns, the state before is what is there."""
         with self._saving:
-            self._save(core, settings, next_frame_id, label)
+            self._take_lock()
+            self._make_durable()
+            self._is_durable = False
+            self._save(exported, settings, next_frame_id, label, attachment)
+            self._is_durable = True
+            self._remove_leftovers()
 
-    def _save(self, core: _core.MemoryStore, settings: StoreSettings, next_frame_id: int, label: str) -> None:
-        self._take_lock()
+    def _save(
+        self,
+        exported: dict[str, Any],
+        settings: StoreSettings,
+        next_frame_id: int,
+        label: str,
+        attachment: Attachment | None,
+    ) -> None:
         self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
-        exported = core.export_observations()
         places, keyframe_files = self._write_new_keyframes(_keyframes_of(exported))
         recorded = _records(exported, places)
         state_files = self._write_changes(exported, recorded)
+        attachments = list(self.manifest.attachments) if self.manifest else []
+        if attachment is not None:
+            attachments.append(self._write("attachment", self._take_number(), *attachment, rows=0))
         manifest = Manifest(
             settings=settings,
             next_id=exported["next_id"],
@@ -92,13 +124,27 @@ class StoreFolder(Uncopied):
             observations=len(recorded),
             keyframes=keyframe_files,
             states=state_files,
+            attachments=attachments,
             label=label,
         )
-        self._attempt = (manifest, places, recorded)
         if manifest != self.manifest:
+            self._expect_unchanged()  # still, should the lock not keep others out
+            self._attempt = (manifest, places, recorded)
             manifest.write(self.path)
+        else:
+            self._attempt = (manifest, places, recorded)
         self._settle()
-        self._remove_leftovers()
+
+    def _make_durable(self) -> None:
+        """After a save that failed, nothing is taken for durable that has not been written out again.
+
+        What the disk refused once the system may have forgotten, and say nothing of it the next time.
+        """
+        if self._is_durable or self.manifest is None:
+            return
+        for entry in self.manifest.files:
+            sync_file(self.path / entry.name)
+        self.manifest.write(self.path)
 
     def close(self) -> None:
         """Let another process write."""
@@ -118,15 +164,16 @@ class StoreFolder(Uncopied):
     def _settle(self) -> None:
         """What was attempted last is what is there."""
         assert self._attempt is not None
-        self.manifest, self.places, self.recorded = self._attempt
-        self._attempt = None
+        with self._settling:
+            self.manifest, self.places, self.recorded = self._attempt
+            self._attempt = None
 
     def _take_lock(self) -> None:
         """Be the one writer of the folder, for good, and be sure that it holds what this store has put there."""
         if self._lock is not None and not self._lock.is_own():
             self._lock = None  # this process was forked from the one that holds it
         if self._lock is None:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             if self.manifest is None and self._attempt is None:
                 _expect_free(self.path)
             self._lock = FolderLock.take(self.path)
@@ -169,17 +216,58 @@ class StoreFolder(Uncopied):
 
     def _write_new_keyframes(self, keyframes: dict[int, _Keyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
         """Where all keyframes are then, and the files that hold one of them."""
-        rewritten = self._files_to_rewrite(keyframes)
+        rewritten = self._files_to_rewrite(keyframes) - self._damaged
         places = {
             serial: place for serial, place in self.places.items() if serial in keyframes and place[0] not in rewritten
         }
+        new = [serial for serial in keyframes if serial not in places]
+        carried, copies = self._carry_damage_over(new, keyframes)
+        places.update(carried)
         used = {number for number, _ in places.values()}
-        files = [entry for entry in (self.manifest.keyframes if self.manifest else []) if entry.number in used]
-        for group in _groups([serial for serial in keyframes if serial not in places], keyframes):
+        files = [entry for entry in (self.manifest.keyframes if self.manifest else []) if entry.number in used] + copies
+        for group in _groups([serial for serial in new if serial not in carried], keyframes):
             number = self._take_number()
             files.append(self._write_keyframes(number, group, keyframes))
             places.update({serial: (number, position) for position, serial in enumerate(group)})
         return places, files
+
+    def _carry_damage_over(
+        self, serials: list[int], keyframes: dict[int, _Keyframe]
+    ) -> tuple[dict[int, Place], list[FileEntry]]:
+        """Places of keyframes in files that no longer match their checksums, and copies that were made of such files.
+
+        To write what they hold to another file would give it a checksum that it matches. So the file stays as it is, or
+        comes along as it is, and goes on failing `verify`.
+        """
+        places: dict[int, Place] = {}
+        copies: list[FileEntry] = []
+        numbers: dict[MappedFile, int | None] = {}  # of files to which keyframes go; None: they are rewritten
+        for serial in serials:
+            latents = keyframes[serial].latents
+            source = MappedFile.of(latents)
+            if source is None:
+                continue
+            if source not in numbers:
+                numbers[source] = None if source.is_intact() else self._keep_as_it_is(source, copies)
+            number = numbers[source]
+            if number is not None:
+                places[serial] = (number, source.position_of(latents))
+        return places, copies
+
+    def _keep_as_it_is(self, source: MappedFile, copies: list[FileEntry]) -> int:
+        """The number in this folder of a damaged file, which is copied if it is from elsewhere."""
+        entry = source.entry
+        if self.manifest is None or entry not in self.manifest.keyframes:
+            number = self._take_number()
+            entry = entry.model_copy(update={"name": new_name("keyframes", number)})
+            copy_file(source, self.path / entry.name)
+            copies.append(entry)
+        self._damaged.add(entry.number)
+        suspect(
+            f"{source.path}: damaged: its content does not match the manifest's checksum; it is kept as it is, and "
+            f"what its {entry.rows} keyframes show may be wrong; whatever else is saved is not affected"
+        )
+        return entry.number
 
     def _write_changes(self, exported: dict[str, Any], recorded: dict[int, Record]) -> list[FileEntry]:
         """The state files that lead to what is recorded: one more, or a single new one in the place of many."""
@@ -201,8 +289,13 @@ class StoreFolder(Uncopied):
             tensors[f"{position}.depth"] = keyframe.depth
             if keyframe.confidence is not None:
                 tensors[f"{position}.confidence"] = keyframe.confidence
-        path = self.path / f"keyframes-{number:08d}.safetensors"
-        return write_tensors(path, tensors, {"format": "mosaicmem keyframes; U16 is bfloat16"}, rows=len(serials))
+        metadata = {"format": "mosaicmem keyframes; U16 is bfloat16"}
+        return self._write("keyframes", number, tensors, metadata, rows=len(serials))
+
+    def _write(
+        self, kind: str, number: int, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int
+    ) -> FileEntry:
+        return write_tensors(self.path / new_name(kind, number), tensors, metadata, rows=rows)
 
     def _write_state(
         self,
@@ -226,14 +319,13 @@ class StoreFolder(Uncopied):
             "alive": np.frombuffer(alive, dtype="<u8"),
             "gone": np.array(gone, dtype=np.uint64),
         }
-        path = self.path / f"state-{number:08d}.safetensors"
-        return write_tensors(path, tensors, {"format": "mosaicmem state"}, rows=len(changed) + len(gone))
+        return self._write("state", number, tensors, {"format": "mosaicmem state"}, rows=len(changed) + len(gone))
 
     def _remove_leftovers(self) -> None:
         """Files that the manifest no longer names, or never did: of a save that did not end."""
         assert self.manifest is not None
-        named = {entry.name for entry in (*self.manifest.keyframes, *self.manifest.states)}
-        for name in os.listdir(self.path):
+        named = {entry.name for entry in self.manifest.files}
+        for name in _files_in(self.path):
             if (is_own_file(name) and name not in named) or _is_temporary(name):
                 (self.path / name).unlink(missing_ok=True)
 
@@ -282,6 +374,12 @@ def _groups(serials: Iterable[int], keyframes: dict[int, _Keyframe]) -> Iterator
         yield group
 
 
+def _files_in(path: Path) -> list[str]:
+    """Names of what is no folder."""
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+
+
 # What safetensors writes before it gives a file the name it was asked for.
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
@@ -298,6 +396,7 @@ def _expect_free(path: Path) -> None:
         raise FileExistsError(
             f"{path}: another store is saved here; choose a new folder, or go on from it with MosaicMemoryStore.open()"
         )
-    foreign = [name for name in names if not (name == "lock" or is_own_file(name) or _is_temporary(name))]
+    own = {name for name in _files_in(path) if name == "lock" or is_own_file(name) or _is_temporary(name)}
+    foreign = [name for name in names if name not in own]
     if foreign:
         raise FileExistsError(f"{path}: expected a new or empty folder, got one with {sorted(foreign)[0]!r} in it")

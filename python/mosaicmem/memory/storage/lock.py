@@ -26,7 +26,7 @@ class FolderLock:
         path = folder / "lock"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(path, flags, 0o644)
+            descriptor = os.open(path, flags, 0o666)
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot be opened as a regular file to lock: {error.strerror}", str(path)
@@ -65,6 +65,8 @@ class FolderLock:
 
 
 def _release(descriptor: int, process: int) -> None:
-    if process == os.getpid():  # a forked process shares the lock, and must not let go of it
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    try:
+        if process == os.getpid():  # a forked process shares the lock, and must not let go of it
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +16,10 @@ from mosaicmem.errors import FormatError, describe_validation
 
 MANIFEST = "manifest.json"
 FORMAT = "mosaicmem store"
-VERSION = 2  # 1 did not keep provenance
+VERSION = 3  # 1 did not keep provenance; 2 had no attachments, and names of numbers alone
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
-_NAME = re.compile(r"(keyframes|state)-([0-9]{8,12})\.safetensors")
+_NAME = re.compile(r"(keyframes|state|attachment)-([0-9]{8,12})(-[0-9a-f]{8})?\.safetensors")
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -39,7 +40,11 @@ class StoreSettings(_Strict):
 
 
 class FileEntry(_Strict):
-    """One file. Its number is part of its name and is never given again."""
+    """One file.
+
+    Its number is part of its name and is never given again. Another part is random, so that two writers never write to
+    the same name, should the lock of the folder not keep them apart.
+    """
 
     name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
     nbytes: Count
@@ -50,7 +55,7 @@ class FileEntry(_Strict):
     @property
     def number(self) -> int:
         """The number in the name."""
-        return int(self.name.split("-")[1].split(".")[0])
+        return int(self.name.removesuffix(".safetensors").split("-")[1])
 
 
 class Manifest(_Strict):
@@ -68,12 +73,14 @@ class Manifest(_Strict):
         How many live.
     keyframes, states : tuples of FileEntry
         States are replayed in order.
+    attachments : tuple of FileEntry
+        What saves were given to keep beside, in order.
     label : str
         Whatever the save was given to keep.
     """
 
     format: Literal["mosaicmem store"] = "mosaicmem store"
-    version: Literal[1, 2] = 2
+    version: Literal[1, 2, 3] = 3
     settings: StoreSettings
     next_id: Count
     next_slot: Count
@@ -85,6 +92,7 @@ class Manifest(_Strict):
     observations: Count
     keyframes: list[FileEntry]
     states: list[FileEntry]
+    attachments: list[FileEntry] = []
     label: Annotated[str, Field(max_length=1000)] = ""
 
     @property
@@ -98,7 +106,21 @@ class Manifest(_Strict):
         write_json(folder / MANIFEST, {**self._content(), "checksum": self.checksum})
 
     def _content(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=None if self.label else {"label"})
+        content = self.model_dump(mode="json")
+        for name in ("label", "attachments"):  # unknown to versions that did not have them
+            if not content[name]:
+                del content[name]
+        return content
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """All of them."""
+        return [*self.keyframes, *self.states, *self.attachments]
+
+
+def new_name(kind: str, number: int) -> str:
+    """The name of a file that is about to be written: keyframes, state or attachment."""
+    return f"{kind}-{number:08d}-{secrets.token_hex(4)}.safetensors"
 
 
 def is_own_file(name: str) -> bool:
@@ -130,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise FormatError(path, f"damaged: {describe_validation(error)[:500]}") from None
     if manifest.checksum != checksum:
         raise FormatError(path, "damaged: its checksum does not match what it says")
-    files = [*manifest.keyframes, *manifest.states]
-    if len({file.name for file in files}) < len(files) or any(file.number >= manifest.next_file for file in files):
+    files = manifest.files
+    if len({file.number for file in files}) < len(files) or any(file.number >= manifest.next_file for file in files):
         raise FormatError(path, "damaged: a file is named twice or has a number that was not given yet")
     return manifest

@@ -112,8 +112,31 @@ def verify(path: Path) -> Manifest:
         As `open_folder`.
     """
     manifest, _, _ = _map_all(path, whole=True)
+    for index in range(len(manifest.attachments)):
+        read_attachment(path, manifest, index)
     open_folder(path, 0)
     return manifest
+
+
+def read_attachment(path: Path, manifest: Manifest, index: int) -> MappedTensors:
+    """What the save number ``index`` that had an attachment was given to keep, compared with its checksum.
+
+    Raises
+    ------
+    FormatError
+        It is missing, damaged, or no regular file.
+    """
+    entry = manifest.attachments[index]
+    try:
+        return MappedTensors(path, entry, whole=True)
+    except OSError as error:
+        raise FormatError(path, f"{entry.name} {_why_not(error)}") from None
+
+
+def _why_not(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    return f"cannot be read: {'it is a symbolic link' if error.errno == errno.ELOOP else error.strerror}"
 
 
 def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedTensors], dict[int, MappedTensors]]:
@@ -138,8 +161,7 @@ def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedT
             if time.monotonic() > until:
                 raise FormatError(path, "is being saved to too often to be read") from None
         except OSError as error:
-            why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise FormatError(path, f"{Path(str(error.filename)).name} cannot be read: {why}") from None
+            raise FormatError(path, f"{Path(str(error.filename)).name} {_why_not(error)}") from None
         else:
             states = [mapped[entry] for entry in manifest.states]
             return manifest, states, {entry.number: mapped[entry] for entry in manifest.keyframes}

@@ -8,9 +8,10 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,48 +29,105 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
 }
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_EXTENT = 2**40
 _CHUNK = 2**20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int) -> FileEntry:
-    """Write a file and make it durable; it takes its name when it is whole."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    """Write a file and make it durable; it takes its name when it is whole.
 
+    Nothing holds the interpreter for longer than it takes to ask for a write, so that other threads go on.
+    """
+    arrays = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that each is aligned
+    header = _header_of(arrays, metadata)
+    digest = hashlib.sha256(header)
+    with _new_file(path) as file:
+        file.write(header)
+        for _, array in arrays:
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            for begin in range(0, len(content), _CHUNK):
+                digest.update(content[begin : begin + _CHUNK])
+                file.write(content[begin : begin + _CHUNK])
+        nbytes = file.tell()
+    return FileEntry(
+        name=path.name,
+        nbytes=nbytes,
+        rows=rows,
+        sha256=digest.hexdigest(),
+        header_sha256=hashlib.sha256(header).hexdigest(),
+    )
+
+
+def copy_file(source: mmap.mmap, path: Path) -> None:
+    """Write the same bytes to another file, and make it durable."""
+    with _new_file(path) as file, memoryview(source) as content:
+        for begin in range(0, len(content), _CHUNK):
+            file.write(content[begin : begin + _CHUNK])
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which is durable when the block ends, and has its name only then."""
     temporary = path.with_name(f".{path.name}.writing")
-    try:
+    with open(temporary, "xb") as file:
         try:
-            save_file(dict(tensors), temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path}: cannot be written: {error}") from error
-        with open(temporary, "rb") as file:
+            yield file
+            file.flush()
             os.fsync(file.fileno())
-            entry = FileEntry(
-                name=path.name,
-                nbytes=os.fstat(file.fileno()).st_size,
-                rows=rows,
-                sha256=hash_file(file.fileno()),
-                header_sha256=hashlib.sha256(os.pread(file.fileno(), _header_end(path, file.fileno()), 0)).hexdigest(),
-            )
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return entry
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
 
 
-def hash_file(descriptor: int) -> str:
-    """SHA-256 of an open file, in bounded memory."""
-    digest = hashlib.sha256()
-    offset = 0
-    while chunk := os.pread(descriptor, _CHUNK, offset):
-        digest.update(chunk)
-        offset += len(chunk)
-    return digest.hexdigest()
+def _header_of(arrays: list[tuple[str, NDArray[Any]]], metadata: dict[str, str]) -> bytes:
+    """The beginning of a safetensors file: 8 bytes of length, then as many of JSON that says where arrays are."""
+    content: dict[str, Any] = {"__metadata__": metadata}
+    begin = 0
+    for name, array in arrays:
+        end = begin + array.nbytes
+        content[name] = {
+            "dtype": _NAMES[array.dtype.newbyteorder("<")],
+            "shape": array.shape,
+            "data_offsets": (begin, end),
+        }
+        begin = end
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class MappedFile(mmap.mmap):
+    """The bytes of a file of a store, as arrays look at them."""
+
+    path: Path
+    entry: FileEntry
+    places: dict[int, int]  # of arrays: position of their keyframe, by where they begin
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> MappedFile | None:
+        """The file that an array is a view of; None for one in memory."""
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        source = base.obj if isinstance(base, memoryview) else base
+        return source if isinstance(source, cls) else None
+
+    def position_of(self, array: NDArray[Any]) -> int:
+        """Position in this file of the keyframe that an array of it belongs to."""
+        begin = np.frombuffer(self, np.uint8).ctypes.data
+        return self.places[array.ctypes.data - begin]
+
+    def is_intact(self) -> bool:
+        """Whether all bytes are those that the manifest has the checksum of."""
+        digest = hashlib.sha256()
+        with memoryview(self) as content:
+            for begin in range(0, len(content), _CHUNK):
+                digest.update(content[begin : begin + _CHUNK])
+        return digest.hexdigest() == self.entry.sha256
 
 
 class MappedTensors:
@@ -95,12 +153,20 @@ class MappedTensors:
             header = os.pread(descriptor, end, 0)
             if hashlib.sha256(header).hexdigest() != entry.header_sha256:
                 raise FormatError(self.path, "damaged: its header does not match the manifest's checksum")
-            if whole and hash_file(descriptor) != entry.sha256:
-                raise FormatError(self.path, "damaged: its content does not match the manifest's checksum")
-            self._specs = _parse_header(self.path, header[8:])
-            self._data = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), np.uint8)[end:]
+            self._file = MappedFile(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
+        self._file.path, self._file.entry = self.path, entry
+        self.metadata, self._specs = _parse_header(self.path, header[8:])
+        self._file.places = {
+            end + begin: int(name.partition(".")[0])
+            for name, (_, _, begin, _) in self._specs.items()
+            if name.partition(".")[0].isdecimal()
+        }
+        self._data = np.frombuffer(self._file, np.uint8)[end:]
+        self._is_checked = False
+        if whole:
+            self._check_content()
 
     def __contains__(self, name: str) -> bool:
         return name in self._specs
@@ -120,9 +186,15 @@ class MappedTensors:
             raise FormatError(self.path, f"{name}: damaged: its place in the file does not fit its shape {actual}")
         content = self._data[begin:end]
         if content.ctypes.data % dtype.itemsize:
+            self._check_content()  # what is copied is no longer known to be of this file
             content = np.frombuffer(content.tobytes(), np.uint8)
         array: NDArray[Any] = content.view(dtype).reshape(actual)
         return array
+
+    def _check_content(self) -> None:
+        if not self._is_checked and not self._file.is_intact():
+            raise FormatError(self.path, "damaged: its content does not match the manifest's checksum")
+        self._is_checked = True
 
 
 def _header_end(path: Path, descriptor: int) -> int:
@@ -133,11 +205,11 @@ def _header_end(path: Path, descriptor: int) -> int:
     return 8 + length
 
 
-def _parse_header(path: Path, header: bytes) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
-    """dtype, shape, begin and end of each array."""
+def _parse_header(path: Path, header: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...], int, int]]]:
+    """The metadata; and dtype, shape, begin and end of each array."""
     try:
         content = json.loads(header)
-        content.pop("__metadata__", None)
+        metadata = dict(content.pop("__metadata__", {}))
         specs = {}
         for name, spec in content.items():
             shape, (begin, end) = tuple(spec["shape"]), spec["data_offsets"]
@@ -146,4 +218,4 @@ def _parse_header(path: Path, header: bytes) -> dict[str, tuple[str, tuple[int, 
             specs[name] = (str(spec["dtype"])[:40], shape[:8], begin, end)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FormatError(path, f"damaged: not a safetensors header: {str(error)[:200]}") from None
-    return specs
+    return metadata, specs
