@@ -11,6 +11,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,11 +42,19 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 def make_folder(path: str | Path) -> None:
     """A folder and the folders that it is in, where they are missing, durably."""
-    path = Path(path)
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync_folder(folder.parent)
+    path = Path(path).absolute()
+    missing = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    innermost_there = missing[-1].parent if missing else path
+    with suppress(PermissionError):  # it is somebody else's, then
+        sync_folder(innermost_there.parent)  # a kill may have come before, when it was made
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        try:
+            sync_folder(folder.parent)
+        except OSError:
+            with suppress(OSError):  # so that the next attempt makes it anew
+                folder.rmdir()
+            raise
 
 
 def put_folder_in_place(new: Path, path: Path) -> None:
