@@ -35,7 +35,7 @@ from mosaicmem.memory.keyframe import as_keyframe
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.recency import suspect_forgotten
 from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
-from mosaicmem.memory.storage import Attachment, StoreFolder, StoreSettings, open_folder
+from mosaicmem.memory.storage import MAX_LABEL, Attachment, StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 EVICTIONS = ("oldest", "redundant")
@@ -473,6 +473,9 @@ class MosaicMemoryStore(Uncopied):
             A file that this store was opened from no longer matches its checksum. It is kept as it is, also in another
             folder, so that `mosaicmem inspect --verify` goes on saying so.
         """
+        check_instance("label", label, str)
+        if len(label) > MAX_LABEL:
+            raise ValueError(f"label: expected at most {MAX_LABEL} characters, got {len(label)}")
         with self._saving:
             exported = self._core.export_observations()
             with self._lock:

@@ -14,11 +14,12 @@ Files that no manifest names are left over from a write that did not end; the ne
 """
 
 from mosaicmem.memory.storage.folder import Attachment, StoreFolder
-from mosaicmem.memory.storage.manifest import Manifest, StoreSettings, read_manifest
+from mosaicmem.memory.storage.manifest import MAX_LABEL, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.reading import MAX_CELLS, open_folder, read_attachment, verify
 
 __all__ = [
     "MAX_CELLS",
+    "MAX_LABEL",
     "Attachment",
     "Manifest",
     "StoreFolder",

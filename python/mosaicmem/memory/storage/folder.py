@@ -149,9 +149,9 @@ class StoreFolder(Uncopied):
     def close(self) -> None:
         """Let another process write."""
         with self._saving:
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                lock.release()
 
     def is_there(self) -> bool:
         """Whether the folder that is locked is still what the path leads to; True where nothing is locked."""

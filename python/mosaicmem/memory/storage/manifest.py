@@ -15,6 +15,7 @@ from mosaicmem._files import read_json_object, write_json
 from mosaicmem.errors import FormatError, describe_validation
 
 MANIFEST = "manifest.json"
+MAX_LABEL = 1000
 FORMAT = "mosaicmem store"
 VERSION = 3  # 1 did not keep provenance; 2 had no attachments, and names of numbers alone
 
@@ -93,7 +94,7 @@ class Manifest(_Strict):
     keyframes: list[FileEntry]
     states: list[FileEntry]
     attachments: list[FileEntry] = []
-    label: Annotated[str, Field(max_length=1000)] = ""
+    label: Annotated[str, Field(max_length=MAX_LABEL)] = ""
 
     @property
     def checksum(self) -> str:
@@ -136,10 +137,15 @@ def read_manifest(folder: Path) -> Manifest:
     FileNotFoundError
         There is none.
     FormatError
-        It is no manifest, of a newer version, damaged, or impossible.
+        It is no manifest, unreadable, of a newer version, damaged, or impossible.
     """
     path = folder / MANIFEST
-    content: dict[str, Any] = read_json_object(path, _MAX_MANIFEST_BYTES)
+    try:
+        content: dict[str, Any] = read_json_object(path, _MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror}") from error
     if content.get("format") != FORMAT:
         raise FormatError(path, f"expected the manifest of a mosaicmem store, got format {content.get('format')!r:.80}")
     version = content.get("version")

@@ -240,6 +240,9 @@ def _check_rows(path: Path, manifest: Manifest, rows: _Rows) -> None:
         raise FormatError(path, "damaged: an origin out of reach")
     if not (np.isfinite(rows.world_from_camera).all() and np.abs(rows.world_from_camera).max(initial=0) <= 1e15):
         raise FormatError(path, "damaged: an observation that stands nowhere")
+    rotations = rows.world_from_camera[:, :, :3]
+    if (np.abs(np.linalg.det(rotations)) < 1e-9 * np.abs(rotations).max(axis=(1, 2), initial=1e-99) ** 3).any():
+        raise FormatError(path, "damaged: an observation whose pose cannot be inverted")
     camera = rows.camera
     intrinsics = camera[:, :5]
     if not (
