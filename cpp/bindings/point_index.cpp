@@ -8,6 +8,8 @@
 namespace mosaicmem::bindings {
 namespace {
 
+constexpr std::size_t kPart = 1 << 20;  // points that are built into one tree
+
 class PointIndex {
   public:
     // points (n, 3), finite; their ids are 0 to n - 1.
@@ -15,8 +17,8 @@ class PointIndex {
         const std::size_t n = extent(points, 0);
         const py::gil_scoped_release release;
         std::vector<PatchIndex::Points> parts;
-        for (Slot first = 0; first < n; first += PatchIndex::kLargestTree) {
-            const std::size_t count = std::min(n - first, PatchIndex::kLargestTree);
+        for (Slot first = 0; first < n; first += kPart) {
+            const std::size_t count = std::min(n - first, kPart);
             std::vector<Slot> slots(count);
             for (std::size_t i = 0; i < count; ++i) slots[i] = first + i;
             parts.emplace_back().append(slots, points.data() + 3 * first, 0.0);
