@@ -99,7 +99,7 @@ class History:
         KeyframeRetrieval().prefetch(there, targets, STRIDE)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 24))])
 def test_any_history(seed, device, monkeypatch):
     from mosaicmem.device import retrieval
 

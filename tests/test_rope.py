@@ -168,15 +168,23 @@ def test_layouts_threads_and_empty_input(rng):
     assert rope.apply(np.zeros((0, 5, 64), np.float32), np.zeros((5, 3))).shape == (0, 5, 64)
 
 
+@pytest.fixture(scope="module")
+def large():
+    """Values that no cache holds, and positions for as many tokens as there may be."""
+    rng = np.random.default_rng(20261122)
+    values = rng.standard_normal(3 * 2**20, dtype=np.float32)
+    return [values, values.astype(ml_dtypes.bfloat16)], rng.uniform(0, 90, (len(values) // 16, 3))
+
+
 @pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
 @pytest.mark.parametrize("dim", [16, 48, 64, 80, 96])
-def test_results_beyond_the_caches_are_the_same(rng, simd, pairing, dim):
+def test_results_beyond_the_caches_are_the_same(large, simd, pairing, dim):
     """Large results are written past the caches, in whole vectors wherever these begin."""
     rope = WarpedRoPE(dim, pairing=pairing)
     tokens = 3 * 2**20 // dim
-    positions = rng.uniform(0, 90, (tokens, 3))
-    for dtype in (np.float32, ml_dtypes.bfloat16):
-        x = rng.standard_normal((1, tokens, dim)).astype(dtype)
+    positions = large[1][:tokens]
+    for values in large[0]:
+        x = values[: tokens * dim].reshape(1, tokens, dim)
         step = tokens // 16
         pieces = [rope.apply(x[:, s : s + step], positions[s : s + step]) for s in range(0, tokens, step)]
         np.testing.assert_array_equal(rope.apply(x, positions), np.concatenate(pieces, axis=1))

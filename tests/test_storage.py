@@ -540,25 +540,20 @@ FORKING = """
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
-# Saves step by step, and says after each that it is acknowledged. Dies before the `at`-th call that touches files.
+# Saves step by step, and says after each that it is acknowledged. Dies at the `at`-th call that touches files.
 SAVING = """
+    from disk import Disk
+    from pytest import MonkeyPatch
+
     folder, at = sys.argv[1], int(sys.argv[2])
-    calls = 0
 
-    def deadly(function):
-        def call(*arguments, **options):
-            global calls
-            calls += 1
-            if calls == at:
+    class Deadly(Disk):
+        def step(self, what, *details):
+            super().step(what, *details)
+            if len(self.steps) == at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-        return call
 
-    import safetensors.numpy
-    for module, names in ((os, ("fsync", "replace", "chmod", "open", "unlink", "mkdir", "ftruncate", "pwrite")),
-                          (safetensors.numpy, ("save_file",))):
-        for name in names:
-            setattr(module, name, deadly(getattr(module, name)))
+    disk = Deadly(MonkeyPatch())
     rng = np.random.default_rng(1)
     store = MosaicMemoryStore()
     for step in range(4):
@@ -573,7 +568,7 @@ SAVING = """
             store.delete_frame(2)  # a file goes
         store.save(folder)
         print(step, flush=True)
-    print("calls", calls)
+    print("calls", len(disk.steps))
 """
 
 
@@ -614,15 +609,16 @@ def expect_one_of_the_saved(folder, acknowledged, states):
     assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(opened, POSE)
     names = {name for name in os.listdir(folder) if name != "lock"}
     manifest = storage.read_manifest(folder)
-    assert names == {"manifest.json"} | {entry.name for entry in (*manifest.keyframes, *manifest.states)}
+    assert names == {"manifest.json"} | {entry.name for entry in manifest.files}
 
 
 class TestPowerCut:
-    def test_killed_at_every_call_that_touches_files(self, tmp_path, steps):
+    @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+    def test_killed_at_calls_that_touch_files(self, tmp_path, steps, every):
         states, calls = steps
         assert calls > 60
         with run(FORKING, textwrap.dedent(SAVING), stdin=subprocess.PIPE) as forking:
-            for at in range(1, calls + 1):
+            for at in range(1, calls + 1, every):
                 folder = tmp_path / str(at)
                 print(folder, at, file=forking.stdin, flush=True)
                 assert int(forking.stdout.readline()) == -signal.SIGKILL
@@ -642,10 +638,17 @@ class TestPowerCut:
 
     def test_killed_at_any_time(self, tmp_path, steps):
         """By the clock, so that also what happens inside of calls is met."""
+        self.kill_by_the_clock(tmp_path, steps, 12)
+
+    @pytest.mark.slow
+    def test_killed_five_hundred_times(self, tmp_path, steps):
+        self.kill_by_the_clock(tmp_path, steps, 520)
+
+    def kill_by_the_clock(self, tmp_path, steps, kills):
         states, _ = steps
         rng = random.Random(1)
         looked_at = 0
-        for number in range(12):
+        for number in range(kills):
             folder = tmp_path / str(number)
             process = run(SAVING, folder, -1)
             while not folder.exists() and process.poll() is None:
@@ -656,8 +659,9 @@ class TestPowerCut:
             acknowledged = len([line for line in output.split("\n") if line and line[0].isdigit()])
             if folder.exists():
                 expect_one_of_the_saved(folder, acknowledged, states)
+                shutil.rmtree(folder)
                 looked_at += 1
-        assert looked_at >= 10
+        assert looked_at >= 0.8 * kills
 
     def test_files_are_durable_before_they_are_named(self, rng, tmp_path, monkeypatch):
         """A power cut, other than a kill, forgets what was not synced: names may only point to what was."""
