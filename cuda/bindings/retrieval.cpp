@@ -24,9 +24,9 @@ using Scratch = std::array<DeviceArray, 7>;
 // (ids, scores, pixels, depth, places, count)
 using Retrieved = std::array<DeviceArray, 6>;
 
-void retrieve(const MirrorTables& tables, const DeviceArray& views,
-              const std::array<double, 5>& options, const Scratch& scratch,
-              const Retrieved& retrieved, const cuda::Stream& stream) {
+void retrieve_on_device(const MirrorTables& tables, const DeviceArray& views,
+                        const std::array<double, 5>& options, const Scratch& scratch,
+                        const Retrieved& retrieved, const cuda::Stream& stream) {
     const std::size_t count = retrieved[0].extent(0), top_k = retrieved[0].extent(1);
     const auto [half_life, min_visibility, radius, penalty, generated_weight] = options;
     cuda::retrieve(
@@ -45,9 +45,9 @@ void retrieve(const MirrorTables& tables, const DeviceArray& views,
 // (latents, positions, depth, confidence, valid, coverage, observed)
 using Landed = std::array<DeviceArray, 7>;
 
-void land(const MirrorTables& tables, const DeviceArray& views, const DeviceArray& places,
-          double stride, double seconds_per_latent, const Landed& landed,
-          const cuda::Stream& stream) {
+void land_on_device(const MirrorTables& tables, const DeviceArray& views, const DeviceArray& places,
+                    double stride, double seconds_per_latent, const Landed& landed,
+                    const cuda::Stream& stream) {
     cuda::land(tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
                places.as<std::int32_t>(),
                {landed[2].extent(2), landed[0].as<float>(), landed[1].as<float>(),
@@ -68,10 +68,10 @@ void bind_cuda_retrieval(py::module_& m) {
     m.attr("taken_bins") = cuda::kTakenBins;
     m.def("pack_views", &pack_views, py::arg("tables"), py::arg("camera"),
           py::arg("camera_from_world").noconvert(), py::arg("times").noconvert());
-    m.def("retrieve", &retrieve, py::arg("tables"), py::arg("views"), py::arg("options"),
+    m.def("retrieve", &retrieve_on_device, py::arg("tables"), py::arg("views"), py::arg("options"),
           py::arg("scratch"), py::arg("retrieved"), py::arg("stream"));
-    m.def("land", &land, py::arg("tables"), py::arg("views"), py::arg("places"), py::arg("stride"),
-          py::arg("seconds_per_latent"), py::arg("landed"), py::arg("stream"));
+    m.def("land", &land_on_device, py::arg("tables"), py::arg("views"), py::arg("places"),
+          py::arg("stride"), py::arg("seconds_per_latent"), py::arg("landed"), py::arg("stream"));
 }
 
 }  // namespace mosaicmem::bindings
