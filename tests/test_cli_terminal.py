@@ -37,7 +37,7 @@ class TestSignals:
         arguments = ["generate", "--scene", scene, "--memory-frames", "0:4", "--frames", "4:12", "-o", "out"]
         arguments += ["--set", "window_size=2", "--set", "window_overlap=1", "--set", "num_inference_steps=200"]
         terminal = Terminal(*arguments, "--checkpoint", "kept", cwd=tmp_path)
-        while not (tmp_path / "kept" / "window-000000.safetensors").exists() and terminal.process.poll() is None:
+        while not list(tmp_path.glob("kept/store/attachment-*.safetensors")) and terminal.process.poll() is None:
             time.sleep(0.005)
         terminal.process.send_signal(signal.SIGINT)
         assert "the same command goes on from the checkpoint in kept" in " ".join(terminal.read().split())
@@ -51,7 +51,8 @@ class TestSignals:
         monkeypatch.setattr(signal, "signal", lambda *handler: None)
         _common.end_on_signal(signal.SIGINT, None)
         assert written[-1] == b"mosaicmem: interrupted\n"
-        (tmp_path / "window-000000.safetensors").touch()
+        (tmp_path / "store").mkdir()
+        (tmp_path / "store" / "attachment-00000003-01234567.safetensors").touch()
         _common.end_on_signal(signal.SIGINT, None)
         assert b"goes on from the checkpoint" in written[-1]
 

@@ -9,6 +9,7 @@ from memory_helpers import K, fingerprint, random_keyframe
 from mosaicmem import CameraPose, FormatError, MosaicMemoryStore, SuspiciousInput
 from mosaicmem.memory import storage
 from mosaicmem.memory.storage import folder as module
+from mosaicmem.memory.storage import keyframe_files
 
 POSE = CameraPose.look_at([0.2, 0.1, -1.0], [0, 0, 2], timestamp=50.0)
 
@@ -74,7 +75,7 @@ class TestCompaction:
         storage.verify(tmp_path / "store")
 
     def test_many_small_files_are_joined_but_for_the_damaged(self, rng, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "_MOST_SMALL", 3)
+        monkeypatch.setattr(keyframe_files, "_MOST_SMALL", 3)
         saved(rng, tmp_path / "store", (1, 1, 1))
         file = rot(tmp_path / "store", 1)
         store = MosaicMemoryStore.open(tmp_path / "store")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from mosaicmem._copies import Uncopied
 from mosaicmem._files import make_folder, sync_file
 from mosaicmem._locks import ForkSafeLock
-from mosaicmem.errors import StoreLockedError, suspect
+from mosaicmem.errors import StoreLockedError
+from mosaicmem.memory.storage.keyframe_files import KeyframeFiles, Place, keyframes_of
 from mosaicmem.memory.storage.lock import FolderLock
 from mosaicmem.memory.storage.manifest import (
     MANIFEST,
@@ -27,15 +27,10 @@ from mosaicmem.memory.storage.manifest import (
     new_name,
     read_manifest,
 )
-from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensors
+from mosaicmem.memory.storage.tensors import write_tensors
 
-_SEGMENT_BYTES = 64 * 2**20  # of one file of keyframes, about
-_SEGMENT_KEYFRAMES = 16384
-_SMALL_BYTES = 16 * 2**20
-_MOST_SMALL = 64  # files of keyframes; more are joined
 _MOST_STATES = 64
 
-Place: TypeAlias = tuple[int, int]  # of a keyframe: number of its file, position in it
 Attachment: TypeAlias = tuple[Mapping[str, NDArray[Any]], dict[str, str]]  # arrays, and texts, by name
 
 
@@ -106,7 +101,9 @@ class StoreFolder(Uncopied):
         attachment: Attachment | None,
     ) -> None:
         self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
-        places, keyframe_files = self._write_new_keyframes(_keyframes_of(exported))
+        before = self.manifest.keyframes if self.manifest else []
+        files = KeyframeFiles(self.path, before, self.places, self._damaged, self._take_number)
+        places, keyframe_files = files.write(keyframes_of(exported))
         recorded = _records(exported, places)
         state_files = self._write_changes(exported, recorded)
         attachments = list(self.manifest.attachments) if self.manifest else []
@@ -200,75 +197,6 @@ class StoreFolder(Uncopied):
             "to another folder"
         )
 
-    def _files_to_rewrite(self, keyframes: dict[int, _Keyframe]) -> set[int]:
-        """Files of keyframes that are mostly dead, where those take half of the folder, or are many and small."""
-        living: dict[int, int] = defaultdict(int)
-        for serial in keyframes:
-            if serial in self.places:
-                living[self.places[serial][0]] += 1
-        files = [entry for entry in (self.manifest.keyframes if self.manifest else []) if living[entry.number] > 0]
-        used = {entry.number: entry.nbytes * living[entry.number] / max(1, entry.rows) for entry in files}
-        rewritten: set[int] = set()
-        if sum(entry.nbytes for entry in files) > 2 * sum(used.values()):
-            rewritten |= {entry.number for entry in files if entry.nbytes > 2 * used[entry.number]}
-        small = {number for number, nbytes in used.items() if nbytes < _SMALL_BYTES}
-        return rewritten | small if len(small) > _MOST_SMALL else rewritten
-
-    def _write_new_keyframes(self, keyframes: dict[int, _Keyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
-        """Where all keyframes are then, and the files that hold one of them."""
-        rewritten = self._files_to_rewrite(keyframes) - self._damaged
-        places = {
-            serial: place for serial, place in self.places.items() if serial in keyframes and place[0] not in rewritten
-        }
-        new = [serial for serial in keyframes if serial not in places]
-        carried, copies = self._carry_damage_over(new, keyframes)
-        places.update(carried)
-        used = {number for number, _ in places.values()}
-        files = [entry for entry in (self.manifest.keyframes if self.manifest else []) if entry.number in used] + copies
-        for group in _groups([serial for serial in new if serial not in carried], keyframes):
-            number = self._take_number()
-            files.append(self._write_keyframes(number, group, keyframes))
-            places.update({serial: (number, position) for position, serial in enumerate(group)})
-        return places, files
-
-    def _carry_damage_over(
-        self, serials: list[int], keyframes: dict[int, _Keyframe]
-    ) -> tuple[dict[int, Place], list[FileEntry]]:
-        """Places of keyframes in files that no longer match their checksums, and copies that were made of such files.
-
-        To write what they hold to another file would give it a checksum that it matches. So the file stays as it is, or
-        comes along as it is, and goes on failing `verify`.
-        """
-        places: dict[int, Place] = {}
-        copies: list[FileEntry] = []
-        numbers: dict[MappedFile, int | None] = {}  # of files to which keyframes go; None: they are rewritten
-        for serial in serials:
-            latents = keyframes[serial].latents
-            source = MappedFile.of(latents)
-            if source is None:
-                continue
-            if source not in numbers:
-                numbers[source] = None if source.is_intact() else self._keep_as_it_is(source, copies)
-            number = numbers[source]
-            if number is not None:
-                places[serial] = (number, source.position_of(latents))
-        return places, copies
-
-    def _keep_as_it_is(self, source: MappedFile, copies: list[FileEntry]) -> int:
-        """The number in this folder of a damaged file, which is copied if it is from elsewhere."""
-        entry = source.entry
-        if self.manifest is None or entry not in self.manifest.keyframes:
-            number = self._take_number()
-            entry = entry.model_copy(update={"name": new_name("keyframes", number)})
-            copy_file(source, self.path / entry.name)
-            copies.append(entry)
-        self._damaged.add(entry.number)
-        suspect(
-            f"{source.path}: damaged: its content does not match the manifest's checksum; it is kept as it is, and "
-            f"what its {entry.rows} keyframes show may be wrong; whatever else is saved is not affected"
-        )
-        return entry.number
-
     def _write_changes(self, exported: dict[str, Any], recorded: dict[int, Record]) -> list[FileEntry]:
         """The state files that lead to what is recorded: one more, or a single new one in the place of many."""
         files = list(self.manifest.states) if self.manifest else []
@@ -280,17 +208,6 @@ class StoreFolder(Uncopied):
         if changed or gone or not files:
             files.append(self._write_state(self._take_number(), exported, recorded, changed, gone))
         return files
-
-    def _write_keyframes(self, number: int, serials: list[int], keyframes: dict[int, _Keyframe]) -> FileEntry:
-        tensors: dict[str, NDArray[Any]] = {}
-        for position, serial in enumerate(serials):
-            keyframe = keyframes[serial]
-            tensors[f"{position}.latents"] = keyframe.latents
-            tensors[f"{position}.depth"] = keyframe.depth
-            if keyframe.confidence is not None:
-                tensors[f"{position}.confidence"] = keyframe.confidence
-        metadata = {"format": "mosaicmem keyframes; U16 is bfloat16"}
-        return self._write("keyframes", number, tensors, metadata, rows=len(serials))
 
     def _write(
         self, kind: str, number: int, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int
@@ -330,23 +247,6 @@ class StoreFolder(Uncopied):
                 (self.path / name).unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, eq=False)
-class _Keyframe:
-    latents: NDArray[Any]
-    depth: NDArray[Any]
-    confidence: NDArray[Any] | None
-
-    @property
-    def nbytes(self) -> int:
-        return self.latents.nbytes + self.depth.nbytes + (0 if self.confidence is None else self.confidence.nbytes)
-
-
-def _keyframes_of(exported: dict[str, Any]) -> dict[int, _Keyframe]:
-    """The keyframes that observations show, each once, by serial."""
-    serials = exported["keyframe"].tolist()
-    return {serial: _Keyframe(*arrays) for serial, arrays in zip(serials, exported["arrays"], strict=True)}
-
-
 def _records(exported: dict[str, Any], places: dict[int, Place]) -> dict[int, Record]:
     """What there is to keep of each observation, by slot, ascending."""
     ends = 8 * np.cumsum(exported["words"])
@@ -358,20 +258,6 @@ def _records(exported: dict[str, Any], places: dict[int, Place]) -> dict[int, Re
         records[slot] = Record(places[serial], first_id, pose, alive[begin:end])
         begin = end
     return records
-
-
-def _groups(serials: Iterable[int], keyframes: dict[int, _Keyframe]) -> Iterator[list[int]]:
-    """Keyframes that go into one file each."""
-    group: list[int] = []
-    nbytes = 0
-    for serial in serials:
-        if group and (nbytes + keyframes[serial].nbytes > _SEGMENT_BYTES or len(group) == _SEGMENT_KEYFRAMES):
-            yield group
-            group, nbytes = [], 0
-        group.append(serial)
-        nbytes += keyframes[serial].nbytes
-    if group:
-        yield group
 
 
 def _files_in(path: Path) -> list[str]:

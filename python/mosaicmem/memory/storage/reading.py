@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mosaicmem import _core
 from mosaicmem.errors import FormatError
-from mosaicmem.memory.storage.folder import Place, Record, StoreFolder
+from mosaicmem.memory.storage.folder import Record, StoreFolder
+from mosaicmem.memory.storage.keyframe_files import Place
 from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.tensors import MappedTensors
 

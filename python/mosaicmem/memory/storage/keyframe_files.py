@@ -1,0 +1,159 @@
+"""Files of keyframes: what is new goes into new ones, what is mostly dead is rewritten, and what is damaged is kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from mosaicmem.errors import suspect
+from mosaicmem.memory.storage.manifest import FileEntry, new_name
+from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensors
+
+_SEGMENT_BYTES = 64 * 2**20  # of one file of keyframes, about
+_SEGMENT_KEYFRAMES = 16384
+_SMALL_BYTES = 16 * 2**20
+_MOST_SMALL = 64  # files of keyframes; more are joined
+
+Place: TypeAlias = tuple[int, int]  # of a keyframe: number of its file, position in it
+
+
+@dataclass(frozen=True, eq=False)
+class StoredKeyframe:
+    """The arrays of a keyframe, as they go into a file."""
+
+    latents: NDArray[Any]
+    depth: NDArray[Any]
+    confidence: NDArray[Any] | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.latents.nbytes + self.depth.nbytes + (0 if self.confidence is None else self.confidence.nbytes)
+
+
+def keyframes_of(exported: dict[str, Any]) -> dict[int, StoredKeyframe]:
+    """The keyframes that observations show, each once, by serial."""
+    serials = exported["keyframe"].tolist()
+    return {serial: StoredKeyframe(*arrays) for serial, arrays in zip(serials, exported["arrays"], strict=True)}
+
+
+@dataclass
+class KeyframeFiles:
+    """What one save does to the files of keyframes of a folder.
+
+    Attributes
+    ----------
+    path : Path
+    entries : list of FileEntry
+        The files that are there.
+    places : dict
+        What is in them: where keyframes are, by their serial in this process.
+    damaged : set of int
+        Numbers of files that are kept as they are. Those that are found are added.
+    take_number : callable
+        The number of the next file.
+    """
+
+    path: Path
+    entries: list[FileEntry]
+    places: dict[int, Place]
+    damaged: set[int]
+    take_number: Callable[[], int]
+
+    def write(self, keyframes: dict[int, StoredKeyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
+        """Write what is new or should be elsewhere: where all keyframes are then, and the files that hold one."""
+        rewritten = self._files_to_rewrite(keyframes) - self.damaged
+        places = {
+            serial: place for serial, place in self.places.items() if serial in keyframes and place[0] not in rewritten
+        }
+        new = [serial for serial in keyframes if serial not in places]
+        carried, copies = self._carry_damage_over(new, keyframes)
+        places.update(carried)
+        used = {number for number, _ in places.values()}
+        files = [entry for entry in self.entries if entry.number in used] + copies
+        for group in _groups([serial for serial in new if serial not in carried], keyframes):
+            number = self.take_number()
+            files.append(self._write_keyframes(number, group, keyframes))
+            places.update({serial: (number, position) for position, serial in enumerate(group)})
+        return places, files
+
+    def _files_to_rewrite(self, keyframes: dict[int, StoredKeyframe]) -> set[int]:
+        """Files of keyframes that are mostly dead, where those take half of the folder, or are many and small."""
+        living: dict[int, int] = defaultdict(int)
+        for serial in keyframes:
+            if serial in self.places:
+                living[self.places[serial][0]] += 1
+        files = [entry for entry in self.entries if living[entry.number] > 0]
+        used = {entry.number: entry.nbytes * living[entry.number] / max(1, entry.rows) for entry in files}
+        rewritten: set[int] = set()
+        if sum(entry.nbytes for entry in files) > 2 * sum(used.values()):
+            rewritten |= {entry.number for entry in files if entry.nbytes > 2 * used[entry.number]}
+        small = {number for number, nbytes in used.items() if nbytes < _SMALL_BYTES}
+        return rewritten | small if len(small) > _MOST_SMALL else rewritten
+
+    def _carry_damage_over(
+        self, serials: list[int], keyframes: dict[int, StoredKeyframe]
+    ) -> tuple[dict[int, Place], list[FileEntry]]:
+        """Places of keyframes in files that no longer match their checksums, and copies that were made of such files.
+
+        To write what they hold to another file would give it a checksum that it matches. So the file stays as it is, or
+        comes along as it is, and goes on failing `verify`.
+        """
+        places: dict[int, Place] = {}
+        copies: list[FileEntry] = []
+        numbers: dict[MappedFile, int | None] = {}  # of files to which keyframes go; None: they are rewritten
+        for serial in serials:
+            latents = keyframes[serial].latents
+            source = MappedFile.of(latents)
+            if source is None:
+                continue
+            if source not in numbers:
+                numbers[source] = None if source.is_intact() else self._keep_as_it_is(source, copies)
+            number = numbers[source]
+            if number is not None:
+                places[serial] = (number, source.position_of(latents))
+        return places, copies
+
+    def _keep_as_it_is(self, source: MappedFile, copies: list[FileEntry]) -> int:
+        """The number in this folder of a damaged file, which is copied if it is from elsewhere."""
+        entry = source.entry
+        if entry not in self.entries:
+            number = self.take_number()
+            entry = entry.model_copy(update={"name": new_name("keyframes", number)})
+            copy_file(source, self.path / entry.name)
+            copies.append(entry)
+        self.damaged.add(entry.number)
+        suspect(
+            f"{source.path}: damaged: its content does not match the manifest's checksum; it is kept as it is, and "
+            f"what its {entry.rows} keyframes show may be wrong; whatever else is saved is not affected"
+        )
+        return entry.number
+
+    def _write_keyframes(self, number: int, serials: list[int], keyframes: dict[int, StoredKeyframe]) -> FileEntry:
+        tensors: dict[str, NDArray[Any]] = {}
+        for position, serial in enumerate(serials):
+            keyframe = keyframes[serial]
+            tensors[f"{position}.latents"] = keyframe.latents
+            tensors[f"{position}.depth"] = keyframe.depth
+            if keyframe.confidence is not None:
+                tensors[f"{position}.confidence"] = keyframe.confidence
+        metadata = {"format": "mosaicmem keyframes; U16 is bfloat16"}
+        return write_tensors(self.path / new_name("keyframes", number), tensors, metadata, rows=len(serials))
+
+
+def _groups(serials: Iterable[int], keyframes: dict[int, StoredKeyframe]) -> Iterator[list[int]]:
+    """Keyframes that go into one file each."""
+    group: list[int] = []
+    nbytes = 0
+    for serial in serials:
+        if group and (nbytes + keyframes[serial].nbytes > _SEGMENT_BYTES or len(group) == _SEGMENT_KEYFRAMES):
+            yield group
+            group, nbytes = [], 0
+        group.append(serial)
+        nbytes += keyframes[serial].nbytes
+    if group:
+        yield group
