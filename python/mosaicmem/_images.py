@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mosaicmem._arrays import F32, U8
 from mosaicmem._file_kinds import describe_file
-from mosaicmem._reading import open_file
+from mosaicmem._opening import open_file
 from mosaicmem.errors import FormatError
 
 _MAX_PIXELS = 1 << 26

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, Bool
 from mosaicmem._images import image_size
-from mosaicmem._reading import check_folder, errors_in, read_lines, read_numbers
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import check_folder, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.camera.formats.options import suspect_coarse
 from mosaicmem.camera.pose import can_be_unit, is_coarse

@@ -10,7 +10,8 @@ import numpy as np
 
 from mosaicmem._arrays import F32, as_array, check_number
 from mosaicmem._images import read_depth
-from mosaicmem._reading import check_folder, in_name_order, open_file
+from mosaicmem._opening import open_file
+from mosaicmem._reading import check_folder, in_name_order
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.errors import FormatError, suspect
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mosaicmem._arrays import F32, U8, ArrayLike, as_array, check_number
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import errors_in
 from mosaicmem.errors import FormatError, suspect
 from mosaicmem.geometry._ply import Columns, read_vertices, write_vertices
 from mosaicmem.geometry._ply_colors import COLOR_NAMES, read_colors

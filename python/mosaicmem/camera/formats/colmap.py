@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import errors_in
 from mosaicmem.camera.formats.colmap_model import Camera, Image, find_model, read_cameras, read_images
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, suspect_coarse, trajectory
 from mosaicmem.camera.pose import (

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mosaicmem._arrays import F64
-from mosaicmem._reading import in_name_order, open_file
+from mosaicmem._opening import open_file
+from mosaicmem._reading import in_name_order
 from mosaicmem.errors import FormatError
 
 FILES = tuple(f"{name}{kind}" for name in ("cameras", "images", "points3D") for kind in (".bin", ".txt"))

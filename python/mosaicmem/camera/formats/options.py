@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._arrays import F64, check_choice, check_instance, check_integer, check_number
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import check_growth, errors_in
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose, describe_coarse
 from mosaicmem.camera.times import TIME_UNITS, to_seconds
@@ -17,6 +17,7 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
 MAX_FRAMES = 1 << 20
+_FRAME_BYTES = 480  # of a pose in memory, and of what is known of it beside
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class ReadOptions:
         return self.intrinsics
 
 
+def check_frames(path: Path, count: int, size: int, each: int = 0) -> None:
+    """Refuse a file of ``size`` bytes with too many frames to hold, before any of them is looked at.
+
+    ``each`` is the memory that a frame takes while the file is read, beside its pose.
+    """
+    if count > MAX_FRAMES:
+        raise FormatError(path, f"expected at most {MAX_FRAMES} frames, got {count}")
+    check_growth(path, size, count * (_FRAME_BYTES + each), f"{count} frames")
+
+
 def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrinsics) -> CameraTrajectory:
     """A path of one pose or more; its errors are the file's."""
     found = list(poses)
@@ -96,22 +107,48 @@ def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrin
         raise FormatError(path, str(error)) from None
 
 
-def one_camera(path: Path, cameras: Sequence[tuple[str, F64, tuple[int, int]]]) -> CameraIntrinsics:
-    """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
-    where, params, size = cameras[0]
-    try:
-        fx, fy, cx, cy = (float(x) for x in params)
-        camera = CameraIntrinsics(fx, fy, cx, cy, *size)
-    except (TypeError, ValueError) as error:
-        raise FormatError(path, f"{where}: {error}") from None
-    for other, theirs, their_size in cameras[1:]:
-        if their_size != size or not np.allclose(theirs, params, rtol=1e-6, atol=1e-6):
-            raise FormatError(
-                path,
-                f"{other}: expected the camera of {where} ({_text(params, size)}), got {_text(theirs, their_size)}; "
+class OneCamera:
+    """The camera that all frames share, of which only the first is kept; says which frame has another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: tuple[str, F64, tuple[int, int]] | None = None
+        self._other: FormatError | None = None
+
+    def add(self, where: str, params: F64, size: tuple[int, int]) -> None:
+        """The (fx, fy, cx, cy) and (width, height) of a frame."""
+        if self._first is None:
+            self._first = where, params, size
+            return
+        first, known, its_size = self._first
+        same = size == its_size and (bool((params == known).all()) or np.allclose(params, known, rtol=1e-6, atol=1e-6))
+        if not same and self._other is None:
+            self._other = FormatError(
+                self._path,
+                f"{where}: expected the camera of {first} ({_text(known, its_size)}), got {_text(params, size)}; "
                 "a trajectory has one camera",
             )
-    return camera
+
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of all frames, of which there was one at least."""
+        assert self._first is not None
+        where, params, size = self._first
+        try:
+            fx, fy, cx, cy = (float(x) for x in params)
+            camera = CameraIntrinsics(fx, fy, cx, cy, *size)
+        except (TypeError, ValueError) as error:
+            raise FormatError(self._path, f"{where}: {error}") from None
+        if self._other is not None:
+            raise self._other
+        return camera
+
+
+def one_camera(path: Path, cameras: Iterable[tuple[str, F64, tuple[int, int]]]) -> CameraIntrinsics:
+    """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
+    shared = OneCamera(path)
+    for where, params, size in cameras:
+        shared.add(where, params, size)
+    return shared.intrinsics()
 
 
 def _text(params: F64, size: tuple[int, int]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in, read_numbers
-from mosaicmem.camera.formats.options import ReadOptions, suspect_coarse, trajectory
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import read_numbers
+from mosaicmem.camera.formats.options import ReadOptions, check_frames, suspect_coarse, trajectory
 from mosaicmem.camera.pose import CameraPose, is_coarse, quaternion_from_rotation, unit_quaternion
 from mosaicmem.camera.trajectory import CameraTrajectory
 
@@ -18,6 +19,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks eight numbers a line, unit quaternions and times that do not decrease."""
     intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 8)
+    check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)
     times = options.seconds(path, rows[:, 0])
     poses = []
     coarse: list[tuple[str, float]] = []
