@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from mosaicmem._arrays import F64, check_choice, check_instance, check_integer, check_number
 from mosaicmem._opening import check_growth, errors_in
 from mosaicmem.camera.intrinsics import CameraIntrinsics
-from mosaicmem.camera.pose import CameraPose, describe_coarse
+from mosaicmem.camera.pose import CameraPose, describe_coarse, is_coarse
 from mosaicmem.camera.times import TIME_UNITS, to_seconds
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
@@ -155,9 +155,22 @@ def _text(params: F64, size: tuple[int, int]) -> str:
     return f"fx, fy, cx, cy = {', '.join(f'{x:g}' for x in params)} of {size[0]}x{size[1]}"
 
 
-def suspect_coarse(path: Path, coarse: Sequence[tuple[str, float]]) -> None:
-    """Names the first of the quaternions, (where, norm), that rounding to three decimals does not explain."""
-    if coarse:
-        where, norm = coarse[0]
-        more = f" and {len(coarse) - 1} more" if len(coarse) > 1 else ""
-        suspect(f"{path}: {where}{more}: {describe_coarse(norm)}")
+class Coarse:
+    """Counts the quaternions of one file whose norm rounding to three decimals does not explain; names the first."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, float] | None = None
+        self._count = 0
+
+    def add(self, where: str, norm: float) -> None:
+        """Notes a quaternion of this norm, if it is coarse."""
+        if is_coarse(norm):
+            self._first = self._first or (where, norm)
+            self._count += 1
+
+    def say(self, path: Path) -> None:
+        """Warns of `SuspiciousInput` if there were any."""
+        if self._first is not None:
+            where, norm = self._first
+            more = f" and {self._count - 1} more" if self._count > 1 else ""
+            suspect(f"{path}: {where}{more}: {describe_coarse(norm)}")
