@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_MOST_PROBLEMS = 16  # that are described
 _LONGEST = 2000  # letters of a message
 
 
@@ -76,8 +77,11 @@ class StoreLockedError(OSError):
 
 
 def describe_validation(error: ValidationError) -> str:
-    """One line a problem: field, what was wrong, what came."""
-    return "; ".join(_describe_one(problem) for problem in error.errors())
+    """One line a problem: field, what was wrong, what came. The first ones are described, and the others counted."""
+    problems = error.errors(include_url=False)
+    described = [shorten(_describe_one(problem)) for problem in problems[:_MOST_PROBLEMS]]
+    more = len(problems) - len(described)
+    return "; ".join([*described, *([f"and {more} more problems"] if more else [])])
 
 
 def _describe_one(problem: Any) -> str:
