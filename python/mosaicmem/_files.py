@@ -15,6 +15,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
+from mosaicmem._json import decode_json, parse_json
+from mosaicmem._opening import open_regular, read_bytes
 from mosaicmem.errors import FormatError
 
 
@@ -129,32 +131,21 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20, *, follow: bool = True) -> dict[str, Any]:
+    """The JSON object in a file; in one that a link leads to only if ``follow``.
 
     Raises
     ------
     FormatError
-        The file is larger than ``max_bytes``, is not UTF-8 JSON, or holds something else than an object.
+        The file is no regular one, is larger than ``max_bytes``, is not UTF-8 JSON, would need more memory than a file
+        of its size may, or holds something else than an object.
+    OSError
+        It cannot be opened.
     """
     path = Path(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for a writer
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FormatError(path, "expected a regular file")
-        if status.st_size > max_bytes:
-            raise FormatError(path, f"expected at most {max_bytes} bytes, got {status.st_size}")
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(max_bytes)
-    finally:
-        os.close(descriptor)
-    try:
-        value = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise FormatError(path, f"not JSON: {error.msg}", error.lineno) from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, nesting without end
-        raise FormatError(path, f"not JSON: {error}") from None
+    with open_regular(path, follow=follow) as file:
+        text = decode_json(path, read_bytes(path, file, max_bytes))
+    value = parse_json(path, text)
     if not isinstance(value, dict):
         raise FormatError(path, f"expected a JSON object, got {type(value).__name__}")
     return value

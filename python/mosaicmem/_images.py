@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,45 +11,63 @@ from PIL import Image, UnidentifiedImageError
 
 from mosaicmem._arrays import F32, U8
 from mosaicmem._file_kinds import describe_file
-from mosaicmem._reading import open_file
+from mosaicmem._image_files import check_parts
+from mosaicmem._opening import check_growth, foreign_parser, open_file
 from mosaicmem.errors import FormatError
 
 _MAX_PIXELS = 1 << 26
 _ORIENTATION = 0x0112  # the tag of EXIF
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_IMAGE_ERRORS = (  # what Pillow's decoders raise on damaged files
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    UserWarning,  # of damaged tags, where warnings are errors
-)
+_BYTES_OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel; of others 4
+_PROGRESSIVE_BYTES = 6  # of a pixel, which libjpeg keeps until the last scan
+_STRIP = 1 << 20  # pixels that are converted at a time
 
 
 @contextmanager
-def _open_image(path: Path, size: tuple[int, int] | None, beside: Path | None) -> Iterator[Image.Image]:
+def _open_image(path: Path, size: tuple[int, int] | None, beside: Path | None) -> Iterator[tuple[Image.Image, int]]:
+    """An image that is not decoded yet, and the memory that its parts beside pixels take."""
     with open_file(path, beside) as file:
+        needed = check_parts(path, file)
         try:
-            with Image.open(file, formats=("JPEG", "PNG")) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise FormatError(path, f"expected at most {_MAX_PIXELS} pixels, got {image.width}x{image.height}")
-                if size is not None and image.size != size:
-                    expected, got = (f"{width}x{height}" for width, height in (size, image.size))
-                    raise FormatError(path, f"expected {expected} pixels, got {got}")
-                yield image
-        except FormatError:
+            with foreign_parser(path, "not a readable image"):
+                image = Image.open(file, formats=("JPEG", "PNG"))
+        except FormatError as error:
+            if isinstance(error.__cause__, UnidentifiedImageError):
+                raise FormatError(path, f"not a readable image: {_misnamed(path)}") from error.__cause__
             raise
-        except UnidentifiedImageError:
-            raise FormatError(path, f"not a readable image: {_misnamed(path)}") from None
-        except _IMAGE_ERRORS as error:
-            raise FormatError(path, f"not a readable image: {error}") from None
+        with image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise FormatError(path, f"expected at most {_MAX_PIXELS} pixels, got {image.width}x{image.height}")
+            if size is not None and image.size != size:
+                expected, got = (f"{width}x{height}" for width, height in (size, image.size))
+                raise FormatError(path, f"expected {expected} pixels, got {got}")
+            yield image, needed
+
+
+def _decode(path: Path, image: Image.Image, needed: int, each: int) -> None:
+    """Decode an image that a viewer would not turn, of which ``each`` pixel becomes so many bytes besides."""
+    each += _BYTES_OF_MODE.get(image.mode, 4)
+    each += _PROGRESSIVE_BYTES if "progressive" in image.info else 0
+    size = path.stat().st_size
+    check_growth(path, size, needed + image.width * image.height * each, f"{image.width}x{image.height} pixels")
+    with foreign_parser(path, "not a readable image"):
+        image.load()
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation not in (0, 1):
+        raise FormatError(
+            path,
+            f"expected an image that is stored upright, got EXIF orientation {orientation}, which viewers turn or "
+            "mirror; if its intrinsics, depth and pose are those of the stored pixels, remove the tag (exiftool "
+            "-Orientation= FILE), else store it turned (mogrify -auto-orient FILE)",
+        )
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """An image in parts, so that what is made of them on the way takes little memory: their rows, and each part."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
 def _misnamed(path: Path) -> str:
@@ -63,7 +79,7 @@ def _misnamed(path: Path) -> str:
 
 def image_size(path: Path, beside: Path | None = None) -> tuple[int, int]:
     """(width, height), pixels."""
-    with _open_image(path, None, beside) as image:
+    with _open_image(path, None, beside) as (image, _):
         return image.size
 
 
@@ -71,50 +87,45 @@ def read_color(path: Path, size: tuple[int, int], resized: tuple[int, int] | Non
     """An image of ``size`` (width, height) as (H, W, 3) uint8, ``resized`` by averaging areas if that is given.
 
     Grey, palette and RGB images are read, of 1 to 16 bits a channel. Refused are transparent pixels, whose colour is
-    whatever lies behind them; CMYK, whose colour depends on a printer; and images that a viewer would turn, as depth
-    and pose may be those of the image before or after it was turned.
+    whatever lies behind them; CMYK, whose colour depends on a printer; images that a viewer would turn, as depth and
+    pose may be those of the image before or after it was turned; and images of more pixels than a file of their size
+    may have, which is never so up to 3840x2160.
     """
-    with _open_image(path, size, None) as image:
-        _refuse_turned(path, image)
-        rgb = _as_rgb(path, image)
-        if resized not in (None, size):
-            rgb = rgb.resize(resized, Image.Resampling.BOX)
-        return np.array(rgb)
+    with _open_image(path, size, None) as (image, needed):
+        if resized is not None and resized != size:
+            needed += 4 * resized[0] * (size[1] + 2 * resized[1])
+        _decode(path, image, needed, 3 if resized in (None, size) else 7)
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        transparent = 0
+        for rows, part in _strips(image):
+            rgb, clear = _as_rgb(path, part)
+            transparent += clear
+            pixels[rows] = np.asarray(rgb)
+        if transparent:
+            raise FormatError(
+                path,
+                f"expected opaque pixels, got {transparent} of {image.width * image.height} that are transparent; put "
+                "a background behind them, or leave out the alpha channel",
+            )
+    if resized in (None, size):
+        return pixels
+    return np.array(Image.fromarray(pixels).resize(resized, Image.Resampling.BOX))
 
 
-def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _as_rgb(path: Path, image: Image.Image) -> tuple[Image.Image, int]:
+    """RGB, and how many pixels are transparent."""
     if image.mode in _GREY_16:  # convert would clip it: all that is brighter than 1/257 becomes white
         values = np.asarray(image).astype(np.int64)
-        _refuse_transparent(path, values == image.info.get("transparency", -1))
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        return grey.convert("RGB"), int(np.count_nonzero(values == image.info.get("transparency", -1)))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        _refuse_transparent(path, np.asarray(rgba.getchannel("A")) < 255)
-        return rgba.convert("RGB")
+        with foreign_parser(path, "not a readable image"):
+            rgba = image.convert("RGBA")
+        return rgba.convert("RGB"), int((np.asarray(rgba.getchannel("A")) < 255).sum())
     if image.mode in ("1", "L", "P", "RGB"):
-        return image.convert("RGB")
+        with foreign_parser(path, "not a readable image"):
+            return image.convert("RGB"), 0
     raise FormatError(path, f"expected a grey or RGB image, got {image.mode}; convert it to RGB, by its colour profile")
-
-
-def _refuse_transparent(path: Path, transparent: np.ndarray) -> None:
-    count = int(transparent.sum())
-    if count:
-        raise FormatError(
-            path,
-            f"expected opaque pixels, got {count} of {transparent.size} that are transparent; put a background behind "
-            "them, or leave out the alpha channel",
-        )
-
-
-def _refuse_turned(path: Path, image: Image.Image) -> None:
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    if orientation not in (0, 1):
-        raise FormatError(
-            path,
-            f"expected an image that is stored upright, got EXIF orientation {orientation}, which viewers turn or "
-            "mirror; if its intrinsics, depth and pose are those of the stored pixels, remove the tag (exiftool "
-            "-Orientation= FILE), else store it turned (mogrify -auto-orient FILE)",
-        )
 
 
 def read_depth(
@@ -125,16 +136,20 @@ def read_depth(
     beside: Path | None = None,
 ) -> F32:
     """A 16-bit image of ``size`` (width, height) as (H, W) float32 metres; 0 stays 0, and so becomes ``invalid``."""
-    with _open_image(path, size, beside) as image:
-        _refuse_turned(path, image)
-        mode, units = image.mode, np.array(image)
-    if mode not in _GREY_16:
-        hint = (
-            "keep one channel, if all hold the same depth in 16 bits; a picture in false colours holds none"
-            if units.ndim == 3
-            else "a picture of depth, for people to look at? its values are no distances"
-        )
-        raise FormatError(path, f"expected a 16-bit grey image, got {units.dtype} of shape {units.shape}; {hint}")
-    depth: F32 = units.astype(np.float32) / np.float32(units_per_metre)
-    depth[units == invalid] = 0
-    return depth
+    with _open_image(path, size, beside) as (image, needed):
+        _decode(path, image, needed, 4)
+        if image.mode not in _GREY_16:
+            pixel = np.asarray(image.crop((0, 0, 1, 1)))
+            shape = (image.height, image.width, *pixel.shape[2:])
+            hint = (
+                "keep one channel, if all hold the same depth in 16 bits; a picture in false colours holds none"
+                if len(shape) == 3
+                else "a picture of depth, for people to look at? its values are no distances"
+            )
+            raise FormatError(path, f"expected a 16-bit grey image, got {pixel.dtype} of shape {shape}; {hint}")
+        depth: F32 = np.empty((image.height, image.width), np.float32)
+        for rows, part in _strips(image):
+            units = np.asarray(part)
+            depth[rows] = units.astype(np.float32) / np.float32(units_per_metre)
+            depth[rows][units == invalid] = 0
+        return depth

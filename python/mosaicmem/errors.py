@@ -12,15 +12,31 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_MOST_PROBLEMS = 16  # that are described
+_LONGEST = 2000  # letters of a message
+
+
+def shorten(message: str) -> str:
+    """A message fit to be shown, whatever of a file it quotes: the middle of a long one is left out, and characters
+    that would move the cursor of a terminal are escaped.
+    """
+    if len(message) > _LONGEST:
+        head, tail = message[: _LONGEST * 3 // 4], message[-_LONGEST // 4 :]
+        message = f"{head} ... ({len(message) - len(head) - len(tail)} more characters) ... {tail}"
+    if message.isprintable():
+        return message
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
+
+
 class FormatError(ValueError):
     """A file does not hold what it should.
 
-    The message starts with the file and, where known, the line.
+    The message starts with the file and, where known, the line. What it quotes of the file is cut to a readable length.
     """
 
     def __init__(self, path: str | Path, message: str, line: int | None = None) -> None:
         where = f"{path}:{line}" if line is not None else str(path)
-        super().__init__(f"{where}: {message}")
+        super().__init__(f"{where}: {shorten(message)}")
         self.path = Path(path)
         self.line = line
 
@@ -49,7 +65,7 @@ def suspect(message: str) -> None:
     level, frame = 1, sys._getframe(1)
     while _is_ours(frame) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, SuspiciousInput, stacklevel=level + 1)
+    warnings.warn(shorten(message), SuspiciousInput, stacklevel=level + 1)
 
 
 def _is_ours(frame: FrameType) -> bool:
@@ -61,8 +77,11 @@ class StoreLockedError(OSError):
 
 
 def describe_validation(error: ValidationError) -> str:
-    """One line a problem: field, what was wrong, what came."""
-    return "; ".join(_describe_one(problem) for problem in error.errors())
+    """One line a problem: field, what was wrong, what came. The first ones are described, and the others counted."""
+    problems = error.errors(include_url=False)
+    described = [shorten(_describe_one(problem)) for problem in problems[:_MOST_PROBLEMS]]
+    more = len(problems) - len(described)
+    return "; ".join([*described, *([f"and {more} more problems"] if more else [])])
 
 
 def _describe_one(problem: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,12 @@ import numpy as np
 
 from mosaicmem._arrays import F32
 from mosaicmem._files import atomic_write
+from mosaicmem._json import decode_json, parse_json
+from mosaicmem._opening import file_size, foreign_parser, open_regular
 from mosaicmem.errors import FormatError
+
+_WHAT = "not a safetensors file"
+_MAX_HEADER_BYTES = 1 << 25
 
 
 def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, F32]:
@@ -23,17 +27,30 @@ def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix
     FormatError
         Not a safetensors file, a tensor is missing, or one has another shape, dtype, or values that are not finite.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"weights: expected a safetensors file, got {path}")
-    try:
-        with safe_open(path, framework="np") as file:
-            present = set(file.keys())
-            return {name: _read(path, file, present, prefix + name, shape) for name, shape in shapes.items()}
-    except SafetensorError as error:
-        raise FormatError(path, f"not a safetensors file: {str(error)[:200]}") from None
+    header = _read_header(path)
+    with foreign_parser(path, _WHAT):
+        opened = safe_open(path, framework="np")
+    with opened as file:
+        return {name: _read(path, file, header, prefix + name, shape) for name, shape in shapes.items()}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Where each tensor is: JSON, whose size is looked at before any library reads it."""
+    with open_regular(path) as file:
+        size, length = file_size(file), int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+            most = min(max(0, size - 8), _MAX_HEADER_BYTES)
+            raise FormatError(path, f"{_WHAT}: expected a header of 2 to {most} bytes, got {length}")
+        text = decode_json(path, file.read(length), size)
+    header = parse_json(path, text)
+    if not isinstance(header, dict):
+        raise FormatError(path, f"{_WHAT}: expected an object in its header, got {type(header).__name__}")
+    return header
 
 
 def write_weights(path: str | Path, weights: Mapping[str, F32]) -> None:
@@ -45,17 +62,20 @@ def write_weights(path: str | Path, weights: Mapping[str, F32]) -> None:
         file.write(content)
 
 
-def _read(path: Path, file: Any, present: set[str], name: str, shape: tuple[int, ...]) -> F32:
-    if name not in present:
-        raise FormatError(path, f"no tensor named {name!r}; it has {', '.join(sorted(present)[:8]) or 'none'}")
-    entry = file.get_slice(name)
-    dtype, actual = entry.get_dtype(), tuple(entry.get_shape())
+def _read(path: Path, file: Any, header: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> F32:
+    if name not in header:
+        there = sorted(key for key in header if key != "__metadata__")
+        raise FormatError(path, f"no tensor named {name!r}; it has {', '.join(there[:8]) or 'none'}")
+    with foreign_parser(path, f"{_WHAT}: {name}"):
+        entry = file.get_slice(name)
+        dtype, actual = entry.get_dtype(), tuple(entry.get_shape())
     if actual != shape:
         raise FormatError(path, f"{name}: expected shape {shape}, got {actual}")
     if dtype == "BF16":
-        tensor = _read_bfloat16(path, name, shape)
+        tensor = _read_bfloat16(path, header[name], shape)
     elif dtype in ("F32", "F64", "F16"):
-        tensor = file.get_tensor(name).astype(np.float32)
+        with foreign_parser(path, f"{_WHAT}: {name}"):
+            tensor = file.get_tensor(name).astype(np.float32)
     else:
         raise FormatError(path, f"{name}: expected F32, F64, F16 or BF16, got {dtype}")
     if not np.isfinite(tensor).all():
@@ -63,11 +83,11 @@ def _read(path: Path, file: Any, present: set[str], name: str, shape: tuple[int,
     return np.asarray(tensor)
 
 
-def _read_bfloat16(path: Path, name: str, shape: tuple[int, ...]) -> F32:
+def _read_bfloat16(path: Path, entry: Mapping[str, Any], shape: tuple[int, ...]) -> F32:
     """NumPy has no bfloat16: it is the upper half of a float32. safetensors has checked the header by now."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        begin, end = json.loads(file.read(length))[name]["data_offsets"]
-        file.seek(begin, os.SEEK_CUR)
+        begin, end = entry["data_offsets"]
+        file.seek(length + begin, os.SEEK_CUR)
         halves = np.frombuffer(file.read(end - begin), "<u2")
     return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)

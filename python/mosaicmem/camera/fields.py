@@ -13,6 +13,7 @@ from mosaicmem.errors import suspect
 
 _MOST_NAMES = 8
 _MOST_LETTERS = 40
+_MOST_UNREAD = 1000  # different names, of which as many are counted
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE", "PERSP")
 _MODEL_FIELDS = frozenset({"camera_model", "camera_type", "projection", "projection_type", "lens_type"})
 _BENT = frozenset(
@@ -96,13 +97,17 @@ class Unread:
     def __init__(self, known: Collection[str]) -> None:
         self._known = frozenset(known)
         self._found: dict[str, tuple[str, int]] = {}
+        self._has_more = False
 
     def look(self, where: str, names: Iterable[str]) -> None:
         """Notes the unknown ones among ``names``, which stand at a place of the file."""
         for name in names:
             if name not in self._known and not may_bend(name):
                 first, count = self._found.get(name, (where, 0))
-                self._found[name] = (first, count + 1)
+                if count or len(self._found) < _MOST_UNREAD:
+                    self._found[name] = (first, count + 1)
+                else:
+                    self._has_more = True
 
     def say(self, path: Path) -> None:
         """Warns of `SuspiciousInput` if there were any."""
@@ -113,13 +118,28 @@ class Unread:
             place = f" ({where}{f' and {count - 1} more' if count > 1 else ''})" if where else ""
             parts.append(f"{name[:_MOST_LETTERS]}{place}")
         more = len(self._found) - len(parts)
+        others = f", and {more} more" if more > 0 else ""
+        if self._has_more:
+            others += " or many more"
         suspect(
             f"{path}: fields that are not known were passed over: {', '.join(parts)}"
-            f"{f', and {more} more' if more > 0 else ''}; if one of them moves cameras, bends the image or changes "
-            "units or times, the file is not what it is taken for"
+            f"{others}; if one of them moves cameras, bends the image or changes units or "
+            "times, the file is not what it is taken for"
         )
 
 
+def worth_judging(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the fields that `refuse_bent` would refuse, or that say which model a camera has.
+
+    With what other fields come over them, they are judged as all would be.
+    """
+    return {
+        name: value
+        for name, value in fields.items()
+        if may_bend(name) and (name in _MODEL_FIELDS or not is_nothing(value))
+    }
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value[:60] if isinstance(value, (str, list)) else value)
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -104,8 +104,10 @@ def _sign(folder: Path, command: str) -> None:
 
 def _check_signed(folder: Path, command: str, name: str) -> None:
     """A folder that was signed by the same command, and holds nothing since that it did not write."""
+    from mosaicmem._files import read_json_object
+
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = read_json_object(folder / SUMMARY)
         theirs, files = summary["command"], set(summary["files"])
     except (ValueError, KeyError, TypeError):
         raise FileExistsError(f"{name}: {folder} is there and no output of mosaicmem: it is left alone") from None

@@ -103,11 +103,12 @@ def _read_file(config: Path | None) -> dict[str, Any]:
     """The settings that a file gives, checked by themselves so that an error names the file."""
     from mosaicmem._files import read_json_object
     from mosaicmem.pipeline import PipelineConfig
+    from mosaicmem.pipeline.config import MAX_BYTES
 
     if config is None:
         return {}
     PipelineConfig.load(config)
-    return {name: value for name, value in read_json_object(config).items() if value is not None}
+    return {name: value for name, value in read_json_object(config, MAX_BYTES).items() if value is not None}
 
 
 def _name_options(error: Any, told: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -132,5 +133,5 @@ def _parse(change: str, names: Sequence[str]) -> tuple[str, Any]:
         raise UsageError(f"--set: {name}: no such setting{hint}")
     try:
         return name, json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, numbers of thousands of digits, nesting without end
         return name, text

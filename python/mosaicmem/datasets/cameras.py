@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mosaicmem._arrays import check_instance
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import errors_in
 from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.datasets.intrinsics_files import find_intrinsics, intrinsics_files
 from mosaicmem.errors import FormatError, suspect

@@ -11,6 +11,7 @@ import numpy as np
 
 from mosaicmem._arrays import F64
 from mosaicmem._files import read_json_object
+from mosaicmem._opening import open_file
 from mosaicmem._reading import read_lines
 from mosaicmem.errors import FormatError
 
@@ -50,7 +51,7 @@ def intrinsics_files(folder: Path) -> list[Path]:
 
 
 def _speaks_of_intrinsics(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return b"ntrinsic" in file.read(_MAX_BYTES)
 
 

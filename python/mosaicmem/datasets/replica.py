@@ -9,7 +9,8 @@ from typing import Any
 from mosaicmem._arrays import check_number
 from mosaicmem._files import read_json_object
 from mosaicmem._images import image_size
-from mosaicmem._reading import check_folder, errors_in, numbered_files, read_numbers
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import check_folder, numbered_files, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles

@@ -8,7 +8,8 @@ import numpy as np
 
 from mosaicmem._arrays import F64, U8
 from mosaicmem._images import image_size, read_color
-from mosaicmem._reading import check_folder, errors_in, numbered_files, read_matrix
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import check_folder, numbered_files, read_matrix
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.cameras import given_intrinsics
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles

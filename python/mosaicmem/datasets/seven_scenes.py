@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from mosaicmem._images import image_size
-from mosaicmem._reading import check_folder, errors_in, numbered_files, read_matrix
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import check_folder, numbered_files, read_matrix
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, Bool
 from mosaicmem._images import image_size
-from mosaicmem._reading import check_folder, errors_in, read_lines, read_numbers
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import check_folder, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.camera.formats.options import suspect_coarse
+from mosaicmem.camera.formats.options import Coarse
 from mosaicmem.camera.pose import can_be_unit, is_coarse
 from mosaicmem.camera.times import to_seconds
 from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
@@ -113,8 +114,10 @@ class TumRgbd(FolderSequence):
         norms = np.linalg.norm(self._poses[:, 3:], axis=1)
         close = np.flatnonzero(can_be_unit(norms))
         self._poses[close, 3:] /= norms[close, None]
-        coarse = close[is_coarse(norms[close])]
-        suspect_coarse(self._poses_path, [(f"line {self._lines[i]}", float(norms[i])) for i in coarse])
+        coarse = Coarse()
+        for i in close[is_coarse(norms[close])]:
+            coarse.add(f"line {self._lines[i]}", float(norms[i]))
+        coarse.say(self._poses_path)
 
     def pose(self, index: int) -> CameraPose:
         """Where a frame was taken, by the pose nearest in time, and when; metres, seconds."""

@@ -1,180 +1,101 @@
 """Vertices of PLY files, as columns by name.
 
 Our own reader, because libraries with a permissive licence read a file that is cut short, or a row that lacks a number,
-without a word. Nothing is allocated before the file is known to be large enough for it.
+without a word. Nothing is allocated before the file is known to be large enough for it, and only what is wanted of a
+vertex is kept.
 """
 
 from __future__ import annotations
 
-import os
-import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicmem._opening import check_growth, file_size, open_regular
 from mosaicmem.errors import FormatError, suspect
-from mosaicmem.geometry._ply_header import Element, Header, read_header
+from mosaicmem.geometry._ply_header import Element, cut_short, read_header
+from mosaicmem.geometry._ply_lists import row_of_lists, skip_rows
+from mosaicmem.geometry._ply_text import read_text
 
 Columns = dict[str, NDArray[Any]]
 
+_BLOCK = 1 << 20  # bytes that are read at a time
+_CLOUD_BYTES = 27  # of a vertex with colour and normal
 
-def read_vertices(path: Path) -> Columns:
-    """The properties of the element "vertex" that are no lists, each of the type that the header declares.
+
+def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> Columns:
+    """Properties of the element "vertex", each of the type that the header declares.
+
+    ``choose`` gets the names of those that are no lists, and says which are wanted.
 
     Raises
     ------
     FormatError
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise FormatError(path, "expected a regular file")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         header = read_header(path, file)
         names = [element.name for element in header.elements]
         if names.count("vertex") != 1:
-            raise FormatError(path, f"expected one element 'vertex', the header has {', '.join(names) or 'no element'}")
-        file.seek(header.size)
-        left = os.fstat(file.fileno()).st_size - header.size
+            there = ", ".join(names[:8]) or "no element"
+            raise FormatError(path, f"expected one element 'vertex', the header has {there}")
+        size = file_size(file)
+        left = size - header.size
         position = names.index("vertex")
-        for element in header.elements[: position + 1]:
+        before, vertex = header.elements[:position], header.elements[position]
+        for element in (*before, vertex):
             # Text has a digit and the end of a line in each row, but for the last.
             least = element.count * element.least_bytes if header.byte_order else 2 * element.count - 1
-            if least > left:
-                raise _cut_short(
+            if element.types and least > left:
+                raise cut_short(
                     path, f"{element.count} of {element.name!r} need {least} bytes or more, {left} are left"
                 )
             left -= max(0, least)
-        read = _read_binary if header.byte_order else _read_text
-        columns, more = read(path, file, header, header.elements[:position], header.elements[position])
-    if more and position == len(names) - 1:
-        count = header.elements[position].count
+        wanted = choose(vertex.scalars)
+        row = sum(vertex.types[name].itemsize for name in wanted)
+        check_growth(path, size, vertex.count * (row + _CLOUD_BYTES), f"{vertex.count} vertices")
+        columns: Columns = {name: np.empty(vertex.count, vertex.types[name]) for name in wanted}
+        if header.byte_order is None:
+            has_more = read_text(path, file, header, before, vertex, columns)
+        else:
+            file.seek(header.size)
+            skip_rows(path, file, before, header.byte_order)
+            has_more = _read_rows(path, file, vertex, header.byte_order, columns)
+    if has_more and position == len(names) - 1:
         suspect(
-            f"{path}: data follows after the last of {count} vertices; does the header lack vertices or properties?"
+            f"{path}: data follows after the last of {vertex.count} vertices; does the header lack vertices or "
+            "properties?"
         )
     return columns
 
 
-def _cut_short(path: Path, message: str) -> FormatError:
-    return FormatError(path, f"{message}; is the file cut short?")
-
-
-def _read_binary(
-    path: Path, file: IO[bytes], header: Header, before: list[Element], vertex: Element
-) -> tuple[Columns, bool]:
-    order = header.byte_order
-    assert order is not None
-    data = memoryview(file.read() if any(element.lists for element in (*before, vertex)) else b"")
-    offset = 0
-    for element in before:
-        if element.lists:
-            offset = _walk(path, data, offset, element, order, {})
-        else:
-            offset += element.count * element.least_bytes
+def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: str, columns: Columns) -> bool:
+    """The rows of the vertices into ``columns``; whether anything follows them."""
     if vertex.lists:
-        columns: Columns = {name: np.empty(vertex.count, vertex.types[name]) for name in vertex.scalars}
-        offset = _walk(path, data, offset, vertex, order, columns)
-        return columns, offset < len(data)
-    file.seek(header.size + offset)
-    dtype = np.dtype([(name, kind.newbyteorder(order)) for name, kind in vertex.types.items()])
-    table = np.fromfile(file, dtype, vertex.count) if vertex.types else np.empty(vertex.count, dtype)
-    if len(table) != vertex.count:
-        raise _cut_short(path, f"expected {vertex.count} vertices, got {len(table)}")
-    return {name: table[name] for name in vertex.types}, bool(file.read(1 << 16).strip())
-
-
-def _walk(
-    path: Path, data: memoryview, offset: int, element: Element, order: Literal["<", ">"], columns: Columns
-) -> int:
-    """Where an element with lists ends, row by row; properties that are no lists go to ``columns``."""
-    properties = [
-        (name, kind.newbyteorder(order), element.lists[name].newbyteorder(order) if name in element.lists else None)
-        for name, kind in element.types.items()
-    ]
-    for row in range(element.count):
-        for name, kind, length in properties:
-            first = kind if length is None else length
-            if offset + first.itemsize > len(data):
-                raise _cut_short(path, f"the data ends in {element.name} {row} of {element.count}")
-            value = np.frombuffer(data, first, 1, offset)[0]
-            offset += first.itemsize
-            if length is not None:
-                if value < 0:
-                    raise FormatError(path, f"{element.name} {row}: {name}: expected the length of a list, got {value}")
-                offset += int(value) * kind.itemsize
-            elif name in columns:
-                columns[name][row] = value
-    if offset > len(data):
-        raise _cut_short(path, f"the data ends in {element.name} {element.count - 1} of {element.count}")
-    return offset
-
-
-def _read_text(
-    path: Path, file: IO[bytes], header: Header, before: list[Element], vertex: Element
-) -> tuple[Columns, bool]:
-    lines = file.read().splitlines()
-    filled = [number for number, line in enumerate(lines) if line.strip()]
-    skipped = sum(element.count for element in before)
-    rows = filled[skipped : skipped + vertex.count]
-    if len(rows) != vertex.count:
-        raise _cut_short(path, f"expected {vertex.count} vertices, got {len(rows)}")
-    numbers = [header.lines + row + 1 for row in rows]
-    texts = [lines[row] for row in rows]
-    if vertex.lists:
-        texts = [_without_lists(path, number, text, vertex) for number, text in zip(numbers, texts, strict=True)]
-    names = vertex.scalars
-    try:
-        table = np.loadtxt(texts, np.float64, comments=None, ndmin=2) if rows else np.empty((0, len(names)))
-    except ValueError:
-        table = np.empty((0, 0))
-    if table.shape != (len(rows), len(names)):
-        for number, text in zip(numbers, texts, strict=True):
-            _check_row(path, number, text, names)
-    columns = {
-        name: _typed(path, numbers, name, table[:, i], vertex.types[name]) for i, name in enumerate(vertex.scalars)
-    }
-    return columns, len(filled) > skipped + vertex.count
-
-
-def _without_lists(path: Path, number: int, text: bytes, vertex: Element) -> bytes:
-    words, kept, position = text.split(), list[bytes](), 0
-    for name in vertex.types:
-        word = words[position] if position < len(words) else b""
-        if name in vertex.lists:
-            if not word.isdigit():
-                raise FormatError(
-                    path, f"{name}: expected the length of a list, got {word.decode('latin-1')!r}", number
-                )
-            position += int(word[:9])
-        else:
-            kept.append(word)
-        position += 1
-    if position != len(words):
-        raise FormatError(path, f"expected {position} numbers, got {len(words)}", number)
-    return b" ".join(kept)
-
-
-def _check_row(path: Path, number: int, text: bytes, names: list[str]) -> None:
-    words = text.decode("latin-1").split()
-    if len(words) != len(names):
-        raise FormatError(path, f"expected {len(names)} numbers ({', '.join(names)}), got {len(words)}", number)
-    for name, word in zip(names, words, strict=True):
-        try:
-            float(word)
-        except ValueError:
-            raise FormatError(path, f"{name}: expected a number, got {word!r}", number) from None
-
-
-def _typed(path: Path, numbers: list[int], name: str, values: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
-    if kind.kind != "f":
-        limits = np.iinfo(kind)
-        wrong = ~((values >= limits.min) & (values <= limits.max) & (values == np.rint(values)))
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            expected = f"an integer from {limits.min} to {limits.max}, as its type is"
-            raise FormatError(path, f"{name}: expected {expected}, got {values[row]:g}", numbers[row])
-    with np.errstate(over="ignore"):  # inf where beyond float32, which whoever asked for the column finds
-        return values.astype(kind)
+        row_of_lists(path, file, vertex, order, columns)
+        return bool(file.read(1 << 16).strip())
+    sizes = [kind.itemsize for kind in vertex.types.values()]
+    offsets = dict(zip(vertex.types, np.cumsum([0, *sizes]).tolist(), strict=False))
+    dtype = np.dtype(
+        {
+            "names": list(columns),
+            "formats": [vertex.types[name].newbyteorder(order) for name in columns],  # type: ignore[arg-type]
+            "offsets": [offsets[name] for name in columns],
+            "itemsize": sum(sizes),
+        }
+    )
+    rows = max(1, _BLOCK // dtype.itemsize)
+    for first in range(0, vertex.count, rows):
+        count = min(rows, vertex.count - first)
+        data = file.read(count * dtype.itemsize)
+        if len(data) != count * dtype.itemsize:
+            raise cut_short(path, f"expected {vertex.count} vertices, got {first + len(data) // dtype.itemsize}")
+        table = np.frombuffer(data, dtype)
+        for name, column in columns.items():
+            column[first : first + count] = table[name]
+    return bool(file.read(1 << 16).strip())
 
 
 def write_vertices(file: IO[bytes], columns: Columns, count: int, *, binary: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,78 +17,112 @@ COLOR_NAMES = (
     ("diffuse_red", "diffuse_green", "diffuse_blue"),
     ("r", "g", "b"),
 )
+_BLOCK = 1 << 16  # vertices
 _ROUNDING = 1e-3  # that a float from 0 to 1 may be off by
 _LEAST_OF_255 = 16.0  # the brightest float of a cloud with colours from 0 to 255 is above
 
 
-def read_colors(path: Path, columns: Mapping[str, NDArray[Any]]) -> U8 | None:
-    """The colours among the properties of the vertices, (N, 3), if there are any.
+def choose_colors(names: Collection[str]) -> tuple[str, ...]:
+    """Which of the properties of vertices are red, green and blue; none if they are not all there."""
+    return next((chosen for chosen in COLOR_NAMES if set(chosen) <= set(names)), ())
+
+
+def suspect_unread(path: Path, names: Collection[str]) -> None:
+    """Say that there are no colours, if some properties look like colours of another kind."""
+    unread = [name for chosen in COLOR_NAMES for name in chosen if name in names]
+    unread += [name for name in ("rgb", "rgba", "f_dc_0") if name in names]
+    if unread:
+        causes = {"f_dc_0": "the spherical harmonics of 3D Gaussians", "rgb": "packed", "rgba": "packed"}
+        cause = causes.get(unread[0], "a part of three")
+        known = "; ".join(", ".join(chosen) for chosen in COLOR_NAMES)
+        suspect(f"{path}: no colours are read: {', '.join(unread)} is there ({cause}), expected {known}")
+
+
+def read_colors(path: Path, values: Mapping[str, NDArray[Any]]) -> U8:
+    """The colours (N, 3) in three properties of the vertices, red, green and blue by name.
 
     Raises
     ------
     FormatError
     """
-    names = next((names for names in COLOR_NAMES if set(names) <= set(columns)), None)
-    if names is None:
-        _suspect_others(path, columns)
-        return None
-    values = [columns[name] for name in names]
-    if len({column.dtype.newbyteorder("=") for column in values}) > 1:
-        kinds = ", ".join(f"{name} {column.dtype.name}" for name, column in zip(names, values, strict=True))
+    columns = list(values.values())
+    if len({column.dtype for column in columns}) > 1:
+        kinds = ", ".join(f"{name} {column.dtype.name}" for name, column in values.items())
         raise FormatError(path, f"vertex: expected colours of one type, got {kinds}")
-    colors = np.stack(values, axis=1)
-    if colors.dtype == np.uint8 or not colors.size:
-        return colors.astype(np.uint8)
-    if colors.dtype.kind == "f":
-        return _from_floats(path, names, colors.astype(np.float64))
-    if colors.dtype == np.uint16:
-        return _from_ushort(path, names, colors)
-    _check_range(path, names, colors, 0, 255)
-    return colors.astype(np.uint8)
+    dtype = columns[0].dtype
+    convert = _plain
+    if dtype.kind == "f" and len(columns[0]):
+        _check_range(path, values, -_ROUNDING, 255 + _ROUNDING)
+        convert = _scaled if _is_from_0_to_1(path, values) else _rounded
+    elif dtype == np.uint16 and len(columns[0]):
+        convert = _of_ushort
+        if max(column.max() for column in columns) <= 255:
+            suspect(
+                f"{path}: {', '.join(values)} are ushort, whose full range is 65535, and none is above 255; they are "
+                "read as 0 to 255"
+            )
+            convert = _plain
+    elif dtype != np.uint8:
+        _check_range(path, values, 0, 255)
+    colors = np.empty((len(columns[0]), 3), np.uint8)
+    for channel, column in enumerate(columns):
+        for rows in blocks(len(column)):
+            colors[rows, channel] = convert(column[rows])
+    return colors
 
 
-def _suspect_others(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    unread = [name for names in COLOR_NAMES for name in names if name in columns]
-    unread += [name for name in ("rgb", "rgba", "f_dc_0") if name in columns]
-    if unread:
-        causes = {"f_dc_0": "the spherical harmonics of 3D Gaussians", "rgb": "packed", "rgba": "packed"}
-        cause = causes.get(unread[0], "a part of three")
-        known = "; ".join(", ".join(names) for names in COLOR_NAMES)
-        suspect(f"{path}: no colours are read: {', '.join(unread)} is there ({cause}), expected {known}")
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of so many rows that what is made of them on the way takes little memory."""
+    return (slice(first, first + _BLOCK) for first in range(0, count, _BLOCK))
 
 
-def _from_ushort(path: Path, names: tuple[str, ...], colors: NDArray[Any]) -> U8:
-    if colors.max() <= 255:
-        suspect(
-            f"{path}: {', '.join(names)} are ushort, whose full range is 65535, and none is above 255; they are read "
-            "as 0 to 255"
-        )
-        return colors.astype(np.uint8)
-    return np.asarray((colors.astype(np.uint32) + 128) // 257, np.uint8)
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.uint8)
 
 
-def _from_floats(path: Path, names: tuple[str, ...], colors: NDArray[Any]) -> U8:
-    _check_range(path, names, colors, -_ROUNDING, 255 + _ROUNDING)
-    brightest = colors.max()
+def _of_ushort(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray((values.astype(np.uint32) + 128) // 257)
+
+
+def _rounded(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.clip(np.rint(values.astype(np.float64)), 0, 255))
+
+
+def _scaled(values: NDArray[Any]) -> NDArray[Any]:
+    return _rounded(values.astype(np.float64) * 255)
+
+
+def _is_from_0_to_1(path: Path, values: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether floats are parts of 1, as against parts of 255; refused where that is uncertain."""
+    brightest = max(float(column.max()) for column in values.values())
     if brightest <= 1 + _ROUNDING:
-        colors = colors * 255
-    elif brightest < _LEAST_OF_255 and (colors != np.rint(colors)).any():
-        vertex, channel = np.unravel_index(int(np.argmax(colors)), colors.shape)
+        return True
+    whole = (column[rows] == np.rint(column[rows]) for column in values.values() for rows in blocks(len(column)))
+    if brightest < _LEAST_OF_255 and not all(bool(block.all()) for block in whole):
+        vertex, name = min(
+            (int(np.argmax(column == brightest)), name) for name, column in values.items() if brightest in column
+        )
         raise FormatError(
             path,
-            f"vertex: {names[channel]}: expected floats of 0 to 1, or of 0 to 255, got at most {brightest:g} (vertex "
+            f"vertex: {name}: expected floats of 0 to 1, or of 0 to 255, got at most {brightest:g} (vertex "
             f"{vertex}), which is too bright for one and too dark for the other; scale the colours first",
         )
-    return np.asarray(np.clip(np.rint(colors), 0, 255), np.uint8)
+    return False
 
 
-def _check_range(path: Path, names: tuple[str, ...], colors: NDArray[Any], low: float, high: float) -> None:
-    wrong = ~((colors >= low) & (colors <= high))  # NaN too
-    if wrong.any():
-        vertex, channel = np.argwhere(wrong)[0]
-        kind = {"f": "floats of 0 to 1, or of 0 to 255"}.get(colors.dtype.kind, "integers of 0 to 255")
+def _check_range(path: Path, values: Mapping[str, NDArray[Any]], low: float, high: float) -> None:
+    count, first = 0, None
+    for rows in blocks(len(next(iter(values.values())))):
+        block = np.stack([column[rows] for column in values.values()], axis=1)
+        wrong = ~((block >= low) & (block <= high))  # NaN too
+        count += int(wrong.any(axis=1).sum())
+        if first is None and wrong.any():
+            vertex, channel = np.argwhere(wrong)[0]
+            first = (rows.start + int(vertex), list(values)[channel], block[vertex, channel])
+    if first is not None:
+        kind = {"f": "floats of 0 to 1, or of 0 to 255"}.get(block.dtype.kind, "integers of 0 to 255")
         raise FormatError(
             path,
-            f"vertex: {names[channel]}: expected {kind}, got {colors[vertex, channel]} at vertex {vertex}; "
-            f"{wrong.any(axis=1).sum()} of {len(colors)} vertices are so",
+            f"vertex: {first[1]}: expected {kind}, got {first[2]} at vertex {first[0]}; {count} of "
+            f"{len(next(iter(values.values())))} vertices are so",
         )

@@ -18,6 +18,7 @@ _TYPES = {
 }
 _FORMATS: dict[str, Literal["<", ">"] | None] = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER_BYTES = 1 << 20
+_MOST_PROPERTIES = 4096  # of an element
 
 
 @dataclass
@@ -112,8 +113,15 @@ def _add_property(elements: list[Element], words: list[str]) -> None:
     element = elements[-1]
     if name in element.types:
         raise ValueError(f"the element {element.name!r} has two properties {name!r}")
+    if len(element.types) == _MOST_PROPERTIES:
+        raise ValueError(f"expected at most {_MOST_PROPERTIES} properties of {element.name!r:.80}, got more")
     element.types[name] = np.dtype(_TYPES[types[-1]])
     if length:
         element.lists[name] = np.dtype(_TYPES[length[0]])
         if element.lists[name].kind == "f":
             raise ValueError(f"{name}: expected a length of an integer type, got {length[0]}")
+
+
+def cut_short(path: Path, message: str) -> FormatError:
+    """An error about a file that ends before what its header promises."""
+    return FormatError(path, f"{message}; is the file cut short?")

@@ -10,7 +10,9 @@ import numpy as np
 
 from mosaicmem._arrays import F32, as_array, check_number
 from mosaicmem._images import read_depth
-from mosaicmem._reading import check_folder, in_name_order, open_file
+from mosaicmem._numpy_files import read_data, read_header
+from mosaicmem._opening import check_growth, file_size, open_file
+from mosaicmem._reading import check_folder, in_name_order
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.errors import FormatError, suspect
 
@@ -128,22 +130,24 @@ def _check_series(folder: Path, names: Sequence[str]) -> None:
 
 
 def _read_array(path: Path, shape: tuple[int, int]) -> F32:
-    with open_file(path):  # a regular file
-        pass
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
-        raise FormatError(path, f"not a .npy array: {error}") from None
-    if mapped.shape != shape or mapped.dtype.kind != "f":
-        hint = ""
-        if mapped.shape in ((1, *shape), (*shape, 1)):
-            hint = "; leave out the axis of length 1"
-        elif mapped.shape == shape[::-1]:
-            hint = "; transposed?"
-        elif mapped.dtype.kind in "iu":
-            hint = "; millimetres? divide by 1000"
-        raise FormatError(
-            path, f"expected floating-point metres of shape {shape}, got {mapped.dtype} {mapped.shape}{hint}"
-        )
-    depth = np.asarray(mapped, dtype=np.float32)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+    with open_file(path) as file:
+        header = read_header(path, file, "not a .npy array")
+        if header.shape != shape or header.dtype.kind != "f":
+            hint = ""
+            if header.shape in ((1, *shape), (*shape, 1)):
+                hint = "; leave out the axis of length 1"
+            elif header.shape == shape[::-1]:
+                hint = "; transposed?"
+            elif header.dtype.kind in "iu":
+                hint = "; millimetres? divide by 1000"
+            raise FormatError(
+                path, f"expected floating-point metres of shape {shape}, got {header.dtype} {header.shape}{hint}"
+            )
+        check_growth(path, file_size(file), header.nbytes + 4 * header.elements, f"depth of shape {shape}")
+        values = read_data(path, file, header, "not a .npy array")
+    depth: F32 = np.zeros(shape, np.float32)
+    for given, row in zip(values, depth, strict=True):
+        with np.errstate(over="ignore"):  # infinite, which is no depth
+            numbers = given.astype(np.float32)
+        np.copyto(row, numbers, where=np.isfinite(numbers) & (numbers > 0))
+    return depth

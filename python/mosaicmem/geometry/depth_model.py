@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mosaicmem._arrays import F32
+from mosaicmem._opening import check_growth, foreign_parser, open_regular
 from mosaicmem.errors import FormatError, suspect
 
 _DTYPES = {
@@ -20,6 +23,7 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PIXEL_BYTES = 32  # of the copies that an image goes through
 _TRIAL = 224  # pixels of an image that a model of any size is tried on
 
 
@@ -83,7 +87,14 @@ class DepthModel:
                 "effect: leave them out",
             )
         rows, columns = self.size_for(_TRIAL, _TRIAL)
-        self.predict(np.full((rows, columns, 3), 0.5, np.float32))
+        size = len(model) if isinstance(model, bytes) else self._file_size()
+        _check_declared(self.name, size, rows, columns, self._session.get_outputs())
+        self.predict(np.broadcast_to(np.float32(0.5), (rows, columns, 3)))
+
+    def _file_size(self) -> int:
+        """Of the model, and of the files beside it whose names begin with its own: weights may lie in them."""
+        beside = (path for path in self.name.parent.iterdir() if path.name.startswith(self.name.stem))
+        return sum(path.stat().st_size for path in beside if path.is_file())
 
     def __getstate__(self) -> dict[str, Any]:
         if self._file is None:
@@ -108,23 +119,27 @@ class DepthModel:
         """The map (H, W) float32 for an image (H, W, 3) float32 in [0, 1], at the size of the image."""
         height, width = image.shape[:2]
         rows, columns = self.size_for(height, width)
-        pixels = np.stack([resize(image[..., i], rows, columns) for i in range(3)], axis=-1)
-        if self._input.dtype == np.uint8:
-            pixels = np.rint(255 * np.clip(pixels, 0, 1))
-        else:
-            pixels = (pixels - self._mean) / self._std
-        if not self._input.channels_last:
-            pixels = pixels.transpose(2, 0, 1)
-        batch = np.ascontiguousarray(pixels[None], dtype=self._input.dtype)
-        try:
+        batch = self._batch(image, rows, columns)
+        what = (
+            f"fails on an input {self._input.name} of shape {batch.shape}; has it a size that it does not name? "
+            "give input_size, or multiple"
+        )
+        with foreign_parser(self.name, what):
             answer = np.asarray(self._session.run([self._output], {self._input.name: batch})[0])
-        except Exception as error:  # onnxruntime raises classes of its own that have no common base
-            raise FormatError(
-                self.name,
-                f"fails on an input {self._input.name} of shape {batch.shape}; has it a size that it does not name? "
-                f"give input_size, or multiple: {str(error)[:200]}",
-            ) from None
         return resize(self._as_map(answer, rows / columns), height, width)
+
+    def _batch(self, image: F32, rows: int, columns: int) -> NDArray[Any]:
+        """An image as the model takes it, made channel by channel."""
+        sides = (rows, columns, 3) if self._input.channels_last else (3, rows, columns)
+        batch = np.empty((1, *sides), self._input.dtype)
+        for channel in range(3):
+            plane = resize(image[..., channel], rows, columns)
+            if self._input.dtype == np.uint8:
+                plane = np.rint(255 * np.clip(plane, 0, 1))
+            else:
+                plane = (plane - self._mean[channel]) / self._std[channel]
+            batch[(0, ..., channel) if self._input.channels_last else (0, channel)] = plane
+        return batch
 
     def _as_map(self, answer: Any, aspect: float) -> F32:
         """The last two axes of an answer, or those before channels of one; ``aspect`` is height over width."""
@@ -160,17 +175,30 @@ def _session(model: str | Path | bytes, name: Path, threads: int) -> Any:
         raise ModuleNotFoundError(
             "OnnxDepthEstimator needs onnxruntime: pip install onnxruntime (mosaicmem's extra [depth])"
         ) from None
-    if not isinstance(model, bytes) and not name.is_file():
-        raise FileNotFoundError(f"model: {name}: no such file")
+    if not isinstance(model, bytes):
+        if not name.exists():
+            raise FileNotFoundError(f"model: {name}: no such file")
+        with open_regular(name):  # a pipe would be awaited, a device read for ever
+            pass
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    try:
+    with foreign_parser(name, "not a model that onnxruntime reads"):
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(name), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # onnxruntime raises classes of its own that have no common base
-        raise FormatError(name, f"not a model that onnxruntime reads: {str(error)[:200]}") from None
+
+
+def _check_declared(path: Path, size: int, rows: int, columns: int, outputs: Sequence[Any]) -> None:
+    """Refuse a model that declares an image or maps that are large for a file of its ``size``, before it is tried."""
+    pixels = max([rows * columns, *(_least_elements(each.shape) for each in outputs)])
+    check_growth(
+        path, size, pixels * _PIXEL_BYTES, f"an input of {rows}x{columns} and outputs of up to {pixels} values"
+    )
+
+
+def _least_elements(shape: Sequence[Any]) -> int:
+    return math.prod(side for side in shape if isinstance(side, int) and side > 0)
 
 
 def _read_input(path: Path, inputs: Sequence[Any]) -> _Input:

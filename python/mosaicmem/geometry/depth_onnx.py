@@ -43,6 +43,9 @@ class OnnxDepthEstimator:
     - It knows enough, but the model's answer has nothing to do with it: metric depth is taken as it is. Affine depth
       is unaligned: the answer is what memory knows, and 0, no depth, elsewhere. A `SuspiciousInput` says so once.
 
+    A model is a program. What it declares is checked before it runs, but what its operations take, in memory and in
+    time, is up to them: open models of people whom you trust.
+
     Parameters
     ----------
     model : path or bytes
@@ -74,7 +77,7 @@ class OnnxDepthEstimator:
         onnxruntime is not installed: ``pip install onnxruntime``.
     FormatError
         Not a model that onnxruntime reads, or none from one image to one depth; the message names what does not
-        fit, and its shape.
+        fit, and its shape. Or it declares an image or a map that is large for a file of its size.
 
     Warns
     -----

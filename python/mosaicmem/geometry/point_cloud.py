@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 
 from mosaicmem._arrays import F32, U8, ArrayLike, as_array, check_number
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import errors_in
 from mosaicmem.errors import FormatError, suspect
 from mosaicmem.geometry._ply import Columns, read_vertices, write_vertices
-from mosaicmem.geometry._ply_colors import COLOR_NAMES, read_colors
+from mosaicmem.geometry._ply_colors import COLOR_NAMES, blocks, choose_colors, read_colors, suspect_unread
 
 _POINT_NAMES = ("x", "y", "z")
 _NORMAL_NAMES = ("nx", "ny", "nz")
@@ -113,15 +114,31 @@ class PointCloud:
             or the values of a colour are not in a range named above.
         """
         path = Path(path)
-        columns = read_vertices(path)
-        missing = [name for name in _POINT_NAMES if name not in columns]
-        if missing:
-            there = ", ".join(columns) or "none"
-            raise FormatError(
-                path, f"vertex: expected properties x, y, z; {', '.join(missing)} missing, there are: {there}"
-            )
+        names: list[str] = []
+
+        def choose(there: Sequence[str]) -> Sequence[str]:
+            names.extend(there)
+            return _choose(path, there)
+
+        columns = read_vertices(path, choose)
         with errors_in(path):
-            return cls(_points(path, columns), read_colors(path, columns), _normals(path, columns))
+            cloud = object.__new__(cls)  # what is made here needs neither another check nor a copy
+            object.__setattr__(cloud, "points", _points(path, columns))
+            object.__setattr__(cloud, "colors", _colors(path, columns, names))
+            object.__setattr__(cloud, "normals", _normals(path, columns, names))
+        return cloud
+
+
+def _choose(path: Path, there: Sequence[str]) -> Sequence[str]:
+    """Of the properties of vertices, those that are read."""
+    missing = [name for name in _POINT_NAMES if name not in there]
+    if missing:
+        listed = ", ".join(there) or "none"
+        raise FormatError(
+            path, f"vertex: expected properties x, y, z; {', '.join(missing)} missing, there are: {listed}"
+        )
+    normals = _NORMAL_NAMES if set(_NORMAL_NAMES) <= set(there) else ()
+    return (*_POINT_NAMES, *normals, *choose_colors(there))
 
 
 def _concatenate(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
@@ -129,40 +146,68 @@ def _concatenate(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | Non
 
 
 def _points(path: Path, columns: Columns) -> F32:
-    values = np.stack([columns[name] for name in _POINT_NAMES], axis=1)
-    with np.errstate(over="ignore"):
-        points = values.astype(np.float32)
-    lost = ~np.isfinite(points)
+    """Positions (N, 3), whose columns are let go as they are done with."""
+    count = len(columns[_POINT_NAMES[0]])
+    points = np.empty((count, 3), np.float32)
+    lost = np.zeros(count, bool)
+    moved, size = 0.0, 0.0
+    for axis, name in enumerate(_POINT_NAMES):
+        values = columns[name]
+        for rows in blocks(count):
+            with np.errstate(over="ignore"):
+                points[rows, axis] = values[rows]
+            lost[rows] |= ~np.isfinite(points[rows, axis])
+        if lost.any():
+            continue  # the first vertex that is lost may be so along a later axis
+        if values.dtype != np.float32 and count:
+            moved = max(moved, *(float(np.abs(points[rows, axis] - values[rows]).max()) for rows in blocks(count)))
+        size = max(size, float(values.max()) - float(values.min())) if count else 0.0
     if lost.any():
-        vertex, axis = np.argwhere(lost)[0]
+        vertex = int(np.argmax(lost))
+        axis = int(np.argmin(np.isfinite(points[vertex])))
         raise ValueError(
-            f"vertex: expected finite positions, got {_POINT_NAMES[axis]} = {values[vertex, axis]} at vertex {vertex}, "
-            f"{lost.any(axis=1).sum()} of {len(points)} vertices are so; remove them first"
+            f"vertex: expected finite positions, got {_POINT_NAMES[axis]} = {columns[_POINT_NAMES[axis]][vertex]} at "
+            f"vertex {vertex}, {lost.sum()} of {count} vertices are so; remove them first"
         )
-    if values.dtype != np.float32 and len(points):
-        error, size = np.abs(points - values).max(), np.ptp(values, axis=0).max()
-        if error > 1e-4 * size > 0:
-            suspect(
-                f"{path}: float32 moves points by up to {error:.3g}, where the whole cloud measures {size:.3g}: it "
-                "lies far from the origin; subtract an offset from the coordinates first"
-            )
+    if moved > 1e-4 * size > 0:
+        suspect(
+            f"{path}: float32 moves points by up to {moved:.3g}, where the whole cloud measures {size:.3g}: it "
+            "lies far from the origin; subtract an offset from the coordinates first"
+        )
+    for name in _POINT_NAMES:
+        del columns[name]
     return points
 
 
-def _normals(path: Path, columns: Columns) -> F32 | None:
-    there = [name for name in _NORMAL_NAMES if name in columns]
+def _colors(path: Path, columns: Columns, names: Sequence[str]) -> U8 | None:
+    chosen = choose_colors(names)
+    if not chosen:
+        suspect_unread(path, names)
+        return None
+    return read_colors(path, {name: columns.pop(name) for name in chosen})
+
+
+def _normals(path: Path, columns: Columns, names: Sequence[str]) -> F32 | None:
+    there = [name for name in _NORMAL_NAMES if name in names]
     if len(there) < 3:
         if there:
             suspect(f"{path}: normals need nx, ny and nz, there is only {', '.join(there)}: no normals are read")
         return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        normals = np.stack([columns[name] for name in _NORMAL_NAMES], axis=1).astype(np.float32)
-        length = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
-        unknown = ~np.isfinite(length[:, 0])
-        if unknown.any():
-            suspect(
-                f"{path}: normals are not finite at {unknown.sum()} of {len(normals)} vertices, vertex "
-                f"{np.argmax(unknown)} first; they are read as zero, that is unknown"
-            )
-        unit = (np.abs(length - 1) < 1e-3) | (length == 0)
-        return np.where(unknown[:, None], 0, np.where(unit, normals, normals / length)).astype(np.float32)
+    normals = np.empty((len(columns[_NORMAL_NAMES[0]]), 3), np.float32)
+    lost, first = 0, 0
+    for rows in blocks(len(normals)):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            block = np.stack([columns[name][rows] for name in _NORMAL_NAMES], axis=1).astype(np.float32)
+            length = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)
+            unknown = ~np.isfinite(length[:, 0])
+            unit = (np.abs(length - 1) < 1e-3) | (length == 0)
+            normals[rows] = np.where(unknown[:, None], 0, np.where(unit, block, block / length))
+        if unknown.any() and not lost:
+            first = rows.start + int(np.argmax(unknown))
+        lost += int(unknown.sum())
+    if lost:
+        suspect(
+            f"{path}: normals are not finite at {lost} of {len(normals)} vertices, vertex {first} first; they are read "
+            "as zero, that is unknown"
+        )
+    return normals

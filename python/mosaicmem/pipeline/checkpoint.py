@@ -165,7 +165,7 @@ class Checkpoint:
 
     def _expect_same(self, run: dict[str, Any], manifest: Manifest | None) -> None:
         """That the run that began here is this one, and on what it began."""
-        before = read_json_object(self.path / RUN)
+        before = read_json_object(self.path / RUN, follow=False)
         if not all(isinstance(before.get(group), dict) for group in run):
             raise FileExistsError(f"checkpoint: {self.path / RUN} is no run of mosaicmem: it is left alone")
         if manifest is not None and manifest.label != self._label():

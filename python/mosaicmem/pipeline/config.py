@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,10 @@ _NotNegative = Annotated[float, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Bytes = Annotated[int, Field(ge=1, le=2**61)]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+MAX_BYTES = 1 << 20  # of a file
+_MOST_UNKNOWN = 100  # that are named one by one
+_MOST_EVENTS = 10_000
 
 _LEFT_OPEN = ("prompt", "num_threads", "half_life")  # settings of which commands have defaults of their own
 
@@ -44,7 +49,8 @@ class PipelineConfig(BaseModel):
 
     prompt: Annotated[str, Field(description="What the unseen parts should be.", json_schema_extra=_or_null)] = ""
     events: Annotated[
-        tuple[PromptEvent, ...], Field(strict=False, description="Prompts that take over at later windows.")
+        tuple[PromptEvent, ...],
+        Field(strict=False, description="Prompts that take over at later windows."),
     ] = ()
     guidance_scale: Annotated[
         _NotNegative, Field(description="Away from the answer without prompt; 1: off, one call a step.")
@@ -114,6 +120,9 @@ class PipelineConfig(BaseModel):
     def _leave_open(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
+        events = fields.get("events")
+        if isinstance(events, Sized) and len(events) > _MOST_EVENTS:  # each wrong one would be an error of its own
+            raise ValueError(f"events: expected at most {_MOST_EVENTS}, got {len(events)}")
         return {name: value for name, value in fields.items() if value is not None or name not in _LEFT_OPEN}
 
     @model_validator(mode="after")
@@ -170,7 +179,11 @@ class PipelineConfig(BaseModel):
         FormatError
             Not JSON, an unknown key, or an impossible value; the message names the field.
         """
+        fields = read_json_object(path, MAX_BYTES)
+        unknown = [name for name in fields if name not in cls.model_fields]
+        if len(unknown) > _MOST_UNKNOWN:
+            raise FormatError(path, f"{unknown[0]!r:.80} and {len(unknown) - 1} more: no such settings")
         try:
-            return cls(**read_json_object(path))
+            return cls(**fields)
         except ValidationError as error:
             raise FormatError(path, describe_validation(error)) from None

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in
-from mosaicmem.camera.formats.colmap_model import Camera, Image, find_model, read_cameras, read_images
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, suspect_coarse, trajectory
+from mosaicmem._opening import errors_in
+from mosaicmem.camera.formats.colmap_model import find_model, read_cameras, read_images
+from mosaicmem.camera.formats.colmap_records import Camera, Image
+from mosaicmem.camera.formats.options import MAX_FRAMES, Coarse, ReadOptions, one_camera, trajectory
 from mosaicmem.camera.pose import (
     CameraPose,
-    is_coarse,
     quaternion_from_rotation,
     rotation_from_quaternion,
     unit_quaternion,
@@ -42,19 +42,18 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if not 0 < len(images) <= MAX_FRAMES:
         raise FormatError(images_file, f"expected 1 to {MAX_FRAMES} images, got {len(images)}")
     intrinsics = options.intrinsics or one_camera(
-        cameras_file, [(image.name, *cameras[image.camera].judged(cameras_file)) for image in images]
+        cameras_file, ((image.name, *cameras[image.camera].judged(cameras_file)) for image in images)
     )
     with errors_in(cameras_file):
         if options.intrinsics is None:
             options.check_size((intrinsics.width, intrinsics.height))
-    poses, coarse = [], []
+    poses, coarse = [], Coarse()
     for image, time in zip(images, options.times(path, len(images)), strict=True):
         with errors_in(images_file, image.line):
             pose, norm = _pose(image, time)
         poses.append(pose)
-        if is_coarse(norm):
-            coarse.append((image.name, norm))
-    suspect_coarse(images_file, coarse)
+        coarse.add(image.name, norm)
+    coarse.say(images_file)
     return trajectory(path, poses, intrinsics)
 
 

@@ -3,95 +3,28 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from mosaicmem._arrays import F64
-from mosaicmem._reading import in_name_order, open_file
+from mosaicmem._opening import check_growth, file_size, open_file, read_bytes
+from mosaicmem._reading import in_name_order
+from mosaicmem.camera.formats.colmap_records import MODELS, Camera, Image, Images
+from mosaicmem.camera.formats.options import check_frames
 from mosaicmem.errors import FormatError
 
 FILES = tuple(f"{name}{kind}" for name in ("cameras", "images", "points3D") for kind in (".bin", ".txt"))
 
 _MAX_BYTES = 2**30
 _MAX_NAME = 4096
+_MOST_KEY = 2**62
+_MOST_WORDS = 100  # of a camera
+_SHORT_LINE = 2000  # bytes, of which all words are looked at
+_LEAST_IMAGE, _LEAST_CAMERA = 73, 24  # bytes in a binary file
+_IMAGE_BYTES, _CAMERA_BYTES = 220, 640  # in memory, while a model is read
 _UNIT = 0.02  # by which the norm of what is a quaternion may be off
-
-
-class _Model(NamedTuple):
-    name: str
-    parameters: int
-    focals: int  # how many of them are focal lengths; 0 if it is no pinhole even where the rest is zero
-
-
-_MODELS = {  # by COLMAP's number
-    0: _Model("SIMPLE_PINHOLE", 3, 1),
-    1: _Model("PINHOLE", 4, 2),
-    2: _Model("SIMPLE_RADIAL", 4, 1),
-    3: _Model("RADIAL", 5, 1),
-    4: _Model("OPENCV", 8, 2),
-    5: _Model("OPENCV_FISHEYE", 8, 0),
-    6: _Model("FULL_OPENCV", 12, 2),
-    7: _Model("FOV", 5, 0),
-    8: _Model("SIMPLE_RADIAL_FISHEYE", 4, 0),
-    9: _Model("RADIAL_FISHEYE", 5, 0),
-    10: _Model("THIN_PRISM_FISHEYE", 12, 0),
-    11: _Model("RAD_TAN_THIN_PRISM_FISHEYE", 16, 0),
-    12: _Model("SIMPLE_DIVISION", 4, 1),
-    13: _Model("DIVISION", 5, 2),
-    14: _Model("SIMPLE_FISHEYE", 3, 0),
-    15: _Model("FISHEYE", 4, 0),
-    16: _Model("EUCM", 6, 0),
-    17: _Model("EQUIRECTANGULAR", 2, 0),
-}
-_PINHOLES = {model.name: model for model in _MODELS.values() if model.focals}
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """Where an image was taken, as the file has it: camera_from_world."""
-
-    key: int
-    name: str
-    quaternion: F64
-    translation: F64
-    camera: int
-    line: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Camera:
-    """A camera as the file has it."""
-
-    model: str
-    params: F64
-    size: tuple[int, int]
-    line: int | None
-
-    def judged(self, path: Path) -> tuple[F64, tuple[int, int]]:
-        """(fx, fy, cx, cy) and size; an error if it is no pinhole."""
-        if self.model not in _PINHOLES:
-            raise FormatError(
-                path,
-                f"expected a camera of model {', '.join(_PINHOLES)}, got {self.model:.40}; use "
-                "colmap image_undistorter",
-                self.line,
-            )
-        count, focals = _PINHOLES[self.model][1:]
-        if len(self.params) != count:
-            raise FormatError(path, f"{self.model}: expected {count} parameters, got {len(self.params)}", self.line)
-        rest = self.params[focals + 2 :]
-        if rest.any():
-            raise FormatError(
-                path,
-                f"expected no distortion, got {self.model} with {rest.tolist()}; use colmap image_undistorter",
-                self.line,
-            )
-        p = self.params
-        return np.array([p[0], p[focals - 1], p[focals], p[focals + 1]]), self.size
 
 
 # Folders
@@ -135,21 +68,26 @@ def read_cameras(folder: Path) -> tuple[Path, dict[int, Camera]]:
     return path, cameras
 
 
-def read_images(folder: Path, cameras: Collection[int]) -> tuple[Path, list[Image]]:
+def read_images(folder: Path, cameras: Collection[int]) -> tuple[Path, Images]:
     """The file of a model's images, and the images in the order of the numbers and letters in their names.
 
     Each names one of ``cameras``.
     """
     path = folder / f"images{_kind(folder)}"
     images = _read_binary_images(path) if path.suffix == ".bin" else _read_text_images(path, cameras)
-    images = in_name_order(images, lambda image: image.name, path)
-    seen: set[int] = set()
-    for image in images:
+    # Names are sorted by texts that are longer than they are.
+    needed = 8 * sum(sys.getsizeof(name) for name in images.names)
+    check_growth(path, path.stat().st_size, needed, f"{len(images)} names of images")
+    images.order = in_name_order(range(len(images)), lambda i: images.names[i], path)
+    keys = np.array(images.keys)[images.order]
+    by_key = np.argsort(keys, kind="stable")
+    again = by_key[1:][keys[by_key[1:]] == keys[by_key[:-1]]]
+    first_again = int(again.min()) if len(again) else len(images)
+    for i, image in enumerate(images):
         if image.camera not in cameras:
             raise FormatError(path, f"{image.name}: no camera {image.camera} in cameras{path.suffix}", image.line)
-        if image.key in seen:
+        if i == first_again:
             raise FormatError(path, f"{image.name}: expected each IMAGE_ID once, got {image.key} again", image.line)
-        seen.add(image.key)
     return path, images
 
 
@@ -157,83 +95,104 @@ def _kind(folder: Path) -> str:
     return ".bin" if (folder / "images.bin").is_file() else ".txt"
 
 
-def _content(path: Path) -> bytes:
-    with open_file(path) as file:
-        content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise FormatError(path, f"expected at most {_MAX_BYTES} bytes, got more")
-    return content
-
-
 # Text
 
 
-def _text_lines(path: Path) -> list[tuple[int, str]]:
-    """Lines with their numbers, comments and empty ones left out."""
-    lines = _content(path).decode("utf-8-sig", errors="replace").splitlines()
-    numbered = ((i + 1, line.strip()) for i, line in enumerate(lines))
-    return [(number, line) for number, line in numbered if line and not line.startswith("#")]
+def _text_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, comments and empty ones left out; one at a time, as points make long ones."""
+    with open_file(path) as file:
+        _check_size(path, file_size(file))
+        for number, line in enumerate(file, start=1):
+            line = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
+            if line and not line.startswith(b"#"):
+                yield number, line
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > _MAX_BYTES:
+        raise FormatError(path, f"expected at most {_MAX_BYTES} bytes, got {size}")
 
 
 def _read_text_cameras(path: Path) -> dict[int, Camera]:
-    cameras = {}
+    cameras: dict[int, Camera] = {}
     for number, line in _text_lines(path):
-        words = line.split()
+        words = line.split(maxsplit=_MOST_WORDS)
         try:
             size = (int(words[2]), int(words[3]))
             params = np.array([float(word) for word in words[4:]])
-            cameras[int(words[0])] = Camera(words[1], params, size, number)
+            cameras[int(words[0])] = Camera(words[1].decode(errors="replace"), params, size, number)
         except (ValueError, IndexError):
-            raise FormatError(path, f"expected ID MODEL WIDTH HEIGHT PARAMS, got {line[:80]!r}", number) from None
+            raise FormatError(path, f"expected ID MODEL WIDTH HEIGHT PARAMS, got {_shown(line)}", number) from None
+        if len(cameras) % 1024 == 0:
+            _check_cameras(path, len(cameras), path.stat().st_size)
     return cameras
 
 
-def _read_text_images(path: Path, cameras: Collection[int]) -> list[Image]:
+def _check_cameras(path: Path, count: int, size: int) -> None:
+    check_growth(path, size, count * _CAMERA_BYTES, f"{count} cameras")
+
+
+def _read_text_images(path: Path, cameras: Collection[int]) -> Images:
     """An image a line, and after each, if they were written, a line with its points: x, y, id of each.
 
     The line of an image without points is empty, or some tools leave it out: so what a line is, it says itself.
     """
-    images: list[Image] = []
+    images = Images()
     after_image = False
     for number, line in _text_lines(path):
-        words = line.split(maxsplit=9)
-        image = _as_image(words, number)
-        if after_image and _are_points(line.split()):
+        image = _as_image(line, number)
+        if after_image and _are_points(line):
             if image is not None and image.camera in cameras and abs(np.linalg.norm(image.quaternion) - 1) < _UNIT:
                 raise FormatError(
-                    path, f"expected an image or the points of one, got what may be either: {line[:80]!r}", number
+                    path, f"expected an image or the points of one, got what may be either: {_shown(line)}", number
                 )
             after_image = False
         elif image is not None:
             images.append(image)
             after_image = True
+            if len(images) % 4096 == 0:
+                check_frames(path, len(images), path.stat().st_size, _IMAGE_BYTES)
         else:
             wanted = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
             if after_image:
                 wanted = f"the points of the image before, x y id of each, or {wanted}"
-            raise FormatError(path, f"expected {wanted}, got {line[:80]!r}", number)
+            raise FormatError(path, f"expected {wanted}, got {_shown(line)}", number)
     return images
 
 
-def _as_image(words: Sequence[str], line: int) -> Image | None:
-    """The image that a line split in ten holds, if it holds one."""
+def _shown(line: bytes) -> str:
+    return repr(line[:80].decode(errors="replace"))
+
+
+def _as_image(line: bytes, number: int) -> Image | None:
+    """The image that a line holds, if it holds one."""
+    words = line.split(maxsplit=9)
     try:
         values = np.array([float(word) for word in words[1:8]])
-        return Image(int(words[0]), words[9], values[:4], values[4:], int(words[8]), line)
+        key, camera, name = int(words[0]), int(words[8]), words[9]
     except (ValueError, IndexError):
         return None
+    if len(name) > _MAX_NAME or not (abs(key) < _MOST_KEY and abs(camera) < _MOST_KEY):
+        return None
+    return Image(key, name.decode(errors="replace"), values[:4], values[4:], camera, number)
 
 
-def _are_points(words: Sequence[str]) -> bool:
+def _are_points(line: bytes) -> bool:
     """Whether words are x, y and a whole number, again and again; looks at the first and the last ones."""
     try:
-        for x, y, key in (words[:3], words[-3:]):
+        for x, y, key in (line.split(maxsplit=3)[:3], line.rsplit(maxsplit=3)[-3:]):
             float(x), float(y), int(key)
-        if len(words) < 100:
-            [float(word) for word in words]
+        if len(line) < _SHORT_LINE:
+            [float(word) for word in line.split()]
     except ValueError:
         return False
-    return len(words) % 3 == 0
+    return _count_words(line) % 3 == 0
+
+
+def _count_words(line: bytes) -> int:
+    """How many there are, without making them: the line of an image may hold millions."""
+    is_space = np.frombuffer(line, np.uint8) <= ord(" ")
+    return 1 + int(np.count_nonzero(is_space[1:] < is_space[:-1]))
 
 
 # Binary, little-endian
@@ -243,7 +202,18 @@ class _Reader:
     """Takes numbers from bytes; a file that ends too early is a FormatError."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._content, self._at = path, _content(path), 0
+        with open_file(path) as file:
+            self._content = read_bytes(path, file, _MAX_BYTES)
+        self.path, self.size, self._at = path, len(self._content), 0
+
+    def count(self, name: str, least: int) -> int:
+        """How many records follow, of ``least`` bytes or more; checked against what is left of the file."""
+        count, left = int(self.take("<Q")[0]), self.size - self._at
+        if count * least > left:
+            raise FormatError(
+                self.path, f"damaged: it ends too early: {count} {name} need {count * least} bytes, {left} are left"
+            )
+        return count
 
     def take(self, layout: str) -> tuple[float, ...]:
         size = struct.calcsize(layout)
@@ -251,15 +221,15 @@ class _Reader:
         return struct.unpack_from(layout, self._content, self._at - size)
 
     def skip(self, size: int) -> None:
-        if size > len(self._content) - self._at:
-            raise FormatError(self._path, "damaged: it ends too early")
+        if size > self.size - self._at:
+            raise FormatError(self.path, "damaged: it ends too early")
         self._at += size
 
     def name(self) -> str:
         """Text up to a zero byte."""
         end = self._content.find(b"\0", self._at, self._at + _MAX_NAME)
         if end < 0:
-            raise FormatError(self._path, "damaged: a name without an end")
+            raise FormatError(self.path, "damaged: a name without an end")
         name = self._content[self._at : end].decode(errors="replace")
         self._at = end + 1
         return name
@@ -268,23 +238,27 @@ class _Reader:
 def _read_binary_cameras(path: Path) -> dict[int, Camera]:
     reader = _Reader(path)
     cameras = {}
-    for _ in range(int(reader.take("<Q")[0])):
+    count = reader.count("cameras", _LEAST_CAMERA)
+    _check_cameras(path, count, reader.size)
+    for _ in range(count):
         key, number, width, height = (int(x) for x in reader.take("<iiQQ"))
-        model = _MODELS.get(number)
+        model = MODELS.get(number)
         if model is None:
             raise FormatError(
                 path,
-                f"expected a camera of model {_MODELS[0].name} to {_MODELS[max(_MODELS)].name} (0 to {max(_MODELS)}), "
+                f"expected a camera of model {MODELS[0].name} to {MODELS[max(MODELS)].name} (0 to {max(MODELS)}), "
                 f"got number {number}; damaged, or of a newer COLMAP? write it as text with colmap model_converter",
             )
         cameras[key] = Camera(model.name, np.array(reader.take(f"<{model.parameters}d")), (width, height), None)
     return cameras
 
 
-def _read_binary_images(path: Path) -> list[Image]:
+def _read_binary_images(path: Path) -> Images:
     reader = _Reader(path)
-    images = []
-    for _ in range(int(reader.take("<Q")[0])):
+    images = Images()
+    count = reader.count("images", _LEAST_IMAGE)
+    check_frames(path, count, reader.size, _IMAGE_BYTES)
+    for _ in range(count):
         key, *pose, camera = reader.take("<i7di")
         values = np.array(pose)
         name = reader.name()

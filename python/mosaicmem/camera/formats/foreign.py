@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mosaicmem._reading import open_file
+from mosaicmem._opening import open_file
 
 _HEAD = 4096
 

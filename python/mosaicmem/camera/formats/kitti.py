@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in, read_numbers
-from mosaicmem.camera.formats.options import ReadOptions, trajectory
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import read_numbers
+from mosaicmem.camera.formats.options import ReadOptions, check_frames, trajectory
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
 
@@ -22,6 +23,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks twelve numbers a line and rotations."""
     intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 12)
+    check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)
     poses = []
     for row, line, time in zip(rows, lines, options.times(path, len(lines)), strict=True):
         with errors_in(path, line):

@@ -6,8 +6,6 @@ in the file. ``extrinsics`` is another name for the same.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,10 @@ import numpy as np
 
 from mosaicmem._arrays import F64
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in, open_file
+from mosaicmem._numpy_files import read_npz
+from mosaicmem._opening import errors_in, foreign_parser, open_file
 from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, check_frames, one_camera, trajectory
 from mosaicmem.camera.intrinsics import params_of_matrix
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -25,17 +24,6 @@ from mosaicmem.errors import FormatError
 
 _POSES = ("extrinsics_c2w", "extrinsics")
 _MAX_BYTES = 256 * 2**20
-_NPZ_ERRORS = (  # what zipfile and NumPy raise on files that are damaged, encrypted, or lie about their sizes
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    OSError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-)
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
@@ -54,6 +42,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         raise FormatError(path, f"expected one of {' and '.join(_POSES)}, or both alike, got two that differ")
     if matrices.ndim != 3 or matrices.shape[1:] != (4, 4) or not 0 < len(matrices) <= MAX_FRAMES:
         raise FormatError(path, f"{name}: expected shape (N, 4, 4), got {matrices.shape}")
+    check_frames(path, len(matrices), path.stat().st_size, 3 * matrices[0].nbytes)
     _check_intrinsics(path, arrays, options)
     poses = []
     for i, (matrix, time) in enumerate(zip(matrices, options.times(path, len(matrices)), strict=True)):
@@ -66,8 +55,9 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if options.intrinsics is None:
         params = _params(path, arrays["intrinsics"], len(poses))
         assert options.size is not None
-        cameras = [(f"intrinsics[{i}]", row, options.size) for i, row in enumerate(params)]
-        found = trajectory(path, poses, one_camera(path, cameras))
+        size = options.size
+        shared = one_camera(path, ((f"intrinsics[{i}]", row, size) for i, row in enumerate(params)))
+        found = trajectory(path, poses, shared)
     else:
         found = trajectory(path, poses, options.intrinsics)
     unread.say(path)
@@ -95,29 +85,18 @@ def _check_intrinsics(path: Path, arrays: dict[str, Any], options: ReadOptions) 
 
 def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The arrays that are read, unpacked only if they are small enough and none is pickled, and others' names."""
-    try:
-        with open_file(path) as file:
-            with zipfile.ZipFile(file) as archive:
-                total = sum(entry.file_size for entry in archive.infolist())
-            if total > _MAX_BYTES:
-                raise FormatError(path, f"expected at most {_MAX_BYTES} bytes, got {total}")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archived:
-                wanted = [name for name in archived.files if name in (*_POSES, "intrinsics") or may_bend(name)]
-                found = {name: archived[name] for name in wanted}
-                others = [name for name in archived.files if name not in wanted]
-    except FormatError:
-        raise
-    except _NPZ_ERRORS as error:
-        raise FormatError(path, f"not a readable npz file: {error}") from None
+    with open_file(path) as file:
+        found, others = read_npz(path, file, lambda name: name in (*_POSES, "intrinsics") or may_bend(name), _MAX_BYTES)
     arrays: dict[str, Any] = {}
     for name, array in found.items():
         if array.dtype.kind == "U" and array.ndim == 0 and may_bend(name):  # the name of a camera model
-            arrays[name] = str(array)
+            with foreign_parser(path, f"{name}: not a text"):
+                arrays[name] = str(array)
         elif array.dtype.kind not in "bfiu":
             raise FormatError(path, f"{name}: expected numbers, got {array.dtype}")
         else:
-            arrays[name] = array.astype(np.float64)
+            with np.errstate(over="ignore"):  # infinite, which those who look at it find
+                arrays[name] = array.astype(np.float64, copy=False)
     return arrays, others
 
 

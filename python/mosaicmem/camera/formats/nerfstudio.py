@@ -15,16 +15,19 @@ import numpy as np
 
 from mosaicmem._arrays import F64, as_array, check_number
 from mosaicmem._files import read_json_object, write_json
-from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels, worth_judging
+from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
 from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
+_CAMERA = (
+    *("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
+    *("from_na", "from_mitsuba"),
+)
 _READ = (
-    *("frames", "transform_matrix", "time", "w", "h", "fl_x", "fl_y", "cx", "cy"),
-    *("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
-    *("from_na", "from_mitsuba", "applied_transform", "applied_scale", "scale", "offset", "centered", "scaled"),
+    *("frames", "transform_matrix", "time", *_CAMERA),
+    *("applied_transform", "applied_scale", "scale", "offset", "centered", "scaled"),
 )
 _HARMLESS = (
     # files that belong to frames, and what is known of them
@@ -64,22 +67,24 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     unread = Unread((*_READ, *_HARMLESS))
     unread.look("", document)
     times = _times(path, frames, options)
-    poses, cameras = [], []
+    # All that frames need of the fields that they share; a copy of every field for every frame would be quadratic.
+    shared = {name: document[name] for name in _CAMERA if name in document} | worth_judging(document)
+    poses, camera = [], OneCamera(path)
     for i, frame in enumerate(frames):
         where = f"frames[{i}]"
         try:
             unread.look(where, frame)
             matrix = as_array("transform_matrix", _matrix(frame), np.float64, (4, 4), finite=True)
-            fields = {**document, **frame}
+            fields = {**shared, **frame}
             _check_axes(fields)
             if options.intrinsics is None:
-                cameras.append((where, *_camera(fields, options)))
+                camera.add(where, *_camera(fields, options))
             poses.append(CameraPose.from_opengl(matrix, times[i]))
         except KeyError as error:
             raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
-    found = trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     _suspect_units(path, document)
     return found

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mosaicmem._arrays import F64, check_choice, check_instance, check_integer, check_number
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import check_growth, errors_in
 from mosaicmem.camera.intrinsics import CameraIntrinsics
-from mosaicmem.camera.pose import CameraPose, describe_coarse
+from mosaicmem.camera.pose import CameraPose, describe_coarse, is_coarse
 from mosaicmem.camera.times import TIME_UNITS, to_seconds
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
 MAX_FRAMES = 1 << 20
+_FRAME_BYTES = 480  # of a pose in memory, and of what is known of it beside
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class ReadOptions:
         return self.intrinsics
 
 
+def check_frames(path: Path, count: int, size: int, each: int = 0) -> None:
+    """Refuse a file of ``size`` bytes with too many frames to hold, before any of them is looked at.
+
+    ``each`` is the memory that a frame takes while the file is read, beside its pose.
+    """
+    if count > MAX_FRAMES:
+        raise FormatError(path, f"expected at most {MAX_FRAMES} frames, got {count}")
+    check_growth(path, size, count * (_FRAME_BYTES + each), f"{count} frames")
+
+
 def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrinsics) -> CameraTrajectory:
     """A path of one pose or more; its errors are the file's."""
     found = list(poses)
@@ -96,31 +107,70 @@ def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrin
         raise FormatError(path, str(error)) from None
 
 
-def one_camera(path: Path, cameras: Sequence[tuple[str, F64, tuple[int, int]]]) -> CameraIntrinsics:
-    """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
-    where, params, size = cameras[0]
-    try:
-        fx, fy, cx, cy = (float(x) for x in params)
-        camera = CameraIntrinsics(fx, fy, cx, cy, *size)
-    except (TypeError, ValueError) as error:
-        raise FormatError(path, f"{where}: {error}") from None
-    for other, theirs, their_size in cameras[1:]:
-        if their_size != size or not np.allclose(theirs, params, rtol=1e-6, atol=1e-6):
-            raise FormatError(
-                path,
-                f"{other}: expected the camera of {where} ({_text(params, size)}), got {_text(theirs, their_size)}; "
+class OneCamera:
+    """The camera that all frames share, of which only the first is kept; says which frame has another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: tuple[str, F64, tuple[int, int]] | None = None
+        self._other: FormatError | None = None
+
+    def add(self, where: str, params: F64, size: tuple[int, int]) -> None:
+        """The (fx, fy, cx, cy) and (width, height) of a frame."""
+        if self._first is None:
+            self._first = where, params, size
+            return
+        first, known, its_size = self._first
+        same = size == its_size and (bool((params == known).all()) or np.allclose(params, known, rtol=1e-6, atol=1e-6))
+        if not same and self._other is None:
+            self._other = FormatError(
+                self._path,
+                f"{where}: expected the camera of {first} ({_text(known, its_size)}), got {_text(params, size)}; "
                 "a trajectory has one camera",
             )
-    return camera
+
+    def intrinsics(self) -> CameraIntrinsics:
+        """Of all frames, of which there was one at least."""
+        assert self._first is not None
+        where, params, size = self._first
+        try:
+            fx, fy, cx, cy = (float(x) for x in params)
+            camera = CameraIntrinsics(fx, fy, cx, cy, *size)
+        except (TypeError, ValueError) as error:
+            raise FormatError(self._path, f"{where}: {error}") from None
+        if self._other is not None:
+            raise self._other
+        return camera
+
+
+def one_camera(path: Path, cameras: Iterable[tuple[str, F64, tuple[int, int]]]) -> CameraIntrinsics:
+    """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
+    shared = OneCamera(path)
+    for where, params, size in cameras:
+        shared.add(where, params, size)
+    return shared.intrinsics()
 
 
 def _text(params: F64, size: tuple[int, int]) -> str:
     return f"fx, fy, cx, cy = {', '.join(f'{x:g}' for x in params)} of {size[0]}x{size[1]}"
 
 
-def suspect_coarse(path: Path, coarse: Sequence[tuple[str, float]]) -> None:
-    """Names the first of the quaternions, (where, norm), that rounding to three decimals does not explain."""
-    if coarse:
-        where, norm = coarse[0]
-        more = f" and {len(coarse) - 1} more" if len(coarse) > 1 else ""
-        suspect(f"{path}: {where}{more}: {describe_coarse(norm)}")
+class Coarse:
+    """Counts the quaternions of one file whose norm rounding to three decimals does not explain; names the first."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, float] | None = None
+        self._count = 0
+
+    def add(self, where: str, norm: float) -> None:
+        """Notes a quaternion of this norm, if it is coarse."""
+        if is_coarse(norm):
+            self._first = self._first or (where, norm)
+            self._count += 1
+
+    def say(self, path: Path) -> None:
+        """Warns of `SuspiciousInput` if there were any."""
+        if self._first is not None:
+            where, norm = self._first
+            more = f" and {self._count - 1} more" if self._count > 1 else ""
+            suspect(f"{path}: {where}{more}: {describe_coarse(norm)}")

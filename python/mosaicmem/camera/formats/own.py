@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mosaicmem._reading import errors_in
+from mosaicmem._opening import errors_in
 from mosaicmem.camera.formats.options import ReadOptions
 from mosaicmem.camera.trajectory import CameraTrajectory
 

@@ -5,14 +5,16 @@ Times are microseconds. Intrinsics are parts of the image: fx and cx of its widt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mosaicmem._arrays import F64
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in, read_lines
-from mosaicmem.camera.formats.options import ReadOptions, one_camera, trajectory
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import read_lines, table_of
+from mosaicmem.camera.formats.options import OneCamera, ReadOptions, check_frames, trajectory
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
@@ -24,25 +26,25 @@ _MOST_FOCAL = 20.0  # parts of the image: a field of view under 3 degrees
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks the number of columns, that intrinsics are parts of the image, that nothing is distorted, rotations."""
-    lines = read_lines(path)
-    if lines and not _is_numbers(lines[0][1]):
-        lines = lines[1:]  # the address
     size = options.size or (None if options.intrinsics is None else _size_of(options))
     if size is None:
         raise FormatError(path, "intrinsics are parts of the image: give the image size (size, --size)")
-    rows = [_row(path, number, line) for number, line in lines]
-    if not rows:
+    rows, lines = table_of(path, _without_address(read_lines(path)), _COLUMNS)
+    if not len(rows):
         raise FormatError(path, "expected at least one frame, got none")
-    times = options.seconds(path, np.array([row[0] for row in rows]), "us")
+    check_frames(path, len(rows), path.stat().st_size, rows[0].nbytes)
+    for row, number in zip(rows, lines, strict=True):
+        _check_row(path, row, number)
+    times = options.seconds(path, rows[:, 0], "us")
     if options.intrinsics is None:
         _suspect_swapped_size(path, rows[0], size)
-    poses, cameras = [], []
-    for (number, _), row, time in zip(lines, rows, times, strict=True):
-        cameras.append((f"line {number}", row[1:5] * [size[0], size[1], size[0], size[1]], size))
+    poses, shared = [], OneCamera(path)
+    for number, row, time in zip(lines, rows, times, strict=True):
+        shared.add(f"line {number}", row[1:5] * [size[0], size[1], size[0], size[1]], size)
         with errors_in(path, number):
             matrix = np.concatenate([row[7:].reshape(3, 4), [[0, 0, 0, 1]]])
             poses.append(CameraPose.from_camera_from_world(matrix, time))
-    return trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    return trajectory(path, poses, options.intrinsics or shared.intrinsics())
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
@@ -57,21 +59,22 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
         file.write("\n".join([*lines, ""]).encode())
 
 
-def _row(path: Path, number: int, line: str) -> F64:
-    """The numbers (19,) of a line."""
-    try:
-        row = np.array([float(word) for word in line.split()])
-    except ValueError:
-        raise FormatError(path, f"expected numbers, got {line[:80]!r}", number) from None
-    if len(row) != _COLUMNS:
-        raise FormatError(path, f"expected {_COLUMNS} numbers, got {len(row)}", number)
+def _without_address(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The lines of a file but for the address of a video before them."""
+    first = next(lines, None)
+    if first is not None:
+        yield from [first] if _is_numbers(first[1]) else []
+        yield from lines
+
+
+def _check_row(path: Path, row: F64, number: int) -> None:
+    """Intrinsics of a line (19,) that are parts of the image, without distortion."""
     if not 0 < row[1] < _MOST_FOCAL or not 0 < row[2] < _MOST_FOCAL:
         raise FormatError(
             path, f"expected focal lengths as parts of the image, got {row[1]:g}, {row[2]:g}; pixels?", number
         )
     if row[5:7].any():
         raise FormatError(path, f"expected no distortion, got {row[5]:g}, {row[6]:g}", number)
-    return row
 
 
 def _suspect_swapped_size(path: Path, row: F64, size: tuple[int, int]) -> None:

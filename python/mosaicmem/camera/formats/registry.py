@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,8 +119,8 @@ def detect_format(path: str | Path) -> str:
         return "matrixgame"
     if path.suffix == ".json" or is_json(path):
         return _detect_json(path)
-    lines = read_lines(path)
-    for _, line in lines[:2]:
+    lines = list(islice(read_lines(path), 2))
+    for _, line in lines:
         name = _BY_COLUMNS.get(len(line.split()))
         if name is not None:
             return name

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mosaicmem._files import atomic_write
-from mosaicmem._reading import errors_in, read_numbers
-from mosaicmem.camera.formats.options import ReadOptions, suspect_coarse, trajectory
-from mosaicmem.camera.pose import CameraPose, is_coarse, quaternion_from_rotation, unit_quaternion
+from mosaicmem._opening import errors_in
+from mosaicmem._reading import read_numbers
+from mosaicmem.camera.formats.options import Coarse, ReadOptions, check_frames, trajectory
+from mosaicmem.camera.pose import CameraPose, quaternion_from_rotation, unit_quaternion
 from mosaicmem.camera.trajectory import CameraTrajectory
 
 
@@ -18,16 +19,16 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks eight numbers a line, unit quaternions and times that do not decrease."""
     intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 8)
+    check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)
     times = options.seconds(path, rows[:, 0])
     poses = []
-    coarse: list[tuple[str, float]] = []
+    coarse = Coarse()
     for row, line, time in zip(rows, lines, times, strict=True):
         with errors_in(path, line):
             quaternion, norm = unit_quaternion("wxyz", row[[7, 4, 5, 6]])
             poses.append(CameraPose.from_quaternion(quaternion, row[1:4], time))
-        if is_coarse(norm):
-            coarse.append((f"line {line}", norm))
-    suspect_coarse(path, coarse)
+        coarse.add(f"line {line}", norm)
+    coarse.say(path)
     return trajectory(path, poses, intrinsics)
 
 

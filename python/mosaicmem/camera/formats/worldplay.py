@@ -13,7 +13,7 @@ import numpy as np
 from mosaicmem._arrays import F64, as_array
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, refuse_bent
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
 from mosaicmem.camera.intrinsics import CameraIntrinsics, params_of_matrix
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -25,12 +25,12 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     document = read_json_object(path)
     if not 0 < len(document) <= MAX_FRAMES:
         raise FormatError(path, f'expected 1 to {MAX_FRAMES} keys "0", "1", ..., got {len(document)}')
-    odd = set(document) - {str(i) for i in range(len(document))}
-    if odd:
-        raise FormatError(path, f'expected the keys "0", "1", ... without a gap, and no other, got "{min(odd):.40}"')
+    if not all(str(i) in document for i in range(len(document))):
+        odd = min(key for key in document if not _is_index(key, len(document)))
+        raise FormatError(path, f'expected the keys "0", "1", ... without a gap, and no other, got "{odd:.40}"')
     times = options.times(path, len(document))
     unread = Unread(("extrinsic", "K"))
-    poses, cameras = [], []
+    poses, camera = [], OneCamera(path)
     for i in range(len(document)):
         try:
             entry = document[str(i)]
@@ -41,12 +41,12 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             poses.append(CameraPose.from_world_from_camera(matrix, times[i]))
             if options.intrinsics is None:
                 refuse_bent(entry)
-                cameras.append((f'"{i}"', *_camera(entry, options)))
+                camera.add(f'"{i}"', *_camera(entry, options))
         except KeyError as error:
             raise FormatError(path, f'"{i}": {error.args[0]} is missing') from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f'"{i}": {error}') from None
-    found = trajectory(path, poses, options.intrinsics or one_camera(path, cameras))
+    found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     if options.intrinsics is None and options.size is None:
         _suspect_pixel_centres(path, found.intrinsics)
@@ -72,6 +72,10 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
         str(i): {"extrinsic": pose.world_from_camera.tolist(), "K": matrix} for i, pose in enumerate(path_of_camera)
     }
     write_json(path, entries)
+
+
+def _is_index(key: str, count: int) -> bool:
+    return key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < count and str(int(key)) == key
 
 
 def _suspect_pixel_centres(path: Path, camera: CameraIntrinsics) -> None:

@@ -141,7 +141,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content: dict[str, Any] = read_json_object(path, _MAX_MANIFEST_BYTES)
+        content: dict[str, Any] = read_json_object(path, _MAX_MANIFEST_BYTES, follow=False)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem._files import sync_folder
+from mosaicmem._json import decode_json, parse_json
 from mosaicmem.errors import FormatError
 from mosaicmem.memory.storage.manifest import FileEntry
 
@@ -105,7 +106,7 @@ class MappedFile(mmap.mmap):
 
     path: Path
     entry: FileEntry
-    places: dict[int, int]  # of arrays: position of their keyframe, by where they begin
+    begins: dict[str, int]  # of its arrays
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> MappedFile | None:
@@ -117,9 +118,10 @@ class MappedFile(mmap.mmap):
         return source if isinstance(source, cls) else None
 
     def position_of(self, array: NDArray[Any]) -> int:
-        """Position in this file of the keyframe that an array of it belongs to."""
-        begin = np.frombuffer(self, np.uint8).ctypes.data
-        return self.places[array.ctypes.data - begin]
+        """Position in this file of the keyframe whose latents an array is."""
+        at = array.ctypes.data - np.frombuffer(self, np.uint8).ctypes.data
+        name = next(name for name, begin in self.begins.items() if begin == at and name.endswith(".latents"))
+        return int(name.removesuffix(".latents"))
 
     def is_intact(self) -> bool:
         """Whether all bytes are those that the manifest has the checksum of."""
@@ -157,12 +159,8 @@ class MappedTensors:
         finally:
             os.close(descriptor)
         self._file.path, self._file.entry = self.path, entry
-        self.metadata, self._specs = _parse_header(self.path, header[8:])
-        self._file.places = {
-            end + begin: int(name.partition(".")[0])
-            for name, (_, _, begin, _) in self._specs.items()
-            if name.partition(".")[0].isdecimal()
-        }
+        self.metadata, self._specs = _parse_header(self.path, header[8:], entry.nbytes)
+        self._file.begins = {name: end + begin for name, (_, _, begin, _) in self._specs.items()}
         self._data = np.frombuffer(self._file, np.uint8)[end:]
         self._is_checked = False
         if whole:
@@ -205,10 +203,12 @@ def _header_end(path: Path, descriptor: int) -> int:
     return 8 + length
 
 
-def _parse_header(path: Path, header: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...], int, int]]]:
+def _parse_header(
+    path: Path, header: bytes, size: int
+) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...], int, int]]]:
     """The metadata; and dtype, shape, begin and end of each array."""
+    content = parse_json(path, decode_json(path, header, size))
     try:
-        content = json.loads(header)
         metadata = dict(content.pop("__metadata__", {}))
         specs = {}
         for name, spec in content.items():
@@ -216,6 +216,6 @@ def _parse_header(path: Path, header: bytes) -> tuple[dict[str, Any], dict[str, 
             if not all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (*shape, begin, end)):
                 raise ValueError(f"{name:.40}: an impossible extent or offset")
             specs[name] = (str(spec["dtype"])[:40], shape[:8], begin, end)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FormatError(path, f"damaged: not a safetensors header: {str(error)[:200]}") from None
     return metadata, specs

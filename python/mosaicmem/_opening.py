@@ -1,0 +1,137 @@
+"""Files of others, which may be hostile: the one way in that every reader takes.
+
+Only regular files are opened, and opening never waits. No reader takes more memory than `allowed_bytes` of its file: it
+says what the bytes will become before it does any work, through `check_growth`. Whatever a parser of another library
+raises becomes a `FormatError` in `foreign_parser`, and whatever our own checks of values raise does in `errors_in`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mosaicmem.errors import FormatError
+
+_GROWTH = 4  # bytes of memory that a byte of a file may become
+_SPARE = 56 * 10**6  # that every file may take besides; estimates are exact to the rest of 64 MB
+
+
+def allowed_bytes(size: int) -> int:
+    """The memory that reading a file of ``size`` bytes may take."""
+    return _GROWTH * size + _SPARE
+
+
+def check_growth(path: str | Path, size: int, needed: int, what: str) -> None:
+    """Refuse a file of ``size`` bytes that would need more memory than such a file may; call it before the work.
+
+    ``what`` says what the file holds that needs so much.
+    """
+    allowed = allowed_bytes(size)
+    if needed > allowed:
+        raise FormatError(
+            path,
+            f"expected what fits into {allowed // 10**6} MB of memory, {_GROWTH} times the file and {_SPARE // 10**6} "
+            f"MB, got {what}, which need {needed // 10**6} MB; is the file damaged?",
+        )
+
+
+@contextmanager
+def errors_in(path: Path, line: int | None = None) -> Iterator[None]:
+    """Whatever our own checks in the block find wrong is wrong with this file."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise FormatError(path, str(error), line) from None
+
+
+@contextmanager
+def foreign_parser(path: str | Path, what: str) -> Iterator[None]:
+    """Whatever a parser of another library raises in the block becomes a FormatError that begins with ``what``.
+
+    Parsers raise any class on damaged input, IndexError and AttributeError too. So the block holds their call and
+    nothing else: a mistake of our own must not look like a damaged file.
+    """
+    try:
+        yield
+    except (FormatError, MemoryError):
+        raise
+    except Exception as error:
+        raise FormatError(path, f"{what}: {str(error) or type(error).__name__}") from error
+
+
+@contextmanager
+def open_regular(path: str | Path, *, follow: bool = True) -> Iterator[IO[bytes]]:
+    """A regular file, opened without waiting for anybody; one that a link leads to only if ``follow``.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    FormatError
+        It is a folder, a pipe, a device or a socket.
+    """
+    with _open(path, "expected a regular file", 0 if follow else os.O_NOFOLLOW) as file:
+        yield file
+
+
+@contextmanager
+def open_file(path: Path, beside: Path | None = None) -> Iterator[IO[bytes]]:
+    """`open_regular`, where a file that cannot be opened is a FormatError.
+
+    ``beside`` is a file that calls for this one: the message says so when this one is missing.
+    """
+    try:
+        file = _open(path, "not a file: expected a regular file")
+    except FileNotFoundError:
+        raise FormatError(path, _missing(path, beside)) from None
+    except OSError as error:
+        raise FormatError(path, f"not readable: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _open(path: str | Path, refusal: str, flags: int = 0) -> IO[bytes]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)  # a pipe would wait for a writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise FormatError(path, refusal) from None
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+            raise FormatError(path, f"{refusal}, got a symbolic link") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatError(path, refusal)
+    return open(descriptor, "rb")
+
+
+def _missing(path: Path, beside: Path | None) -> str:
+    """Why a file is called for, and what is there in its place."""
+    others = [other.name for other in path.parent.iterdir() if other.stem == path.stem] if path.parent.is_dir() else []
+    wrong = min((name for name in others if name != path.name and (beside is None or name != beside.name)), default="")
+    though = f", though {beside.name} is there" if beside else ""
+    hint = f"; {wrong} is there: convert it to {path.suffix}, or rename it" if wrong else ""
+    return f"missing{though}{hint}"
+
+
+def file_size(file: IO[bytes]) -> int:
+    """The size that an open file says it has. It may grow: what is read is limited too."""
+    return os.fstat(file.fileno()).st_size
+
+
+def read_bytes(path: str | Path, file: IO[bytes], max_bytes: int) -> bytes:
+    """All of an open file, if it has at most ``max_bytes``."""
+    size = file_size(file)
+    if size <= max_bytes:
+        content = file.read(max_bytes + 1 if size else 1)  # files of /proc say 0 and go on for ever
+        size = max(size, len(content))
+    if size > max_bytes:
+        raise FormatError(path, f"expected at most {max_bytes} bytes, got {size}")
+    return content
