@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -119,9 +120,13 @@ class MappedFile(mmap.mmap):
 
     def position_of(self, array: NDArray[Any]) -> int:
         """Position in this file of the keyframe whose latents an array is."""
-        at = array.ctypes.data - np.frombuffer(self, np.uint8).ctypes.data
-        name = next(name for name, begin in self.begins.items() if begin == at and name.endswith(".latents"))
-        return int(name.removesuffix(".latents"))
+        return self._positions[array.ctypes.data - np.frombuffer(self, np.uint8).ctypes.data]
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        """By where latents begin; only damaged files are asked."""
+        latents = ((name.partition("."), begin) for name, begin in self.begins.items())
+        return {begin: int(position) for (position, _, what), begin in latents if what == "latents"}
 
     def is_intact(self) -> bool:
         """Whether all bytes are those that the manifest has the checksum of."""
