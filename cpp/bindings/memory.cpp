@@ -79,8 +79,8 @@ std::unique_ptr<BoundStore> new_store(std::size_t patch_size,
 PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_type,
                const Array<float>& depth, const std::optional<Array<float>>& confidence,
                double stride, const std::array<double, 4>& k,
-               const Array<double>& world_from_camera, std::int64_t frame_id, double timestamp,
-               Provenance provenance, int num_threads) {
+               const Array<double>& world_from_camera, double timestamp, Provenance provenance,
+               std::int64_t frame_id, int num_threads) {
     auto keyframe = make_keyframe(latents, latent_type, depth, confidence, stride, to_intrinsics(k),
                                   frame_id, timestamp, provenance);
     const Affine affine = to_affine(world_from_camera);
@@ -314,8 +314,8 @@ void bind_memory(py::module_& m) {
     store
         .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
              py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
-             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("frame_id"),
-             py::arg("timestamp"), py::arg("provenance"), py::arg("num_threads") = 0)
+             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
+             py::arg("provenance"), py::arg("frame_id"), py::arg("num_threads") = 0)
         .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"))

@@ -167,6 +167,7 @@ class VoxelMap:
     def nbytes(self) -> int: ...
 
 class MemoryStore:
+    # Called without names: where Python has no memory, pybind11 looks for them at null.
     def __init__(self, patch_size: int, max_patches: int | None, max_bytes: int | None, policy: Eviction) -> None: ...
     def insert(
         self,
@@ -177,9 +178,9 @@ class MemoryStore:
         stride: float,
         intrinsics: _Intrinsics,
         world_from_camera: _F64,
-        frame_id: int,
         timestamp: float,
         provenance: Provenance,
+        frame_id: int,
         num_threads: int = 0,
     ) -> int: ...
     def select_keyframes(
