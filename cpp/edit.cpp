@@ -85,8 +85,10 @@ std::size_t StoreState::transform(const Affine& edit, Ids ids, int num_threads) 
     if (count == 0) return 0;
     if (count == alive_count_)
         origin_ = moved(edit, origin_);  // so that the index keeps its precision
-    for (std::size_t i = 0; i < chosen.size(); ++i)
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+        make_mortal(chosen[i].at);
         at_new_places[i]->for_each_alive([&](std::size_t patch) { kill(chosen[i].at, patch); });
+    }
     adopt(std::move(at_new_places), num_threads);
     drop_emptied();
     return count;

@@ -5,7 +5,6 @@
 #include <memory>
 #include <new>
 #include <set>
-#include <system_error>
 
 namespace mosaicmem {
 namespace {
@@ -35,9 +34,9 @@ void make_all_new() {
 
 Registry& registry() {
     static Registry& all = []() -> Registry& {
-        if (const int error = pthread_atfork(take_all, release_all, make_all_new))
-            throw std::system_error(error, std::generic_category(), "pthread_atfork");
-        return *new Registry;
+        auto made = std::make_unique<Registry>();  // what fails is tried again: it comes first
+        if (pthread_atfork(take_all, release_all, make_all_new)) throw std::bad_alloc();
+        return *made.release();
     }();
     return all;
 }

@@ -1,5 +1,7 @@
 #include "memory_store.hpp"
 
+#include <new>
+
 #include "parallel.hpp"
 
 namespace mosaicmem {
@@ -20,7 +22,11 @@ PatchId MemoryStore::insert(std::shared_ptr<const Keyframe> keyframe,
         StoreState::place(std::move(keyframe), world_from_camera, patch_size_, num_threads);
     return write([&](StoreState& state) {
         const PatchId id = state.insert(std::move(placed));
-        state.evict();
+        try {
+            state.evict();
+        } catch (const std::bad_alloc&) {
+            // The keyframe is there. What still has to go, goes with the next one.
+        }
         return id;
     });
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
+#include <limits>
 
 #include "unproject.hpp"
 
@@ -10,6 +12,30 @@ namespace mosaicmem {
 namespace {
 
 constexpr std::size_t kAllocated = 32;  // what the allocator and a shared_ptr add to an object
+
+// The valid depth of a tile that `rank` others are not larger than, found bit by bit: a patch may
+// have any number of cells, and dies where nothing can be allocated. Positive numbers are in the
+// order of their bits.
+float ranked_depth(const Keyframe& keyframe, const Tile& cells, std::size_t rank) {
+    std::uint32_t low = 0, high = std::bit_cast<std::uint32_t>(std::numeric_limits<float>::max());
+    while (low < high) {
+        const std::uint32_t middle = low + (high - low) / 2;
+        const float most = std::bit_cast<float>(middle);
+        std::size_t count = 0;
+        for (std::size_t r = cells.row; r < cells.row_end; ++r) {
+            for (std::size_t c = cells.column; c < cells.column_end; ++c) {
+                const float depth = keyframe.depth[r * keyframe.columns + c];
+                count += is_valid_depth(depth) && depth <= most;
+            }
+        }
+        if (count > rank) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return std::bit_cast<float>(low);
+}
 
 }  // namespace
 
@@ -24,25 +50,25 @@ Tile Observation::tile(std::size_t patch) const {
 
 bool Observation::centre(std::size_t patch, Vec3& world) const {
     const Tile cells = tile(patch);
-    std::array<float, 16> few;
-    std::vector<float> many(cells.cells() > few.size() ? cells.cells() : 0);
-    float* const depths = many.empty() ? few.data() : many.data();
+    std::array<float, 256> few;
     std::size_t count = 0;
     double u = 0, v = 0;
     for (std::size_t r = cells.row; r < cells.row_end; ++r) {
         for (std::size_t c = cells.column; c < cells.column_end; ++c) {
             const float depth = keyframe->depth[r * keyframe->columns + c];
             if (!is_valid_depth(depth)) continue;
-            depths[count++] = depth;
+            if (count < few.size()) few[count] = depth;
+            ++count;
             u += (static_cast<double>(c) + 0.5) * keyframe->stride;
             v += (static_cast<double>(r) + 0.5) * keyframe->stride;
         }
     }
     if (count == 0) return false;
-    float* const middle = depths + (count - 1) / 2;
-    std::nth_element(depths, middle, depths + count);
+    const std::size_t middle = (count - 1) / 2;
+    if (count <= few.size()) std::nth_element(&few[0], &few[middle], &few[0] + count);
+    const float median = count <= few.size() ? few[middle] : ranked_depth(*keyframe, cells, middle);
     const double n = static_cast<double>(count);
-    world = PixelRay(keyframe->k, world_from_camera)(u / n, v / n, *middle);
+    world = PixelRay(keyframe->k, world_from_camera)(u / n, v / n, median);
     return true;
 }
 

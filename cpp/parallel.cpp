@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -44,12 +45,14 @@ void parallel_for(std::size_t n, std::size_t grain, int num_threads,
         }
     };
     std::vector<std::jthread> workers;
-    workers.reserve(threads - 1);
     std::size_t started = 1;
     try {
+        workers.reserve(threads - 1);
         for (; started < threads; ++started) workers.emplace_back(run_chunk, started);
     } catch (const std::system_error&) {
         // The system gives no more threads: their chunks run here.
+    } catch (const std::bad_alloc&) {
+        // The same.
     }
     run_chunk(0);
     for (std::size_t chunk = started; chunk < threads; ++chunk) run_chunk(chunk);

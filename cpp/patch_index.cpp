@@ -130,7 +130,7 @@ void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
     buffer_dead_ = 0;
 }
 
-void PatchIndex::note_dead(Slot slot) {
+void PatchIndex::note_dead(Slot slot) noexcept {
     if (!buffer_.slots.empty() && slot >= buffer_.slots.front()) {
         ++buffer_dead_;
         return;
@@ -141,10 +141,10 @@ void PatchIndex::note_dead(Slot slot) {
     if (after != trees_.begin()) ++std::prev(after)->dead;
 }
 
-void PatchIndex::rebuild(const PatchOf& patch_of, std::size_t worn) noexcept {
+bool PatchIndex::rebuild(const PatchOf& patch_of, std::size_t worn) noexcept {
     if (dead_count() == size()) {
         *this = {};
-        return;
+        return true;
     }
     try {
         for (std::size_t i = trees_.size(); i-- > 0;) {
@@ -158,8 +158,9 @@ void PatchIndex::rebuild(const PatchOf& patch_of, std::size_t worn) noexcept {
             buffer_dead_ = 0;
         }
     } catch (const std::bad_alloc&) {
-        // Put off; each tree is either the old one or the new one.
+        return false;  // each tree is either the old one or the new one
     }
+    return true;
 }
 
 // A small rest joins the tree after it, so that the number of trees stays in proportion to the

@@ -73,9 +73,9 @@ class PatchIndex {
 
     // To be called once for each slot that patch_of has begun to deny; then rebuild() builds again
     // the trees of which more than one in `worn` points is dead, or, where memory does not suffice,
-    // puts it off.
-    void note_dead(Slot slot);
-    void rebuild(const PatchOf& patch_of, std::size_t worn = 2) noexcept;
+    // puts it off, and returns false.
+    void note_dead(Slot slot) noexcept;
+    bool rebuild(const PatchOf& patch_of, std::size_t worn = 2) noexcept;
 
     // The k nearest living points, nearest first, ties by id. At most k.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,

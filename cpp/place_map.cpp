@@ -86,11 +86,16 @@ void PlaceMap::add(const Observation& observation) {
 void PlaceMap::add(const Observation& observation, std::size_t patch) {
     const Keys places = keys(observation, patch);
     std::array<Holders*, kLevels> found;
-    for (std::size_t level = 0; level < kLevels; ++level) {  // what may fail comes first
-        found[level] = &places_[places[level]];
-        const std::size_t capacity = found[level]->capacity();
-        if (found[level]->size() == capacity) found[level]->reserve(capacity + capacity / 2 + 1);
-        holder_nbytes_ += (found[level]->capacity() - capacity) * sizeof(Holder);
+    try {
+        for (std::size_t level = 0; level < kLevels; ++level) {
+            found[level] = &places_[places[level]];
+            const std::size_t size = found[level]->size(), capacity = found[level]->capacity();
+            if (size == capacity) found[level]->reserve(capacity + capacity / 2 + 1);
+            holder_nbytes_ += (found[level]->capacity() - capacity) * sizeof(Holder);
+        }
+    } catch (...) {
+        for (const std::uint64_t place : places) forget_if_empty(place);
+        throw;
     }
     for (std::size_t level = 0; level < kLevels; ++level)
         change(*found[level], observation.first_slot, level, true);
@@ -107,11 +112,16 @@ void PlaceMap::remove(const Observation& observation, std::size_t patch) noexcep
         const auto place = places_.find(places[level]);
         if (place == places_.end()) continue;
         change(place->second, observation.first_slot, level, false);
-        if (!place->second.empty()) continue;
-        holder_nbytes_ -= place->second.capacity() * sizeof(Holder);
-        places_.erase(place);
+        forget_if_empty(places[level]);
     }
     if (observation.alive_count == 1) kept_.erase(observation.first_slot);
+}
+
+void PlaceMap::forget_if_empty(std::uint64_t key) noexcept {
+    const auto place = places_.find(key);
+    if (place == places_.end() || !place->second.empty()) return;
+    holder_nbytes_ -= place->second.capacity() * sizeof(Holder);
+    places_.erase(place);
 }
 
 // A patch of the observation comes to a place or goes. Room for one more holder is there.

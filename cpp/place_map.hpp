@@ -45,6 +45,7 @@ class PlaceMap {
     static Keys keys(const Observation& observation, std::size_t patch);
     static const Holder* keeper(const Holders& holders);
     void add(const Observation& observation, std::size_t patch);
+    void forget_if_empty(std::uint64_t key) noexcept;
     void change(Holders& holders, Slot observation, std::size_t level, bool comes);
 
     std::unordered_map<std::uint64_t, Holders> places_;  // by a hash of the place

@@ -1,7 +1,6 @@
 #include "store_state.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <iterator>
 #include <numeric>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "parallel.hpp"
+#include "sole_owner.hpp"
 
 namespace mosaicmem {
 namespace {
@@ -20,12 +20,6 @@ void expect_channels(std::size_t expected, std::size_t got) {
         throw std::invalid_argument("latents: expected " + std::to_string(expected) +
                                     " channels as before, got " + std::to_string(got));
     }
-}
-
-StoreBytes bytes_of(const Observation& observation) {
-    const Keyframe& keyframe = *observation.keyframe;
-    return {keyframe.latent_nbytes(), keyframe.depth_nbytes(), keyframe.confidence_nbytes(), 0,
-            keyframe.overhead_nbytes() + observation.overhead_nbytes()};
 }
 
 // Fewer points than this wait for a tree with others.
@@ -86,6 +80,7 @@ PatchId StoreState::insert(Placed&& placed) {
             make_room(observations_);
             make_room(first_slots_);
             make_room(order_);
+            prepare_eviction(observation);
             if (places_) writable_places().add(observation);
             noted = true;
             PatchIndex::Points points;
@@ -260,30 +255,28 @@ std::array<float, 3> StoreState::in_index(const Vec3& world) const {
 
 // Writing.
 
-Observation& StoreState::writable(std::size_t at) {
-    std::shared_ptr<Observation>& observation = observations_[at];
-    if (observation.use_count() > 1) {
-        observation = std::make_shared<Observation>(*observation);
-    } else {
-        std::atomic_thread_fence(std::memory_order_acquire);  // after the last other user's reads
-        observation->version.renew();
-    }
-    return *observation;
-}
-
 PlaceMap& StoreState::writable_places() {
-    if (places_.use_count() > 1) {
-        places_ = std::make_shared<PlaceMap>(*places_);
-    } else {
-        std::atomic_thread_fence(std::memory_order_acquire);
-    }
+    if (!is_sole_owner(places_)) places_ = std::make_shared<PlaceMap>(*places_);
     return *places_;
 }
 
-void StoreState::kill(std::size_t at, std::size_t patch) {
-    make_room(emptied_);
-    Observation& observation = writable(at);
-    if (places_) writable_places().remove(observation, patch);
+void StoreState::make_mortal(std::size_t at, std::size_t others) {
+    const std::size_t most = emptied_.size() + others + 1;
+    if (emptied_.capacity() < most) emptied_.reserve(2 * most);
+    if (dropped_.capacity() < dropped_.size() + most) dropped_.reserve(dropped_.size() + 2 * most);
+    if (places_) writable_places();
+    std::shared_ptr<Observation>& observation = observations_[at];
+    if (!is_sole_owner(observation)) observation = std::make_shared<Observation>(*observation);
+}
+
+void StoreState::make_mortal(const std::vector<std::size_t>& positions) {
+    for (const std::size_t at : positions) make_mortal(at, positions.size());
+}
+
+void StoreState::kill(std::size_t at, std::size_t patch) noexcept {
+    Observation& observation = *observations_[at];
+    observation.version.renew();
+    if (places_) places_->remove(observation, patch);
     observation.set_dead(patch);
     --alive_count_;
     index_.note_dead(observation.first_slot + patch);
@@ -293,15 +286,13 @@ void StoreState::kill(std::size_t at, std::size_t patch) {
     }
 }
 
-void StoreState::kill_all(std::size_t at) {
-    const std::shared_ptr<const Observation> before = observations_[at];
-    before->for_each_alive([&](std::size_t patch) { kill(at, patch); });
+void StoreState::kill_all(std::size_t at) noexcept {
+    observations_[at]->for_each_alive([&](std::size_t patch) { kill(at, patch); });
 }
 
-void StoreState::drop_emptied() {
+void StoreState::drop_emptied() noexcept {
     if (!emptied_.empty()) {
         std::sort(emptied_.begin(), emptied_.end());
-        dropped_.reserve(dropped_.size() + emptied_.size());  // nothing after this line fails
         std::size_t to = emptied_.front();
         for (std::size_t i = 0; i < emptied_.size(); ++i) {
             std::shared_ptr<Observation>& observation = observations_[emptied_[i]];
@@ -323,9 +314,23 @@ void StoreState::drop_emptied() {
 
 std::size_t StoreState::erase(std::span<const PatchId> ids) {
     const std::size_t before = alive_count_;
+    std::vector<std::size_t> found;  // for each of the ids
+    found.reserve(ids.size());
+    std::vector<std::size_t> positions;
     for (const PatchId id : ids) {
-        const std::size_t at = at_id(id);
-        if (at != kNowhere) kill(at, id - observations_[at]->first_id);
+        found.push_back(at_id(id));
+        if (found.back() == kNowhere) continue;
+        if (positions.empty() || positions.back() != found.back())
+            positions.push_back(found.back());
+    }
+    std::sort(positions.begin(), positions.end());
+    positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
+    make_mortal(positions);  // the last that may fail
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        if (found[i] == kNowhere) continue;
+        const Observation& observation = *observations_[found[i]];
+        const std::size_t patch = ids[i] - observation.first_id;
+        if (observation.is_alive(patch)) kill(found[i], patch);  // ids may repeat
     }
     drop_emptied();
     return before - alive_count_;
@@ -333,9 +338,12 @@ std::size_t StoreState::erase(std::span<const PatchId> ids) {
 
 std::size_t StoreState::erase_frame(std::int64_t frame_id) {
     const std::size_t before = alive_count_;
+    std::vector<std::size_t> positions;
     for (std::size_t at = 0; at < observations_.size(); ++at) {
-        if (observations_[at]->keyframe->frame_id == frame_id) kill_all(at);
+        if (observations_[at]->keyframe->frame_id == frame_id) positions.push_back(at);
     }
+    make_mortal(positions);  // the last that may fail
+    for (const std::size_t at : positions) kill_all(at);
     drop_emptied();
     return before - alive_count_;
 }
@@ -368,6 +376,12 @@ void StoreState::count_disuse(const Observation& observation) {
     }
     bytes_.bookkeeping -= observation.overhead_nbytes();
     if (--extra->second == 0) extra_uses_.erase(extra);
+}
+
+StoreBytes bytes_of(const Observation& observation) {
+    const Keyframe& keyframe = *observation.keyframe;
+    return {keyframe.latent_nbytes(), keyframe.depth_nbytes(), keyframe.confidence_nbytes(), 0,
+            keyframe.overhead_nbytes() + observation.overhead_nbytes()};
 }
 
 StoreBytes StoreState::bytes() const {

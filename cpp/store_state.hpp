@@ -102,6 +102,9 @@ struct StoreBytes {
     }
 };
 
+// Of an observation whose keyframe no other shares, without its places in index and order.
+StoreBytes bytes_of(const Observation& observation);
+
 // Half-spaces (normal, offset): a point is inside where normal . x + offset >= 0 for all of them.
 using HalfSpaces = std::span<const std::array<double, 4>>;
 
@@ -128,7 +131,8 @@ class StoreState {
     // channels are not those of before. After an exception the state is as it was.
     PatchId insert(Placed&& placed);
 
-    // All return how many patches died. An observation without a living patch is dropped.
+    // All return how many patches died. An observation without a living patch is dropped. After an
+    // exception the state is as it was.
     std::size_t erase(std::span<const PatchId> ids);  // unknown and dead ids are passed over
     std::size_t erase_frame(std::int64_t frame_id);
 
@@ -175,7 +179,8 @@ class StoreState {
     // The smallest and the largest coordinates of centres; false if nothing lives.
     bool bounds(std::array<Vec3, 2>& corners, int num_threads) const;
 
-    // --- eviction.cpp: patches go until the limits hold.
+    // --- eviction.cpp: patches go until the limits hold. After an exception fewer have gone, and
+    // the state may be used.
 
     std::size_t evict();
 
@@ -229,10 +234,14 @@ class StoreState {
         return {{1, 0, 0, origin_.x, 0, 1, 0, origin_.y, 0, 0, 1, origin_.z}};
     }
     bool in_reach(const Vec3& world) const;
-    Observation& writable(std::size_t at);
-    void kill(std::size_t at, std::size_t patch);
-    void kill_all(std::size_t at);
-    void drop_emptied();
+    // Before patches of an observation die, whatever may fail has to: nothing that is seen changes
+    // here. As many `others` may be emptied in the same go.
+    void make_mortal(std::size_t at, std::size_t others = 0);
+    void make_mortal(const std::vector<std::size_t>& positions);
+    void kill(std::size_t at, std::size_t patch) noexcept;
+    void kill_all(std::size_t at) noexcept;
+    void drop_emptied() noexcept;
+    void prepare_eviction(const Observation& coming);
     void sort_by_id();
     void count_use(const Observation& observation);
     void count_disuse(const Observation& observation);

@@ -124,6 +124,12 @@ Voxel& VoxelTable::at(std::uint64_t key) {
     return voxels_.back();
 }
 
+void VoxelTable::make_room(std::size_t more) {
+    const std::size_t size = voxels_.size() + more;
+    if (voxels_.capacity() < size) voxels_.reserve(std::max(2 * voxels_.size(), size));
+    while (2 * size > slots_.size()) grow();
+}
+
 void VoxelTable::grow() {
     slots_.assign(std::max<std::size_t>(1024, 2 * slots_.size()), 0);
     const std::size_t mask = slots_.size() - 1;
@@ -150,6 +156,12 @@ FusionCounts VoxelMap::add(const RgbdFrame& frame, int num_threads) {
                       sums[b]);
         }
     });
+
+    std::array<std::size_t, kShards> most_new{};
+    for (const BlockSums& block : sums) {
+        for (const Voxel& voxel : block.table.voxels()) ++most_new[shard_of(voxel.key, kShards)];
+    }
+    for (std::size_t shard = 0; shard < kShards; ++shard) shards_[shard].make_room(most_new[shard]);
 
     const std::size_t before = size();
     parallel_for(kShards, blocks * frame.width > (1 << 12) ? 1 : kShards, num_threads,

@@ -31,6 +31,9 @@ class VoxelTable {
     // The voxel of `key`, made empty first if it is new.
     Voxel& at(std::uint64_t key);
 
+    // So that as many new voxels do not fail.
+    void make_room(std::size_t more);
+
     const std::vector<Voxel>& voxels() const { return voxels_; }
     std::size_t nbytes() const;
 
@@ -60,6 +63,7 @@ class VoxelMap {
   public:
     explicit VoxelMap(double voxel_size) : voxel_size_(voxel_size) {}
 
+    // After an exception the map is as it was.
     FusionCounts add(const RgbdFrame& frame, int num_threads);
 
     std::size_t size() const;

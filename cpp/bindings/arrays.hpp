@@ -13,13 +13,20 @@
 #include <vector>
 
 #include "camera.hpp"
+#include "objects.hpp"
 
 namespace mosaicmem::bindings {
 
 namespace py = pybind11;
 
+// What is not aligned is copied on the way in, also where nothing else is converted.
+constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 template <class T>
-using Array = py::array_t<T, py::array::c_style>;
+using Array = py::array_t<T, py::array::c_style | kAligned>;
+
+// Room for a result, which must never be copied.
+template <class T>
+using Out = py::array_t<T, py::array::c_style>;
 
 template <class T>
 Array<T> make_array(std::vector<py::ssize_t> shape) {
@@ -36,8 +43,8 @@ template <class T>
 Array<T> take_vector(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
     auto owned = std::make_unique<std::vector<T>>(std::move(values));
     const T* data = owned->data();
-    const py::capsule owner(owned.release(),
-                            [](void* p) { delete static_cast<std::vector<T>*>(p); });
+    const py::capsule owner(owned.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+    owned.release();
     return Array<T>(std::move(shape), data, owner);
 }
 

@@ -13,7 +13,7 @@ void attention(const Strided<T>& q, const Strided<T>& k, const Strided<T>& v,
                const std::optional<Array<bool>>& mask, const std::optional<Array<float>>& bias,
                const std::optional<Array<double>>& query_time,
                const std::optional<Array<double>>& key_time, double half_life, float scale,
-               Strided<T> out, Array<float> lse, int num_threads) {
+               StridedOut<T> out, Out<float> lse, int num_threads) {
     const AttentionShape shape{extent(q, 0), extent(q, 1), extent(k, 1), extent(q, 2),
                                extent(k, 2), extent(q, 3), extent(v, 3)};
     const AttentionInput<T> input{q.data(),
@@ -40,7 +40,7 @@ void attention(const Strided<T>& q, const Strided<T>& k, const Strided<T>& v,
 // out (rows, value_dim), lse (rows)
 template <class T>
 void merge_attention(const Array<T>& out_a, const Array<float>& lse_a, const Array<T>& out_b,
-                     const Array<float>& lse_b, Array<T> out, Array<float> lse) {
+                     const Array<float>& lse_b, Out<T> out, Out<float> lse) {
     const PartialAttention<T> a{out_a.data(), lse_a.data()}, b{out_b.data(), lse_b.data()};
     T* to = out.mutable_data();
     float* to_lse = lse.mutable_data();

@@ -97,10 +97,14 @@ class BoundVoxelMap {
     explicit BoundVoxelMap(double voxel_size) : map_(voxel_size) {}
     explicit BoundVoxelMap(VoxelMap map) : map_(std::move(map)) {}
 
-    std::unique_ptr<BoundVoxelMap> fork() const {
-        const py::gil_scoped_release release;
-        const std::lock_guard lock(mutex_);
-        return std::make_unique<BoundVoxelMap>(map_);
+    py::object fork() const {
+        std::unique_ptr<BoundVoxelMap> copy;
+        {
+            const py::gil_scoped_release release;
+            const std::lock_guard lock(mutex_);
+            copy = std::make_unique<BoundVoxelMap>(map_);
+        }
+        return to_python(std::move(copy));
     }
 
     py::dict add(const Array<float>& depth, const std::optional<Array<std::uint8_t>>& color,
@@ -184,11 +188,11 @@ void bind_geometry(py::module_& m) {
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
           py::arg("camera_from_world"), py::arg("num_threads") = 0);
 
-    py::class_<BoundVoxelMap>(m, "VoxelMap")
-        .def(py::init<double>(), py::arg("voxel_size"))
-        .def("add", &BoundVoxelMap::add, py::arg("depth").noconvert(), py::arg("color").noconvert(),
-             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
-             py::arg("num_threads") = 0)
+    py::class_<BoundVoxelMap> map(m, "VoxelMap", checked_new());
+    def_init(map, &make_new<BoundVoxelMap, double>, py::arg("voxel_size"));
+    map.def("add", &BoundVoxelMap::add, py::arg("depth").noconvert(), py::arg("color").noconvert(),
+            py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
+            py::arg("num_threads") = 0)
         .def("fork", &BoundVoxelMap::fork)
         .def("export", &BoundVoxelMap::export_means, py::arg("min_count"))
         .def("__len__", &BoundVoxelMap::size)

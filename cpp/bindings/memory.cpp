@@ -1,6 +1,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <span>
 
 #include "store.hpp"
@@ -67,11 +68,19 @@ py::dict token_arrays(LandedTokens&& tokens) {
     return result;
 }
 
+std::unique_ptr<BoundStore> new_store(std::size_t patch_size,
+                                      const std::optional<std::size_t>& max_patches,
+                                      const std::optional<std::size_t>& max_bytes,
+                                      Eviction policy) {
+    return std::make_unique<BoundStore>(
+        StoreState(patch_size, to_limits(max_patches, max_bytes, policy)));
+}
+
 PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_type,
                const Array<float>& depth, const std::optional<Array<float>>& confidence,
                double stride, const std::array<double, 4>& k,
-               const Array<double>& world_from_camera, std::int64_t frame_id, double timestamp,
-               Provenance provenance, int num_threads) {
+               const Array<double>& world_from_camera, double timestamp, Provenance provenance,
+               std::int64_t frame_id, int num_threads) {
     auto keyframe = make_keyframe(latents, latent_type, depth, confidence, stride, to_intrinsics(k),
                                   frame_id, timestamp, provenance);
     const Affine affine = to_affine(world_from_camera);
@@ -269,12 +278,14 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
                                               std::int64_t frame_id, double timestamp,
                                               Provenance provenance) {
     static std::atomic<std::uint64_t> next_serial{0};
+    const py::array cells = py::array::ensure(latents, py::array::c_style | kAligned);
+    if (!cells) throw std::bad_alloc();
     // Three array objects and a tuple, with what the allocator adds; measured.
     constexpr std::size_t kObjects = 432;
     return std::make_shared<const Keyframe>(Keyframe{
-        latents.data(), latent_type, depth.data(), data_or_null(confidence), extent(latents, 0),
-        extent(latents, 1), extent(latents, 2), stride, k, frame_id, timestamp, provenance,
-        next_serial++, keep_alive(py::make_tuple(latents, depth, confidence)), kObjects});
+        cells.data(), latent_type, depth.data(), data_or_null(confidence), extent(cells, 0),
+        extent(cells, 1), extent(cells, 2), stride, k, frame_id, timestamp, provenance,
+        next_serial++, keep_alive(py::make_tuple(cells, depth, confidence)), kObjects});
 }
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,
@@ -297,18 +308,14 @@ void bind_memory(py::module_& m) {
     py::enum_<Eviction>(m, "Eviction")
         .value("oldest", Eviction::oldest)
         .value("redundant", Eviction::redundant);
-    BoundStoreClass store(m, "MemoryStore");
+    BoundStoreClass store(m, "MemoryStore", checked_new());
+    def_init(store, &new_store, py::arg("patch_size"), py::arg("max_patches"), py::arg("max_bytes"),
+             py::arg("policy"));
     store
-        .def(py::init([](std::size_t patch_size, const std::optional<std::size_t>& max_patches,
-                         const std::optional<std::size_t>& max_bytes, Eviction policy) {
-                 return std::make_unique<BoundStore>(
-                     StoreState(patch_size, to_limits(max_patches, max_bytes, policy)));
-             }),
-             py::arg("patch_size"), py::arg("max_patches"), py::arg("max_bytes"), py::arg("policy"))
         .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
              py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
-             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("frame_id"),
-             py::arg("timestamp"), py::arg("provenance"), py::arg("num_threads") = 0)
+             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
+             py::arg("provenance"), py::arg("frame_id"), py::arg("num_threads") = 0)
         .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"))

@@ -1,4 +1,5 @@
 #include "arrays.hpp"
+#include "faults.hpp"
 #include "parallel.hpp"
 
 PYBIND11_MODULE(_core, m) {
@@ -6,6 +7,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() =
         "The compiled core of mosaicmem. Arguments are validated by the Python modules that call "
         "it.";
+    pybind11::register_local_exception_translator(&bindings::keep_memory_errors);
     bindings::bind_geometry(m);
     bindings::bind_memory(m);
     bindings::bind_point_index(m);
@@ -15,6 +17,9 @@ PYBIND11_MODULE(_core, m) {
     bindings::bind_patch_memory(m);
 #ifdef MOSAICMEM_CUDA
     bindings::bind_cuda(m);
+#endif
+#ifdef MOSAICMEM_FAULTS
+    bindings::bind_faults(m);
 #endif
     m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }

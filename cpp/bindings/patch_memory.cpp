@@ -22,10 +22,14 @@ struct BoundPatchMemory {
     }
 };
 
-std::unique_ptr<BoundPatchMemory> fork(const BoundPatchMemory& memory) {
-    const py::gil_scoped_release release;
-    const std::shared_lock lock(memory.mutex);
-    return std::make_unique<BoundPatchMemory>(memory.core);
+py::object fork(const BoundPatchMemory& memory) {
+    std::unique_ptr<BoundPatchMemory> copy;
+    {
+        const py::gil_scoped_release release;
+        const std::shared_lock lock(memory.mutex);
+        copy = std::make_unique<BoundPatchMemory>(memory.core);
+    }
+    return to_python(std::move(copy));
 }
 
 void append(BoundPatchMemory& memory, const Array<float>& latents,
@@ -101,10 +105,10 @@ void bind_patch_memory(py::module_& m) {
     py::enum_<PatchMemory::Keep>(m, "Keep")
         .value("nearest", PatchMemory::Keep::nearest)
         .value("farthest", PatchMemory::Keep::farthest);
-    py::class_<BoundPatchMemory>(m, "PatchMemory")
-        .def(py::init<std::size_t, std::size_t, std::size_t>(), py::arg("channels"),
-             py::arg("rows"), py::arg("columns"))
-        .def("fork", &fork)
+    py::class_<BoundPatchMemory> memory(m, "PatchMemory", checked_new());
+    def_init(memory, &make_new<BoundPatchMemory, std::size_t, std::size_t, std::size_t>,
+             py::arg("channels"), py::arg("rows"), py::arg("columns"));
+    memory.def("fork", &fork)
         .def("append", &append, py::arg("latents").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("k_inverse").noconvert(),
              py::arg("k_inverse_double").noconvert(), py::arg("depth").noconvert())

@@ -51,10 +51,10 @@ class PointIndex {
 }  // namespace
 
 void bind_point_index(py::module_& m) {
-    py::class_<PointIndex>(m, "PointIndex")
-        .def(py::init<const Array<float>&, int>(), py::arg("points").noconvert(),
-             py::arg("num_threads") = 0)
-        .def("nearest", &PointIndex::nearest, py::arg("queries").noconvert(), py::arg("k"))
+    py::class_<PointIndex> index(m, "PointIndex", checked_new());
+    def_init(index, &make_new<PointIndex, const Array<float>&, int>, py::arg("points").noconvert(),
+             py::arg("num_threads") = 0);
+    index.def("nearest", &PointIndex::nearest, py::arg("queries").noconvert(), py::arg("k"))
         .def_property_readonly("nbytes", &PointIndex::nbytes);
 }
 

@@ -24,7 +24,7 @@ py::tuple rope_table(const Array<double>& positions, const std::vector<std::size
 
 template <class T, class F>
 void rope_apply(const Strided<T>& x, const Array<F>& cos, const Array<F>& sin, Pairing pairing,
-                bool inverse, Strided<T> out, int num_threads) {
+                bool inverse, StridedOut<T> out, int num_threads) {
     const HeadFeatures<T> features = features_of(x, out);
     const F *c = cos.data(), *s = sin.data();
     {
@@ -38,7 +38,7 @@ template <class T, class F>
 void prope_apply(const Strided<T>& x, const std::vector<std::array<std::size_t, 3>>& runs,
                  std::size_t spread, const Array<F>& coefficient, const Array<std::int32_t>& camera,
                  const std::optional<Array<F>>& cos, const std::optional<Array<F>>& sin,
-                 bool inverse, Strided<T> out, int num_threads) {
+                 bool inverse, StridedOut<T> out, int num_threads) {
     const HeadFeatures<T> features = features_of(x, out);
     std::vector<MatrixRun> in_order;
     for (const auto& [begin, end, group] : runs) in_order.push_back({begin, end, group});

@@ -93,9 +93,13 @@ py::object bounds(const BoundStore& store, int num_threads) {
     return array;
 }
 
-std::unique_ptr<BoundStore> fork(const BoundStore& store) {
-    const py::gil_scoped_release release;
-    return std::make_unique<BoundStore>(store.core.state());
+py::object fork(const BoundStore& store) {
+    std::unique_ptr<BoundStore> copy;
+    {
+        const py::gil_scoped_release release;
+        copy = std::make_unique<BoundStore>(store.core.state());
+    }
+    return to_python(std::move(copy));
 }
 
 void restore(BoundStore& store, const BoundStore& earlier) {

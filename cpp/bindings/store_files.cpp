@@ -124,7 +124,7 @@ py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& m
         state.take_dropped();
         store = std::make_unique<BoundStore>(std::move(state));
     }
-    return py::make_tuple(std::move(store), serials);
+    return py::make_tuple(to_python(std::move(store)), serials);
 }
 
 }  // namespace

@@ -6,13 +6,14 @@ namespace mosaicmem::bindings {
 namespace {
 
 // camera: fx, fy, cx, cy, width, height, near, far; camera_from_world (n, 4, 4); times (n).
-Targets to_targets(const std::array<double, 8>& camera, const Array<double>& camera_from_world,
-                   const Array<double>& times, std::size_t rows, std::size_t columns,
-                   double stride) {
-    Targets targets;
+std::unique_ptr<Targets> to_targets(const std::array<double, 8>& camera,
+                                    const Array<double>& camera_from_world,
+                                    const Array<double>& times, std::size_t rows,
+                                    std::size_t columns, double stride) {
+    auto targets = std::make_unique<Targets>();
     for (const View& view : to_views(camera, camera_from_world)) {
-        const double time = times.data()[targets.grids.size()];
-        targets.grids.push_back({view, rows, columns, stride, time});
+        const double time = times.data()[targets->grids.size()];
+        targets->grids.push_back({view, rows, columns, stride, time});
     }
     return targets;
 }
@@ -82,19 +83,21 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
     py::enum_<Direction>(m, "Direction")
         .value("forward", Direction::forward)
         .value("backward", Direction::backward);
-    py::class_<SightScales>(m, "SightScales")
-        .def(py::init<double, double, double, double>(), py::arg("viewing_angle"),
-             py::arg("field_angle"), py::arg("half_life"), py::arg("generated_weight"));
-    py::class_<KeyframeParams>(m, "KeyframeParams")
-        .def(py::init<std::size_t, std::size_t, double, SightScales>(), py::arg("per_view"),
-             py::arg("per_window"), py::arg("depth_tolerance"), py::arg("scales"));
-    py::class_<BlendOptions>(m, "BlendOptions")
-        .def(py::init<Direction, float, SightScales>(), py::arg("direction"),
+    py::class_<SightScales> scales(m, "SightScales", checked_new());
+    def_init(scales, &make_new<SightScales, double, double, double, double>,
+             py::arg("viewing_angle"), py::arg("field_angle"), py::arg("half_life"),
+             py::arg("generated_weight"));
+    py::class_<KeyframeParams> params(m, "KeyframeParams", checked_new());
+    def_init(params, &make_new<KeyframeParams, std::size_t, std::size_t, double, SightScales>,
+             py::arg("per_view"), py::arg("per_window"), py::arg("depth_tolerance"),
+             py::arg("scales"));
+    py::class_<BlendOptions> options(m, "BlendOptions", checked_new());
+    def_init(options, &make_new<BlendOptions, Direction, float, SightScales>, py::arg("direction"),
              py::arg("depth_tolerance"), py::arg("scales"));
-    py::class_<Targets>(m, "TargetGrids")
-        .def(py::init(&to_targets), py::arg("camera"), py::arg("camera_from_world").noconvert(),
-             py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"))
-        .def_property_readonly("count", [](const Targets& self) { return self.grids.size(); })
+    py::class_<Targets> targets(m, "TargetGrids", checked_new());
+    def_init(targets, &to_targets, py::arg("camera"), py::arg("camera_from_world").noconvert(),
+             py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"));
+    targets.def_property_readonly("count", [](const Targets& self) { return self.grids.size(); })
         .def_property_readonly("rows", [](const Targets& self) { return self.grids.at(0).rows; })
         .def_property_readonly("columns",
                                [](const Targets& self) { return self.grids.at(0).columns; });

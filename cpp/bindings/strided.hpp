@@ -8,10 +8,12 @@
 namespace mosaicmem::bindings {
 
 template <class T>
-using Strided = py::array_t<T, 0>;
-
+using Strided = py::array_t<T, kAligned>;
 template <class T>
-HeadStrides strides_of(const Strided<T>& x) {
+using StridedOut = py::array_t<T, 0>;
+
+template <class T, int kFlags>
+HeadStrides strides_of(const py::array_t<T, kFlags>& x) {
     const auto elements = [&](int axis) {
         return static_cast<std::size_t>(x.strides(axis)) / sizeof(T);
     };
@@ -19,7 +21,7 @@ HeadStrides strides_of(const Strided<T>& x) {
 }
 
 template <class T>
-HeadFeatures<T> features_of(const Strided<T>& x, Strided<T>& out) {
+HeadFeatures<T> features_of(const Strided<T>& x, StridedOut<T>& out) {
     return {x.data(),     out.mutable_data(), strides_of(x), strides_of(out),
             extent(x, 0), extent(x, 1),       extent(x, 2),  extent(x, 3)};
 }

@@ -6,7 +6,7 @@
 // whose runtime is not up yet when ifuncs are resolved. Kernels that must have a certain shape in
 // registers are written with vectors instead: see levels.hpp.
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && \
-    defined(__GLIBC__) && !defined(MOSAICMEM_SANITIZE)
+    defined(__GLIBC__) && !defined(MOSAICMEM_SANITIZE) && !defined(__SANITIZE_THREAD__)
 #define MOSAICMEM_CLONES \
     __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else

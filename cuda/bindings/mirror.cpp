@@ -42,31 +42,32 @@ void bind_cuda_mirror(py::module_& m) {
     m.attr("latents_offset") = offsetof(cuda::MirroredObservation, latents);
     m.def("pack_observation", &pack_observation, py::arg("description"), py::arg("latents"),
           py::arg("depth"), py::arg("confidence"), py::arg("first_chunk"));
-    py::class_<MirrorTables>(m, "MirrorTables")
-        .def(py::init<DeviceArray, DeviceArray, DeviceArray, std::array<double, 3>, std::size_t,
-                      LatentType>(),
+    py::class_<MirrorTables> tables(m, "MirrorTables", checked_new());
+    def_init(tables,
+             &make_new<MirrorTables, DeviceArray, DeviceArray, DeviceArray, std::array<double, 3>,
+                       std::size_t, LatentType>,
              py::arg("centres"), py::arg("chunk_row"), py::arg("observations"), py::arg("origin"),
-             py::arg("channels"), py::arg("latent_type"))
-        .def_readonly("channels", &MirrorTables::channels);
+             py::arg("channels"), py::arg("latent_type"));
+    tables.def_readonly("channels", &MirrorTables::channels);
 
-    py::class_<cuda::PinnedMemory>(m, "PinnedMemory", py::buffer_protocol())
-        .def(py::init<std::size_t>(), py::arg("n"))
-        .def_buffer([](cuda::PinnedMemory& memory) {
-            return py::buffer_info(memory.data(), static_cast<py::ssize_t>(memory.size()));
-        });
-    py::class_<cuda::SideStream>(m, "SideStream")
-        .def(py::init<int>(), py::arg("device"))
-        .def_property_readonly("handle", [](const cuda::SideStream& self) {
-            return std::pair(self.stream().device,
-                             reinterpret_cast<std::uintptr_t>(self.stream().handle));
-        });
+    py::class_<cuda::PinnedMemory> pinned(m, "PinnedMemory", py::buffer_protocol(), checked_new());
+    def_init(pinned, &make_new<cuda::PinnedMemory, std::size_t>, py::arg("n"));
+    pinned.def_buffer([](cuda::PinnedMemory& memory) {
+        return py::buffer_info(memory.data(), static_cast<py::ssize_t>(memory.size()));
+    });
+    py::class_<cuda::SideStream> side(m, "SideStream", checked_new());
+    def_init(side, &make_new<cuda::SideStream, int>, py::arg("device"));
+    side.def_property_readonly("handle", [](const cuda::SideStream& self) {
+        return std::pair(self.stream().device,
+                         reinterpret_cast<std::uintptr_t>(self.stream().handle));
+    });
     m.def("order_streams", &cuda::order_streams, py::arg("earlier"), py::arg("later"));
     m.def(
         "is_pinned", [](const py::array& array) { return cuda::is_pinned(array.data()); },
         py::arg("array"));
-    py::class_<cuda::Moment>(m, "Moment")
-        .def(py::init<const cuda::Stream&>(), py::arg("stream"))
-        .def_property_readonly("has_passed", &cuda::Moment::has_passed)
+    py::class_<cuda::Moment> moment(m, "Moment", checked_new());
+    def_init(moment, &make_new<cuda::Moment, const cuda::Stream&>, py::arg("stream"));
+    moment.def_property_readonly("has_passed", &cuda::Moment::has_passed)
         .def("wait", &cuda::Moment::wait, py::call_guard<py::gil_scoped_release>());
     // From pinned memory, which must stay as it is until the stream is past it.
     m.def(

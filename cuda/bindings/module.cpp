@@ -5,11 +5,12 @@ namespace mosaicmem::bindings {
 void bind_cuda(py::module_& core) {
     py::module_ m = core.def_submodule("cuda", "The kernels for arrays in device memory.");
     py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
-    py::class_<DeviceArray>(m, "DeviceArray")
-        .def(py::init<std::uintptr_t, std::vector<std::size_t>, std::vector<std::size_t>,
-                      std::string>(),
-             py::arg("address"), py::arg("shape"), py::arg("strides"), py::arg("dtype"))
-        .def_readonly("address", &DeviceArray::address)
+    py::class_<DeviceArray> array(m, "DeviceArray", checked_new());
+    def_init(array,
+             &make_new<DeviceArray, std::uintptr_t, std::vector<std::size_t>,
+                       std::vector<std::size_t>, std::string>,
+             py::arg("address"), py::arg("shape"), py::arg("strides"), py::arg("dtype"));
+    array.def_readonly("address", &DeviceArray::address)
         .def_readonly("shape", &DeviceArray::shape)
         .def_readonly("strides", &DeviceArray::strides)
         .def_readonly("dtype", &DeviceArray::dtype);

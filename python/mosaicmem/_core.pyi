@@ -167,6 +167,7 @@ class VoxelMap:
     def nbytes(self) -> int: ...
 
 class MemoryStore:
+    # Called without names: where Python has no memory, pybind11 looks for them at null.
     def __init__(self, patch_size: int, max_patches: int | None, max_bytes: int | None, policy: Eviction) -> None: ...
     def insert(
         self,
@@ -177,9 +178,9 @@ class MemoryStore:
         stride: float,
         intrinsics: _Intrinsics,
         world_from_camera: _F64,
-        frame_id: int,
         timestamp: float,
         provenance: Provenance,
+        frame_id: int,
         num_threads: int = 0,
     ) -> int: ...
     def select_keyframes(
@@ -372,6 +373,10 @@ def linear(x: _F32, weight: _F32, num_threads: int = 0) -> _F32: ...
 def simd_level() -> SimdLevel: ...
 def limit_simd_level(most: SimdLevel) -> None: ...
 def ignore_grain(on: bool) -> None: ...
+
+# Where the core is built with MOSAICMEM_FAULTS or MOSAICMEM_SANITIZE: the n-th allocation from now on fails, and with
+# `lasting` all that follow; none for 0. Returns how many have failed since the last call.
+def fail_allocation_after(n: int, lasting: bool, /) -> int: ...
 
 _Shape = tuple[int, ...]
 _Stream = tuple[int, int]  # device and handle

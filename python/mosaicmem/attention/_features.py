@@ -45,8 +45,8 @@ def as_heads(name: str, value: ArrayLike, shape: Shape, *, double: bool = True) 
         array = array[None]
     step = array.itemsize
     whole = all(stride >= 0 and stride % step == 0 for stride in array.strides)
-    aligned = array.flags.aligned and (dim <= 1 or array.strides[-1] == step)
-    return array if whole and aligned else np.ascontiguousarray(array)
+    beside = dim <= 1 or array.strides[-1] == step
+    return array if whole and beside and array.flags.aligned else np.require(array, requirements=("C", "A"))
 
 
 def empty_heads(like: Heads, dim: int) -> Heads:

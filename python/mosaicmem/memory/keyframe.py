@@ -37,7 +37,7 @@ def as_keyframe(
     *,
     own: bool,
 ) -> dict[str, Any]:
-    """The core's arguments for a keyframe, without its frame id.
+    """The core's arguments for a keyframe, in its order and without its frame id.
 
     ``channels`` are those of before, None for any; ``dtype`` is what latents are kept as. With ``own``, no array is
     memory that the caller can write to.
