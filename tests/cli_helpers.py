@@ -9,65 +9,33 @@ import pty
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
-import traceback
 import warnings
 
 import av
 
 from mosaicmem import CameraTrajectory, PipelineConfig, PointCloud
-from mosaicmem.cli import app, main
+from mosaicmem.cli import app
+from mosaicmem.cli._terminal import show_warnings
 
 
 def run(*arguments, cwd=None):
-    """The command in a process of its own, which is forked: to import everything takes longer than most commands."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads of the test runner, which only wait
-            process = os.fork()
-        if process == 0:
-            _become_the_command([str(a) for a in arguments], cwd, out.fileno(), err.fileno())
-        _, status = os.waitpid(process, 0)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-    return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), *texts)
-
-
-def _become_the_command(arguments, cwd, out, err):
-    """Be what the command line starts; never returns."""
-    code = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode, closefd=False) for fd, mode in enumerate("rww"))
-        os.chdir(cwd or ".")
-        sys.argv = ["mosaicmem", *arguments]
-        warnings.resetwarnings()
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def invoke(*arguments, cwd=None):
-    """The same within this process: for commands that fail early or do little."""
+    """The command, within this process: to import everything takes longer than most commands."""
     before, code = os.getcwd(), 0
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        warnings.catch_warnings(),
+    ):
         os.chdir(cwd or before)
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python begins
+        show_warnings()
         try:
             app([str(a) for a in arguments], prog_name="mosaicmem")
         except SystemExit as end:
-            code = end.code
+            code = end.code or 0
         finally:
             os.chdir(before)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())

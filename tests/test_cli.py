@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli_helpers import check_outputs, invoke, run, succeed
+from cli_helpers import check_outputs, run, succeed
 from mosaicmem import PipelineConfig, __version__
 from mosaicmem.device import describe_cuda
 
@@ -145,7 +145,7 @@ class TestFailures:
     def check(self, tmp_path, scene, arguments, message, code):
         (tmp_path / "bad.json").write_text('{"window_sise": 3}')
         arguments = [str(scene) if a == "SCENE" else a for a in arguments]
-        done = invoke(*arguments, cwd=tmp_path)
+        done = run(*arguments, cwd=tmp_path)
         assert message in done.stderr
         assert done.returncode == code
         assert done.stderr.startswith("mosaicmem: error: ")
@@ -164,13 +164,13 @@ class TestFailures:
     @pytest.mark.parametrize("option", ["--frames", "--stride", "--top-k", "--fps", "--size", "--set"])
     def test_pictures_of_a_path_need_one(self, tmp_path, option):
         value = {"--size": "8x8", "--set": "near=1"}.get(option, "1")
-        done = invoke("visualize", "m", "-o", "out", option, value, cwd=tmp_path)
+        done = run("visualize", "m", "-o", "out", option, value, cwd=tmp_path)
         assert f"{option}: expected --trajectory, whose views are drawn" in done.stderr
         assert done.returncode == WRONG_USAGE
 
     def test_what_a_store_is_asked_needs_a_path(self, memory):
         for options in (["--coverage"], ["--stride", "8"], ["--set", "near=1"], ["--fps", "5"]):
-            done = invoke("inspect", memory / "store", *options)
+            done = run("inspect", memory / "store", *options)
             assert f"{options[0]}: expected --trajectory" in done.stderr
             assert done.returncode == WRONG_USAGE
 
@@ -178,7 +178,7 @@ class TestFailures:
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "letters").write_text("dear")
         arguments = ["generate", "--trajectory", memory / "path.json", "-o", tmp_path / "out"]
-        done = invoke(*arguments, "--checkpoint", tmp_path / "kept")
+        done = run(*arguments, "--checkpoint", tmp_path / "kept")
         assert done.stderr.startswith("mosaicmem: error: --checkpoint: expected a new or empty folder")
         assert done.returncode == FAILED
 
@@ -203,7 +203,7 @@ class TestFailures:
         ],
     )
     def test_values_of_the_wrong_kind_or_range(self, command, option, value):
-        done = invoke(command, *([option, value] if value else []), *(["x"] if command == "inspect" else []))
+        done = run(command, *([option, value] if value else []), *(["x"] if command == "inspect" else []))
         assert option in done.stderr
         assert done.returncode == WRONG_USAGE
 

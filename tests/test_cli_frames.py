@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli_helpers import invoke
+from cli_helpers import run
 from mosaicmem.cli._captions import captioned_sheet
 from mosaicmem.cli._errors import UsageError
 from mosaicmem.cli._frames import caption_of, parse_list, parse_range, selected
@@ -54,9 +54,9 @@ class TestEveryCommandSaysTheSame:
     """The files of the scene are numbered 0, 4, 8, ..."""
 
     def test_generate_and_evaluate(self, tmp_path, scene):
-        made = invoke("generate", "--scene", scene, *SELECTION, "-o", tmp_path / "out")
+        made = run("generate", "--scene", scene, *SELECTION, "-o", tmp_path / "out")
         generated = json.loads((tmp_path / "out" / "summary.json").read_text())
-        compared = invoke("evaluate", "--scene", scene, *SELECTION, "--stride", "8", "--json")
+        compared = run("evaluate", "--scene", scene, *SELECTION, "--stride", "8", "--json")
         evaluated = json.loads(compared.stdout)
         for targets in (generated["targets"]["frames"], evaluated["runs"][0]["targets"]):
             assert [(each["frame"], each["number"]) for each in targets] == [(8, 32), (10, 40)]
@@ -69,33 +69,33 @@ class TestEveryCommandSaysTheSame:
         assert said in made.stdout
         assert "2 frames, 8 to 10 (files 32 to 40)" in made.stdout
         assert re.search(r"^ *8 +32 .*\n *10 +40 ", made.stdout, re.MULTILINE)
-        assert said in invoke("evaluate", "--scene", scene, *SELECTION, "--stride", "8").stdout
+        assert said in run("evaluate", "--scene", scene, *SELECTION, "--stride", "8").stdout
 
     def test_export(self, tmp_path, scene):
-        done = invoke("export-ply", "--scene", scene, "--frames", "2:6", "-o", tmp_path / "a.ply")
+        done = run("export-ply", "--scene", scene, "--frames", "2:6", "-o", tmp_path / "a.ply")
         assert "of 4 frames, 2 to 5 (files 8 to 20) in" in done.stdout
 
     def test_real_numbering(self, tmp_path, rgbd_scene):
         """Every fourth of the frames 0 to 396: position 60 is file 240, and 396 is no position."""
-        done = invoke("export-ply", "--scene", rgbd_scene, "--frames", "60:62", "-o", tmp_path / "a.ply")
+        done = run("export-ply", "--scene", rgbd_scene, "--frames", "60:62", "-o", tmp_path / "a.ply")
         assert "2 frames, 60 to 61 (files 240 to 244)" in done.stdout
-        done = invoke("export-ply", "--scene", rgbd_scene, "--frames", "240:244", "-o", tmp_path / "b.ply")
+        done = run("export-ply", "--scene", rgbd_scene, "--frames", "240:244", "-o", tmp_path / "b.ply")
         assert done.returncode == 2
         assert "0 to 99, not by the numbers of their files, 0 to 396" in done.stderr
 
     def test_a_path_counts_from_0(self, tmp_path, memory):
         pytest.importorskip("matplotlib")
         view = ["--trajectory", memory / "path.json"]
-        rows = json.loads(invoke("inspect", memory / "store", *view, "--coverage", "--json").stdout)["coverage"]
+        rows = json.loads(run("inspect", memory / "store", *view, "--coverage", "--json").stdout)["coverage"]
         assert [row["frame"] for row in rows] == [0, 1]
-        invoke("visualize", memory / "store", *view, "--frames", "1:2", "-o", tmp_path / "out")
+        run("visualize", memory / "store", *view, "--frames", "1:2", "-o", tmp_path / "out")
         assert {p.name for p in (tmp_path / "out").glob("view-*")} == {"view-000001.png"}
 
 
 class TestFromNothing:
     def test_a_path_alone(self, tmp_path, memory):
         arguments = ["generate", "--trajectory", memory / "path.json", "--set", "keyframe_interval=1"]
-        done = invoke(*arguments, "-o", tmp_path / "out")
+        done = run(*arguments, "-o", tmp_path / "out")
         assert done.returncode == 0, done.stderr
         assert "Memory begins empty: the first window is made up" in done.stdout
         assert "What memory covered of the views" in done.stdout
@@ -107,14 +107,14 @@ class TestFromNothing:
 
     def test_coverage_of_a_path_is_printed(self, tmp_path, memory):
         arguments = ["generate", "--memory", memory / "store", "--trajectory", memory / "path.json"]
-        done = invoke(*arguments, "-o", tmp_path / "out")
+        done = run(*arguments, "-o", tmp_path / "out")
         coverage = json.loads((tmp_path / "out" / "summary.json").read_text())["coverage"]
         assert coverage > 0.1
         assert f"{100 * coverage:.1f} %" in done.stdout
         assert f"Memory begins with {memory / 'store'}." in done.stdout
 
     def test_something_must_say_where_to_go(self, tmp_path):
-        done = invoke("generate", "-o", tmp_path / "out")
+        done = run("generate", "-o", tmp_path / "out")
         assert "--frames, --trajectory: expected exactly one of the two" in done.stderr
         assert done.returncode == 2
 
@@ -156,7 +156,7 @@ class TestPictures:
     def test_the_page(self, tmp_path, memory):
         pytest.importorskip("matplotlib")
         view = ["--trajectory", memory / "path.json", "--frames", "1"]
-        done = invoke("visualize", memory / "store", *view, "--html", "-o", tmp_path / "out")
+        done = run("visualize", memory / "store", *view, "--html", "-o", tmp_path / "out")
         assert done.returncode == 0, done.stderr
         page = (tmp_path / "out" / "index.html").read_text()
         assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
@@ -171,7 +171,7 @@ class TestPictures:
 
     def test_an_evaluation(self, tmp_path, scene):
         pytest.importorskip("matplotlib")
-        done = invoke("evaluate", "--scene", scene, *SELECTION, "--stride", "8", "--plot", "-o", tmp_path / "out")
+        done = run("evaluate", "--scene", scene, *SELECTION, "--stride", "8", "--plot", "-o", tmp_path / "out")
         assert done.returncode == 0, done.stderr
         with Image.open(tmp_path / "out" / "visible_coverage-blend.png") as picture:
             pixels = np.asarray(picture)

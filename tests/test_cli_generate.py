@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli_helpers import check_outputs, invoke, run, succeed
+from cli_helpers import check_outputs, run, succeed
 from mosaicmem import CameraTrajectory, MosaicMemoryStore, PipelineConfig, _files
 from mosaicmem.cli._common import output_folder
 from test_depth_onnx import red_model
@@ -143,7 +143,7 @@ class TestForce:
         before = sorted(p.name for p in scene.iterdir())
         for command in ("generate", "export-ply"):
             output = scene if command == "generate" else scene / "frame-000000.color.png"
-            done = invoke(command, "--scene", scene, "--frames", "0:2", "-o", output, "--force")
+            done = run(command, "--scene", scene, "--frames", "0:2", "-o", output, "--force")
             assert done.returncode == 2
             expected = "expected places apart" if command == "generate" else "expected a name that ends in .ply"
             assert expected in done.stderr

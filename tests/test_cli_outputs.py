@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from cli_helpers import invoke
+from cli_helpers import run
 from mosaicmem.cli._common import check_apart
 from mosaicmem.cli._errors import UsageError
 
@@ -71,7 +71,7 @@ class TestApart:
 class TestSourcesSurvive:
     def check(self, kept, *arguments):
         before = {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()} if kept.is_dir() else kept.read_bytes()
-        done = invoke(*arguments, "--force")
+        done = run(*arguments, "--force")
         assert done.returncode == 2, done.stderr
         assert "expected places apart" in done.stderr
         after = {p: p.read_bytes() for p in kept.rglob("*") if p.is_file()} if kept.is_dir() else kept.read_bytes()
@@ -86,13 +86,13 @@ class TestSourcesSurvive:
 
     def test_convert_a_model(self, tmp_path, path):
         model = tmp_path / "model"
-        assert invoke("convert", path, model, "--to", "colmap").returncode == 0
+        assert run("convert", path, model, "--to", "colmap").returncode == 0
         for target, kind in ((model, "colmap"), (model, "colmap-binary"), (model / "images.txt", "tum")):
             self.check(model, "convert", model, target, "--to", kind)
 
     def test_files_beside_the_main_input(self, tmp_path, path, store, scene):
         out = tmp_path / "out"
-        assert invoke("generate", "--scene", scene, "--frames", "0:2", "-o", out).returncode == 0
+        assert run("generate", "--scene", scene, "--frames", "0:2", "-o", out).returncode == 0
         walk = ["--scene", scene, "--memory-frames", "0:2"]
         self.check(out, "generate", *walk, "--trajectory", out / "trajectory.json", "-o", out)
         self.check(out, "generate", *walk, "--frames", "2:4", "--config", out / "config.json", "-o", out)
@@ -122,7 +122,7 @@ class TestNames:
     def test_files_end_as_they_should(self, tmp_path, store, path, arguments, ending):
         before = sorted(tmp_path.iterdir())
         names = {"STORE": store, "PATH": path}
-        done = invoke(*(names.get(a, a) for a in arguments), cwd=tmp_path)
+        done = run(*(names.get(a, a) for a in arguments), cwd=tmp_path)
         assert f"expected a name that ends in {ending}" in done.stderr
         assert done.returncode == 2
         assert sorted(tmp_path.iterdir()) == before
@@ -130,10 +130,10 @@ class TestNames:
     @pytest.mark.parametrize("option", ["--output", "--save-memory"])
     def test_folders_do_not(self, tmp_path, option):
         names = {"--output": "out", "--save-memory": "memory", option: "flat.mp4"}
-        done = invoke("demo", *(word for pair in names.items() for word in pair), cwd=tmp_path)
+        done = run("demo", *(word for pair in names.items() for word in pair), cwd=tmp_path)
         assert f"{option}: expected a folder, got flat.mp4" in done.stderr
         assert done.returncode == 2
         assert not list(tmp_path.iterdir())
 
     def test_upper_case_is_the_same(self, tmp_path, store):
-        assert invoke("export-ply", "--store", store, "-o", tmp_path / "A.PLY").returncode == 0
+        assert run("export-ply", "--store", store, "-o", tmp_path / "A.PLY").returncode == 0

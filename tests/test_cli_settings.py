@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cli_helpers import invoke
+from cli_helpers import run
 from mosaicmem import PipelineConfig
 from mosaicmem.cli._errors import UsageError
 from mosaicmem.cli._settings import COMMANDS, read_settings
@@ -13,13 +13,13 @@ LEFT_OPEN = {"prompt", "num_threads", "half_life"}
 
 
 def shown(*options):
-    return json.loads(invoke("show-config", *options).stdout)
+    return json.loads(run("show-config", *options).stdout)
 
 
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "c.json"
-    path.write_text(invoke("show-config").stdout)
+    path.write_text(run("show-config").stdout)
     return path
 
 
@@ -53,7 +53,7 @@ class TestRoundTrip:
     def test_the_settings_of_each_command(self, config, tmp_path, command):
         plain = read_settings(None, command=command)
         assert read_settings(config, command=command) == plain
-        (tmp_path / "own.json").write_text(invoke("show-config", "--for", command).stdout)
+        (tmp_path / "own.json").write_text(run("show-config", "--for", command).stdout)
         assert read_settings(tmp_path / "own.json", command=command) == plain
 
     def test_zero_in_a_file_is_zero(self, tmp_path):
@@ -70,7 +70,7 @@ class TestRoundTrip:
     def test_generate(self, tmp_path, scene, config):
         arguments = ["generate", "--scene", scene, "--memory-frames", "0:4", "--frames", "6:8"]
         for name, more in (("plain", []), ("file", ["--config", config])):
-            assert invoke(*arguments, "-o", tmp_path / name, *more).returncode == 0
+            assert run(*arguments, "-o", tmp_path / name, *more).returncode == 0
         written = [(tmp_path / name / "config.json").read_text() for name in ("plain", "file")]
         assert written[0] == written[1]
         assert json.loads(written[0])["half_life"] == 2
@@ -90,27 +90,27 @@ class TestRoundTrip:
             "8",
             "--json",
         ]
-        plain, given = (json.loads(invoke(*arguments, *more).stdout) for more in ([], ["--config", config]))
+        plain, given = (json.loads(run(*arguments, *more).stdout) for more in ([], ["--config", config]))
         assert plain["options"] == given["options"]
         assert plain["runs"][0]["targets"] == given["runs"][0]["targets"]
 
     def test_inspect(self, memory, config):
         arguments = ["inspect", memory / "store", "--trajectory", memory / "path.json", "--coverage", "--json"]
-        assert invoke(*arguments).stdout == invoke(*arguments, "--config", config).stdout
+        assert run(*arguments).stdout == run(*arguments, "--config", config).stdout
         path = ["inspect", memory / "path.json", "--json"]
-        assert invoke(*path).stdout == invoke(*path, "--config", config).stdout
+        assert run(*path).stdout == run(*path, "--config", config).stdout
 
     def test_visualize(self, tmp_path, memory, config):
         pytest.importorskip("matplotlib")
         arguments = ["visualize", memory / "store", "--trajectory", memory / "path.json", "--frames", "0"]
         for name, more in (("plain", []), ("file", ["--config", config])):
-            assert invoke(*arguments, "-o", tmp_path / name, *more).returncode == 0
+            assert run(*arguments, "-o", tmp_path / name, *more).returncode == 0
         for file in ("coverage.png", "view-000000.png"):
             assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "file" / file).read_bytes()
 
     def test_bench(self, config):
         arguments = ["bench", "--case", "16x16,2,1", "--repeats", 1, "--memory-size", "64x64", "--json"]
-        plain, given = (json.loads(invoke(*arguments, *more).stdout) for more in ([], ["--config", config]))
+        plain, given = (json.loads(run(*arguments, *more).stdout) for more in ([], ["--config", config]))
         assert plain["threads"] == given["threads"] == 1
         assert plain["memory"]["parts"].keys() == given["memory"]["parts"].keys()
 
@@ -132,6 +132,6 @@ class TestNames:
             read_settings(None, changes, given, command="generate")
 
     def test_a_setting_without_effect_is_refused(self, memory):
-        done = invoke("inspect", memory / "path.json", "--set", "top_k=5")
+        done = run("inspect", memory / "path.json", "--set", "top_k=5")
         assert "--set: top_k has no effect here; the settings that count are keyframe_angle" in done.stderr
         assert done.returncode == 2

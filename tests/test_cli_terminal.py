@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from cli_helpers import Terminal, invoke
+from cli_helpers import Terminal, run
 from mosaicmem import AutoregressivePipeline, PipelineConfig
 from mosaicmem.cli import _common, _tables
 from mosaicmem.cli._terminal import WindowBar, progress_bar
@@ -147,7 +147,7 @@ class TestNarrow:
 
     def test_figures_are_those_of_a_wide_one(self, memory):
         arguments = ["inspect", memory / "store", "--trajectory", memory / "path.json", "--coverage"]
-        wide = invoke(*arguments).stdout
+        wide = run(*arguments).stdout
         narrow = self.check(*arguments)
         assert narrow.split() == wide.split()
 
@@ -156,7 +156,7 @@ class TestNarrow:
         shown = self.check(*arguments, "--repeats", 1)
         assert max(map(len, shown.splitlines())) <= 60
         assert re.search(r"\n  cover %     [0-9.]+\n  PSNR dB     [0-9.]+\n", shown)
-        assert re.search(r"memory +% +dB", invoke(*arguments).stdout)  # a pipe has the table
+        assert re.search(r"memory +% +dB", run(*arguments).stdout)  # a pipe has the table
 
     def test_a_figure_keeps_its_unit(self):
         lines = _tables._wrapped("Coming back: 21.99 dB with memory, 14.79 dB without (+7.20 dB), covered 98.8 %.", 18)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli_helpers import invoke, succeed
+from cli_helpers import run, succeed
 from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, PatchMemory
 from mosaicmem.datasets import RgbdImage, SevenScenes, SyntheticWalk
 from mosaicmem.evaluation import (
@@ -304,7 +304,7 @@ class TestCommand:
         ],
     )
     def test_errors_are_one_line(self, arguments, message):
-        done = invoke("evaluate", *arguments)
+        done = run("evaluate", *arguments)
         assert done.returncode == 2
         assert message in done.stderr
         assert done.stderr.startswith("mosaicmem: error: ")
