@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F64, ArrayLike, as_array, check_number
+from mosaicmem._arrays import F64, ArrayLike, Bool, as_array, check_number
 from mosaicmem.errors import suspect
 
 # Poses in files are often rounded to three decimals, which puts each number off by e <= 5e-4.
@@ -70,19 +70,36 @@ def _why_not_rigid(rotation: F64) -> str:
 def check_rigid_stack(name: str, matrices: F64) -> F64:
     """`check_rigid` of each of a stack (..., 4, 4) of finite matrices, thousands at a time."""
     m = matrices.reshape(-1, 4, 4)
-    rotation = m[:, :3, :3]
-    error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
-    sound = np.isclose(m[:, 3], [0, 0, 0, 1], atol=1e-6).all(axis=1) & (np.abs(m[:, :3]) <= _MOST).all(axis=(1, 2))
-    sound &= (error <= _RIGID_TOLERANCE) & (np.linalg.det(rotation) > 0)
-    for index in np.flatnonzero(~sound):  # the first says what is wrong with it
+    for index in np.flatnonzero(~are_rigid(m)):  # the first says what is wrong with it
         place = ", ".join(str(i) for i in np.unravel_index(index, matrices.shape[:-2]))
         check_rigid(f"{name}[{place}]", m[index])
+    return make_rigid(m).reshape(matrices.shape)
+
+
+def are_rigid(m: F64) -> Bool:
+    """Which of a stack (N, 4, 4) of any matrices `check_rigid` would let pass."""
+    rotation = m[:, :3, :3]
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = _orthonormal_errors(rotation)
+        sound = np.isclose(m[:, 3], [0, 0, 0, 1], atol=1e-6).all(axis=1) & (np.abs(m[:, :3]) <= _MOST).all(axis=(1, 2))
+        sound &= error <= _RIGID_TOLERANCE
+        sound[sound] &= np.linalg.det(rotation[sound]) > 0
+    return np.asarray(sound)
+
+
+def make_rigid(m: F64) -> F64:
+    """A stack (N, 4, 4) that `are_rigid` lets pass, with rotations made exactly orthonormal."""
     rigid = np.tile(np.eye(4), (len(m), 1, 1))
     rigid[:, :3] = m[:, :3]
-    off = error > 1e-12
-    u, _, vt = np.linalg.svd(rotation[off])
+    off = _orthonormal_errors(m[:, :3, :3]) > 1e-12
+    u, _, vt = np.linalg.svd(m[off, :3, :3])
     rigid[off, :3, :3] = u @ vt
-    return rigid.reshape(matrices.shape)
+    return rigid
+
+
+def _orthonormal_errors(rotation: F64) -> F64:
+    products = rotation @ rotation.transpose(0, 2, 1)
+    return np.asarray(np.abs(products - np.eye(3)).max(axis=(1, 2), initial=0))
 
 
 def nearest_rotation(matrices: F64) -> F64:
@@ -103,10 +120,16 @@ def invert_rigid(matrix: F64) -> F64:
 def unit_quaternion(name: str, quaternion: ArrayLike) -> tuple[F64, float]:
     """A quaternion (4,) divided by its norm, and that norm; a ValueError where it is too far from 1."""
     quaternion = as_array(name, quaternion, np.float64, (4,), finite=True)
-    norm = float(np.linalg.norm(quaternion))
+    norm = quaternion_norm(quaternion)
     if not can_be_unit(norm):
         raise ValueError(f"{name}: expected a unit quaternion, got norm {norm:.6g}")
     return quaternion / norm, norm
+
+
+def quaternion_norm(quaternion: F64) -> float:
+    """The norm of any four finite numbers; infinite where it is beyond float64."""
+    with np.errstate(over="ignore"):
+        return float(np.linalg.norm(quaternion))
 
 
 def can_be_unit(norm: Any) -> Any:
@@ -125,15 +148,16 @@ def describe_coarse(norm: float) -> str:
 
 
 def rotation_from_quaternion(wxyz: F64) -> F64:
-    """Rotation (3, 3) of a unit quaternion (w, x, y, z)."""
-    w, x, y, z = wxyz
-    return np.array(
+    """Rotations (..., 3, 3) of unit quaternions (..., 4): w, x, y, z."""
+    w, x, y, z = np.moveaxis(wxyz, -1, 0)
+    rows = np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
             [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+    return np.asarray(np.moveaxis(rows, (0, 1), (-2, -1)))
 
 
 def quaternion_from_rotation(rotation: F64) -> F64:
@@ -246,6 +270,16 @@ class CameraPose:
         matrix[:3, :3] = rotation_from_quaternion(quaternion)
         matrix[:3, 3] = as_array("position", position, np.float64, (3,), finite=True)
         return cls(matrix, timestamp)
+
+    @classmethod
+    def _of_rigid(cls, rigid: F64, timestamp: float) -> CameraPose:
+        """From what `make_rigid` returned, and a finite time."""
+        pose = object.__new__(cls)
+        matrix = rigid.copy()
+        matrix.flags.writeable = False
+        object.__setattr__(pose, "world_from_camera", matrix)
+        object.__setattr__(pose, "timestamp", timestamp)
+        return pose
 
     @property
     def camera_from_world(self) -> F64:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mosaicmem._arrays import as_array, check_number
 from mosaicmem._files import read_json_object
 from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.times import judge_times
 from mosaicmem.errors import FormatError, suspect
 
@@ -44,19 +46,29 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], Ca
         where = "frames"
         if not isinstance(document["frames"], list):
             raise TypeError(f"expected a list, got {type(document['frames']).__name__}")
-        poses = []
+        count = len(document["frames"])
+        matrices, times = np.empty((count, 4, 4)), np.empty(count)
         for i, frame in enumerate(document["frames"]):
             where = f"frames[{i}]"
             frame = _object(frame)
             unread.look(where, frame)
             refuse_bent(frame)
-            poses.append(CameraPose.from_world_from_camera(frame["world_from_camera"], frame["timestamp"]))
+            matrix = as_array("world_from_camera", frame["world_from_camera"], np.float64, (4, 4), finite=True)
+            matrices[i], times[i] = matrix, check_number("timestamp", frame["timestamp"])
     except KeyError as error:
         raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
     except (TypeError, ValueError) as error:
         raise FormatError(path, f"{where}: {error}") from None
+
+    def one(i: int) -> CameraPose:
+        try:
+            return CameraPose.from_world_from_camera(matrices[i], times[i])
+        except ValueError as error:
+            raise FormatError(path, f"frames[{i}]: {error}") from None
+
+    poses = make_poses(matrices, times, one)
     unread.say(Path(path))
-    if judged and (suspicion := judge_times(np.array([pose.timestamp for pose in poses]))):
+    if judged and (suspicion := judge_times(times)):
         suspect(f"{path}: {suspicion}")
     return poses, intrinsics
 

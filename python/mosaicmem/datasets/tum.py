@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, Bool
 from mosaicmem._images import image_size
-from mosaicmem._opening import errors_in
+from mosaicmem._opening import check_growth, errors_in
 from mosaicmem._reading import check_folder, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.camera.formats.options import Coarse
 from mosaicmem.camera.pose import can_be_unit, is_coarse
+from mosaicmem.camera.pose_stacks import Coarse
 from mosaicmem.camera.times import to_seconds
 from mosaicmem.datasets.cameras import assumed_intrinsics, given_intrinsics, intrinsics_in
 from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
@@ -27,6 +29,7 @@ _ROUNDING = 1e-6  # float64 resolves times since 1970 to a quarter of this
 _LATEST = 1e19  # of nanoseconds
 _LEFT_OUT = 0.2  # the part of all images without a partner that is worth a word
 _UNITS_PER_METRE = 5000.0
+_LINE_BYTES, _POSE_BYTES, _FRAME_BYTES = 150, 250, 1200  # in memory
 _SIZE = (640, 480)
 _DEFAULT = (525.0, 525.0, 319.5, 239.5)
 _CALIBRATED = {
@@ -81,9 +84,11 @@ class TumRgbd(FolderSequence):
         depth_times, depths = _read_list(folder, "depth.txt")
         self._poses_path = folder / "groundtruth.txt"
         poses, lines = read_numbers(self._poses_path, 8)
+        in_lists = _LINE_BYTES * (len(colors) + len(depths)) + _POSE_BYTES * len(poses)
+        check_growth(folder, _size_of_lists(folder), in_lists, f"{len(poses)} poses, {len(colors)} images")
         order = _order(self._poses_path, poses[:, 0], lines)
         poses = poses[order]
-        _suspect_doubles(self._poses_path, poses[:, 0], poses[:, 1:].tolist(), [lines[i] for i in order])
+        _suspect_doubles(self._poses_path, poses[:, 0], poses[:, 1:], np.array(lines)[order])
         with errors_in(self._poses_path):
             poses[:, 0] = to_seconds(self._poses_path, poses[:, 0])
 
@@ -101,7 +106,8 @@ class TumRgbd(FolderSequence):
                 f"image is {apart[0]:g} s away, the nearest pose {apart[1]:g} s: another clock, or another unit?",
             )
         _suspect_lost(folder / "rgb.txt", has_depth, has_pose)
-        frames = [FrameFiles(int(i), colors[i], depths[depth[i]]) for i in kept]
+        check_growth(folder, _size_of_lists(folder), in_lists + _FRAME_BYTES * len(kept), f"{len(kept)} frames")
+        frames = [FrameFiles(int(i), folder / colors[i], folder / depths[depth[i]]) for i in kept]
         camera = _camera(folder, frames[0].color, intrinsics)
         super().__init__(folder, frames, camera, units_per_metre=_UNITS_PER_METRE)
         self._times = color_times[kept] - color_times[0]
@@ -111,7 +117,8 @@ class TumRgbd(FolderSequence):
 
     def _normalise(self) -> None:
         """Makes unit quaternions of those that can be, and says once how coarse they are; `pose` refuses the others."""
-        norms = np.linalg.norm(self._poses[:, 3:], axis=1)
+        with np.errstate(over="ignore"):  # infinite, which is no norm of a quaternion
+            norms = np.linalg.norm(self._poses[:, 3:], axis=1)
         close = np.flatnonzero(can_be_unit(norms))
         self._poses[close, 3:] /= norms[close, None]
         coarse = Coarse()
@@ -144,11 +151,15 @@ def _camera(folder: Path, first: Path, given: CameraIntrinsics | None) -> Camera
     return assumed_intrinsics(folder, first, size, default, whose=whose, unless=unless)
 
 
-def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
-    """Timestamps (N,), ascending, and the images taken then."""
+def _size_of_lists(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in ("rgb.txt", "depth.txt", "groundtruth.txt"))
+
+
+def _read_list(folder: Path, name: str) -> tuple[F64, list[str]]:
+    """Timestamps (N,), ascending, and the paths in the folder of the images taken then."""
     path = folder / name
     inside = folder.resolve()
-    times, images, lines = [], [], []
+    times, images, lines = array("d"), list[str](), array("q")
     for line, text in read_lines(path):
         try:
             timestamp, image = text.split(maxsplit=1)
@@ -157,12 +168,12 @@ def _read_list(folder: Path, name: str) -> tuple[F64, list[Path]]:
             raise FormatError(path, f"expected a timestamp and a path, got {text[:80]!r}", line) from None
         if not _is_inside(inside, image):
             raise FormatError(path, f"expected a path inside the folder, got {image[:80]!r}", line)
-        images.append(folder / image)
+        images.append(image)
         lines.append(line)
     stamps = np.array(times, dtype=np.float64)
     order = _order(path, stamps, lines)
     stamps, ordered = stamps[order], [images[i] for i in order]
-    ordered_lines = [lines[i] for i in order]
+    ordered_lines = np.array(lines)[order]
     _suspect_doubles(path, stamps, ordered_lines, ordered_lines)
     with errors_in(path):
         return to_seconds(path, stamps), ordered
@@ -177,9 +188,10 @@ def _suspect_lost(path: Path, has_depth: Bool, has_pose: Bool) -> None:
         )
 
 
-def _suspect_doubles(path: Path, times: F64, values: Sequence[object], lines: list[int]) -> None:
-    """Say so where one of the ascending times has two values."""
-    doubles = [i + 1 for i in np.flatnonzero(np.diff(times) == 0).tolist() if values[i] != values[i + 1]]
+def _suspect_doubles(path: Path, times: F64, values: NDArray[Any], lines: NDArray[np.int64]) -> None:
+    """Say so where one of the ascending times has two values (N, ...)."""
+    same = np.flatnonzero(np.diff(times) == 0)
+    doubles = [i + 1 for i in same.tolist() if not np.array_equal(values[i], values[i + 1])]
     if doubles:
         suspect(
             f"{path}:{lines[doubles[0]]}: the time {times[doubles[0]]:.6f} is in the list before; {len(doubles)} lines "
@@ -195,7 +207,7 @@ def _is_inside(folder: Path, image: str) -> bool:
         return False
 
 
-def _order(path: Path, times: F64, lines: list[int]) -> NDArray[np.intp]:
+def _order(path: Path, times: F64, lines: Sequence[int]) -> NDArray[np.intp]:
     """The indices that sort the timestamps of a list."""
     if not len(times):
         raise FormatError(path, "expected at least one line with a timestamp, found none")

@@ -9,19 +9,17 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import numpy as np
-
 from mosaicmem._files import atomic_write
 from mosaicmem._opening import errors_in
 from mosaicmem.camera.formats.colmap_model import find_model, read_cameras, read_images
-from mosaicmem.camera.formats.colmap_records import Camera, Image
-from mosaicmem.camera.formats.options import MAX_FRAMES, Coarse, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.formats.colmap_records import Camera
+from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
 from mosaicmem.camera.pose import (
     CameraPose,
     quaternion_from_rotation,
-    rotation_from_quaternion,
     unit_quaternion,
 )
+from mosaicmem.camera.pose_stacks import make_poses, matrices_of_quaternions
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
@@ -47,14 +45,16 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     with errors_in(cameras_file):
         if options.intrinsics is None:
             options.check_size((intrinsics.width, intrinsics.height))
-    poses, coarse = [], Coarse()
-    for image, time in zip(images, options.times(path, len(images)), strict=True):
-        with errors_in(images_file, image.line):
-            pose, norm = _pose(image, time)
-        poses.append(pose)
-        coarse.add(image.name, norm)
-    coarse.say(images_file)
-    return trajectory(path, poses, intrinsics)
+    times = options.times(path, len(images))
+    rows = images.poses()
+    matrices = matrices_of_quaternions(rows[:, :4], rows[:, 4:], lambda i: images[i].name, images_file)
+
+    def one(i: int) -> CameraPose:
+        with errors_in(images_file, images[i].line):
+            unit_quaternion(images[i].name, rows[i, :4])
+            return CameraPose.from_camera_from_world(matrices[i], times[i])
+
+    return trajectory(path, make_poses(matrices, times, one, are_inverse=True), intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory, *, binary: bool = False) -> None:
@@ -110,12 +110,3 @@ def _check_any(path: Path, cameras: dict[int, Camera]) -> None:
         else:
             return
     raise errors[0]
-
-
-def _pose(image: Image, time: float) -> tuple[CameraPose, float]:
-    """The pose of an image, and the norm that its quaternion had."""
-    quaternion, norm = unit_quaternion(image.name, image.quaternion)
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation_from_quaternion(quaternion)
-    matrix[:3, 3] = image.translation
-    return CameraPose.from_camera_from_world(matrix, time), norm

@@ -13,6 +13,7 @@ from mosaicmem._opening import check_growth, file_size, open_file, read_bytes
 from mosaicmem._reading import in_name_order
 from mosaicmem.camera.formats.colmap_records import MODELS, Camera, Image, Images
 from mosaicmem.camera.formats.options import check_frames
+from mosaicmem.camera.pose import quaternion_norm
 from mosaicmem.errors import FormatError
 
 FILES = tuple(f"{name}{kind}" for name in ("cameras", "images", "points3D") for kind in (".bin", ".txt"))
@@ -142,7 +143,7 @@ def _read_text_images(path: Path, cameras: Collection[int]) -> Images:
     for number, line in _text_lines(path):
         image = _as_image(line, number)
         if after_image and _are_points(line):
-            if image is not None and image.camera in cameras and abs(np.linalg.norm(image.quaternion) - 1) < _UNIT:
+            if image is not None and image.camera in cameras and abs(quaternion_norm(image.quaternion) - 1) < _UNIT:
                 raise FormatError(
                     path, f"expected an image or the points of one, got what may be either: {_shown(line)}", number
                 )

@@ -84,6 +84,10 @@ class Images(Sequence[Image]):
         self._poses.extend(image.translation)
         self.order = range(len(self.names))
 
+    def poses(self) -> F64:
+        """Quaternions and translations (N, 7) in the order of the images."""
+        return np.frombuffer(self._poses, np.float64).reshape(-1, 7)[self.order]
+
     def __len__(self) -> int:
         return len(self.names)
 

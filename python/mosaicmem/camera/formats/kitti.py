@@ -14,9 +14,8 @@ from mosaicmem._opening import errors_in
 from mosaicmem._reading import read_numbers
 from mosaicmem.camera.formats.options import ReadOptions, check_frames, trajectory
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
-
-_LAST_ROW = np.array([[0.0, 0.0, 0.0, 1.0]])
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
@@ -24,12 +23,15 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 12)
     check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)
-    poses = []
-    for row, line, time in zip(rows, lines, options.times(path, len(lines)), strict=True):
-        with errors_in(path, line):
-            matrix = np.concatenate([row.reshape(3, 4), _LAST_ROW])
-            poses.append(CameraPose.from_world_from_camera(matrix, time))
-    return trajectory(path, poses, intrinsics)
+    times = options.times(path, len(lines))
+    matrices = np.tile(np.eye(4), (len(rows), 1, 1))
+    matrices[:, :3] = rows.reshape(-1, 3, 4)
+
+    def one(i: int) -> CameraPose:
+        with errors_in(path, lines[i]):
+            return CameraPose.from_world_from_camera(matrices[i], times[i])
+
+    return trajectory(path, make_poses(matrices, times, one), intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

@@ -19,6 +19,7 @@ from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, check_frames, one_camera, trajectory
 from mosaicmem.camera.intrinsics import params_of_matrix
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
@@ -44,12 +45,15 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         raise FormatError(path, f"{name}: expected shape (N, 4, 4), got {matrices.shape}")
     check_frames(path, len(matrices), path.stat().st_size, 3 * matrices[0].nbytes)
     _check_intrinsics(path, arrays, options)
-    poses = []
-    for i, (matrix, time) in enumerate(zip(matrices, options.times(path, len(matrices)), strict=True)):
+    times = options.times(path, len(matrices))
+
+    def one(i: int) -> CameraPose:
         try:
-            poses.append(CameraPose.from_world_from_camera(matrix, time))
+            return CameraPose.from_world_from_camera(matrices[i], times[i])
         except ValueError as error:
             raise FormatError(path, f"{name}[{i}]: {error}") from None
+
+    poses = make_poses(matrices, times, one)
     unread = Unread((*_POSES, "intrinsics"))
     unread.look("", others)
     if options.intrinsics is None:

@@ -18,6 +18,7 @@ from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels, worth_judging
 from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
 from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
@@ -69,21 +70,28 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     times = _times(path, frames, options)
     # All that frames need of the fields that they share; a copy of every field for every frame would be quadratic.
     shared = {name: document[name] for name in _CAMERA if name in document} | worth_judging(document)
-    poses, camera = [], OneCamera(path)
+    matrices, camera = np.empty((len(frames), 4, 4)), OneCamera(path)
     for i, frame in enumerate(frames):
         where = f"frames[{i}]"
         try:
             unread.look(where, frame)
-            matrix = as_array("transform_matrix", _matrix(frame), np.float64, (4, 4), finite=True)
+            matrices[i] = as_array("transform_matrix", _matrix(frame), np.float64, (4, 4), finite=True)
             fields = {**shared, **frame}
             _check_axes(fields)
             if options.intrinsics is None:
                 camera.add(where, *_camera(fields, options))
-            poses.append(CameraPose.from_opengl(matrix, times[i]))
         except KeyError as error:
             raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
+
+    def one(i: int) -> CameraPose:
+        try:
+            return CameraPose.from_opengl(matrices[i], times[i])
+        except ValueError as error:
+            raise FormatError(path, f"frames[{i}]: {error}") from None
+
+    poses = make_poses(matrices, times, one, are_opengl=True)
     found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     _suspect_units(path, document)

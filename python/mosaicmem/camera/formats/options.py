@@ -11,13 +11,13 @@ import numpy as np
 from mosaicmem._arrays import F64, check_choice, check_instance, check_integer, check_number
 from mosaicmem._opening import check_growth, errors_in
 from mosaicmem.camera.intrinsics import CameraIntrinsics
-from mosaicmem.camera.pose import CameraPose, describe_coarse, is_coarse
+from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.times import TIME_UNITS, to_seconds
 from mosaicmem.camera.trajectory import CameraTrajectory
-from mosaicmem.errors import FormatError, suspect
+from mosaicmem.errors import FormatError
 
 MAX_FRAMES = 1 << 20
-_FRAME_BYTES = 480  # of a pose in memory, and of what is known of it beside
+_FRAME_BYTES = 560  # of a pose in memory, and of what is known of it beside
 
 
 @dataclass(frozen=True)
@@ -153,24 +153,3 @@ def one_camera(path: Path, cameras: Iterable[tuple[str, F64, tuple[int, int]]]) 
 
 def _text(params: F64, size: tuple[int, int]) -> str:
     return f"fx, fy, cx, cy = {', '.join(f'{x:g}' for x in params)} of {size[0]}x{size[1]}"
-
-
-class Coarse:
-    """Counts the quaternions of one file whose norm rounding to three decimals does not explain; names the first."""
-
-    def __init__(self) -> None:
-        self._first: tuple[str, float] | None = None
-        self._count = 0
-
-    def add(self, where: str, norm: float) -> None:
-        """Notes a quaternion of this norm, if it is coarse."""
-        if is_coarse(norm):
-            self._first = self._first or (where, norm)
-            self._count += 1
-
-    def say(self, path: Path) -> None:
-        """Warns of `SuspiciousInput` if there were any."""
-        if self._first is not None:
-            where, norm = self._first
-            more = f" and {self._count - 1} more" if self._count > 1 else ""
-            suspect(f"{path}: {where}{more}: {describe_coarse(norm)}")

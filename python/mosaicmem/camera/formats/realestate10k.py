@@ -16,6 +16,7 @@ from mosaicmem._opening import errors_in
 from mosaicmem._reading import read_lines, table_of
 from mosaicmem.camera.formats.options import OneCamera, ReadOptions, check_frames, trajectory
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
@@ -38,12 +39,17 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     times = options.seconds(path, rows[:, 0], "us")
     if options.intrinsics is None:
         _suspect_swapped_size(path, rows[0], size)
-    poses, shared = [], OneCamera(path)
-    for number, row, time in zip(lines, rows, times, strict=True):
+    shared = OneCamera(path)
+    for number, row in zip(lines, rows, strict=True):
         shared.add(f"line {number}", row[1:5] * [size[0], size[1], size[0], size[1]], size)
-        with errors_in(path, number):
-            matrix = np.concatenate([row[7:].reshape(3, 4), [[0, 0, 0, 1]]])
-            poses.append(CameraPose.from_camera_from_world(matrix, time))
+    matrices = np.tile(np.eye(4), (len(rows), 1, 1))
+    matrices[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
+
+    def one(i: int) -> CameraPose:
+        with errors_in(path, lines[i]):
+            return CameraPose.from_camera_from_world(matrices[i], times[i])
+
+    poses = make_poses(matrices, times, one, are_inverse=True)
     return trajectory(path, poses, options.intrinsics or shared.intrinsics())
 
 

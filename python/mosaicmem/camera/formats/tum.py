@@ -10,8 +10,9 @@ from pathlib import Path
 from mosaicmem._files import atomic_write
 from mosaicmem._opening import errors_in
 from mosaicmem._reading import read_numbers
-from mosaicmem.camera.formats.options import Coarse, ReadOptions, check_frames, trajectory
+from mosaicmem.camera.formats.options import ReadOptions, check_frames, trajectory
 from mosaicmem.camera.pose import CameraPose, quaternion_from_rotation, unit_quaternion
+from mosaicmem.camera.pose_stacks import make_poses, matrices_of_quaternions
 from mosaicmem.camera.trajectory import CameraTrajectory
 
 
@@ -21,15 +22,15 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     rows, lines = read_numbers(path, 8)
     check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)
     times = options.seconds(path, rows[:, 0])
-    poses = []
-    coarse = Coarse()
-    for row, line, time in zip(rows, lines, times, strict=True):
-        with errors_in(path, line):
-            quaternion, norm = unit_quaternion("wxyz", row[[7, 4, 5, 6]])
-            poses.append(CameraPose.from_quaternion(quaternion, row[1:4], time))
-        coarse.add(f"line {line}", norm)
-    coarse.say(path)
-    return trajectory(path, poses, intrinsics)
+    quaternions = rows[:, [7, 4, 5, 6]]
+    matrices = matrices_of_quaternions(quaternions, rows[:, 1:4], lambda i: f"line {lines[i]}", path)
+
+    def one(i: int) -> CameraPose:
+        with errors_in(path, lines[i]):
+            quaternion, _ = unit_quaternion("wxyz", quaternions[i])
+            return CameraPose.from_quaternion(quaternion, rows[i, 1:4], times[i])
+
+    return trajectory(path, make_poses(matrices, times, one), intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

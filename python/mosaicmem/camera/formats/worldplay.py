@@ -16,6 +16,7 @@ from mosaicmem.camera.fields import Unread, refuse_bent
 from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
 from mosaicmem.camera.intrinsics import CameraIntrinsics, params_of_matrix
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
@@ -30,15 +31,14 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         raise FormatError(path, f'expected the keys "0", "1", ... without a gap, and no other, got "{odd:.40}"')
     times = options.times(path, len(document))
     unread = Unread(("extrinsic", "K"))
-    poses, camera = [], OneCamera(path)
+    matrices, camera = np.empty((len(document), 4, 4)), OneCamera(path)
     for i in range(len(document)):
         try:
             entry = document[str(i)]
             if not isinstance(entry, dict):
                 raise TypeError(f"expected an object, got {type(entry).__name__}")
             unread.look(f'"{i}"', entry)
-            matrix = as_array("extrinsic", entry["extrinsic"], np.float64, (4, 4), finite=True)
-            poses.append(CameraPose.from_world_from_camera(matrix, times[i]))
+            matrices[i] = as_array("extrinsic", entry["extrinsic"], np.float64, (4, 4), finite=True)
             if options.intrinsics is None:
                 refuse_bent(entry)
                 camera.add(f'"{i}"', *_camera(entry, options))
@@ -46,6 +46,14 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             raise FormatError(path, f'"{i}": {error.args[0]} is missing') from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f'"{i}": {error}') from None
+
+    def one(i: int) -> CameraPose:
+        try:
+            return CameraPose.from_world_from_camera(matrices[i], times[i])
+        except ValueError as error:
+            raise FormatError(path, f'"{i}": {error}') from None
+
+    poses = make_poses(matrices, times, one)
     found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     if options.intrinsics is None and options.size is None:

@@ -1,0 +1,172 @@
+"""A mutational loop: inputs that are nearly right are read, and none may do anything but what is promised."""
+
+import contextlib
+import faulthandler
+import hashlib
+import os
+import random
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuzz_mutations import mutate
+
+from mosaicmem import FormatError, SuspiciousInput
+
+CPU_SECONDS = 2.0  # of one input, all of which are small
+HANG_SECONDS = 120  # after which the process ends itself with the stack of where it is
+SPARE_BYTES = 64 * 10**6
+LONGEST_MESSAGE = 4000
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader, and what it is fed.
+
+    To add one, append a `Target` to the list of a module that `fuzz_targets` collects.
+
+    Attributes
+    ----------
+    name : str
+    file : str
+        The name that the input has in a folder of its own.
+    prepare : function
+        Writes what must lie beside the input into the folder that it is given, and returns inputs that are right, made
+        by our own writers or by hand.
+    read : function
+        Reads the file whose path it is given.
+    tokens : tuple of bytes
+        Words of the format.
+    wrap : function, optional
+        Of a mutated input: what makes it pass the first checks, checksums say. Half of all inputs go through it.
+    errors : tuple of classes
+        That are promised, beside `FormatError`.
+    speed : float
+        Executions in proportion to those of other targets.
+    """
+
+    name: str
+    file: str
+    prepare: Callable[[Path], list[bytes]]
+    read: Callable[[Path], object]
+    tokens: tuple[bytes, ...] = ()
+    wrap: Callable[[bytes], bytes] | None = None
+    errors: tuple[type[BaseException], ...] = ()
+    speed: float = 1.0
+
+
+class TooSlow(BaseException):
+    """An input took more processor time than it may."""
+
+
+@dataclass
+class Failure:
+    """An input that did what no reader promises."""
+
+    target: str
+    content: bytes
+    what: str
+
+    def save(self, folder: Path) -> Path:
+        """Keep the input and what it did; the path of the input."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.target}-{hashlib.sha256(self.content).hexdigest()[:12]}"
+        path.write_bytes(self.content)
+        path.with_suffix(".txt").write_text(self.what)
+        return path
+
+
+def fuzz(
+    target: Target, folder: Path, seed: int, executions: int, seconds: float | None = None, most_failures: int = 3
+) -> tuple[int, list[Failure]]:
+    """Read mutated inputs in ``folder``: as many, or for so long; how many were read, and those that failed.
+
+    The same seed and number of executions give the same inputs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = target.prepare(folder)
+    random_numbers = random.Random(f"{target.name} {seed}")
+    path = folder / target.file
+    failures: list[Failure] = []
+    end = None if seconds is None else time.monotonic() + seconds
+    for whole in seeds:
+        if (what := execute(target, path, whole)) is not None:
+            failures.append(Failure(target.name, whole, what))
+    done = 0
+    while done < executions and (end is None or time.monotonic() < end) and len(failures) < most_failures:
+        content = mutate(random_numbers, seeds, target.tokens, target.wrap)
+        done += 1
+        if (what := execute(target, path, content)) is not None:
+            failures.append(Failure(target.name, content, what))
+    return done, failures
+
+
+def execute(target: Target, path: Path, content: bytes) -> str | None:
+    """Read one input; what it did, if that is not promised."""
+    path.write_bytes(content)
+    before = resident_bytes()
+    forget_peak()
+    started = time.process_time()
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    what = None
+    try:
+        with limited_time(CPU_SECONDS), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", SuspiciousInput)
+            target.read(path)
+    except (FormatError, *target.errors) as error:
+        if len(str(error)) > LONGEST_MESSAGE:
+            what = f"a message of {len(str(error))} letters: {str(error)[:200]}"
+    except (Exception, TooSlow):
+        what = traceback.format_exc()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    if what is None and (took := time.process_time() - started) > CPU_SECONDS:
+        what = f"{took:.1f} s of processor time"
+    grown = peak_bytes() - before
+    if what is None and grown > SPARE_BYTES + 4 * len(content):
+        what = f"{grown / 1e6:.0f} MB of memory for {len(content)} bytes"
+    return what
+
+
+@contextlib.contextmanager
+def limited_time(seconds):
+    """Raise `TooSlow` where the block has used so much processor time."""
+
+    def stop(number, frame):
+        raise TooSlow
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def scratch_folder() -> str | None:
+    """Where inputs are written: memory, if there is a folder of it, as most of the time would go into a disk."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def resident_bytes() -> int:
+    """What the process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def forget_peak() -> None:
+    """Let `peak_bytes` begin anew, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The most that the process had in memory since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
