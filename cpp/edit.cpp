@@ -146,7 +146,7 @@ std::vector<PatchId> StoreState::select(const IsInside& is_inside, int num_threa
     });
     std::vector<PatchId> ids;
     for (const auto& part : found) ids.insert(ids.end(), part.begin(), part.end());
-    if (!order_.empty()) std::sort(ids.begin(), ids.end());
+    sort_ids(ids);
     return ids;
 }
 

@@ -350,6 +350,12 @@ std::size_t StoreState::erase_frame(std::int64_t frame_id) {
 
 // Reading.
 
+// Patches that were moved apart from others of their keyframe have ids between those of the others,
+// also where the observations are in order.
+void StoreState::sort_ids(std::vector<PatchId>& ids) {
+    if (!std::is_sorted(ids.begin(), ids.end())) std::sort(ids.begin(), ids.end());
+}
+
 std::vector<PatchId> StoreState::alive_ids() const {
     std::vector<PatchId> ids;
     ids.reserve(alive_count_);
@@ -357,7 +363,7 @@ std::vector<PatchId> StoreState::alive_ids() const {
         observation->for_each_alive(
             [&](std::size_t p) { ids.push_back(observation->first_id + p); });
     }
-    if (!order_.empty()) std::sort(ids.begin(), ids.end());
+    sort_ids(ids);
     return ids;
 }
 

@@ -243,6 +243,7 @@ class StoreState {
     void drop_emptied() noexcept;
     void prepare_eviction(const Observation& coming);
     void sort_by_id();
+    static void sort_ids(std::vector<PatchId>& ids);
     void count_use(const Observation& observation);
     void count_disuse(const Observation& observation);
     PlaceMap& writable_places();

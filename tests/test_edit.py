@@ -20,6 +20,7 @@ from mosaicmem import (
     SyntheticWorld,
     WarpedLatent,
 )
+from mosaicmem.memory.regions import choose
 from reference import retrieval as reference
 
 pytestmark = pytest.mark.kernel
@@ -559,3 +560,13 @@ def test_a_moved_box_of_the_synthetic_world_takes_its_texture_along():
     np.testing.assert_allclose(
         world.with_furniture_moved(index, offset).render(close, moved).image, world.render(close, pose).image, atol=0.02
     )
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_ids_ascend_where_patches_of_the_last_keyframe_were_moved_apart(rng, every):
+    for count in (1, 2):
+        store, _ = filled_store(rng, count)
+        ids = store.patch_ids
+        SpatialManipulation(store).translate((0.0, 1.0, 0.0), ids[-15::every])
+        np.testing.assert_array_equal(store.patch_ids, ids)
+        np.testing.assert_array_equal(choose(store, Sphere((0.0, 0.0, 0.0), 1e6)), ids)
