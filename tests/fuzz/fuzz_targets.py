@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 from fuzz_loop import Target
+from fuzz_stores import STORES
 from PIL import Image
 
 from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, DepthFromFiles, PipelineConfig, PointCloud
@@ -320,4 +321,4 @@ SETTINGS = [
     scene_target(ScanNet, "intrinsic/intrinsic_depth.txt"),
 ]
 
-TARGETS = {target.name: target for target in (*PATHS, *ARRAYS, *SETTINGS)}
+TARGETS = {target.name: target for target in (*PATHS, *ARRAYS, *SETTINGS, *STORES)}
