@@ -46,13 +46,15 @@ def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
         position = names.index("vertex")
         before, vertex = header.elements[:position], header.elements[position]
         for element in (*before, vertex):
+            if not element.types:  # rows that take no bytes
+                continue
             # Text has a digit and the end of a line in each row, but for the last.
-            least = element.count * element.least_bytes if header.byte_order else 2 * element.count - 1
-            if element.types and least > left:
+            least = element.count * element.least_bytes if header.byte_order else max(0, 2 * element.count - 1)
+            if least > left:
                 raise cut_short(
                     path, f"{element.count} of {element.name!r} need {least} bytes or more, {left} are left"
                 )
-            left -= max(0, least)
+            left -= least
         wanted = choose(vertex.scalars)
         row = sum(vertex.types[name].itemsize for name in wanted)
         check_growth(path, size, vertex.count * (row + _CLOUD_BYTES), f"{vertex.count} vertices")
