@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,21 +73,20 @@ def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
     return columns
 
 
-def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: str, columns: Columns) -> bool:
+def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: Literal["<", ">"], columns: Columns) -> bool:
     """The rows of the vertices into ``columns``; whether anything follows them."""
     if vertex.lists:
         row_of_lists(path, file, vertex, order, columns)
         return bool(file.read(1 << 16).strip())
     sizes = [kind.itemsize for kind in vertex.types.values()]
     offsets = dict(zip(vertex.types, np.cumsum([0, *sizes]).tolist(), strict=False))
-    dtype = np.dtype(
-        {
-            "names": list(columns),
-            "formats": [vertex.types[name].newbyteorder(order) for name in columns],  # type: ignore[arg-type]
-            "offsets": [offsets[name] for name in columns],
-            "itemsize": sum(sizes),
-        }
-    )
+    layout: Any = {
+        "names": list(columns),
+        "formats": [vertex.types[name].newbyteorder(order) for name in columns],
+        "offsets": [offsets[name] for name in columns],
+        "itemsize": sum(sizes),
+    }
+    dtype = np.dtype(layout)
     rows = max(1, _BLOCK // dtype.itemsize)
     for first in range(0, vertex.count, rows):
         count = min(rows, vertex.count - first)

@@ -40,8 +40,10 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if options.intrinsics is None:
         _suspect_swapped_size(path, rows[0], size)
     shared = OneCamera(path)
-    for number, row in zip(lines, rows, strict=True):
-        shared.add(f"line {number}", row[1:5] * [size[0], size[1], size[0], size[1]], size)
+    with np.errstate(over="ignore"):  # infinite, which is no principal point
+        pixels = rows[:, 1:5] * [size[0], size[1], size[0], size[1]]
+    for number, params in zip(lines, pixels, strict=True):
+        shared.add(f"line {number}", params, size)
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     matrices[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
 
