@@ -329,3 +329,27 @@ class TestNpz:
             assert tracemalloc.get_traced_memory()[1] < 64 * 10**6
         finally:
             tracemalloc.stop()
+
+
+class TestNumbersThatNoCameraHas:
+    """Found by fuzzing: each was an OverflowError, or a RuntimeWarning in the middle of a computation."""
+
+    def test_quaternions(self, tmp_path):
+        (tmp_path / "a").write_text("0 0 0 0 1e300 1e300 0 1\n")
+        with pytest.raises(FormatError, match="a:1: wxyz: expected a unit quaternion, got norm inf"):
+            load_trajectory(tmp_path / "a", "tum", intrinsics=CAMERA)
+
+    def test_principal_points(self, tmp_path):
+        (tmp_path / "a").write_text("0 1 1 1e308 1 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n" * 2)
+        with pytest.raises(FormatError, match="line 1: cx: expected a finite number, got inf"):
+            load_trajectory(tmp_path / "a", "re10k", size=(640, 480))
+        k = [[1e308, 0, 1e308], [0, 500, 240], [0, 0, 1]]
+        (tmp_path / "b").write_text(json.dumps({"0": {"extrinsic": MATRIX, "K": k}}))
+        with pytest.raises(FormatError, match='"0": K: expected a principal point in pixels, got'):
+            load_trajectory(tmp_path / "b", "worldplay")
+
+    def test_signalling_nan(self, tmp_path):
+        bits = np.full((1, 4, 4), 0x7FA00000, np.uint32).view(np.float32)
+        np.savez(tmp_path / "a.npz", extrinsics_c2w=bits)
+        with pytest.raises(FormatError, match="expected finite values"):
+            load_trajectory(tmp_path / "a.npz", intrinsics=CAMERA)
