@@ -89,7 +89,7 @@ def read_color(path: Path, size: tuple[int, int], resized: tuple[int, int] | Non
     Grey, palette and RGB images are read, of 1 to 16 bits a channel. Refused are transparent pixels, whose colour is
     whatever lies behind them; CMYK, whose colour depends on a printer; images that a viewer would turn, as depth and
     pose may be those of the image before or after it was turned; and images of more pixels than a file of their size
-    may have, which is never so up to 3840x2160.
+    may have, which is never so up to 3840x2160 (2560x1600 where a JPEG is progressive).
     """
     with _open_image(path, size, None) as (image, needed):
         if resized is not None and resized != size:

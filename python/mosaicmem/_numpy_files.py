@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ _MOST_ENTRIES = 4096
 _CENTRAL = b"PK\1\2"  # before each entry of an archive's directory
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHUNK = 1 << 20
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class Header(NamedTuple):
@@ -41,7 +45,7 @@ class Header(NamedTuple):
         return self.elements * self.dtype.itemsize
 
 
-def read_header(path: Path, file: IO[bytes], what: str) -> Header:
+def read_header(path: Path, file: _Readable, what: str) -> Header:
     """The header of a .npy file, which leaves ``file`` where its numbers begin; ``what`` begins messages."""
     prefix = file.read(8)
     size = _PREFIX.get(prefix[6]) if len(prefix) == 8 and prefix[:6] == b"\x93NUMPY" else None
@@ -64,7 +68,7 @@ def read_header(path: Path, file: IO[bytes], what: str) -> Header:
     return Header(shape, is_fortran, dtype)
 
 
-def read_data(path: Path, file: IO[bytes], header: Header, what: str) -> NDArray[Any]:
+def read_data(path: Path, file: _Readable, header: Header, what: str) -> NDArray[Any]:
     """The array of a header, and nothing after it; it can be written to."""
     data = bytearray()
     while len(data) <= header.nbytes:

@@ -18,7 +18,7 @@ from typing import IO
 from mosaicmem.errors import FormatError
 
 _GROWTH = 4  # bytes of memory that a byte of a file may become
-_SPARE = 56 * 10**6  # that every file may take besides; estimates are exact to the rest of 64 MB
+_SPARE = 59 * 10**6  # that every file may take besides; estimates are exact to the rest of 64 MB
 
 
 def allowed_bytes(size: int) -> int:
@@ -130,7 +130,9 @@ def read_bytes(path: str | Path, file: IO[bytes], max_bytes: int) -> bytes:
     """All of an open file, if it has at most ``max_bytes``."""
     size = file_size(file)
     if size <= max_bytes:
-        content = file.read(max_bytes + 1 if size else 1)  # files of /proc say 0 and go on for ever
+        content = file.read(max_bytes + 1 if size else 1)
+        if content and not size:  # files of /proc, some of which never end
+            raise FormatError(path, "expected a regular file, got one that says it is empty and is not")
         size = max(size, len(content))
     if size > max_bytes:
         raise FormatError(path, f"expected at most {max_bytes} bytes, got {size}")

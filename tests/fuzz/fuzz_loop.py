@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fuzz_mutations import mutate
 
+from memory_peak import forget_peak, peak_bytes, resident_bytes
 from mosaicmem import FormatError, SuspiciousInput
 
 CPU_SECONDS = 2.0  # of one input, all of which are small
@@ -152,21 +153,3 @@ def limited_time(seconds):
 def scratch_folder() -> str | None:
     """Where inputs are written: memory, if there is a folder of it, as most of the time would go into a disk."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def resident_bytes() -> int:
-    """What the process has in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def forget_peak() -> None:
-    """Let `peak_bytes` begin anew, where the system can."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """The most that the process had in memory since `forget_peak`."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

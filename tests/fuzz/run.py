@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from fuzz_loop import execute, fuzz, scratch_folder
 from fuzz_targets import TARGETS
 

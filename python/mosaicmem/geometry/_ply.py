@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,15 @@ def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
         position = names.index("vertex")
         before, vertex = header.elements[:position], header.elements[position]
         for element in (*before, vertex):
+            if not element.types:  # rows that take no bytes
+                continue
             # Text has a digit and the end of a line in each row, but for the last.
-            least = element.count * element.least_bytes if header.byte_order else 2 * element.count - 1
-            if element.types and least > left:
+            least = element.count * element.least_bytes if header.byte_order else max(0, 2 * element.count - 1)
+            if least > left:
                 raise cut_short(
                     path, f"{element.count} of {element.name!r} need {least} bytes or more, {left} are left"
                 )
-            left -= max(0, least)
+            left -= least
         wanted = choose(vertex.scalars)
         row = sum(vertex.types[name].itemsize for name in wanted)
         check_growth(path, size, vertex.count * (row + _CLOUD_BYTES), f"{vertex.count} vertices")
@@ -71,21 +73,20 @@ def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
     return columns
 
 
-def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: str, columns: Columns) -> bool:
+def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: Literal["<", ">"], columns: Columns) -> bool:
     """The rows of the vertices into ``columns``; whether anything follows them."""
     if vertex.lists:
         row_of_lists(path, file, vertex, order, columns)
         return bool(file.read(1 << 16).strip())
     sizes = [kind.itemsize for kind in vertex.types.values()]
     offsets = dict(zip(vertex.types, np.cumsum([0, *sizes]).tolist(), strict=False))
-    dtype = np.dtype(
-        {
-            "names": list(columns),
-            "formats": [vertex.types[name].newbyteorder(order) for name in columns],  # type: ignore[arg-type]
-            "offsets": [offsets[name] for name in columns],
-            "itemsize": sum(sizes),
-        }
-    )
+    layout: Any = {
+        "names": list(columns),
+        "formats": [vertex.types[name].newbyteorder(order) for name in columns],
+        "offsets": [offsets[name] for name in columns],
+        "itemsize": sum(sizes),
+    }
+    dtype = np.dtype(layout)
     rows = max(1, _BLOCK // dtype.itemsize)
     for first in range(0, vertex.count, rows):
         count = min(rows, vertex.count - first)

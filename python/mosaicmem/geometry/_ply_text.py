@@ -23,7 +23,7 @@ def read_text(
 ) -> bool:
     """The rows of the vertices into ``columns``; whether anything follows them."""
     file.seek(header.size)
-    with io.TextIOWrapper(file, "latin-1", newline=None) as text:  # type: ignore[arg-type]
+    with io.TextIOWrapper(file, "latin-1", newline=None) as text:
         return _read_rows(path, _filled_lines(path, text, header.lines), before, vertex, columns)
 
 

@@ -147,7 +147,7 @@ def _read_array(path: Path, shape: tuple[int, int]) -> F32:
         values = read_data(path, file, header, "not a .npy array")
     depth: F32 = np.zeros(shape, np.float32)
     for given, row in zip(values, depth, strict=True):
-        with np.errstate(over="ignore"):  # infinite, which is no depth
+        with np.errstate(over="ignore", invalid="ignore"):  # not finite, which is no depth
             numbers = given.astype(np.float32)
         np.copyto(row, numbers, where=np.isfinite(numbers) & (numbers > 0))
     return depth

@@ -154,7 +154,7 @@ def _points(path: Path, columns: Columns) -> F32:
     for axis, name in enumerate(_POINT_NAMES):
         values = columns[name]
         for rows in blocks(count):
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 points[rows, axis] = values[rows]
             lost[rows] |= ~np.isfinite(points[rows, axis])
         if lost.any():

@@ -99,7 +99,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
         elif array.dtype.kind not in "bfiu":
             raise FormatError(path, f"{name}: expected numbers, got {array.dtype}")
         else:
-            with np.errstate(over="ignore"):  # infinite, which those who look at it find
+            with np.errstate(over="ignore", invalid="ignore"):  # not finite, which those who look at it find
                 arrays[name] = array.astype(np.float64, copy=False)
     return arrays, others
 

@@ -40,8 +40,10 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if options.intrinsics is None:
         _suspect_swapped_size(path, rows[0], size)
     shared = OneCamera(path)
-    for number, row in zip(lines, rows, strict=True):
-        shared.add(f"line {number}", row[1:5] * [size[0], size[1], size[0], size[1]], size)
+    with np.errstate(over="ignore"):  # infinite, which is no principal point
+        pixels = rows[:, 1:5] * [size[0], size[1], size[0], size[1]]
+    for number, params in zip(lines, pixels, strict=True):
+        shared.add(f"line {number}", params, size)
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     matrices[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
 
@@ -85,8 +87,9 @@ def _check_row(path: Path, row: F64, number: int) -> None:
 
 def _suspect_swapped_size(path: Path, row: F64, size: tuple[int, int]) -> None:
     """Pixels are square nearly always; with a size whose sides are swapped they are not."""
-    (width, height), fx, fy = size, row[1], row[2]
-    if abs(fx * height / (fy * width) - 1) < _SQUARE < abs(fx * width / (fy * height) - 1):
+    (width, height), (fx, fy) = size, row[1:3].tolist()
+    ratio = fx / max(fy, 1e-9)
+    if abs(ratio * height / width - 1) < _SQUARE < abs(ratio * width / height - 1):
         suspect(
             f"{path}: in an image of {width}x{height} (size, --size) its pixels are not square, and in one of "
             f"{height}x{width} they are; width and height swapped?"

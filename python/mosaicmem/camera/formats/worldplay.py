@@ -98,6 +98,8 @@ def _suspect_pixel_centres(path: Path, camera: CameraIntrinsics) -> None:
 def _camera(entry: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[int, int]]:
     params = params_of_matrix("K", entry["K"])
     cx, cy = params[2:]
+    if not (np.isfinite(2 * cx) and np.isfinite(2 * cy)):
+        raise ValueError(f"K: expected a principal point in pixels, got ({cx:g}, {cy:g})")
     size = options.size
     if size is None or np.allclose(size, [2 * cx, 2 * cy], atol=1e-3):
         width, height = 2 * cx, 2 * cy
