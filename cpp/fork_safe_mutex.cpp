@@ -5,6 +5,9 @@
 #include <memory>
 #include <new>
 #include <set>
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace mosaicmem {
 namespace {
@@ -19,11 +22,11 @@ Registry& registry();
 
 void take_all() {
     registry().mutex.lock();
-    for (ForkSafeMutex* lock : registry().locks) lock->lock();
+    for (ForkSafeMutex* lock : registry().locks) lock->take();
 }
 
 void release_all() {
-    for (ForkSafeMutex* lock : registry().locks) lock->unlock();
+    for (ForkSafeMutex* lock : registry().locks) lock->give_back();
     registry().mutex.unlock();
 }
 
@@ -53,7 +56,15 @@ ForkSafeMutex::~ForkSafeMutex() {
     registry().locks.erase(this);
 }
 
-// Without a destructor: nothing may be asked of locks that threads of another process held.
-void ForkSafeMutex::make_new() { new (&locks_) Locks; }
+// Without a destructor: nothing may be asked of locks that a thread of another process held.
+void ForkSafeMutex::make_new() {
+#ifdef __SANITIZE_THREAD__
+    for (void* const lock : {static_cast<void*>(&locks_.mutex), static_cast<void*>(&locks_.turn)}) {
+        __tsan_mutex_pre_unlock(lock, 0);
+        __tsan_mutex_post_unlock(lock, 0);
+    }
+#endif
+    new (&locks_) Locks;
+}
 
 }  // namespace mosaicmem

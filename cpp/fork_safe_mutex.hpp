@@ -35,7 +35,16 @@ class ForkSafeMutex {
     }
     void unlock_shared() { locks_.mutex.unlock_shared(); }
 
-    // In a child process: as if nobody had ever held it.
+    // Around a fork: nobody else holds or awaits any part of it.
+    void take() {
+        locks_.turn.lock();
+        locks_.mutex.lock();
+    }
+    void give_back() {
+        locks_.mutex.unlock();
+        locks_.turn.unlock();
+    }
+    // Instead of give_back() in the child: as if nobody had ever held it.
     void make_new();
 
   private:

@@ -128,6 +128,7 @@ class Crowd:
             return
 
         def go_on():
+            self.store.num_threads = 1  # ThreadSanitizer cannot start threads in a child
             insert(self.store, 2000)
             self.look()
 

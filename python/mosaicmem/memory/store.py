@@ -202,7 +202,7 @@ class MosaicMemoryStore(Uncopied):
                         "frame_id: expected one to be given: the number after the largest so far is too large"
                     )
             self._next_frame_id = max(self._next_frame_id, frame_id + 1)
-        return self._core.insert(*keyframe.values(), frame_id, self.num_threads)
+        return self._core.insert(*[*keyframe.values(), frame_id, self.num_threads])
 
     def _check_fits(self, keyframe: dict[str, Any]) -> None:
         """A keyframe that would not fit into an empty store is refused."""
@@ -218,7 +218,7 @@ class MosaicMemoryStore(Uncopied):
         if self.max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= self.max_bytes:
             return
         alone = _core.MemoryStore(size, None, None, getattr(_core.Eviction, self.eviction))
-        alone.insert(*keyframe.values(), 0, self.num_threads)
+        alone.insert(*[*keyframe.values(), 0, self.num_threads])
         if alone.nbytes > self.max_bytes:
             raise ValueError(
                 f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, "
