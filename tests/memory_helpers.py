@@ -17,6 +17,22 @@ def random_keyframe(rng, timestamp, spread=0.5, holes=0.2):
     return latents, depth, random_pose(rng, spread, timestamp)
 
 
+def four_saves():
+    """A store before each of four saves: it grows, changes, shrinks, and a file of keyframes goes."""
+    rng = np.random.default_rng(1)
+    store = MosaicMemoryStore()
+    for step in range(4):
+        for _ in range(3):
+            latents, depth, pose = random_keyframe(rng, float(step))
+            store.insert_keyframe(latents, depth, K, pose)
+        if step:
+            store.delete_patches(store.patch_ids[::7])
+        if step == 2:
+            for frame in range(3):
+                store.delete_frame(frame)
+        yield store
+
+
 def filled_store(rng, count, **options):
     store = MosaicMemoryStore(**{"latent_patch_size": 2, **options})
     keyframes = [random_keyframe(rng, float(i)) for i in range(count)]

@@ -217,15 +217,21 @@ def test_reads(read):
     assert_done_or_not_done(make_store, read, False, lambda store: store.patch_ids.tobytes())
 
 
+def given_without_a_change(operation, store, lasting):
+    """What an operation gives in the end that may fail at any allocation, and never changes the store."""
+    before = everything(store)
+    for n in itertools.count(1):
+        result, done, failed = attempt(operation, store, n, lasting)
+        assert everything(store) == before
+        if done and not failed:
+            return result
+
+
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_forks(lasting):
     store = make_store()
     before = everything(store)
-    for n in itertools.count(1):
-        copy, done, failed = attempt(MosaicMemoryStore.fork, store, n, lasting)
-        assert everything(store) == before
-        if done and not failed:
-            break
+    copy = given_without_a_change(MosaicMemoryStore.fork, store, lasting)
     store.delete_frame(1)
     assert everything(copy) == before
 
@@ -233,11 +239,7 @@ def test_forks(lasting):
 def test_snapshots():
     store = make_store()
     before = everything(store)
-    for n in itertools.count(1):
-        kept, done, failed = attempt(MosaicMemoryStore.snapshot, store, n, False)
-        assert everything(store) == before
-        if done and not failed:
-            break
+    kept = given_without_a_change(MosaicMemoryStore.snapshot, store, False)
     store.delete_frame(1)
     store.restore(kept)
     assert everything(store)[:2] == before[:2]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from conftest import random_pose
-from memory_helpers import K, filled_store, fingerprint, random_keyframe
+from memory_helpers import K, filled_store, fingerprint, four_saves, random_keyframe
 from mosaicmem import (
     CameraIntrinsics,
     CameraPose,
@@ -554,18 +554,7 @@ SAVING = """
                 os.kill(os.getpid(), signal.SIGKILL)
 
     disk = Deadly(MonkeyPatch())
-    rng = np.random.default_rng(1)
-    store = MosaicMemoryStore()
-    for step in range(4):
-        for _ in range(3):
-            latents, depth, pose = random_keyframe(rng, float(step))
-            store.insert_keyframe(latents, depth, K, pose)
-        if step:
-            store.delete_patches(store.patch_ids[::7])
-        if step == 2:
-            store.delete_frame(0)
-            store.delete_frame(1)
-            store.delete_frame(2)  # a file goes
+    for step, store in enumerate(four_saves()):
         store.save(folder)
         print(step, flush=True)
     print("calls", len(disk.steps))
@@ -578,18 +567,7 @@ def steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saving") / "store"
     output, errors = run(SAVING, folder, -1).communicate()
     assert not errors
-    rng = np.random.default_rng(1)
-    store, states = MosaicMemoryStore(), []
-    for step in range(4):
-        for _ in range(3):
-            latents, depth, pose = random_keyframe(rng, float(step))
-            store.insert_keyframe(latents, depth, K, pose)
-        if step:
-            store.delete_patches(store.patch_ids[::7])
-        if step == 2:
-            for frame in range(3):
-                store.delete_frame(frame)
-        states.append(fingerprint(store, POSE))
+    states = [fingerprint(store, POSE) for store in four_saves()]
     return states, int(output.split()[-1])
 
 

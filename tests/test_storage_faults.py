@@ -8,38 +8,22 @@ import numpy as np
 import pytest
 
 from disk import Disk
-from memory_helpers import K, filled_store, fingerprint, random_keyframe
+from memory_helpers import filled_store, fingerprint, four_saves
 from mosaicmem import CameraPose, FormatError, MosaicMemoryStore
 from mosaicmem.memory import storage
 
 POSE = CameraPose.look_at([0.2, 0.1, -1.0], [0, 0, 2], timestamp=50.0)
 
 
-def steps():
-    """A store before each of four saves: it grows, changes, shrinks, and a file of keyframes goes."""
-    rng = np.random.default_rng(1)
-    store = MosaicMemoryStore()
-    for step in range(4):
-        for _ in range(3):
-            latents, depth, pose = random_keyframe(rng, float(step))
-            store.insert_keyframe(latents, depth, K, pose)
-        if step:
-            store.delete_patches(store.patch_ids[::7])
-        if step == 2:
-            for frame in range(3):
-                store.delete_frame(frame)
-        yield store
-
-
 @pytest.fixture(scope="module")
 def states():
-    return [fingerprint(store, POSE) for store in steps()]
+    return [fingerprint(store, POSE) for store in four_saves()]
 
 
 def save_all(folder, disk=None):
     """Save step by step; what fails is tried again once."""
     failures = 0
-    for number, store in enumerate(steps()):
+    for number, store in enumerate(four_saves()):
         for _ in range(2):
             try:
                 store.save(folder)

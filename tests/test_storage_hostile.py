@@ -105,6 +105,7 @@ class TestHostileFiles:
             ({"extra": 1}, "extra"),
             ({"keyframes": []}, "none of the store's"),
             ({"states": []}, "counts other patches"),
+            ({"attachments": [0] * 100_001}, "expected at most 100000 files of a kind, got 100001"),
         ],
     )
     def test_impossible_manifests(self, saved, tmp_path, change, message):

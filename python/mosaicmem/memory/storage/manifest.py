@@ -20,6 +20,7 @@ FORMAT = "mosaicmem store"
 VERSION = 3  # 1 did not keep provenance; 2 had no attachments, and names of numbers alone
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
+_MOST_FILES = 100_000
 _NAME = re.compile(r"(keyframes|state|attachment)-([0-9]{8,12})(-[0-9a-f]{8})?\.safetensors")
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
@@ -152,6 +153,10 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(version, int) and version > VERSION:
         raise FormatError(path, f"of format version {version!s:.20}; this mosaicmem reads up to {VERSION}: update it")
     checksum = content.pop("checksum", None)
+    lists = (content.get(name) for name in ("keyframes", "states", "attachments"))
+    most = max((len(entries) for entries in lists if isinstance(entries, list)), default=0)
+    if most > _MOST_FILES:  # each wrong one would be an error of its own
+        raise FormatError(path, f"expected at most {_MOST_FILES} files of a kind, got {most}")
     try:
         manifest = Manifest(**content)
     except ValidationError as error:

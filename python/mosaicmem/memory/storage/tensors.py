@@ -48,7 +48,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dic
     with _new_file(path) as file:
         file.write(header)
         for _, array in arrays:
-            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
             for begin in range(0, len(content), _CHUNK):
                 digest.update(content[begin : begin + _CHUNK])
                 file.write(content[begin : begin + _CHUNK])
