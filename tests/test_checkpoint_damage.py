@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -187,7 +188,11 @@ class TestLiesWithGoodChecksums:
 
 class TestElsewhere:
     def test_the_same_machine_is_silent(self, world, path, folder):
-        run(world, path, folder)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", SuspiciousInput)
+            result = run(world, path, folder)
+        assert not said
+        assert len(result.frames) == len(path)
 
     @pytest.mark.parametrize("part", ["mosaicmem", "simd"])
     def test_another_version_or_processor_is_said(self, world, path, folder, monkeypatch, part):
