@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conftest import random_pose
 from mosaicmem import CameraIntrinsics, CameraPose, SuspiciousInput
-from mosaicmem.camera.pose import check_rigid, check_rigid_stack
+from mosaicmem.camera.pose import check_rigid, check_rigid_stack, determinant
 
 
 def intrinsics():
@@ -269,3 +269,16 @@ def test_a_stack_is_checked_as_its_matrices_are(rng):
     broken[0, 1, 0, 3, 0] = 1
     with pytest.raises(ValueError, match=r"m\[0, 1, 0\]: expected a last row"):
         check_rigid_stack("m", broken)
+
+
+class TestDeterminant:
+    @pytest.mark.parametrize("small", [1e-320, 1e-160, 1e12])
+    def test_numbers_at_the_ends_of_float64(self, small):
+        matrix = np.array([[0.0, 0, 1], [small, 1, 0], [0, 0, 1]])
+        assert determinant(matrix) == 0
+        with pytest.raises(ValueError, match="orthonormal"):
+            check_rigid("pose", np.block([[matrix, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]]))
+
+    def test_is_that_of_lapack(self, rng):
+        matrices = rng.standard_normal((50, 3, 3))
+        np.testing.assert_allclose(determinant(matrices), np.linalg.det(matrices), rtol=1e-12, atol=1e-14)

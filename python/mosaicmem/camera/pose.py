@@ -43,7 +43,7 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
         raise ValueError(
             f"{name}: expected an orthonormal rotation, got one that is off by {error:.3g}; {_why_not_rigid(rotation)}"
         )
-    if np.linalg.det(rotation) < 0:
+    if determinant(rotation) < 0:
         raise ValueError(
             f"{name}: expected a rotation of determinant +1, got -1: an axis is mirrored; one OpenGL axis flipped "
             "and not the other?"
@@ -58,7 +58,7 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
 
 def _why_not_rigid(rotation: F64) -> str:
     """The likely mistake in a matrix (3, 3) that is not orthonormal."""
-    scale = float(np.cbrt(abs(np.linalg.det(rotation))))
+    scale = float(np.cbrt(abs(determinant(rotation))))
     if scale > 0 and np.allclose(rotation @ rotation.T / scale**2, np.eye(3), rtol=0, atol=_RIGID_TOLERANCE):
         return f"it is scaled by {scale:.6g}: divide it out"
     nearest = nearest_rotation(rotation)
@@ -76,6 +76,16 @@ def check_rigid_stack(name: str, matrices: F64) -> F64:
     return make_rigid(m).reshape(matrices.shape)
 
 
+def determinant(matrices: F64) -> F64:
+    """Determinants of matrices (..., 3, 3), without a warning: infinite or NaN where float64 ends.
+
+    LAPACK divides by the entries, which may be too small for that.
+    """
+    first, second, third = np.moveaxis(matrices, -2, 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray((first * np.cross(second, third)).sum(axis=-1))
+
+
 def are_rigid(m: F64) -> Bool:
     """Which of a stack (N, 4, 4) of any matrices `check_rigid` would let pass."""
     rotation = m[:, :3, :3]
@@ -83,7 +93,7 @@ def are_rigid(m: F64) -> Bool:
         error = _orthonormal_errors(rotation)
         sound = np.isclose(m[:, 3], [0, 0, 0, 1], atol=1e-6).all(axis=1) & (np.abs(m[:, :3]) <= _MOST).all(axis=(1, 2))
         sound &= error <= _RIGID_TOLERANCE
-        sound[sound] &= np.linalg.det(rotation[sound]) > 0
+        sound[sound] &= determinant(rotation[sound]) > 0
     return np.asarray(sound)
 
 

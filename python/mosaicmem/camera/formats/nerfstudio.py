@@ -17,7 +17,7 @@ from mosaicmem._arrays import F64, as_array, check_number
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels, worth_judging
 from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
-from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose
+from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose, determinant
 from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
@@ -168,11 +168,12 @@ def _suspect_units(path: Path, document: dict[str, Any]) -> None:
         said.append(f"applied_scale {document['applied_scale']!r:.40} was applied to them: depth must be scaled alike")
     transform = np.asarray(document.get("applied_transform", np.eye(3)), dtype=object)
     try:
-        scale = abs(np.linalg.det(transform[:3, :3].astype(np.float64))) ** (1 / 3)
+        axes = as_array("applied_transform", transform[:3, :3].astype(np.float64), np.float64, (3, 3), finite=True)
+        scale = float(np.cbrt(abs(determinant(axes))))
     except (IndexError, TypeError, ValueError):
         said.append("applied_transform is no matrix")
     else:
-        if abs(scale - 1) > 1e-3:
+        if not abs(scale - 1) <= 1e-3:
             said.append(f"applied_transform scaled them by {scale:.4g}: depth must be scaled alike")
     said += [f"{name} is set" for name in ("centered", "scaled") if not is_nothing(document.get(name))]
     if document.get("scale", 1) != 1 or not is_nothing(document.get("offset")):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem import _core
+from mosaicmem.camera.pose import determinant
 from mosaicmem.errors import FormatError
 from mosaicmem.memory.storage.folder import Record, StoreFolder
 from mosaicmem.memory.storage.keyframe_files import Place
@@ -242,7 +243,7 @@ def _check_rows(path: Path, manifest: Manifest, rows: _Rows) -> None:
     if not (np.isfinite(rows.world_from_camera).all() and np.abs(rows.world_from_camera).max(initial=0) <= 1e15):
         raise FormatError(path, "damaged: an observation that stands nowhere")
     rotations = rows.world_from_camera[:, :, :3]
-    if (np.abs(np.linalg.det(rotations)) < 1e-9 * np.abs(rotations).max(axis=(1, 2), initial=1e-99) ** 3).any():
+    if (np.abs(determinant(rotations)) < 1e-9 * np.abs(rotations).max(axis=(1, 2), initial=1e-99) ** 3).any():
         raise FormatError(path, "damaged: an observation whose pose cannot be inverted")
     camera = rows.camera
     intrinsics = camera[:, :5]
