@@ -70,6 +70,12 @@ std::vector<StoreState::Chosen> StoreState::choose(Ids ids) const {
     return all;
 }
 
+std::size_t StoreState::count_alive(Ids ids) const {
+    std::size_t count = 0;
+    for (const Chosen& choice : choose(ids)) count += choice.count;
+    return count;
+}
+
 std::size_t StoreState::transform(const Affine& edit, Ids ids, int num_threads) {
     const std::vector<Chosen> chosen = choose(ids);
     Observations at_new_places;

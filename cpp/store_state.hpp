@@ -170,6 +170,7 @@ class StoreState {
     // After an exception (std::invalid_argument: patches would leave the range of the index) the
     // state may be used no more: edit a copy.
 
+    std::size_t count_alive(Ids ids) const;
     std::size_t transform(const Affine& edit, Ids ids, int num_threads);
     std::vector<PatchId> duplicate(const Affine& edit, Ids ids, int num_threads);
     // Patch i of the other becomes patch offset + i. Returns the offset.

@@ -14,7 +14,7 @@ from PIL import Image
 from cli_helpers import check_outputs, run, succeed
 from mosaicmem import CameraTrajectory, MosaicMemoryStore, PipelineConfig, _files
 from mosaicmem.cli._common import output_folder
-from test_depth_onnx import red_model
+from onnx_models import red_model
 
 KILLED_AFTER_A_WINDOW = """
 import os, signal, sys

@@ -24,6 +24,7 @@ from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
 from mosaicmem.memory.storage import Manifest, StoreFolder, StoreSettings, read_manifest
 from mosaicmem.synthetic import RenderedView
+from onnx_models import PLAIN, red_model
 from scene_helpers import write_scene
 
 NO_PACKAGE = ("errors", "latent_colors", "synthetic", "memory.contents")  # public modules without __all__
@@ -101,9 +102,9 @@ def depth_files(given):
 
 
 def onnx_estimator(given):
-    models = pytest.importorskip("test_depth_onnx")
-    (given.folder / "model.onnx").write_bytes(models.red_model(gain=0.0, offset=1.7))
-    return mm.OnnxDepthEstimator(given.folder / "model.onnx", output="metric", **models.PLAIN)
+    pytest.importorskip("onnxruntime")
+    (given.folder / "model.onnx").write_bytes(red_model(gain=0.0, offset=1.7))
+    return mm.OnnxDepthEstimator(given.folder / "model.onnx", output="metric", **PLAIN)
 
 
 def patch_memory(_given):
@@ -371,8 +372,8 @@ class TestIndependence:
         np.testing.assert_array_equal(WAYS[way](ours).estimate(*arguments), ours.estimate(*arguments))
 
     def test_a_model_of_bytes(self):
-        models = pytest.importorskip("test_depth_onnx")
-        estimator = mm.OnnxDepthEstimator(models.red_model(), **models.PLAIN)
+        pytest.importorskip("onnxruntime")
+        estimator = mm.OnnxDepthEstimator(red_model(), **PLAIN)
         with pytest.raises(TypeError, match="whose model was given as bytes: give the path"):
             pickle.dumps(estimator)
 

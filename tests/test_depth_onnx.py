@@ -17,41 +17,10 @@ from mosaicmem import (
     PipelineConfig,
     SuspiciousInput,
 )
+from onnx_models import PLAIN, mean_model, red_model
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-
-def red_model(*, gain=1.0, offset=0.0, size=("h", "w"), squeeze=False, channels=3):
-    """Answers gain * red + offset, of the image as it comes in after normalisation."""
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    nodes = [
-        helper.make_node("Slice", ["image", "zero", "one", "one"], ["red"]),
-        helper.make_node("Mul", ["red", "gain"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "offset"], ["answer" if not squeeze else "full"]),
-    ]
-    if squeeze:
-        nodes.append(helper.make_node("Squeeze", ["full", "one"], ["answer"]))
-    constants = {
-        "zero": np.array([0], np.int64),
-        "one": np.array([1], np.int64),
-        "gain": np.array(gain, np.float32),
-        "offset": np.array(offset, np.float32),
-    }
-    # Slice along axis 1: starts, ends, axes.
-    graph = helper.make_graph(
-        nodes,
-        "red",
-        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, channels, *size])],
-        [helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    return model.SerializeToString()
-
-
-PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "multiple": 1}
 
 
 def scene(rng, shape=(48, 80)):
@@ -142,26 +111,6 @@ class TestInput:
     def test_multiples(self):
         estimator = OnnxDepthEstimator(red_model(), multiple=14)
         assert estimator._model.size_for(48, 3) == (42, 14)
-
-
-def mean_model(shape, dtype="FLOAT", *, axis=1, answer="FLOAT", outputs=("answer",), inputs=1):
-    """Answers the mean over the channels, under several names; further inputs are looked at by none of them."""
-    helper, types = onnx.helper, onnx.TensorProto
-    nodes = [
-        helper.make_node("Cast", ["image"], ["cast"], to=types.FLOAT),
-        helper.make_node("ReduceMean", ["cast"], ["mean"], axes=[axis], keepdims=1),
-        *(helper.make_node("Cast", ["mean"], [name], to=getattr(types, answer)) for name in outputs),
-    ]
-    more = [helper.make_tensor_value_info(f"more{i}", types.FLOAT, [1, 3, 3]) for i in range(inputs - 1)]
-    graph = helper.make_graph(
-        nodes,
-        "mean",
-        [helper.make_tensor_value_info("image", getattr(types, dtype), shape), *more],
-        [helper.make_tensor_value_info(name, getattr(types, answer), None) for name in outputs],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-    model.ir_version = 9
-    return model.SerializeToString()
 
 
 class TestWhatModelsTake:

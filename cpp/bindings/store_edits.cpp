@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "store.hpp"
 
 namespace mosaicmem::bindings {
@@ -32,16 +34,34 @@ std::size_t transform(BoundStore& store, const Array<double>& matrix, const Opti
         [&](StoreState& state) { return state.transform(edit, to_ids(ids), num_threads); });
 }
 
+// The answer is allocated before the edit, after which nothing may fail. Where another thread has
+// written to the store meanwhile, so that it would not fit, both begin anew.
 Array<PatchId> duplicate(BoundStore& store, const Array<double>& matrix, const OptionalIds& ids,
                          int num_threads) {
+    struct Outdated {};
     const Affine edit = to_affine(matrix);
-    std::vector<PatchId> copies;
-    {
+    for (;;) {
+        std::size_t count = 0;
+        {
+            const py::gil_scoped_release release;
+            count = store.core.read(
+                [&](const StoreState& state) { return state.count_alive(to_ids(ids)); });
+        }
+        Array<PatchId> answer(static_cast<py::ssize_t>(count));
+        PatchId* const copies = answer.mutable_data();
         const py::gil_scoped_release release;
-        copies = store.core.edit(
-            [&](StoreState& state) { return state.duplicate(edit, to_ids(ids), num_threads); });
+        try {
+            store.core.edit([&](StoreState& state) {
+                const std::vector<PatchId> ids_of_copies =
+                    state.duplicate(edit, to_ids(ids), num_threads);
+                if (ids_of_copies.size() != count) throw Outdated{};
+                return std::copy(ids_of_copies.begin(), ids_of_copies.end(), copies);
+            });
+        } catch (const Outdated&) {
+            continue;
+        }
+        return answer;
     }
-    return id_array(std::move(copies));
 }
 
 PatchId splice(BoundStore& store, const BoundStore& other, const Array<double>& matrix,

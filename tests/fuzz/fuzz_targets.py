@@ -10,16 +10,26 @@ import zipfile
 import zlib
 
 import numpy as np
+import pytest
 from fuzz_loop import Target
 from fuzz_stores import STORES
 from PIL import Image
 
-from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, DepthFromFiles, PipelineConfig, PointCloud
+from mosaicmem import (
+    CameraIntrinsics,
+    CameraPose,
+    CameraTrajectory,
+    DepthFromFiles,
+    OnnxDepthEstimator,
+    PipelineConfig,
+    PointCloud,
+)
 from mosaicmem._images import image_size, read_color, read_depth
 from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.camera.formats import load_trajectory, save_trajectory
 from mosaicmem.datasets import Replica, ScanNet, TumRgbd
 from mosaicmem.datasets.intrinsics_files import find_intrinsics
+from onnx_models import PLAIN, mean_model, red_model
 
 WIDTH, HEIGHT = 16, 12
 CAMERA = CameraIntrinsics(20.0, 21.0, 8.0, 6.0, WIDTH, HEIGHT)
@@ -225,6 +235,23 @@ ARRAYS = [
 ]
 
 
+# Networks
+
+
+def networks(folder):
+    pytest.importorskip("onnxruntime")
+    fixed = mean_model([1, 3, 12, 16])
+    return [red_model(size=(12, 16)), fixed, mean_model([1, 12, 16, 3], "UINT8", axis=3)]
+
+
+def open_network(path):
+    OnnxDepthEstimator(path, **PLAIN)
+
+
+WORDS = (b"image", b"answer", b"Slice", b"Mul", b"Add", b"Cast", b"ReduceMean", b"\x08\x01", b"\x12\x00")
+NETWORKS = [Target("onnx", "a.onnx", networks, open_network, tokens=WORDS)]
+
+
 # Weights, settings, data sets
 
 
@@ -321,4 +348,4 @@ SETTINGS = [
     scene_target(ScanNet, "intrinsic/intrinsic_depth.txt"),
 ]
 
-TARGETS = {target.name: target for target in (*PATHS, *ARRAYS, *SETTINGS, *STORES)}
+TARGETS = {target.name: target for target in (*PATHS, *ARRAYS, *NETWORKS, *SETTINGS, *STORES)}

@@ -182,10 +182,13 @@ def _session(model: str | Path | bytes, name: Path, threads: int) -> Any:
             pass
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     with foreign_parser(name, "not a model that onnxruntime reads"):
         return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(name), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, bytes) else str(name),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it would print what fails, and try the same again
         )
 
 
@@ -226,6 +229,8 @@ def _read_input(path: Path, inputs: Sequence[Any]) -> _Input:
 
 def _choose_output(path: Path, outputs: Sequence[Any], name: str | None) -> str:
     names = [each.name for each in outputs]
+    if not names:
+        raise FormatError(path, "expected an output, the depth, got a model without any")
     if name is not None:
         if name not in names:
             raise ValueError(f"output_name: expected one of {', '.join(names)}, as {path} has them, got {name!r}")
