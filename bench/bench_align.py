@@ -37,9 +37,9 @@ class TestDepthGrid:
 class TestReproject:
     def test_mosaicmem(self, benchmark, grid):
         depth, k = grid
-        landing, valid = benchmark(reproject_depth_grid, depth, STRIDE, k, CameraPose(), k, TARGET)
+        projected, valid = benchmark(reproject_depth_grid, depth, STRIDE, k, CameraPose(), k, TARGET)
         expected = numpy_reproject(depth, k)
-        np.testing.assert_allclose(landing[valid], expected[valid], atol=1e-2)
+        np.testing.assert_allclose(projected[valid], expected[valid], atol=1e-2)
 
     def test_numpy(self, benchmark, grid):
         benchmark(numpy_reproject, *grid)

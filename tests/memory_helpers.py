@@ -90,7 +90,7 @@ def fingerprint(store, pose):
     """All that a store tells, as bytes."""
     ids = store.patch_ids
     parts = [ids, *store.describe_patches(ids).values()]
-    parts += store.land(ids, K, pose).values()
+    parts += store.project_tokens(ids, K, pose).values()
     found = store.retrieve(K, pose, top_k=10**6, min_visibility=0.0)
     parts += [found.ids, found.scores, found.pixels, found.depth]
     parts += store.query_nearest(np.zeros((1, 3)), 10**6)

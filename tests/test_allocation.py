@@ -193,7 +193,7 @@ def retrieve(store):
 
 def look(store):
     targets = CameraTrajectory([pose for _, _, pose in keyframes()[:2]], K)
-    sights = store.look(targets, RetrievalOptions(top_k=5))
+    sights = store.retrieve_tokens(targets, RetrievalOptions(top_k=5))
     return [(found.ids, described["centre"], landed["latents"]) for found, described, landed in sights]
 
 
@@ -275,9 +275,9 @@ def test_saving(tmp_path):
 
 def test_objects_of_the_core():
     """Where Python's table of them cannot grow, neither the process nor the object is lost."""
-    scales = _core.SightScales(1.0, 1.0, 1.0, 1.0)
+    scales = _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0)
     for make in (
-        lambda _: _core.SightScales(1.0, 1.0, 1.0, 1.0),
+        lambda _: _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0),
         lambda _: _core.KeyframeParams(1, 1, 0.1, scales),
         lambda _: _core.BlendOptions(_core.Direction.forward, 0.1, scales),
         lambda _: _core.TargetGrids((*K.params, 80, 48, 0.1, 10.0), np.eye(4)[None], np.zeros(1), 6, 10, 8.0),

@@ -85,7 +85,7 @@ class TestDenseOperatorsStayExact:
     @staticmethod
     def compare(store, target, depth, least):
         """Tokens of the store lie on the surfaces of a rendered view; `least` of those inside can be judged."""
-        landed = store.land(store.patch_ids, CAMERA, target)["landing"].astype(np.float64)
+        landed = store.project_tokens(store.patch_ids, CAMERA, target)["projected"].astype(np.float64)
         u, v, z = landed[(landed[:, 0] > 1) & (landed[:, 0] < 319) & (landed[:, 1] > 1) & (landed[:, 1] < 191)].T
         assert len(z) > 50
         surface = rendered_depth_at(depth, u, v)
@@ -123,14 +123,14 @@ class TestDenseOperatorsStayExact:
             depth = world.render(CAMERA, target).depth[:, ::-1]
         self.compare(store, camera, depth, least=0.8)
         # Dense warps agree with those of the unedited memory to a thousandth of a cell.
-        before = room.land(room.patch_ids, CAMERA, target)
-        after = store.land(store.patch_ids, CAMERA, camera)
-        expected = before["landing"].astype(np.float64)
+        before = room.project_tokens(room.patch_ids, CAMERA, target)
+        after = store.project_tokens(store.patch_ids, CAMERA, camera)
+        expected = before["projected"].astype(np.float64)
         expected[:, 2] *= 2.5 if kind == "scale" else 1
         if kind == "flip":
             expected[:, 0] = CAMERA.width - expected[:, 0]
-        np.testing.assert_allclose(after["landing"][:, :2], expected[:, :2], atol=1e-3 * STRIDE)
-        np.testing.assert_allclose(after["landing"][:, 2], expected[:, 2], rtol=1e-5)
+        np.testing.assert_allclose(after["projected"][:, :2], expected[:, :2], atol=1e-3 * STRIDE)
+        np.testing.assert_allclose(after["projected"][:, 2], expected[:, 2], rtol=1e-5)
         np.testing.assert_array_equal(after["latents"], before["latents"])
 
     def test_a_moved_object(self, world, room):
@@ -170,7 +170,7 @@ class TestDenseOperatorsStayExact:
         matrix = random_affine(rng)
         SpatialManipulation(store).transform(matrix)
         pose = random_pose(rng)
-        landed = store.land(store.patch_ids, K, pose)
+        landed = store.project_tokens(store.patch_ids, K, pose)
         described = store.describe_patches(store.patch_ids)
         camera_from_world = pose.camera_from_world @ matrix
         for token in range(0, len(landed["patch"]), 7):
@@ -181,7 +181,7 @@ class TestDenseOperatorsStayExact:
             point = depth[row, column] * np.array([(u - K.cx) / K.fx, (v - K.cy) / K.fy, 1.0])
             x, y, z = (camera_from_world @ source.world_from_camera @ [*point, 1.0])[:3]
             expected = [K.fx * x / z + K.cx, K.fy * y / z + K.cy, z]
-            np.testing.assert_allclose(landed["landing"][token], expected, rtol=1e-5, atol=1e-3)
+            np.testing.assert_allclose(landed["projected"][token], expected, rtol=1e-5, atol=1e-3)
 
 
 def test_any_sequence_of_edits_equals_a_list_of_patches(rng):
@@ -487,9 +487,11 @@ class TestSplice:
         store, _ = filled_store(rng, 2)
         other, _ = filled_store(rng, 2, latent_dtype=dtype)
         pose = random_pose(rng)
-        expected = other.land(other.patch_ids, K, pose)["latents"]
+        expected = other.project_tokens(other.patch_ids, K, pose)["latents"]
         offset = SpatialManipulation(store).splice(other, np.eye(4))
-        np.testing.assert_array_equal(store.land(other.patch_ids + np.uint64(offset), K, pose)["latents"], expected)
+        np.testing.assert_array_equal(
+            store.project_tokens(other.patch_ids + np.uint64(offset), K, pose)["latents"], expected
+        )
 
     def test_into_an_empty_store_and_of_one(self, rng):
         store, keyframes = filled_store(rng, 4)

@@ -229,7 +229,7 @@ class TestBfloat16:
             ("positions", lambda b: bilinear_sample(np.ones((4, 4, 3), np.float32), b(PLACES))),
             ("positions", lambda b: WarpedRoPE(12).apply(np.ones((5, 12)), b(np.ones((5, 3))))),
             ("positions", lambda b: WarpedRoPE(12).table(b(np.ones((5, 3))))),
-            ("landing", lambda b: warped_positions(b(PLACES), 8, 0.0)),
+            ("projected", lambda b: warped_positions(b(PLACES), 8, 0.0)),
             ("t", lambda b: warped_positions(PLACES, 8, b(Z))),
             ("depth", lambda b: unproject_depth(b(DEPTH), SMALL)),
             ("depth", lambda b: depth_to_grid(b(WIDE), 8)),
@@ -275,7 +275,7 @@ class TestBfloat16:
         stores = MosaicMemoryStore(), MosaicMemoryStore()
         for store, given in zip(stores, (BFLOAT16[library](latents.astype("f4")), latents.astype("f4")), strict=True):
             store.insert_keyframe(given, depth, K, pose, confidence=BFLOAT16[library](np.full((ROWS, COLUMNS), 0.5)))
-        ours, theirs = (store.land(store.patch_ids, K, pose)["latents"] for store in stores)
+        ours, theirs = (store.project_tokens(store.patch_ids, K, pose)["latents"] for store in stores)
         np.testing.assert_array_equal(ours, theirs)
         fill_patches(BFLOAT16[library](np.ones((CHANNELS, 1, 3, 4))))
 

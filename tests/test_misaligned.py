@@ -185,7 +185,7 @@ def store(wrap, copy=True, dtype="float32"):
     edits.transform(wrap(np.diag([1.0, 1, -1, 1])), wrap(made.patch_ids[:9]))
     edits.translate(wrap(np.ones(3)), Sphere(wrap(np.zeros(3)), 3.0))
     copies = edits.duplicate(wrap(np.eye(4)), wrap(made.patch_ids[5:]))
-    told = [*made.describe_patches(ids).values(), made.land(ids, K, POSE)["latents"]]
+    told = [*made.describe_patches(ids).values(), made.project_tokens(ids, K, POSE)["latents"]]
     told += [*made.query_nearest(wrap(np.zeros((2, 3))), 3), *made.query_radius(wrap(f4(np.ones((2, 3)))), 3.0)]
     return [*told, copies, made.delete_patches(wrap(copies.astype(np.int64)))]
 

@@ -25,7 +25,7 @@ store, _ = filled_store(rng, 4)
 latents, depth, pose = random_keyframe(rng, 9.0)
 ids, eye, camera = store.patch_ids, np.eye(4), (*K.params, 80.0, 48.0, 0.05, 100.0)
 keyframe = (latents, _core.LatentType.float32, depth, None, 8.0, K.params, eye, 0.0, _core.Provenance.observed, 100, 1)
-half, scales = ids[:20].copy(), _core.SightScales(1.0, 1.0, 1.0, 1.0)
+half, scales = ids[:20].copy(), _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0)
 earlier = store._core.fork()
 ACTIONS = {
     "fork": lambda core: core.fork(),
@@ -39,7 +39,7 @@ ACTIONS = {
     "describe": lambda core: core.describe(half),
     "statistics": lambda core: core.statistics(),
     "retrieve": lambda core: core.retrieve(camera, eye, 0.0, 9, 0.0, 0.01, 0.0, 1.0, 1.0),
-    "land": lambda core: core.land(half, camera, eye),
+    "land": lambda core: core.project_tokens(half, camera, eye),
     "bounds": lambda core: core.bounds(),
     "objects": lambda core: (
         _core.MemoryStore(2, None, None, _core.Eviction.oldest),

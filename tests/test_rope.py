@@ -87,14 +87,14 @@ def test_tables_for_models_that_apply_rope_themselves(rng, pairing):
 def test_positions_come_from_the_reprojection():
     """A token seen by a camera that has not moved lands on its own grid position, with the time that it is given."""
     camera = CameraIntrinsics.from_fov(80, 48, fov_x=np.radians(70))
-    landing, valid = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, CameraPose())
+    projected, valid = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, CameraPose())
     assert valid.all()
-    positions = warped_positions(landing.reshape(-1, 3), 8, 2)
+    positions = warped_positions(projected.reshape(-1, 3), 8, 2)
     np.testing.assert_allclose(positions, grid_positions(3, 6, 10)[-60:], atol=1e-5)
     shifted = CameraPose(np.array([[1, 0, 0, 0.25], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
-    landing, _ = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, shifted)
+    projected, _ = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, shifted)
     offsets = np.linspace(-3, 0, 60)
-    moved = warped_positions(landing.reshape(-1, 3), 8, offsets)
+    moved = warped_positions(projected.reshape(-1, 3), 8, offsets)
     np.testing.assert_array_equal(moved[:, 0], offsets)  # temporal="offset"
     np.testing.assert_allclose(moved[:, 2] - positions[:, 2], -camera.fx * 0.25 / 2 / 8, atol=1e-5)
 
@@ -108,16 +108,16 @@ def test_offset_queries_stand_at_time_zero():
 
 @pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(
-    ("landing", "t", "message"),
+    ("projected", "t", "message"),
     [
-        (np.zeros((4, 4)), 0, r"landing: expected shape \(N, 2\) or \(N, 3\), got \(4, 4\)"),
-        (np.full((4, 2), np.nan), 0, "landing: expected finite values"),
+        (np.zeros((4, 4)), 0, r"projected: expected shape \(N, 2\) or \(N, 3\), got \(4, 4\)"),
+        (np.full((4, 2), np.nan), 0, "projected: expected finite values"),
         (np.zeros((4, 2)), np.zeros(3), r"t: expected shape \(4,\), got \(3,\)"),
     ],
 )
-def test_bad_landings_are_named(landing, t, message):
+def test_bad_landings_are_named(projected, t, message):
     with pytest.raises(ValueError, match=message):
-        warped_positions(landing, 8, t)
+        warped_positions(projected, 8, t)
 
 
 @pytest.mark.usefixtures("anywhere")

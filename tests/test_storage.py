@@ -488,7 +488,7 @@ class TestWhoMayWrite:
                     continue
                 time_now = store.statistics().last_time
                 assert time_now >= last, (time_now, last)
-                store.land(store.patch_ids, K, CameraPose())
+                store.project_tokens(store.patch_ids, K, CameraPose())
                 last, opens = time_now, opens + 1
             assert last == 149
             print(opens)

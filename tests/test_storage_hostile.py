@@ -262,7 +262,7 @@ class TestHostileFiles:
             return
         opened.retrieve(K, POSE, top_k=1000)
         opened.query_nearest(np.zeros((2, 3)), 7)
-        opened.land(opened.patch_ids, K, POSE)
+        opened.project_tokens(opened.patch_ids, K, POSE)
         opened.delete_patches(opened.patch_ids[::2])
 
 

@@ -38,7 +38,7 @@ class TestInsert:
         alive = weakref.ref(latents)
         store.insert_keyframe(latents, depth, K, pose, frame_id=7, copy=False)
         latents[:] = 3.0  # seen by the store: it holds no copy
-        assert (store.land(store.patch_ids, K, pose)["latents"] == 3.0).all()
+        assert (store.project_tokens(store.patch_ids, K, pose)["latents"] == 3.0).all()
         del latents
         gc.collect()
         assert alive() is not None
@@ -55,10 +55,10 @@ class TestInsert:
         disguised = ring[1]
         disguised.flags.writeable = False
         store.insert_keyframe(disguised, depth, K, pose, confidence=confidence)
-        before = store.land(store.patch_ids, K, pose)
+        before = store.project_tokens(store.patch_ids, K, pose)
         ring[:], depth[:], confidence[:] = 9.0, 50.0, 0.0
-        after = store.land(store.patch_ids, K, pose)
-        for name in ("latents", "landing", "confidence"):
+        after = store.project_tokens(store.patch_ids, K, pose)
+        for name in ("latents", "projected", "confidence"):
             np.testing.assert_array_equal(after[name], before[name])
 
     @pytest.mark.parametrize("mapped", [True, False])
@@ -84,7 +84,7 @@ class TestInsert:
         latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
         latents[0, 0] = [0.0, 6e-8, 1e-5, -65000.0]
         store.insert_keyframe(latents, depth, K, pose)
-        tokens = store.land(store.patch_ids, K, pose)
+        tokens = store.project_tokens(store.patch_ids, K, pose)
         got = tokens["latents"]
         sent = latents[tokens["source_row"], tokens["source_column"]]
         assert (np.abs(got - sent) <= tolerance * np.abs(sent) + (2**-25 if dtype == "float16" else 0)).all()
@@ -368,5 +368,5 @@ def test_stride_is_that_of_the_image(rng):
     store = MosaicMemoryStore(1)
     pose = random_pose(rng)
     store.insert_keyframe(latents, depth, wide, pose)
-    landed = store.land(store.patch_ids, wide, pose)
-    np.testing.assert_allclose(landed["landing"][:, 0], (landed["source_column"] + 0.5) * 16, atol=1e-2)
+    landed = store.project_tokens(store.patch_ids, wide, pose)
+    np.testing.assert_allclose(landed["projected"][:, 0], (landed["source_column"] + 0.5) * 16, atol=1e-2)

@@ -91,7 +91,7 @@ class Crowd:
         pose = keyframe(0)[2]
         found = self.store.retrieve(K, pose, top_k=8)
         assert len(set(found.ids.tolist())) == len(found.ids)
-        assert len(self.store.land(found.ids, K, pose)["latents"]) <= 4 * len(found.ids)
+        assert len(self.store.project_tokens(found.ids, K, pose)["latents"]) <= 4 * len(found.ids)
         distances, ids = self.store.query_nearest(np.zeros((2, 3)), 3)
         assert distances.shape == ids.shape
         KeyframeRetrieval().retrieve(self.store, CameraTrajectory([pose, keyframe(1)[2]], K), 8)

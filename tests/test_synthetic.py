@@ -32,9 +32,9 @@ def test_views_agree_with_each_other(world):
     a = CameraPose.look_at([-1.0, -1.5, 0.0], [-4, -1.3, 0])
     b = CameraPose.look_at([-1.2, -1.4, 0.3], [-4, -1.4, 0.1])
     seen_a, seen_b = world.render(K, a), world.render(K, b)
-    landing, valid = reproject_depth_grid(seen_a.depth, 1, K, a, K, b)
+    projected, valid = reproject_depth_grid(seen_a.depth, 1, K, a, K, b)
     warped = WarpedLatent("bilinear").splat(
-        seen_a.image[valid], landing[valid][:, 1::-1] - 0.5, landing[valid][:, 2], 96, 160
+        seen_a.image[valid], projected[valid][:, 1::-1] - 0.5, projected[valid][:, 2], 96, 160
     )
     same = warped.coverage & (np.abs(warped.depth - seen_b.depth) < 0.02 * seen_b.depth)
     assert same.mean() > 0.7

@@ -129,23 +129,23 @@ class TestReprojection:
         k = camera(shape[0] * stride, shape[1] * stride)
         target_k = camera(300, 400)
         depth, source, target = nasty_depth(rng, *shape), random_pose(rng, 0.3), random_pose(rng, 0.3)
-        landing, valid = reproject_depth_grid(depth, stride, k, source, target_k, target, near=0.2)
+        projected, valid = reproject_depth_grid(depth, stride, k, source, target_k, target, near=0.2)
         arguments = (depth, stride, k.params, source.world_from_camera, target_k.params, target.camera_from_world, 0.2)
         exact, exact_valid = reference.reproject(*arguments)
         np.testing.assert_array_equal(valid, exact_valid)
         near_image = exact_valid & (np.abs(exact[..., :2]) < 4000).all(axis=-1)
-        assert np.abs(landing - exact)[near_image].max(initial=0) < 1e-3 * stride
+        assert np.abs(projected - exact)[near_image].max(initial=0) < 1e-3 * stride
 
     def test_a_view_lands_on_itself(self, rng):
         k = camera(96, 128)
         pose = random_pose(rng, 1e4)
         depth = rng.uniform(0.5, 8, (12, 16)).astype(np.float32)
-        landing, valid = reproject_depth_grid(depth, 8, k, pose, k, pose)
+        projected, valid = reproject_depth_grid(depth, 8, k, pose, k, pose)
         v, u = np.meshgrid((np.arange(12) + 0.5) * 8, (np.arange(16) + 0.5) * 8, indexing="ij")
         assert valid.all()
-        np.testing.assert_allclose(landing[..., 0], u, atol=8e-3)
-        np.testing.assert_allclose(landing[..., 1], v, atol=8e-3)
-        np.testing.assert_allclose(landing[..., 2], depth, rtol=1e-6)
+        np.testing.assert_allclose(projected[..., 0], u, atol=8e-3)
+        np.testing.assert_allclose(projected[..., 1], v, atol=8e-3)
+        np.testing.assert_allclose(projected[..., 2], depth, rtol=1e-6)
 
     def test_a_rigid_motion_of_the_world_changes_nothing(self, rng):
         k, source, target, move = camera(48, 64), random_pose(rng), random_pose(rng), random_pose(rng)
@@ -159,6 +159,6 @@ class TestReprojection:
     def test_behind_the_target_is_invalid(self):
         k = camera(8, 8)
         back = CameraPose.look_at([0, 0, 0], [0, 0, -1])
-        landing, valid = reproject_depth_grid(np.ones((1, 1)), 8, k, CameraPose(), k, back)
+        projected, valid = reproject_depth_grid(np.ones((1, 1)), 8, k, CameraPose(), k, back)
         assert not valid.any()
-        assert (landing == 0).all()
+        assert (projected == 0).all()

@@ -199,7 +199,7 @@ def top_k():
     path = walk(11_364)
     one, window = CameraTrajectory([path[5000]], camera), CameraTrajectory(path[5000:5210:10], camera)
     options = {"top_k": 64}
-    found, _, _ = store.look(one, RetrievalOptions(**options))[0]
+    found, _, _ = store.retrieve_tokens(one, RetrievalOptions(**options))[0]
     ids = store.retrieve_window(one, **options).ids[0].cpu().numpy()
     assert (ids[: len(found)] == found.ids).all(), "the device chose other patches than the host"
     centres = torch.from_numpy(store.describe_patches(store.patch_ids)["centre"]).float().cuda()

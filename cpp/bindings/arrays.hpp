@@ -12,8 +12,8 @@
 #include <optional>
 #include <vector>
 
-#include "camera.hpp"
-#include "objects.hpp"
+#include "cpp/base/camera.hpp"
+#include "cpp/bindings/objects.hpp"
 
 namespace mosaicmem::bindings {
 

@@ -1,8 +1,8 @@
-#include "attention.hpp"
+#include "cpp/attention/attention.hpp"
 
-#include "linear.hpp"
-#include "simd/levels.hpp"
-#include "strided.hpp"
+#include "cpp/attention/linear.hpp"
+#include "cpp/bindings/strided.hpp"
+#include "cpp/simd/levels.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -1,4 +1,4 @@
-#include "faults.hpp"
+#include "cpp/bindings/faults.hpp"
 
 #include <atomic>
 #include <cstddef>

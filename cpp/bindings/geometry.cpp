@@ -1,12 +1,12 @@
 #include <cmath>
 #include <mutex>
 
-#include "arrays.hpp"
-#include "depth_grid.hpp"
-#include "fork_safe_mutex.hpp"
-#include "reproject.hpp"
-#include "unproject.hpp"
-#include "voxel_map.hpp"
+#include "cpp/base/fork_safe_mutex.hpp"
+#include "cpp/bindings/arrays.hpp"
+#include "cpp/geometry/depth_grid.hpp"
+#include "cpp/geometry/reproject.hpp"
+#include "cpp/geometry/unproject.hpp"
+#include "cpp/geometry/voxel_map.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -75,12 +75,12 @@ py::tuple reproject_grid(const Array<float>& depth, double stride,
                          const Array<double>& world_from_source,
                          const std::array<double, 8>& camera,
                          const Array<double>& camera_from_world, int num_threads) {
-    auto landing = make_array<float>({depth.shape(0), depth.shape(1), 3});
+    auto projected = make_array<float>({depth.shape(0), depth.shape(1), 3});
     auto valid = make_array<bool>({depth.shape(0), depth.shape(1)});
     const Affine affine = to_affine(world_from_source);
     const View view = to_view(camera, camera_from_world);
     const float* in = depth.data();
-    float* out = landing.mutable_data();
+    float* out = projected.mutable_data();
     auto* mask = reinterpret_cast<std::uint8_t*>(valid.mutable_data());
     const std::size_t rows = extent(depth, 0), columns = extent(depth, 1);
     {
@@ -88,7 +88,7 @@ py::tuple reproject_grid(const Array<float>& depth, double stride,
         mosaicmem::reproject_grid(in, rows, columns, stride, to_intrinsics(source_k), affine, view,
                                   out, mask, num_threads);
     }
-    return py::make_tuple(landing, valid);
+    return py::make_tuple(projected, valid);
 }
 
 // A voxel map that several Python threads may use: adding and reading take turns.

@@ -1,6 +1,6 @@
-#include "arrays.hpp"
-#include "compose.hpp"
-#include "sample.hpp"
+#include "cpp/attention/sample.hpp"
+#include "cpp/attention/splat.hpp"
+#include "cpp/bindings/arrays.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -4,7 +4,7 @@
 #include <new>
 #include <span>
 
-#include "store.hpp"
+#include "cpp/bindings/store.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -55,12 +55,12 @@ py::dict info_arrays(const std::vector<PatchInfo>& infos) {
     return result;
 }
 
-py::dict token_arrays(LandedTokens&& tokens) {
+py::dict token_arrays(ProjectedTokens&& tokens) {
     const auto n = static_cast<py::ssize_t>(tokens.patch.size());
     py::dict result;
     result["latents"] =
         take_vector(std::move(tokens.latents), {n, static_cast<py::ssize_t>(tokens.channels)});
-    result["landing"] = take_vector(std::move(tokens.landing), {n, 3});
+    result["projected"] = take_vector(std::move(tokens.projected), {n, 3});
     result["confidence"] = take_vector(std::move(tokens.confidence), {n});
     result["patch"] = take_vector(std::move(tokens.patch), {n});
     result["source_row"] = take_vector(std::move(tokens.source_row), {n});
@@ -107,37 +107,39 @@ py::dict retrieve(const BoundStore& store, const std::array<double, 8>& camera,
 
 // For each view: (patches as retrieve gives them, their description, their tokens), all of one
 // state of the store. camera_from_world (n, 4, 4), times (n).
-py::list look(const BoundStore& store, const std::array<double, 8>& camera,
-              const Array<double>& camera_from_world, const Array<double>& times, std::size_t top_k,
-              double half_life, double min_visibility, double diversity_radius,
-              double diversity_penalty, double generated_weight, int num_threads) {
+py::list retrieve_tokens(const BoundStore& store, const std::array<double, 8>& camera,
+                         const Array<double>& camera_from_world, const Array<double>& times,
+                         std::size_t top_k, double half_life, double min_visibility,
+                         double diversity_radius, double diversity_penalty, double generated_weight,
+                         int num_threads) {
     const std::vector<View> views = to_views(camera, camera_from_world);
     std::vector<RetrievalParams> params;
     for (std::size_t i = 0; i < views.size(); ++i) {
         params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
                           diversity_penalty, generated_weight});
     }
-    std::vector<MemoryStore::Sight> sights;
+    std::vector<MemoryStore::RetrievedTokens> found;
     {
         const py::gil_scoped_release release;
-        sights = store.core.look(views, params, num_threads);
+        found = store.core.retrieve_tokens(views, params, num_threads);
     }
     py::list result;
-    for (MemoryStore::Sight& sight : sights) {
-        result.append(py::make_tuple(patch_arrays(sight.patches), info_arrays(sight.infos),
-                                     token_arrays(std::move(sight.tokens))));
+    for (MemoryStore::RetrievedTokens& each : found) {
+        result.append(py::make_tuple(patch_arrays(each.patches), info_arrays(each.infos),
+                                     token_arrays(std::move(each.tokens))));
     }
     return result;
 }
 
-py::dict land(const BoundStore& store, const Array<PatchId>& ids,
-              const std::array<double, 8>& camera, const Array<double>& camera_from_world) {
+py::dict project_tokens(const BoundStore& store, const Array<PatchId>& ids,
+                        const std::array<double, 8>& camera,
+                        const Array<double>& camera_from_world) {
     const View view = to_view(camera, camera_from_world);
-    LandedTokens tokens;
+    ProjectedTokens tokens;
     {
         const py::gil_scoped_release release;
         tokens = store.core.read(
-            [&](const StoreState& state) { return state.land(id_span(ids), view); });
+            [&](const StoreState& state) { return state.project_tokens(id_span(ids), view); });
     }
     return token_arrays(std::move(tokens));
 }
@@ -319,13 +321,14 @@ void bind_memory(py::module_& m) {
         .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"))
-        .def("look", &look, py::arg("camera"), py::arg("camera_from_world").noconvert(),
-             py::arg("times").noconvert(), py::arg("top_k"), py::arg("half_life"),
-             py::arg("min_visibility"), py::arg("diversity_radius"), py::arg("diversity_penalty"),
-             py::arg("generated_weight"), py::arg("num_threads") = 0)
+        .def("retrieve_tokens", &retrieve_tokens, py::arg("camera"),
+             py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
+             py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
+             py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"),
+             py::arg("num_threads") = 0)
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
-        .def("land", &land, py::arg("ids").noconvert(), py::arg("camera"),
+        .def("project_tokens", &project_tokens, py::arg("ids").noconvert(), py::arg("camera"),
              py::arg("camera_from_world"))
         .def("nearest", &nearest, py::arg("queries").noconvert(), py::arg("k"),
              py::arg("num_threads") = 0)

@@ -1,6 +1,6 @@
-#include "arrays.hpp"
-#include "faults.hpp"
-#include "parallel.hpp"
+#include "cpp/base/parallel.hpp"
+#include "cpp/bindings/arrays.hpp"
+#include "cpp/bindings/faults.hpp"
 
 PYBIND11_MODULE(_core, m) {
     namespace bindings = mosaicmem::bindings;

@@ -1,7 +1,7 @@
-#include "patch_memory.hpp"
+#include "cpp/published/patch_memory.hpp"
 
-#include "arrays.hpp"
-#include "fork_safe_mutex.hpp"
+#include "cpp/base/fork_safe_mutex.hpp"
+#include "cpp/bindings/arrays.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "patch_index.hpp"
-#include "store.hpp"
+#include "cpp/bindings/store.hpp"
+#include "cpp/memory/patch_index.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

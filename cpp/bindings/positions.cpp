@@ -1,6 +1,6 @@
-#include "prope.hpp"
-#include "rope.hpp"
-#include "strided.hpp"
+#include "cpp/attention/prope.hpp"
+#include "cpp/attention/rope.hpp"
+#include "cpp/bindings/strided.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -1,8 +1,8 @@
 // The store as Python holds it, and what its two binding files share.
 #pragma once
 
-#include "arrays.hpp"
-#include "memory_store.hpp"
+#include "cpp/bindings/arrays.hpp"
+#include "cpp/memory/memory_store.hpp"
 
 namespace mosaicmem::bindings {
 

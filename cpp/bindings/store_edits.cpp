@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "store.hpp"
+#include "cpp/bindings/store.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -3,7 +3,7 @@
 #include <bit>
 #include <tuple>
 
-#include "store.hpp"
+#include "cpp/bindings/store.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

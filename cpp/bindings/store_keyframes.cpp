@@ -1,6 +1,6 @@
 // Whole keyframes: choosing them, and composing canvases from them or from patches.
 
-#include "store.hpp"
+#include "cpp/bindings/store.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -83,17 +83,17 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
     py::enum_<Direction>(m, "Direction")
         .value("forward", Direction::forward)
         .value("backward", Direction::backward);
-    py::class_<SightScales> scales(m, "SightScales", checked_new());
-    def_init(scales, &make_new<SightScales, double, double, double, double>,
+    py::class_<ViewWeightScales> scales(m, "ViewWeightScales", checked_new());
+    def_init(scales, &make_new<ViewWeightScales, double, double, double, double>,
              py::arg("viewing_angle"), py::arg("field_angle"), py::arg("half_life"),
              py::arg("generated_weight"));
     py::class_<KeyframeParams> params(m, "KeyframeParams", checked_new());
-    def_init(params, &make_new<KeyframeParams, std::size_t, std::size_t, double, SightScales>,
+    def_init(params, &make_new<KeyframeParams, std::size_t, std::size_t, double, ViewWeightScales>,
              py::arg("per_view"), py::arg("per_window"), py::arg("depth_tolerance"),
              py::arg("scales"));
     py::class_<BlendOptions> options(m, "BlendOptions", checked_new());
-    def_init(options, &make_new<BlendOptions, Direction, float, SightScales>, py::arg("direction"),
-             py::arg("depth_tolerance"), py::arg("scales"));
+    def_init(options, &make_new<BlendOptions, Direction, float, ViewWeightScales>,
+             py::arg("direction"), py::arg("depth_tolerance"), py::arg("scales"));
     py::class_<Targets> targets(m, "TargetGrids", checked_new());
     def_init(targets, &to_targets, py::arg("camera"), py::arg("camera_from_world").noconvert(),
              py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"));

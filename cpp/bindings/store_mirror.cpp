@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "source_of.hpp"
-#include "store.hpp"
+#include "cpp/bindings/store.hpp"
+#include "cpp/memory/observation_grid.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -2,8 +2,8 @@
 // as the features of a token are contiguous. Python has seen to that, and has made the results.
 #pragma once
 
-#include "arrays.hpp"
-#include "heads.hpp"
+#include "cpp/base/heads.hpp"
+#include "cpp/bindings/arrays.hpp"
 
 namespace mosaicmem::bindings {
 

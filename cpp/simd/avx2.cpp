@@ -5,14 +5,14 @@
 
 #include <utility>
 
-#include "clones.hpp"
-#include "levels.hpp"
-#include "target.hpp"
+#include "cpp/base/clones.hpp"
+#include "cpp/simd/levels.hpp"
+#include "cpp/simd/target.hpp"
 
 #define MOSAICMEM_TARGET avx2
 #define MOSAICMEM_LANES 8
 MOSAICMEM_BEGIN_TARGET("avx2,fma")
-#include "kernels.inl"
+#include "cpp/simd/kernels.inl"
 MOSAICMEM_END_TARGET
 
 namespace mosaicmem {

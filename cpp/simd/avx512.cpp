@@ -5,14 +5,14 @@
 
 #include <utility>
 
-#include "clones.hpp"
-#include "levels.hpp"
-#include "target.hpp"
+#include "cpp/base/clones.hpp"
+#include "cpp/simd/levels.hpp"
+#include "cpp/simd/target.hpp"
 
 #define MOSAICMEM_TARGET avx512
 #define MOSAICMEM_LANES 16
 MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
-#include "kernels.inl"
+#include "cpp/simd/kernels.inl"
 MOSAICMEM_END_TARGET
 
 namespace mosaicmem {

@@ -5,15 +5,15 @@
 
 #include <utility>
 
-#include "clones.hpp"
-#include "levels.hpp"
-#include "target.hpp"
+#include "cpp/base/clones.hpp"
+#include "cpp/simd/levels.hpp"
+#include "cpp/simd/target.hpp"
 
 #define MOSAICMEM_TARGET avx512_bf16
 #define MOSAICMEM_LANES 16
 #define MOSAICMEM_BF16_DOT 1
 MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#include "kernels.inl"
+#include "cpp/simd/kernels.inl"
 MOSAICMEM_END_TARGET
 
 namespace mosaicmem {

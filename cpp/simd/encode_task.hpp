@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "heads.hpp"
+#include "cpp/base/heads.hpp"
 
 namespace mosaicmem {
 

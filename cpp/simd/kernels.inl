@@ -4,13 +4,13 @@
 namespace mosaicmem::MOSAICMEM_TARGET {
 namespace {
 
-#include "vector.inl"
+#include "cpp/simd/vector.inl"
 //
-#include "product.inl"
+#include "cpp/simd/product.inl"
 //
-#include "attention.inl"
-#include "encode.inl"
-#include "project.inl"
+#include "cpp/simd/attention.inl"
+#include "cpp/simd/encode.inl"
+#include "cpp/simd/project.inl"
 
 void attend_float32(const AttentionTask& task) { attend<Float32, float>(task); }
 

@@ -1,4 +1,4 @@
-#include "levels.hpp"
+#include "cpp/simd/levels.hpp"
 
 #include <algorithm>
 #include <atomic>

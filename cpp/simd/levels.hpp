@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "attention_task.hpp"
-#include "encode_task.hpp"
+#include "cpp/simd/attention_task.hpp"
+#include "cpp/simd/encode_task.hpp"
 
 namespace mosaicmem {
 

@@ -5,12 +5,12 @@
 
 #include <utility>
 
-#include "clones.hpp"
-#include "levels.hpp"
+#include "cpp/base/clones.hpp"
+#include "cpp/simd/levels.hpp"
 
 #define MOSAICMEM_TARGET portable
 #define MOSAICMEM_LANES 4
-#include "kernels.inl"
+#include "cpp/simd/kernels.inl"
 
 namespace mosaicmem {
 

@@ -1,6 +1,6 @@
-#include "../attention.hpp"
+#include "cuda/attention/attention.hpp"
 
-#include "heads.hpp"
+#include "cuda/bindings/heads.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -10,8 +10,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "../stream.hpp"
-#include "bindings/arrays.hpp"
+#include "cpp/bindings/arrays.hpp"
+#include "cuda/base/stream.hpp"
 
 namespace mosaicmem::bindings {
 

@@ -1,8 +1,8 @@
-#include "../depth_grid.hpp"
-#include "../reproject.hpp"
-#include "../unproject.hpp"
-#include "../voxel_map.hpp"
-#include "device_array.hpp"
+#include "cuda/bindings/device_array.hpp"
+#include "cuda/geometry/depth_grid.hpp"
+#include "cuda/geometry/reproject.hpp"
+#include "cuda/geometry/unproject.hpp"
+#include "cuda/geometry/voxel_map.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -32,11 +32,11 @@ void median_depth_grid(const DeviceArray& depth, std::size_t stride, std::size_t
 
 void reproject_grid(const DeviceArray& depth, double stride, const std::array<double, 4>& source_k,
                     const Array<double>& world_from_source, const std::array<double, 8>& camera,
-                    const Array<double>& camera_from_world, const DeviceArray& landing,
+                    const Array<double>& camera_from_world, const DeviceArray& projected,
                     const DeviceArray& valid, const cuda::Stream& stream) {
     cuda::reproject_grid(depth.as<float>(), depth.extent(0), depth.extent(1), stride,
                          to_intrinsics(source_k), to_affine(world_from_source),
-                         to_view(camera, camera_from_world), landing.as<float>(),
+                         to_view(camera, camera_from_world), projected.as<float>(),
                          valid.as<std::uint8_t>(), stream);
 }
 
@@ -77,7 +77,7 @@ void bind_cuda_geometry(py::module_& m) {
           py::arg("min_valid"), py::arg("grid"), py::arg("stream"));
     m.def("reproject_grid", &reproject_grid, py::arg("depth"), py::arg("stride"),
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
-          py::arg("camera_from_world"), py::arg("landing"), py::arg("valid"), py::arg("stream"));
+          py::arg("camera_from_world"), py::arg("projected"), py::arg("valid"), py::arg("stream"));
     m.attr("voxel_words") = cuda::kVoxelWords;
     m.attr("voxel_position_unit") = cuda::kPositionUnit;
     m.def("clear_voxels", &clear_voxels, py::arg("table"), py::arg("stream"));

@@ -2,9 +2,9 @@
 // a token contiguous.
 #pragma once
 
-#include "../../cpp/heads.hpp"
-#include "../half_types.hpp"
-#include "device_array.hpp"
+#include "cpp/base/heads.hpp"
+#include "cuda/base/half_types.hpp"
+#include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
 

@@ -1,7 +1,7 @@
-#include "../blend.hpp"
-#include "../keyframe_selection.hpp"
-#include "bindings/store.hpp"
-#include "mirror.hpp"
+#include "cpp/bindings/store.hpp"
+#include "cuda/bindings/mirror.hpp"
+#include "cuda/memory/blend.hpp"
+#include "cuda/memory/keyframe_selection.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -13,7 +13,7 @@ py::bytes pack(const std::vector<TargetGrid>& grids) {
 
 py::bytes pack_targets(const Targets& targets) { return pack(targets.grids); }
 
-// (landed, next, head, reach, front, surface, closed)
+// (projected, next, head, reach, front, surface, closed)
 using BlendScratch = std::array<DeviceArray, 7>;
 // (latents, coverage, depth, source, weight)
 using Blended = std::array<DeviceArray, 5>;
@@ -33,10 +33,10 @@ void blend(const MirrorTables& tables, const DeviceArray& targets, const DeviceA
 }
 
 // Of a window, as it is looked at: packed targets, and their rows and columns.
-py::tuple pack_lattice(const Targets& targets) {
-    std::vector<TargetGrid> lattice;
-    for (const TargetGrid& target : targets.grids) lattice.push_back(on_lattice(target));
-    return py::make_tuple(pack(lattice), lattice.at(0).rows, lattice.at(0).columns);
+py::tuple pack_coarse_grid(const Targets& targets) {
+    std::vector<TargetGrid> coarse;
+    for (const TargetGrid& target : targets.grids) coarse.push_back(on_coarse_grid(target));
+    return py::make_tuple(pack(coarse), coarse.at(0).rows, coarse.at(0).columns);
 }
 
 // (nearest, worth, best, gains, shared)
@@ -60,7 +60,7 @@ void select_keyframes(const MirrorTables& tables, const DeviceArray& targets,
 void bind_cuda_keyframes(py::module_& m) {
     m.attr("most_canvas_channels") = cuda::kMostChannels;
     m.def("pack_targets", &pack_targets, py::arg("targets"));
-    m.def("pack_lattice", &pack_lattice, py::arg("targets"));
+    m.def("pack_coarse_grid", &pack_coarse_grid, py::arg("targets"));
     m.def("select_keyframes", &select_keyframes, py::arg("tables"), py::arg("targets"),
           py::arg("size"), py::arg("candidates"), py::arg("params"), py::arg("scratch"),
           py::arg("picks"), py::arg("stream"));

@@ -1,6 +1,6 @@
-#include "../compose.hpp"
-#include "../sample.hpp"
-#include "device_array.hpp"
+#include "cuda/attention/sample.hpp"
+#include "cuda/attention/splat.hpp"
+#include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -1,6 +1,6 @@
-#include "mirror.hpp"
+#include "cuda/bindings/mirror.hpp"
 
-#include "../pinned.hpp"
+#include "cuda/base/pinned.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -65,10 +65,10 @@ void bind_cuda_mirror(py::module_& m) {
     m.def(
         "is_pinned", [](const py::array& array) { return cuda::is_pinned(array.data()); },
         py::arg("array"));
-    py::class_<cuda::Moment> moment(m, "Moment", checked_new());
-    def_init(moment, &make_new<cuda::Moment, const cuda::Stream&>, py::arg("stream"));
-    moment.def_property_readonly("has_passed", &cuda::Moment::has_passed)
-        .def("wait", &cuda::Moment::wait, py::call_guard<py::gil_scoped_release>());
+    py::class_<cuda::Event> moment(m, "Event", checked_new());
+    def_init(moment, &make_new<cuda::Event, const cuda::Stream&>, py::arg("stream"));
+    moment.def_property_readonly("has_passed", &cuda::Event::has_passed)
+        .def("wait", &cuda::Event::wait, py::call_guard<py::gil_scoped_release>());
     // From pinned memory, which must stay as it is until the stream is past it.
     m.def(
         "upload",

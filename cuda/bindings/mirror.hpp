@@ -1,8 +1,8 @@
 // A mirrored store at the border.
 #pragma once
 
-#include "../mirror.hpp"
-#include "device_array.hpp"
+#include "cuda/bindings/device_array.hpp"
+#include "cuda/memory/mirror.hpp"
 
 namespace mosaicmem::bindings {
 

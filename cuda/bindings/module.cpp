@@ -1,4 +1,4 @@
-#include "device_array.hpp"
+#include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
 

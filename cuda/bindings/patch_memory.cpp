@@ -1,6 +1,6 @@
-#include "../patch_memory.hpp"
+#include "cuda/published/patch_memory.hpp"
 
-#include "device_array.hpp"
+#include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -1,6 +1,6 @@
-#include "../prope.hpp"
-#include "../rope.hpp"
-#include "heads.hpp"
+#include "cuda/attention/prope.hpp"
+#include "cuda/attention/rope.hpp"
+#include "cuda/bindings/heads.hpp"
 
 namespace mosaicmem::bindings {
 namespace {

@@ -1,6 +1,6 @@
-#include "../retrieval.hpp"
+#include "cuda/memory/retrieval.hpp"
 
-#include "mirror.hpp"
+#include "cuda/bindings/mirror.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -43,18 +43,19 @@ void retrieve_on_device(const MirrorTables& tables, const DeviceArray& views,
 }
 
 // (latents, positions, depth, confidence, valid, coverage, observed)
-using Landed = std::array<DeviceArray, 7>;
+using Projected = std::array<DeviceArray, 7>;
 
-void land_on_device(const MirrorTables& tables, const DeviceArray& views, const DeviceArray& places,
-                    double stride, double seconds_per_latent, const Landed& landed,
-                    const cuda::Stream& stream) {
-    cuda::land(tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
-               places.as<std::int32_t>(),
-               {landed[2].extent(2), landed[0].as<float>(), landed[1].as<float>(),
-                landed[2].as<float>(), landed[3].as<float>(), landed[4].as<std::uint8_t>(),
-                landed[5].as<std::uint8_t>(), landed[6].as<std::uint8_t>(), landed[5].extent(1),
-                landed[5].extent(2), stride, seconds_per_latent},
-               stream);
+void project_tokens_on_device(const MirrorTables& tables, const DeviceArray& views,
+                              const DeviceArray& places, double stride, double seconds_per_latent,
+                              const Projected& projected, const cuda::Stream& stream) {
+    cuda::project_tokens(
+        tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
+        places.as<std::int32_t>(),
+        {projected[2].extent(2), projected[0].as<float>(), projected[1].as<float>(),
+         projected[2].as<float>(), projected[3].as<float>(), projected[4].as<std::uint8_t>(),
+         projected[5].as<std::uint8_t>(), projected[6].as<std::uint8_t>(), projected[5].extent(1),
+         projected[5].extent(2), stride, seconds_per_latent},
+        stream);
 }
 
 }  // namespace
@@ -70,8 +71,9 @@ void bind_cuda_retrieval(py::module_& m) {
           py::arg("camera_from_world").noconvert(), py::arg("times").noconvert());
     m.def("retrieve", &retrieve_on_device, py::arg("tables"), py::arg("views"), py::arg("options"),
           py::arg("scratch"), py::arg("retrieved"), py::arg("stream"));
-    m.def("land", &land_on_device, py::arg("tables"), py::arg("views"), py::arg("places"),
-          py::arg("stride"), py::arg("seconds_per_latent"), py::arg("landed"), py::arg("stream"));
+    m.def("project_tokens", &project_tokens_on_device, py::arg("tables"), py::arg("views"),
+          py::arg("places"), py::arg("stride"), py::arg("seconds_per_latent"), py::arg("projected"),
+          py::arg("stream"));
 }
 
 }  // namespace mosaicmem::bindings

@@ -77,9 +77,9 @@ class RetrievedArrays(TypedDict):
     v: _F64
     depth: _F64
 
-class LandedArrays(TypedDict):
+class ProjectedArrays(TypedDict):
     latents: _F32
-    landing: _F32
+    projected: _F32
     confidence: _F32
     patch: NDArray[np.int32]
     source_row: NDArray[np.int32]
@@ -116,14 +116,14 @@ class Direction:
     forward: ClassVar[Direction]
     backward: ClassVar[Direction]
 
-class SightScales:
+class ViewWeightScales:
     def __init__(self, viewing_angle: float, field_angle: float, half_life: float, generated_weight: float) -> None: ...
 
 class KeyframeParams:
-    def __init__(self, per_view: int, per_window: int, depth_tolerance: float, scales: SightScales) -> None: ...
+    def __init__(self, per_view: int, per_window: int, depth_tolerance: float, scales: ViewWeightScales) -> None: ...
 
 class BlendOptions:
-    def __init__(self, direction: Direction, depth_tolerance: float, scales: SightScales) -> None: ...
+    def __init__(self, direction: Direction, depth_tolerance: float, scales: ViewWeightScales) -> None: ...
 
 class TargetGrids:
     def __init__(
@@ -230,7 +230,7 @@ class MemoryStore:
         diversity_penalty: float,
         generated_weight: float,
     ) -> RetrievedArrays: ...
-    def look(
+    def retrieve_tokens(
         self,
         camera: _Camera,
         camera_from_world: _F64,
@@ -242,11 +242,11 @@ class MemoryStore:
         diversity_penalty: float,
         generated_weight: float,
         num_threads: int = 0,
-    ) -> list[tuple[RetrievedArrays, PatchArrays, LandedArrays]]: ...
+    ) -> list[tuple[RetrievedArrays, PatchArrays, ProjectedArrays]]: ...
     def within(
         self, queries: _F64, radius: float, num_threads: int = 0
     ) -> tuple[NDArray[np.int64], _F32, NDArray[np.uint64]]: ...
-    def land(self, ids: NDArray[np.uint64], camera: _Camera, camera_from_world: _F64) -> LandedArrays: ...
+    def project_tokens(self, ids: NDArray[np.uint64], camera: _Camera, camera_from_world: _F64) -> ProjectedArrays: ...
     def nearest(self, queries: _F64, k: int, num_threads: int = 0) -> tuple[_F32, NDArray[np.uint64]]: ...
     def describe(self, ids: NDArray[np.uint64]) -> PatchArrays: ...
     def alive_ids(self) -> NDArray[np.uint64]: ...
@@ -416,7 +416,7 @@ class _Cuda:
     MirrorTables: type[Any]
     PinnedMemory: type[Any]
     SideStream: type[Any]
-    Moment: type[Any]
+    Event: type[Any]
     def synchronize(self, stream: _Stream) -> None: ...
     def order_streams(self, earlier: _Stream, later: _Stream) -> None: ...
     def is_pinned(self, array: NDArray[Any]) -> bool: ...
@@ -437,7 +437,7 @@ class _Cuda:
     ) -> None: ...
     most_canvas_channels: int
     def pack_targets(self, targets: TargetGrids) -> bytes: ...
-    def pack_lattice(self, targets: TargetGrids) -> tuple[bytes, int, int]: ...
+    def pack_coarse_grid(self, targets: TargetGrids) -> tuple[bytes, int, int]: ...
     def select_keyframes(
         self,
         tables: Any,
@@ -459,14 +459,14 @@ class _Cuda:
         blended: tuple[_DeviceArray, ...],
         stream: _Stream,
     ) -> None: ...
-    def land(
+    def project_tokens(
         self,
         tables: Any,
         views: _DeviceArray,
         places: _DeviceArray,
         stride: float,
         seconds_per_latent: float,
-        landed: tuple[_DeviceArray, ...],
+        projected: tuple[_DeviceArray, ...],
         stream: _Stream,
     ) -> None: ...
     def unproject_dense(
@@ -490,7 +490,7 @@ class _Cuda:
         world_from_source: _F64,
         camera: tuple[float, ...],
         camera_from_world: _F64,
-        landing: _DeviceArray,
+        projected: _DeviceArray,
         valid: _DeviceArray,
         stream: _Stream,
     ) -> None: ...

@@ -163,7 +163,7 @@ def plot_retrieved(
     check_integer("frame", frame, minimum=0, maximum=len(trajectory) - 1)
     view = CameraTrajectory([trajectory[frame]], trajectory.intrinsics)
     composed = (retrieval or KeyframeRetrieval()).retrieve(store, view, stride)
-    ((found, _, landed),) = store.look(view, RetrievalOptions(top_k=top_k, diversity_radius=2.0 * stride))
+    ((found, _, projected),) = store.retrieve_tokens(view, RetrievalOptions(top_k=top_k, diversity_radius=2.0 * stride))
     picture = _picture(composed.latents[0], composed.coverage[0])
     camera = trajectory.intrinsics
     figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 1.3, 1, 2)
@@ -182,7 +182,7 @@ def plot_retrieved(
         f"Shown by memory: {100 * observed.mean():.1f} % observed, {100 * generated.mean():.1f} % generated (hatched)"
     )
     _hatch(axes[0], generated, stride)
-    _draw_patches(figure, axes[1], landed["landing"], landed["patch"], len(found), stride)
+    _draw_patches(figure, axes[1], projected["projected"], projected["patch"], len(found), stride)
     axes[1].set_title(f"{len(found)} patches retrieved, outlined where they land")
     return figure
 
@@ -203,14 +203,14 @@ def _hatch(axes: Any, cells: np.ndarray[Any, Any], stride: int) -> None:
 
 
 def _draw_patches(
-    figure: Figure, axes: Any, landing: F32, patch: np.ndarray[Any, Any], count: int, stride: int
+    figure: Figure, axes: Any, projected: F32, patch: np.ndarray[Any, Any], count: int, stride: int
 ) -> None:
     """The outline of each patch's tokens, in the colour of its depth."""
     from matplotlib.collections import LineCollection
 
     boxes, depths = [], []
     for i in range(count):
-        tokens = landing[patch == i]
+        tokens = projected[patch == i]
         if len(tokens):
             (left, top), (right, bottom) = tokens[:, :2].min(axis=0), tokens[:, :2].max(axis=0)
             h = 0.5 * stride

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "half.hpp"
+#include "cpp/base/half.hpp"
 
 namespace cuda_emulator {
 

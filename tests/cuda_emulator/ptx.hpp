@@ -1,4 +1,4 @@
-// cuda/ptx.cuh on the host.
+// cuda/base/ptx.cuh on the host.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -169,7 +169,7 @@ def blend(sources, target, scales, tolerance, composition):
     return canvas.reshape(*shape, -1), *(a.reshape(shape) for a in (covered, depth, chosen, weights))
 
 
-def lattice_step(rows, columns):
+def coarse_step(rows, columns):
     step = 1
     while (rows // step) * (columns // step) > 320:
         step += 1
@@ -181,7 +181,7 @@ def choose(sources, targets, scales, tolerance, per_view, per_window):
 
     And worth (sources, targets, cells), which is what they are chosen by.
     """
-    step = lattice_step(targets[0]["rows"], targets[0]["columns"])
+    step = coarse_step(targets[0]["rows"], targets[0]["columns"])
     targets = [
         {**t, "rows": -(-t["rows"] // step), "columns": -(-t["columns"] // step), "stride": step * t["stride"]}
         for t in targets
@@ -191,7 +191,7 @@ def choose(sources, targets, scales, tolerance, per_view, per_window):
     depth = np.full(worth.shape, np.inf)
     for s, source in enumerate(sources):
         for t, target in enumerate(targets):
-            landed = land(source, target, scales, lattice_step(*source["depth"].shape))
+            landed = land(source, target, scales, coarse_step(*source["depth"].shape))
             for x, y, z, value, spread in np.transpose(landed):
                 half = (spread - 1) / 2
                 left, right = np.floor([x - half + 0.5, x + half + 0.5])

@@ -88,8 +88,8 @@ def splat(depth, k, pose, query_k, query_pose):
     world = np.einsum("ji,jn->in", pose[:3, :3], rays * depth.ravel() - pose[:3, 3:])
     seen = np.einsum("ij,jn->in", query_pose[:3, :3], world) + query_pose[:3, 3:]
     with np.errstate(all="ignore"):
-        landing = np.einsum("ij,jn->in", query_k, seen / seen[2])
-    column, row = np.rint(landing[:2] / np.float32(STRIDE))
+        projected = np.einsum("ij,jn->in", query_k, seen / seen[2])
+    column, row = np.rint(projected[:2] / np.float32(STRIDE))
     valid = np.isfinite(seen[2]) & (seen[2] > 1e-2)
     valid &= (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     cell = np.where(valid, row * columns + column, 0).astype(int)

@@ -39,5 +39,5 @@ def reproject(depth, stride, source_k, world_from_source, target_k, camera_from_
     valid &= point[..., 2] > near
     fx, fy, cx, cy = (dtype(x) for x in target_k)
     safe = np.where(valid, point[..., 2], 1)
-    landing = np.stack([fx * point[..., 0] / safe + cx, fy * point[..., 1] / safe + cy, point[..., 2]], axis=-1)
-    return np.where(valid[..., None], landing, 0), valid
+    projected = np.stack([fx * point[..., 0] / safe + cx, fy * point[..., 1] / safe + cy, point[..., 2]], axis=-1)
+    return np.where(valid[..., None], projected, 0), valid

@@ -58,7 +58,7 @@ def reproject_depth_grid(
 
     Returns
     -------
-    landing : (h, w, 3) float32
+    projected : (h, w, 3) float32
         (u', v') in pixels and z' in metres; may lie outside the image. Zero where invalid.
     valid : (h, w) bool
     """
@@ -74,8 +74,8 @@ def reproject_depth_grid(
     if is_on_device(depth):
         return geometry.reproject_grid(depth, *views)
     z = as_depth("depth", depth, ("h", "w"))
-    landing, valid = _core.reproject_grid(z, *views, check_threads(num_threads))
-    return like(depth, landing), like(depth, valid)
+    projected, valid = _core.reproject_grid(z, *views, check_threads(num_threads))
+    return like(depth, projected), like(depth, valid)
 
 
 MODES = ("nearest", "block", "bilinear")
@@ -90,7 +90,7 @@ class LatentCanvas:
     latents : (h, w, C) float32, or float64 for float64 tokens
         Zero where uncovered.
     coverage : (h, w) bool
-        True where a token landed. Nothing is ever filled in.
+        True where a token projected. Nothing is ever filled in.
     depth : (h, w) float32
         Depth of the front surface, metres; 0 where uncovered.
     source : (h, w) int32

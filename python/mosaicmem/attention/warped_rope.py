@@ -41,12 +41,12 @@ def grid_positions(frames: int, rows: int, columns: int, *, temporal: str = "tar
     return np.stack([axis.ravel() for axis in axes], axis=1).astype(np.float64)
 
 
-def warped_positions(landing: ArrayLike, stride: float, t: ArrayLike) -> F64:
+def warped_positions(projected: ArrayLike, stride: float, t: ArrayLike) -> F64:
     """The (t, y, x) of memory tokens from where they land in the target view, fractions kept.
 
     Parameters
     ----------
-    landing : (N, 2) or (N, 3) array
+    projected : (N, 2) or (N, 3) array
         (u', v') in pixels of the target view, as from `reproject_depth_grid`; a third column (z') is ignored.
     stride : float
         Pixels a token of the target grid, s'.
@@ -59,9 +59,9 @@ def warped_positions(landing: ArrayLike, stride: float, t: ArrayLike) -> F64:
     (N, 3) float64
         (t, v' / s' - 0.5, u' / s' - 0.5): integers are token centres.
     """
-    place = as_array("landing", landing, np.float64, ("N", None), finite=True)
+    place = as_array("projected", projected, np.float64, ("N", None), finite=True)
     if place.shape[1] not in (2, 3):
-        raise ValueError(f"landing: expected shape (N, 2) or (N, 3), got {place.shape}")
+        raise ValueError(f"projected: expected shape (N, 2) or (N, 3), got {place.shape}")
     pixels = check_number("stride", stride, above=0.0)
     time = to_numpy("t", t)
     if time.ndim == 0:

@@ -99,7 +99,7 @@ class Unread:
         self._found: dict[str, tuple[str, int]] = {}
         self._has_more = False
 
-    def look(self, where: str, names: Iterable[str]) -> None:
+    def check(self, where: str, names: Iterable[str]) -> None:
         """Notes the unknown ones among ``names``, which stand at a place of the file."""
         for name in names:
             if name not in self._known and not may_bend(name):

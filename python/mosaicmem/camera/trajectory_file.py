@@ -34,7 +34,7 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], Ca
     if document.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(path, f'expected "schema_version": {SCHEMA_VERSION}, got {document.get("schema_version")!r}')
     unread = Unread(("schema", "schema_version", "intrinsics", "frames", "timestamp", "world_from_camera"))
-    unread.look("", document)
+    unread.check("", document)
     where = "intrinsics"
     try:
         fields = _object(document["intrinsics"])
@@ -51,7 +51,7 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], Ca
         for i, frame in enumerate(document["frames"]):
             where = f"frames[{i}]"
             frame = _object(frame)
-            unread.look(where, frame)
+            unread.check(where, frame)
             refuse_bent(frame)
             matrix = as_array("world_from_camera", frame["world_from_camera"], np.float64, (4, 4), finite=True)
             matrices[i], times[i] = matrix, check_number("timestamp", frame["timestamp"])

@@ -156,7 +156,7 @@ class ModuleFramework:
         that it was made in, which may be another."""
         with _leaving_lock:
             _leaving[:] = [(moment, array) for moment, array in _leaving if not moment.has_passed]
-            _leaving.append((_core.cuda.Moment(stream), value))
+            _leaving.append((_core.cuda.Event(stream), value))
 
     @staticmethod
     def dtype(value: Any) -> str:

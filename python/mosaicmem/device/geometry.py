@@ -38,11 +38,11 @@ def reproject_grid(
     camera: tuple[float, ...],
     camera_from_world: F64,
 ) -> tuple[Any, Any]:
-    """depth (h, w) -> landing (h, w, 3) and valid (h, w); see `reproject_depth_grid`."""
+    """depth (h, w) -> projected (h, w, 3) and valid (h, w); see `reproject_depth_grid`."""
     call = Call("depth", depth)
     z = call.depth("depth", depth, ("h", "w"))
-    landing, p = call.empty((*z.shape, 3), "float32")
+    projected, p = call.empty((*z.shape, 3), "float32")
     valid, ok = call.empty(z.shape, "bool")
     views = (stride, source_intrinsics, world_from_source, camera, camera_from_world)
     _core.cuda.reproject_grid(z, *views, p, ok, call.stream)
-    return landing, valid
+    return projected, valid

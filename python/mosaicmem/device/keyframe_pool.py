@@ -102,7 +102,7 @@ class KeyframePool:
         if held.uses > 0:
             return
         self._leaving = [(moment, array) for moment, array in self._leaving if not moment.has_passed]
-        self._leaving.append((_core.cuda.Moment(call.stream), held.host))
+        self._leaving.append((_core.cuda.Event(call.stream), held.host))
         self._evict(call, keyframe)
         del self._held[keyframe]
         self.moved.pop(keyframe, None)

@@ -23,7 +23,7 @@ def choose(
 ) -> Any:
     """Picks (T, K) int32: rows of the mirror, the best first, -1 beyond them. ``candidates`` are rows; ``most`` is how
     many for the window and for each target."""
-    packed, rows, columns = _core.cuda.pack_lattice(grids)
+    packed, rows, columns = _core.cuda.pack_coarse_grid(grids)
     if rows * columns > _MOST_LATTICE_CELLS:
         raise ValueError(f"targets: expected a grid less thin, got one that is looked at in {rows}x{columns} cells")
     views, count = grids.count, len(candidates)

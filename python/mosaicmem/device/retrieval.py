@@ -54,8 +54,8 @@ def look(
         }
         made = [call.empty((count, options.top_k, *shape), dtype) for shape, dtype in shapes.values()]
         masks = [call.empty((count, rows, columns), "bool") for _ in ("coverage", "observed")]
-        landed = tuple(view for _, view in (*made, *masks))
-        _core.cuda.land(tables, views, call.view(places), stride, seconds_per_latent, landed, call.stream)
+        projected = tuple(view for _, view in (*made, *masks))
+        _core.cuda.project_tokens(tables, views, call.view(places), stride, seconds_per_latent, projected, call.stream)
         tokens = options.top_k * cells
         flat = [array.reshape((count, tokens, *array.shape[3:])) for array, _ in made]
         return found, [*flat, *(mask for mask, _ in masks)]

@@ -42,7 +42,7 @@ class Staging:
             block = self._free_block()
             block[: part.size] = part
             _core.cuda.upload(block[: part.size], target, offset + first, call.stream)
-            self._blocks.append((block, _core.cuda.Moment(call.stream)))
+            self._blocks.append((block, _core.cuda.Event(call.stream)))
 
     def _free_block(self) -> Any:
         if self._blocks and (len(self._blocks) >= _MOST_BLOCKS or self._blocks[0][1].has_passed):

@@ -57,12 +57,12 @@ def seconds_since_seen(
         for frame in memory:
             if frame.pose.timestamp > target.pose.timestamp:
                 continue
-            landing, valid = reproject_depth_grid(target.depth, stride, camera, target.pose, camera, frame.pose)
-            cell = np.floor(landing[..., :2] / stride).astype(np.int64)
+            projected, valid = reproject_depth_grid(target.depth, stride, camera, target.pose, camera, frame.pose)
+            cell = np.floor(projected[..., :2] / stride).astype(np.int64)
             valid = valid & (cell >= 0).all(axis=-1) & (cell[..., 0] < columns) & (cell[..., 1] < rows)
             column, row = np.where(valid[..., None], cell, 0).transpose(2, 0, 1)
             seen = frame.depth[row, column]
-            valid &= np.abs(seen - landing[..., 2]) <= SAME_DEPTH * landing[..., 2]
+            valid &= np.abs(seen - projected[..., 2]) <= SAME_DEPTH * projected[..., 2]
             age[valid] = np.minimum(age[valid], target.pose.timestamp - frame.pose.timestamp)
     return ages
 

@@ -94,10 +94,14 @@ def score(a: Frame, b: Frame, reading: str) -> tuple[float, float, float]:
     along_ray = reading == "ray"
     reach = a.z / np.linalg.norm(a.rays, axis=1) if along_ray else a.z
     points = a.rays * reach[:, None] @ b_from_a[:3, :3].T + b_from_a[:3, 3]
-    landed, off = _disagreement(b, points, along_ray=along_ray)
-    if not landed.any():
+    projected, off = _disagreement(b, points, along_ray=along_ray)
+    if not projected.any():
         return 0.0, 0.0, CAP
-    return _overlap(b, landed), float((off[landed] < _TOLERANCE).mean()), float(np.minimum(off[landed], CAP).mean())
+    return (
+        _overlap(b, projected),
+        float((off[projected] < _TOLERANCE).mean()),
+        float(np.minimum(off[projected], CAP).mean()),
+    )
 
 
 def scale_curve(a: Frame, b: Frame, *, disparity: bool, least_overlap: float) -> F64:
@@ -108,16 +112,16 @@ def scale_curve(a: Frame, b: Frame, *, disparity: bool, least_overlap: float) ->
     points = (a.rays * z[:, None])[some] @ b_from_a[:3, :3].T
     curve = np.full(len(SCALES), CAP)
     for i, scale in enumerate(SCALES):
-        landed, off = _disagreement(b, points + scale * b_from_a[:3, 3], disparity=disparity)
-        if landed.sum() >= _LEAST_FOR_SCALE and _overlap(b, landed) >= least_overlap:
-            curve[i] = np.minimum(off[landed], CAP).mean()
+        projected, off = _disagreement(b, points + scale * b_from_a[:3, 3], disparity=disparity)
+        if projected.sum() >= _LEAST_FOR_SCALE and _overlap(b, projected) >= least_overlap:
+            curve[i] = np.minimum(off[projected], CAP).mean()
     return curve
 
 
-def _overlap(b: Frame, landed: Bool) -> float:
+def _overlap(b: Frame, projected: Bool) -> float:
     """The part of points that land on b, where all of it had depth; 0 for a few points."""
-    count = int(landed.sum())
-    return min(1.0, count / len(landed) / b.density) if count >= _LEAST_LANDED else 0.0
+    count = int(projected.sum())
+    return min(1.0, count / len(projected) / b.density) if count >= _LEAST_LANDED else 0.0
 
 
 def _disagreement(b: Frame, points: F64, *, disparity: bool = False, along_ray: bool = False) -> tuple[Bool, F64]:
@@ -131,8 +135,8 @@ def _disagreement(b: Frame, points: F64, *, disparity: bool = False, along_ray: 
         column: NDArray[np.int64] = np.where(inside, u, 0).astype(np.int64)
         row: NDArray[np.int64] = np.where(inside, v, 0).astype(np.int64)
         there = b.depth[row, column].astype(np.float64)
-        landed = inside & np.isfinite(there) & (there > 0)
+        projected = inside & np.isfinite(there) & (there > 0)
         expected = 1 / there if disparity else there
         z = np.linalg.norm(points, axis=1) if along_ray else z
         off = np.abs(z - expected) / np.maximum(z, expected)
-    return landed, off
+    return projected, off

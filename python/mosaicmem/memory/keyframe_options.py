@@ -93,5 +93,5 @@ class KeyframeOptions:
         direction = _core.Direction.backward if self.composition == "backward" else _core.Direction.forward
         return _core.BlendOptions(direction, self.depth_tolerance, self._scales())
 
-    def _scales(self) -> _core.SightScales:
-        return _core.SightScales(self.viewing_angle, self.field_angle, self.half_life, self.generated_weight)
+    def _scales(self) -> _core.ViewWeightScales:
+        return _core.ViewWeightScales(self.viewing_angle, self.field_angle, self.half_life, self.generated_weight)

@@ -43,7 +43,7 @@ class PatchMemoryResult:
     Attributes
     ----------
     latents : (C, G, h, w) float32
-        Zero where nothing landed.
+        Zero where nothing projected.
     valid_mask : (G, h, w) bool
     candidate_frame_ids : tuple of G tuples of 5 int, or (G, 5) int64 on a device
         -1 for none.

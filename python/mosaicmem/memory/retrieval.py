@@ -84,13 +84,13 @@ class MemoryRetrieval:
             return PaddedMosaic(window[0], window[1], *tokens)
         parts: list[dict[str, Any]] = []
         patches = 0
-        for frame, (found, info, landed) in enumerate(store.look(targets, self.options)):
+        for frame, (found, info, projected) in enumerate(store.retrieve_tokens(targets, self.options)):
             t: ArrayLike = float(frame)
             if self.temporal == "offset":
-                t = (info["timestamp"] - targets[frame].timestamp)[landed["patch"]] / seconds_per_latent
-            part = _aligned(found, info, landed, warped_positions(landed["landing"], stride, t), grid)
+                t = (info["timestamp"] - targets[frame].timestamp)[projected["patch"]] / seconds_per_latent
+            part = _aligned(found, info, projected, warped_positions(projected["projected"], stride, t), grid)
             part["patch_frames"] = np.full(len(found), frame, dtype=np.int32)
-            part["token_patches"] = landed["patch"] + np.int32(patches)
+            part["token_patches"] = projected["patch"] + np.int32(patches)
             parts.append(part)
             patches += len(found)
         if patches == 0 and not self._has_warned:
@@ -101,11 +101,11 @@ class MemoryRetrieval:
 
 
 def _aligned(
-    found: RetrievedPatches, info: dict[str, Any], landed: dict[str, Any], positions: F64, grid: CameraIntrinsics
+    found: RetrievedPatches, info: dict[str, Any], projected: dict[str, Any], positions: F64, grid: CameraIntrinsics
 ) -> dict[str, Any]:
     """What a mosaic holds of one target: fields of `Mosaic`, but for what counts over all targets."""
-    cells, depth = positions[:, 1:], landed["landing"][:, 2]
-    seen = ~info["generated"][landed["patch"]]
+    cells, depth = positions[:, 1:], projected["projected"][:, 2]
+    seen = ~info["generated"][projected["patch"]]
     return {
         "patch_ids": found.ids,
         "patch_scores": found.scores,
@@ -113,11 +113,11 @@ def _aligned(
         "observation": info["observation"],
         "world_from_camera": info["world_from_camera"],
         "intrinsics": info["intrinsics"],
-        "tokens": landed["latents"],
+        "tokens": projected["latents"],
         "positions": positions,
-        "source_positions": np.stack([landed["source_row"], landed["source_column"]], axis=1),
+        "source_positions": np.stack([projected["source_row"], projected["source_column"]], axis=1),
         "depth": depth,
-        "confidence": landed["confidence"],
+        "confidence": projected["confidence"],
         "coverage": _reached(cells, depth, grid)[None],
         "observed": _reached(cells[seen], depth[seen], grid)[None],
     }

@@ -301,21 +301,23 @@ class MosaicMemoryStore(Uncopied):
                 to[t, : len(patches)] = values
         return window
 
-    def look(
+    def retrieve_tokens(
         self, targets: CameraTrajectory, options: RetrievalOptions
     ) -> list[tuple[RetrievedPatches, dict[str, Any], dict[str, Any]]]:
-        """`retrieve`, `describe_patches` and `land` for each camera, all of one state of the store.
+        """`retrieve`, `describe_patches` and `project_tokens` for each camera, all of one state of the store.
 
         Cameras are looked through in parallel.
         """
         check_instance("targets", targets, CameraTrajectory)
         camera, camera_from_world, times = cameras(targets, options)
-        sights = self._core.look(camera, camera_from_world, times, *options.core_arguments(), self.num_threads)
-        if not any(len(found["id"]) for found, _, _ in sights):
+        found_by_view = self._core.retrieve_tokens(
+            camera, camera_from_world, times, *options.core_arguments(), self.num_threads
+        )
+        if not any(len(found["id"]) for found, _, _ in found_by_view):
             suspect_forgotten(self, targets.intrinsics, list(targets), options)
         return [
-            (_retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], landed))
-            for found, described, landed in sights
+            (_retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], projected))
+            for found, described, projected in found_by_view
         ]
 
     def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
@@ -390,7 +392,7 @@ class MosaicMemoryStore(Uncopied):
         """
         return cast(dict[str, Any], self._core.describe(as_ids("ids", ids)))
 
-    def land(
+    def project_tokens(
         self, ids: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, *, near: float = 0.05
     ) -> dict[str, Any]:
         """The tokens of patches, and where they land in a camera.
@@ -400,12 +402,12 @@ class MosaicMemoryStore(Uncopied):
         Returns
         -------
         dict
-            With one entry a token: ``latents`` (N, C) float32; ``landing`` (N, 3) float32: u', v' in pixels (maybe
+            With one entry a token: ``latents`` (N, C) float32; ``projected`` (N, 3) float32: u', v' in pixels (maybe
             outside the image), z' in metres; ``confidence`` (N,); ``patch`` (N,) position in ``ids``; ``source_row``
             and ``source_column`` (N,) in the keyframe's grid.
         """
         view = _view(intrinsics, pose, check_number("near", near, above=0.0), math.inf)
-        return cast(dict[str, Any], self._core.land(as_ids("ids", ids), *view))
+        return cast(dict[str, Any], self._core.project_tokens(as_ids("ids", ids), *view))
 
     def snapshot(self) -> StoreSnapshot:
         """The store as it is now, to come back to with `restore`.

@@ -122,7 +122,7 @@ def coverage_along(
     frames = []
     for i, pose in enumerate(trajectory):
         one = CameraTrajectory([pose], trajectory.intrinsics)
-        ((found, _, _),) = store.look(one, options)
+        ((found, _, _),) = store.retrieve_tokens(one, options)
         canvas = retrieval.retrieve(store, one, stride)
         frames.append(
             {

@@ -55,7 +55,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
     poses = make_poses(matrices, times, one)
     unread = Unread((*_POSES, "intrinsics"))
-    unread.look("", others)
+    unread.check("", others)
     if options.intrinsics is None:
         params = _params(path, arrays["intrinsics"], len(poses))
         assert options.size is not None

@@ -66,7 +66,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if not isinstance(frames, list) or not frames or len(frames) > MAX_FRAMES:
         raise FormatError(path, f"frames: expected a list of 1 to {MAX_FRAMES} frames")
     unread = Unread((*_READ, *_HARMLESS))
-    unread.look("", document)
+    unread.check("", document)
     times = _times(path, frames, options)
     # All that frames need of the fields that they share; a copy of every field for every frame would be quadratic.
     shared = {name: document[name] for name in _CAMERA if name in document} | worth_judging(document)
@@ -74,7 +74,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     for i, frame in enumerate(frames):
         where = f"frames[{i}]"
         try:
-            unread.look(where, frame)
+            unread.check(where, frame)
             matrices[i] = as_array("transform_matrix", _matrix(frame), np.float64, (4, 4), finite=True)
             fields = {**shared, **frame}
             _check_axes(fields)

@@ -37,7 +37,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             entry = document[str(i)]
             if not isinstance(entry, dict):
                 raise TypeError(f"expected an object, got {type(entry).__name__}")
-            unread.look(f'"{i}"', entry)
+            unread.check(f'"{i}"', entry)
             matrices[i] = as_array("extrinsic", entry["extrinsic"], np.float64, (4, 4), finite=True)
             if options.intrinsics is None:
                 refuse_bent(entry)

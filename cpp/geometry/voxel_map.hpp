@@ -1,0 +1,83 @@
+// Streaming fusion of posed depth images into a hash of voxels.
+//
+// A frame is cut into blocks of rows; each block sums its pixels per voxel on its own; then each
+// shard of the map takes the sums that belong to it, block by block in order. Neither blocks nor
+// shards depend on the number of threads, so neither do the sums. The cost is that of the frame's
+// own points: the map is touched once a voxel and block.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpp/base/camera.hpp"
+
+namespace mosaicmem {
+
+// Sums over the points that fell into one voxel. Means are taken on export.
+struct Voxel {
+    std::uint64_t key;
+    std::uint64_t count;
+    double position[3];            // metres
+    double color[3];               // 0..255
+    double normal[3];              // sum of unit normals
+    double first_time, last_time;  // seconds
+};
+
+// Open addressing with linear probing over indices into a dense array of voxels.
+class VoxelTable {
+  public:
+    // The voxel of `key`, made empty first if it is new.
+    Voxel& at(std::uint64_t key);
+
+    // So that as many new voxels do not fail.
+    void make_room(std::size_t more);
+
+    const std::vector<Voxel>& voxels() const { return voxels_; }
+    std::size_t nbytes() const;
+
+  private:
+    void grow();
+
+    std::vector<Voxel> voxels_;
+    std::vector<std::uint32_t> slots_;  // index + 1 into voxels_, 0 = free
+};
+
+struct RgbdFrame {
+    const float* depth;         // (height, width) metres
+    const std::uint8_t* color;  // (height, width, 3) or null
+    std::size_t height, width;
+    Intrinsics k;
+    Affine world_from_camera;
+    double timestamp;  // seconds
+};
+
+struct FusionCounts {
+    std::size_t points = 0;        // fused
+    std::size_t out_of_range = 0;  // further than 2^20 voxels from the origin: dropped
+    std::size_t new_voxels = 0;
+};
+
+class VoxelMap {
+  public:
+    explicit VoxelMap(double voxel_size) : voxel_size_(voxel_size) {}
+
+    // After an exception the map is as it was.
+    FusionCounts add(const RgbdFrame& frame, int num_threads);
+
+    std::size_t size() const;
+    std::size_t nbytes() const;
+
+    // Voxels with at least min_count points, ordered by key: the order does not depend on how the
+    // map was built.
+    std::vector<const Voxel*> sorted_voxels(std::size_t min_count) const;
+
+  private:
+    static constexpr std::size_t kShards = 16;
+
+    double voxel_size_;
+    std::array<VoxelTable, kShards> shards_;
+};
+
+}  // namespace mosaicmem

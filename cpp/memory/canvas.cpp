@@ -1,0 +1,135 @@
+// Canvases composed from the keyframes of a store.
+
+#include <algorithm>
+#include <map>
+
+#include "cpp/base/parallel.hpp"
+#include "cpp/memory/observation_grid.hpp"
+#include "cpp/memory/store_state.hpp"
+
+namespace mosaicmem {
+namespace {
+
+// An observation as the blend takes it. What is not float32 is converted, what does not live is
+// masked, all else is read where it lies.
+class PreparedSource {
+  public:
+    explicit PreparedSource(std::shared_ptr<const Observation> observation)
+        : observation_(std::move(observation)) {
+        const Keyframe& keyframe = *observation_->keyframe;
+        grid_ = grid_of(*observation_);
+        if (!grid_.latents) {
+            latents_.resize(keyframe.rows * keyframe.columns * keyframe.channels);
+            widen(keyframe.latents, keyframe.latent_type, 0, latents_.size(), latents_.data());
+            grid_.latents = latents_.data();
+        }
+        if (observation_->alive_count < observation_->patch_count()) {
+            depth_ = living_depth(*observation_);
+            grid_.depth = depth_.data();
+        }
+    }
+
+    const std::shared_ptr<const Observation>& observation() const { return observation_; }
+    const SourceGrid& grid() const { return grid_; }
+
+  private:
+    std::shared_ptr<const Observation> observation_;
+    std::vector<float> latents_, depth_;
+    SourceGrid grid_{};
+};
+
+}  // namespace
+
+// What one target is composed from.
+struct StoreState::ViewSources {
+    std::vector<std::size_t> at;                    // of the observations
+    std::vector<std::vector<std::size_t>> patches;  // of each; none given: all that live
+};
+
+ComposedMosaic StoreState::compose_views(std::span<const TargetGrid> targets,
+                                         const std::vector<ViewSources>& sources,
+                                         const BlendOptions& options, int num_threads) const {
+    std::map<std::size_t, std::size_t> place;  // of an observation among the keyframes
+    for (const ViewSources& view : sources) {
+        for (const std::size_t at : view.at) place.emplace(at, 0);
+    }
+    std::vector<std::size_t> used;
+    for (auto& [at, position] : place) {
+        position = used.size();
+        used.push_back(at);
+    }
+    std::vector<std::unique_ptr<PreparedSource>> prepared(used.size());
+    parallel_for(used.size(), 16, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i)
+            prepared[i] = std::make_unique<PreparedSource>(observations_[used[i]]);
+    });
+
+    ComposedMosaic mosaic;
+    mosaic.channels = channels_;
+    for (const auto& source : prepared) mosaic.keyframes.push_back(source->observation());
+    const std::size_t cells = targets.empty() ? 0 : targets[0].rows * targets[0].columns;
+    mosaic.latents.resize(targets.size() * cells * channels_);
+    for (auto* field : {&mosaic.depth, &mosaic.weight}) field->resize(targets.size() * cells);
+    mosaic.coverage.resize(targets.size() * cells);
+    mosaic.source.resize(targets.size() * cells);
+    parallel_for(targets.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t v = begin; v < end; ++v) {
+            const ViewSources& view = sources[v];
+            std::vector<SourceGrid> grids;
+            std::vector<std::vector<float>> masked(view.patches.size());
+            for (std::size_t i = 0; i < view.at.size(); ++i) {
+                const PreparedSource& source = *prepared[place.at(view.at[i])];
+                grids.push_back(source.grid());
+                if (view.patches.empty()) continue;
+                masked[i] = depth_of(*source.observation(), view.patches[i]);
+                grids.back().depth = masked[i].data();
+            }
+            const std::size_t first = v * cells;
+            blend(grids, targets[v], options, channels_,
+                  {mosaic.latents.data() + first * channels_, mosaic.coverage.data() + first,
+                   mosaic.depth.data() + first, mosaic.source.data() + first,
+                   mosaic.weight.data() + first});
+            for (std::size_t cell = first; cell < first + cells; ++cell) {
+                std::int32_t& source = mosaic.source[cell];
+                if (source >= 0) {
+                    source = static_cast<std::int32_t>(
+                        place.at(view.at[static_cast<std::size_t>(source)]));
+                }
+            }
+        }
+    });
+    return mosaic;
+}
+
+ComposedMosaic StoreState::compose_keyframes(std::span<const TargetGrid> targets,
+                                             const std::vector<std::vector<Slot>>& observations,
+                                             const BlendOptions& options, int num_threads) const {
+    std::vector<ViewSources> sources(targets.size());
+    for (std::size_t v = 0; v < targets.size(); ++v) {
+        for (const Slot slot : observations[v]) {
+            const std::size_t at = at_slot(slot);
+            if (at != kNowhere && first_slots_[at] == slot) sources[v].at.push_back(at);
+        }
+    }
+    return compose_views(targets, sources, options, num_threads);
+}
+
+ComposedMosaic StoreState::compose_patches(std::span<const TargetGrid> targets,
+                                           const std::vector<std::vector<PatchId>>& patches,
+                                           const BlendOptions& options, int num_threads) const {
+    std::vector<ViewSources> sources(targets.size());
+    for (std::size_t v = 0; v < targets.size(); ++v) {
+        std::map<std::size_t, std::vector<std::size_t>> of_observation;
+        for (const PatchId id : patches[v]) {
+            const std::size_t at = at_id(id);
+            if (at != kNowhere) of_observation[at].push_back(id - observations_[at]->first_id);
+        }
+        for (auto& [at, chosen] : of_observation) {
+            sources[v].at.push_back(at);
+            sources[v].patches.push_back(std::move(chosen));
+        }
+    }
+    return compose_views(targets, sources, options, num_threads);
+}
+
+}  // namespace mosaicmem

@@ -1,0 +1,60 @@
+#include "cpp/memory/memory_store.hpp"
+
+#include <new>
+
+#include "cpp/base/parallel.hpp"
+
+namespace mosaicmem {
+
+template <class Write>
+auto MemoryStore::write(const Write& write) {
+    StoreState::Observations dropped;  // destroyed after the lock
+    const auto lock = writing();
+    const auto result = write(state_);
+    ++revision_;
+    dropped = state_.take_dropped();
+    return result;
+}
+
+PatchId MemoryStore::insert(std::shared_ptr<const Keyframe> keyframe,
+                            const Affine& world_from_camera, int num_threads) {
+    StoreState::Placed placed =
+        StoreState::place(std::move(keyframe), world_from_camera, patch_size_, num_threads);
+    return write([&](StoreState& state) {
+        const PatchId id = state.insert(std::move(placed));
+        try {
+            state.evict();
+        } catch (const std::bad_alloc&) {
+            // The keyframe is there. What still has to go, goes with the next one.
+        }
+        return id;
+    });
+}
+
+std::size_t MemoryStore::erase(std::span<const PatchId> ids) {
+    return write([ids](StoreState& state) { return state.erase(ids); });
+}
+
+std::size_t MemoryStore::erase_frame(std::int64_t frame_id) {
+    return write([frame_id](StoreState& state) { return state.erase_frame(frame_id); });
+}
+
+std::vector<MemoryStore::RetrievedTokens> MemoryStore::retrieve_tokens(
+    std::span<const View> views, std::span<const RetrievalParams> params, int num_threads) const {
+    std::vector<RetrievedTokens> found(views.size());
+    const auto lock = reading();
+    parallel_for(views.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+            RetrievedTokens& each = found[i];
+            each.patches = state_.retrieve(views[i], params[i]);
+            std::vector<PatchId> ids;
+            ids.reserve(each.patches.size());
+            for (const RetrievedPatch& patch : each.patches) ids.push_back(patch.id);
+            state_.describe(ids, each.infos);
+            each.tokens = state_.project_tokens(ids, views[i]);
+        }
+    });
+    return found;
+}
+
+}  // namespace mosaicmem

@@ -1,0 +1,96 @@
+// A store that several threads may use. Reads may run at once with reads; a write waits for them
+// and runs alone. What a write replaces is destroyed when the lock is free again.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "cpp/base/fork_safe_mutex.hpp"
+#include "cpp/memory/store_state.hpp"
+
+namespace mosaicmem {
+
+class MemoryStore {
+  public:
+    explicit MemoryStore(StoreState state)
+        : patch_size_(state.patch_size()), state_(std::move(state)) {}
+
+    // A copy of everything. It shares what it can and costs a pointer for each observation.
+    StoreState state() const {
+        const auto lock = reading();
+        return state_;
+    }
+
+    // Takes a state that was taken before. Ids that were given since then are not given again.
+    void restore(StoreState state) {
+        const auto lock = writing();
+        state.skip_ids_of(state_);
+        std::swap(state_, state);
+        ++revision_;
+    }
+
+    // As StoreState::insert; then evicts what is beyond the limits.
+    PatchId insert(std::shared_ptr<const Keyframe> keyframe, const Affine& world_from_camera,
+                   int num_threads);
+
+    std::size_t erase(std::span<const PatchId> ids);
+    std::size_t erase_frame(std::int64_t frame_id);
+
+    // Runs edit(state) on a copy, which takes the place of the state if there is no exception, and
+    // evicts what is beyond the limits.
+    template <class Edit>
+    auto edit(const Edit& edit) {
+        std::optional<StoreState> next;  // destroyed after the lock
+        StoreState::Observations dropped;
+        const auto lock = writing();
+        next = state_;
+        auto result = edit(*next);
+        next->evict();
+        dropped = next->take_dropped();
+        std::swap(state_, *next);
+        ++revision_;
+        return result;
+    }
+
+    // Grows with every write.
+    std::uint64_t revision() const { return revision_; }
+
+    // Runs read(state) beside other readers.
+    template <class Read>
+    auto read(const Read& read) const {
+        const auto lock = reading();
+        return read(state_);
+    }
+
+    // retrieve, describe and land for several views, of one state of the store.
+    struct RetrievedTokens {
+        std::vector<RetrievedPatch> patches;
+        std::vector<PatchInfo> infos;  // of the patches
+        ProjectedTokens tokens;
+    };
+    std::vector<RetrievedTokens> retrieve_tokens(std::span<const View> views,
+                                                 std::span<const RetrievalParams> params,
+                                                 int num_threads) const;
+
+  private:
+    template <class Write>
+    auto write(const Write& write);
+
+    std::shared_lock<ForkSafeMutex> reading() const { return std::shared_lock(mutex_); }
+    std::unique_lock<ForkSafeMutex> writing() { return std::unique_lock(mutex_); }
+
+    const std::size_t patch_size_;
+    StoreState state_;
+    std::atomic<std::uint64_t> revision_ = 0;
+    mutable ForkSafeMutex mutex_;
+};
+
+}  // namespace mosaicmem

@@ -1,0 +1,81 @@
+// Patches near points: batches of queries, in parallel.
+
+#include <algorithm>
+#include <limits>
+
+#include "cpp/base/parallel.hpp"
+#include "cpp/memory/store_state.hpp"
+
+namespace mosaicmem {
+namespace {
+
+// The order in which queries near each other follow each other, so that each finds in the cache
+// what the one before has read: along a Z-shaped curve through a grid of 1024^3 cells.
+std::vector<std::uint32_t> along_curve(const double* queries, std::size_t count) {
+    std::array<double, 3> low, high;
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        low[axis] = std::numeric_limits<double>::infinity();
+        high[axis] = -low[axis];
+        for (std::size_t i = 0; i < count; ++i) {
+            low[axis] = std::min(low[axis], queries[3 * i + axis]);
+            high[axis] = std::max(high[axis], queries[3 * i + axis]);
+        }
+    }
+    const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
+    const double scale = extent > 0 ? 1023 / extent : 0;
+    const auto spread = [](std::uint64_t x) {  // ten bits to every third
+        x = (x | x << 16) & 0x030000FF;
+        x = (x | x << 8) & 0x0300F00F;
+        x = (x | x << 4) & 0x030C30C3;
+        return (x | x << 2) & 0x09249249;
+    };
+    std::vector<std::uint64_t> keys(count);  // place on the curve, then position
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint64_t code = 0;
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+            const double cell = (queries[3 * i + axis] - low[axis]) * scale;
+            code |= spread(static_cast<std::uint64_t>(cell)) << axis;
+        }
+        keys[i] = code << 32 | i;
+    }
+    std::sort(keys.begin(), keys.end());
+    std::vector<std::uint32_t> order(count);
+    for (std::size_t i = 0; i < count; ++i) order[i] = static_cast<std::uint32_t>(keys[i]);
+    return order;
+}
+
+}  // namespace
+
+std::vector<std::vector<Neighbour>> StoreState::nearest(const double* queries, std::size_t count,
+                                                        std::size_t k, int num_threads) const {
+    std::vector<std::vector<Neighbour>> found(count);
+    const PatchIndex::PatchOf resolve =
+        slots_are_ids_ && index_.dead_count() == 0 ? PatchIndex::PatchOf() : patch_of();
+    const std::vector<std::uint32_t> order = along_curve(queries, count);
+    parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t o = begin; o < end; ++o) {
+            const std::uint32_t i = order[o];
+            const double* q = queries + 3 * i;
+            found[i] = index_.nearest(in_index({q[0], q[1], q[2]}).data(), k, resolve);
+        }
+    });
+    return found;
+}
+
+std::vector<std::vector<Neighbour>> StoreState::within(const double* queries, std::size_t count,
+                                                       double radius, int num_threads) const {
+    std::vector<std::vector<Neighbour>> found(count);
+    const PatchIndex::PatchOf resolve = patch_of();
+    const std::vector<std::uint32_t> order = along_curve(queries, count);
+    parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t o = begin; o < end; ++o) {
+            const std::uint32_t i = order[o];
+            const double* q = queries + 3 * i;
+            found[i] = index_.within(in_index({q[0], q[1], q[2]}).data(),
+                                     static_cast<float>(radius), resolve);
+        }
+    });
+    return found;
+}
+
+}  // namespace mosaicmem

@@ -1,0 +1,113 @@
+// A keyframe, and a keyframe placed in the world.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cpp/base/camera.hpp"
+#include "cpp/base/tile.hpp"
+#include "cpp/memory/patch_index.hpp"
+#include "cpp/memory/score.hpp"
+
+namespace mosaicmem {
+
+// One observed frame on the latent grid; never changes. Cell (r, c) has its centre at pixel ((c +
+// 0.5) stride, (r + 0.5) stride).
+struct Keyframe {
+    const void* latents;  // (rows, columns, channels) of latent_type
+    LatentType latent_type;
+    const float* depth;       // (rows, columns) metres, <= 0 or not finite where invalid
+    const float* confidence;  // (rows, columns) in [0, 1], or null for 1 everywhere
+    std::size_t rows, columns, channels;
+    double stride;  // pixels a cell
+    Intrinsics k;
+    std::int64_t frame_id;
+    double timestamp;  // seconds
+    Provenance provenance;
+    std::uint64_t serial;               // no other keyframe of the process has it
+    std::shared_ptr<const void> owner;  // of the buffers
+    std::size_t owner_nbytes;           // that it takes beside them
+
+    std::size_t latent_nbytes() const {
+        return rows * columns * channels * (latent_type == LatentType::float32 ? 4 : 2);
+    }
+    std::size_t depth_nbytes() const { return rows * columns * sizeof(float); }
+    std::size_t confidence_nbytes() const { return confidence ? depth_nbytes() : 0; }
+    std::size_t nbytes() const { return latent_nbytes() + depth_nbytes() + confidence_nbytes(); }
+    std::size_t overhead_nbytes() const;  // of this object and the owner, beside the buffers
+};
+
+// A number that nothing else of the process has, nor its owner before it was last changed: a copy
+// has another, since copies are made to be changed.
+class Version {
+  public:
+    Version() : value_(next()) {}
+    Version(const Version&) : value_(next()) {}
+    Version& operator=(const Version&) {
+        renew();
+        return *this;
+    }
+
+    void renew() { value_ = next(); }
+    std::uint64_t value() const { return value_; }
+
+  private:
+    static std::uint64_t next();
+
+    std::uint64_t value_;
+};
+
+// A keyframe placed in the world. Patch p of it, in row-major order of the patch grid, has the id
+// first_id + p and, in the index, the slot first_slot + p. Patches that an edit moves apart from
+// the others become an observation of their own, with the same keyframe and ids: of observations
+// with one first_id, at most one has a patch alive.
+struct Observation {
+    std::shared_ptr<const Keyframe> keyframe;
+    Affine world_from_camera;
+    PatchId first_id;
+    Slot first_slot;
+    std::size_t patch_size;  // cells along an edge
+    std::size_t patch_rows, patch_columns;
+    std::vector<std::uint64_t> alive_bits;
+    std::size_t alive_count = 0;
+    Version version;  // for those who keep something made from it
+
+    Observation(std::shared_ptr<const Keyframe> seen, const Affine& placed, std::size_t size)
+        : keyframe(std::move(seen)),
+          world_from_camera(placed),
+          first_id(0),
+          first_slot(0),
+          patch_size(size),
+          patch_rows((keyframe->rows + size - 1) / size),
+          patch_columns((keyframe->columns + size - 1) / size),
+          alive_bits((patch_count() + 63) / 64) {}
+
+    std::size_t patch_count() const { return patch_rows * patch_columns; }
+    bool is_alive(std::size_t patch) const { return alive_bits[patch / 64] >> (patch % 64) & 1; }
+    void set_alive(std::size_t patch) {
+        alive_bits[patch / 64] |= 1ull << (patch % 64);
+        ++alive_count;
+    }
+    void set_dead(std::size_t patch) {
+        alive_bits[patch / 64] &= ~(1ull << (patch % 64));
+        --alive_count;
+    }
+    template <class Visit>
+    void for_each_alive(const Visit& visit) const {
+        for (std::size_t p = 0; p < patch_count(); ++p) {
+            if (is_alive(p)) visit(p);
+        }
+    }
+
+    Tile tile(std::size_t patch) const;
+
+    // The median depth of the patch's valid cells, on the ray through their mean pixel: on a
+    // surface, at the patch. False if no cell is valid.
+    bool centre(std::size_t patch, Vec3& world) const;
+
+    std::size_t overhead_nbytes() const;  // of this object, without the keyframe
+};
+
+}  // namespace mosaicmem

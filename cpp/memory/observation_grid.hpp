@@ -1,0 +1,22 @@
+// An observation of a store as a source of tokens.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "cpp/memory/observation.hpp"
+#include "cpp/memory/view_weight.hpp"
+
+namespace mosaicmem {
+
+// out[0..n) = latents[offset .. offset + n) as float32.
+void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n, float* out);
+
+// The depth of the keyframe's cells, 0 in patches that do not live, or are not among those given.
+std::vector<float> living_depth(const Observation& observation);
+std::vector<float> depth_of(const Observation& observation, std::span<const std::size_t> patches);
+
+// The keyframe with its own depth, and its latents if they are float32, else null.
+SourceGrid grid_of(const Observation& observation);
+
+}  // namespace mosaicmem

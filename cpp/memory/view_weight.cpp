@@ -1,0 +1,41 @@
+#include "cpp/memory/view_weight.hpp"
+
+namespace mosaicmem {
+namespace {
+
+// depth and trust, n each.
+MOSAICMEM_CLONES
+void project_row(const float* __restrict depth, const float* __restrict trust, std::size_t n,
+                 const RowProjection& row, float* __restrict x, float* __restrict y,
+                 float* __restrict z, float* __restrict worth, float* __restrict spread) {
+    for (std::size_t i = 0; i < n; ++i) {
+        const ProjectedCell cell = row(depth[i], trust[i], static_cast<std::int32_t>(i));
+        x[i] = cell.x;
+        y[i] = cell.y;
+        z[i] = cell.z;
+        worth[i] = cell.worth;
+        spread[i] = cell.spread;
+    }
+}
+
+}  // namespace
+
+void project_cells(const SourceGrid& source, const TargetGrid& target,
+                   const ViewWeightScales& scales, std::size_t step, ProjectedCells& cells) {
+    const GridProjection projection(source, target, scales, step);
+    const std::size_t rows = source.rows / step, columns = source.columns / step;
+    cells.resize(rows * columns);
+    std::vector<float> depth(columns), trust(columns, 1.0f);
+    for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t first = (r * step + step / 2) * source.columns + step / 2;
+        for (std::size_t c = 0; c < columns; ++c) {
+            depth[c] = source.depth[first + c * step];
+            if (source.confidence) trust[c] = source.confidence[first + c * step];
+        }
+        const std::size_t out = r * columns;
+        project_row(depth.data(), trust.data(), columns, projection.row(r), &cells.x[out],
+                    &cells.y[out], &cells.z[out], &cells.worth[out], &cells.spread[out]);
+    }
+}
+
+}  // namespace mosaicmem

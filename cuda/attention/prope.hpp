@@ -1,0 +1,40 @@
+// PRoPE on the device: the twin of cpp/prope.hpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpp/base/heads.hpp"
+#include "cuda/base/stream.hpp"
+
+namespace mosaicmem::cuda {
+
+constexpr std::size_t kMostRuns = 16;
+
+// As mosaicmem::CameraMatrices: features [begin, end) of a run are multiplied by the matrices of
+// its group; runs follow each other from the front of the head.
+template <class F>
+struct CameraMatrices {
+    struct Run {
+        unsigned begin, end, group;
+    };
+    unsigned run_count;
+    Run runs[kMostRuns];
+    std::size_t spread, period, groups;
+    const F* coefficient;        // (cameras, groups, 4, period)
+    const std::int32_t* camera;  // (tokens)
+};
+
+// As mosaicmem::QuarterRotation.
+template <class F>
+struct QuarterRotation {
+    const F *cos, *sin;  // (tokens, dim / 4) or null
+    bool inverse;
+};
+
+// See mosaicmem::prope_apply. T and F as in rope.hpp.
+template <class T, class F>
+void prope_apply(const HeadFeatures<T>& features, const CameraMatrices<F>& matrices,
+                 const QuarterRotation<F>& rotation, const Stream& stream);
+
+}  // namespace mosaicmem::cuda

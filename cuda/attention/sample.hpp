@@ -1,0 +1,27 @@
+// Warped Latent, backward, on the device: the twin of cpp/sample.hpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/base/stream.hpp"
+
+namespace mosaicmem::cuda {
+
+struct SamplePlaces {
+    const float* position;  // (count, 2): y, x in cell coordinates
+    std::size_t count, rows, columns;
+};
+
+// See mosaicmem::bilinear_sample. T is float or double.
+template <class T>
+void bilinear_sample(const SamplePlaces& places, const T* grid, std::size_t channels, T* values,
+                     std::uint8_t* inside, const Stream& stream);
+
+// Its adjoint. Scratch: begin (rows * columns + 1) and entry (4 * count); the sums are those of the
+// CPU, in its order.
+template <class T>
+void bilinear_sample_adjoint(const SamplePlaces& places, const T* values, std::size_t channels,
+                             unsigned* begin, unsigned* entry, T* grid, const Stream& stream);
+
+}  // namespace mosaicmem::cuda

@@ -1,0 +1,30 @@
+// Which whole keyframes show a window best, on the device: the twin of what
+// cpp/keyframe_selection.cpp does cell by cell. Candidates come from the index, on the host.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpp/memory/coarse_grid.hpp"
+#include "cuda/base/stream.hpp"
+#include "cuda/memory/mirror.hpp"
+
+namespace mosaicmem::cuda {
+
+struct SelectionScratch {
+    unsigned long long* nearest;  // (candidates, views, cells)
+    float* worth;                 // (candidates, views, cells)
+    float* best;                  // (views, cells)
+    float* gains;                 // (candidates)
+    std::int32_t* shared;         // (per_window): positions among the candidates, -1 for none
+};
+
+// Targets are on the coarse grid, in device memory, of rows x columns cells each. candidates: rows
+// of the mirror. picks (views, per_view): rows of the mirror, the best first, -1 beyond them.
+void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size_t views,
+                      std::size_t rows, std::size_t columns, const std::int32_t* candidates,
+                      std::size_t count, std::size_t per_window, std::size_t per_view,
+                      float depth_tolerance, const ViewWeightScales& scales,
+                      const SelectionScratch& scratch, std::int32_t* picks, const Stream& stream);
+
+}  // namespace mosaicmem::cuda

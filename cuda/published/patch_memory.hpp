@@ -1,0 +1,59 @@
+// The published patch memory on the device: the twin of cpp/patch_memory.hpp. The caller keeps the
+// frames.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/base/stream.hpp"
+
+namespace mosaicmem::cuda {
+
+struct PatchMemorySize {
+    std::size_t channels;
+    std::int32_t rows, columns;
+};
+
+// What memory holds of its frames, which are many or few.
+struct PatchFrames {
+    float* latents;            // (frames, channels, rows, columns)
+    float* depth;              // (frames, rows, columns)
+    double* coverage;          // (frames, 3, coarse cells): points in the world, NaN where invalid
+    float* camera_from_world;  // (frames, 4, 4)
+    float* k_inverse;          // (frames, 3, 3)
+};
+
+constexpr std::size_t kPatchPicks = 5;
+constexpr std::size_t kPatchDownsample = 4;
+
+// Writes `count` frames from `first` on. latents (channels, count, rows, columns), depth (count,
+// height, width); the matrices of the new frames lie in `frames` already, k_inverse_double (count,
+// 3, 3) beside them.
+void append_patch_frames(const PatchMemorySize& size, const float* latents, const float* depth,
+                         std::size_t height, std::size_t width, const double* k_inverse_double,
+                         std::size_t first, std::size_t count, const PatchFrames& frames,
+                         const Stream& stream);
+
+// camera_from_world (groups, 4, 4) -> picks (groups, kPatchPicks), -1 for none. Scratch: keys
+// (groups, frames).
+void select_pose_nearest(const PatchFrames& frames, std::size_t count,
+                         const double* camera_from_world, std::size_t groups, double* keys,
+                         std::int64_t* picks, const Stream& stream);
+
+// projection (groups, 3, 4): K [R | t]. Scratch: masks (groups, (count + 1) / 2, words), words
+// 64-bit words for the coarse cells, a bit each.
+void select_coverage(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
+                     const double* projection, std::size_t groups, unsigned long long* masks,
+                     std::int64_t* picks, const Stream& stream);
+
+// Of `count` frames; candidates that do not exist count as none. camera_from_world (groups, 4, 4),
+// k (groups, 3, 3), candidates (groups, each) -> latents (channels, groups, rows, columns) and
+// valid (groups, rows, columns). Scratch: front (groups, rows, columns), of which is kept what was
+// found at last, and best (groups, rows, columns).
+void fuse_patches(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
+                  const float* camera_from_world, const float* k, std::size_t groups,
+                  const std::int64_t* candidates, std::size_t each, bool keep_nearest,
+                  unsigned long long* front, float* best, std::int64_t* kept, float* latents,
+                  std::uint8_t* valid, const Stream& stream);
+
+}  // namespace mosaicmem::cuda
