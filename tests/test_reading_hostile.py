@@ -194,7 +194,7 @@ class TestJson:
             read_json_object(tmp_path / "a")
 
     def test_the_line_is_named(self, tmp_path):
-        (tmp_path / "a").write_text('{\n"a": 1,\n}')
+        (tmp_path / "a").write_text('{\n"a": 1,\n  b: 2}')
         with pytest.raises(FormatError, match="a:3: not JSON: "):
             read_json_object(tmp_path / "a")
 

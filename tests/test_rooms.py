@@ -26,9 +26,11 @@ def wrong_includes(part, room, text):
     for path in re.findall(r'^#include "(.+)"', text, re.MULTILINE):
         other_part, _, rest = path.partition("/")
         other_room = rest.partition("/")[0]
-        if other_part not in ("cpp", part):
-            wrong.append(path)
-        elif other_room not in CORE_ROOMS or CORE_ROOMS.index(other_room) > CORE_ROOMS.index(room):
+        if (
+            other_part not in ("cpp", part)
+            or other_room not in CORE_ROOMS
+            or CORE_ROOMS.index(other_room) > CORE_ROOMS.index(room)
+        ):
             wrong.append(path)
     if room != "bindings":
         wrong += re.findall(r"^#include <(pybind11.*|Python\.h|numpy.*)>", text, re.MULTILINE)

@@ -242,3 +242,17 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
     return str(value)
+
+
+def check_methods(name: str, value: Any, protocol: type) -> None:
+    """An object with the members of a protocol, its own or those that it hands on (``__getattr__``).
+
+    ``isinstance`` does not see the latter from Python 3.12 on.
+    """
+    members = {*vars(protocol), *protocol.__annotations__}
+    missing = sorted(each for each in members if not each.startswith("_") and not hasattr(value, each))
+    if missing:
+        raise TypeError(
+            f"{name}: expected the methods of {protocol.__name__}, got {type(value).__name__} without "
+            f"{', '.join(missing)}"
+        )

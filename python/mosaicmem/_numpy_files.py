@@ -132,6 +132,7 @@ class _Entry(io.RawIOBase):
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> None:
         self._path, self._what = path, f"{what}: {entry.filename:.40}"
+        self._stream: IO[bytes] = io.BytesIO()  # the base class closes what could not be opened, too
         with foreign_parser(path, self._what):
             self._stream = archive.open(entry)
 

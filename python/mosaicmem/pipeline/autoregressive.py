@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance
+from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance, check_methods
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -104,8 +104,7 @@ class AutoregressivePipeline(Uncopied):
             ("depth_estimator", self.depth_estimator, DepthEstimator),
             ("text_encoder", self.text_encoder, TextEncoder),
         ):
-            if not isinstance(part, protocol):
-                raise TypeError(f"{name}: expected the methods of {protocol.__name__}, got {type(part).__name__}")
+            check_methods(name, part, protocol)
         expected = getattr(self.scheduler, "prediction_type", self.backbone.prediction_type)
         if self.backbone.prediction_type != expected:
             raise ValueError(
