@@ -11,7 +11,7 @@ __device__ void for_each_cell_of(const SplatTokens& tokens, std::size_t i, const
                   visit);
 }
 
-__global__ void front_kernel(SplatTokens tokens, Splat mode, SplatGrid grid,
+__global__ void splat_front_kernel(SplatTokens tokens, Splat mode, SplatGrid grid,
                              unsigned long long* front) {
     const std::size_t i = thread_index();
     if (i >= tokens.count || !is_valid_depth(tokens.depth[i])) return;
@@ -135,7 +135,7 @@ void splat(const SplatTokens& tokens, const SplatOptions& options, const T* late
            const Stream& stream) {
     const std::size_t cells = grid.rows * grid.columns;
     fill_bytes(scratch.front, 0xFF, cells * sizeof(unsigned long long), stream);
-    launch("splat", front_kernel, threads("splat", tokens.count), stream, tokens, options.mode,
+    launch("splat", splat_front_kernel, threads("splat", tokens.count), stream, tokens, options.mode,
            grid, scratch.front);
     launch("splat", resolve_kernel, threads("splat", cells), stream, tokens, grid, scratch.front);
     if (channels == 0) return;

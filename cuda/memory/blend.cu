@@ -11,10 +11,10 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr const char* kName = "blend";
-constexpr unsigned kWarps = 4;       // of a block that gathers
+constexpr unsigned kGatherWarps = 4;       // of a block that gathers
 constexpr unsigned kGathered = 128;  // visits that a warp holds at once
 constexpr unsigned kLookups = 4;     // that a source gives a target cell
-constexpr unsigned kNothing = ~0u;
+constexpr unsigned kNoCell = ~0u;
 
 struct Problem {
     Mirror mirror;
@@ -43,7 +43,7 @@ __device__ SourceGrid grid_of(const MirroredObservation& from) {
 }
 
 // A block has cells of one source and one view.
-__global__ void project_tokens_kernel(Problem problem) {
+__global__ void project_cells_kernel(Problem problem) {
     GridProjection& projection = *reinterpret_cast<GridProjection*>(shared_memory());
     const std::size_t s = blockIdx.y, v = blockIdx.z, pair = v * problem.count + s;
     const std::int32_t row = problem.row_of(v, s);
@@ -95,8 +95,8 @@ __device__ float front_at(const Problem& problem, std::size_t v, std::ptrdiff_t 
         problem.scratch.front +
         2 * (v * problem.cells() + static_cast<std::size_t>(r) * problem.columns +
              static_cast<std::size_t>(c));
-    const unsigned bits = front[0] != kNothing ? front[0] : front[1];
-    return bits == kNothing ? kNoSurface : __uint_as_float(bits);
+    const unsigned bits = front[0] != kNoCell ? front[0] : front[1];
+    return bits == kNoCell ? kNoSurface : __uint_as_float(bits);
 }
 
 __global__ void surface_kernel(Problem problem, std::size_t views) {
@@ -319,15 +319,15 @@ void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, s
     fill_bytes(scratch.head, 0xFF, pairs * cells * sizeof(std::int32_t), stream);
     fill_bytes(scratch.reach, 0, pairs * sizeof(std::int32_t), stream);
     fill_bytes(scratch.front, 0xFF, 2 * views * cells * sizeof(unsigned), stream);
-    launch(kName, project_tokens_kernel,
+    launch(kName, project_cells_kernel,
            {dim3(blocks(kName, scratch.room, kBlock), static_cast<unsigned>(count),
                  static_cast<unsigned>(views)),
             dim3(kBlock), sizeof(GridProjection)},
            stream, problem);
     launch(kName, surface_kernel, threads(kName, views * cells), stream, problem, views);
     launch(kName, gather_kernel,
-           {dim3(blocks(kName, views * cells, kWarps)), dim3(kWarps * kWarp),
-            kWarps * warp_bytes(mirror.channels)},
+           {dim3(blocks(kName, views * cells, kGatherWarps)), dim3(kGatherWarps * kWarp),
+            kGatherWarps * warp_bytes(mirror.channels)},
            stream, problem, views, blended);
 }
 
