@@ -65,7 +65,7 @@ class TestScheduler:
         assert scheduler.levels(999)[0] < 0.01
         signal, noise = scheduler.levels(500)
         assert signal**2 + noise**2 == pytest.approx(1)
-        assert scheduler.levels(-1) == (1.0, 0.0)
+        assert scheduler.levels(None) == (1.0, 0.0)
 
     def test_published_values(self):
         linear = DDPMScheduler(schedule="linear")
@@ -88,7 +88,7 @@ class TestScheduler:
         scheduler = DDPMScheduler(prediction_type=prediction_type)
         clean, noise = rng.standard_normal((2, 3, 4)).astype(np.float32)
         for steps in (1, 5, 40):
-            timesteps = [*scheduler.timesteps(steps), -1]
+            timesteps = [*scheduler.timesteps(steps), None]
             sample = scheduler.add_noise(clean, noise, timesteps[0])
             for t, previous in itertools.pairwise(timesteps):
                 signal, level = scheduler.levels(t)
@@ -187,23 +187,25 @@ class TestFlowMatching:
     def test_lines_from_noise_to_data(self):
         scheduler = FlowMatchingScheduler()
         assert isinstance(scheduler, NoiseScheduler)
-        assert scheduler.levels(999) == (0.0, 1.0)
-        assert scheduler.levels(499) == (0.5, 0.5)
-        assert scheduler.levels(-1) == (1.0, 0.0)
+        assert scheduler.levels(1000) == (0.0, 1.0)
+        assert scheduler.levels(500) == (0.5, 0.5)
+        assert scheduler.levels(0) == (1.0, 0.0)
+        assert scheduler.levels(None) == (1.0, 0.0)
 
     def test_shift(self):
-        """At s = 1/2, a shift of 3 gives 3/4."""
-        assert FlowMatchingScheduler(shift=3.0).levels(499)[1] == pytest.approx(0.75)
-        assert FlowMatchingScheduler(shift=3.0).levels(999)[1] == 1.0
+        """At s = 1/2, a shift of 3 gives 3/4. A timestep is 1000 sigma, whatever the shift."""
+        np.testing.assert_allclose(FlowMatchingScheduler(shift=3.0).timesteps(2), [1000, 750])
+        np.testing.assert_allclose(FlowMatchingScheduler(shift=5.0).timesteps(4), [1000, 937.5, 2500 / 3, 625])
+        assert FlowMatchingScheduler(shift=3.0).levels(750)[1] == 0.75
 
     @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
     @pytest.mark.parametrize("prediction_type", ["velocity", "sample"])
     def test_a_perfect_prediction_brings_back_the_sample(self, rng, steps, prediction_type):
         scheduler = FlowMatchingScheduler(shift=5.0, prediction_type=prediction_type)
         clean, noise = rng.standard_normal((2, 3, 4)).astype(np.float32)
-        timesteps = [*scheduler.timesteps(steps), -1]
+        timesteps = [*scheduler.timesteps(steps), None]
         assert len(timesteps) == steps + 1
-        assert timesteps[0] == 999
+        assert timesteps[0] == 1000
         sample = scheduler.add_noise(clean, noise, timesteps[0])
         np.testing.assert_array_equal(sample, noise)
         for t, previous in itertools.pairwise(timesteps):
@@ -311,7 +313,7 @@ class TestBackbone:
     def sample(self, backbone, scheduler, context, seed=0, steps=10):
         rng = np.random.default_rng(seed)
         x = rng.standard_normal((1, 4, 2, 6, 10)).astype(np.float32)
-        timesteps = [*scheduler.timesteps(steps), -1]
+        timesteps = [*scheduler.timesteps(steps), None]
         for t, previous in itertools.pairwise(timesteps):
             prediction = backbone.predict(x, t, context)
             x = scheduler.step(prediction, t, previous, x, rng.standard_normal(x.shape).astype(np.float32))
@@ -378,4 +380,4 @@ class TestBackbone:
         scheduler = DDPMScheduler()
         context = self.context(small_camera, rng)
         x = rng.standard_normal((1, 4, 2, 6, 10)).astype(np.float32)
-        np.testing.assert_allclose(SyntheticBackbone(scheduler).predict(x, -1, context), x, atol=1e-6)
+        np.testing.assert_allclose(SyntheticBackbone(scheduler).predict(x, None, context), x, atol=1e-6)

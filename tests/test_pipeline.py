@@ -9,6 +9,7 @@ from mosaicmem import (
     CameraPose,
     CameraTrajectory,
     DDPMScheduler,
+    FlowMatchingScheduler,
     FormatError,
     MosaicMemoryStore,
     PipelineConfig,
@@ -199,6 +200,20 @@ class FailsAt:
                 raise RuntimeError("out of memory")
             return np.full_like(sample, np.nan)
         return self.inner.predict(sample, timestep, context)
+
+
+def test_flow_models_are_conditioned_on_a_thousand_sigma(loop):
+    class Listening(SyntheticBackbone):
+        def predict(self, sample, timestep, context):
+            heard.append(timestep)
+            return super().predict(sample, timestep, context)
+
+    heard = []
+    scheduler = FlowMatchingScheduler(shift=5.0)
+    config = PipelineConfig(**{**SMALL, "scheduler": "flow_matching", "flow_shift": 5.0, "num_inference_steps": 4})
+    next(AutoregressivePipeline(config, backbone=Listening(scheduler)).stream(loop))
+    np.testing.assert_allclose(heard[:4], [1000, 937.5, 2500 / 3, 625])
+    assert [scheduler.levels(t)[1] * 1000 for t in heard] == pytest.approx(heard)
 
 
 class TestFailure:

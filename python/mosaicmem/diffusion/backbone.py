@@ -79,7 +79,7 @@ class SyntheticBackbone:
         """What it predicts."""
         return self._prediction_type
 
-    def predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:
+    def predict(self, sample: F32, timestep: float, context: MemoryContext) -> F32:
         """From the posterior mean of x_0 given x_t, of the shape of ``sample``: (B, C, T, h, w)."""
         if context not in self._known:
             self._known[context] = self._believe(context, sample.shape[1])

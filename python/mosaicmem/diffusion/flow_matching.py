@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mosaicmem._arrays import F32, I64, check_choice, check_integer, check_number
-from mosaicmem.diffusion.scheduler import spaced_timesteps
+from mosaicmem._arrays import F32, F64, check_choice, check_integer, check_number
+from mosaicmem.diffusion.scheduler import check_order, spaced_timesteps
 
 
 class FlowMatchingScheduler:
@@ -16,10 +16,10 @@ class FlowMatchingScheduler:
     Parameters
     ----------
     num_train_timesteps : int
-        T. Timestep t stands for s = (t + 1) / T.
+        T. Timestep t stands for sigma = t / T, as models of flow matching are conditioned; fractions are kept.
     shift : float
-        sigma = shift * s / (1 + (shift - 1) * s): above 1, more steps are spent where noise is high, as large images
-        and long videos want it. 1 is none.
+        Steps are spaced evenly in s, and sigma = shift * s / (1 + (shift - 1) * s): above 1, more of them are spent
+        where noise is high, as large images and long videos want it. 1 is none.
     prediction_type : {"velocity", "sample"}
         What the backbone predicts: noise - x_0, or x_0.
 
@@ -35,42 +35,49 @@ class FlowMatchingScheduler:
         self.shift = check_number("shift", shift, above=0.0)
         self.prediction_type = check_choice("prediction_type", prediction_type, ("velocity", "sample"))
 
-    def timesteps(self, num_steps: int) -> I64:
-        """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
-        return spaced_timesteps(self.num_train_timesteps, num_steps)
+    def timesteps(self, num_steps: int) -> F64:
+        """T sigma of ``num_steps`` steps from pure noise, at T, down to where x_0 is one step away, (num_steps,)."""
+        steps = spaced_timesteps(self.num_train_timesteps, num_steps) + 1
+        return self.num_train_timesteps * self._shifted(steps / self.num_train_timesteps)
 
-    def levels(self, timestep: int) -> tuple[float, float]:
-        """(1 - sigma, sigma); (1, 0) at timestep -1, the clean sample."""
+    def levels(self, timestep: float | None) -> tuple[float, float]:
+        """(1 - sigma, sigma); (1, 0) for None, the clean sample."""
         sigma = self._sigma(timestep)
         return 1 - sigma, sigma
 
-    def add_noise(self, sample: F32, noise: F32, timestep: int) -> F32:
+    def add_noise(self, sample: F32, noise: F32, timestep: float | None) -> F32:
         """x_t of a clean sample and standard normal noise of its shape."""
         signal, sigma = self.levels(timestep)
         return np.asarray(signal * sample + sigma * noise, dtype=np.float32)
 
-    def step(self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32) -> F32:
+    def step(self, prediction: F32, timestep: float, previous_timestep: float | None, sample: F32, noise: F32) -> F32:
         """One Euler step along the velocity; ``noise`` is not used.
 
         Parameters
         ----------
         prediction : array
             What the backbone predicts at ``timestep``.
-        timestep, previous_timestep : int
-            Descending; ``previous_timestep`` -1 is the clean sample.
+        timestep : float
+            T sigma.
+        previous_timestep : float or None
+            Less than ``timestep``; None is the clean sample.
         sample : array
             x_t.
         noise : array
         """
-        if not previous_timestep < timestep:
-            raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
+        check_order(timestep, previous_timestep)
         sigma, next_sigma = self._sigma(timestep), self._sigma(previous_timestep)
         if self.prediction_type == "sample":  # the point that divides the way from x_t to x_0
             part = next_sigma / sigma
             return np.asarray(part * sample + (1 - part) * prediction, dtype=np.float32)
         return np.asarray(sample + (next_sigma - sigma) * prediction, dtype=np.float32)
 
-    def _sigma(self, timestep: int) -> float:
-        check_integer("timestep", timestep, minimum=-1, maximum=self.num_train_timesteps - 1)
-        s = (timestep + 1) / self.num_train_timesteps
+    def _sigma(self, timestep: float | None) -> float:
+        if timestep is None:
+            return 0.0
+        return (
+            check_number("timestep", timestep, minimum=0, maximum=self.num_train_timesteps) / self.num_train_timesteps
+        )
+
+    def _shifted(self, s: F64) -> F64:
         return self.shift * s / (1 + (self.shift - 1) * s)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mosaicmem._arrays import F32, I64, Bool
+from mosaicmem._arrays import F32, Bool
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion.temporal import TemporalLayout
 from mosaicmem.memory import Mosaic
@@ -98,22 +99,26 @@ class VAE(Protocol):
 
 @runtime_checkable
 class NoiseScheduler(Protocol):
-    """The noise process: x_t = signal * x_0 + noise_level * noise."""
+    """The noise process: x_t = signal * x_0 + noise_level * noise.
 
-    def timesteps(self, num_steps: int) -> I64:
-        """The training timesteps that inference visits, descending, (num_steps,)."""
+    A timestep is the number that the backbone was conditioned on in training: an index for DDPM, 1000 sigma for flow
+    matching, fractions kept. None stands for the clean sample, x_0.
+    """
+
+    def timesteps(self, num_steps: int) -> NDArray[Any]:
+        """The timesteps that inference visits, descending, (num_steps,)."""
         ...
 
-    def levels(self, timestep: int) -> tuple[float, float]:
+    def levels(self, timestep: float | None) -> tuple[float, float]:
         """(signal, noise level) at a timestep."""
         ...
 
-    def add_noise(self, sample: F32, noise: F32, timestep: int) -> F32:
+    def add_noise(self, sample: F32, noise: F32, timestep: float | None) -> F32:
         """x_t of a clean sample."""
         ...
 
-    def step(self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32) -> F32:
-        """x at ``previous_timestep`` (-1: the clean sample) from x at ``timestep`` and what the backbone predicts."""
+    def step(self, prediction: F32, timestep: float, previous_timestep: float | None, sample: F32, noise: F32) -> F32:
+        """x at ``previous_timestep`` from x at ``timestep`` and what the backbone predicts."""
         ...
 
 
@@ -126,6 +131,6 @@ class DiffusionBackbone(Protocol):
         """What it predicts: "epsilon", "sample", "v_prediction" or "velocity"; must be the scheduler's."""
         ...
 
-    def predict(self, sample: F32, timestep: int, context: MemoryContext) -> F32:
-        """Prediction, of the shape of ``sample``: (B, C, T, h, w)."""
+    def predict(self, sample: F32, timestep: float, context: MemoryContext) -> F32:
+        """Prediction, of the shape of ``sample``: (B, C, T, h, w); ``timestep`` is one of the scheduler's."""
         ...

@@ -16,6 +16,12 @@ def spaced_timesteps(num_train_timesteps: int, num_steps: int) -> I64:
     return np.asarray(np.rint(num_train_timesteps - spacing * np.arange(num_steps)) - 1, dtype=np.int64)
 
 
+def check_order(timestep: float, previous_timestep: float | None) -> None:
+    """``previous_timestep`` has less noise than ``timestep``."""
+    if previous_timestep is not None and not previous_timestep < timestep:
+        raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
+
+
 class DDPMScheduler:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
 
@@ -60,17 +66,17 @@ class DDPMScheduler:
         """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
         return spaced_timesteps(self.num_train_timesteps, num_steps)
 
-    def levels(self, timestep: int) -> tuple[float, float]:
-        """(sqrt(abar_t), sqrt(1 - abar_t)); (1, 0) at timestep -1, the clean sample."""
+    def levels(self, timestep: float | None) -> tuple[float, float]:
+        """(sqrt(abar_t), sqrt(1 - abar_t)); (1, 0) for None, the clean sample."""
         abar = self._abar(timestep)
         return math.sqrt(abar), math.sqrt(1 - abar)
 
-    def add_noise(self, sample: F32, noise: F32, timestep: int) -> F32:
+    def add_noise(self, sample: F32, noise: F32, timestep: float | None) -> F32:
         """x_t of a clean sample and standard normal noise of its shape."""
         signal, level = self.levels(timestep)
         return (signal * sample + level * noise).astype(np.float32)
 
-    def predict_clean(self, prediction: F32, timestep: int, sample: F32) -> F32:
+    def predict_clean(self, prediction: F32, timestep: float, sample: F32) -> F32:
         """x_0 as the prediction implies it."""
         signal, level = self.levels(timestep)
         if self.prediction_type == "sample":
@@ -79,22 +85,22 @@ class DDPMScheduler:
             return np.asarray((sample - level * prediction) / signal, dtype=np.float32)
         return np.asarray(signal * sample - level * prediction, dtype=np.float32)
 
-    def step(self, prediction: F32, timestep: int, previous_timestep: int, sample: F32, noise: F32) -> F32:
+    def step(self, prediction: F32, timestep: float, previous_timestep: float | None, sample: F32, noise: F32) -> F32:
         """One ancestral step: a draw from q(x_prev | x_t, x_0).
 
         Parameters
         ----------
         prediction : array
             What the backbone predicts at ``timestep``.
-        timestep, previous_timestep : int
-            Descending; ``previous_timestep`` -1 is the clean sample, which takes no noise.
+        timestep : int
+        previous_timestep : int or None
+            Less than ``timestep``; None is the clean sample, which takes no noise.
         sample : array
             x_t.
         noise : array
             Standard normal.
         """
-        if not previous_timestep < timestep:
-            raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
+        check_order(timestep, previous_timestep)
         clean = self.predict_clean(prediction, timestep, sample)
         abar, abar_previous = self._abar(timestep), self._abar(previous_timestep)
         alpha = abar / abar_previous
@@ -106,6 +112,9 @@ class DDPMScheduler:
         deviation = math.sqrt(beta * (1 - abar_previous) / (1 - abar))
         return np.asarray(mean + deviation * noise, dtype=np.float32)
 
-    def _abar(self, timestep: int) -> float:
-        check_integer("timestep", timestep, minimum=-1, maximum=self.num_train_timesteps - 1)
-        return 1.0 if timestep < 0 else float(self.alphas_cumprod[timestep])
+    def _abar(self, timestep: float | None) -> float:
+        if timestep is None:
+            return 1.0
+        return float(
+            self.alphas_cumprod[check_integer("timestep", timestep, minimum=0, maximum=self.num_train_timesteps - 1)]
+        )

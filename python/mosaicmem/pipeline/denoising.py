@@ -28,7 +28,7 @@ def denoise(
     shape = (1, channels, *context.coverage.shape)
     noise = window_noise(config.seed, context.window)
     sample = noise.standard_normal(shape, dtype=np.float32)
-    steps = [*(int(t) for t in scheduler.timesteps(config.num_inference_steps)), -1]
+    steps = [*np.asarray(scheduler.timesteps(config.num_inference_steps)).tolist(), None]
     unprompted = context.without_prompt()
     scale = np.float32(config.guidance_scale)
     for done, (timestep, previous) in enumerate(pairwise(steps), 1):
@@ -44,6 +44,6 @@ def denoise(
     return np.ascontiguousarray(sample[0])
 
 
-def _predict(backbone: DiffusionBackbone, sample: F32, timestep: int, context: MemoryContext) -> F32:
+def _predict(backbone: DiffusionBackbone, sample: F32, timestep: float, context: MemoryContext) -> F32:
     prediction = backbone.predict(sample, timestep, context)
     return as_array("backbone's prediction", prediction, np.float32, sample.shape, finite=True, values=True)
