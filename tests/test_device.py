@@ -15,10 +15,9 @@ import mosaicmem
 from conftest import assert_within_twice, random_pose
 from device_helpers import EmulatedDevice, TorchDevice
 from mosaicmem import CameraIntrinsics, PRoPE, WarpedLatent, WarpedRoPE, _core, unproject_to_image
+from mosaicmem._border.device import DeviceCall as Call
 from mosaicmem.attention import bilinear_sample
-from mosaicmem.attention.warped_latent import sample_arguments, splat_arguments
-from mosaicmem.device import latents as device_latents
-from mosaicmem.device.arrays import Call
+from mosaicmem.attention.warped_latent import _sample_adjoint, _splat_adjoint
 from test_sampling import places
 from test_warped_latent import random_tokens
 
@@ -52,13 +51,12 @@ def test_splats_and_their_adjoints_are_the_cpu_s_to_the_bit(device, rng, mode, d
     expected = WarpedLatent(mode).splat(*arguments, 9, 7, weights=weights)
     on_device = [*map(device.put, arguments)]
     gradient = rng.standard_normal((9, 7, 5)).astype(dtype)
-    parts = splat_arguments(*arguments, weights, 9, 7, mode, 0.05)
-    back = _core.splat_adjoint(gradient, *parts[1:4], expected.depth, expected.source, *parts[6:])
+    back = _splat_adjoint(gradient, *arguments[1:], weights, expected.depth, expected.source, mode, 0.05)
     for _ in range(10 if count > 1 else 1):
         canvas = WarpedLatent(mode).splat(*on_device, 9, 7, weights=device.put(weights))
         for name in ("latents", "coverage", "depth", "source"):
             np.testing.assert_array_equal(device.get(getattr(canvas, name)), getattr(expected, name))
-        tokens_back = device_latents.splat_adjoint(
+        tokens_back = _splat_adjoint(
             device.put(gradient), *on_device[1:], device.put(weights), canvas.depth, canvas.source, mode, 0.05
         )
         np.testing.assert_array_equal(device.get(tokens_back), back)
@@ -74,12 +72,8 @@ def test_samples_and_their_adjoint_are_the_cpu_s(device, rng, dtype, count, chan
     np.testing.assert_array_equal(inside, expected[1])
     np.testing.assert_allclose(values, expected[0], rtol=1e-6, atol=1e-6)
     gradient = rng.standard_normal((count, channels)).astype(dtype)
-    _, xy = sample_arguments(grid, positions)
-    back = _core.bilinear_sample_adjoint(gradient, xy, 6, 5)
-    results = [
-        device.get(device_latents.bilinear_sample_adjoint(device.put(gradient), device.put(positions), 6, 5))
-        for _ in range(10)
-    ]
+    back = _sample_adjoint(gradient, positions, 6, 5, 0)
+    results = [device.get(_sample_adjoint(device.put(gradient), device.put(positions), 6, 5, 0)) for _ in range(10)]
     np.testing.assert_allclose(results[0], back, rtol=1e-5, atol=1e-5)
     for again in results[1:]:
         np.testing.assert_array_equal(again, results[0])
@@ -87,16 +81,15 @@ def test_samples_and_their_adjoint_are_the_cpu_s(device, rng, dtype, count, chan
 
 def test_more_cells_than_are_counted_at_once(device, rng):
     gradient, positions = rng.standard_normal((3000, 2)), places(rng, 3000, 150, 130)
-    _, xy = sample_arguments(np.zeros((150, 130, 2)), positions)
-    back = device_latents.bilinear_sample_adjoint(device.put(gradient), device.put(positions), 150, 130)
-    np.testing.assert_allclose(device.get(back), _core.bilinear_sample_adjoint(gradient, xy, 150, 130), atol=1e-12)
+    back = _sample_adjoint(device.put(gradient), device.put(positions), 150, 130, 0)
+    np.testing.assert_allclose(device.get(back), _sample_adjoint(gradient, positions, 150, 130, 0), atol=1e-12)
 
 
 def test_all_places_in_one_cell(device, rng):
     """The lists of cells are sorted, and one may hold everything."""
     gradient = rng.standard_normal((5000, 1))
     positions = np.full((5000, 2), 1.0)
-    back = device.get(device_latents.bilinear_sample_adjoint(device.put(gradient), device.put(positions), 3, 3))
+    back = device.get(_sample_adjoint(device.put(gradient), device.put(positions), 3, 3, 0))
     total = 0.0
     for x in gradient[:, 0]:
         total += x

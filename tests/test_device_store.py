@@ -129,8 +129,8 @@ class TestTopK:
     @pytest.mark.parametrize("top_k", [5, 16])
     def test_a_camera_that_stood_still_needs_no_last_resort(self, rng, device, monkeypatch, room, top_k):
         """Hundreds of patches with one score, and of those that differ most have a small footprint."""
+        from mosaicmem._border.device import DeviceCall as Call
         from mosaicmem.device import retrieval
-        from mosaicmem.device.arrays import Call
 
         monkeypatch.setattr(retrieval, "_FEWEST", room)
         monkeypatch.setattr(retrieval, "_MOST", room)
@@ -311,7 +311,7 @@ class TestBudget:
 
     def test_memory_may_be_used_up_at_any_time(self, rng, device, monkeypatch):
         """What comes next is as it would have been."""
-        from mosaicmem.device.arrays import Call
+        from mosaicmem._border.device import DeviceCall as Call
 
         real, left, failures = Call.empty, 0, 0
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from conftest import assert_within_twice
-from mosaicmem import WarpedLatent, _core
+from mosaicmem import WarpedLatent
 from mosaicmem.attention import bilinear_sample
-from mosaicmem.attention.warped_latent import sample_arguments, splat_arguments
+from mosaicmem.attention.warped_latent import _sample_adjoint, _splat, _splat_adjoint
 from reference.splat import bilinear_sample as reference
 
 pytestmark = pytest.mark.kernel
@@ -47,10 +47,10 @@ def test_centres_give_back_the_grid_and_threads_the_same_bytes(rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sampling_has_its_adjoint(rng, dtype):
     grid = rng.standard_normal((5, 7, 4)).astype(dtype)
-    cells, xy = sample_arguments(grid, places(rng, 60, 5, 7))
-    out, _ = _core.bilinear_sample(cells, xy)
+    positions = places(rng, 60, 5, 7)
+    out, _ = bilinear_sample(grid, positions)
     y = rng.standard_normal(out.shape).astype(dtype)
-    back = _core.bilinear_sample_adjoint(y, xy, 5, 7)
+    back = _sample_adjoint(y, positions, 5, 7, 0)
     np.testing.assert_allclose((out * y).sum(), (grid * back).sum(), rtol=1e-4 if dtype == np.float32 else 1e-12)
 
 
@@ -62,10 +62,10 @@ def test_splatting_has_its_adjoint(rng, mode, dtype):
     depth = rng.uniform(1, 1.1, 80).astype(np.float32)
     depth[:3] = [0, np.nan, -1]
     weights = rng.uniform(0.5, 2, 80)
-    arguments = splat_arguments(tokens, places(rng, 80, 5, 7), depth, weights, 5, 7, mode, 0.04)
-    canvas, _, front, source = _core.splat(*arguments)
+    given = places(rng, 80, 5, 7), depth, weights
+    canvas, _, surface, source = _splat(tokens, *given, 5, 7, mode, 0.04)
     y = rng.standard_normal(canvas.shape).astype(dtype)
-    back = _core.splat_adjoint(y, *arguments[1:4], front, source, *arguments[6:])
+    back = _splat_adjoint(y, *given, surface, source, mode, 0.04)
     np.testing.assert_allclose((canvas * y).sum(), (tokens * back).sum(), rtol=1e-4 if dtype == np.float32 else 1e-12)
     assert (back[:3] == 0).all()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import mosaicmem
 from conftest import random_pose
 from device_helpers import EmulatedDevice
 from mosaicmem import (
@@ -17,12 +18,12 @@ from mosaicmem import (
     reproject_depth_grid,
     unproject_depth,
 )
-from mosaicmem.attention import attention, bilinear_sample, merge_attention
-from mosaicmem.device import arrays as device_arrays
-from mosaicmem.device import attention as device_attention
+from mosaicmem._border import device as border_device
+from mosaicmem._border import frameworks, operators
+from mosaicmem.attention import attention, bilinear_sample, merge_attention, warped_latent, warped_rope
+from mosaicmem.attention import prope as prope_module
 
 torch = pytest.importorskip("torch")
-torch_ops = pytest.importorskip("mosaicmem.torch_ops")
 pytestmark = pytest.mark.torch
 
 K = CameraIntrinsics(10, 10, 8, 4, 16, 8)
@@ -177,7 +178,7 @@ def op_samples(rng):
 
 @pytest.mark.parametrize("index", range(7))
 def test_opcheck(rng, index):
-    import mosaicmem.torch_ops  # noqa: F401 - registers the operators
+    import mosaicmem._border.torch_operators  # noqa: F401 - registers the operators
 
     name, arguments = list(op_samples(rng))[index]
     torch.library.opcheck(getattr(torch.ops.mosaicmem, name).default, arguments)
@@ -216,7 +217,7 @@ class TestArraysAtTheBorder:
 
     def test_nothing_is_copied(self, rng):
         """The kernels read where the tensors lie: what is written there between two calls is seen."""
-        from mosaicmem.attention._features import as_heads
+        from mosaicmem._border.heads import as_heads
 
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             x = random(rng, 2, 5, 3, 8, dtype=dtype).transpose(1, 2)
@@ -260,11 +261,11 @@ class TestArraysAtTheBorder:
         ),
         ("sample", 1, torch.zeros(3, 3), r"positions: expected shape \(N, 2\)"),
         ("sample_adjoint", 1, torch.zeros(3, 2), r"positions: expected shape \(9, 2\), got \(3, 2\)"),
-        ("sample_adjoint", 2, 0, "grid: expected at least one cell"),
+        ("sample_adjoint", 2, 0, "rows: expected at least 1, got 0"),
     ],
 )
 def test_operators_called_by_hand_check_what_they_get(rng, name, index, value, message):
-    import mosaicmem.torch_ops  # noqa: F401
+    import mosaicmem._border.torch_operators  # noqa: F401
 
     arguments = list(next(sample for op, sample in op_samples(rng) if op == name))
     arguments[index] = value
@@ -276,61 +277,68 @@ def test_operators_called_by_hand_check_what_they_get(rng, name, index, value, m
 class TestCudaKernels:
     """What torch runs on CUDA tensors, given CPU tensors: an emulated device has the host's memory."""
 
-    @pytest.fixture(autouse=True)
-    def tensors_are_on_the_device(self, monkeypatch):
+    @pytest.fixture
+    def on_cuda(self, monkeypatch):
         if (missing := EmulatedDevice.missing()) is not None:
             pytest.skip(missing)
-        monkeypatch.setattr(device_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
-        monkeypatch.setattr(device_arrays.TorchFramework, "stream", lambda self: (1, None))
+
+        def run(kernel, *arguments):
+            with monkeypatch.context() as patch:
+                for module in (mosaicmem._border, border_device, frameworks, operators):
+                    patch.setattr(module, "is_on_device", lambda value: isinstance(value, torch.Tensor))
+                patch.setattr(frameworks.TorchFramework, "stream", lambda self: (1, None))
+                return kernel(*arguments)
+
+        return run
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-    def test_rope_and_prope(self, rng, dtype):
+    def test_rope_and_prope(self, rng, dtype, on_cuda):
         x = random(rng, 2, 3, 12, 64).to(dtype).transpose(0, 1)
         double = dtype == torch.float64
-        table = WarpedRoPE(64).table(rng.uniform(0, 9, (12, 3))).of_dtype(double)
-        angles = [torch.from_numpy(t) for t in table]
+        angles = [
+            torch.from_numpy(t) for t in WarpedRoPE(64).table(rng.uniform(0, 9, (12, 3))).beside("x", x, double=True)
+        ]
+        kernel = warped_rope._rope
         for inverse in (False, True):
             arguments = (x, *angles, True, inverse, 0)
-            assert_same(torch_ops._rope_cuda(*arguments), torch_ops._rope(*arguments), dtype)
+            assert_same(on_cuda(kernel, *arguments), kernel(*arguments), dtype)
         table = torch.float64 if double else torch.float32
         products = torch.from_numpy(rng.standard_normal((3, 1, 4, 16))).to(table)
         camera = torch.from_numpy(np.arange(12, dtype=np.int32) % 3)
         turns = [angle[:, :16].contiguous() for angle in angles]
+        kernel = prope_module._prope
         for cos, sin, end in ((None, None, 64), (None, None, 16), (*turns, 32)):
             arguments = (x, products, products, camera, cos, sin, [0, end, 0], 1, False, 0)
-            assert_same(torch_ops._prope_cuda(*arguments), torch_ops._prope(*arguments), dtype)
+            assert_same(on_cuda(kernel, *arguments), kernel(*arguments), dtype)
         arguments = (x, products, products, camera, *turns, [0, 16, 0], 1, False, 0)
-        for kernel in (torch_ops._prope, torch_ops._prope_cuda):  # a rotation begins where the matrices end
-            with pytest.raises(
-                ValueError, match="runs: expected whole four-vectors, one run behind the other, up to 32"
-            ):
-                kernel(*arguments)
+        with pytest.raises(ValueError, match="runs: expected whole four-vectors, one run behind the other, up to 32"):
+            kernel(*arguments)  # a rotation begins where the matrices end
 
     @pytest.mark.parametrize("mode", ["nearest", "block", "bilinear"])
-    def test_splat_and_sample(self, rng, mode):
+    def test_splat_and_sample(self, rng, mode, on_cuda):
         tokens, gradient = random(rng, 30, 4).double(), random(rng, 5, 6, 4).double()
         at, far = rng.uniform(0, 5, (30, 2)).astype(np.float32), rng.uniform(1, 2, 30).astype(np.float32)
         places = torch.from_numpy(at), torch.from_numpy(far)
         arguments = (tokens, *places, None, 5, 6, mode, 0.05)
-        canvas = torch_ops._splat_cuda(*arguments)
-        for part, expected in zip(canvas, torch_ops._splat(*arguments), strict=True):
+        canvas = on_cuda(warped_latent._splat, *arguments)
+        for part, expected in zip(canvas, warped_latent._splat(*arguments), strict=True):
             assert torch.equal(part, expected)
-        back = (gradient, *places, None, canvas[2], canvas[3], mode, 0.05)
-        assert torch.equal(torch_ops._splat_adjoint_cuda(*back), torch_ops._splat_adjoint(*back))
-        sampled = torch_ops._sample_cuda(gradient, places[0], 0)
-        for part, expected in zip(sampled, torch_ops._sample(gradient, places[0], 0), strict=True):
+        kernel, back = warped_latent._splat_adjoint, (gradient, *places, None, canvas[2], canvas[3], mode, 0.05)
+        assert torch.equal(on_cuda(kernel, *back), kernel(*back))
+        kernel = warped_latent._sample
+        for part, expected in zip(on_cuda(kernel, gradient, places[0], 0), kernel(gradient, places[0], 0), strict=True):
             assert torch.allclose(part.double(), expected.double(), atol=1e-12)
-        back = (tokens, places[0], 5, 6, 0)
-        assert torch.allclose(torch_ops._sample_adjoint_cuda(*back), torch_ops._sample_adjoint(*back), atol=1e-12)
+        kernel, back = warped_latent._sample_adjoint, (tokens, places[0], 5, 6, 0)
+        assert torch.allclose(on_cuda(kernel, *back), kernel(*back), atol=1e-12)
 
-    def test_gradients_are_refused_where_there_is_no_backward(self, rng):
+    def test_gradients_are_refused_where_there_is_no_backward(self, rng, on_cuda):
         x = random(rng, 1, 1, 5, 8).requires_grad_()
         with pytest.raises(ValueError, match="q: expected a tensor without gradient, since this has no backward"):
-            device_attention.attention(x, x, x, None, None, (None, None, None), None, None, None, "interleaved")
+            on_cuda(attention, x, x, x)
 
-    def test_attention(self, rng):
+    def test_attention(self, rng, on_cuda):
         q, k, v = (random(rng, 1, 2, n, 64).bfloat16() for n in (20, 30, 30))
-        out, lse = device_attention.attention(q, k, v, None, None, (None, None, None), None, None, None, "interleaved")
+        out, lse = on_cuda(lambda: attention(q, k, v, return_lse=True))
         expected = attention(q, k, v, return_lse=True)
         assert_same(out, expected[0], torch.bfloat16)
         assert torch.allclose(lse, expected[1], atol=1e-5)

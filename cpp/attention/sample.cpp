@@ -9,7 +9,7 @@ namespace mosaicmem {
 namespace {
 
 bool find_corners(const SamplePlaces& places, std::size_t i, Corners& corners) {
-    return corners_of(places.position[2 * i], places.position[2 * i + 1], places.rows,
+    return corners_of(places.position[2 * i + 1], places.position[2 * i], places.rows,
                       places.columns, corners);
 }
 

@@ -6,7 +6,7 @@
 
 namespace mosaicmem {
 
-// A grid of features, and where it is read: (count, 2) x, y in cell coordinates, integers at cell
+// A grid of features, and where it is read: (count, 2) y, x in cell coordinates, integers at cell
 // centres. A place within the area of the cells, [-0.5, columns - 0.5] x [-0.5, rows - 0.5], is
 // inside; between the outermost centres and that border the nearest centre counts.
 struct SamplePlaces {

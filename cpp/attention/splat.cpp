@@ -15,7 +15,7 @@ void for_each_front(const SplatTokens& tokens, float depth_tolerance, const Spla
     for (std::size_t i = 0; i < tokens.count; ++i) {
         if (!is_valid_depth(tokens.depth[i])) continue;
         const float weight = tokens.weight ? tokens.weight[i] : 1.0f;
-        for_each_cell(tokens.position[2 * i], tokens.position[2 * i + 1], Splat::bilinear,
+        for_each_cell(tokens.position[2 * i + 1], tokens.position[2 * i], Splat::bilinear,
                       grid.rows, grid.columns, [&](std::size_t cell, float bilinear) {
                           if (tokens.depth[i] > grid.depth[cell] * (1.0f + depth_tolerance)) return;
                           visit(i, cell, weight * bilinear);
@@ -50,7 +50,7 @@ void splat(const SplatTokens& tokens, const SplatOptions& options, const T* late
     for (std::size_t i = 0; i < tokens.count; ++i) {
         if (!is_valid_depth(tokens.depth[i])) continue;
         const std::uint64_t key = front_key(tokens.depth[i], i);
-        for_each_cell(tokens.position[2 * i], tokens.position[2 * i + 1], options.mode, grid.rows,
+        for_each_cell(tokens.position[2 * i + 1], tokens.position[2 * i], options.mode, grid.rows,
                       grid.columns,
                       [&](std::size_t cell, float) { front[cell] = std::min(front[cell], key); });
     }

@@ -10,7 +10,7 @@ namespace mosaicmem {
 
 // Where the tokens of one target frame lie.
 struct SplatTokens {
-    const float* position;  // (count, 2): x, y in cell coordinates, integers at cell centres
+    const float* position;  // (count, 2): y, x in cell coordinates, integers at cell centres
     const float* depth;     // (count) metres
     const float* weight;    // (count) positive, or null for 1; used by bilinear
     std::size_t count;

@@ -63,6 +63,14 @@ inline Affine to_affine(const Array<double>& matrix) {
     return affine;
 }
 
+// (n, 4, 4)
+inline std::vector<Affine> to_affines(const Array<double>& matrices) {
+    std::vector<Affine> affines(extent(matrices, 0));
+    for (std::size_t i = 0; i < affines.size(); ++i)
+        std::memcpy(affines[i].m.data(), matrices.data() + 16 * i, sizeof affines[i].m);
+    return affines;
+}
+
 // camera: (fx, fy, cx, cy, width, height, near, far).
 inline View to_view(const std::array<double, 8>& camera, const Affine& camera_from_world) {
     return {{camera[0], camera[1], camera[2], camera[3]},
@@ -80,11 +88,8 @@ inline View to_view(const std::array<double, 8>& camera, const Array<double>& ca
 inline std::vector<View> to_views(const std::array<double, 8>& camera,
                                   const Array<double>& camera_from_world) {
     std::vector<View> views;
-    for (std::size_t i = 0; i < extent(camera_from_world, 0); ++i) {
-        Affine affine;
-        std::memcpy(affine.m.data(), camera_from_world.data() + 16 * i, sizeof affine.m);
+    for (const Affine& affine : to_affines(camera_from_world))
         views.push_back(to_view(camera, affine));
-    }
     return views;
 }
 

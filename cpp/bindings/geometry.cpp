@@ -11,84 +11,75 @@
 namespace mosaicmem::bindings {
 namespace {
 
-py::tuple unproject_dense(const Array<float>& depth, const std::array<double, 4>& k,
-                          const Array<double>& world_from_camera, int num_threads) {
-    const std::size_t height = extent(depth, 0), width = extent(depth, 1);
-    auto points = make_array<float>({depth.shape(0), depth.shape(1), 3});
-    auto valid = make_array<bool>({depth.shape(0), depth.shape(1)});
-    const Affine affine = to_affine(world_from_camera);
+// depth (N * H, W): images of one size, with world_from_camera (N, 4, 4).
+void unproject_dense(const Array<float>& depth, const std::pair<std::size_t, std::size_t>& size,
+                     const std::array<double, 4>& k, const Array<double>& world_from_camera,
+                     Out<float> points, Out<bool> valid, int num_threads) {
+    const std::vector<Affine> affines = to_affines(world_from_camera);
     const float* in = depth.data();
     float* out = points.mutable_data();
     auto* mask = reinterpret_cast<std::uint8_t*>(valid.mutable_data());
-    {
-        const py::gil_scoped_release release;
-        mosaicmem::unproject_dense(in, height, width, to_intrinsics(k), affine, out, mask,
-                                   num_threads);
+    const py::gil_scoped_release release;
+    for (std::size_t i = 0; i < affines.size(); ++i) {
+        const std::size_t first = i * size.first * size.second;
+        mosaicmem::unproject_dense(in + first, size.first, size.second, to_intrinsics(k),
+                                   affines[i], out + 3 * first, mask + first, num_threads);
     }
-    return py::make_tuple(points, valid);
 }
 
-py::tuple unproject_valid(const Array<float>& depth, const std::array<double, 4>& k,
-                          const Array<double>& world_from_camera, int num_threads) {
+// Fills offsets (H + 1) with the number of valid pixels in the rows before each; returns them all.
+std::size_t count_valid(const Array<float>& depth, Out<std::int64_t> offsets, int num_threads) {
     const std::size_t height = extent(depth, 0), width = extent(depth, 1);
-    const Affine affine = to_affine(world_from_camera);
     const float* in = depth.data();
-    std::vector<std::size_t> offsets(height + 1);  // the last stays 0 and becomes the total
+    std::int64_t* out = offsets.mutable_data();
+    const py::gil_scoped_release release;
+    std::vector<std::size_t> counts(height);
+    mosaicmem::count_valid(in, height, width, counts.data(), num_threads);
     std::size_t total = 0;
-    {
-        const py::gil_scoped_release release;
-        count_valid(in, height, width, offsets.data(), num_threads);
-        for (std::size_t& offset : offsets) {
-            const std::size_t count = offset;
-            offset = total;
-            total += count;
-        }
+    for (std::size_t row = 0; row < height; ++row) {
+        out[row] = static_cast<std::int64_t>(total);
+        total += counts[row];
     }
-    auto points = make_array<float>({static_cast<py::ssize_t>(total), 3});
-    auto pixels = make_array<std::int64_t>({static_cast<py::ssize_t>(total)});
+    out[height] = static_cast<std::int64_t>(total);
+    return total;
+}
+
+void unproject_valid(const Array<float>& depth, const std::array<double, 4>& k,
+                     const Array<double>& world_from_camera, const Array<std::int64_t>& offsets,
+                     Out<float> points, Out<std::int64_t> pixels, int num_threads) {
+    const Affine affine = to_affine(world_from_camera);
+    const std::size_t height = extent(depth, 0), width = extent(depth, 1);
+    const float* in = depth.data();
+    const auto* first = reinterpret_cast<const std::size_t*>(offsets.data());
     float* out = points.mutable_data();
     std::int64_t* out_pixels = pixels.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        mosaicmem::unproject_valid(in, height, width, to_intrinsics(k), affine, offsets.data(), out,
-                                   out_pixels, num_threads);
-    }
-    return py::make_tuple(points, pixels);
+    const py::gil_scoped_release release;
+    mosaicmem::unproject_valid(in, height, width, to_intrinsics(k), affine, first, out, out_pixels,
+                               num_threads);
 }
 
-Array<float> median_depth_grid(const Array<float>& depth, std::size_t stride, std::size_t min_valid,
-                               int num_threads) {
+void median_depth_grid(const Array<float>& depth, std::size_t stride, std::size_t min_valid,
+                       Out<float> grid, int num_threads) {
     const std::size_t height = extent(depth, 0), width = extent(depth, 1);
-    auto grid = make_array<float>(
-        {static_cast<py::ssize_t>(height / stride), static_cast<py::ssize_t>(width / stride)});
     const float* in = depth.data();
     float* out = grid.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        mosaicmem::median_depth_grid(in, height, width, stride, min_valid, out, num_threads);
-    }
-    return grid;
+    const py::gil_scoped_release release;
+    mosaicmem::median_depth_grid(in, height, width, stride, min_valid, out, num_threads);
 }
 
-py::tuple reproject_grid(const Array<float>& depth, double stride,
-                         const std::array<double, 4>& source_k,
-                         const Array<double>& world_from_source,
-                         const std::array<double, 8>& camera,
-                         const Array<double>& camera_from_world, int num_threads) {
-    auto projected = make_array<float>({depth.shape(0), depth.shape(1), 3});
-    auto valid = make_array<bool>({depth.shape(0), depth.shape(1)});
+void reproject_grid(const Array<float>& depth, double stride, const std::array<double, 4>& source_k,
+                    const Array<double>& world_from_source, const std::array<double, 8>& camera,
+                    const Array<double>& camera_from_world, Out<float> projected, Out<bool> valid,
+                    int num_threads) {
     const Affine affine = to_affine(world_from_source);
     const View view = to_view(camera, camera_from_world);
     const float* in = depth.data();
     float* out = projected.mutable_data();
     auto* mask = reinterpret_cast<std::uint8_t*>(valid.mutable_data());
     const std::size_t rows = extent(depth, 0), columns = extent(depth, 1);
-    {
-        const py::gil_scoped_release release;
-        mosaicmem::reproject_grid(in, rows, columns, stride, to_intrinsics(source_k), affine, view,
-                                  out, mask, num_threads);
-    }
-    return py::make_tuple(projected, valid);
+    const py::gil_scoped_release release;
+    mosaicmem::reproject_grid(in, rows, columns, stride, to_intrinsics(source_k), affine, view, out,
+                              mask, num_threads);
 }
 
 // A voxel map that several Python threads may use: adding and reading take turns.
@@ -178,15 +169,20 @@ class BoundVoxelMap {
 }  // namespace
 
 void bind_geometry(py::module_& m) {
-    m.def("unproject_dense", &unproject_dense, py::arg("depth").noconvert(), py::arg("intrinsics"),
-          py::arg("world_from_camera"), py::arg("num_threads") = 0);
+    m.def("unproject_dense", &unproject_dense, py::arg("depth").noconvert(), py::arg("size"),
+          py::arg("intrinsics"), py::arg("world_from_camera").noconvert(),
+          py::arg("points").noconvert(), py::arg("valid").noconvert(), py::arg("num_threads"));
+    m.def("count_valid", &count_valid, py::arg("depth").noconvert(), py::arg("offsets").noconvert(),
+          py::arg("num_threads"));
     m.def("unproject_valid", &unproject_valid, py::arg("depth").noconvert(), py::arg("intrinsics"),
-          py::arg("world_from_camera"), py::arg("num_threads") = 0);
+          py::arg("world_from_camera").noconvert(), py::arg("offsets").noconvert(),
+          py::arg("points").noconvert(), py::arg("pixels").noconvert(), py::arg("num_threads"));
     m.def("median_depth_grid", &median_depth_grid, py::arg("depth").noconvert(), py::arg("stride"),
-          py::arg("min_valid"), py::arg("num_threads") = 0);
+          py::arg("min_valid"), py::arg("grid").noconvert(), py::arg("num_threads"));
     m.def("reproject_grid", &reproject_grid, py::arg("depth").noconvert(), py::arg("stride"),
-          py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
-          py::arg("camera_from_world"), py::arg("num_threads") = 0);
+          py::arg("source_intrinsics"), py::arg("world_from_source").noconvert(), py::arg("camera"),
+          py::arg("camera_from_world").noconvert(), py::arg("projected").noconvert(),
+          py::arg("valid").noconvert(), py::arg("num_threads"));
 
     py::class_<BoundVoxelMap> map(m, "VoxelMap", checked_new());
     def_init(map, &make_new<BoundVoxelMap, double>, py::arg("voxel_size"));

@@ -5,31 +5,23 @@
 namespace mosaicmem::bindings {
 namespace {
 
-py::tuple rope_table(const Array<double>& positions, const std::vector<std::size_t>& axis_dims,
-                     double theta, int num_threads) {
-    std::size_t pairs = 0;
-    for (const std::size_t dim : axis_dims) pairs += dim / 2;
-    const std::vector<py::ssize_t> shape{positions.shape(0), static_cast<py::ssize_t>(pairs)};
-    auto cos = make_array<double>(shape);
-    auto sin = make_array<double>(shape);
+void rope_table(const Array<double>& positions, const std::vector<std::size_t>& axis_dims,
+                double theta, Out<double> cos, Out<double> sin, int num_threads) {
     const double* in = positions.data();
     double *out_cos = cos.mutable_data(), *out_sin = sin.mutable_data();
     const std::size_t n = extent(positions, 0);
-    {
-        const py::gil_scoped_release release;
-        mosaicmem::rope_table(in, n, axis_dims, theta, out_cos, out_sin, num_threads);
-    }
-    return py::make_tuple(cos, sin);
+    const py::gil_scoped_release release;
+    mosaicmem::rope_table(in, n, axis_dims, theta, out_cos, out_sin, num_threads);
 }
 
 template <class T, class F>
-void rope_apply(const Strided<T>& x, const Array<F>& cos, const Array<F>& sin, Pairing pairing,
+void rope_apply(const Strided<T>& x, const Array<F>& cos, const Array<F>& sin, bool interleaved,
                 bool inverse, StridedOut<T> out, int num_threads) {
     const HeadFeatures<T> features = features_of(x, out);
     const F *c = cos.data(), *s = sin.data();
     {
         const py::gil_scoped_release release;
-        mosaicmem::rope_apply(features, c, s, pairing, inverse, num_threads);
+        mosaicmem::rope_apply(features, c, s, pairing_of(interleaved), inverse, num_threads);
     }
 }
 
@@ -55,7 +47,7 @@ void prope_apply(const Strided<T>& x, const std::vector<std::array<std::size_t, 
 template <class T, class F>
 void bind_apply(py::module_& m) {
     m.def("rope_apply", &rope_apply<T, F>, py::arg("x").noconvert(), py::arg("cos").noconvert(),
-          py::arg("sin").noconvert(), py::arg("pairing"), py::arg("inverse"),
+          py::arg("sin").noconvert(), py::arg("interleaved"), py::arg("inverse"),
           py::arg("out").noconvert(), py::arg("num_threads"));
     m.def("prope_apply", &prope_apply<T, F>, py::arg("x").noconvert(), py::arg("runs"),
           py::arg("spread"), py::arg("coefficient").noconvert(), py::arg("camera").noconvert(),
@@ -66,11 +58,9 @@ void bind_apply(py::module_& m) {
 }  // namespace
 
 void bind_positions(py::module_& m) {
-    py::enum_<Pairing>(m, "Pairing")
-        .value("interleaved", Pairing::interleaved)
-        .value("split_half", Pairing::split_half);
     m.def("rope_table", &rope_table, py::arg("positions").noconvert(), py::arg("axis_dims"),
-          py::arg("theta"), py::arg("num_threads") = 0);
+          py::arg("theta"), py::arg("cos").noconvert(), py::arg("sin").noconvert(),
+          py::arg("num_threads"));
     bind_apply<float, float>(m);
     bind_apply<std::uint16_t, float>(m);  // bfloat16
     bind_apply<double, double>(m);

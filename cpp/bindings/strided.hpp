@@ -2,6 +2,7 @@
 // as the features of a token are contiguous. Python has seen to that, and has made the results.
 #pragma once
 
+#include "cpp/attention/rope.hpp"
 #include "cpp/base/heads.hpp"
 #include "cpp/bindings/arrays.hpp"
 
@@ -24,6 +25,10 @@ template <class T>
 HeadFeatures<T> features_of(const Strided<T>& x, StridedOut<T>& out) {
     return {x.data(),     out.mutable_data(), strides_of(x), strides_of(out),
             extent(x, 0), extent(x, 1),       extent(x, 2),  extent(x, 3)};
+}
+
+inline Pairing pairing_of(bool interleaved) {
+    return interleaved ? Pairing::interleaved : Pairing::split_half;
 }
 
 }  // namespace mosaicmem::bindings

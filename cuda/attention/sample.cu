@@ -86,12 +86,19 @@ void bilinear_sample(const SamplePlaces& places, const T* grid, std::size_t chan
     }
 }
 
+std::size_t bilinear_sample_adjoint_workspace_bytes(const SamplePlaces& places) {
+    Workspace workspace;
+    CellLists::carve(workspace, places.rows * places.columns, 4 * places.count);
+    return workspace.bytes();
+}
+
 template <class T>
 void bilinear_sample_adjoint(const SamplePlaces& places, const T* values, std::size_t channels,
-                             unsigned* begin, unsigned* entry, T* grid, const Stream& stream) {
-    const CellLists lists{begin, entry};
+                             T* grid, void* workspace, const Stream& stream) {
     const std::size_t cells = places.rows * places.columns;
     if (channels == 0) return;
+    Workspace room(workspace);
+    const CellLists lists = CellLists::carve(room, cells, 4 * places.count);
     fill_lists("bilinear_sample_adjoint", ForEachCorner{places}, places.count, cells, lists,
                stream);
     launch("bilinear_sample_adjoint", sample_adjoint_kernel<T>,
@@ -103,9 +110,9 @@ template void bilinear_sample(const SamplePlaces&, const float*, std::size_t, fl
                               const Stream&);
 template void bilinear_sample(const SamplePlaces&, const double*, std::size_t, double*,
                               std::uint8_t*, const Stream&);
-template void bilinear_sample_adjoint(const SamplePlaces&, const float*, std::size_t, unsigned*,
-                                      unsigned*, float*, const Stream&);
-template void bilinear_sample_adjoint(const SamplePlaces&, const double*, std::size_t, unsigned*,
-                                      unsigned*, double*, const Stream&);
+template void bilinear_sample_adjoint(const SamplePlaces&, const float*, std::size_t, float*, void*,
+                                      const Stream&);
+template void bilinear_sample_adjoint(const SamplePlaces&, const double*, std::size_t, double*,
+                                      void*, const Stream&);
 
 }  // namespace mosaicmem::cuda

@@ -1,4 +1,4 @@
-// Warped Latent, backward, on the device: the twin of cpp/sample.hpp.
+// Warped Latent, backward, on the device: the twin of cpp/attention/sample.hpp.
 #pragma once
 
 #include <cstddef>
@@ -18,10 +18,10 @@ template <class T>
 void bilinear_sample(const SamplePlaces& places, const T* grid, std::size_t channels, T* values,
                      std::uint8_t* inside, const Stream& stream);
 
-// Its adjoint. Scratch: begin (rows * columns + 1) and entry (4 * count); the sums are those of the
-// CPU, in its order.
+// Its adjoint; the sums are those of the CPU, in its order.
+std::size_t bilinear_sample_adjoint_workspace_bytes(const SamplePlaces& places);
 template <class T>
 void bilinear_sample_adjoint(const SamplePlaces& places, const T* values, std::size_t channels,
-                             unsigned* begin, unsigned* entry, T* grid, const Stream& stream);
+                             T* grid, void* workspace, const Stream& stream);
 
 }  // namespace mosaicmem::cuda

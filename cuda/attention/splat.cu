@@ -12,7 +12,7 @@ __device__ void for_each_cell_of(const SplatTokens& tokens, std::size_t i, const
 }
 
 __global__ void splat_front_kernel(SplatTokens tokens, Splat mode, SplatGrid grid,
-                             unsigned long long* front) {
+                                   unsigned long long* front) {
     const std::size_t i = thread_index();
     if (i >= tokens.count || !is_valid_depth(tokens.depth[i])) return;
     const unsigned long long key = front_key(tokens.depth[i], i);
@@ -127,16 +127,39 @@ __global__ void splat_adjoint_kernel(SplatTokens tokens, SplatOptions options, S
     latents[index] = sum;
 }
 
+// What a splat notes of each cell: its front, or in the adjoint the sum of its weights, and for
+// averages the tokens on its surface.
+struct SplatScratch {
+    unsigned long long* front;
+    CellLists lists;
+
+    static SplatScratch carve(Workspace& workspace, std::size_t count, std::size_t cells,
+                              Splat mode) {
+        SplatScratch scratch{workspace.take<unsigned long long>(cells), {}};
+        if (mode == Splat::bilinear) scratch.lists = CellLists::carve(workspace, cells, 4 * count);
+        return scratch;
+    }
+};
+
 }  // namespace
+
+std::size_t splat_workspace_bytes(std::size_t count, std::size_t rows, std::size_t columns,
+                                  Splat mode) {
+    Workspace workspace;
+    SplatScratch::carve(workspace, count, rows * columns, mode);
+    return workspace.bytes();
+}
 
 template <class T>
 void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
-           std::size_t channels, const SplatGrid& grid, const SplatScratch& scratch, T* canvas,
+           std::size_t channels, const SplatGrid& grid, T* canvas, void* workspace,
            const Stream& stream) {
     const std::size_t cells = grid.rows * grid.columns;
+    Workspace room(workspace);
+    const SplatScratch scratch = SplatScratch::carve(room, tokens.count, cells, options.mode);
     fill_bytes(scratch.front, 0xFF, cells * sizeof(unsigned long long), stream);
-    launch("splat", splat_front_kernel, threads("splat", tokens.count), stream, tokens, options.mode,
-           grid, scratch.front);
+    launch("splat", splat_front_kernel, threads("splat", tokens.count), stream, tokens,
+           options.mode, grid, scratch.front);
     launch("splat", resolve_kernel, threads("splat", cells), stream, tokens, grid, scratch.front);
     if (channels == 0) return;
     if (options.mode != Splat::bilinear) {
@@ -145,24 +168,25 @@ void splat(const SplatTokens& tokens, const SplatOptions& options, const T* late
         return;
     }
     const ForEachFront front{tokens, grid, options.depth_tolerance};
-    const CellLists lists{scratch.begin, scratch.entry};
-    fill_lists("splat", front, tokens.count, cells, lists, stream);
+    fill_lists("splat", front, tokens.count, cells, scratch.lists, stream);
     launch("splat", average_front_kernel<T>, threads("splat", cells * channels), stream, front,
-           lists, latents, channels, canvas);
+           scratch.lists, latents, channels, canvas);
 }
 
 template <class T>
 void splat_adjoint(const SplatTokens& tokens, const SplatOptions& options, const SplatGrid& grid,
-                   const T* canvas, std::size_t channels, unsigned* begin, unsigned* entry,
-                   T* total, T* latents, const Stream& stream) {
+                   const T* canvas, std::size_t channels, T* latents, void* workspace,
+                   const Stream& stream) {
     if (channels == 0) return;
     const std::size_t cells = grid.rows * grid.columns;
+    Workspace room(workspace);
+    const SplatScratch scratch = SplatScratch::carve(room, tokens.count, cells, options.mode);
+    T* const total = reinterpret_cast<T*>(scratch.front);
     if (options.mode == Splat::bilinear) {
         const ForEachFront front{tokens, grid, options.depth_tolerance};
-        const CellLists lists{begin, entry};
-        fill_lists("splat_adjoint", front, tokens.count, cells, lists, stream);
+        fill_lists("splat_adjoint", front, tokens.count, cells, scratch.lists, stream);
         launch("splat_adjoint", total_kernel<T>, threads("splat_adjoint", cells), stream, front,
-               lists, total);
+               scratch.lists, total);
     }
     launch("splat_adjoint", splat_adjoint_kernel<T>,
            threads("splat_adjoint", tokens.count * channels), stream, tokens, options, grid, canvas,
@@ -170,13 +194,12 @@ void splat_adjoint(const SplatTokens& tokens, const SplatOptions& options, const
 }
 
 template void splat(const SplatTokens&, const SplatOptions&, const float*, std::size_t,
-                    const SplatGrid&, const SplatScratch&, float*, const Stream&);
-template void splat(const SplatTokens&, const SplatOptions&, const double*, std::size_t,
-                    const SplatGrid&, const SplatScratch&, double*, const Stream&);
+                    const SplatGrid&, float*, void*, const Stream&);
 template void splat_adjoint(const SplatTokens&, const SplatOptions&, const SplatGrid&, const float*,
-                            std::size_t, unsigned*, unsigned*, float*, float*, const Stream&);
+                            std::size_t, float*, void*, const Stream&);
+template void splat(const SplatTokens&, const SplatOptions&, const double*, std::size_t,
+                    const SplatGrid&, double*, void*, const Stream&);
 template void splat_adjoint(const SplatTokens&, const SplatOptions&, const SplatGrid&,
-                            const double*, std::size_t, unsigned*, unsigned*, double*, double*,
-                            const Stream&);
+                            const double*, std::size_t, double*, void*, const Stream&);
 
 }  // namespace mosaicmem::cuda

@@ -1,4 +1,4 @@
-// Warped Latent, forward, on the device: the twin of cpp/compose.hpp.
+// Warped Latent, forward, on the device: the twin of cpp/attention/splat.hpp.
 #pragma once
 
 #include <cstddef>
@@ -23,29 +23,24 @@ struct SplatGrid {
     std::int32_t* source;    // (rows, columns)
 };
 
-// Room that the caller has made: front (rows, columns), and for bilinear splats begin (rows *
-// columns + 1) and entry (4 * count).
-struct SplatScratch {
-    unsigned long long* front;
-    unsigned *begin, *entry;
-};
-
 struct SplatOptions {
     Splat mode;
     float depth_tolerance;
 };
 
+// Bytes of scratch that both need: a part of it each.
+std::size_t splat_workspace_bytes(std::size_t count, std::size_t rows, std::size_t columns,
+                                  Splat mode);
+
 // See mosaicmem::splat and mosaicmem::splat_adjoint, of which these are the results to the last
-// bit.
+// bit. T is float or double.
 template <class T>
 void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
-           std::size_t channels, const SplatGrid& grid, const SplatScratch& scratch, T* canvas,
+           std::size_t channels, const SplatGrid& grid, T* canvas, void* workspace,
            const Stream& stream);
-
-// total (rows, columns), and begin and entry as above, are scratch of the bilinear adjoint.
 template <class T>
 void splat_adjoint(const SplatTokens& tokens, const SplatOptions& options, const SplatGrid& grid,
-                   const T* canvas, std::size_t channels, unsigned* begin, unsigned* entry,
-                   T* total, T* latents, const Stream& stream);
+                   const T* canvas, std::size_t channels, T* latents, void* workspace,
+                   const Stream& stream);
 
 }  // namespace mosaicmem::cuda

@@ -4,13 +4,18 @@
 #pragma once
 
 #include "cuda/base/launch.cuh"
+#include "cuda/base/workspace.hpp"
 
 namespace mosaicmem::cuda {
 
-// begin (cells + 1) and entry (at most `most` of all cells), as scratch that the caller has made;
+// begin (cells + 1) and entry (at most `most` of all cells), in scratch;
 // then the entries of a cell are entry[begin[c]] .. entry[begin[c + 1]], ascending.
 struct CellLists {
     unsigned *begin, *entry;
+
+    static CellLists carve(Workspace& workspace, std::size_t cells, std::size_t most) {
+        return {workspace.take<unsigned>(cells + 1), workspace.take<unsigned>(most)};
+    }
 };
 
 namespace detail {

@@ -76,6 +76,16 @@ void copy_from_host(const void* from, void* to, std::size_t n, const Stream& str
           "copy_from_host");
 }
 
+void copy_to_host(const void* from, void* to, std::size_t n, const Stream& stream) {
+    if (n > 0) {
+        const OnDevice guard(stream.device);
+        check(cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost,
+                              static_cast<cudaStream_t>(stream.handle)),
+              "copy_to_host");
+    }
+    synchronize(stream);
+}
+
 namespace {
 
 constexpr std::size_t kParcel = 3968;  // what a launch carries is at most 4 KB

@@ -1,5 +1,5 @@
-// Where the kernels of this folder run: a stream of the caller's. Nothing here waits for it, and
-// nothing allocates: scratch and results are given.
+// Where the kernels of this folder run: a stream of the caller's. Nothing waits for it that does
+// not say so, and nothing allocates: scratch and results are given.
 #pragma once
 
 #include <cstddef>
@@ -45,6 +45,9 @@ void copy_bytes(const void* from, void* to, std::size_t n, const Stream& stream)
 // Copies n bytes from memory of the host, in the order of the stream. Pinned memory must stay as it
 // is until then.
 void copy_from_host(const void* from, void* to, std::size_t n, const Stream& stream);
+
+// Copies n bytes to memory of the host, and waits until they are there.
+void copy_to_host(const void* from, void* to, std::size_t n, const Stream& stream);
 
 // Copies n bytes of any memory of the host, which may change when this returns, in the order of the
 // stream: they travel with launches, so a graph keeps them. For little.

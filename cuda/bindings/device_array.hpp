@@ -29,6 +29,20 @@ struct DeviceArray {
     }
 };
 
+// Where a kernel runs, and who gives it scratch: allocate(bytes) returns the address of memory that
+// stays until the kernel is in the stream.
+struct Execution {
+    cuda::Stream stream;
+    py::object allocate;
+
+    operator const cuda::Stream&() const { return stream; }
+
+    void* scratch(std::size_t bytes) const {
+        if (bytes == 0) return nullptr;
+        return reinterpret_cast<void*>(py::cast<std::uintptr_t>(allocate(bytes)));
+    }
+};
+
 template <class T>
 T* data_or_null(const std::optional<DeviceArray>& array) {
     return array ? array->as<T>() : nullptr;
@@ -64,6 +78,22 @@ struct type_caster<mosaicmem::cuda::Stream> {
         if (!pair.load(source, convert)) return false;
         const auto [device, address] = cast_op<std::pair<int, std::uintptr_t>>(pair);
         value = {device, reinterpret_cast<void*>(address)};
+        return true;
+    }
+};
+
+// (device, handle, allocate); a stream alone gives no scratch.
+template <>
+struct type_caster<mosaicmem::bindings::Execution> {
+    PYBIND11_TYPE_CASTER(mosaicmem::bindings::Execution, const_name("tuple[int, int, Any]"));
+
+    bool load(handle source, bool) {
+        if (!isinstance<tuple>(source)) return false;
+        const auto parts = reinterpret_borrow<tuple>(source);
+        if (parts.size() != 2 && parts.size() != 3) return false;
+        value.stream = {pybind11::cast<int>(parts[0]),
+                        reinterpret_cast<void*>(pybind11::cast<std::uintptr_t>(parts[1]))};
+        if (parts.size() == 3) value.allocate = parts[2];
         return true;
     }
 };

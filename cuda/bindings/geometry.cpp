@@ -7,37 +7,44 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// world_from_camera (n, 4, 4)
-std::vector<Affine> to_affines(const Array<double>& matrices) {
-    std::vector<Affine> affines(extent(matrices, 0));
-    for (std::size_t i = 0; i < affines.size(); ++i)
-        std::memcpy(affines[i].m.data(), matrices.data() + 16 * i, sizeof affines[i].m);
-    return affines;
-}
-
 void unproject_dense(const DeviceArray& depth, const std::pair<std::size_t, std::size_t>& size,
                      const std::array<double, 4>& k, const Array<double>& world_from_camera,
                      const DeviceArray& points, const DeviceArray& valid,
-                     const cuda::Stream& stream) {
+                     const Execution& execution) {
     cuda::unproject_dense(depth.as<float>(), size.first, size.second, to_intrinsics(k),
                           to_affines(world_from_camera), points.as<float>(),
-                          valid.as<std::uint8_t>(), stream);
+                          valid.as<std::uint8_t>(), execution);
+}
+
+std::size_t count_valid(const DeviceArray& depth, const DeviceArray& offsets,
+                        const Execution& execution) {
+    return cuda::count_valid(depth.as<float>(), depth.extent(0), depth.extent(1),
+                             offsets.as<std::int64_t>(), execution);
+}
+
+void unproject_valid(const DeviceArray& depth, const std::array<double, 4>& k,
+                     const Array<double>& world_from_camera, const DeviceArray& offsets,
+                     const DeviceArray& points, const DeviceArray& pixels,
+                     const Execution& execution) {
+    cuda::unproject_valid(depth.as<float>(), depth.extent(0), depth.extent(1), to_intrinsics(k),
+                          to_affine(world_from_camera), offsets.as<std::int64_t>(),
+                          points.as<float>(), pixels.as<std::int64_t>(), execution);
 }
 
 void median_depth_grid(const DeviceArray& depth, std::size_t stride, std::size_t min_valid,
-                       const DeviceArray& grid, const cuda::Stream& stream) {
+                       const DeviceArray& grid, const Execution& execution) {
     cuda::median_depth_grid(depth.as<float>(), depth.extent(0), depth.extent(1), stride, min_valid,
-                            grid.as<float>(), stream);
+                            grid.as<float>(), execution);
 }
 
 void reproject_grid(const DeviceArray& depth, double stride, const std::array<double, 4>& source_k,
                     const Array<double>& world_from_source, const std::array<double, 8>& camera,
                     const Array<double>& camera_from_world, const DeviceArray& projected,
-                    const DeviceArray& valid, const cuda::Stream& stream) {
+                    const DeviceArray& valid, const Execution& execution) {
     cuda::reproject_grid(depth.as<float>(), depth.extent(0), depth.extent(1), stride,
                          to_intrinsics(source_k), to_affine(world_from_source),
                          to_view(camera, camera_from_world), projected.as<float>(),
-                         valid.as<std::uint8_t>(), stream);
+                         valid.as<std::uint8_t>(), execution);
 }
 
 // Keys, words and the number of voxels.
@@ -49,22 +56,23 @@ cuda::VoxelTable to_table(const VoxelArrays& arrays) {
             keys.extent(0)};
 }
 
-void clear_voxels(const VoxelArrays& table, const cuda::Stream& stream) {
-    cuda::clear_voxels(to_table(table), stream);
+void clear_voxels(const VoxelArrays& table, const Execution& execution) {
+    cuda::clear_voxels(to_table(table), execution);
 }
 
 void add_voxels(const VoxelArrays& table, const DeviceArray& depth,
                 const std::optional<DeviceArray>& color, const std::array<double, 4>& k,
                 const Array<double>& world_from_camera, double timestamp, double voxel_size,
-                const DeviceArray& counts, const cuda::Stream& stream) {
+                const DeviceArray& counts, const Execution& execution) {
     const cuda::RgbdFrame frame{
         depth.as<float>(), data_or_null<std::uint8_t>(color), depth.extent(0), depth.extent(1),
         to_intrinsics(k),  to_affine(world_from_camera),      timestamp};
-    cuda::add_voxels(to_table(table), frame, voxel_size, counts.as<unsigned long long>(), stream);
+    cuda::add_voxels(to_table(table), frame, voxel_size, counts.as<unsigned long long>(),
+                     execution);
 }
 
-void move_voxels(const VoxelArrays& from, const VoxelArrays& to, const cuda::Stream& stream) {
-    cuda::move_voxels(to_table(from), to_table(to), stream);
+void move_voxels(const VoxelArrays& from, const VoxelArrays& to, const Execution& execution) {
+    cuda::move_voxels(to_table(from), to_table(to), execution);
 }
 
 }  // namespace
@@ -72,19 +80,24 @@ void move_voxels(const VoxelArrays& from, const VoxelArrays& to, const cuda::Str
 void bind_cuda_geometry(py::module_& m) {
     m.def("unproject_dense", &unproject_dense, py::arg("depth"), py::arg("size"),
           py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("points"), py::arg("valid"),
-          py::arg("stream"));
+          py::arg("execution"));
+    m.def("count_valid", &count_valid, py::arg("depth"), py::arg("offsets"), py::arg("execution"));
+    m.def("unproject_valid", &unproject_valid, py::arg("depth"), py::arg("intrinsics"),
+          py::arg("world_from_camera"), py::arg("offsets"), py::arg("points"), py::arg("pixels"),
+          py::arg("execution"));
     m.def("median_depth_grid", &median_depth_grid, py::arg("depth"), py::arg("stride"),
-          py::arg("min_valid"), py::arg("grid"), py::arg("stream"));
+          py::arg("min_valid"), py::arg("grid"), py::arg("execution"));
     m.def("reproject_grid", &reproject_grid, py::arg("depth"), py::arg("stride"),
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
-          py::arg("camera_from_world"), py::arg("projected"), py::arg("valid"), py::arg("stream"));
+          py::arg("camera_from_world"), py::arg("projected"), py::arg("valid"),
+          py::arg("execution"));
     m.attr("voxel_words") = cuda::kVoxelWords;
     m.attr("voxel_position_unit") = cuda::kPositionUnit;
-    m.def("clear_voxels", &clear_voxels, py::arg("table"), py::arg("stream"));
+    m.def("clear_voxels", &clear_voxels, py::arg("table"), py::arg("execution"));
     m.def("add_voxels", &add_voxels, py::arg("table"), py::arg("depth"), py::arg("color"),
           py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
-          py::arg("voxel_size"), py::arg("counts"), py::arg("stream"));
-    m.def("move_voxels", &move_voxels, py::arg("source"), py::arg("target"), py::arg("stream"));
+          py::arg("voxel_size"), py::arg("counts"), py::arg("execution"));
+    m.def("move_voxels", &move_voxels, py::arg("source"), py::arg("target"), py::arg("execution"));
 }
 
 }  // namespace mosaicmem::bindings

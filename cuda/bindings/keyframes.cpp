@@ -20,7 +20,7 @@ using Blended = std::array<DeviceArray, 5>;
 
 void blend(const MirrorTables& tables, const DeviceArray& targets, const DeviceArray& picks,
            const BlendOptions& options, const BlendScratch& scratch, const Blended& blended,
-           const cuda::Stream& stream) {
+           const Execution& execution) {
     cuda::blend(
         tables.mirror(), targets.as<TargetGrid>(), blended[0].extent(0), blended[0].extent(1),
         blended[0].extent(2), picks.as<std::int32_t>(), picks.extent(1), options,
@@ -29,7 +29,7 @@ void blend(const MirrorTables& tables, const DeviceArray& targets, const DeviceA
          scratch[6].as<float>(), scratch[1].extent(2)},
         {blended[0].as<float>(), blended[1].as<std::uint8_t>(), blended[2].as<float>(),
          blended[3].as<std::int32_t>(), blended[4].as<float>()},
-        stream);
+        execution);
 }
 
 // Of a window, as it is looked at: packed targets, and their rows and columns.
@@ -45,14 +45,14 @@ using SelectionScratch = std::array<DeviceArray, 5>;
 void select_keyframes(const MirrorTables& tables, const DeviceArray& targets,
                       std::pair<std::size_t, std::size_t> size, const DeviceArray& candidates,
                       const KeyframeParams& params, const SelectionScratch& scratch,
-                      const DeviceArray& picks, const cuda::Stream& stream) {
+                      const DeviceArray& picks, const Execution& execution) {
     cuda::select_keyframes(
         tables.mirror(), targets.as<TargetGrid>(), picks.extent(0), size.first, size.second,
         candidates.as<std::int32_t>(), candidates.extent(0), scratch[4].extent(0), picks.extent(1),
         static_cast<float>(params.depth_tolerance), scales_of_choice(params.scales),
         {scratch[0].as<unsigned long long>(), scratch[1].as<float>(), scratch[2].as<float>(),
          scratch[3].as<float>(), scratch[4].as<std::int32_t>()},
-        picks.as<std::int32_t>(), stream);
+        picks.as<std::int32_t>(), execution);
 }
 
 }  // namespace
@@ -63,9 +63,9 @@ void bind_cuda_keyframes(py::module_& m) {
     m.def("pack_coarse_grid", &pack_coarse_grid, py::arg("targets"));
     m.def("select_keyframes", &select_keyframes, py::arg("tables"), py::arg("targets"),
           py::arg("size"), py::arg("candidates"), py::arg("params"), py::arg("scratch"),
-          py::arg("picks"), py::arg("stream"));
+          py::arg("picks"), py::arg("execution"));
     m.def("blend", &blend, py::arg("tables"), py::arg("targets"), py::arg("picks"),
-          py::arg("options"), py::arg("scratch"), py::arg("blended"), py::arg("stream"));
+          py::arg("options"), py::arg("scratch"), py::arg("blended"), py::arg("execution"));
 }
 
 }  // namespace mosaicmem::bindings

@@ -12,58 +12,54 @@ cuda::SplatTokens to_tokens(const DeviceArray& position, const DeviceArray& dept
     return {position.as<float>(), depth.as<float>(), data_or_null<float>(weight), depth.extent(0)};
 }
 
-// front, begin and entry are scratch.
 void splat(const DeviceArray& latents, const DeviceArray& position, const DeviceArray& depth,
            const MaybeArray& weight, Splat mode, float depth_tolerance, const DeviceArray& canvas,
            const DeviceArray& coverage, const DeviceArray& surface, const DeviceArray& source,
-           const DeviceArray& front, const MaybeArray& begin, const MaybeArray& entry,
-           const cuda::Stream& stream) {
+           const Execution& execution) {
     const cuda::SplatGrid grid{coverage.extent(0), coverage.extent(1), coverage.as<std::uint8_t>(),
                                surface.as<float>(), source.as<std::int32_t>()};
+    void* const workspace = execution.scratch(
+        cuda::splat_workspace_bytes(depth.extent(0), grid.rows, grid.columns, mode));
     with_floats(latents, [&]<class T>() {
         cuda::splat(to_tokens(position, depth, weight), {mode, depth_tolerance}, latents.as<T>(),
-                    latents.extent(1), grid,
-                    {front.as<unsigned long long>(), data_or_null<unsigned>(begin),
-                     data_or_null<unsigned>(entry)},
-                    canvas.as<T>(), stream);
+                    latents.extent(1), grid, canvas.as<T>(), workspace, execution);
     });
 }
 
-// begin, entry and total are scratch.
 void splat_adjoint(const DeviceArray& canvas, const DeviceArray& position, const DeviceArray& depth,
                    const MaybeArray& weight, const DeviceArray& surface, const DeviceArray& source,
                    Splat mode, float depth_tolerance, const DeviceArray& latents,
-                   const MaybeArray& begin, const MaybeArray& entry, const MaybeArray& total,
-                   const cuda::Stream& stream) {
+                   const Execution& execution) {
     const cuda::SplatGrid grid{surface.extent(0), surface.extent(1), nullptr, surface.as<float>(),
                                source.as<std::int32_t>()};
+    void* const workspace = execution.scratch(
+        cuda::splat_workspace_bytes(depth.extent(0), grid.rows, grid.columns, mode));
     with_floats(canvas, [&]<class T>() {
         cuda::splat_adjoint(to_tokens(position, depth, weight), {mode, depth_tolerance}, grid,
-                            canvas.as<T>(), canvas.extent(2), data_or_null<unsigned>(begin),
-                            data_or_null<unsigned>(entry), data_or_null<T>(total), latents.as<T>(),
-                            stream);
+                            canvas.as<T>(), canvas.extent(2), latents.as<T>(), workspace,
+                            execution);
     });
 }
 
 void bilinear_sample(const DeviceArray& grid, const DeviceArray& position,
                      const DeviceArray& values, const DeviceArray& inside,
-                     const cuda::Stream& stream) {
+                     const Execution& execution) {
     with_floats(grid, [&]<class T>() {
         cuda::bilinear_sample(
             {position.as<float>(), position.extent(0), grid.extent(0), grid.extent(1)},
-            grid.as<T>(), grid.extent(2), values.as<T>(), inside.as<std::uint8_t>(), stream);
+            grid.as<T>(), grid.extent(2), values.as<T>(), inside.as<std::uint8_t>(), execution);
     });
 }
 
-// begin and entry are scratch.
 void bilinear_sample_adjoint(const DeviceArray& values, const DeviceArray& position,
-                             const DeviceArray& begin, const DeviceArray& entry,
-                             const DeviceArray& grid, const cuda::Stream& stream) {
+                             const DeviceArray& grid, const Execution& execution) {
+    const cuda::SamplePlaces places{position.as<float>(), position.extent(0), grid.extent(0),
+                                    grid.extent(1)};
+    void* const workspace =
+        execution.scratch(cuda::bilinear_sample_adjoint_workspace_bytes(places));
     with_floats(values, [&]<class T>() {
-        cuda::bilinear_sample_adjoint(
-            {position.as<float>(), position.extent(0), grid.extent(0), grid.extent(1)},
-            values.as<T>(), grid.extent(2), begin.as<unsigned>(), entry.as<unsigned>(),
-            grid.as<T>(), stream);
+        cuda::bilinear_sample_adjoint(places, values.as<T>(), grid.extent(2), grid.as<T>(),
+                                      workspace, execution);
     });
 }
 
@@ -72,17 +68,14 @@ void bilinear_sample_adjoint(const DeviceArray& values, const DeviceArray& posit
 void bind_cuda_latents(py::module_& m) {
     m.def("splat", &splat, py::arg("latents"), py::arg("position"), py::arg("depth"),
           py::arg("weight"), py::arg("mode"), py::arg("depth_tolerance"), py::arg("canvas"),
-          py::arg("coverage"), py::arg("surface"), py::arg("source"), py::arg("front"),
-          py::arg("begin"), py::arg("entry"), py::arg("stream"));
+          py::arg("coverage"), py::arg("surface"), py::arg("source"), py::arg("execution"));
     m.def("splat_adjoint", &splat_adjoint, py::arg("canvas"), py::arg("position"), py::arg("depth"),
           py::arg("weight"), py::arg("surface"), py::arg("source"), py::arg("mode"),
-          py::arg("depth_tolerance"), py::arg("latents"), py::arg("begin"), py::arg("entry"),
-          py::arg("total"), py::arg("stream"));
+          py::arg("depth_tolerance"), py::arg("latents"), py::arg("execution"));
     m.def("bilinear_sample", &bilinear_sample, py::arg("grid"), py::arg("position"),
-          py::arg("values"), py::arg("inside"), py::arg("stream"));
+          py::arg("values"), py::arg("inside"), py::arg("execution"));
     m.def("bilinear_sample_adjoint", &bilinear_sample_adjoint, py::arg("values"),
-          py::arg("position"), py::arg("begin"), py::arg("entry"), py::arg("grid"),
-          py::arg("stream"));
+          py::arg("position"), py::arg("grid"), py::arg("execution"));
 }
 
 }  // namespace mosaicmem::bindings

@@ -16,22 +16,22 @@ void with_features_and_tables(const DeviceArray& x, const Body& body) {
 
 void rope_table(const DeviceArray& positions, const std::vector<std::size_t>& axis_dims,
                 double theta, const DeviceArray& cos, const DeviceArray& sin,
-                const cuda::Stream& stream) {
+                const Execution& execution) {
     cuda::AxisDims dims{axis_dims.size(), {}};
     if (axis_dims.size() > cuda::kMostAxes) throw py::value_error("axis_dims: too many axes");
     std::copy(axis_dims.begin(), axis_dims.end(), dims.dims);
     with_floats(cos, [&]<class F>() {
         cuda::rope_table(positions.as<double>(), positions.extent(0), dims, theta, cos.as<F>(),
-                         sin.as<F>(), stream);
+                         sin.as<F>(), execution);
     });
 }
 
 void rope_apply(const DeviceArray& x, const DeviceArray& cos, const DeviceArray& sin,
                 bool interleaved, bool inverse, const DeviceArray& out,
-                const cuda::Stream& stream) {
+                const Execution& execution) {
     with_features_and_tables(x, [&]<class T, class F>() {
         cuda::rope_apply(features_of<T>(x, out), cos.as<F>(), sin.as<F>(), interleaved, inverse,
-                         stream);
+                         execution);
     });
 }
 
@@ -39,7 +39,7 @@ void rope_apply(const DeviceArray& x, const DeviceArray& cos, const DeviceArray&
 void prope_apply(const DeviceArray& x, const std::vector<std::array<unsigned, 3>>& runs,
                  std::size_t spread, const DeviceArray& coefficient, const DeviceArray& camera,
                  const std::optional<DeviceArray>& cos, const std::optional<DeviceArray>& sin,
-                 bool inverse, const DeviceArray& out, const cuda::Stream& stream) {
+                 bool inverse, const DeviceArray& out, const Execution& execution) {
     if (runs.size() > cuda::kMostRuns)
         throw py::value_error("runs: more sub-frames than the kernel takes");
     with_features_and_tables(x, [&]<class T, class F>() {
@@ -54,7 +54,8 @@ void prope_apply(const DeviceArray& x, const std::vector<std::array<unsigned, 3>
             matrices.runs[i] = {runs[i][0], runs[i][1], runs[i][2]};
         cuda::prope_apply(
             features_of<T>(x, out), matrices,
-            cuda::QuarterRotation<F>{data_or_null<F>(cos), data_or_null<F>(sin), inverse}, stream);
+            cuda::QuarterRotation<F>{data_or_null<F>(cos), data_or_null<F>(sin), inverse},
+            execution);
     });
 }
 
@@ -62,12 +63,12 @@ void prope_apply(const DeviceArray& x, const std::vector<std::array<unsigned, 3>
 
 void bind_cuda_positions(py::module_& m) {
     m.def("rope_table", &rope_table, py::arg("positions"), py::arg("axis_dims"), py::arg("theta"),
-          py::arg("cos"), py::arg("sin"), py::arg("stream"));
+          py::arg("cos"), py::arg("sin"), py::arg("execution"));
     m.def("rope_apply", &rope_apply, py::arg("x"), py::arg("cos"), py::arg("sin"),
-          py::arg("interleaved"), py::arg("inverse"), py::arg("out"), py::arg("stream"));
+          py::arg("interleaved"), py::arg("inverse"), py::arg("out"), py::arg("execution"));
     m.def("prope_apply", &prope_apply, py::arg("x"), py::arg("runs"), py::arg("spread"),
           py::arg("coefficient"), py::arg("camera"), py::arg("cos"), py::arg("sin"),
-          py::arg("inverse"), py::arg("out"), py::arg("stream"));
+          py::arg("inverse"), py::arg("out"), py::arg("execution"));
 }
 
 }  // namespace mosaicmem::bindings

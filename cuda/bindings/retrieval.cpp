@@ -26,7 +26,7 @@ using Retrieved = std::array<DeviceArray, 6>;
 
 void retrieve_on_device(const MirrorTables& tables, const DeviceArray& views,
                         const std::array<double, 5>& options, const Scratch& scratch,
-                        const Retrieved& retrieved, const cuda::Stream& stream) {
+                        const Retrieved& retrieved, const Execution& execution) {
     const std::size_t count = retrieved[0].extent(0), top_k = retrieved[0].extent(1);
     const auto [half_life, min_visibility, radius, penalty, generated_weight] = options;
     cuda::retrieve(
@@ -39,7 +39,7 @@ void retrieve_on_device(const MirrorTables& tables, const DeviceArray& views,
         {retrieved[0].as<std::int64_t>(), retrieved[1].as<double>(), retrieved[2].as<double>(),
          retrieved[3].as<double>(), retrieved[4].as<std::int32_t>(),
          retrieved[5].as<std::int32_t>()},
-        stream);
+        execution);
 }
 
 // (latents, positions, depth, confidence, valid, coverage, observed)
@@ -47,7 +47,7 @@ using Projected = std::array<DeviceArray, 7>;
 
 void project_tokens_on_device(const MirrorTables& tables, const DeviceArray& views,
                               const DeviceArray& places, double stride, double seconds_per_latent,
-                              const Projected& projected, const cuda::Stream& stream) {
+                              const Projected& projected, const Execution& execution) {
     cuda::project_tokens(
         tables.mirror(), views.as<cuda::RetrievalView>(), places.extent(0), places.extent(1),
         places.as<std::int32_t>(),
@@ -55,7 +55,7 @@ void project_tokens_on_device(const MirrorTables& tables, const DeviceArray& vie
          projected[2].as<float>(), projected[3].as<float>(), projected[4].as<std::uint8_t>(),
          projected[5].as<std::uint8_t>(), projected[6].as<std::uint8_t>(), projected[5].extent(1),
          projected[5].extent(2), stride, seconds_per_latent},
-        stream);
+        execution);
 }
 
 }  // namespace
@@ -70,10 +70,10 @@ void bind_cuda_retrieval(py::module_& m) {
     m.def("pack_views", &pack_views, py::arg("tables"), py::arg("camera"),
           py::arg("camera_from_world").noconvert(), py::arg("times").noconvert());
     m.def("retrieve", &retrieve_on_device, py::arg("tables"), py::arg("views"), py::arg("options"),
-          py::arg("scratch"), py::arg("retrieved"), py::arg("stream"));
+          py::arg("scratch"), py::arg("retrieved"), py::arg("execution"));
     m.def("project_tokens", &project_tokens_on_device, py::arg("tables"), py::arg("views"),
           py::arg("places"), py::arg("stride"), py::arg("seconds_per_latent"), py::arg("projected"),
-          py::arg("stream"));
+          py::arg("execution"));
 }
 
 }  // namespace mosaicmem::bindings

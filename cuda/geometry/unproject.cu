@@ -75,7 +75,77 @@ void launch_images(const float* depth, std::size_t height, std::size_t width, co
            static_cast<unsigned>(height), static_cast<unsigned>(width), rays, points, valid);
 }
 
+// A warp counts the valid pixels of a row.
+__global__ void count_kernel(const float* depth, std::size_t height, std::size_t width,
+                             std::int64_t* offsets) {
+    const std::size_t row = thread_index() / kWarp;
+    if (row >= height) return;
+    std::int64_t count = 0;
+    for (std::size_t j = threadIdx.x % kWarp; j < width; j += kWarp)
+        count += is_valid_depth(depth[row * width + j]);
+    for (unsigned reach = kWarp / 2; reach > 0; reach /= 2)
+        count += __shfl_xor_sync(kAllLanes, count, static_cast<int>(reach));
+    if (threadIdx.x % kWarp == 0) offsets[row + 1] = count;
+}
+
+// One warp turns counts, from the second place on, into sums.
+__global__ void sum_kernel(std::size_t height, std::int64_t* offsets) {
+    const unsigned lane = threadIdx.x;
+    std::int64_t before = 0;
+    for (std::size_t first = 0; first < height; first += kWarp) {
+        std::int64_t sum = first + lane < height ? offsets[first + lane + 1] : 0;
+        for (unsigned reach = 1; reach < kWarp; reach *= 2) {
+            const std::int64_t more = __shfl_up_sync(kAllLanes, sum, reach);
+            if (lane >= reach) sum += more;
+        }
+        sum += before;
+        if (first + lane < height) offsets[first + lane + 1] = sum;
+        before = __shfl_sync(kAllLanes, sum, kWarp - 1);
+    }
+    if (lane == 0) offsets[0] = 0;
+}
+
+// A warp writes the points of a row.
+__global__ void unproject_valid_kernel(const float* depth, std::size_t height, std::size_t width,
+                                       PixelRay ray, const std::int64_t* offsets, float* points,
+                                       std::int64_t* pixels) {
+    const std::size_t row = thread_index() / kWarp;
+    if (row >= height) return;
+    const unsigned lane = threadIdx.x % kWarp;
+    const RowRay of_row(ray, row);
+    std::int64_t next = offsets[row];
+    for (std::size_t first = 0; first < width; first += kWarp) {
+        const std::size_t j = first + lane;
+        const float z = j < width ? depth[row * width + j] : 0.0f;
+        const bool is_valid = is_valid_depth(z);
+        const unsigned valid = __ballot_sync(kAllLanes, is_valid);
+        if (is_valid) {
+            const std::int64_t at = next + __popc(valid & ((1u << lane) - 1));
+            for (int axis = 0; axis < 3; ++axis) points[3 * at + axis] = of_row(j, z, axis);
+            pixels[at] = static_cast<std::int64_t>(row * width + j);
+        }
+        next += __popc(valid);
+    }
+}
+
 }  // namespace
+
+std::size_t count_valid(const float* depth, std::size_t height, std::size_t width,
+                        std::int64_t* offsets, const Stream& stream) {
+    launch("count_valid", count_kernel, threads("count_valid", height * kWarp), stream, depth,
+           height, width, offsets);
+    launch("count_valid", sum_kernel, {dim3(1), dim3(kWarp)}, stream, height, offsets);
+    std::int64_t total = 0;
+    copy_to_host(offsets + height, &total, sizeof total, stream);
+    return static_cast<std::size_t>(total);
+}
+
+void unproject_valid(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
+                     const Affine& world_from_camera, const std::int64_t* offsets, float* points,
+                     std::int64_t* pixels, const Stream& stream) {
+    launch("unproject_valid", unproject_valid_kernel, threads("unproject_valid", height * kWarp),
+           stream, depth, height, width, PixelRay(k, world_from_camera), offsets, points, pixels);
+}
 
 void unproject_dense(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
                      std::span<const Affine> world_from_camera, float* points, std::uint8_t* valid,

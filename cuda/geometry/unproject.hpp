@@ -1,4 +1,4 @@
-// Depth images to points, on the device: the twin of cpp/unproject.hpp.
+// Depth images to points, on the device: the twin of cpp/geometry/unproject.hpp.
 #pragma once
 
 #include <cstddef>
@@ -15,5 +15,16 @@ namespace mosaicmem::cuda {
 void unproject_dense(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
                      std::span<const Affine> world_from_camera, float* points, std::uint8_t* valid,
                      const Stream& stream);
+
+// Fills offsets (height + 1) with the number of valid pixels in the rows before each, and returns
+// them all: waits for the device, as nobody can make room for the points before.
+std::size_t count_valid(const float* depth, std::size_t height, std::size_t width,
+                        std::int64_t* offsets, const Stream& stream);
+
+// Only valid pixels, in row-major order: points (n, 3) and pixels (n), the flat index
+// i * width + j of each; offsets are those of count_valid.
+void unproject_valid(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
+                     const Affine& world_from_camera, const std::int64_t* offsets, float* points,
+                     std::int64_t* pixels, const Stream& stream);
 
 }  // namespace mosaicmem::cuda

@@ -11,9 +11,9 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr const char* kName = "blend";
-constexpr unsigned kGatherWarps = 4;       // of a block that gathers
-constexpr unsigned kGathered = 128;  // visits that a warp holds at once
-constexpr unsigned kLookups = 4;     // that a source gives a target cell
+constexpr unsigned kGatherWarps = 4;  // of a block that gathers
+constexpr unsigned kGathered = 128;   // visits that a warp holds at once
+constexpr unsigned kLookups = 4;      // that a source gives a target cell
 constexpr unsigned kNoCell = ~0u;
 
 struct Problem {

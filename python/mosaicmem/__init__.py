@@ -11,6 +11,7 @@ back.
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
+from mosaicmem._border import has_cuda
 from mosaicmem.attention import (
     LatentCanvas,
     MemoryCrossAttention,
@@ -26,7 +27,6 @@ from mosaicmem.attention import (
     warped_positions,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.device import has_cuda
 from mosaicmem.diffusion import (
     VAE,
     DDPMScheduler,

@@ -1,14 +1,13 @@
 """Types of the compiled core. Arrays are C-contiguous and of exactly the dtype given; callers have validated shapes."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
-_Float = TypeVar("_Float", np.float32, np.float64)
 _Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy
 _Camera = tuple[float, float, float, float, float, float, float, float]  # intrinsics, width, height, near, far
 
@@ -40,10 +39,6 @@ class SimdLevel:
     avx512: ClassVar[SimdLevel]
     avx512_bf16: ClassVar[SimdLevel]
     name: str
-
-class Pairing:
-    interleaved: ClassVar[Pairing]
-    split_half: ClassVar[Pairing]
 
 class LatentType:
     float32: ClassVar[LatentType]
@@ -282,93 +277,114 @@ def open_store(
     evict: bool,
     num_threads: int = 0,
 ) -> tuple[MemoryStore, NDArray[np.uint64]]: ...
+
+# The kernels below are twice: here for the host, with NumPy arrays and a number of threads, and in `cuda`, with
+# arrays on a device and a stream. Results are written to what is given for them, after all inputs. Features are
+# float32 or float64; those of heads may also be uint16 that holds bfloat16 (on a device: bfloat16, float16), with any
+# strides but the last. Tables are float64 for float64, else float32.
+
+_View = Any  # NDArray or _DeviceArray
+_Maybe = _View | None
+_Handle = Any  # int, or (device, stream handle, allocate)
+
 def unproject_dense(
-    depth: _F32, intrinsics: _Intrinsics, world_from_camera: _F64, num_threads: int = 0
-) -> tuple[_F32, NDArray[np.bool_]]: ...
+    depth: _View,
+    size: tuple[int, int],
+    intrinsics: _Intrinsics,
+    world_from_camera: _F64,
+    points: _View,
+    valid: _View,
+    handle: _Handle,
+) -> None: ...
+def count_valid(depth: _View, offsets: _View, handle: _Handle) -> int: ...
 def unproject_valid(
-    depth: _F32, intrinsics: _Intrinsics, world_from_camera: _F64, num_threads: int = 0
-) -> tuple[_F32, NDArray[np.int64]]: ...
-def median_depth_grid(depth: _F32, stride: int, min_valid: int, num_threads: int = 0) -> _F32: ...
+    depth: _View,
+    intrinsics: _Intrinsics,
+    world_from_camera: _F64,
+    offsets: _View,
+    points: _View,
+    pixels: _View,
+    handle: _Handle,
+) -> None: ...
+def median_depth_grid(depth: _View, stride: int, min_valid: int, grid: _View, handle: _Handle) -> None: ...
 def reproject_grid(
-    depth: _F32,
+    depth: _View,
     stride: float,
     source_intrinsics: _Intrinsics,
     world_from_source: _F64,
     camera: _Camera,
     camera_from_world: _F64,
-    num_threads: int = 0,
-) -> tuple[_F32, NDArray[np.bool_]]: ...
+    projected: _View,
+    valid: _View,
+    handle: _Handle,
+) -> None: ...
 def splat(
-    latents: NDArray[_Float],
-    position: _F32,
-    depth: _F32,
-    weight: _F32 | None,
-    rows: int,
-    columns: int,
+    latents: _View,
+    position: _View,
+    depth: _View,
+    weight: _Maybe,
     mode: Splat,
     depth_tolerance: float,
-) -> tuple[NDArray[_Float], NDArray[np.bool_], _F32, NDArray[np.int32]]: ...
+    canvas: _View,
+    coverage: _View,
+    surface: _View,
+    source: _View,
+    handle: _Handle,
+) -> None: ...
 def splat_adjoint(
-    canvas: NDArray[_Float],
-    position: _F32,
-    depth: _F32,
-    weight: _F32 | None,
-    front: _F32,
-    source: NDArray[np.int32],
+    canvas: _View,
+    position: _View,
+    depth: _View,
+    weight: _Maybe,
+    surface: _View,
+    source: _View,
     mode: Splat,
     depth_tolerance: float,
-) -> NDArray[_Float]: ...
-def bilinear_sample(
-    grid: NDArray[_Float], position: _F32, num_threads: int = 0
-) -> tuple[NDArray[_Float], NDArray[np.bool_]]: ...
-def bilinear_sample_adjoint(values: NDArray[_Float], position: _F32, rows: int, columns: int) -> NDArray[_Float]: ...
-def rope_table(positions: _F64, axis_dims: Sequence[int], theta: float, num_threads: int = 0) -> tuple[_F64, _F64]: ...
-
-# Features of heads are float32, float64, or uint16 that holds bfloat16, with any strides but the last; results are
-# written to `out`, of the same dtype. Tables are float64 for float64, else float32.
+    latents: _View,
+    handle: _Handle,
+) -> None: ...
+def bilinear_sample(grid: _View, position: _View, values: _View, inside: _View, handle: _Handle) -> None: ...
+def bilinear_sample_adjoint(values: _View, position: _View, grid: _View, handle: _Handle) -> None: ...
+def rope_table(
+    positions: _View, axis_dims: Sequence[int], theta: float, cos: _View, sin: _View, handle: _Handle
+) -> None: ...
 def rope_apply(
-    x: NDArray[Any],
-    cos: NDArray[Any],
-    sin: NDArray[Any],
-    pairing: Pairing,
-    inverse: bool,
-    out: NDArray[Any],
-    num_threads: int,
+    x: _View, cos: _View, sin: _View, interleaved: bool, inverse: bool, out: _View, handle: _Handle
 ) -> None: ...
 def prope_apply(
-    x: NDArray[Any],
+    x: _View,
     runs: Sequence[tuple[int, int, int]],
     spread: int,
-    coefficient: NDArray[Any],
-    camera: NDArray[np.int32],
-    cos: NDArray[Any] | None,
-    sin: NDArray[Any] | None,
+    coefficient: _View,
+    camera: _View,
+    cos: _Maybe,
+    sin: _Maybe,
     inverse: bool,
-    out: NDArray[Any],
-    num_threads: int,
+    out: _View,
+    handle: _Handle,
 ) -> None: ...
 def attention(
-    q: NDArray[Any],
-    k: NDArray[Any],
-    v: NDArray[Any],
-    mask: NDArray[np.bool_] | None,
-    bias: _F32 | None,
-    query_time: _F64 | None,
-    key_time: _F64 | None,
+    q: _View,
+    k: _View,
+    v: _View,
+    mask: _Maybe,
+    bias: _Maybe,
+    query_time: _Maybe,
+    key_time: _Maybe,
     half_life: float,
     scale: float,
-    out: NDArray[Any],
-    lse: _F32,
-    num_threads: int,
+    rotations: tuple[_Maybe, _Maybe, _Maybe, _Maybe],  # cos and sin of the queries, cos and sin of the keys
+    interleaved: bool,
+    out: _View,
+    lse: _View,
+    handle: _Handle,
 ) -> None: ...
 def merge_attention(
-    out_a: NDArray[Any],
-    lse_a: _F32,
-    out_b: NDArray[Any],
-    lse_b: _F32,
-    out: NDArray[Any],
-    lse: _F32,
+    out_a: _View, lse_a: _View, out_b: _View, lse_b: _View, out: _View, lse: _View, handle: _Handle
 ) -> None: ...
+
+most_head_dim: int
+
 def linear(x: _F32, weight: _F32, num_threads: int = 0) -> _F32: ...
 def simd_level() -> SimdLevel: ...
 def limit_simd_level(most: SimdLevel) -> None: ...
@@ -388,18 +404,19 @@ class _DeviceArray:
     strides: list[int]
     dtype: str
 
-_Maybe = _DeviceArray | None
 _VoxelArrays = tuple[_DeviceArray, _DeviceArray, _DeviceArray]  # keys, words, number of voxels
 
 class _Cuda:
-    """Results and scratch are given; everything runs in the order of the stream."""
+    """Everything runs in the order of the stream."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The kernels that the host has, too, with the same parameters."""
 
     CudaError: type[RuntimeError]
     DeviceArray: type[_DeviceArray]
     is_emulated: bool
     compiler: str
     architectures: str
-    most_head_dim: int
     voxel_words: int
     voxel_position_unit: float
     def device_count(self) -> int: ...
@@ -467,140 +484,6 @@ class _Cuda:
         stride: float,
         seconds_per_latent: float,
         projected: tuple[_DeviceArray, ...],
-        stream: _Stream,
-    ) -> None: ...
-    def unproject_dense(
-        self,
-        depth: _DeviceArray,
-        size: _Shape,
-        intrinsics: _Intrinsics,
-        world_from_camera: _F64,
-        points: _DeviceArray,
-        valid: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def median_depth_grid(
-        self, depth: _DeviceArray, stride: int, min_valid: int, grid: _DeviceArray, stream: _Stream
-    ) -> None: ...
-    def reproject_grid(
-        self,
-        depth: _DeviceArray,
-        stride: float,
-        source_intrinsics: _Intrinsics,
-        world_from_source: _F64,
-        camera: tuple[float, ...],
-        camera_from_world: _F64,
-        projected: _DeviceArray,
-        valid: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def splat(
-        self,
-        latents: _DeviceArray,
-        position: _DeviceArray,
-        depth: _DeviceArray,
-        weight: _Maybe,
-        mode: Splat,
-        depth_tolerance: float,
-        canvas: _DeviceArray,
-        coverage: _DeviceArray,
-        surface: _DeviceArray,
-        source: _DeviceArray,
-        front: _DeviceArray,
-        begin: _Maybe,
-        entry: _Maybe,
-        stream: _Stream,
-    ) -> None: ...
-    def splat_adjoint(
-        self,
-        canvas: _DeviceArray,
-        position: _DeviceArray,
-        depth: _DeviceArray,
-        weight: _Maybe,
-        surface: _DeviceArray,
-        source: _DeviceArray,
-        mode: Splat,
-        depth_tolerance: float,
-        latents: _DeviceArray,
-        begin: _Maybe,
-        entry: _Maybe,
-        total: _Maybe,
-        stream: _Stream,
-    ) -> None: ...
-    def bilinear_sample(
-        self,
-        grid: _DeviceArray,
-        position: _DeviceArray,
-        values: _DeviceArray,
-        inside: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def bilinear_sample_adjoint(
-        self,
-        values: _DeviceArray,
-        position: _DeviceArray,
-        begin: _DeviceArray,
-        entry: _DeviceArray,
-        grid: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def rope_table(
-        self,
-        positions: _DeviceArray,
-        axis_dims: Sequence[int],
-        theta: float,
-        cos: _DeviceArray,
-        sin: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def rope_apply(
-        self,
-        x: _DeviceArray,
-        cos: _DeviceArray,
-        sin: _DeviceArray,
-        interleaved: bool,
-        inverse: bool,
-        out: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def prope_apply(
-        self,
-        x: _DeviceArray,
-        runs: Sequence[tuple[int, int, int]],
-        spread: int,
-        coefficient: _DeviceArray,
-        camera: _DeviceArray,
-        cos: _Maybe,
-        sin: _Maybe,
-        inverse: bool,
-        out: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def attention(
-        self,
-        q: _DeviceArray,
-        k: _DeviceArray,
-        v: _DeviceArray,
-        mask: _Maybe,
-        bias: _Maybe,
-        query_time: _Maybe,
-        key_time: _Maybe,
-        half_life: float,
-        scale: float,
-        rotations: Sequence[_Maybe],
-        interleaved: bool,
-        out: _DeviceArray,
-        lse: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def merge_attention(
-        self,
-        out_a: _DeviceArray,
-        lse_a: _DeviceArray,
-        out_b: _DeviceArray,
-        lse_b: _DeviceArray,
-        out: _DeviceArray,
-        lse: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
     def copy_bytes(self, source: _DeviceArray, target: _DeviceArray, offset: int, n: int, stream: _Stream) -> None: ...

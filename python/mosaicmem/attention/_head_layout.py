@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, check_integer
-from mosaicmem.device.arrays import DeviceCopies
+from mosaicmem._border import DeviceCopies
 
 Runs = list[tuple[int, int, int]]
 

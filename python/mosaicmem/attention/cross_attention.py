@@ -9,25 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem import _core
-from mosaicmem._arrays import (
-    F32,
-    ArrayLike,
-    Shape,
-    as_array,
-    check_instance,
-    check_integer,
-    check_number,
-    check_threads,
-    like,
-)
+from mosaicmem._arrays import F32, ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
+from mosaicmem._border import Call, DeviceCopies
 from mosaicmem.attention._keys_values import MemoryKeysValues
 from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.attention.kernel import attention
 from mosaicmem.attention.prope import PRoPE
-from mosaicmem.attention.warped_rope import RotaryTable, WarpedRoPE
-from mosaicmem.device.arrays import Call, is_on_device
-from mosaicmem.device.cross_attention import DeviceProjections
+from mosaicmem.attention.rotary_table import RotaryTable
+from mosaicmem.attention.warped_rope import WarpedRoPE
 
 
 class MemoryCrossAttention:
@@ -163,12 +152,13 @@ class MemoryCrossAttention:
         time : (M,) array, optional
             Seconds; needed with ``half_life``.
         """
-        m = _checked("memory", memory, ("B", "M", self.memory_dim))
+        call = Call("memory", memory, self.num_threads)
+        m = call.checked("memory", memory, ("B", "M", self.memory_dim))
         batch, count, _ = m.shape
         if self.half_life is not None and time is None:
             raise ValueError("memory_time: expected the time of each memory token, since half_life is set")
-        keys = self.rope.apply(self._heads(m, "key"), positions, num_threads=self.num_threads)
-        values = self._heads(m, "value")
+        keys = self.rope.apply(self._heads(call, m, "key"), positions, num_threads=self.num_threads)
+        values = self._heads(call, m, "value")
         frame = None
         if prope is not None:
             frame = check_instance("prope", prope, PRoPE).products.shared_frame
@@ -178,8 +168,8 @@ class MemoryCrossAttention:
         return MemoryKeysValues(
             keys,
             values,
-            None if mask is None else _beside(m, "mask", mask, np.bool_, (batch, count)),
-            None if time is None else _beside(m, "memory_time", time, np.float64, (count,)),
+            None if mask is None else call.placed("mask", mask, "bool", (batch, count)),
+            None if time is None else call.placed("memory_time", time, "float64", (count,)),
             prope is not None,
             frame,
         )
@@ -212,36 +202,34 @@ class MemoryCrossAttention:
         (B, N, dim) float32
         """
         check_instance("memory", memory, MemoryKeysValues)
-        x = _checked("hidden", hidden, ("B", "N", self.dim))
+        call = Call("hidden", hidden, self.num_threads)
+        x = call.checked("hidden", hidden, ("B", "N", self.dim))
         if memory.keys.shape[0] != x.shape[0]:
             raise ValueError(f"memory: expected a batch of {x.shape[0]} as hidden has, got {memory.keys.shape[0]}")
-        if is_on_device(memory.keys) != is_on_device(x):
-            there, here = ("the host", "a device") if is_on_device(x) else ("a device", "the host")
-            raise ValueError(f"memory: expected it where hidden is, on {here}, got it on {there}; move one of them")
+        if (there := Call("memory", memory.keys).where) != call.where:
+            raise ValueError(
+                f"memory: expected it where hidden is, on {call.where}, got it on {there}; move one of them"
+            )
         if (prope is not None) != memory.with_cameras:
             raise ValueError("prope: expected cameras of both queries and memory tokens, or of neither")
-        on_device = is_on_device(x)
         if len(memory) == 0:
-            return x + 0 if on_device else like(hidden, x.copy())
+            return call.result(call.owned(x))
         decay: dict[str, Any] = {}
         if self.half_life is not None:
             if query_time is None:
                 raise ValueError("query_time: expected the time of each query, since half_life is set")
-            time = _beside(x, "query_time", query_time, np.float64, (x.shape[1],))
+            time = call.placed("query_time", query_time, "float64", (x.shape[1],))
             decay = {"query_time": time, "key_time": memory.time, "half_life": self.half_life}
-        q = self.rope.apply(self._heads(x, "query"), query_positions, num_threads=self.num_threads)
+        q = self.rope.apply(self._heads(call, x, "query"), query_positions, num_threads=self.num_threads)
         if prope is not None:
             products = check_instance("prope", prope, PRoPE).products.seen_from(memory.frame, "prope")
             q = prope.multiply("queries", q, products.q, False, self.num_threads)
         heads = attention(q, memory.keys, memory.values, mask=memory.mask, num_threads=self.num_threads, **decay)
         if prope is not None:
             heads = prope.multiply("outputs", heads, products.o, True, self.num_threads)
-        if on_device:
-            return x + self._on_device.merged("hidden", "gated output", heads)
-        merged = np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, self.num_heads * self.head_dim)
-        out = _core.linear(merged, self._gated_output, self.num_threads).reshape(x.shape)
-        out += x
-        return like(hidden, out)
+        batch, _, count, _ = heads.shape
+        merged = heads.swapaxes(1, 2).reshape((batch, count, self.num_heads * self.head_dim))
+        return call.result(x + call.linear(merged, "gated output", self._gated_output, self._copies))
 
     def __call__(
         self,
@@ -263,7 +251,7 @@ class MemoryCrossAttention:
         return self.attend(hidden, ready, query_positions, prope=of_queries, query_time=query_time)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_weights", "_gated_output", "_on_device")
+        made = ("_weights", "_gated_output", "_copies")
         return {**{k: v for k, v in self.__dict__.items() if k not in made}, "weights": dict(self._weights)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -275,26 +263,10 @@ class MemoryCrossAttention:
         self._weights = MappingProxyType(weights)
         # The gate of a head scales the columns of the output that read it.
         self._gated_output = weights["output"] * np.repeat(np.tanh(weights["gate"]), self.head_dim)
-        self._on_device = DeviceProjections({**weights, "gated output": self._gated_output})
+        self._copies = DeviceCopies()
 
-    def _heads(self, x: Any, name: str) -> Any:
+    def _heads(self, call: Any, x: Any, name: str) -> Any:
         """Projection of (B, N, C) to (B, heads, N, head_dim): a view of (B, N, heads, head_dim)."""
-        if is_on_device(x):
-            return self._on_device.heads("hidden" if name == "query" else "memory", name, x, self.num_heads)
-        batch, count, width = x.shape
-        projected = _core.linear(x.reshape(-1, width), self.weights[name], self.num_threads)
-        return np.asarray(projected.reshape(batch, count, self.num_heads, self.head_dim).transpose(0, 2, 1, 3))
-
-
-def _checked(name: str, x: Any, shape: Shape) -> Any:
-    """Hidden states or memory tokens of ``shape``, where they are."""
-    if is_on_device(x):
-        return Call(name, x).checked(name, x, ("float32", "bfloat16", "float16"), shape)
-    return as_array(name, x, np.float32, shape, values=True)
-
-
-def _beside(x: Any, name: str, value: Any, dtype: Any, shape: Shape) -> Any:
-    """What goes with ``x``, where that is; on the host it is nobody else's."""
-    if is_on_device(x):
-        return Call(name, x).placed(name, value, np.dtype(dtype).name, shape)
-    return as_array(name, value, dtype, shape, finite=dtype is np.float64, own=True)
+        batch, count, _ = x.shape
+        projected = call.linear(x, name, self.weights[name], self._copies)
+        return projected.reshape((batch, count, self.num_heads, self.head_dim)).swapaxes(1, 2)

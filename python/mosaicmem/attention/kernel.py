@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem import _core
-from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice, check_number, check_threads, like
-from mosaicmem._foreign import is_bfloat16
-from mosaicmem.attention._features import as_heads, empty_heads, restore
-from mosaicmem.attention.warped_rope import PAIRINGS, RotaryTable, WarpedRoPE
-from mosaicmem.device.arrays import host_array, is_on_device
-from mosaicmem.device.attention import attention as device_attention
-from mosaicmem.device.attention import merge_attention as device_merge
-from mosaicmem.device.positions import DeviceRotaryTable
+from mosaicmem._arrays import ArrayLike, check_choice, check_number, check_shape
+from mosaicmem._border import Call, View, readable
+from mosaicmem.attention.rotary_table import PAIRINGS, RotaryTable
 
 
 def attention(
@@ -29,8 +23,8 @@ def attention(
     key_time: ArrayLike | None = None,
     half_life: float | None = None,
     scale: float | None = None,
-    query_table: RotaryTable | DeviceRotaryTable | None = None,
-    key_table: RotaryTable | DeviceRotaryTable | None = None,
+    query_table: RotaryTable | None = None,
+    key_table: RotaryTable | None = None,
     pairing: str = "interleaved",
     return_lse: bool = False,
     num_threads: int = 0,
@@ -73,38 +67,41 @@ def attention(
         float32, or bfloat16 for bfloat16, with its axes in memory in the order of those of ``q``. Zeros for a query
         that no key answers (its log-sum-exp is -inf).
     """
-    if is_on_device(q):
-        decay = query_time, key_time, _check_times(query_time, key_time, half_life)
-        tables = (query_table, key_table, check_choice("pairing", pairing, PAIRINGS))
-        given_scale = None if scale is None else check_number("scale", scale)
-        out, lse = device_attention(q, k, v, mask, bias, decay, given_scale, *tables)
-        return (out, lse) if return_lse else out
-    q, k, v = host_array("q", q), host_array("k", k), host_array("v", v)
-    q, k = (_turned(x, table, pairing, num_threads) for x, table in ((q, query_table), (k, key_table)))
-    names = {"q": q, "k": k, "v": v}
-    half = {name for name, value in names.items() if is_bfloat16(value)}
-    if half and len(half) < 3:
-        raise TypeError(f"q, k, v: expected one dtype, got bfloat16 for {', '.join(sorted(half))} only")
-    queries = as_heads("q", q, ("B", "heads", "N_q", "d"), double=False)
+    q, k, v = readable("q", q), readable("k", k), readable("v", v)
+    call = Call("q", q, num_threads)
+    call.check_one_dtype({"q": q, "k": k, "v": v})
+    queries = call.heads("q", q, ("B", "heads", "N_q", "d"), double=False)
     batch, heads, count, dim = queries.shape
-    keys = as_heads("k", k, (batch, "key_heads", "N_k", dim), double=False)
+    keys = call.heads("k", k, (batch, "key_heads", "N_k", dim), double=False)
     _, key_heads, key_count, _ = keys.shape
-    values = as_heads("v", v, (batch, key_heads, key_count, "d_v"), double=False)
-    if dim == 0:
-        raise ValueError(f"q: expected a head dimension of at least 1, got shape {queries.shape}")
+    values = call.heads("v", v, (batch, key_heads, key_count, "d_v"), double=False)
+    most = call.core.most_head_dim
+    for name, width, least in (("q", dim, 1), ("v", values.shape[3], 0)):
+        if not least <= width <= most:
+            raise ValueError(f"{name}: expected a head dimension from {least} to {most}, got {width}")
     if heads and (key_heads == 0 or heads % key_heads):
         raise ValueError(f"k: expected a number of heads that divides the {heads} of q, got {key_heads}")
-    key_mask = None if mask is None else as_array("mask", mask, np.bool_, (batch, key_count))
-    key_bias = None if bias is None else as_array("bias", bias, np.float32, (batch, key_count), values=True)
-    if key_bias is not None and (np.isnan(key_bias).any() or np.isposinf(key_bias).any()):
-        raise ValueError("bias: expected finite values or -inf, got NaN or +inf")
-    times = _times(query_time, key_time, half_life, count, key_count)
-    factor = 1 / math.sqrt(dim) if scale is None else check_number("scale", scale)
-    out = empty_heads(queries, values.shape[3])
-    lse = np.empty((batch, heads, count), np.float32)
-    _core.attention(queries, keys, values, key_mask, key_bias, *times, factor, out, lse, check_threads(num_threads))
-    result = restore(q, out, out.shape)
-    return (result, like(q, lse)) if return_lse else result
+    key_mask = None if mask is None else call.array("mask", mask, "bool", (batch, key_count))
+    key_bias = None if bias is None else call.array("bias", bias, "float32", (batch, key_count), values=True)
+    if key_bias is not None:
+        call.check("bias", key_bias, lambda b: not (np.isnan(b) | np.isposinf(b)).any(), "finite values or -inf")
+    out, to_out = call.empty_heads(q, queries, values.shape[3])
+    lse, to_lse = call.empty((batch, heads, count), "float32")
+    call.core.attention(
+        queries,
+        keys,
+        values,
+        key_mask,
+        key_bias,
+        *_times(call, query_time, key_time, half_life, count, key_count),
+        1 / math.sqrt(dim) if scale is None else check_number("scale", scale),
+        (*_rotation(call, "query_table", query_table, q), *_rotation(call, "key_table", key_table, k)),
+        check_choice("pairing", pairing, PAIRINGS) == "interleaved",
+        to_out,
+        to_lse,
+        call.handle,
+    )
+    return (out, lse) if return_lse else out
 
 
 def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b: ArrayLike) -> tuple[Any, Any]:
@@ -122,49 +119,48 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
     -------
     (out, lse), from which the next piece can be merged.
     """
-    if is_on_device(out_a):
-        return device_merge(out_a, lse_a, out_b, lse_b)
-    out_a, out_b = host_array("out_a", out_a), host_array("out_b", out_b)
-    if is_bfloat16(out_a) != is_bfloat16(out_b):
-        raise TypeError("out_a, out_b: expected one dtype, got bfloat16 for one only")
-    a = as_heads("out_a", out_a, (*np.shape(out_a)[:-1], "d_v"), double=False)
-    shape = tuple(np.shape(out_a))
-    b = as_heads("out_b", out_b, shape, double=False)
+    out_a, out_b = readable("out_a", out_a), readable("out_b", out_b)
+    call = Call("out_a", out_a)
+    call.check_one_dtype({"out_a": out_a, "out_b": out_b})
+    shape = tuple(out_a.shape)
+    check_shape("out_b", tuple(out_b.shape), shape)
     rows, width = math.prod(shape[:-1]), shape[-1]
+    flat = [part.reshape((1, 1, rows, width)) for part in (out_a, out_b)]
+    a, b = (
+        call.heads(name, part, (1, 1, rows, width), double=False, contiguous=True)
+        for name, part in zip(("out_a", "out_b"), flat, strict=True)
+    )
     sums = [
-        as_array(name, lse, np.float32, shape[:-1], values=True) for name, lse in (("lse_a", lse_a), ("lse_b", lse_b))
+        call.array(name, part, "float32", shape[:-1], values=True)
+        for name, part in (("lse_a", lse_a), ("lse_b", lse_b))
     ]
-    out, lse = np.empty((rows, width), a.dtype), np.empty(rows, np.float32)
-    parts = [np.ascontiguousarray(part).reshape(rows, width) for part in (a, b)]
-    _core.merge_attention(parts[0], sums[0].reshape(rows), parts[1], sums[1].reshape(rows), out, lse)
-    return restore(out_a, out, shape), like(out_a, lse.reshape(shape[:-1]))
+    out, to_out = call.empty_heads(flat[0], a, width)
+    lse, to_lse = call.empty(shape[:-1], "float32")
+    call.core.merge_attention(a, sums[0], b, sums[1], to_out, to_lse, call.handle)
+    return out.reshape(shape), lse
 
 
-def _turned(x: ArrayLike, table: RotaryTable | DeviceRotaryTable | None, pairing: str, num_threads: int) -> ArrayLike:
-    """Features under Warped RoPE, where they have angles."""
+def _rotation(call: Any, name: str, table: RotaryTable | None, x: Any) -> tuple[View | None, View | None]:
+    """cos and sin by which features x are turned, where they have angles."""
     if table is None:
-        return x
-    return WarpedRoPE(2 * table.cos.shape[1], pairing=pairing).apply(x, table, num_threads=num_threads)
-
-
-def _check_times(query_time: ArrayLike | None, key_time: ArrayLike | None, half_life: float | None) -> float | None:
-    """The half-life, or None without times."""
-    given = [x is not None for x in (query_time, key_time, half_life)]
-    if not any(given):
-        return None
-    if not all(given):
-        raise ValueError("query_time, key_time, half_life: expected all three or none")
-    return check_number("half_life", half_life, above=0.0)
+        return None, None
+    _, _, tokens, dim = x.shape
+    check_shape(name, table.shape, (tokens, dim // 2))
+    cos, sin = table.beside(name, x)
+    shape = tokens, dim // 2
+    return call.array(name, cos, "float32", shape), call.array(name, sin, "float32", shape)
 
 
 def _times(
-    query_time: ArrayLike | None, key_time: ArrayLike | None, half_life: float | None, queries: int, keys: int
-) -> tuple[F64 | None, F64 | None, float]:
-    seconds = _check_times(query_time, key_time, half_life)
-    if seconds is None:
+    call: Any, query_time: Any, key_time: Any, half_life: float | None, queries: int, keys: int
+) -> tuple[View | None, View | None, float]:
+    given = [x is not None for x in (query_time, key_time, half_life)]
+    if not any(given):
         return None, None, 1.0
+    if not all(given):
+        raise ValueError("query_time, key_time, half_life: expected all three or none")
     return (
-        as_array("query_time", query_time, np.float64, (queries,), finite=True),
-        as_array("key_time", key_time, np.float64, (keys,), finite=True),
-        seconds,
+        call.array("query_time", query_time, "float64", (queries,), finite=True),
+        call.array("key_time", key_time, "float64", (keys,), finite=True),
+        check_number("half_life", half_life, above=0.0),
     )

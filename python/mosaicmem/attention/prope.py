@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem import _core
 from mosaicmem._arrays import (
     ArrayLike,
     check_choice,
@@ -16,18 +15,17 @@ from mosaicmem._arrays import (
     check_number,
     check_shape,
     check_threads,
-    is_torch,
 )
+from mosaicmem._border import Call, readable
+from mosaicmem._border.heads import room_like
+from mosaicmem._border.operators import declare, keep_inputs, kept, on_tensors
 from mosaicmem.attention._cameras import ProjectedCameras
-from mosaicmem.attention._features import as_heads, empty_heads, restore
 from mosaicmem.attention._head_layout import HeadLayout, MatrixTable
 from mosaicmem.attention._products import CameraProducts
 from mosaicmem.attention._tokens import token_places
 from mosaicmem.attention.kernel import attention
-from mosaicmem.attention.warped_rope import RotaryTable
+from mosaicmem.attention.rotary_table import RotaryTable
 from mosaicmem.camera import CameraPose
-from mosaicmem.device.arrays import Call, host_array, is_on_device
-from mosaicmem.device.positions import prope_apply
 from mosaicmem.errors import suspect
 
 _SPACING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 0.0}  # relative; float32 for all else
@@ -130,7 +128,7 @@ class PRoPE:
             # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
             quarter = head_dim // 4
             frequencies = check_number("base", base, above=0.0)
-            self._angles = RotaryTable.adopted(*_core.rope_table(place, (quarter, quarter), frequencies))
+            self._angles = RotaryTable.of_positions(place, (quarter, quarter), frequencies)
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -191,45 +189,87 @@ class PRoPE:
 
     def multiply(self, name: str, x: ArrayLike, matrices: MatrixTable, inverse: bool, num_threads: int) -> Any:
         """One product of ``products`` on features (..., N, head_dim), with the rotary part or its inverse."""
-        x = host_array(name, x)
+        x = readable(name, x)
         shape = tuple(np.shape(x))
         check_shape(name, shape, (*[None] * max(0, len(shape) - 2), len(self), self.head_dim))
-        threads = check_threads(num_threads)
-        if is_torch(x):
-            from mosaicmem import torch_ops
-
-            return torch_ops.prope(x, matrices, self._camera, self._angles, inverse, threads)
-        if is_on_device(x):
-            return self._apply_on_device(x, matrices, inverse)
-        heads = as_heads(name, x, shape)
-        double = heads.dtype == np.float64
-        angles: tuple[Any, Any] = (None, None)
-        if self._angles is not None:
-            angles = (self._angles.cos, self._angles.sin) if double else self._angles.single
-        out = empty_heads(heads, self.head_dim)
-        _core.prope_apply(
-            heads,
-            matrices.runs,
-            matrices.spread,
-            matrices.coefficients if double else matrices.single[0],
-            self._camera,
-            *angles,
-            inverse,
-            out,
-            threads,
+        call = Call(name, x)
+        is_double = str(x.dtype).endswith("float64")
+        both = (matrices.coefficients, matrices.adjoint) if is_double else matrices.single
+        product, adjoint = (
+            call.beside(matrices.copies, f"{kind} {is_double}", array)
+            for kind, array in zip(("product", "adjoint"), both, strict=True)
         )
-        return restore(x, out, shape)
+        cos, sin = (None, None) if self._angles is None else self._angles.beside(name, x, double=True)
+        constants = {
+            "coefficients": product,
+            "adjoint": adjoint,
+            "camera": call.beside(matrices.copies, "camera", self._camera),
+            "cos": cos,
+            "sin": sin,
+        }
+        runs = [number for run in matrices.runs for number in run]
+        return _PROPE((name, x), constants, runs, matrices.spread, inverse, check_threads(num_threads))
 
-    def _apply_on_device(self, x: Any, matrices: MatrixTable, inverse: bool) -> Any:
-        call = Call("x", x)
-        double = call.dtype("x", x) == "float64"
-        kind = "double" if double else "single"
-        products = matrices.copies.of(call, kind, matrices.coefficients if double else matrices.single[0])
-        camera = matrices.copies.of(call, "camera", self._camera)
-        cos, sin = None, None
-        if self._angles is not None:
-            cos, sin = self._angles.on_device(call, call.dtype("x", x))
-        return prope_apply(x, products, camera, cos, sin, matrices.runs, matrices.spread, inverse)
+
+def _prope(
+    x: Any,
+    coefficients: Any,
+    adjoint: Any,
+    camera: Any,
+    cos: Any,
+    sin: Any,
+    runs: Sequence[int],
+    spread: int,
+    inverse: bool,
+    num_threads: int,
+) -> Any:
+    """One of the products on x (..., N, d). The adjoint is for the backward alone."""
+    call = Call("x", x, num_threads)
+    heads = call.heads("x", x, (*[None] * max(0, len(x.shape) - 2), "N", "d"))
+    _, _, tokens, dim = heads.shape
+    dtype = "float64" if heads.dtype == "float64" else "float32"
+    products = call.array("coefficients", coefficients, dtype, ("cameras", "groups", 4, 16 * spread))
+    cameras, groups = products.shape[:2]
+    triples = list(zip(runs[::3], runs[1::3], runs[2::3], strict=True))
+    _check_runs(triples, spread, groups, dim, cos is not None)
+    own = call.array("camera", camera, "int32", (tokens,))
+    call.check("camera", own, lambda c: bool(c.min() >= 0 and c.max() < cameras), f"indices within [0, {cameras})")
+    to_cos = None if cos is None else call.array("cos", cos, dtype, (tokens, dim // 4))
+    to_sin = None if sin is None else call.array("sin", sin, dtype, (tokens, dim // 4))
+    out, to_out = call.empty_heads(x, heads, dim)
+    call.core.prope_apply(heads, triples, spread, products, own, to_cos, to_sin, inverse, to_out, call.handle)
+    return out
+
+
+def _check_runs(runs: list[tuple[int, int, int]], spread: int, groups: int, dim: int, turns: bool) -> None:
+    """Runs cover features from the first on; half of them, exactly, where the other half turns."""
+    end = dim // 2 if turns else dim
+    position = 0
+    fits = True
+    for first, last, group in runs:
+        whole = spread >= 1 and (last - first) % (4 * spread) == 0
+        fits = fits and whole and first == position and first <= last <= end and 0 <= group < groups
+        position = last
+    if not fits or (turns and position != end):
+        raise ValueError(f"runs: expected whole four-vectors, one run behind the other, up to {end}, got {runs}")
+
+
+def _prope_backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+    """The same with transposed matrices."""
+    product, adjoint, camera, cos, sin, runs, spread, inverse, threads = kept(ctx)
+    back = on_tensors("prope")(gradient, adjoint, product, camera, cos, sin, runs, spread, not inverse, threads)
+    return back, *[None] * 9
+
+
+_PROPE = declare(
+    "prope",
+    "(Tensor x, Tensor coefficients, Tensor adjoint, Tensor camera, Tensor? cos, Tensor? sin, int[] runs, int spread, "
+    "bool inverse, int num_threads) -> Tensor",
+    _prope,
+    lambda x, *_: room_like(x),
+    keep_inputs,
+    _prope_backward,
+)
 
 
 def prope_attention(

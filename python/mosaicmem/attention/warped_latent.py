@@ -6,27 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mosaicmem import _core
-from mosaicmem._arrays import (
-    F32,
-    I32,
-    ArrayLike,
-    Bool,
-    as_array,
-    as_depth,
-    check_choice,
-    check_integer,
-    check_number,
-    check_threads,
-    float_dtype,
-    is_torch,
-    like,
-)
+from mosaicmem._arrays import F32, I32, ArrayLike, Bool, check_choice, check_integer, check_number, check_threads
+from mosaicmem._border import FLOATS, Call, View
+from mosaicmem._border.operators import declare, keep_inputs, kept, on_tensors
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.device import geometry, latents
-from mosaicmem.device.arrays import is_on_device
 
 
 def reproject_depth_grid(
@@ -71,11 +56,12 @@ def reproject_depth_grid(
         camera,
         target.camera_from_world,
     )
-    if is_on_device(depth):
-        return geometry.reproject_grid(depth, *views)
-    z = as_depth("depth", depth, ("h", "w"))
-    projected, valid = _core.reproject_grid(z, *views, check_threads(num_threads))
-    return like(depth, projected), like(depth, valid)
+    call = Call("depth", depth, num_threads)
+    z = call.depth("depth", depth, ("h", "w"))
+    projected, to_projected = call.empty((*z.shape, 3), "float32")
+    valid, to_valid = call.empty(z.shape, "bool")
+    call.core.reproject_grid(z, *views, to_projected, to_valid, call.handle)
+    return projected, valid
 
 
 MODES = ("nearest", "block", "bilinear")
@@ -145,46 +131,9 @@ class WarpedLatent:
         weights : (N,) array, optional
             In [1e-6, 1e6]; used by ``bilinear``.
         """
-        parts = (tokens, positions, depth, weights, rows, columns, self.mode, self.depth_tolerance)
-        if is_torch(tokens):
-            from mosaicmem import torch_ops
-
-            return LatentCanvas(*torch_ops.splat(*parts))
-        if is_on_device(tokens):
-            check_integer("rows", rows, minimum=1)
-            check_integer("columns", columns, minimum=1)
-            return LatentCanvas(*latents.splat(*parts))
-        return LatentCanvas(*_core.splat(*splat_arguments(*parts)))
-
-
-def splat_arguments(
-    tokens: ArrayLike,
-    positions: ArrayLike,
-    depth: ArrayLike,
-    weights: ArrayLike | None,
-    rows: int,
-    columns: int,
-    mode: str,
-    depth_tolerance: float,
-) -> tuple[Any, ...]:
-    """The core's arguments for a splat, checked; see `WarpedLatent.splat`."""
-    features = as_array("tokens", tokens, float_dtype(tokens), ("N", "C"), values=True)
-    place = as_array("positions", positions, np.float32, (len(features), 2))
-    z = as_depth("depth", depth, (len(features),))
-    if weights is not None:
-        weights = as_array("weights", weights, np.float32, (len(features),), finite=True, values=True)
-        if weights.size and not (weights.min() >= 1e-6 and weights.max() <= 1e6):
-            raise ValueError(f"weights: expected values in [1e-6, 1e6], got {weights.min()} to {weights.max()}")
-    return (
-        features,
-        np.ascontiguousarray(place[:, ::-1]),  # the core takes (x, y)
-        z,
-        weights,
-        check_integer("rows", rows, minimum=1),
-        check_integer("columns", columns, minimum=1),
-        getattr(_core.Splat, check_choice("mode", mode, MODES)),
-        check_number("depth_tolerance", depth_tolerance, minimum=0.0),
-    )
+        constants = {"positions": positions, "depth": depth, "weights": weights}
+        options = rows, columns, self.mode, self.depth_tolerance
+        return LatentCanvas(*_SPLAT(("tokens", tokens), constants, *options, half=False))
 
 
 def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int = 0) -> tuple[Any, Any]:
@@ -206,20 +155,180 @@ def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int =
         False beyond the border, and where a position is not finite.
     """
     threads = check_threads(num_threads)
-    if is_torch(grid):
-        from mosaicmem import torch_ops
-
-        return torch_ops.bilinear_sample(grid, positions, threads)
-    if is_on_device(grid):
-        return latents.bilinear_sample(grid, positions)
-    cells, places = sample_arguments(grid, positions)
-    return _core.bilinear_sample(cells, places, threads)
+    values, inside = _SAMPLE(("grid", grid), {"positions": positions}, threads, half=False)
+    return values, inside
 
 
-def sample_arguments(grid: ArrayLike, positions: ArrayLike) -> tuple[NDArray[Any], F32]:
-    """The core's arguments for `bilinear_sample`, checked."""
-    cells = as_array("grid", grid, float_dtype(grid), ("h", "w", "C"), values=True)
-    if 0 in cells.shape[:2]:
-        raise ValueError(f"grid: expected at least one cell, got shape {cells.shape}")
-    place = as_array("positions", positions, np.float32, ("N", 2))
-    return cells, np.ascontiguousarray(place[:, ::-1])  # the core takes (x, y)
+_MOST_TOKENS = 2**30
+
+
+def _splat(
+    tokens: Any, positions: Any, depth: Any, weights: Any, rows: int, columns: int, mode: str, depth_tolerance: float
+) -> tuple[Any, Any, Any, Any]:
+    """The canvas (rows, columns, C), coverage, depth and source."""
+    call = Call("tokens", tokens)
+    latents = call.array("tokens", tokens, FLOATS, ("N", "C"), values=True)
+    count, channels = latents.shape
+    shape = check_integer("rows", rows, minimum=1), check_integer("columns", columns, minimum=1)
+    canvas, to_canvas = call.empty((*shape, channels), latents.dtype)
+    coverage, to_coverage = call.empty(shape, "bool")
+    surface, to_surface = call.empty(shape, "float32")
+    source, to_source = call.empty(shape, "int32")
+    call.core.splat(
+        latents,
+        *_places(call, positions, depth, weights, count),
+        getattr(_core.Splat, check_choice("mode", mode, MODES)),
+        check_number("depth_tolerance", depth_tolerance, minimum=0.0),
+        to_canvas,
+        to_coverage,
+        to_surface,
+        to_source,
+        call.handle,
+    )
+    return canvas, coverage, surface, source
+
+
+def _splat_adjoint(
+    canvas: Any, positions: Any, depth: Any, weights: Any, surface: Any, source: Any, mode: str, depth_tolerance: float
+) -> Any:
+    """The gradient of tokens (N, C) from that of the canvas; ``surface`` and ``source`` are what `_splat` has found."""
+    call = Call("canvas", canvas)
+    gradient = call.array("canvas", canvas, FLOATS, ("h", "w", "C"), values=True)
+    rows, columns, channels = gradient.shape
+    count = int(depth.shape[0])
+    front = call.array("source", source, "int32", (rows, columns))
+    call.check("source", front, lambda x: bool(x.min() >= -1 and x.max() < count), f"values in [-1, {count})")
+    tokens, to_tokens = call.empty((count, channels), gradient.dtype)
+    call.core.splat_adjoint(
+        gradient,
+        *_places(call, positions, depth, weights, count),
+        call.array("surface", surface, "float32", (rows, columns)),
+        front,
+        getattr(_core.Splat, check_choice("mode", mode, MODES)),
+        check_number("depth_tolerance", depth_tolerance, minimum=0.0),
+        to_tokens,
+        call.handle,
+    )
+    return tokens
+
+
+def _places(call: Any, positions: Any, depth: Any, weights: Any, count: int) -> tuple[View, View, View | None]:
+    if count >= _MOST_TOKENS:
+        raise ValueError(f"tokens: expected fewer than 2^30, got {count}")
+    place = call.array("positions", positions, "float32", (count, 2))
+    z = call.depth("depth", depth, (count,))
+    if weights is None:
+        return place, z, None
+    weight = call.array("weights", weights, "float32", (count,), values=True, finite=True)
+    call.check("weights", weight, lambda x: bool(x.min() >= 1e-6 and x.max() <= 1e6), "values in [1e-6, 1e6]")
+    return place, z, weight
+
+
+def _sample(grid: Any, positions: Any, num_threads: int) -> tuple[Any, Any]:
+    """The values (N, C) and inside (N,) of a grid (h, w, C)."""
+    call = Call("grid", grid, num_threads)
+    cells = call.array("grid", grid, FLOATS, ("h", "w", "C"), values=True)
+    rows, columns, channels = cells.shape
+    if 0 in (rows, columns):
+        raise ValueError(f"grid: expected at least one cell, got shape {(rows, columns, channels)}")
+    places = call.array("positions", positions, "float32", ("N", 2))
+    values, to_values = call.empty((places.shape[0], channels), cells.dtype)
+    inside, to_inside = call.empty((places.shape[0],), "bool")
+    call.core.bilinear_sample(cells, places, to_values, to_inside, call.handle)
+    return values, inside
+
+
+def _sample_adjoint(values: Any, positions: Any, rows: int, columns: int, num_threads: int) -> Any:
+    """The gradient of the grid (rows, columns, C) from that of the values (N, C)."""
+    call = Call("values", values, num_threads)
+    gradient = call.array("values", values, FLOATS, ("N", "C"), values=True)
+    count, channels = gradient.shape
+    if count >= _MOST_TOKENS:
+        raise ValueError(f"values: expected fewer than 2^30, got {count}")
+    places = call.array("positions", positions, "float32", (count, 2))
+    shape = check_integer("rows", rows, minimum=1), check_integer("columns", columns, minimum=1)
+    grid, to_grid = call.empty((*shape, channels), gradient.dtype)
+    call.core.bilinear_sample_adjoint(gradient, places, to_grid, call.handle)
+    return grid
+
+
+def _fake_splat(tokens: Any, _p: Any, _d: Any, _w: Any, rows: int, columns: int, *_: Any) -> tuple[Any, ...]:
+    canvas = tokens.new_empty((rows, columns, tokens.shape[1]))
+    kinds = (canvas > 0, canvas.float(), canvas.int())
+    return canvas, *(kind.new_empty((rows, columns)) for kind in kinds)
+
+
+def _keep_splat(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    _, positions, depth, weights, _, _, mode, tolerance = inputs
+    _, coverage, surface, source = output
+    ctx.mark_non_differentiable(coverage, surface, source)
+    ctx.save_for_backward(positions, depth, weights, surface, source)
+    ctx.options = mode, tolerance
+
+
+def _splat_backward(ctx: Any, gradient: Any, *_: Any) -> tuple[Any, ...]:
+    return on_tensors("splat_adjoint")(gradient, *ctx.saved_tensors, *ctx.options), *[None] * 7
+
+
+def _splat_adjoint_backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+    positions, depth, weights, _, _, mode, tolerance = kept(ctx)
+    rows, columns, _ = ctx.features
+    canvas = on_tensors("splat")(gradient, positions, depth, weights, rows, columns, mode, tolerance)[0]
+    return canvas, *[None] * 7
+
+
+def _fake_sample(grid: Any, positions: Any, *_: Any) -> tuple[Any, ...]:
+    values = grid.new_empty((positions.shape[0], grid.shape[2]))
+    return values, (grid > 0).new_empty((positions.shape[0],))
+
+
+def _keep_sample(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    keep_inputs(ctx, inputs, output)
+
+
+def _sample_backward(ctx: Any, gradient: Any, *_: Any) -> tuple[Any, ...]:
+    positions, threads = kept(ctx)
+    rows, columns, _ = ctx.features
+    return on_tensors("sample_adjoint")(gradient, positions, rows, columns, threads), None, None
+
+
+def _sample_adjoint_backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+    positions, _, _, threads = kept(ctx)
+    return on_tensors("sample")(gradient, positions, threads)[0], *[None] * 4
+
+
+_SPLAT = declare(
+    "splat",
+    "(Tensor tokens, Tensor positions, Tensor depth, Tensor? weights, int rows, int columns, str mode, "
+    "float depth_tolerance) -> (Tensor, Tensor, Tensor, Tensor)",
+    _splat,
+    _fake_splat,
+    _keep_splat,
+    _splat_backward,
+)
+declare(
+    "splat_adjoint",
+    "(Tensor canvas, Tensor positions, Tensor depth, Tensor? weights, Tensor surface, Tensor source, str mode, "
+    "float depth_tolerance) -> Tensor",
+    _splat_adjoint,
+    lambda canvas, _p, depth, *_: canvas.new_empty((depth.shape[0], canvas.shape[2])),
+    keep_inputs,
+    _splat_adjoint_backward,
+)
+_SAMPLE = declare(
+    "sample",
+    "(Tensor grid, Tensor positions, int num_threads) -> (Tensor, Tensor)",
+    _sample,
+    _fake_sample,
+    _keep_sample,
+    _sample_backward,
+)
+declare(
+    "sample_adjoint",
+    "(Tensor values, Tensor positions, int rows, int columns, int num_threads) -> Tensor",
+    _sample_adjoint,
+    lambda values, _p, rows, columns, *_: values.new_empty((rows, columns, values.shape[1])),
+    keep_inputs,
+    _sample_adjoint_backward,
+)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mosaicmem import _core
 from mosaicmem._arrays import (
-    F32,
     F64,
     ArrayLike,
     as_array,
@@ -19,14 +15,12 @@ from mosaicmem._arrays import (
     check_number,
     check_shape,
     check_threads,
-    is_torch,
     to_numpy,
 )
-from mosaicmem.attention._features import as_heads, empty_heads, restore
-from mosaicmem.device.arrays import Call, DeviceCopies, host_array, is_on_device
-from mosaicmem.device.positions import DeviceRotaryTable, rope_apply
-
-PAIRINGS = ("interleaved", "split_half")
+from mosaicmem._border import Call, readable
+from mosaicmem._border.heads import room_like
+from mosaicmem._border.operators import declare, keep_inputs, kept, on_tensors
+from mosaicmem.attention.rotary_table import PAIRINGS, RotaryTable
 
 
 def grid_positions(frames: int, rows: int, columns: int, *, temporal: str = "target") -> F64:
@@ -68,62 +62,6 @@ def warped_positions(projected: ArrayLike, stride: float, t: ArrayLike) -> F64:
         time = np.full(len(place), time)
     time = as_array("t", time, np.float64, (len(place),), finite=True)
     return np.stack([time, place[:, 1] / pixels - 0.5, place[:, 0] / pixels - 0.5], axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class RotaryTable:
-    """The angles of N tokens: compute once, apply in every layer, or hand to a model that applies RoPE itself.
-
-    Attributes
-    ----------
-    cos, sin : (N, head_dim / 2) float64
-    single : (cos, sin) as float32
-    """
-
-    cos: F64
-    sin: F64
-    single: tuple[F32, F32] = field(init=False, repr=False)
-    copies: DeviceCopies = field(init=False, repr=False, default_factory=DeviceCopies)
-
-    def __post_init__(self) -> None:
-        cos = as_array("cos", self.cos, np.float64, ("N", "D"), own=True)
-        object.__setattr__(self, "cos", cos)
-        object.__setattr__(self, "sin", as_array("sin", self.sin, np.float64, cos.shape, own=True))
-        object.__setattr__(self, "single", (self.cos.astype(np.float32), self.sin.astype(np.float32)))
-
-    @classmethod
-    def adopted(cls, cos: F64, sin: F64) -> RotaryTable:
-        """A table of arrays that are nobody else's, which are kept without a copy."""
-        table = object.__new__(cls)
-        for name, value in (
-            *(("cos", cos), ("sin", sin), ("copies", DeviceCopies())),
-            ("single", (cos.astype(np.float32), sin.astype(np.float32))),
-        ):
-            object.__setattr__(table, name, value)
-        return table
-
-    def of_dtype(self, double: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        """cos and sin in float64 or float32."""
-        return (self.cos, self.sin) if double else self.single
-
-    def on_device(self, call: Call, dtype: str) -> tuple[Any, Any]:
-        """cos and sin where the call runs, for features of ``dtype``: copies that are made once and kept."""
-        cos, sin = self.of_dtype(dtype == "float64")
-        return self.copies.of(call, f"cos {cos.dtype}", cos), self.copies.of(call, f"sin {sin.dtype}", sin)
-
-    @property
-    def frequencies(self) -> NDArray[np.complex128]:
-        """cos + i sin, (N, head_dim / 2) complex128: for models that multiply pairs as complex numbers, as Wan does."""
-        return np.asarray(self.cos + 1j * self.sin)
-
-    def per_feature(self, pairing: str = "interleaved") -> tuple[F64, F64]:
-        """cos and sin of each feature, (N, head_dim): for models that compute x * cos + rotate(x) * sin.
-
-        ``rotate`` is (x0, x1, x2, x3) -> (-x1, x0, -x3, x2) for ``interleaved``, (-x2, -x3, x0, x1) for ``split_half``.
-        """
-        if check_choice("pairing", pairing, PAIRINGS) == "interleaved":
-            return np.repeat(self.cos, 2, axis=1), np.repeat(self.sin, 2, axis=1)
-        return np.tile(self.cos, (1, 2)), np.tile(self.sin, (1, 2))
 
 
 class WarpedRoPE:
@@ -169,17 +107,14 @@ class WarpedRoPE:
         self.theta = check_number("theta", theta, above=0.0)
         self.pairing = check_choice("pairing", pairing, PAIRINGS)
 
-    def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable | DeviceRotaryTable:
-        """The angles of positions (N, 3) in (t, y, x), fractions allowed; on the device where they are on one."""
-        if is_on_device(positions):
-            return DeviceRotaryTable(positions, self.axes_dims, self.theta)
-        p = as_array("positions", positions, np.float64, ("N", 3), finite=True)
-        return RotaryTable.adopted(*_core.rope_table(p, self.axes_dims, self.theta, check_threads(num_threads)))
+    def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable:
+        """The angles of positions (N, 3) in (t, y, x), fractions allowed; on a GPU where they are on one."""
+        return RotaryTable.of_positions(positions, self.axes_dims, self.theta, check_threads(num_threads))
 
     def apply(
         self,
         x: ArrayLike,
-        positions: ArrayLike | RotaryTable | DeviceRotaryTable,
+        positions: ArrayLike | RotaryTable,
         *,
         inverse: bool = False,
         num_threads: int = 0,
@@ -200,32 +135,45 @@ class WarpedRoPE:
         -------
         Array of the shape of ``x``.
         """
-        x = host_array("x", x)
+        x = readable("x", x)
         shape = tuple(np.shape(x))
         check_shape("x", shape, (*[None] * max(0, len(shape) - 2), "N", self.head_dim))
-        if not isinstance(positions, (RotaryTable, DeviceRotaryTable)):
-            if is_on_device(positions):
-                check_shape("positions", tuple(positions.shape), (shape[-2], 3))
-            else:
-                positions = as_array("positions", positions, np.float64, (shape[-2], 3))
+        if isinstance(positions, RotaryTable):
+            check_shape("positions", positions.shape, (shape[-2], self.head_dim // 2))
+        else:
+            check_shape("positions", tuple(np.shape(positions)), (shape[-2], 3))
             positions = self.table(positions, num_threads=num_threads)
-        check_shape("positions", tuple(positions.cos.shape), (shape[-2], self.head_dim // 2))
+        cos, sin = positions.beside("x", x, double=True)
         threads = check_threads(num_threads)
-        if is_torch(x):
-            from mosaicmem import torch_ops
+        return _ROPE(("x", x), {"cos": cos, "sin": sin}, self.pairing == "interleaved", inverse, threads)
 
-            return torch_ops.rope(x, positions, self.pairing, inverse, threads)
-        if is_on_device(x):
-            return self._apply_on_device(x, positions, inverse)
-        if isinstance(positions, DeviceRotaryTable):
-            raise ValueError("positions: expected these on the CPU, where x is, got them on a device")
-        heads = as_heads("x", x, shape)
-        cos, sin = positions.of_dtype(heads.dtype == np.float64)
-        out = empty_heads(heads, self.head_dim)
-        _core.rope_apply(heads, cos, sin, getattr(_core.Pairing, self.pairing), inverse, out, threads)
-        return restore(x, out, shape)
 
-    def _apply_on_device(self, x: Any, table: RotaryTable | DeviceRotaryTable, inverse: bool) -> Any:
-        call = Call("x", x)
-        tables = table.on_device(call, call.dtype("x", x))
-        return rope_apply(x, *tables, self.pairing == "interleaved", inverse)
+def _rope(x: Any, cos: Any, sin: Any, interleaved: bool, inverse: bool, num_threads: int) -> Any:
+    """x (..., N, d) turned by cos and sin (N, d / 2)."""
+    call = Call("x", x, num_threads)
+    heads = call.heads("x", x, (*[None] * max(0, len(x.shape) - 2), "N", "d"))
+    _, _, tokens, dim = heads.shape
+    if dim % 2:
+        raise ValueError(f"x: expected an even head dimension, got shape {tuple(x.shape)}")
+    dtype = "float64" if heads.dtype == "float64" else "float32"
+    to_cos = call.array("cos", cos, dtype, (tokens, dim // 2))
+    to_sin = call.array("sin", sin, dtype, (tokens, dim // 2))
+    out, to_out = call.empty_heads(x, heads, dim)
+    call.core.rope_apply(heads, to_cos, to_sin, interleaved, inverse, to_out, call.handle)
+    return out
+
+
+def _rope_backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+    """The same with the opposite angle."""
+    cos, sin, interleaved, inverse, threads = kept(ctx)
+    return on_tensors("rope")(gradient, cos, sin, interleaved, not inverse, threads), *[None] * 5
+
+
+_ROPE = declare(
+    "rope",
+    "(Tensor x, Tensor cos, Tensor sin, bool interleaved, bool inverse, int num_threads) -> Tensor",
+    _rope,
+    lambda x, *_: room_like(x),
+    keep_inputs,
+    _rope_backward,
+)

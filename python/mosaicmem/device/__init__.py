@@ -6,12 +6,7 @@ The public functions and classes come here when their arrays are on a device; no
 from __future__ import annotations
 
 from mosaicmem import _core
-from mosaicmem.device.arrays import has_kernels
-
-
-def has_cuda() -> bool:
-    """Whether operators take arrays on a GPU here: the kernels are built in, and a driver reaches a GPU."""
-    return has_kernels() and _core.cuda.device_count() > 0
+from mosaicmem._border.frameworks import has_kernels
 
 
 def describe_cuda() -> str:

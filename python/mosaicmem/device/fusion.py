@@ -8,7 +8,8 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, I64
-from mosaicmem.device.arrays import Call, StreamOrder, View
+from mosaicmem._border.device import DeviceCall as Call
+from mosaicmem._border.device import StreamOrder, View
 
 _LEAST_CAPACITY = 1 << 16
 _FREE = -1  # as int64

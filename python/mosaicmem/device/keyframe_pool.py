@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem.device.arrays import Call
+from mosaicmem._border.device import DeviceCall as Call
 from mosaicmem.device.staging import Staging, pinned_empty
 
 

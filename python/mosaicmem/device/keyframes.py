@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem.device.arrays import Call, View
+from mosaicmem._border.device import DeviceCall as Call
+from mosaicmem._border.device import View
 from mosaicmem.device.mirror import StoreMirror
 
 _MOST_LATTICE_CELLS = 1 << 15

@@ -15,8 +15,9 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F32, U64
+from mosaicmem._border.device import DeviceCall as Call
+from mosaicmem._border.device import StreamOrder, anchor
 from mosaicmem._locks import ForkSafeLock
-from mosaicmem.device.arrays import Call, StreamOrder, anchor
 from mosaicmem.device.keyframe_pool import KeyframePool
 from mosaicmem.device.staging import Staging
 

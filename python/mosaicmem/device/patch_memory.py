@@ -8,7 +8,9 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F32, F64
-from mosaicmem.device.arrays import Call, StreamOrder, View, is_on_device
+from mosaicmem._border.device import DeviceCall as Call
+from mosaicmem._border.device import StreamOrder, View
+from mosaicmem._border.frameworks import is_on_device
 
 _PICKS = 5
 _DOWNSAMPLE = 4

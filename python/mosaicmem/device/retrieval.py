@@ -8,7 +8,8 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64
-from mosaicmem.device.arrays import Call, View
+from mosaicmem._border.device import DeviceCall as Call
+from mosaicmem._border.device import View
 from mosaicmem.device.mirror import StoreMirror
 
 if TYPE_CHECKING:

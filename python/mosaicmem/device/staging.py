@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem.device.arrays import Call, View
+from mosaicmem._border.device import DeviceCall as Call
+from mosaicmem._border.device import View
 
 _BLOCK = 1 << 20  # bytes
 _MOST_BLOCKS = 8

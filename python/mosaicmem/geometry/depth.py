@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, as_depth, check_integer, check_number, check_shape, check_threads, like
+from mosaicmem._arrays import F32, ArrayLike, as_depth, check_integer, check_number
+from mosaicmem._border import Call
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.device import geometry
-from mosaicmem.device.arrays import is_on_device
 
 if TYPE_CHECKING:
     from mosaicmem.synthetic import SyntheticWorld
@@ -33,18 +31,19 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
     (H / stride, W / stride) float32
         Lower median, 0 where invalid.
     """
-    z = depth if is_on_device(depth) else as_depth("depth", depth, ("H", "W"))
-    check_shape("depth", tuple(z.shape), ("H", "W"))
+    call = Call("depth", depth, num_threads)
+    z = call.depth("depth", depth, ("H", "W"))
     stride = check_integer("stride", stride, minimum=1)
-    if z.shape[0] % stride or z.shape[1] % stride:
+    height, width = z.shape
+    if height % stride or width % stride:
         raise ValueError(
-            f"depth: expected height and width in multiples of stride = {stride}, got shape {tuple(z.shape)}"
+            f"depth: expected height and width in multiples of stride = {stride}, got shape {(height, width)}"
         )
     fraction = check_number("min_valid_fraction", min_valid_fraction, minimum=0.0, maximum=1.0)
     least = max(1, int(np.ceil(fraction * stride * stride)))
-    if is_on_device(depth):
-        return geometry.median_depth_grid(depth, stride, least)
-    return like(depth, _core.median_depth_grid(z, stride, least, check_threads(num_threads)))
+    grid, to_grid = call.empty((height // stride, width // stride), "float32")
+    call.core.median_depth_grid(z, stride, least, to_grid, call.handle)
+    return grid
 
 
 @runtime_checkable

@@ -19,9 +19,9 @@ from mosaicmem._arrays import (
     check_shape,
     check_threads,
 )
+from mosaicmem._border.frameworks import is_on_device
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.device.arrays import is_on_device
 from mosaicmem.device.fusion import DeviceVoxelMap
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.unproject import check_depth

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem import _core
-from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance, check_threads, is_torch, like
+from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance
+from mosaicmem._border import Call
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.device import geometry
-from mosaicmem.device.arrays import is_on_device
 
 
 def check_depth(depth: ArrayLike, intrinsics: CameraIntrinsics, name: str = "depth") -> F32:
@@ -47,15 +45,15 @@ def unproject_depth(
     pixels : (N,) int64
         The flat index i * W + j of each point's pixel.
     """
-    if is_on_device(depth):
-        image, valid = unproject_to_image(depth, intrinsics, pose)
-        flat = valid.reshape(-1)
-        (pixels,) = flat.nonzero(as_tuple=True) if is_torch(flat) else flat.nonzero()
-        return image.reshape(-1, 3)[flat], pixels
-    z = check_depth(depth, intrinsics)
-    matrix = _matrix(pose)
-    points, pixels = _core.unproject_valid(z, intrinsics.params, matrix, check_threads(num_threads))
-    return like(depth, points), like(depth, pixels)
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    call = Call("depth", depth, num_threads)
+    z = call.depth("depth", depth, (intrinsics.height, intrinsics.width))
+    _, offsets = call.empty((intrinsics.height + 1,), "int64")
+    count = call.core.count_valid(z, offsets, call.handle)
+    points, to_points = call.empty((count, 3), "float32")
+    pixels, to_pixels = call.empty((count,), "int64")
+    call.core.unproject_valid(z, intrinsics.params, _matrix(pose), offsets, to_points, to_pixels, call.handle)
+    return points, pixels
 
 
 def unproject_to_image(
@@ -74,18 +72,13 @@ def unproject_to_image(
     single = not isinstance(pose, (list, tuple))
     matrices = [_matrix(one) for one in pose] if isinstance(pose, (list, tuple)) else [_matrix(pose)]
     shape = size if single else (len(matrices), *size)
-    if is_on_device(depth):
-        world_from_camera = np.stack(matrices) if matrices else np.empty((0, 4, 4))
-        return geometry.unproject_to_image(depth, intrinsics.params, shape, world_from_camera)
-    z = as_depth("depth", depth, shape)
-    threads = check_threads(num_threads)
-    if single:
-        parts = _core.unproject_dense(z, intrinsics.params, matrices[0], threads)
-        return like(depth, parts[0]), like(depth, parts[1])
-    points, valid = np.empty((*shape, 3), np.float32), np.empty(shape, np.bool_)
-    for i, matrix in enumerate(matrices):
-        points[i], valid[i] = _core.unproject_dense(z[i], intrinsics.params, matrix, threads)
-    return like(depth, points), like(depth, valid)
+    world_from_camera = np.stack(matrices) if matrices else np.empty((0, 4, 4))
+    call = Call("depth", depth, num_threads)
+    z = call.depth("depth", depth, shape)
+    points, to_points = call.empty((*shape, 3), "float32")
+    valid, to_valid = call.empty(shape, "bool")
+    call.core.unproject_dense(z, size, intrinsics.params, world_from_camera, to_points, to_valid, call.handle)
+    return points, valid
 
 
 def _matrix(pose: Any) -> F64:

@@ -10,9 +10,9 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, I64, U64, ArrayLike, Bool, as_ids, check_instance
+from mosaicmem._border.device import to_host
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.device import keyframes
-from mosaicmem.device.arrays import to_host
 from mosaicmem.memory.absence import suspect_mistake, without_score
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.mosaic import Mosaic

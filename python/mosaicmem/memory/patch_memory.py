@@ -22,9 +22,9 @@ from mosaicmem._arrays import (
     is_torch,
     like,
 )
+from mosaicmem._border.frameworks import is_on_device
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
-from mosaicmem.device.arrays import is_on_device
 from mosaicmem.device.patch_memory import DevicePatchMemory
 
 SUBFRAMES = 4

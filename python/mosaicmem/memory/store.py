@@ -24,10 +24,10 @@ from mosaicmem._arrays import (
     check_number,
     check_threads,
 )
+from mosaicmem._border.device import on_host, to_host
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.device.arrays import on_host, to_host
 from mosaicmem.device.keyframe_pool import pinned_copy
 from mosaicmem.device.mirror import StoreMirror
 from mosaicmem.device.retrieval import retrieve as retrieve_on_device

@@ -73,6 +73,25 @@ def restore(reference: ArrayLike, out: NDArray[Any], shape: tuple[int, ...]) -> 
     return out.view(reference.dtype) if is_bfloat16(reference) else out
 
 
+def as_four(x: Any) -> Any:
+    """x (..., N, d) as (batch, heads, N, d): a view where strides allow."""
+    shape = tuple(x.shape)
+    if len(shape) > 4:
+        return x.reshape((math.prod(shape[:-3]), *shape[-3:]))
+    return x if len(shape) == 4 else x.reshape((*[1] * (4 - len(shape)), *shape))
+
+
+def room_like(x: Any) -> Any:
+    """A tensor for a result of the shape of the tensor ``x`` whose features lie side by side, as kernels write them.
+
+    The other axes are in the order of those of ``x`` where its features do.
+    """
+    torch = sys.modules["torch"]
+    if x.dim() <= 4 and (x.shape[-1] <= 1 or x.stride(-1) == 1):
+        return torch.empty_like(x)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
 def _bits(name: str, value: ArrayLike) -> NDArray[np.uint16]:
     if not is_torch(value):
         return np.asarray(value.view(np.uint16))

@@ -1,0 +1,41 @@
+"""The border: the only place that knows where an array lives.
+
+A public operator opens a `Call` with its first array. The call checks the other arrays, makes room for results in the
+caller's framework, and names the core that runs (``_core`` or ``_core.cuda``, whose functions take the same arguments)
+and the handle with which it runs (threads or a stream):
+
+    call = Call("depth", depth, num_threads)
+    z = call.depth("depth", depth, ("H", "W"))
+    points, out = call.empty((*z.shape, 3), "float32")
+    call.core.unproject(z, ..., out, call.handle)
+    return points
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from mosaicmem._border.copies import DeviceCopies as DeviceCopies
+from mosaicmem._border.device import DeviceCall
+from mosaicmem._border.frameworks import has_kernels, is_on_device
+from mosaicmem._border.frameworks import host_array as readable
+from mosaicmem._border.host import FLOATS as FLOATS
+from mosaicmem._border.host import HostCall
+
+View: TypeAlias = Any
+"""An array as the core takes it."""
+
+
+def Call(name: str, value: Any, num_threads: int = 0) -> HostCall | DeviceCall:
+    """One operator, where ``value`` is, which messages call ``name``."""
+    return DeviceCall(name, value) if is_on_device(value) else HostCall(name, value, num_threads)
+
+
+def has_cuda() -> bool:
+    """Whether operators take arrays on a GPU here: the kernels are built in, and a driver reaches a GPU."""
+    from mosaicmem import _core
+
+    return has_kernels() and _core.cuda.device_count() > 0
+
+
+__all__ = ["FLOATS", "Call", "DeviceCopies", "View", "has_cuda", "readable"]

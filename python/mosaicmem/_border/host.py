@@ -1,0 +1,135 @@
+"""An operator on arrays in the memory of the host: NumPy's, torch's CPU tensors, and what reads as NumPy's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaicmem import _core
+from mosaicmem._arrays import F32, Shape, as_array, as_depth, check_threads, is_torch, like, to_numpy
+from mosaicmem._border.copies import DeviceCopies
+from mosaicmem._border.frameworks import is_on_device
+from mosaicmem._border.heads import as_heads, empty_heads, restore, room_like
+from mosaicmem._foreign import is_bfloat16
+
+FLOATS = ("float32", "float64")
+
+
+class HostCall:
+    """One operator on the host. `DeviceCall` has the same methods for arrays on a GPU.
+
+    A view is what the core takes: here a NumPy array.
+
+    Attributes
+    ----------
+    core : module
+        Where the kernels are.
+    handle : int
+        How they run: the number of threads.
+    where : str
+        For messages.
+    """
+
+    core: Any = _core
+    where = "the host"
+
+    def __init__(self, name: str, value: Any, num_threads: int) -> None:
+        self.handle = check_threads(num_threads)
+        self._name, self._like = name, value
+
+    def array(
+        self,
+        name: str,
+        value: Any,
+        dtypes: str | Sequence[str],
+        shape: Shape,
+        *,
+        values: bool = False,
+        finite: bool = False,
+        own: bool = False,
+    ) -> NDArray[Any]:
+        """``value`` of ``shape`` as contiguous memory of one of ``dtypes``, which are one or `FLOATS`.
+
+        Of `FLOATS`, float64 and what is finer stays or becomes so, all else becomes float32. bfloat16 is taken only
+        where these are ``values``. With ``own`` nobody else writes to the result.
+        """
+        array = to_numpy(name, value, values=values)
+        if isinstance(dtypes, str):
+            dtype = dtypes
+        else:
+            dtype = "float64" if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else dtypes[0]
+        return as_array(name, array, np.dtype(dtype), shape, finite=finite, own=own)
+
+    def depth(self, name: str, value: Any, shape: Shape) -> F32:
+        """Depth in metres as float32. Integers are refused: they are millimetres nearly always."""
+        return as_depth(name, value, shape)
+
+    def check(self, name: str, view: NDArray[Any], test: Callable[[NDArray[Any]], bool], expected: str) -> None:
+        """Look at the values of a view; on a device this would wait, and is left out."""
+        if view.size and not test(view):
+            raise ValueError(f"{name}: expected {expected}, got {view.min()} to {view.max()}")
+
+    def check_one_dtype(self, arrays: Mapping[str, Any]) -> None:
+        """Features that meet in one kernel: bfloat16 all, or none; all else is computed in float32."""
+        half = sorted(name for name, value in arrays.items() if is_bfloat16(value))
+        if half and len(half) < len(arrays):
+            raise TypeError(f"{', '.join(arrays)}: expected one dtype, got bfloat16 for {', '.join(half)} only")
+
+    def heads(self, name: str, x: Any, shape: Shape, *, double: bool = True, contiguous: bool = False) -> NDArray[Any]:
+        """Features (..., tokens, dim) as (batch, heads, tokens, dim), as they lie where the kernels can read that."""
+        heads = as_heads(name, x, shape, double=double)
+        return np.ascontiguousarray(heads) if contiguous else heads
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> tuple[Any, NDArray[Any]]:
+        """Room for a result: as the caller's kind of array, and as the core takes it."""
+        room = np.empty(tuple(shape), dtype)
+        return like(self._like, room), room
+
+    def empty_heads(self, x: Any, heads: NDArray[Any], dim: int) -> tuple[Any, NDArray[Any]]:
+        """Room for features of the shape of ``x`` but for ``dim``, with the axes of its view ``heads`` in memory."""
+        if is_torch(x) and dim == x.shape[-1] and str(x.dtype) in ("torch.float32", "torch.float64", "torch.bfloat16"):
+            out = room_like(x)
+            return out, as_heads("out", out, tuple(out.shape))
+        room = empty_heads(heads, dim)
+        return restore(x, room, (*np.shape(x)[:-1], dim)), room
+
+    def own(self, shape: Sequence[int], dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Room for what the library keeps: as the array that it keeps, and as the core takes it."""
+        room = np.empty(tuple(shape), dtype)
+        return room, room
+
+    def converted(self, array: Any, dtype: str) -> Any:
+        """What the library keeps, in another dtype."""
+        return array.astype(dtype)
+
+    def beside(self, _copies: DeviceCopies, _key: str, array: Any) -> NDArray[Any]:
+        """A small constant array of the library where the call runs."""
+        if is_on_device(array):
+            raise ValueError(f"positions: expected these on the CPU, where {self._name} is, got them on a device")
+        return np.asarray(array)
+
+    def checked(self, name: str, value: Any, shape: Shape) -> F32:
+        """Features of ``shape`` as an array that this library computes with outside of kernels."""
+        return as_array(name, value, np.float32, shape, values=True)
+
+    def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> NDArray[Any]:
+        """What goes with features, where these are, and nobody else's."""
+        return as_array(name, value, np.dtype(dtype), shape, finite=dtype == "float64", own=True)
+
+    def result(self, array: NDArray[Any]) -> Any:
+        """An array of this library as the caller's kind."""
+        return like(self._like, array)
+
+    def owned(self, array: Any) -> Any:
+        """A copy."""
+        return array.copy()
+
+    def linear(self, x: Any, name: str, weight: F32, _copies: DeviceCopies) -> Any:
+        """x (..., in) times weight (out, in): (..., out)."""
+        *leading, width = x.shape
+        rows = np.ascontiguousarray(x).reshape(math.prod(leading), width)
+        return _core.linear(rows, weight, self.handle).reshape(*leading, len(weight))

@@ -1,0 +1,112 @@
+"""Operators that are linear in their features, with gradients for torch.
+
+An operator is declared beside its formula. Arrays of NumPy and CuPy go to its kernel as they are. torch tensors go
+through a custom operator of torch, ``torch.ops.mosaicmem.NAME``, so that gradients flow, and ``torch.compile`` sees it
+whole. Gradients flow to features only, never to positions, depths or cameras.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import to_numpy
+from mosaicmem._border.frameworks import is_on_device
+from mosaicmem._foreign import is_torch, refuse_bfloat16
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One kernel, and what torch has to know of it.
+
+    Attributes
+    ----------
+    name : str
+    schema : str
+        Of the custom operator: the features first.
+    kernel : function
+        Takes what the schema says and returns arrays of the kind of the features.
+    fake : function
+        Results of the right shape and dtype, for compilers.
+    keep : function of (ctx, inputs, output)
+        Keeps what the backward needs.
+    backward : function of (ctx, *gradients)
+    """
+
+    name: str
+    schema: str
+    kernel: Callable[..., Any]
+    fake: Callable[..., Any]
+    keep: Callable[..., None]
+    backward: Callable[..., Any]
+
+    def __call__(
+        self, features: tuple[str, Any], constants: Mapping[str, Any], *options: Any, half: bool = True
+    ) -> Any:
+        """The result for features, arrays that no gradient flows to, and numbers, in the order of the schema."""
+        name, x = features
+        if not is_torch(x):
+            return self.kernel(x, *constants.values(), *options)
+        tensors = [_constant(each, value) for each, value in constants.items()]
+        return on_tensors(self.name)(_computable(name, x, half), *tensors, *options)
+
+
+DECLARED: list[Operator] = []
+
+
+def declare(*parts: Any, **named: Any) -> Operator:
+    """An `Operator`, which torch gets to know when a tensor comes."""
+    operator = Operator(*parts, **named)
+    DECLARED.append(operator)
+    return operator
+
+
+def on_tensors(name: str) -> Any:
+    """The custom operator of torch."""
+    from mosaicmem._border import torch_operators  # registers all that are declared
+
+    return torch_operators.find(name)
+
+
+def keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep all but the features: a backward needs no more, since operators are linear."""
+    ctx.save_for_backward(*[x if is_torch(x) else None for x in inputs[1:]])
+    ctx.others = [None if is_torch(x) else x for x in inputs[1:]]
+    ctx.features = inputs[0].shape
+
+
+def kept(ctx: Any) -> list[Any]:
+    """What `keep_inputs` has kept, in its order."""
+    return [t if t is not None else x for t, x in zip(ctx.saved_tensors, ctx.others, strict=True)]
+
+
+def _constant(name: str, value: Any) -> Any:
+    """A tensor that no gradient flows to. bfloat16 is refused but for weights."""
+    if value is None:
+        return None
+    torch, values = sys.modules["torch"], name == "weights"
+    # A compiler traces NumPy's arrays by itself, and could not trace how they are read.
+    if not is_torch(value) and not torch.compiler.is_compiling() and not is_on_device(value):
+        array = to_numpy(name, value, values=values)
+        value = torch.from_numpy(np.require(array, requirements=("C", "A", "W")))
+    tensor = torch.as_tensor(value)
+    if tensor.requires_grad:
+        raise ValueError(f"{name}: expected a tensor without gradient, since this has no backward; use .detach()")
+    if tensor.dtype == torch.bfloat16:
+        return tensor.float() if values else refuse_bfloat16(name)
+    return tensor
+
+
+def _computable(name: str, x: Any, half: bool) -> Any:
+    """The tensor in a dtype that its kernel has."""
+    torch, on_device = sys.modules["torch"], is_on_device(x)
+    if x.device.type != "cpu" and not on_device:
+        raise ValueError(f"{name}: expected a CPU or CUDA tensor, got one on {x.device}; move it with .cpu()")
+    if x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
+    halves = (torch.bfloat16, *([torch.float16] if on_device else [])) if half else ()
+    return x if x.dtype in (torch.float32, torch.float64, *halves) else x.float()
