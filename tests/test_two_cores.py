@@ -6,10 +6,22 @@ import pytest
 
 from mosaicmem import _core
 
-STATELESS = (
-    "attention bilinear_sample bilinear_sample_adjoint count_valid median_depth_grid merge_attention prope_apply "
-    "reproject_grid rope_apply rope_table splat splat_adjoint unproject_dense unproject_valid"
-).split()
+STATELESS = [
+    "attention",
+    "bilinear_sample",
+    "bilinear_sample_adjoint",
+    "count_valid",
+    "median_depth_grid",
+    "merge_attention",
+    "prope_apply",
+    "reproject_grid",
+    "rope_apply",
+    "rope_table",
+    "splat",
+    "splat_adjoint",
+    "unproject_dense",
+    "unproject_valid",
+]
 
 pytestmark = [
     pytest.mark.kernel,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import to_numpy
+from mosaicmem._arrays import Shape, check_shape, to_numpy
 from mosaicmem._border.frameworks import is_on_device
 from mosaicmem._foreign import is_torch, refuse_bfloat16
 
@@ -84,11 +84,23 @@ def kept(ctx: Any) -> list[Any]:
     return [t if t is not None else x for t, x in zip(ctx.saved_tensors, ctx.others, strict=True)]
 
 
+def wants_gradient(*values: Any) -> bool:
+    """Whether a gradient is to flow to one of these."""
+    return any(is_torch(x) and x.requires_grad for x in values) and sys.modules["torch"].is_grad_enabled()
+
+
+def constant_beside(x: Any, name: str, value: Any, shape: Shape) -> Any:
+    """A tensor of ``shape`` that no gradient flows to, on the device of the tensor ``x``."""
+    tensor = _constant(name, value)
+    check_shape(name, tuple(tensor.shape), shape)
+    return tensor.to(x.device)
+
+
 def _constant(name: str, value: Any) -> Any:
-    """A tensor that no gradient flows to. bfloat16 is refused but for weights."""
+    """A tensor that no gradient flows to. bfloat16 is refused but for weights and biases."""
     if value is None:
         return None
-    torch, values = sys.modules["torch"], name == "weights"
+    torch, values = sys.modules["torch"], name in ("weights", "bias")
     # A compiler traces NumPy's arrays by itself, and could not trace how they are read.
     if not is_torch(value) and not torch.compiler.is_compiling() and not is_on_device(value):
         array = to_numpy(name, value, values=values)

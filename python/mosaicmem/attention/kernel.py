@@ -9,6 +9,8 @@ import numpy as np
 
 from mosaicmem._arrays import ArrayLike, check_choice, check_number, check_shape
 from mosaicmem._border import Call, View, readable
+from mosaicmem._border.operators import wants_gradient
+from mosaicmem.attention.attention_gradient import attention_with_gradient
 from mosaicmem.attention.rotary_table import PAIRINGS, RotaryTable
 
 
@@ -36,7 +38,8 @@ def attention(
     q : (B, heads, N_q, d) array
         All three float32, or all three bfloat16 (a torch tensor, or NumPy with ml_dtypes); else they are computed in
         float32. On a GPU float16 stays so too; it and bfloat16 run on the tensor cores where d = d_v is 64 or 128. Sums
-        are float32 always. Transposed views of (B, N, heads, d) are read as they are.
+        are float32 always. Transposed views of (B, N, heads, d) are read as they are. Where a gradient is to flow to a
+        tensor, torch's own ``scaled_dot_product_attention`` computes the same, and float64 stays so.
     k : (B, key_heads, N_k, d) array
         ``key_heads`` divides ``heads``: query head h reads key head h // (heads // key_heads).
     v : (B, key_heads, N_k, d_v) array
@@ -68,6 +71,22 @@ def attention(
         that no key answers (its log-sum-exp is -inf).
     """
     q, k, v = readable("q", q), readable("k", k), readable("v", v)
+    if wants_gradient(q, k, v, bias):
+        return attention_with_gradient(
+            q,
+            k,
+            v,
+            mask=mask,
+            bias=bias,
+            query_time=query_time,
+            key_time=key_time,
+            half_life=half_life,
+            scale=scale,
+            query_table=query_table,
+            key_table=key_table,
+            pairing=check_choice("pairing", pairing, PAIRINGS),
+            return_lse=return_lse,
+        )
     call = Call("q", q, num_threads)
     call.check_one_dtype({"q": q, "k": k, "v": v})
     queries = call.heads("q", q, ("B", "heads", "N_q", "d"), double=False)
