@@ -146,7 +146,7 @@ class BackboneAdapter:
                 self.memory.source_camera_from_world,
                 self.memory.source_intrinsics,
                 camera=self.memory.patch_sources[self.memory.token_patches],
-                positions=self.memory.source_positions[:, ::-1],
+                positions=self.memory.source_positions,
                 **shared,
             )
             self.cameras = (of_queries, of_memory)

@@ -102,7 +102,7 @@ class Encoding:
             sources = np.concatenate([s.source_cameras @ np.linalg.inv(s.camera) for s in samples])
             targets = np.tile(np.eye(4), (len(samples), 1, 1))
             self.query_cameras = PRoPE(HEAD_DIM, targets, patches_x=COLUMNS, patches_y=ROWS, **image)
-            self.memory_cameras = PRoPE(HEAD_DIM, sources, positions=places[:, 2:0:-1], **image)
+            self.memory_cameras = PRoPE(HEAD_DIM, sources, positions=places[:, 1:], **image)
 
     def queries(self, q):
         q = self.rope.apply(q, self.query_table)

@@ -37,8 +37,8 @@ def public_classes():
         name = info.name.removeprefix("mosaicmem.")
         if name.startswith("cli") or any(part.startswith("_") for part in name.split(".")):
             continue
-        if name == "torch_ops" and importlib.util.find_spec("torch") is None:
-            continue  # functions only
+        if name.startswith("models"):
+            continue  # torch copies and pickles its modules
         module = importlib.import_module(info.name)
         names = getattr(module, "__all__", None)
         if names is None and name in NO_PACKAGE:

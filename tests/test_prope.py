@@ -212,6 +212,18 @@ def test_temporal_decay_rides_on_attention(rng):
     assert np.abs(encoding.attend(q, k, v) - encoding.attend(q, k, v, **decay)).max() > 0.05
 
 
+def test_places_are_rows_and_columns(rng):
+    """A grid of tokens is the same as their (y, x)."""
+    views, k = cameras(np.random.default_rng(3), CAMERAS)
+    image = {"image_width": 512, "image_height": 384}
+    y, x = np.divmod(np.tile(np.arange(ROWS * COLUMNS), CAMERAS), COLUMNS)
+    camera = np.repeat(np.arange(CAMERAS), ROWS * COLUMNS)
+    by_grid = PRoPE(DIM, views, k, **image, patches_x=COLUMNS, patches_y=ROWS)
+    by_place = PRoPE(DIM, views, k, **image, camera=camera, positions=np.stack([y, x], axis=1))
+    q = features(rng)
+    np.testing.assert_array_equal(by_place.apply_to_q(q), by_grid.apply_to_q(q))
+
+
 def test_memory_with_cameras_of_its_own(rng):
     """Tokens of a few cameras at fractional places, as a mosaic holds them."""
     own_views, own_k = cameras(rng, 2)

@@ -14,7 +14,7 @@ def token_places(
     camera: ArrayLike | None,
     positions: ArrayLike | None,
 ) -> tuple[I32, F64 | None]:
-    """The camera of each token, and its (x, y) where that is known."""
+    """The camera of each token, and its (y, x) where that is known."""
     if patches_x is not None or patches_y is not None:
         if camera is not None or positions is not None:
             raise ValueError("camera, positions: expected these, or patches_x and patches_y, not both")
@@ -22,7 +22,7 @@ def token_places(
         rows = check_integer("patches_y", patches_y, minimum=1)
         y, x = np.divmod(np.tile(np.arange(rows * columns), cameras), columns)
         grid = np.repeat(np.arange(cameras, dtype=np.int32), rows * columns)
-        return grid, np.stack([x, y], axis=1).astype(np.float64)
+        return grid, np.stack([y, x], axis=1).astype(np.float64)
     own = np.arange(cameras, dtype=np.int32) if camera is None else camera_indices(camera, cameras, "N")
     if positions is None:
         return own, None

@@ -54,7 +54,7 @@ class PRoPE:
     camera : (N,) int array, optional
         Instead of a grid: the camera of each token. Without it and without a grid, each token has its own, V = N.
     positions : (N, 2) array, optional
-        Instead of a grid: (x, y) of each token in patches, fractions allowed. ``half`` needs one or the other.
+        Instead of a grid: (y, x) of each token in patches, fractions allowed. ``half`` needs one or the other.
     layout : {"half", "full", "contiguous"}
         ``half``: the first half of each head takes the camera, the next quarter turns with the token's x, the last with
         its y, by the rotary part that goes with q, k, v and, inverted, with o. Sub-frames share the first half in four
@@ -125,10 +125,10 @@ class PRoPE:
         if self.layout == "half":
             if place is None:
                 raise ValueError('positions: layout "half" needs them, or patches_x and patches_y')
-            # n pairs an axis at frequencies base^(-i/n): the table of an axis of 2n dimensions.
+            # n pairs an axis, x first, at frequencies base^(-i/n): the table of an axis of 2n dimensions.
             quarter = head_dim // 4
             frequencies = check_number("base", base, above=0.0)
-            self._angles = RotaryTable.of_positions(place, (quarter, quarter), frequencies)
+            self._angles = RotaryTable.of_positions(place[:, ::-1], (quarter, quarter), frequencies)
 
     def __len__(self) -> int:
         """The number of tokens."""
