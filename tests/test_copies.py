@@ -21,6 +21,7 @@ from memory_helpers import K, filled_store
 from mosaicmem import datasets, diffusion, evaluation, geometry, memory, pipeline
 from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
+from mosaicmem.memory import strategies
 from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
 from mosaicmem.memory.storage import Manifest, StoreFolder, StoreSettings, read_manifest
 from mosaicmem.synthetic import RenderedView
@@ -227,6 +228,10 @@ COPIED = {
     geometry.Alignment: lambda g: geometry.fit_scale(np.linspace(1, 2, 4000), np.linspace(2, 4, 4000)),
     geometry.FusionCounts: lambda g: geometry.FusionCounts(1, 2, 3),
     memory.KeyframeOptions: lambda g: memory.KeyframeOptions(),
+    strategies.VisibleCoverage: lambda g: strategies.VisibleCoverage(memory.KeyframeOptions(max_keyframes=3)),
+    strategies.TopK: lambda g: strategies.TopK(memory.KeyframeOptions(half_life=2.0)),
+    strategies.PoseNearest: lambda g: strategies.PoseNearest(memory.KeyframeOptions(max_keyframes=3)),
+    strategies.Coverage: lambda g: strategies.Coverage(memory.KeyframeOptions(max_keyframes=3)),
     memory.KeyframeSelection: lambda g: mm.KeyframeRetrieval().select(filled_store(g.rng, 2)[0], g.path[:2], 8),
     memory.PatchMemoryResult: lambda g: memory.PatchMemoryResult(*CANVAS),
     memory.RetrievalOptions: lambda g: memory.RetrievalOptions(),

@@ -234,5 +234,5 @@ class TestCrossAttention:
             layer(device.put(hidden[..., :9].copy()), device.put(memory), where, landed)
         with pytest.raises(ValueError, match=r"mask: expected shape \(2, 40\)"):
             layer(device.put(hidden), device.put(memory), where, landed, mask=np.ones((2, 39), bool))
-        with pytest.raises(ValueError, match="memory: expected it where hidden is, on a device, got it on the host"):
+        with pytest.raises(ValueError, match="memory: expected it where hidden is, on a device, got it on the CPU"):
             layer(device.put(hidden), memory, where, landed)

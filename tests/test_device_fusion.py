@@ -72,7 +72,7 @@ def test_a_map_stays_where_it_began(device, rng):
     depth = np.ones((30, 40), np.float32)
     on, off = StreamingFusion(), StreamingFusion()
     on.add_frame(device.put(depth), K, CameraPose())
-    with pytest.raises(ValueError, match="depth: expected an array on the device, where the map is"):
+    with pytest.raises(ValueError, match="depth: expected an array on a device, where the map is"):
         on.add_frame(depth, K, CameraPose())
     off.add_frame(depth, K, CameraPose())
     with pytest.raises(ValueError, match="depth: expected an array on the CPU, where the map is, got one on a device"):

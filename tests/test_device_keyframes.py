@@ -14,7 +14,7 @@ from mosaicmem import (
     depth_to_grid,
 )
 from mosaicmem.memory import KeyframeSelection
-from mosaicmem.memory.keyframe_retrieval import DeviceSelection
+from mosaicmem.memory.selection import DeviceSelection
 
 pytestmark = pytest.mark.kernel
 

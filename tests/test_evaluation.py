@@ -286,7 +286,7 @@ class TestCommand:
             (["--scene", "synthetic", "--budgets", "1,x"], "--budgets: expected megabytes with commas between"),
             (
                 ["--scene", "synthetic", "--budgets", "1", "--strategy", "coverage"],
-                "--budgets: expected none with coverage",
+                "--budgets: expected no limit for coverage",
             ),
             (["--scene", "nowhere", "--strategy", "best"], "--strategy: expected one of"),
             (

@@ -98,26 +98,23 @@ class BoundVoxelMap {
         return to_python(std::move(copy));
     }
 
-    py::dict add(const Array<float>& depth, const std::optional<Array<std::uint8_t>>& color,
-                 const std::array<double, 4>& k, const Array<double>& world_from_camera,
-                 double timestamp, int num_threads) {
+    // counts (3): points fused, points out of range, new voxels.
+    void add(const Array<float>& depth, const std::optional<Array<std::uint8_t>>& color,
+             const std::array<double, 4>& k, const Array<double>& world_from_camera,
+             double timestamp, Out<std::int64_t> counts, int num_threads) {
         const RgbdFrame frame{depth.data(),     data_or_null(color), extent(depth, 0),
                               extent(depth, 1), to_intrinsics(k),    to_affine(world_from_camera),
                               timestamp};
-        FusionCounts counts;
-        {
-            const py::gil_scoped_release release;
-            const std::lock_guard lock(mutex_);
-            counts = map_.add(frame, num_threads);
-        }
-        py::dict result;
-        result["points"] = counts.points;
-        result["out_of_range"] = counts.out_of_range;
-        result["new_voxels"] = counts.new_voxels;
-        return result;
+        std::int64_t* const out = counts.mutable_data();
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        const FusionCounts fused = map_.add(frame, num_threads);
+        out[0] = static_cast<std::int64_t>(fused.points);
+        out[1] = static_cast<std::int64_t>(fused.out_of_range);
+        out[2] = static_cast<std::int64_t>(fused.new_voxels);
     }
 
-    py::dict export_means(std::size_t min_count) const {
+    py::dict export_means(std::size_t min_count, int /*num_threads*/) const {
         std::vector<float> points, normals;
         std::vector<std::uint8_t> colors;
         std::vector<std::int64_t> counts;
@@ -149,7 +146,7 @@ class BoundVoxelMap {
         return result;
     }
 
-    std::size_t size() const {
+    std::size_t size(int /*num_threads*/) const {
         const py::gil_scoped_release release;
         const std::lock_guard lock(mutex_);
         return map_.size();
@@ -188,10 +185,10 @@ void bind_geometry(py::module_& m) {
     def_init(map, &make_new<BoundVoxelMap, double>, py::arg("voxel_size"));
     map.def("add", &BoundVoxelMap::add, py::arg("depth").noconvert(), py::arg("color").noconvert(),
             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
-            py::arg("num_threads") = 0)
+            py::arg("counts").noconvert(), py::arg("num_threads"))
         .def("fork", &BoundVoxelMap::fork)
-        .def("export", &BoundVoxelMap::export_means, py::arg("min_count"))
-        .def("__len__", &BoundVoxelMap::size)
+        .def("export", &BoundVoxelMap::export_means, py::arg("min_count"), py::arg("num_threads"))
+        .def("size", &BoundVoxelMap::size, py::arg("num_threads"))
         .def_property_readonly("nbytes", &BoundVoxelMap::nbytes);
 }
 

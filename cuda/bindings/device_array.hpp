@@ -29,18 +29,22 @@ struct DeviceArray {
     }
 };
 
-// Where a kernel runs, and who gives it scratch: allocate(bytes) returns the address of memory that
-// stays until the kernel is in the stream.
+// Where a kernel runs, and the call that it belongs to, which makes memory in the caller's
+// framework.
 struct Execution {
     cuda::Stream stream;
-    py::object allocate;
+    py::object call;
 
     operator const cuda::Stream&() const { return stream; }
 
+    // Memory that stays until the kernel is in the stream.
     void* scratch(std::size_t bytes) const {
         if (bytes == 0) return nullptr;
-        return reinterpret_cast<void*>(py::cast<std::uintptr_t>(allocate(bytes)));
+        return reinterpret_cast<void*>(py::cast<std::uintptr_t>(call.attr("allocate")(bytes)));
     }
+
+    // An object whose memory stays as long as it does.
+    py::object own(std::size_t bytes) const { return call.attr("own_bytes")(bytes); }
 };
 
 template <class T>
@@ -63,6 +67,7 @@ void bind_cuda_mirror(py::module_& m);
 void bind_cuda_patch_memory(py::module_& m);
 void bind_cuda_positions(py::module_& m);
 void bind_cuda_retrieval(py::module_& m);
+void bind_cuda_voxel_map(py::module_& m);
 
 }  // namespace mosaicmem::bindings
 
@@ -82,7 +87,7 @@ struct type_caster<mosaicmem::cuda::Stream> {
     }
 };
 
-// (device, handle, allocate); a stream alone gives no scratch.
+// (device, handle, call); a stream alone gives no memory.
 template <>
 struct type_caster<mosaicmem::bindings::Execution> {
     PYBIND11_TYPE_CASTER(mosaicmem::bindings::Execution, const_name("tuple[int, int, Any]"));
@@ -93,7 +98,7 @@ struct type_caster<mosaicmem::bindings::Execution> {
         if (parts.size() != 2 && parts.size() != 3) return false;
         value.stream = {pybind11::cast<int>(parts[0]),
                         reinterpret_cast<void*>(pybind11::cast<std::uintptr_t>(parts[1]))};
-        if (parts.size() == 3) value.allocate = parts[2];
+        if (parts.size() == 3) value.call = parts[2];
         return true;
     }
 };

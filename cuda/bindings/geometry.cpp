@@ -2,7 +2,6 @@
 #include "cuda/geometry/depth_grid.hpp"
 #include "cuda/geometry/reproject.hpp"
 #include "cuda/geometry/unproject.hpp"
-#include "cuda/geometry/voxel_map.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -47,34 +46,6 @@ void reproject_grid(const DeviceArray& depth, double stride, const std::array<do
                          valid.as<std::uint8_t>(), execution);
 }
 
-// Keys, words and the number of voxels.
-using VoxelArrays = std::tuple<DeviceArray, DeviceArray, DeviceArray>;
-
-cuda::VoxelTable to_table(const VoxelArrays& arrays) {
-    const auto& [keys, words, voxels] = arrays;
-    return {keys.as<unsigned long long>(), words.as<long long>(), voxels.as<unsigned long long>(),
-            keys.extent(0)};
-}
-
-void clear_voxels(const VoxelArrays& table, const Execution& execution) {
-    cuda::clear_voxels(to_table(table), execution);
-}
-
-void add_voxels(const VoxelArrays& table, const DeviceArray& depth,
-                const std::optional<DeviceArray>& color, const std::array<double, 4>& k,
-                const Array<double>& world_from_camera, double timestamp, double voxel_size,
-                const DeviceArray& counts, const Execution& execution) {
-    const cuda::RgbdFrame frame{
-        depth.as<float>(), data_or_null<std::uint8_t>(color), depth.extent(0), depth.extent(1),
-        to_intrinsics(k),  to_affine(world_from_camera),      timestamp};
-    cuda::add_voxels(to_table(table), frame, voxel_size, counts.as<unsigned long long>(),
-                     execution);
-}
-
-void move_voxels(const VoxelArrays& from, const VoxelArrays& to, const Execution& execution) {
-    cuda::move_voxels(to_table(from), to_table(to), execution);
-}
-
 }  // namespace
 
 void bind_cuda_geometry(py::module_& m) {
@@ -91,13 +62,6 @@ void bind_cuda_geometry(py::module_& m) {
           py::arg("source_intrinsics"), py::arg("world_from_source"), py::arg("camera"),
           py::arg("camera_from_world"), py::arg("projected"), py::arg("valid"),
           py::arg("execution"));
-    m.attr("voxel_words") = cuda::kVoxelWords;
-    m.attr("voxel_position_unit") = cuda::kPositionUnit;
-    m.def("clear_voxels", &clear_voxels, py::arg("table"), py::arg("execution"));
-    m.def("add_voxels", &add_voxels, py::arg("table"), py::arg("depth"), py::arg("color"),
-          py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
-          py::arg("voxel_size"), py::arg("counts"), py::arg("execution"));
-    m.def("move_voxels", &move_voxels, py::arg("source"), py::arg("target"), py::arg("execution"));
 }
 
 }  // namespace mosaicmem::bindings

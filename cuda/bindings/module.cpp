@@ -41,6 +41,7 @@ void bind_cuda(py::module_& core) {
     bind_cuda_patch_memory(m);
     bind_cuda_positions(m);
     bind_cuda_retrieval(m);
+    bind_cuda_voxel_map(m);
 }
 
 }  // namespace mosaicmem::bindings

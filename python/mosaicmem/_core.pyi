@@ -53,11 +53,6 @@ class Eviction:
     oldest: ClassVar[Eviction]
     redundant: ClassVar[Eviction]
 
-class FrameCounts(TypedDict):
-    points: int
-    out_of_range: int
-    new_voxels: int
-
 class ExportedVoxels(TypedDict):
     points: _F32
     colors: NDArray[np.uint8]
@@ -146,18 +141,19 @@ class StoreCounts(TypedDict):
 
 class VoxelMap:
     def __init__(self, voxel_size: float) -> None: ...
-    def fork(self) -> VoxelMap: ...
+    def fork(self) -> VoxelMap: ...  # of the host alone
     def add(
         self,
-        depth: _F32,
-        color: NDArray[np.uint8] | None,
+        depth: _View,
+        color: _Maybe,
         intrinsics: _Intrinsics,
         world_from_camera: _F64,
         timestamp: float,
-        num_threads: int = 0,
-    ) -> FrameCounts: ...
-    def export(self, min_count: int) -> ExportedVoxels: ...
-    def __len__(self) -> int: ...
+        counts: _View,
+        handle: _Handle,
+    ) -> None: ...
+    def export(self, min_count: int, handle: _Handle) -> ExportedVoxels: ...
+    def size(self, handle: _Handle) -> int: ...
     @property
     def nbytes(self) -> int: ...
 
@@ -404,8 +400,6 @@ class _DeviceArray:
     strides: list[int]
     dtype: str
 
-_VoxelArrays = tuple[_DeviceArray, _DeviceArray, _DeviceArray]  # keys, words, number of voxels
-
 class _Cuda:
     """Everything runs in the order of the stream."""
 
@@ -417,8 +411,6 @@ class _Cuda:
     is_emulated: bool
     compiler: str
     architectures: str
-    voxel_words: int
-    voxel_position_unit: float
     def device_count(self) -> int: ...
     def driver_version(self) -> int: ...
     chunk: int
@@ -529,19 +521,5 @@ class _Cuda:
         valid: _DeviceArray,
         stream: _Stream,
     ) -> None: ...
-    def clear_voxels(self, table: _VoxelArrays, stream: _Stream) -> None: ...
-    def add_voxels(
-        self,
-        table: _VoxelArrays,
-        depth: _DeviceArray,
-        color: _Maybe,
-        intrinsics: _Intrinsics,
-        world_from_camera: _F64,
-        timestamp: float,
-        voxel_size: float,
-        counts: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def move_voxels(self, source: _VoxelArrays, target: _VoxelArrays, stream: _Stream) -> None: ...
 
 cuda: _Cuda  # missing where the library was built without CUDA

@@ -54,11 +54,19 @@ class DeviceCall:
         handle, self.stream_owner = self._framework.stream()
         self.stream: Stream = (self._framework.index, handle)
         self.core: Any = _core.cuda
-        self.handle = (*self.stream, self._allocate)
+        self.handle = (*self.stream, self)
 
-    def _allocate(self, nbytes: int) -> int:
+    def allocate(self, nbytes: int) -> int:
         """Scratch of a kernel. It lives as long as the call; then the framework hands it out in the stream's order."""
         return int(self.empty((nbytes,), "uint8")[1].address)
+
+    def own_bytes(self, nbytes: int) -> Any:
+        """Memory that the core keeps: an array of the framework."""
+        return self._framework.empty((nbytes,), "uint8")
+
+    def address_of(self, array: Any) -> int:
+        """Where the memory of an array of the framework begins."""
+        return self._framework.place(array)[0]
 
     @property
     def place(self) -> tuple[type, int]:
@@ -126,6 +134,10 @@ class DeviceCall:
     def beside(self, copies: DeviceCopies, key: str, array: Any) -> Any:
         """A small constant array where the call runs: a copy that is kept, unless it is there already."""
         return array if is_on_device(array) else copies.of(self, f"{key} {array.dtype}", array)
+
+    def numbers(self, array: Any) -> list[Any]:
+        """The elements of a small result, as arrays of shape () that nothing has waited for."""
+        return [array[i] for i in range(int(array.shape[0]))]
 
     def result(self, array: Any) -> Any:
         """An array of this library as the caller's kind, which it is."""

@@ -32,10 +32,13 @@ class HostCall:
         How they run: the number of threads.
     where : str
         For messages.
+    place : tuple
+        The kind of the arrays and their device: what stays in one place compares it.
     """
 
     core: Any = _core
-    where = "the host"
+    where = "the CPU"
+    place: tuple[type, int] = (np.ndarray, -1)
 
     def __init__(self, name: str, value: Any, num_threads: int) -> None:
         self.handle = check_threads(num_threads)
@@ -119,6 +122,10 @@ class HostCall:
     def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> NDArray[Any]:
         """What goes with features, where these are, and nobody else's."""
         return as_array(name, value, np.dtype(dtype), shape, finite=dtype == "float64", own=True)
+
+    def numbers(self, array: Any) -> list[Any]:
+        """The elements of a small result."""
+        return [int(x) for x in array]
 
     def result(self, array: NDArray[Any]) -> Any:
         """An array of this library as the caller's kind."""

@@ -10,9 +10,13 @@ import typer
 from mosaicmem.cli._errors import UsageError
 from mosaicmem.cli._frames import parse_size
 from mosaicmem.cli._trajectories import parse_camera
+from mosaicmem.datasets import layout_names
 
 if TYPE_CHECKING:
     from mosaicmem.datasets import RgbdSequence
+
+*_first, _last = layout_names()
+A_SEQUENCE = f"Folder of a posed RGB-D sequence ({', '.join(_first)} or {_last})"
 
 SceneIntrinsics = Annotated[
     str | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mosaicmem.camera.formats import format_names
 from mosaicmem.cli._common import (
     AsJson,
     Debug,
@@ -21,7 +22,7 @@ from mosaicmem.cli._errors import UsageError, check_choice, reports_errors
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
-_FORMATS = "mosaicmem, tum, kitti, colmap, colmap-binary, re10k, nerfstudio, matrixgame, worldplay"
+_FORMATS = ", ".join(format_names())
 _GUESSED = {".json": "mosaicmem", ".npz": "matrixgame"}
 _SUFFIXES = {  # of what is written
     **{"mosaicmem": (".json",), "nerfstudio": (".json",), "worldplay": (".json",), "matrixgame": (".npz",)},
@@ -56,7 +57,7 @@ def convert(
     """
     from mosaicmem.camera.formats import detect_format, save_trajectory
 
-    kinds = _FORMATS.split(", ")
+    kinds = format_names()
     if source_format is not None:
         check_choice("--from", source_format, kinds)
     kind = target_format or _GUESSED.get(target.suffix.lower())

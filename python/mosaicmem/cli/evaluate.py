@@ -25,9 +25,10 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, blames, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected, warn_of_overlap
-from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize, open_scene
+from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar
+from mosaicmem.memory import strategy_names
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics
@@ -37,7 +38,16 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "synthetic"
 _USED = (  # settings that count here
-    *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "near", "far", "half_life"),
+    *(
+        "strategy",
+        "max_keyframes",
+        "max_window_keyframes",
+        "composition",
+        "depth_tolerance",
+        "near",
+        "far",
+        "half_life",
+    ),
     *("seed", "num_threads"),
 )
 
@@ -46,7 +56,7 @@ _USED = (  # settings that count here
 def evaluate(
     scene: Annotated[
         str,
-        typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet), or synthetic."),
+        typer.Option(help=f"{A_SEQUENCE}, or synthetic."),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     memory_frames: Annotated[
@@ -62,7 +72,8 @@ def evaluate(
     strategy: Annotated[
         list[str] | None,
         typer.Option(
-            help="visible_coverage, top_k (patches), pose_nearest or coverage (the published rules); may be repeated."
+            help=f"Which parts of memory: {', '.join(strategy_names())}; may be repeated. Default: as --config, or "
+            f"{strategy_names()[0]}."
         ),
     ] = None,
     composition: Annotated[
@@ -129,7 +140,7 @@ def evaluate(
     options = settings.keyframe_options()
     if composition and "composition" in read_changes(changes):
         raise UsageError("--composition, --set composition: expected at most one of the two")
-    rules = _rules(strategy or ["visible_coverage"], composition or [settings.composition], budgets, stride)
+    rules = _rules(strategy or [settings.strategy], composition or [settings.composition], budgets, stride)
     if output is not None:
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
@@ -220,15 +231,14 @@ def _rules(
     strategies: list[str], compositions: list[str], budgets: str | None, stride: int
 ) -> list[tuple[str, str, int | None]]:
     """Every strategy with every composition and limit of bytes; refused if any of them do not go together."""
-    from mosaicmem.evaluation.strategies import PUBLISHED, check_rules
+    from mosaicmem.evaluation.strategies import check_rules
 
     limits = [None] if budgets is None else _megabytes(budgets)
+    options = {name: f"--{name}" for name in ("strategy", "composition", "stride")}
     for strategy in strategies:
-        if budgets is not None and strategy in PUBLISHED:
-            raise UsageError(f"--budgets: expected none with {strategy}, which never forgets")
         for composition in compositions:
-            with blames({name: f"--{name}" for name in ("strategy", "composition", "stride")}):
-                check_rules(strategy, composition, stride)
+            with blames({**options, "max_bytes": "--budgets"}):
+                check_rules(strategy, composition, stride, limits[0])
     return [(chosen, composed, limit) for chosen in strategies for composed in compositions for limit in limits]
 
 

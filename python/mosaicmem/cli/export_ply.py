@@ -19,7 +19,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected
-from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize, open_scene
+from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar, warn
 
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 @reports_errors
 def export_ply(
     output: Annotated[Path, typer.Option("--output", "-o", help="PLY file to write.")],
-    scene: Annotated[
-        Path | None, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
-    ] = None,
+    scene: Annotated[Path | None, typer.Option(help=f"{A_SEQUENCE}.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder of a saved store instead.")] = None,
     frames: Annotated[
         str | None,

@@ -29,7 +29,7 @@ from mosaicmem.cli._common import (
 from mosaicmem.cli._errors import UsageError, check_useful, reports_errors
 from mosaicmem.cli._frames import warn_of_overlap
 from mosaicmem.cli._generate_inputs import Inputs, check_depth, make_depth_estimator, read_inputs
-from mosaicmem.cli._scenes import SceneIntrinsics, SceneSize
+from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
@@ -49,9 +49,7 @@ if TYPE_CHECKING:
 @reports_errors
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    scene: Annotated[
-        Path | None, typer.Option(help="Folder of a posed RGB-D sequence (7-Scenes, TUM RGB-D, Replica or ScanNet).")
-    ] = None,
+    scene: Annotated[Path | None, typer.Option(help=f"{A_SEQUENCE}.")] = None,
     memory: Annotated[Path | None, typer.Option(help="Folder of a saved store to begin with.")] = None,
     memory_frames: Annotated[
         str | None,

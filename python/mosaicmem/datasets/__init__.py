@@ -4,7 +4,7 @@ Each is a sequence of `RgbdImage`, whose files are read when it is asked for; `o
 which layout a folder has.
 """
 
-from mosaicmem.datasets.layouts import open_sequence
+from mosaicmem.datasets.layouts import layout_names, open_sequence, register_layout
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
@@ -20,5 +20,7 @@ __all__ = [
     "SevenScenes",
     "SyntheticWalk",
     "TumRgbd",
+    "layout_names",
     "open_sequence",
+    "register_layout",
 ]

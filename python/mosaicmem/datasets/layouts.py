@@ -19,12 +19,40 @@ from mosaicmem.errors import FormatError
 
 _MOST_FOLDERS = 500  # looked into for a sequence
 _MOST_LEVELS = 3
-_LAYOUTS: tuple[tuple[str, tuple[str, ...], Callable[..., RgbdSequence]], ...] = (
-    ("7-Scenes", ("frame-*.color.*",), SevenScenes),
-    ("TUM RGB-D", ("rgb.txt", "depth.txt", "groundtruth.txt"), TumRgbd),
-    ("Replica", ("traj.txt", "results"), Replica),
-    ("ScanNet", ("color", "depth", "pose", "intrinsic"), ScanNet),
-)
+_LAYOUTS: list[tuple[str, tuple[str, ...], Callable[..., RgbdSequence]]] = []
+
+
+def register_layout(name: str, files: tuple[str, ...], layout: Callable[..., RgbdSequence]) -> None:
+    """Make a layout known to `open_sequence` and to all commands that take ``--scene``.
+
+    Parameters
+    ----------
+    name : str
+        As people call it.
+    files : tuple of str
+        Glob patterns, each of which must find something in a folder of this layout, and not all in one of another.
+    layout : function
+        Of the folder, and ``intrinsics`` by name: a class such as `Replica`.
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
+    """
+    if name in layout_names():
+        raise ValueError(f"name: expected one that is free, got {name!r}, which is registered already")
+    _LAYOUTS.append((name, files, layout))
+
+
+def layout_names() -> tuple[str, ...]:
+    """The names of all layouts, in the order in which they are looked for."""
+    return tuple(name for name, _, _ in _LAYOUTS)
+
+
+register_layout("7-Scenes", ("frame-*.color.*",), SevenScenes)
+register_layout("TUM RGB-D", ("rgb.txt", "depth.txt", "groundtruth.txt"), TumRgbd)
+register_layout("Replica", ("traj.txt", "results"), Replica)
+register_layout("ScanNet", ("color", "depth", "pose", "intrinsic"), ScanNet)
 
 
 def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> RgbdSequence:
@@ -33,7 +61,7 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
     Parameters
     ----------
     folder : path
-        Of `SevenScenes`, `TumRgbd`, `Replica` or `ScanNet`; the first of them that fits.
+        Of one of `layout_names`; the first of them that fits.
     intrinsics : CameraIntrinsics, optional
         In place of those that the folder has, or that its layout implies; for images of the same size.
 

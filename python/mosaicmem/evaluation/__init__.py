@@ -6,12 +6,11 @@ from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_c
 from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
 from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
 from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecorder, compare_memory, mean_score
-from mosaicmem.evaluation.strategies import COMPOSITIONS, STRATEGIES, Canvases, Composer
+from mosaicmem.evaluation.strategies import COMPOSITIONS, Canvases, Composer
 
 __all__ = [
     "ABLATIONS",
     "COMPOSITIONS",
-    "STRATEGIES",
     "AblationScore",
     "Canvases",
     "Comparison",

@@ -16,17 +16,17 @@ from mosaicmem.memory import (
     ComposedMosaic,
     KeyframeRetrieval,
     KeyframeSelection,
-    MemoryRetrieval,
     Mosaic,
     MosaicMemoryStore,
     PatchMemory,
+    strategy_names,
 )
 from mosaicmem.memory.patch_memory import STRIDE as PUBLISHED_STRIDE
-from mosaicmem.memory.patch_memory import SUBFRAMES
+from mosaicmem.memory.strategies.published import PublishedRule, published_queries
 
-STRATEGIES = ("visible_coverage", "top_k", "pose_nearest", "coverage")
 COMPOSITIONS = ("blend", "backward", "near", "far")
-PUBLISHED = {"pose_nearest": "base", "coverage": "distilled", "near": "base", "far": "distilled"}
+PUBLISHED = {"near": "base", "far": "distilled"}  # policies
+_UNLIMITED = ("pose_nearest", "coverage")  # published rules, which never forget
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +55,12 @@ class Canvases:
 
 def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | None = None) -> None:
     """Refuse what does not go together; see `Composer`."""
-    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("strategy", strategy, strategy_names())
     check_choice("composition", composition, COMPOSITIONS)
-    published = [name for name in (strategy, composition) if name in PUBLISHED]
+    published = [name for name in (strategy, composition) if name in (*_UNLIMITED, *PUBLISHED)]
     if published and stride != PUBLISHED_STRIDE:
         raise ValueError(f"stride: expected {PUBLISHED_STRIDE}, which {published[0]} is made for, got {stride}")
-    if strategy in PUBLISHED and max_bytes is not None:
+    if strategy in _UNLIMITED and max_bytes is not None:
         raise ValueError(f"max_bytes: expected no limit for {strategy}, which never forgets, got {max_bytes}")
     if strategy == "top_k" and composition in PUBLISHED:
         raise ValueError(f"composition: expected blend or backward for patches of top_k, got {composition!r}")
@@ -76,14 +76,15 @@ class Composer:
         Of the images that the grids were made from.
     stride : int
         Pixels a cell.
-    strategy : {"visible_coverage", "top_k", "pose_nearest", "coverage"}
-        The last two are the published rules: they need ``stride`` 16 and never forget.
+    strategy : str
+        One of `mosaicmem.memory.strategy_names`. ``pose_nearest`` and ``coverage`` are the published rules: they need
+        ``stride`` 16 and never forget.
     composition : {"blend", "backward", "near", "far"}
         The last two are the published rules; they compose keyframes, not the patches of ``top_k``.
     max_bytes, eviction
         Of the store.
     options
-        Of `KeyframeRetrieval`.
+        Of `KeyframeRetrieval`, but for ``strategy`` and ``composition``.
     """
 
     def __init__(
@@ -110,41 +111,30 @@ class Composer:
             np.uint64,
         )
         blend = "blend" if composition in PUBLISHED else composition
-        self._keyframes = KeyframeRetrieval(**{**(options or {}), "composition": blend})
-        self._patches = MemoryRetrieval(top_k=4096, min_visibility=0.0)
-        self._rules = {
-            name: _published(memory, camera, PUBLISHED[name], num_threads)
-            for name in (strategy, composition)
-            if name in PUBLISHED
-        }
+        chosen = {name: value for name, value in (options or {}).items() if name != "strategy"}
+        self._keyframes = KeyframeRetrieval(strategy, **{**chosen, "composition": blend})
+        if isinstance(self._keyframes.strategy, PublishedRule):
+            depths = dict(zip(self._observations.tolist(), (f.pixel_depth for f in memory), strict=True))
+            self._keyframes.strategy.read_depth(depths)
+        self._rules = (
+            _published(memory, camera, PUBLISHED[composition], num_threads) if composition in PUBLISHED else None
+        )
 
     def __call__(self, targets: CameraTrajectory) -> Canvases:
         """Choose and compose for the cameras of a window, and time both."""
         start = time.perf_counter()
-        chosen = self._choose(targets)
+        chosen = self._keyframes.select(self.store, targets, self.stride)
         middle = time.perf_counter()
         canvases = self._compose(targets, chosen)
         end = time.perf_counter()
         return replace(canvases, choose_seconds=middle - start, compose_seconds=end - middle)
 
-    def _choose(self, targets: CameraTrajectory) -> Mosaic | KeyframeSelection:
-        """Patches, or keyframes by whichever rules."""
-        if self.strategy == "top_k":
-            mosaic: Mosaic = self._patches.retrieve(self.store, targets, self.stride)
-            return mosaic
-        if self.strategy == "visible_coverage":
-            selection: KeyframeSelection = self._keyframes.select(self.store, targets, self.stride)
-            return selection
-        ids = self._rules[self.strategy].select_candidate_frame_ids(*_groups(targets))
-        return KeyframeSelection([self._observations[[i for i in group if i >= 0]] for group in ids])
-
     def _compose(self, targets: CameraTrajectory, chosen: Mosaic | KeyframeSelection) -> Canvases:
         """Canvases by whichever rules."""
-        if self.composition in PUBLISHED and isinstance(chosen, KeyframeSelection):
+        if self._rules is not None and isinstance(chosen, KeyframeSelection):
             ids = [np.searchsorted(self._observations, each) for each in chosen.observations]
-            poses, cameras = _groups(targets)
-            rules = self._rules[self.composition]
-            colors, valid = rules.fuse_candidates(poses, ids, query_intrinsics=cameras)
+            poses, cameras = published_queries(targets)
+            colors, valid = self._rules.fuse_candidates(poses, ids, query_intrinsics=cameras)
             used = float(np.mean([len(each) for each in ids]))
             return Canvases(np.ascontiguousarray(np.moveaxis(colors, 0, -1)), valid, None, used)
         mosaic = self._keyframes.compose(self.store, targets, self.stride, chosen)
@@ -160,12 +150,6 @@ def _published(memory: Sequence[GridFrame], camera: CameraIntrinsics, policy: st
         np.stack([frame.pixel_depth for frame in memory]),
     )
     return rules
-
-
-def _groups(targets: CameraTrajectory) -> tuple[F32, F32]:
-    """The published rules take four poses a latent; here all four are the target's."""
-    poses = np.repeat(targets.camera_from_world, SUBFRAMES, axis=0).astype(np.float32)
-    return poses, np.tile(targets.intrinsics.matrix, (len(poses), 1, 1)).astype(np.float32)
 
 
 def _keyframes_of(mosaic: ComposedMosaic) -> float:

@@ -7,24 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem import _core
-from mosaicmem._arrays import (
-    F64,
-    I64,
-    ArrayLike,
-    as_array,
-    check_instance,
-    check_integer,
-    check_number,
-    check_shape,
-    check_threads,
-)
-from mosaicmem._border.frameworks import is_on_device
+from mosaicmem._arrays import F64, I64, ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
+from mosaicmem._border import Call
 from mosaicmem._copies import Uncopied
+from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.device.fusion import DeviceVoxelMap
 from mosaicmem.geometry.point_cloud import PointCloud
-from mosaicmem.geometry.unproject import check_depth
+
+_COLUMNS = (  # of an empty map
+    *(("points", 3, np.float32), ("colors", 3, np.uint8)),
+    *(("normals", 3, np.float32), ("times", 2, np.float64)),
+)
+_NO_COUNTS: I64 = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -68,14 +62,18 @@ class StreamingFusion(Uncopied):
 
     def __init__(self, voxel_size: float = 0.05, *, num_threads: int = 0) -> None:
         self.voxel_size = check_number("voxel_size", voxel_size, above=0.0)
-        self._map: _core.VoxelMap | DeviceVoxelMap = _core.VoxelMap(self.voxel_size)
         self._num_threads = check_threads(num_threads)
+        self._lock = ForkSafeLock()  # of these two
+        self._map: Any = None  # of the core that the first frame is for
+        self._place: Any = None  # an array of where that is
 
     def __copy__(self) -> StreamingFusion:
-        if isinstance(self._map, DeviceVoxelMap):
-            raise TypeError(f"cannot copy a StreamingFusion on a GPU: {self._instead}")
         other = StreamingFusion(self.voxel_size, num_threads=self._num_threads)
-        other._map = self._map.fork()
+        with self._lock:
+            if self._map is not None:
+                if not hasattr(self._map, "fork"):
+                    raise TypeError(f"cannot copy a StreamingFusion on a GPU: {self._instead}")
+                other._map, other._place = self._map.fork(), self._place
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamingFusion:
@@ -105,38 +103,26 @@ class StreamingFusion(Uncopied):
         -------
         FusionCounts
         """
-        if is_on_device(depth):
-            check_instance("intrinsics", intrinsics, CameraIntrinsics)
-            check_shape("depth", tuple(depth.shape), (intrinsics.height, intrinsics.width))
-        elif isinstance(self._map, DeviceVoxelMap):
-            raise ValueError("depth: expected an array on the device, where the map is, got one on the CPU")
-        z = depth if is_on_device(depth) else check_depth(depth, intrinsics)
+        check_instance("intrinsics", intrinsics, CameraIntrinsics)
+        call = Call("depth", depth, self._num_threads)
+        z = call.depth("depth", depth, (intrinsics.height, intrinsics.width))
+        rgb = None if color is None else call.array("color", color, "uint8", (intrinsics.height, intrinsics.width, 3))
         if isinstance(pose, CameraPose):
             matrix, time = pose.world_from_camera, pose.timestamp
         else:
             matrix, time = as_array("pose", pose, np.float64, (4, 4), finite=True), 0.0
-        if is_on_device(z):
-            return self._add_on_device(z, intrinsics, matrix, time, color)
-        rgb = None if color is None else as_array("color", color, np.uint8, (*z.shape, 3))
-        assert isinstance(self._map, _core.VoxelMap)
-        counts = self._map.add(z, rgb, intrinsics.params, matrix, time, self._num_threads)
-        return FusionCounts(**counts)
-
-    def _add_on_device(
-        self, depth: Any, intrinsics: CameraIntrinsics, world_from_camera: F64, time: float, color: Any
-    ) -> FusionCounts:
-        on_device = self._map
-        if not isinstance(on_device, DeviceVoxelMap):
-            if len(on_device):
-                raise ValueError("depth: expected an array on the CPU, where the map is, got one on a device")
-            on_device = DeviceVoxelMap(self.voxel_size)
-        counts = on_device.add(depth, color, intrinsics.params, world_from_camera, time)
-        self._map = on_device
-        return FusionCounts(*counts)
+        counts, to_counts = call.own((3,), "int64")
+        with self._lock:
+            if self._map is None:
+                self._map, self._place = call.core.VoxelMap(self.voxel_size), call.own((1,), "uint8")[0]
+            elif call.place != (own := self._call()).place:
+                raise ValueError(f"depth: expected an array on {own.where}, where the map is, got one on {call.where}")
+            self._map.add(z, rgb, intrinsics.params, matrix, time, to_counts, call.handle)
+        return FusionCounts(*call.numbers(counts))
 
     def point_cloud(self, min_count: int = 1) -> PointCloud:
         """The means of all voxels that hold at least ``min_count`` points, ordered by voxel."""
-        exported = self._map.export(check_integer("min_count", min_count, minimum=1))
+        exported = self._export(min_count)
         return PointCloud(exported["points"], exported["colors"], exported["normals"])
 
     def voxel_history(self, min_count: int = 1) -> tuple[I64, F64]:
@@ -149,14 +135,27 @@ class StreamingFusion(Uncopied):
         times : (N, 2) float64
             Timestamp of the first and of the last of them, seconds.
         """
-        exported = self._map.export(check_integer("min_count", min_count, minimum=1))
+        exported = self._export(min_count)
         return exported["counts"], exported["times"]
+
+    def _export(self, min_count: int) -> dict[str, Any]:
+        least = check_integer("min_count", min_count, minimum=1)
+        with self._lock:
+            if self._map is None:
+                return {**{name: np.empty((0, width), dtype) for name, width, dtype in _COLUMNS}, "counts": _NO_COUNTS}
+            exported: dict[str, Any] = self._map.export(least, self._call().handle)
+            return exported
+
+    def _call(self) -> Any:
+        return Call("StreamingFusion", self._place, self._num_threads)
 
     def __len__(self) -> int:
         """The number of occupied voxels."""
-        return len(self._map)
+        with self._lock:
+            return 0 if self._map is None else int(self._map.size(self._call().handle))
 
     @property
     def nbytes(self) -> int:
         """Bytes that the map holds."""
-        return self._map.nbytes
+        with self._lock:
+            return 0 if self._map is None else int(self._map.nbytes)

@@ -2,14 +2,16 @@
 
 from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.keyframe_options import KeyframeOptions
-from mosaicmem.memory.keyframe_retrieval import ComposedMosaic, KeyframeRetrieval, KeyframeSelection
+from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.patch_memory import PatchMemory, PatchMemoryResult
 from mosaicmem.memory.regions import Box, Frustum, Sphere
 from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.retrieval import MemoryRetrieval
+from mosaicmem.memory.selection import ComposedMosaic, KeyframeSelection
 from mosaicmem.memory.store import MosaicMemoryStore
+from mosaicmem.memory.strategies import Strategy, register_strategy, strategy_names
 
 __all__ = [
     "Box",
@@ -31,4 +33,7 @@ __all__ = [
     "Sphere",
     "StoreSnapshot",
     "StoreStatistics",
+    "Strategy",
+    "register_strategy",
+    "strategy_names",
 ]

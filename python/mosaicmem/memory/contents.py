@@ -33,6 +33,8 @@ class ObservedKeyframe:
         Seconds.
     provenance : str
         ``"observed"`` or ``"generated"``.
+    observation : int
+        Its number in the store, as in ``describe_patches()["observation"]``.
     """
 
     latents: F32
@@ -43,6 +45,7 @@ class ObservedKeyframe:
     frame_id: int
     timestamp: float
     provenance: str
+    observation: int = 0
 
     @property
     def points(self) -> F64:
@@ -77,6 +80,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
             int(exported["frame_id"][i]),
             timestamp,
             PROVENANCES[exported["provenance"][i]],
+            int(exported["slot"][i]),
         )
 
 

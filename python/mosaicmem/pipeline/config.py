@@ -6,10 +6,12 @@ from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mosaicmem._arrays import check_choice
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.errors import FormatError, describe_validation
+from mosaicmem.memory import strategy_names
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -101,6 +103,9 @@ class PipelineConfig(BaseModel):
         _Fraction, Field(description="Of generated keyframes in retrieval; 0: memory shows observed ones only.")
     ] = 1.0
 
+    strategy: Annotated[
+        str, Field(description=f"Which parts of memory compose the canvas: {', '.join(strategy_names())}.")
+    ] = "visible_coverage"
     max_keyframes: Annotated[_Count, Field(description="That compose the canvas of a latent frame.")] = 16
     max_window_keyframes: Annotated[_Count, Field(description="That all latent frames of a window share.")] = 32
     composition: Literal["blend", "backward"] = "blend"
@@ -114,6 +119,11 @@ class PipelineConfig(BaseModel):
         Field(description="What of a generated keyframe is kept: what memory does not show yet, or everything."),
     ] = "novel"
     generated_confidence: Annotated[_Fraction, Field(description="Of generated tokens; observed ones have 1.")] = 0.5
+
+    @field_validator("strategy")
+    @classmethod
+    def _check_strategy(cls, name: str) -> str:
+        return check_choice("strategy", name, strategy_names())
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +166,7 @@ class PipelineConfig(BaseModel):
     def keyframe_options(self) -> dict[str, Any]:
         """The fields that `KeyframeRetrieval` takes."""
         names = (
-            *("max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
+            *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
             *("near", "far", "half_life", "generated_weight"),
         )
         return {name: getattr(self, name) for name in names}

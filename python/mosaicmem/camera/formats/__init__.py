@@ -26,8 +26,10 @@ every K passes the same check, `params_of_matrix` in `mosaicmem.camera.intrinsic
 from mosaicmem.camera.formats.registry import (
     FORMATS,
     detect_format,
+    format_names,
     load_trajectory,
+    register_format,
     save_trajectory,
 )
 
-__all__ = ["FORMATS", "detect_format", "load_trajectory", "save_trajectory"]
+__all__ = ["FORMATS", "detect_format", "format_names", "load_trajectory", "register_format", "save_trajectory"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class _Format(NamedTuple):
     write: Callable[[Path, CameraTrajectory], None]
 
 
-FORMATS: Mapping[str, _Format] = {
+FORMATS: dict[str, _Format] = {
     "mosaicmem": _Format(own.read, own.write),
     "tum": _Format(tum.read, tum.write),
     "kitti": _Format(kitti.read, kitti.write),
@@ -37,6 +37,37 @@ FORMATS: Mapping[str, _Format] = {
     "worldplay": _Format(worldplay.read, worldplay.write),
 }
 """Reader and writer by name."""
+
+
+def register_format(
+    name: str,
+    read: Callable[[Path, ReadOptions], CameraTrajectory],
+    write: Callable[[Path, CameraTrajectory], None],
+) -> None:
+    """Make a format known to `load_trajectory`, `save_trajectory` and the command line by a name of its own.
+
+    Parameters
+    ----------
+    name : str
+    read : function
+        Of a path and what the caller knows besides (`ReadOptions`); raises FormatError for what it cannot read.
+    write : function
+        Of a path and a trajectory.
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
+    """
+    if name in FORMATS:
+        raise ValueError(f"name: expected one that is free, got {name!r}, which is registered already")
+    FORMATS[name] = _Format(read, write)
+
+
+def format_names() -> tuple[str, ...]:
+    """The names of all formats."""
+    return tuple(FORMATS)
+
 
 _BY_COLUMNS = {8: "tum", 12: "kitti", 19: "re10k"}
 

@@ -1,0 +1,67 @@
+"""The strategies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mosaicmem._arrays import check_choice
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.memory.keyframe_options import KeyframeOptions
+from mosaicmem.memory.store import MosaicMemoryStore
+
+
+class Strategy(Protocol):
+    """Chooses the parts of memory that a window of target views needs."""
+
+    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Any:
+        """A `KeyframeSelection`, the best keyframes of each target first; or a `Mosaic`, the patches of each.
+
+        Parameters
+        ----------
+        store : MosaicMemoryStore
+        targets : CameraTrajectory
+            The camera of each target latent frame.
+        stride : int
+            Pixels a cell of the target grid.
+        """
+        ...
+
+
+_FACTORIES: dict[str, Callable[[KeyframeOptions], Strategy]] = {}
+
+
+def register_strategy(name: str, factory: Callable[[KeyframeOptions], Strategy], *, replace: bool = False) -> None:
+    """Make a strategy known under a name, for `PipelineConfig`, ``evaluate`` and the command line.
+
+    Parameters
+    ----------
+    name : str
+        An identifier that no other strategy has.
+    factory : function
+        Makes the strategy from the `KeyframeOptions` of a retrieval: a class that takes them, say.
+    replace : bool
+        Whether it may take the place of one of the same name.
+
+    Raises
+    ------
+    ValueError
+        The name is no identifier, or taken.
+    """
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"name: expected an identifier, got {name!r}")
+    if name in _FACTORIES and not replace:
+        raise ValueError(
+            f"name: expected one that is free, got {name!r}, which is registered already; replace=True replaces it"
+        )
+    _FACTORIES[name] = factory
+
+
+def strategy_names() -> tuple[str, ...]:
+    """The names of all strategies, the default first."""
+    return tuple(_FACTORIES)
+
+
+def make_strategy(name: str, options: KeyframeOptions) -> Strategy:
+    """The strategy of a name."""
+    return _FACTORIES[check_choice("strategy", name, strategy_names())](options)

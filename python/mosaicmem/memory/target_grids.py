@@ -1,0 +1,27 @@
+"""The latent grids of a window's targets, as the core takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mosaicmem import _core
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.memory.storage import MAX_CELLS
+
+
+def target_grids(targets: CameraTrajectory, stride: int, near: float, far: float) -> _core.TargetGrids:
+    """Grids of ``stride`` pixels a cell; what lies nearer than ``near`` or beyond ``far`` is not shown."""
+    camera = targets.intrinsics
+    grid = camera.latent_grid(stride)
+    if grid.width * grid.height > MAX_CELLS:
+        raise ValueError(
+            f"targets: expected at most {MAX_CELLS} cells of {stride} pixels, got {camera.width}x{camera.height} pixels"
+        )
+    return _core.TargetGrids(
+        (*camera.params, camera.width, camera.height, near, far),
+        targets.camera_from_world,
+        np.array([pose.timestamp for pose in targets]),
+        grid.height,
+        grid.width,
+        float(stride),
+    )
