@@ -63,10 +63,10 @@ def test_frames_that_do_not_exist_count_as_none(device, rng):
 def test_mixing_places_is_named(device, rng):
     latents, poses, k, depth = scene(rng, 2)
     memory = on_device(device, "base", (latents, poses, k, depth))
-    with pytest.raises(ValueError, match="latents: expected arrays on a device, where memory is, got them on the CPU"):
+    with pytest.raises(ValueError, match="latents: expected an array on a device, where memory is, got one on the CPU"):
         memory.append(latents, poses, k, depth)
     with pytest.raises(ValueError, match="depths: expected an array on cuda:0, where latents is, got ndarray"):
         memory.append(device.put(latents), poses, k, depth)
     assert memory.num_frames == 2
-    with pytest.raises(ValueError, match="latents: expected arrays on the CPU, where memory is, got them on a device"):
+    with pytest.raises(ValueError, match="latents: expected an array on the CPU, where memory is, got one on a device"):
         filled("base", (latents, poses, k, depth)).append(device.put(latents), poses, k, device.put(depth))

@@ -1,5 +1,6 @@
 #include "cpp/published/patch_memory_cells.hpp"
 #include "cuda/base/launch.cuh"
+#include "cuda/base/workspace.hpp"
 #include "cuda/published/patch_memory.hpp"
 
 namespace mosaicmem::cuda {
@@ -275,7 +276,44 @@ __global__ void gather_kept_kernel(std::size_t channels, std::size_t cells, std:
     out[i] = from < 0 ? 0.0f : latents[(frame * channels + channel) * cells + cell];
 }
 
+// A bit for each coarse cell, in words of 64.
+std::size_t words_of(const PatchMemorySize& size) {
+    return ceil_div(
+        static_cast<std::size_t>(size.rows / kDownsample) * (size.columns / kDownsample), 64);
+}
+
+// Of each cell of each group: the front of one frame, and what was kept of all, with its depth.
+struct FuseScratch {
+    unsigned long long* front;
+    float* best;
+    std::int64_t* kept;
+
+    static FuseScratch carve(Workspace& workspace, std::size_t cells) {
+        return {workspace.take<unsigned long long>(cells), workspace.take<float>(cells),
+                workspace.take<std::int64_t>(cells)};
+    }
+};
+
+std::size_t cells_of(const PatchMemorySize& size) {
+    return static_cast<std::size_t>(size.rows) * static_cast<std::size_t>(size.columns);
+}
+
 }  // namespace
+
+std::size_t select_pose_nearest_workspace_bytes(std::size_t count, std::size_t groups) {
+    return groups * count * sizeof(double);
+}
+
+std::size_t select_coverage_workspace_bytes(const PatchMemorySize& size, std::size_t count,
+                                            std::size_t groups) {
+    return groups * ceil_div(count, kPoolStride) * words_of(size) * sizeof(unsigned long long);
+}
+
+std::size_t fuse_patches_workspace_bytes(const PatchMemorySize& size, std::size_t groups) {
+    Workspace workspace;
+    FuseScratch::carve(workspace, groups * cells_of(size));
+    return workspace.bytes();
+}
 
 void append_patch_frames(const PatchMemorySize& size, const float* latents, const float* depth,
                          std::size_t height, std::size_t width, const double* k_inverse_double,
@@ -297,20 +335,22 @@ void append_patch_frames(const PatchMemorySize& size, const float* latents, cons
 }
 
 void select_pose_nearest(const PatchFrames& frames, std::size_t count,
-                         const double* camera_from_world, std::size_t groups, double* keys,
-                         std::int64_t* picks, const Stream& stream) {
+                         const double* camera_from_world, std::size_t groups, std::int64_t* picks,
+                         void* workspace, const Stream& stream) {
     constexpr const char* kName = "select_pose_nearest";
+    double* const keys = static_cast<double*>(workspace);
     launch(kName, pose_nearest_kernel,
            {dim3(blocks(kName, groups, 1)), dim3(kSelectThreads), kSelectThreads * sizeof(Ranked)},
            stream, frames, count, camera_from_world, keys, picks);
 }
 
 void select_coverage(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
-                     const double* projection, std::size_t groups, unsigned long long* masks,
-                     std::int64_t* picks, const Stream& stream) {
+                     const double* projection, std::size_t groups, std::int64_t* picks,
+                     void* workspace, const Stream& stream) {
     constexpr const char* kName = "select_coverage";
+    auto* const masks = static_cast<unsigned long long*>(workspace);
     const std::int32_t rows = size.rows / kDownsample, columns = size.columns / kDownsample;
-    const std::size_t words = ceil_div(static_cast<std::size_t>(rows) * columns, 64);
+    const std::size_t words = words_of(size);
     const std::size_t pool = ceil_div(count, kPoolStride);
     launch(kName, coverage_masks_kernel,
            {dim3(blocks(kName, pool, 1), static_cast<unsigned>(groups)), dim3(64),
@@ -325,10 +365,11 @@ void select_coverage(const PatchMemorySize& size, const PatchFrames& frames, std
 void fuse_patches(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
                   const float* camera_from_world, const float* k, std::size_t groups,
                   const std::int64_t* candidates, std::size_t each, bool keep_nearest,
-                  unsigned long long* front, float* best, std::int64_t* kept, float* latents,
-                  std::uint8_t* valid, const Stream& stream) {
+                  float* latents, std::uint8_t* valid, void* workspace, const Stream& stream) {
     constexpr const char* kName = "fuse_patches";
-    const std::size_t cells = static_cast<std::size_t>(size.rows) * size.columns;
+    const std::size_t cells = cells_of(size);
+    Workspace room(workspace);
+    const auto [front, best, kept] = FuseScratch::carve(room, groups * cells);
     launch(kName, fuse_kernel,
            {dim3(blocks(kName, groups, 1)), dim3(kFuseThreads), sizeof(unsigned)}, stream, size,
            frames, count, camera_from_world, k, candidates, each, keep_nearest, front, best, kept);

@@ -1,5 +1,5 @@
-// The published patch memory on the device: the twin of cpp/patch_memory.hpp. The caller keeps the
-// frames.
+// The published patch memory on the device: the twin of cpp/published/patch_memory.hpp. The caller
+// keeps the frames.
 #pragma once
 
 #include <cstddef>
@@ -34,26 +34,26 @@ void append_patch_frames(const PatchMemorySize& size, const float* latents, cons
                          std::size_t first, std::size_t count, const PatchFrames& frames,
                          const Stream& stream);
 
-// camera_from_world (groups, 4, 4) -> picks (groups, kPatchPicks), -1 for none. Scratch: keys
-// (groups, frames).
+// camera_from_world (groups, 4, 4) -> picks (groups, kPatchPicks), -1 for none.
+std::size_t select_pose_nearest_workspace_bytes(std::size_t count, std::size_t groups);
 void select_pose_nearest(const PatchFrames& frames, std::size_t count,
-                         const double* camera_from_world, std::size_t groups, double* keys,
-                         std::int64_t* picks, const Stream& stream);
+                         const double* camera_from_world, std::size_t groups, std::int64_t* picks,
+                         void* workspace, const Stream& stream);
 
-// projection (groups, 3, 4): K [R | t]. Scratch: masks (groups, (count + 1) / 2, words), words
-// 64-bit words for the coarse cells, a bit each.
+// projection (groups, 3, 4): K [R | t].
+std::size_t select_coverage_workspace_bytes(const PatchMemorySize& size, std::size_t count,
+                                            std::size_t groups);
 void select_coverage(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
-                     const double* projection, std::size_t groups, unsigned long long* masks,
-                     std::int64_t* picks, const Stream& stream);
+                     const double* projection, std::size_t groups, std::int64_t* picks,
+                     void* workspace, const Stream& stream);
 
 // Of `count` frames; candidates that do not exist count as none. camera_from_world (groups, 4, 4),
 // k (groups, 3, 3), candidates (groups, each) -> latents (channels, groups, rows, columns) and
-// valid (groups, rows, columns). Scratch: front (groups, rows, columns), of which is kept what was
-// found at last, and best (groups, rows, columns).
+// valid (groups, rows, columns).
+std::size_t fuse_patches_workspace_bytes(const PatchMemorySize& size, std::size_t groups);
 void fuse_patches(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
                   const float* camera_from_world, const float* k, std::size_t groups,
                   const std::int64_t* candidates, std::size_t each, bool keep_nearest,
-                  unsigned long long* front, float* best, std::int64_t* kept, float* latents,
-                  std::uint8_t* valid, const Stream& stream);
+                  float* latents, std::uint8_t* valid, void* workspace, const Stream& stream);
 
 }  // namespace mosaicmem::cuda

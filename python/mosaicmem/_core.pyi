@@ -16,21 +16,30 @@ class Splat:
     block: ClassVar[Splat]
     bilinear: ClassVar[Splat]
 
-class Keep:
-    nearest: ClassVar[Keep]
-    farthest: ClassVar[Keep]
-
 class PatchMemory:
     def __init__(self, channels: int, rows: int, columns: int) -> None: ...
-    def fork(self) -> PatchMemory: ...
+    def fork(self) -> PatchMemory: ...  # of the host alone
     def append(
-        self, latents: _F32, camera_from_world: _F32, k_inverse: _F32, k_inverse_double: _F64, depth: _F32
+        self,
+        latents: _View,
+        camera_from_world: _F32,
+        k_inverse: _F32,
+        k_inverse_double: _F64,
+        depth: _View,
+        handle: _Handle,
     ) -> None: ...
-    def select_pose_nearest(self, camera_from_world: _F64) -> NDArray[np.int64]: ...
-    def select_coverage(self, camera_from_world: _F64, k: _F64, num_threads: int = 0) -> NDArray[np.int64]: ...
+    def select_pose_nearest(self, camera_from_world: _F64, picks: _View, handle: _Handle) -> None: ...
+    def select_coverage(self, camera_from_world: _F64, k: _F64, picks: _View, handle: _Handle) -> None: ...
     def fuse(
-        self, camera_from_world: _F32, k: _F32, candidates: NDArray[np.int64], keep: Keep, num_threads: int = 0
-    ) -> tuple[_F32, NDArray[np.bool_]]: ...
+        self,
+        camera_from_world: _F32,
+        k: _F32,
+        candidates: Any,
+        keep_nearest: bool,
+        latents: _View,
+        valid: _View,
+        handle: _Handle,
+    ) -> None: ...
     def __len__(self) -> int: ...
 
 class SimdLevel:
@@ -479,47 +488,5 @@ class _Cuda:
         stream: _Stream,
     ) -> None: ...
     def copy_bytes(self, source: _DeviceArray, target: _DeviceArray, offset: int, n: int, stream: _Stream) -> None: ...
-    def patch_memory_append(
-        self,
-        frames: Sequence[_DeviceArray],
-        latents: _DeviceArray,
-        depth: _DeviceArray,
-        k_inverse_double: _DeviceArray,
-        first: int,
-        stream: _Stream,
-    ) -> None: ...
-    def patch_memory_pose_nearest(
-        self,
-        frames: Sequence[_DeviceArray],
-        count: int,
-        camera_from_world: _DeviceArray,
-        keys: _DeviceArray,
-        picks: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def patch_memory_coverage(
-        self,
-        frames: Sequence[_DeviceArray],
-        count: int,
-        projection: _DeviceArray,
-        masks: _DeviceArray,
-        picks: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def patch_memory_fuse(
-        self,
-        frames: Sequence[_DeviceArray],
-        count: int,
-        camera_from_world: _DeviceArray,
-        k: _DeviceArray,
-        candidates: _DeviceArray,
-        keep_nearest: bool,
-        front: _DeviceArray,
-        best: _DeviceArray,
-        kept: _DeviceArray,
-        latents: _DeviceArray,
-        valid: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
 
 cuda: _Cuda  # missing where the library was built without CUDA

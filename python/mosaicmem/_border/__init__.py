@@ -31,6 +31,14 @@ def Call(name: str, value: Any, num_threads: int = 0) -> HostCall | DeviceCall:
     return DeviceCall(name, value) if is_on_device(value) else HostCall(name, value, num_threads)
 
 
+def check_place(name: str, call: HostCall | DeviceCall, what: str, own: HostCall | DeviceCall) -> None:
+    """``name`` is where ``what`` is, which stays where it began."""
+    if own.where != call.where:
+        raise ValueError(f"{name}: expected an array on {own.where}, where {what} is, got one on {call.where}")
+    if own.place != call.place:
+        raise ValueError(f"{name}: expected an array of the framework and device of those before, where {what} is")
+
+
 def has_cuda() -> bool:
     """Whether operators take arrays on a GPU here: the kernels are built in, and a driver reaches a GPU."""
     from mosaicmem import _core
@@ -38,4 +46,4 @@ def has_cuda() -> bool:
     return has_kernels() and _core.cuda.device_count() > 0
 
 
-__all__ = ["FLOATS", "Call", "DeviceCopies", "View", "has_cuda", "readable"]
+__all__ = ["FLOATS", "Call", "DeviceCopies", "View", "check_place", "has_cuda", "readable"]

@@ -135,6 +135,18 @@ class DeviceCall:
         """A small constant array where the call runs: a copy that is kept, unless it is there already."""
         return array if is_on_device(array) else copies.of(self, f"{key} {array.dtype}", array)
 
+    def detached(self, x: Any) -> Any:
+        """Features without what hangs on a tensor; here they must have nothing."""
+        return x
+
+    def has(self, value: Any) -> bool:
+        """Whether a value is an array on the device."""
+        return is_on_device(value)
+
+    def id_lists(self, array: Any) -> Any:
+        """Ids (G, n), which stay on the device."""
+        return array
+
     def numbers(self, array: Any) -> list[Any]:
         """The elements of a small result, as arrays of shape () that nothing has waited for."""
         return [array[i] for i in range(int(array.shape[0]))]

@@ -123,6 +123,18 @@ class HostCall:
         """What goes with features, where these are, and nobody else's."""
         return as_array(name, value, np.dtype(dtype), shape, finite=dtype == "float64", own=True)
 
+    def detached(self, x: Any) -> Any:
+        """Features without what hangs on a tensor: its gradient, and the device of another kind."""
+        return x.detach().cpu().float() if is_torch(x) else x
+
+    def has(self, value: Any) -> bool:
+        """Whether a value is an array that need not be brought to where the call runs, as lists need."""
+        return False
+
+    def id_lists(self, array: Any) -> Any:
+        """Ids (G, n) as the caller reads them."""
+        return tuple(tuple(int(i) for i in group) for group in array)
+
     def numbers(self, array: Any) -> list[Any]:
         """The elements of a small result."""
         return [int(x) for x in array]

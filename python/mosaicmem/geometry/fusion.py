@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F64, I64, ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
-from mosaicmem._border import Call
+from mosaicmem._border import Call, check_place
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose
@@ -115,8 +115,8 @@ class StreamingFusion(Uncopied):
         with self._lock:
             if self._map is None:
                 self._map, self._place = call.core.VoxelMap(self.voxel_size), call.own((1,), "uint8")[0]
-            elif call.place != (own := self._call()).place:
-                raise ValueError(f"depth: expected an array on {own.where}, where the map is, got one on {call.where}")
+            else:
+                check_place("depth", call, "the map", self._call())
             self._map.add(z, rgb, intrinsics.params, matrix, time, to_counts, call.handle)
         return FusionCounts(*call.numbers(counts))
 

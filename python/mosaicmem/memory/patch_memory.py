@@ -8,30 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem import _core
-from mosaicmem._arrays import (
-    F32,
-    F64,
-    I64,
-    ArrayLike,
-    as_array,
-    as_depth,
-    check_choice,
-    check_shape,
-    check_threads,
-    is_torch,
-    like,
-)
-from mosaicmem._border.frameworks import is_on_device
+from mosaicmem._arrays import F32, F64, I64, ArrayLike, as_array, check_choice, check_threads, like
+from mosaicmem._border import Call, check_place
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
-from mosaicmem.device.patch_memory import DevicePatchMemory
 
 SUBFRAMES = 4
 """Poses of a group, which stands for one latent; the last is its reference."""
 
 STRIDE = 16
 """Pixels a latent cell."""
+
+PICKS = 5
+"""Candidates of a group."""
 
 POLICIES = ("base", "distilled")
 
@@ -84,20 +73,20 @@ class PatchMemory(Uncopied):
     def __init__(self, policy: str = "base", *, num_threads: int = 0) -> None:
         self.policy = check_choice("policy", policy, POLICIES)
         self.num_threads = check_threads(num_threads)
-        self._core: _core.PatchMemory | DevicePatchMemory | None = None
+        self._core: Any = None  # of the core that the first latents are for
         self._shape: tuple[int, int, int] | None = None  # channels, rows, columns
         self._last_w2c: F32 | None = None
         self._last_intrinsics: F32 | None = None
-        self._kind: Any = None  # an empty tensor if latents came as tensors
+        self._place: Any = None  # an array of the kind of the latents, where they are
         self._lock = ForkSafeLock()  # of all these
 
     def __copy__(self) -> PatchMemory:
         other = PatchMemory(self.policy, num_threads=self.num_threads)
         with self._lock:
-            if isinstance(self._core, DevicePatchMemory):
+            if self._core is not None and not hasattr(self._core, "fork"):
                 raise TypeError(f"cannot copy a PatchMemory on a GPU: {self._instead}")
             other._core = None if self._core is None else self._core.fork()
-            other._shape, other._kind = self._shape, self._kind
+            other._shape, other._place = self._shape, self._place
             other._last_w2c, other._last_intrinsics = (
                 self._last_w2c,
                 self._last_intrinsics,
@@ -126,35 +115,29 @@ class PatchMemory(Uncopied):
         depths : (F, H, W) array
             Metres; 0 where unknown.
         """
-        device = is_on_device(latents)
-        values = latents if device else _on_cpu(latents)
-        if device:
-            grid: Any = values
-            check_shape("latents", tuple(grid.shape), ("C", "F", "h", "w"))
-        else:
-            grid = as_array("latents", values, np.float32, ("C", "F", "h", "w"), finite=True, values=True)
+        call = Call("latents", latents, self.num_threads)
+        values = call.detached(latents)
+        grid = call.array("latents", values, "float32", ("C", "F", "h", "w"), values=True, finite=True)
         channels, frames, rows, columns = grid.shape
         if 0 in grid.shape:
-            raise ValueError(f"latents: expected at least one frame, channel and cell, got shape {grid.shape}")
+            raise ValueError(f"latents: expected at least one frame, channel and cell, got shape {tuple(grid.shape)}")
         shape = (channels, rows, columns)
         if self._shape not in (None, shape):
             expected = "({}, F, {}, {})".format(*self._shape)
-            raise ValueError(f"latents: expected shape {expected} as before, got {grid.shape}")
+            raise ValueError(f"latents: expected shape {expected} as before, got {tuple(grid.shape)}")
         poses = as_array("w2c", w2c, np.float32, (frames, 4, 4), finite=True)
         cameras = as_array("intrinsics", intrinsics, np.float32, (frames, 3, 3), finite=True)
-        depth = depths if device else as_depth("depths", depths, (frames, "H", "W"))
-        check_shape("depths", tuple(np.shape(depth)), (frames, "H", "W"))
+        depth = call.depth("depths", depths, (frames, "H", "W"))
         if 0 in depth.shape:
-            raise ValueError(f"depths: expected at least one pixel, got shape {depth.shape}")
+            raise ValueError(f"depths: expected at least one pixel, got shape {tuple(depth.shape)}")
         inverse = _inverse("intrinsics", cameras), _inverse("intrinsics", cameras.astype(np.float64))
         with self._lock:
-            core = self._core or (DevicePatchMemory(*shape) if device else _core.PatchMemory(*shape))
-            if isinstance(core, DevicePatchMemory) != device:
-                there, here = ("the CPU", "a device") if device else ("a device", "the CPU")
-                raise ValueError(f"latents: expected arrays on {there}, where memory is, got them on {here}")
-            core.append(grid, poses, *inverse, depth)
+            if self._core is not None:
+                check_place("latents", call, "memory", self._call())
+            core = call.core.PatchMemory(*shape) if self._core is None else self._core
+            core.append(grid, poses, *inverse, depth, call.handle)
             self._core, self._shape = core, shape
-            self._kind = values.new_empty(0) if is_torch(values) and not device else None
+            self._place = call.empty((1,), "uint8")[0]
             self._last_w2c, self._last_intrinsics = poses[-1].copy(), cameras[-1].copy()
 
     def align_query_trajectory(self, anchor_w2c: ArrayLike, query_w2c: ArrayLike) -> Any:
@@ -194,11 +177,13 @@ class PatchMemory(Uncopied):
         """
         core = self._filled()
         poses, cameras = self._references(query_w2c, query_intrinsics)
+        call = self._call()
+        picks, to_picks = call.own((len(poses), PICKS), "int64")
         if self.policy == "base":
-            ids = core.select_pose_nearest(poses.astype(np.float64))
+            core.select_pose_nearest(poses.astype(np.float64), to_picks, call.handle)
         else:
-            ids = core.select_coverage(poses.astype(np.float64), cameras.astype(np.float64), self.num_threads)
-        return ids if is_on_device(ids) else tuple(tuple(int(i) for i in group) for group in ids)
+            core.select_coverage(poses.astype(np.float64), cameras.astype(np.float64), to_picks, call.handle)
+        return call.id_lists(picks)
 
     def fuse_candidates(
         self,
@@ -226,11 +211,17 @@ class PatchMemory(Uncopied):
         """
         core = self._filled()
         poses, cameras = self._references(query_w2c, query_intrinsics)
-        keep = _core.Keep.nearest if self.policy == "base" else _core.Keep.farthest
-        on_device = isinstance(core, DevicePatchMemory) and is_on_device(candidate_frame_ids)
-        ids = candidate_frame_ids if on_device else self._ids(candidate_frame_ids, len(poses))
-        latents, valid = core.fuse(poses, cameras, ids, keep, self.num_threads)
-        return (latents, valid) if is_on_device(latents) else (like(self._kind, latents), like(self._kind, valid))
+        call = self._call()
+        if call.has(candidate_frame_ids):
+            ids = call.array("candidate_frame_ids", candidate_frame_ids, "int64", (len(poses), "N"))
+        else:
+            ids = self._ids(candidate_frame_ids, len(poses))
+        assert self._shape is not None
+        channels, *grid = self._shape
+        latents, to_latents = call.empty((channels, len(poses), *grid), "float32")
+        valid, to_valid = call.empty((len(poses), *grid), "bool")
+        core.fuse(poses, cameras, ids, self.policy == "base", to_latents, to_valid, call.handle)
+        return latents, valid
 
     def query(
         self, anchor_w2c: ArrayLike, query_w2c: ArrayLike, query_intrinsics: ArrayLike | None = None
@@ -241,7 +232,11 @@ class PatchMemory(Uncopied):
         latents, valid = self.fuse_candidates(aligned, ids, query_intrinsics=query_intrinsics)
         return PatchMemoryResult(latents, valid, ids, aligned)
 
-    def _filled(self) -> _core.PatchMemory | DevicePatchMemory:
+    def _call(self) -> Any:
+        """Where memory is."""
+        return Call("PatchMemory", self._place, self.num_threads)
+
+    def _filled(self) -> Any:
         if self._core is None:
             raise ValueError("PatchMemory: expected frames to choose from, got none; append some first")
         return self._core
@@ -281,11 +276,6 @@ class PatchMemory(Uncopied):
                 f"candidate_frame_ids: expected ids below {self.num_frames}, the frames appended, got {padded.max()}"
             )
         return padded
-
-
-def _on_cpu(latents: ArrayLike) -> ArrayLike:
-    """Latents as a float32 CPU tensor if they are a tensor."""
-    return latents.detach().cpu().float() if is_torch(latents) else latents
 
 
 def _inverse(name: str, matrices: F32 | F64) -> Any:
