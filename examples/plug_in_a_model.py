@@ -32,7 +32,7 @@ CHANNELS, STRIDE, WIDTH, HEADS, HEAD_DIM = 8, 8, 64, 2, 48
 
 
 class YourVAE(nn.Module):
-    """(B, 3, F, H, W) in [-1, 1] to (B, C, T, h, w): the first frame alone, then four frames a latent."""
+    """(B, 3, F, H, W) in [-1, 1] to (B, C, T, h, w): the first frame alone, then four frames per latent."""
 
     def __init__(self):
         super().__init__()

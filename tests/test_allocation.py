@@ -311,7 +311,7 @@ def test_fusion():
 
     def observe(fusion):
         _core.fail_allocation_after(0, False)
-        exported = fusion._map.export(1)
+        exported = fusion._export(1)
         return b"".join(np.asarray(exported[name]).tobytes() for name in sorted(exported))
 
     def add(fusion):

@@ -54,7 +54,7 @@ def test_what_is_no_regular_file_is_refused_at_once(name, kind, tmp_path, monkey
     file, _, read = CASES[name]
     monkeypatch.chdir(tmp_path)  # names of sockets must be short
     IRREGULAR[kind](tmp_path / file)
-    if name == "intrinsics":  # such files are passed over, as any others in a folder
+    if name == "intrinsics":  # such files are skipped, as any others in a folder
         assert read(tmp_path / file) is None
         return
     with pytest.raises(FormatError):

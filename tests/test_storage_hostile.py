@@ -186,7 +186,7 @@ class TestHostileFiles:
             MosaicMemoryStore.open(lay_out(tmp_path / "store", {**saved, name: damaged}))
 
     def test_patches_beyond_the_keyframe(self, saved, tmp_path):
-        """15 patches a keyframe; bits for more would be counted and never found."""
+        """15 patches per keyframe; bits for more would be counted and never found."""
         name = first(saved, "state")
         manifest = json.loads(saved["manifest.json"])
         end = 8 + int.from_bytes(saved[name][:8], "little")

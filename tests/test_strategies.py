@@ -160,7 +160,7 @@ class TestPublishedRules:
         store = filled(rng, 2)
         half = CameraIntrinsics(60.0, 60.0, 40.0, 24.0, 80, 48)
         store.insert_keyframe(rng.random((3, 5, 3)), np.ones((3, 5)), half, CameraPose())
-        with pytest.raises(ValueError, match=r"store: expected keyframes of one size and 16 pixels a cell, .*got 3x5"):
+        with pytest.raises(ValueError, match=r"store: expected keyframes of one size and 16 pixels per .*got 3x5"):
             KeyframeRetrieval("coverage").select(store, TARGETS, STRIDE)
 
 

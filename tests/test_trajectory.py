@@ -135,10 +135,10 @@ class TestJson:
             for frame in document["frames"]:
                 frame["exposure"] = 3
 
-        with pytest.warns(SuspiciousInput, match=r"passed over: exposure \(frames\[0\] and \d+ more\)") as caught:
+        with pytest.warns(SuspiciousInput, match=r"skipped: exposure \(frames\[0\] and \d+ more\)") as caught:
             load(add_to_all)
         assert len(caught) == 1
-        with pytest.warns(SuspiciousInput, match=r"passed over: note"):
+        with pytest.warns(SuspiciousInput, match=r"skipped: note"):
             load(lambda d: d.update(note="a"))
         for change, message in (
             (lambda d: d["intrinsics"].update(k1=0.1), "intrinsics: expected no distortion"),

@@ -550,7 +550,7 @@ class TestNerfstudio:
         frame = {**self.document()["frames"][0], "lens_heat": 3}
         document = self.document(frames=[frame] * 5, shutter={"speed": 1})
         with pytest.warns(
-            SuspiciousInput, match=r"passed over: shutter, lens_heat \(frames\[0\] and 4 more\); if"
+            SuspiciousInput, match=r"skipped: shutter, lens_heat \(frames\[0\] and 4 more\); if"
         ) as caught:
             assert len(self.load(tmp_path, document)) == 5
         assert len(caught) == 1
@@ -706,7 +706,7 @@ class TestMatrixGame:
             load_trajectory(self.save(tmp_path, **arrays, dist_coeffs=np.array([0, 0.1])), **size)
         with pytest.raises(FormatError, match="camera_model: expected one of"):
             load_trajectory(self.save(tmp_path, **arrays, camera_model=np.array("FISHEYE")), **size)
-        with pytest.warns(SuspiciousInput, match="passed over: pose_scale; if"):
+        with pytest.warns(SuspiciousInput, match="skipped: pose_scale; if"):
             load_trajectory(self.save(tmp_path, **arrays, pose_scale=np.array([2.0])), **size)
         with pytest.raises(FormatError, match="or both alike, got two that differ"):
             load_trajectory(self.save(tmp_path, **arrays, extrinsics=path.camera_from_world), **size)
@@ -755,7 +755,7 @@ class TestWorldPlay:
             (tmp_path / "b.json").write_text(json.dumps(changed))
             return load_trajectory(tmp_path / "b.json", "worldplay")
 
-        with pytest.warns(SuspiciousInput, match=r'passed over: focus \("1"\)') as caught:
+        with pytest.warns(SuspiciousInput, match=r'skipped: focus \("1"\)') as caught:
             load({**document, "1": {**document["1"], "focus": 3}})
         assert len(caught) == 1
         with pytest.raises(FormatError, match='"1": expected no distortion'):

@@ -32,7 +32,7 @@ struct SplatOptions {
 // in front. The front token of a cell is the least by (depth, index); `nearest` and `block` copy
 // it. `bilinear` averages all tokens within depth_tolerance (relative) of it, by weight times
 // bilinear weight; bilinear weights under kMinBilinear count for nothing. Tokens whose position or
-// depth is not finite, or depth <= 0, are passed over. T is float or double.
+// depth is not finite, or depth <= 0, are skipped. T is float or double.
 template <class T>
 void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
            std::size_t channels, const SplatGrid& grid, T* canvas);

@@ -66,8 +66,8 @@ float excess(const float* worth, const float* best, std::size_t n) {
     return total;
 }
 
-// Greedy choice of at most `most` of the candidates, whose worth is given cell by cell (n). Gains
-// only ever shrink, so a gain of before is a bound, and few are computed again.
+// Lazy greedy choice of at most `most` of the candidates, whose worth is given cell by cell (n).
+// Gains only shrink, so stale gains are upper bounds, and few have to be computed again.
 std::vector<std::size_t> greedy(const std::vector<const float*>& worth, std::size_t n,
                                 std::size_t most, double least_gain) {
     struct Entry {
@@ -150,7 +150,8 @@ class KeyframeSelection {
         }
     };
     struct Bin {
-        std::vector<Seen> nearest, best;  // by depth, and by worth (negated); one entry a keyframe
+        std::vector<Seen> nearest,
+            best;  // by depth, and by worth (negated); one entry per keyframe
     };
     using Bins = std::array<Bin, kBinRows * kBinColumns>;
 
@@ -292,7 +293,7 @@ class KeyframeSelection {
         enter({-worth, at}, kBestOfBin, bin.best);
     }
 
-    // Keeps the first of a part of the image, one entry a keyframe.
+    // Keeps the first of a part of the image, one entry per keyframe.
     static void enter(const Seen& seen, std::size_t most, std::vector<Seen>& list) {
         if (list.size() == most && !(seen < list.back())) return;
         const auto same = std::find_if(list.begin(), list.end(),

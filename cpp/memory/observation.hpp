@@ -21,7 +21,7 @@ struct Keyframe {
     const float* depth;       // (rows, columns) metres, <= 0 or not finite where invalid
     const float* confidence;  // (rows, columns) in [0, 1], or null for 1 everywhere
     std::size_t rows, columns, channels;
-    double stride;  // pixels a cell
+    double stride;  // pixels per cell
     Intrinsics k;
     std::int64_t frame_id;
     double timestamp;  // seconds

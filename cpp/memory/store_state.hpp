@@ -52,7 +52,8 @@ struct PatchInfo {
     Vec3 centre;              // world
 };
 
-// Tokens of retrieved patches, as they land in the target view. All arrays have one entry a token.
+// Tokens of retrieved patches, as they land in the target view. All arrays have one entry per
+// token.
 struct ProjectedTokens {
     std::size_t channels = 0;
     std::vector<float> latents;       // (n, channels)
@@ -133,7 +134,7 @@ class StoreState {
 
     // All return how many patches died. An observation without a living patch is dropped. After an
     // exception the state is as it was.
-    std::size_t erase(std::span<const PatchId> ids);  // unknown and dead ids are passed over
+    std::size_t erase(std::span<const PatchId> ids);  // unknown and dead ids are skipped
     std::size_t erase_frame(std::int64_t frame_id);
 
     // Takes observations that have their first_id and living patches, each with a valid centre, and
@@ -166,7 +167,7 @@ class StoreState {
     // Ids and slots that the other has given are not given again.
     void skip_ids_of(const StoreState& other);
 
-    // --- edit.cpp: the world of the patches is transformed; ids that do not live are passed over.
+    // --- edit.cpp: the world of the patches is transformed; ids that do not live are skipped.
     // After an exception (std::invalid_argument: patches would leave the range of the index) the
     // state may be used no more: edit a copy.
 
@@ -208,7 +209,7 @@ class StoreState {
                                           const KeyframeParams& params, int num_threads) const;
 
     // --- mosaic.cpp: canvases of targets, from whole observations (by first_slot) or from patches;
-    // those that are not here, or do not live, are passed over.
+    // those that are not here, or do not live, are skipped.
 
     ComposedMosaic compose_keyframes(std::span<const TargetGrid> targets,
                                      const std::vector<std::vector<Slot>>& observations,

@@ -22,7 +22,7 @@ struct SourceGrid {
     const float* depth;       // (rows, columns) metres, <= 0 or not finite where there is nothing
     const float* confidence;  // (rows, columns) in [0, 1], or null for 1 everywhere
     std::size_t rows, columns;
-    double stride;  // pixels a cell
+    double stride;  // pixels per cell
     Intrinsics k;
     Affine world_from_camera;
     double timestamp;  // seconds
@@ -33,7 +33,7 @@ struct SourceGrid {
 struct TargetGrid {
     View view;
     std::size_t rows, columns;
-    double stride;  // pixels a cell
+    double stride;  // pixels per cell
     double time;    // seconds
 };
 
@@ -184,7 +184,7 @@ class GridProjection {
     RowProjection row_;  // but for start and source_y
 };
 
-// One entry a cell, row by row.
+// One entry per cell, row by row.
 struct ProjectedCells {
     std::vector<float> x, y, z, worth, spread;  // see ProjectedCell
 

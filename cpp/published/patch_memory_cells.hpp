@@ -14,7 +14,7 @@
 
 namespace mosaicmem {
 
-constexpr double kStride = 16;           // pixels a latent cell
+constexpr double kStride = 16;           // pixels per latent cell
 constexpr std::int32_t kDownsample = 4;  // latent cells along a coarse cell
 constexpr std::size_t kPoolStride = 2;   // coverage looks at every second frame
 constexpr double kApart = 0.1;           // metres between picks

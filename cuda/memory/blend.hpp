@@ -31,7 +31,7 @@ struct BlendedOnDevice {
 };
 
 // Targets are in device memory, of rows x columns cells each. picks (views, picks): rows of the
-// mirror, in the order in which they count; -1 and what is given twice are passed over.
+// mirror, in the order in which they count; -1 and what is given twice are skipped.
 void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, std::size_t rows,
            std::size_t columns, const std::int32_t* picks, std::size_t count,
            const BlendOptions& options, const BlendScratch& scratch, const BlendedOnDevice& blended,

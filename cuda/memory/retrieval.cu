@@ -2,9 +2,9 @@
 // a sample of the store says, and takes from the list: nothing that is not listed can come before
 // it. Where more are listed than there is room for, as where a camera has stood still and all its
 // frames score alike, they are counted as well, in bins of score or, of equal scores, of ids; the
-// next round begins where the counts say, or counts again within one bin. Views that are done cost
-// a launch. What is left after some rounds, a block a view does alone in rounds of its own: slow,
-// and needed by hardly any store.
+// next round begins where the counts say, or counts again within one bin. Finished views still pay
+// one launch. What is left after some rounds is done by one block per view in rounds of its own:
+// slow, and needed by hardly any store.
 
 #include "cuda/base/launch.cuh"
 #include "cuda/memory/retrieval.hpp"

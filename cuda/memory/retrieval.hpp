@@ -78,7 +78,7 @@ struct ProjectedOnDevice {
     std::uint8_t* coverage;     // (views, rows, columns)
     std::uint8_t* observed;     // of the coverage, what observed keyframes reach
     std::size_t rows, columns;  // of the target grid
-    double stride;              // pixels a cell
+    double stride;              // pixels per cell
     double seconds_per_latent;  // for t as the age in latent frames; 0: t is the view
 };
 

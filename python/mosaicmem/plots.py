@@ -154,7 +154,7 @@ def plot_retrieved(
     frame : int
         Which view.
     stride : int
-        Pixels a latent cell.
+        Pixels per latent cell.
     top_k : int
         Patches to draw, spread over the image.
     retrieval : KeyframeRetrieval, optional

@@ -286,7 +286,7 @@ def on_host(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def anchor(device: Any) -> Any:
-    """An array of nothing where ``device`` says: "cuda" or "cuda:1" for torch, or an array module such as ``cupy``,
+    """An empty array on ``device``: "cuda" or "cuda:1" for torch, or an array module such as ``cupy``,
     whose current device it is.
 
     Raises

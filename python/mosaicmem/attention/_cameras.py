@@ -84,7 +84,7 @@ class ProjectedCameras:
         check_shape("viewmats", shape, ("V", 4, 4) if len(shape) != 4 else ("V", "S", 4, 4))
         subframes = shape[1] if len(shape) == 4 else 1
         if subframes not in (1, 4):
-            raise ValueError(f"viewmats: expected 1 or 4 sub-frame cameras a latent frame, got shape {shape}")
+            raise ValueError(f"viewmats: expected 1 or 4 sub-frame cameras per latent frame, got shape {shape}")
         self.subframes = subframes
         self._shape = (shape[0], subframes, 4, 4)
         given = to_numpy("viewmats", viewmats)

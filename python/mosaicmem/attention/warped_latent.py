@@ -34,7 +34,7 @@ def reproject_depth_grid(
     depth : (h, w) array
         Depth of each cell, metres; invalid where not finite or <= 0.
     stride : int
-        Pixels a cell of the source.
+        Pixels per cell of the source.
     source_intrinsics, target_intrinsics : CameraIntrinsics
         Of the images, in pixels.
     source, target : CameraPose
@@ -125,9 +125,9 @@ class WarpedLatent:
             float64 stays so, all else is computed in float32. A torch tensor may require a gradient; the canvas is
             linear in the tokens.
         positions : (N, 2) array
-            (y, x) in cell coordinates, integers at cell centres. Tokens off the grid, or not finite, are passed over.
+            (y, x) in cell coordinates, integers at cell centres. Tokens off the grid, or not finite, are skipped.
         depth : (N,) array
-            In the target camera, metres; tokens with an invalid depth are passed over.
+            In the target camera, metres; tokens with an invalid depth are skipped.
         weights : (N,) array, optional
             In [1e-6, 1e6]; used by ``bilinear``.
         """

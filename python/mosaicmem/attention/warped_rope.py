@@ -43,7 +43,7 @@ def warped_positions(projected: ArrayLike, stride: float, t: ArrayLike) -> F64:
     projected : (N, 2) or (N, 3) array
         (u', v') in pixels of the target view, as from `reproject_depth_grid`; a third column (z') is ignored.
     stride : float
-        Pixels a token of the target grid, s'.
+        Pixels per token of the target grid, s'.
     t : float or (N,) array
         ``temporal="target"``: the target latent frame. ``temporal="offset"``: source time minus target time, in latent
         frames.

@@ -122,7 +122,7 @@ class Unread:
         if self._has_more:
             others += " or many more"
         suspect(
-            f"{path}: fields that are not known were passed over: {', '.join(parts)}"
+            f"{path}: fields that are not known were skipped: {', '.join(parts)}"
             f"{others}; if one of them moves cameras, bends the image or changes units or "
             "times, the file is not what it is taken for"
         )

@@ -170,7 +170,7 @@ class CameraIntrinsics:
         return self._derived(*self.params, width, height)
 
     def latent_grid(self, stride: int) -> CameraIntrinsics:
-        """The same camera over a latent grid of ``stride`` pixels a cell.
+        """The same camera over a latent grid of ``stride`` pixels per cell.
 
         Its pixels are cells: the centre of cell (r, c) is (c + 0.5, r + 0.5). Cell coordinates with integers at centres
         are 0.5 less.

@@ -82,7 +82,7 @@ def evaluate(
             help="blend, backward, near or far (the published rules); may be repeated. Default: as --config, or blend."
         ),
     ] = None,
-    stride: Annotated[int, typer.Option(help="Pixels a latent cell.", min=1)] = 16,
+    stride: Annotated[int, typer.Option(help="Pixels per latent cell.", min=1)] = 16,
     budgets: Annotated[
         str | None,
         typer.Option(help="Megabytes that memory may hold, comma-separated: a forgetting curve for each."),

@@ -36,7 +36,7 @@ def inspect(
     coverage: Annotated[bool, typer.Option("--coverage", help="A line for each frame of the path.")] = False,
     stride: Annotated[
         int | None,
-        typer.Option(help="Pixels a latent cell of the path's images; the store's if left out.", min=1),
+        typer.Option(help="Pixels per latent cell of the path's images; the store's if left out.", min=1),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Of a store: compare every byte with its checksum.")] = False,
     intrinsics: Intrinsics = None,
@@ -180,7 +180,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if report["patches_a_keyframe"]:
         spread = report["patches_a_keyframe"]
-        lines.append(("patches a keyframe", f"{spread['least']} to {spread['most']}, median {spread['median']:.0f}"))
+        lines.append(("patches per keyframe", f"{spread['least']} to {spread['most']}, median {spread['median']:.0f}"))
         low, high = report["bounds"]
         lines.append(("time", f"{report['first_time']:.3f} to {report['last_time']:.3f} s"))
         lines += [(f"{axis}, metres", f"{a:.2f} to {b:.2f}") for axis, a, b in zip("xyz", low, high, strict=True)]

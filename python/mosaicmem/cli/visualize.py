@@ -51,7 +51,7 @@ def visualize(
             help="Frames of the path to draw, by position from 0: 0,5,9 or A:B or A:B:STEP. Default: four, evenly."
         ),
     ] = None,
-    stride: Annotated[int | None, typer.Option(help="Pixels a latent cell; the store's if left out.", min=1)] = None,
+    stride: Annotated[int | None, typer.Option(help="Pixels per latent cell; the store's if left out.", min=1)] = None,
     image_format: Annotated[str, typer.Option("--format", help="png or svg.")] = "png",
     html: Annotated[bool, typer.Option("--html", help="Also one page that needs no other file.")] = False,
     top_k: Annotated[

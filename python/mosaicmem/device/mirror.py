@@ -151,7 +151,7 @@ class StoreMirror:
             self._start_again(call, core)
 
     def _start_again(self, call: Call, core: _core.MemoryStore) -> None:
-        """Without the room that those who left have left."""
+        """Compact: drop freed slots."""
         old = list(self._rows.values())
         self._clear()
         try:

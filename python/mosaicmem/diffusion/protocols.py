@@ -23,7 +23,7 @@ class MemoryContext:
     cameras : CameraTrajectory
         The camera of each of the T latent frames; intrinsics in pixels.
     stride : int
-        Pixels a cell of the latent grid.
+        Pixels per cell of the latent grid.
     mosaic : Mosaic or None
         Retrieved tokens with their warped positions; None without memory.
     canvas : (T, h, w, C) float32
@@ -71,7 +71,7 @@ class VAE(Protocol):
 
     @property
     def stride(self) -> int:
-        """Pixels a latent cell, along both axes."""
+        """Pixels per latent cell, along both axes."""
         ...
 
     @property
@@ -81,7 +81,7 @@ class VAE(Protocol):
 
     @property
     def temporal(self) -> TemporalLayout:
-        """Frames a latent frame."""
+        """Frames per latent frame."""
         ...
 
     def encode(self, video: F32) -> F32:

@@ -17,7 +17,7 @@ class TemporalLayout:
         ``causal``: latent 0 covers frame 0, latent l frames factor * (l - 1) + 1 to factor * l (most video VAEs).
         ``uniform``: latent l covers frames factor * l to factor * (l + 1) - 1.
     factor : int
-        Frames a latent frame.
+        Frames per latent frame.
     """
 
     kind: str = "causal"

@@ -26,7 +26,7 @@ class SyntheticVAE:
     Parameters
     ----------
     stride : int
-        Pixels a latent cell.
+        Pixels per latent cell.
     channels : int
         At least 3, at most 3 * stride^2.
     temporal : TemporalLayout, optional
@@ -43,7 +43,7 @@ class SyntheticVAE:
 
     @property
     def stride(self) -> int:
-        """Pixels a latent cell, along both axes."""
+        """Pixels per latent cell, along both axes."""
         return self._stride
 
     @property
@@ -53,7 +53,7 @@ class SyntheticVAE:
 
     @property
     def temporal(self) -> TemporalLayout:
-        """Frames a latent frame."""
+        """Frames per latent frame."""
         return self._temporal
 
     def encode(self, video: F32) -> F32:

@@ -98,7 +98,7 @@ def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
 
 
 def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: Noise | None = None) -> list[GridFrame]:
-    """Some frames of a sequence on a grid of ``stride`` pixels a cell, by position, with errors if told so."""
+    """Some frames of a sequence on a grid of ``stride`` pixels per cell, by position, with errors if told so."""
     camera = cropped(source.intrinsics, stride)
     result = []
     for index in frames:

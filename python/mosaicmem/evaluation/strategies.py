@@ -75,7 +75,7 @@ class Composer:
     camera : CameraIntrinsics
         Of the images that the grids were made from.
     stride : int
-        Pixels a cell.
+        Pixels per cell.
     strategy : str
         One of `mosaicmem.memory.strategy_names`. ``pose_nearest`` and ``coverage`` are the published rules: they need
         ``stride`` 16 and never forget.

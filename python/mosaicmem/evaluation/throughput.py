@@ -124,7 +124,7 @@ def measure_case(
 
 
 def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int = 0, repeats: int = 5) -> MemoryResult:
-    """Time what memory does for a window of 21 latents of 48 channels at 16 pixels a cell.
+    """Time what memory does for a window of 21 latents of 48 channels at 16 pixels per cell.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
         ),
         "insert, one keyframe": float(np.median(inserts)),
         "choose keyframes and compose canvases": _median(lambda: keyframes.retrieve(store, targets, _STRIDE), repeats),
-        f"retrieve and land up to {config.top_k} patches a latent": _median(
+        f"retrieve and land up to {config.top_k} patches per latent": _median(
             lambda: patches.retrieve(store, targets, _STRIDE), repeats
         ),
     }

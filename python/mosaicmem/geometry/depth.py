@@ -22,7 +22,7 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
     depth : (H, W) array
         Metres; invalid where not finite or <= 0.
     stride : int
-        Pixels a cell; divides H and W.
+        Pixels per cell; divides H and W.
     min_valid_fraction : float
         A cell with a smaller part of valid pixels is invalid.
 

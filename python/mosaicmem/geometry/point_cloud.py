@@ -99,7 +99,7 @@ class PointCloud:
         Colours are the properties ``red``, ``green``, ``blue``, or ``diffuse_red`` and so on, or ``r``, ``g``, ``b``:
         integers of 0 to 255, ushort of 0 to 65535, or floats of 0 to 1 or of 0 to 255. Normals are made unit vectors;
         those that are not finite become zero, that is unknown. Other elements and properties, such as faces and alpha,
-        are passed over.
+        are skipped.
 
         Warns
         -----

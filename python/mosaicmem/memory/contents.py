@@ -25,7 +25,7 @@ class ObservedKeyframe:
     intrinsics : CameraIntrinsics
         Of the latent grid: pixels are cells.
     stride : int
-        Pixels a cell.
+        Pixels per cell.
     world_from_camera : (4, 4) float64
         Affine: edits may have scaled or mirrored it.
     frame_id : int

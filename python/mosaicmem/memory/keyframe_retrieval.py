@@ -59,7 +59,7 @@ class KeyframeRetrieval:
         targets : CameraTrajectory
             The camera of each target latent frame.
         stride : int
-            Pixels a cell of the target grid.
+            Pixels per cell of the target grid.
         """
         check_instance("store", store, MosaicMemoryStore)
         check_instance("targets", targets, CameraTrajectory)
@@ -79,7 +79,7 @@ class KeyframeRetrieval:
         store, targets, stride
             As for `select`.
         sources : KeyframeSelection, DeviceSelection or Mosaic
-            For these targets. Keyframes and patches that are no longer in the store are passed over. A store on a
+            For these targets. Keyframes and patches that are no longer in the store are skipped. A store on a
             device composes keyframes only, and a `DeviceSelection` only as long as the store is as it was.
         """
         grids = self._targets(store, targets, stride)

@@ -17,7 +17,7 @@ SUBFRAMES = 4
 """Poses of a group, which stands for one latent; the last is its reference."""
 
 STRIDE = 16
-"""Pixels a latent cell."""
+"""Pixels per latent cell."""
 
 PICKS = 5
 """Candidates of a group."""
@@ -199,7 +199,7 @@ class PatchMemory(Uncopied):
         query_w2c : (4 G, 4, 4) array
             Aligned camera_from_world.
         candidate_frame_ids : G sequences of int, or (G, N) int64 on the device
-            Negative ids are passed over; a group without any takes frame 0. Those that come after 95 % of the cells are
+            Negative ids are skipped; a group without any takes frame 0. Those that come after 95 % of the cells are
             filled do not count.
         query_intrinsics : (4 G, 3, 3) array, optional
             K, pixels; those of the last frame of memory if not given.

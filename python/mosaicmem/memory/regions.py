@@ -103,7 +103,7 @@ def choose(store: MosaicMemoryStore, where: Region | ArrayLike) -> U64:
     ----------
     store : MosaicMemoryStore
     where : Sphere, Box, Frustum, ids or mask
-        A region holds a patch if it holds its centre. Ids (N,) that do not live are passed over. A mask is bool, with
+        A region holds a patch if it holds its centre. Ids (N,) that do not live are skipped. A mask is bool, with
         an entry for each of ``store.patch_ids``.
     """
     if isinstance(where, Sphere):

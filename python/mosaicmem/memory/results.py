@@ -13,7 +13,7 @@ from mosaicmem.memory.storage import StoreSettings
 
 @dataclass(frozen=True, eq=False)
 class RetrievedPatches:
-    """Patches that one camera sees, front to back. All arrays have one entry a patch.
+    """Patches that one camera sees, front to back. All arrays have one entry per patch.
 
     Attributes
     ----------

@@ -51,7 +51,7 @@ class MemoryRetrieval:
         targets : CameraTrajectory
             The camera of each target latent frame.
         stride : int
-            Pixels a cell of the target grid.
+            Pixels per cell of the target grid.
         seconds_per_latent : float, optional
             Needed by ``temporal="offset"``.
 

@@ -75,8 +75,8 @@ class MosaicMemoryStore(Uncopied):
         as it was, on the host, which has everything. Keyframes may be given from the device; that waits for them.
     device_bytes : int, optional
         Latents that are kept in device memory. Those of other keyframes are read from pinned memory of the host, until
-        `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the device: 12 bytes a patch and 4 a
-        cell.
+        `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the device: 12 bytes per patch
+        and 4 per cell.
     """
 
     _instead = "use fork() for a second store, save() and open() for another process"
@@ -156,7 +156,7 @@ class MosaicMemoryStore(Uncopied):
         pose : CameraPose
             Where and when the frame was seen.
         frame_id : int, optional
-            Yours, to delete the frame by; counted up if not given.
+            An id of your own, by which `delete_frame` finds the keyframe; auto-incremented if not given.
         valid : (h, w) bool array, optional
             Cells that are False are not remembered.
         dynamic : (h, w) bool array, optional
@@ -361,7 +361,7 @@ class MosaicMemoryStore(Uncopied):
         return self._core.within(queries, check_number("radius", radius, minimum=0.0, maximum=1e12), self.num_threads)
 
     def delete_patches(self, ids: ArrayLike) -> int:
-        """Erase patches by id; ids that do not live are passed over. Returns how many were erased."""
+        """Erase patches by id; ids that do not live are skipped. Returns how many were erased."""
         return self._core.erase(as_ids("ids", ids))
 
     def delete_frame(self, frame_id: int) -> int:
@@ -374,7 +374,7 @@ class MosaicMemoryStore(Uncopied):
         return self._core.alive_ids()
 
     def describe_patches(self, ids: ArrayLike) -> dict[str, Any]:
-        """What is known of living patches, as arrays with one entry a patch.
+        """What is known of living patches, as arrays with one entry per patch.
 
         Returns
         -------
@@ -402,7 +402,7 @@ class MosaicMemoryStore(Uncopied):
         Returns
         -------
         dict
-            With one entry a token: ``latents`` (N, C) float32; ``projected`` (N, 3) float32: u', v' in pixels (maybe
+            With one entry per token: ``latents`` (N, C) float32; ``projected`` (N, 3) float32: u', v' in pixels (maybe
             outside the image), z' in metres; ``confidence`` (N,); ``patch`` (N,) position in ``ids``; ``source_row``
             and ``source_column`` (N,) in the keyframe's grid.
         """
@@ -418,7 +418,7 @@ class MosaicMemoryStore(Uncopied):
         return StoreSnapshot(self._core.fork(), self._settings())
 
     def restore(self, snapshot: StoreSnapshot) -> None:
-        """Be again as at the time of a snapshot. Ids that were given since then are not given again."""
+        """Restore a snapshot. Ids that were given since it was taken are not given again."""
         check_instance("snapshot", snapshot, StoreSnapshot)
         for name, own in self._settings():
             theirs = getattr(snapshot._settings, name)

@@ -20,7 +20,7 @@ _DTYPES = ("float32", "float16", "bfloat16")  # by the core's number
 
 
 def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
-    """Counts, bytes by kind, time span, bounds, patches a keyframe, provenance, and kinds of keyframes; plain JSON."""
+    """Counts, bytes by kind, time span, bounds, patches per keyframe, provenance, kinds of keyframes; plain JSON."""
     exported = store._core.export_observations()
     alive = np.split(exported["alive"], np.cumsum(exported["words"])[:-1]) if len(exported["words"]) else []
     living = [int(np.unpackbits(words.view(np.uint8)).sum()) for words in alive]
@@ -77,7 +77,7 @@ def summarize_files(path: Path) -> dict[str, Any]:
 
 
 def stride_of(store: MosaicMemoryStore) -> int:
-    """Pixels a latent cell, the same for all keyframes.
+    """Pixels per latent cell, the same for all keyframes.
 
     Raises
     ------

@@ -55,22 +55,22 @@ class PipelineConfig(BaseModel):
         Field(strict=False, description="Prompts that take over at later windows."),
     ] = ()
     guidance_scale: Annotated[
-        _NotNegative, Field(description="Away from the answer without prompt; 1: off, one call a step.")
+        _NotNegative, Field(description="Away from the answer without prompt; 1: off, one call per step.")
     ] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**64, description="Of all noise.")] = 0
     num_threads: Annotated[int, Field(ge=0, le=1024, description="0: all cores.", json_schema_extra=_or_null)] = 0
 
-    window_size: Annotated[_Count, Field(description="Frames a window.")] = 16
+    window_size: Annotated[_Count, Field(description="Frames per window.")] = 16
     window_overlap: Annotated[int, Field(ge=0, description="Frames shared with the window before, blended.")] = 4
     num_inference_steps: Annotated[_Count, Field(le=1000, description="Denoising steps.")] = 10
     scheduler: Annotated[Literal["ddpm", "flow_matching"], Field(description="Used where none is given.")] = "ddpm"
     noise_schedule: Annotated[Literal["linear", "cosine"], Field(description="Of DDPM.")] = "cosine"
     flow_shift: Annotated[_Positive, Field(description="Of flow matching; above 1: more steps at high noise.")] = 1.0
 
-    vae_stride: Annotated[int, Field(ge=1, le=64, description="Pixels a latent cell.")] = 8
+    vae_stride: Annotated[int, Field(ge=1, le=64, description="Pixels per latent cell.")] = 8
     latent_channels: Annotated[int, Field(ge=3)] = 16
     temporal_kind: Literal["causal", "uniform"] = "uniform"
-    temporal_factor: Annotated[_Count, Field(description="Frames a latent frame.")] = 1
+    temporal_factor: Annotated[_Count, Field(description="Frames per latent frame.")] = 1
 
     use_memory: Annotated[bool, Field(description="False: no retrieval, nothing is remembered.")] = True
     use_prope: Annotated[bool, Field(description="False: attention to memory knows no cameras.")] = True

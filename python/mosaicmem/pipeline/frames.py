@@ -1,4 +1,4 @@
-"""Images of whole latent cells and of the size that is wanted, and windows that pass over into each other."""
+"""Images of whole latent cells and of the size that is wanted, and windows that are blended over their overlap."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cropped(frames: F32, camera: CameraIntrinsics) -> F32:
 
 
 def blend(before: F32, decoded: F32) -> F32:
-    """The images of a window; the first ones exist already, in ``before``, and pass over into the new ones linearly."""
+    """The images of a window; the first ones exist already, in ``before``, and cross-fade linearly into the new."""
     images: F32 = np.clip(decoded, 0, 1)
     shared = len(before)
     if not shared:

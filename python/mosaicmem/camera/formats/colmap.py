@@ -1,7 +1,7 @@
 """COLMAP's sparse models, text and binary: camera_from_world as a quaternion (w, x, y, z) and a translation.
 
 A folder with cameras and images, .txt or .bin, or the folder above it, or one of its files. Pixels are this library's.
-Images are ordered by the numbers and letters in their names and have no times. Points, rigs and frames are passed over.
+Images are ordered by the numbers and letters in their names and have no times. Points, rigs and frames are skipped.
 """
 
 from __future__ import annotations

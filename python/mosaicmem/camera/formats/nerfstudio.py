@@ -177,7 +177,7 @@ def _suspect_units(path: Path, document: dict[str, Any]) -> None:
             said.append(f"applied_transform scaled them by {scale:.4g}: depth must be scaled alike")
     said += [f"{name} is set" for name in ("centered", "scaled") if not is_nothing(document.get(name))]
     if document.get("scale", 1) != 1 or not is_nothing(document.get("offset")):
-        said.append("scale and offset, by which instant-ngp places the scene, were passed over")
+        said.append("scale and offset, by which instant-ngp places the scene, were skipped")
     if said:
         suspect(f"{path}: positions are taken as they are in the file; {'; '.join(said)}")
 

@@ -107,7 +107,7 @@ def load_trajectory(
     Warns
     -----
     SuspiciousInput
-        Fields that are not known were passed over, intrinsics or times look like a common mistake, or times can only be
+        Fields that are not known were skipped, intrinsics or times look like a common mistake, or times can only be
         of another unit and were taken to be of that. Each is said once a file.
     """
     path = Path(path)

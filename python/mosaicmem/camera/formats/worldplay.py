@@ -1,6 +1,6 @@
 """HY-WorldPlay's pose JSON: {"0": {"extrinsic": world_from_camera 4x4, "K": 3x3 in pixels}, "1": ...}.
 
-One entry a latent frame, in the order of the numbers. The image is taken as 2 cx by 2 cy pixels.
+One entry per latent frame, in the order of the numbers. The image is taken as 2 cx by 2 cy pixels.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from mosaicmem.memory.store import MosaicMemoryStore
 class PublishedRule:
     """Chooses keyframes as `PatchMemory` does, from those of a store.
 
-    The rule wants grids of 16 pixels a cell, all of one size. It reads the depth of one pixel for each cell; a store
+    The rule wants grids of 16 pixels per cell, all of one size. It reads the depth of one pixel for each cell; a store
     knows the median of all that are under it, so `read_depth` is for those who still have the images.
 
     Parameters
@@ -86,8 +86,8 @@ class PublishedRule:
                 f"{rows}x{columns} cells of {stride} pixels" for (rows, columns), stride in sorted(shapes)
             )
             raise ValueError(
-                f"store: expected keyframes of one size and {STRIDE} pixels a cell, which the published rules are made "
-                f"for, got {found}"
+                f"store: expected keyframes of one size and {STRIDE} pixels per cell, which the published rules are "
+                f"made for, got {found}"
             )
         for each in frames:
             depth = self._pixel_depths.get(each.observation, each.depth)

@@ -23,7 +23,7 @@ class Strategy(Protocol):
         targets : CameraTrajectory
             The camera of each target latent frame.
         stride : int
-            Pixels a cell of the target grid.
+            Pixels per cell of the target grid.
         """
         ...
 
