@@ -73,7 +73,7 @@ def test_mosaicmem_prope(benchmark, x, views, layout, threads):
 def test_torch_rope_strided_halves(benchmark, x, table):
     """Even and odd features apart, two products each, written back between each other."""
     torch = peer("torch")
-    cos, sin = (torch.from_numpy(a).to(x.dtype) for a in table.single)
+    cos, sin = (torch.from_numpy(a).to(x.dtype) for a in (table.cos, table.sin))
 
     def run():
         even, odd = x[..., ::2], x[..., 1::2]
