@@ -19,7 +19,7 @@ def is_bfloat16(value: Any) -> bool:
     """Whether ``value`` is a torch tensor of bfloat16, or a NumPy array of the bfloat16 that ml_dtypes adds."""
     if is_torch(value):
         return str(value.dtype) == "torch.bfloat16"
-    return isinstance(value, np.ndarray) and value.dtype.name == "bfloat16"
+    return isinstance(value, np.ndarray) and value.dtype.kind == "V" and value.dtype.name == "bfloat16"
 
 
 def refuse_bfloat16(name: str) -> NoReturn:
