@@ -150,6 +150,17 @@ class TestKernel:
             assert np.isnan(out).all()
             assert np.isnan(lse).all()
 
+    @pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
+    def test_tables_turn_queries_and_keys_each_by_its_own(self, rng, pairing):
+        q, k, v = inputs(rng, 2, 3, 9, 9, 16, 16)
+        rope = WarpedRoPE(16, pairing=pairing)
+        own, theirs = (rope.table(rng.uniform(0, 20, (9, 3))) for _ in range(2))
+        expected = attention(rope.apply(q, own), rope.apply(k, theirs), v)
+        turned = attention(q, k, v, query_table=own, key_table=theirs, pairing=pairing)
+        np.testing.assert_allclose(turned, expected, atol=2e-6)
+        only_keys = attention(q, k, v, key_table=theirs, pairing=pairing)
+        np.testing.assert_allclose(only_keys, attention(q, rope.apply(k, theirs), v), atol=2e-6)
+
     def test_values_without_width(self, rng):
         q, k, _ = inputs(rng, 1, 2, 7, 9, 16, 16)
         assert attention(q, k, np.zeros((1, 2, 9, 0), np.float32)).shape == (1, 2, 7, 0)
