@@ -4,8 +4,10 @@ That they equal their formulas is tested where the CPU's are: with the fixture `
 """
 
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -237,3 +239,24 @@ def test_a_batch_beyond_a_launch_is_refused(device):
         RuntimeError, match="rope_apply: a launch takes at most 65535 of a batch or of heads, got 70000"
     ):
         WarpedRoPE(4, (0, 2, 2)).apply(x, np.zeros((1, 3)))
+
+
+def test_what_a_call_holds_goes_with_it(device):
+    """Scratch and results would otherwise stay until Python looks for cycles."""
+    gc.disable()
+    try:
+        call = Call("x", device.put(np.zeros(3)))
+        assert call.handle[2] is call
+        left = weakref.ref(call)
+        del call
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_tables_on_the_device_are_read_on_the_host(device, rng):
+    positions = rng.uniform(0, 20, (5, 3))
+    here, there = (WarpedRoPE(12).table(p) for p in (positions, device.put(positions)))
+    np.testing.assert_allclose(there.frequencies, here.frequencies, atol=1e-12)
+    for one, other in zip(there.per_feature("split_half"), here.per_feature("split_half"), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)

@@ -54,7 +54,12 @@ class DeviceCall:
         handle, self.stream_owner = self._framework.stream()
         self.stream: Stream = (self._framework.index, handle)
         self.core: Any = _core.cuda
-        self.handle = (*self.stream, self)
+
+    @property
+    def handle(self) -> tuple[int, int, DeviceCall]:
+        """How kernels run: device, stream, and who makes their memory. Made anew, since a call that held itself would
+        keep its scratch until Python looks for cycles."""
+        return (*self.stream, self)
 
     def allocate(self, nbytes: int) -> int:
         """Scratch of a kernel. It lives as long as the call; then the framework hands it out in the stream's order."""

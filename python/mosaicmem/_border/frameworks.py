@@ -165,6 +165,7 @@ class ModuleFramework:
 
     @staticmethod
     def place(value: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        """Address, shape and strides in elements."""
         interface = value.__cuda_array_interface__
         shape = tuple(interface["shape"])
         size = np.dtype(interface["typestr"]).itemsize
@@ -185,6 +186,7 @@ def adopted(name: str, value: Any) -> Any:
 
 
 def framework_of(name: str, value: Any) -> TorchFramework | ModuleFramework:
+    """The framework of an array on a device, or a TypeError that names the array."""
     try:
         return TorchFramework(value) if is_torch(value) else ModuleFramework(value)
     except TypeError as error:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_choice
 from mosaicmem._border import Call, DeviceCopies
+from mosaicmem._border.device import to_host
 
 PAIRINGS = ("interleaved", "split_half")
 
@@ -68,14 +69,15 @@ class RotaryTable:
 
     @property
     def frequencies(self) -> NDArray[np.complex128]:
-        """cos + i sin, (N, head_dim / 2) complex128: for models that multiply pairs as complex numbers, as Wan does."""
-        return np.asarray(self.cos + 1j * self.sin)
+        """cos + i sin, (N, head_dim / 2) complex128 on the host: for models that multiply pairs as complex numbers."""
+        return np.asarray(to_host("cos", self.cos) + 1j * to_host("sin", self.sin))
 
     def per_feature(self, pairing: str = "interleaved") -> tuple[F64, F64]:
-        """cos and sin of each feature, (N, head_dim): for models that compute x * cos + rotate(x) * sin.
+        """cos and sin of each feature, (N, head_dim) on the host: for models that compute x * cos + rotate(x) * sin.
 
         ``rotate`` is (x0, x1, x2, x3) -> (-x1, x0, -x3, x2) for ``interleaved``, (-x2, -x3, x0, x1) for ``split_half``.
         """
+        cos, sin = to_host("cos", self.cos), to_host("sin", self.sin)
         if check_choice("pairing", pairing, PAIRINGS) == "interleaved":
-            return np.repeat(self.cos, 2, axis=1), np.repeat(self.sin, 2, axis=1)
-        return np.tile(self.cos, (1, 2)), np.tile(self.sin, (1, 2))
+            return np.repeat(cos, 2, axis=1), np.repeat(sin, 2, axis=1)
+        return np.tile(cos, (1, 2)), np.tile(sin, (1, 2))
