@@ -201,6 +201,22 @@ def test_killed_again_and_again(straight, tmp_path):
 
 
 class TestOtherRuns:
+    def test_a_setting_that_came_later_has_its_default(self, world, loop, straight, tmp_path, monkeypatch):
+        """A run that a version began which had no strategies."""
+        with monkeypatch.context() as before:
+            dump = PipelineConfig.model_dump
+            before.setattr(
+                PipelineConfig,
+                "model_dump",
+                lambda self, **options: {k: v for k, v in dump(self, **options).items() if k != "strategy"},
+            )
+            next(start(world, loop).stream(loop, checkpoint=tmp_path / "run"))
+            assert "strategy" not in (tmp_path / "run" / module.RUN).read_text()
+        with pytest.raises(ValueError, match='strategy was "visible_coverage", now it is "top_k"'):
+            start(world, loop, strategy="top_k").generate(loop, checkpoint=tmp_path / "run")
+        result = start(world, loop).generate(loop, checkpoint=tmp_path / "run")
+        np.testing.assert_array_equal(result.frames, straight.frames)
+
     def test_a_config_that_differs_is_named(self, world, loop, tmp_path):
         start(world, loop).generate(loop[:5], checkpoint=tmp_path / "run")
         with pytest.raises(ValueError, match="of another run: seed was 0, now it is 4; window_size was 4, now it is 5"):

@@ -170,6 +170,8 @@ class Checkpoint:
             raise FileExistsError(f"checkpoint: {self.path / RUN} is no run of mosaicmem: it is left alone")
         if manifest is not None and manifest.label != self._label():
             raise FormatError(self.path / RUN, "damaged: it does not match the checksum in the store of the run")
+        # A setting that the version which began the run did not know yet has its default.
+        before["config"] = {**PipelineConfig().model_dump(mode="json"), **before["config"]}
         differences = _differences(before, run)
         if differences:
             raise ValueError(f"checkpoint: {self.path} is of another run: {'; '.join(differences)}")
