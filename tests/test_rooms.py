@@ -1,11 +1,19 @@
 """Arrows between the rooms of the code point one way: a room includes or imports what stands before it, and itself."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "python" / "mosaicmem"
+HELPERS = "helpers"  # modules of the package itself that begin with an underscore, and small ones beside them
+PYTHON_ROOMS = (
+    *(HELPERS, "_border", "camera", "synthetic", "geometry", "datasets", "attention", "memory", "diffusion"),
+    *("plots", "pipeline", "models", "evaluation", "cli"),
+)
+SAME_ROOM = {"device": "memory"}  # the store on a GPU, which is written in Python
 CORE_ROOMS = ("base", "simd", "geometry", "attention", "memory", "published", "bindings")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "cpp").is_dir(), reason="not a checkout")
@@ -50,3 +58,47 @@ def test_includes_of_the_core(path):
 )
 def test_a_wrong_include_is_found(include):
     assert wrong_includes("cpp", "geometry", f'#include "cpp/base/half.hpp"\n#include {include}\n')
+
+
+def python_room(name):
+    """The room of a module of the package, by the first part of its name."""
+    name = SAME_ROOM.get(name, name)
+    return name if name in PYTHON_ROOMS else HELPERS
+
+
+def wrong_imports(room, text):
+    """What a module of a room may not import, at its top or within a function."""
+    wrong = []
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module == "mosaicmem":
+            names = [f"mosaicmem.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "mosaicmem" and rest:
+                other = python_room(rest.partition(".")[0])
+                if PYTHON_ROOMS.index(other) > PYTHON_ROOMS.index(room):
+                    wrong.append(name)
+    return wrong
+
+
+def python_sources():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem.startswith("_arrays"))
+
+
+@pytest.mark.parametrize("path", python_sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_of_the_package(path):
+    room = python_room(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
+    assert wrong_imports(room, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from mosaicmem.memory import Mosaic", "from mosaicmem import pipeline", "def f():\n    import mosaicmem.cli"],
+)
+def test_a_wrong_import_is_found(line):
+    assert wrong_imports("attention", f"from mosaicmem.camera import CameraPose\n{line}\n") != []

@@ -8,7 +8,7 @@ whole. Gradients flow to features only, never to positions, depths or cameras.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,21 @@ class Operator:
     backward: Callable[..., Any]
 
     def __call__(
-        self, features: tuple[str, Any], constants: Mapping[str, Any], *options: Any, half: bool = True
+        self,
+        features: tuple[str, Any],
+        constants: Mapping[str, Any],
+        *options: Any,
+        half: bool = True,
+        values: Sequence[str] = (),
     ) -> Any:
-        """The result for features, arrays that no gradient flows to, and numbers, in the order of the schema."""
+        """The result for features, arrays that no gradient flows to, and numbers, in the order of the schema.
+
+        Those constants that are named in ``values`` may be bfloat16; positions and depths would be wrong in it.
+        """
         name, x = features
         if not is_torch(x):
             return self.kernel(x, *constants.values(), *options)
-        tensors = [_constant(each, value) for each, value in constants.items()]
+        tensors = [_constant(each, value, each in values) for each, value in constants.items()]
         return on_tensors(self.name)(_computable(name, x, half), *tensors, *options)
 
 
@@ -89,18 +97,18 @@ def wants_gradient(*values: Any) -> bool:
     return any(is_torch(x) and x.requires_grad for x in values) and sys.modules["torch"].is_grad_enabled()
 
 
-def constant_beside(x: Any, name: str, value: Any, shape: Shape) -> Any:
+def constant_beside(x: Any, name: str, value: Any, shape: Shape, *, values: bool = False) -> Any:
     """A tensor of ``shape`` that no gradient flows to, on the device of the tensor ``x``."""
-    tensor = _constant(name, value)
+    tensor = _constant(name, value, values)
     check_shape(name, tuple(tensor.shape), shape)
     return tensor.to(x.device)
 
 
-def _constant(name: str, value: Any) -> Any:
-    """A tensor that no gradient flows to. bfloat16 is refused but for weights and biases."""
+def _constant(name: str, value: Any, values: bool) -> Any:
+    """A tensor that no gradient flows to. bfloat16 is refused unless these are ``values``."""
     if value is None:
         return None
-    torch, values = sys.modules["torch"], name in ("weights", "bias")
+    torch = sys.modules["torch"]
     # A compiler traces NumPy's arrays by itself, and could not trace how they are read.
     if not is_torch(value) and not torch.compiler.is_compiling() and not is_on_device(value):
         array = to_numpy(name, value, values=values)

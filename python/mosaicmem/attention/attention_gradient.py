@@ -93,7 +93,11 @@ def _added(
             raise TypeError(f"mask: expected dtype bool, got {str(taken.dtype).removeprefix('torch.')}")
         parts.append(torch.zeros((), dtype=dtype, device=q.device).masked_fill(~taken, -math.inf)[:, None, None])
     if bias is not None:
-        own = bias if getattr(bias, "requires_grad", False) else constant_beside(q, "bias", bias, (batch, keys))
+        own = (
+            bias
+            if getattr(bias, "requires_grad", False)
+            else constant_beside(q, "bias", bias, (batch, keys), values=True)
+        )
         check_shape("bias", tuple(own.shape), (batch, keys))
         parts.append(own.to(dtype)[:, None, None])
     times = {"query_time": query_time, "key_time": key_time, "half_life": half_life}

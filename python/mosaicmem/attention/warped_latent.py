@@ -133,7 +133,7 @@ class WarpedLatent:
         """
         constants = {"positions": positions, "depth": depth, "weights": weights}
         options = rows, columns, self.mode, self.depth_tolerance
-        return LatentCanvas(*_SPLAT(("tokens", tokens), constants, *options, half=False))
+        return LatentCanvas(*_SPLAT(("tokens", tokens), constants, *options, half=False, values=("weights",)))
 
 
 def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int = 0) -> tuple[Any, Any]:

@@ -138,8 +138,9 @@ def evaluate(
     given = {"seed": seed, "num_threads": threads}
     settings = read_settings(config, changes, given, command="evaluate", used=_USED)
     options = settings.keyframe_options()
-    if composition and "composition" in read_changes(changes):
-        raise UsageError("--composition, --set composition: expected at most one of the two")
+    for name, chosen in (("strategy", strategy), ("composition", composition)):
+        if chosen and name in read_changes(changes):
+            raise UsageError(f"--{name}, --set {name}: expected at most one of the two")
     rules = _rules(strategy or [settings.strategy], composition or [settings.composition], budgets, stride)
     if output is not None:
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
