@@ -104,12 +104,12 @@ class TestWindow:
             store.insert_keyframe(in_channels(frame.colors), frame.depth, camera, frame.pose)
         targets = CameraTrajectory([frame.pose for frame in truth], camera)
         mosaic = benchmark(KeyframeRetrieval(composition=composition).retrieve, store, targets, STRIDE)
-        keyframes = np.mean([len(each) for each in mosaic.selection.observations])
+        keyframes = np.mean([len(each) for each in mosaic.selection.packed()])
         hidden = mosaic.depth > 1.05 * np.stack([frame.farthest for frame in truth])
         known = mosaic.coverage & (np.stack([frame.farthest for frame in truth]) > 0)
         report(benchmark, composition, mosaic.latents[..., :3], mosaic.coverage, truth, keyframes)
         benchmark.extra_info["hidden shown %"] = round(100 * float(hidden[known].mean()), 2)
-        assert max(len(each) for each in mosaic.selection.observations) <= 16
+        assert max(len(each) for each in mosaic.selection.packed()) <= 16
 
     @pytest.mark.parametrize("policy", ["base", "distilled"])
     def test_published(self, benchmark, frames, policy, threads):

@@ -127,7 +127,7 @@ class BackboneAdapter:
         # Warped RoPE: queries at their places in the grid, memory tokens where they land.
         frames, rows, columns = context.coverage.shape
         self.query_table = self.rope.table(grid_positions(frames, rows, columns))
-        self.memory = context.mosaic
+        self.memory = None if context.mosaic is None else context.mosaic.packed()  # all frames share all tokens
         if self.memory is None or not len(self.memory):
             return
         self.key_table = self.rope.table(self.memory.positions)

@@ -64,8 +64,10 @@ def make_samples(world_seed, rng, count):
         for frame in target + rng.choice([*range(-12, -2), *range(3, 13)], 3, replace=False):
             depth = depth_to_grid(views[frame].depth, VAE.stride)
             store.insert_keyframe(latents[frame], depth, CAMERA, path[frame])
-        mosaic = MemoryRetrieval(top_k=MEMORY_TOKENS).retrieve(
-            store, CameraTrajectory([path[target]], CAMERA), VAE.stride
+        mosaic = (
+            MemoryRetrieval(top_k=MEMORY_TOKENS)
+            .retrieve(store, CameraTrajectory([path[target]], CAMERA), VAE.stride)
+            .packed()
         )
         if len(mosaic) == MEMORY_TOKENS:
             seen_at = np.column_stack([np.zeros(MEMORY_TOKENS), mosaic.source_positions])

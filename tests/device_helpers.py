@@ -42,6 +42,12 @@ class EmulatedArray:
     def __getitem__(self, key):
         return EmulatedArray(self.array[key.array if isinstance(key, EmulatedArray) else key])
 
+    def __setitem__(self, key, value):
+        self.array[key] = value.array if isinstance(value, EmulatedArray) else value
+
+    def __ge__(self, other):
+        return EmulatedArray(self.array >= other)
+
     def get(self):
         return self.array.copy()
 
@@ -65,7 +71,7 @@ class EmulatedArray:
 
 
 class EmulatedModule:
-    """What `mosaicmem.device` asks of an array module. What is not written yet reads as NaN, or as much as there is."""
+    """What the border asks of an array module. What is not written yet reads as NaN, or as much as there is."""
 
     @staticmethod
     def empty(shape, dtype):

@@ -57,8 +57,8 @@ class TestRetrieval:
         with pytest.warns(
             SuspiciousInput, match=r"score below min_visibility = 0\.01, at depth 1200 to 1200; .* lower min"
         ):
-            assert len(retrieve(MemoryRetrieval(), store, at(30))) == 0
-        assert len(retrieve(MemoryRetrieval(min_visibility=0), store, at(30))) > 0
+            assert len(retrieve(MemoryRetrieval(), store, at(30)).packed()) == 0
+        assert len(retrieve(MemoryRetrieval(min_visibility=0), store, at(30)).packed()) > 0
         assert retrieve(KeyframeRetrieval(), store, at(30)).coverage_ratio[0] > 0.9
 
     def test_what_is_too_far_or_too_old(self):

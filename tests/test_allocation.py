@@ -15,13 +15,13 @@ from memory_helpers import K, fingerprint, random_keyframe
 from mosaicmem import (
     CameraTrajectory,
     KeyframeRetrieval,
+    MemoryRetrieval,
     MosaicMemoryStore,
     PatchMemory,
     SpatialManipulation,
     StreamingFusion,
     _core,
 )
-from mosaicmem.memory import RetrievalOptions
 
 pytestmark = [
     pytest.mark.kernel,
@@ -193,8 +193,8 @@ def retrieve(store):
 
 def look(store):
     targets = CameraTrajectory([pose for _, _, pose in keyframes()[:2]], K)
-    sights = store.retrieve_tokens(targets, RetrievalOptions(top_k=5))
-    return [(found.ids, described["centre"], landed["latents"]) for found, described, landed in sights]
+    mosaic = MemoryRetrieval(top_k=5).retrieve(store, targets, 8).packed()
+    return mosaic.patch_ids, store.describe_patches(mosaic.patch_ids)["centre"], mosaic.tokens
 
 
 def compose(store):

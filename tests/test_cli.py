@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli_helpers import check_outputs, run, succeed
 from mosaicmem import PipelineConfig, __version__
-from mosaicmem.device import describe_cuda
+from mosaicmem._border import describe_cuda
 
 COMMANDS = (
     "demo",

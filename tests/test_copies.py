@@ -184,7 +184,7 @@ COPIED = {
     mm.Mosaic: mosaic_of,
     mm.OnnxDepthEstimator: onnx_estimator,
     mm.PRoPE: prope,
-    mm.PaddedMosaic: lambda g: mm.PaddedMosaic(*(np.full((1, 2), i) for i in range(9))),
+    mm.PackedMosaic: lambda g: mosaic_of(g).packed(),
     mm.PipelineConfig: lambda g: mm.PipelineConfig(seed=3),
     mm.PointCloud: lambda g: mm.PointCloud(np.ones((2, 3)), np.zeros((2, 3), np.uint8)),
     mm.PoseCheck: checked,

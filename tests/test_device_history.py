@@ -12,6 +12,7 @@ from mosaicmem import (
     MemoryRetrieval,
     MosaicMemoryStore,
     SpatialManipulation,
+    _core,
 )
 
 pytestmark = pytest.mark.kernel
@@ -90,20 +91,15 @@ class History:
         tokens = MemoryRetrieval(top_k=50)
         expected, got = (tokens.retrieve(store, targets, STRIDE) for store in pair)
         valid = self.device.get(got.valid)
-        np.testing.assert_array_equal(self.device.get(got.tokens)[valid], expected.tokens)
-        chosen = KeyframeRetrieval().select(there, targets, STRIDE).on_host()
-        for a, b in zip(
-            KeyframeRetrieval().select(host, targets, STRIDE).observations, chosen.observations, strict=True
-        ):
+        np.testing.assert_array_equal(self.device.get(got.tokens)[valid], expected.tokens[expected.valid])
+        chosen = [KeyframeRetrieval().select(store, targets, STRIDE).packed() for store in (host, there)]
+        for a, b in zip(*chosen, strict=True):
             np.testing.assert_array_equal(a, b)
         KeyframeRetrieval().prefetch(there, targets, STRIDE)
 
 
 @pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 24))])
 def test_any_history(seed, device, monkeypatch):
-    from mosaicmem.device import retrieval
-
     room = (64, 256, 8192)[seed % 3]
-    monkeypatch.setattr(retrieval, "_FEWEST", room)
-    monkeypatch.setattr(retrieval, "_MOST", room)
+    monkeypatch.setattr(_core.cuda, "retrieval_room", (room, room, 4))
     History(seed, device).run(30)

@@ -13,8 +13,8 @@ from mosaicmem import (
     SpatialManipulation,
     depth_to_grid,
 )
-from mosaicmem.memory import KeyframeSelection
-from mosaicmem.memory.selection import DeviceSelection
+from mosaicmem._border.stores import DevicePlace
+from mosaicmem.memory import KeyframeSelection, Mosaic
 
 pytestmark = pytest.mark.kernel
 
@@ -149,8 +149,7 @@ class TestComposing:
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_of_smaller_latents_in_pinned_memory(self, rng, world, device, composition, dtype):
         pair = fill(rng, world, device, path(8), latent_dtype=dtype)
-        pair[1].device_bytes = 0
-        pair[1]._mirror = pair[1]._new_mirror()
+        pair[1]._place = DevicePlace(device.for_store, 0)
         retrieval = KeyframeRetrieval(composition=composition)
         expected, got = (retrieval.retrieve(store, targets(2), STRIDE) for store in pair)
         assert_alike(device, expected, got)
@@ -158,20 +157,20 @@ class TestComposing:
     def test_of_chosen_keyframes(self, device, stores, composition):
         retrieval = KeyframeRetrieval(composition=composition)
         chosen = retrieval.select(stores[0], targets(), STRIDE)
-        chosen = KeyframeSelection([*chosen.observations[:2], np.array([], np.uint64)])  # and none
+        chosen = KeyframeSelection([*chosen.packed()[:2], np.array([], np.uint64)])  # and none
         expected, got = (retrieval.compose(store, targets(), STRIDE, chosen) for store in stores)
         assert not expected.coverage[2].any()
         assert_alike(device, expected, got)
 
 
 class TestChoosing:
-    def test_is_that_of_the_host(self, stores):
+    def test_is_that_of_the_host(self, device, stores):
         for options in ({}, {"max_keyframes": 3, "max_window_keyframes": 5}, {"half_life": 4.0}, {"near": 1.5}):
             retrieval = KeyframeRetrieval(**options)
             expected, got = (retrieval.select(store, targets(), STRIDE) for store in stores)
-            assert isinstance(got, DeviceSelection)
             assert len(got) == 3
-            for a, b in zip(expected.observations, got.on_host().observations, strict=True):
+            device.get(got.picks)  # they are there
+            for a, b in zip(expected.packed(), got.packed(), strict=True):
                 assert len(a) > 1
                 np.testing.assert_array_equal(a, b)
 
@@ -184,7 +183,7 @@ class TestChoosing:
                 )
         window = CameraTrajectory([CameraPose(), CameraPose()], K)
         expected, got = (KeyframeRetrieval().select(store, window, STRIDE) for store in pair)
-        for a, b in zip(expected.observations, got.on_host().observations, strict=True):
+        for a, b in zip(expected.packed(), got.packed(), strict=True):
             np.testing.assert_array_equal(a, [0])
             np.testing.assert_array_equal(b, [0])
 
@@ -192,7 +191,7 @@ class TestChoosing:
         pair = fill(rng, world, device, path(110, turn=0.01))
         retrieval = KeyframeRetrieval()
         expected, got = (retrieval.select(store, targets(2), STRIDE) for store in pair)
-        for a, b in zip(expected.observations, got.on_host().observations, strict=True):
+        for a, b in zip(expected.packed(), got.packed(), strict=True):
             np.testing.assert_array_equal(a, b)
 
     def test_in_empty_stores_and_out_of_sight(self, rng, device, stores):
@@ -208,25 +207,32 @@ class TestChoosing:
             assert not device.get(mosaic.coverage).any()
             assert (device.get(mosaic.latents) == 0).all()
 
-    def test_a_choice_is_good_until_the_store_changes(self, rng, stores):
+    def test_a_choice_outlives_changes_of_the_store(self, rng, device, stores):
+        """Keyframes that are no longer in the store are skipped; the others are found in tables that have changed."""
         retrieval = KeyframeRetrieval()
-        chosen = retrieval.select(stores[1], targets(), STRIDE)
-        retrieval.compose(stores[1], targets(), STRIDE, chosen)
-        stores[1].delete_frame(0)
-        message = "sources: expected a choice from this store as it is, got one from another, or from before it changed"
-        with pytest.raises(ValueError, match=message):
-            retrieval.compose(stores[1], targets(), STRIDE, chosen)
+        chosen = [retrieval.select(store, targets(), STRIDE) for store in stores]
+        for store in stores:
+            store.delete_frame(5)
+            SpatialManipulation(store).translate([0.01, 0, 0], store.patch_ids[:40])
+        expected, got = (
+            retrieval.compose(store, targets(), STRIDE, each) for store, each in zip(stores, chosen, strict=True)
+        )
+        assert expected.coverage.any()
+        assert_alike(device, expected, got)
 
-    def test_a_choice_from_another_store_is_refused(self, rng, world, stores, device):
-        """However alike they are: rows of one table say nothing in another."""
-        others = fill(rng, world, device, path(14))
-        chosen = KeyframeRetrieval().select(others[1], targets(), STRIDE)
-        with pytest.raises(ValueError, match="got one from another"):
-            KeyframeRetrieval().compose(stores[1], targets(), STRIDE, chosen)
+    def test_patches_are_composed_too(self, device, stores):
+        patches = KeyframeRetrieval("top_k")
+        chosen = patches.select(stores[1], targets(), STRIDE)
+        assert isinstance(chosen, Mosaic)
+        expected = patches.retrieve(stores[0], targets(), STRIDE)
+        got = patches.compose(stores[1], targets(), STRIDE, chosen)
+        assert expected.coverage.mean() > 0.5
+        for name in ("latents", "coverage", "depth", "source", "weight"):
+            np.testing.assert_array_equal(device.get(getattr(got, name)), getattr(expected, name))
 
     def test_what_cannot_be_composed_there(self, rng, stores):
         retrieval = KeyframeRetrieval()
-        with pytest.raises(TypeError, match="sources: expected KeyframeSelection or DeviceSelection"):
+        with pytest.raises(TypeError, match="sources: expected KeyframeSelection or Mosaic"):
             retrieval.compose(stores[1], targets(), STRIDE, [np.array([0])])
         with pytest.raises(ValueError, match="sources: expected those of 3 targets, got those of 1"):
             retrieval.compose(stores[1], targets(), STRIDE, KeyframeSelection([np.array([0])]))
@@ -237,15 +243,14 @@ class TestPrefetching:
         poses = path(14)
         nbytes = 12 * 20 * CHANNELS * 4
         host, there = fill(rng, world, device, poses)
-        there.device_bytes = 4 * nbytes
-        there._mirror = there._new_mirror()
+        there._place = DevicePlace(device.for_store, 4 * nbytes)
         retrieval = KeyframeRetrieval(max_keyframes=3, max_window_keyframes=3)
         for first in (0, 10, 5):
             window = CameraTrajectory(poses[first : first + 2], K)
             retrieval.prefetch(there, window, STRIDE)
             for slot in retrieval.select(host, window, STRIDE).window:
-                assert there._mirror.is_resident(int(slot))
-            assert there._mirror.device_bytes <= 4 * nbytes
+                assert there._place._store.is_resident(int(slot))
+            assert there._place._store.latent_bytes <= 4 * nbytes
             expected, got = (retrieval.retrieve(store, window, STRIDE) for store in (host, there))
             assert_alike(device, expected, got)
 

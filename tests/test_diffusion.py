@@ -262,7 +262,7 @@ class TestPlaceAttention:
     @pytest.mark.parametrize("use_prope", [True, False])
     def test_is_a_softmax_over_relative_places_and_cameras(self, world, small_camera, use_prope):
         context, latents, mass = self.read(world, small_camera, use_prope=use_prope)
-        mosaic = context.mosaic
+        mosaic = context.mosaic.packed()
         frequencies = 10000.0 ** (-np.arange(0, 24, 2) / 24)
         sources = mosaic.source_camera_from_world[mosaic.patch_sources[mosaic.token_patches]]
         for frame, row, column in ((0, 0, 0), (1, 3, 4), (2, 5, 9)):

@@ -322,7 +322,7 @@ class TestChoice:
             chosen = KeyframeRetrieval(**options).select(store, targets, STRIDE)
             assert len(chosen.window) <= 6
             first = np.unique(store.describe_patches(store.patch_ids)["observation"])
-            picks = [list(np.searchsorted(first, each)) for each in chosen.observations]
+            picks = [list(np.searchsorted(first, each)) for each in chosen.packed()]
             expected, worth = reference.choose(
                 sources, [as_reference(pose) for pose in targets], scales, TOLERANCE, 3, 6
             )
@@ -375,7 +375,7 @@ class TestChoice:
         for _ in range(3):
             insert(store, sideways(0), np.full((ROWS, COLUMNS), 4.0, np.float32), np.float32([0.0]))
         chosen = KeyframeRetrieval().select(store, CameraTrajectory([sideways(0.05)], K), STRIDE)
-        assert list(chosen.observations[0]) == [0]
+        assert list(chosen.packed()[0]) == [0]
 
     def test_only_what_adds_is_chosen(self):
         """Copies of one view add nothing; a view of the other side does."""
@@ -393,7 +393,7 @@ class TestChoice:
         poses = [sideways(0.02 * i, time=9.0) for i in range(6)]
         chosen = KeyframeRetrieval(max_keyframes=3, max_window_keyframes=5).select(store, targets_of(*poses), STRIDE)
         assert len(chosen) == 6
-        assert all(1 <= len(each) <= 3 for each in chosen.observations)
+        assert all(1 <= len(each) <= 3 for each in chosen.packed())
         assert len(chosen.window) <= 5
 
     @pytest.mark.parametrize("composition", ["blend", "backward"])
@@ -461,16 +461,16 @@ class TestErrors:
         chosen = retrieval.select(store, targets_of(sideways(0)), STRIDE)
         with pytest.raises(ValueError, match="sources: expected those of 2 targets, got those of 1"):
             retrieval.compose(store, targets_of(sideways(0), sideways(0.1)), STRIDE, chosen)
-        with pytest.raises(TypeError, match="sources: expected KeyframeSelection, got list"):
+        with pytest.raises(TypeError, match="sources: expected KeyframeSelection or Mosaic, got list"):
             retrieval.compose(store, targets_of(sideways(0)), STRIDE, [0])
 
     @pytest.mark.parametrize(
         ("observations", "message"),
         [
-            (None, "observations: expected a list of arrays, got NoneType"),
-            ([[-1]], r"observations\[0\]: expected ids >= 0, got -1"),
-            ([[0], [0.5]], r"observations\[1\]: expected integer ids, got dtype float64"),
-            ([[[0]]], r"observations\[0\]: expected shape \(N,\), got \(1, 1\)"),
+            (None, "chosen: expected a list of arrays, got NoneType"),
+            ([[-1]], r"chosen\[0\]: expected ids >= 0, got -1"),
+            ([[0], [0.5]], r"chosen\[1\]: expected integer ids, got dtype float64"),
+            ([[[0]]], r"chosen\[0\]: expected shape \(N,\), got \(1, 1\)"),
         ],
     )
     def test_selections_are_of_ids(self, observations, message):

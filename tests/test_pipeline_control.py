@@ -172,11 +172,11 @@ class TestAblation:
         no_canvas = context(use_warped_latent=False)
         assert not no_canvas.coverage.any()
         assert not no_canvas.canvas.any()
-        assert len(no_canvas.mosaic) == len(full.mosaic)
-        unwarped = context(use_warped_rope=False).mosaic
+        assert (no_canvas.mosaic.valid == full.mosaic.valid).all()
+        unwarped, warped = context(use_warped_rope=False).mosaic.packed(), full.mosaic.packed()
         np.testing.assert_array_equal(unwarped.positions[:, 1:], unwarped.source_positions)
-        np.testing.assert_array_equal(unwarped.positions[:, 0], full.mosaic.positions[:, 0])
-        assert np.abs(full.mosaic.positions - unwarped.positions).max() > 1
+        np.testing.assert_array_equal(unwarped.positions[:, 0], warped.positions[:, 0])
+        assert np.abs(warped.positions - unwarped.positions).max() > 1
         assert not context(use_prope=False).use_prope
         assert context(memory_gate=0.5).gate == 0.5
         assert context(memory_gate=0.0).mosaic is None

@@ -75,7 +75,7 @@ class TestTopK:
     def test_tokens_say_where_they_come_from(self, mixed):
         store, keyframes = mixed
         targets = CameraTrajectory([pose for _, _, pose, _ in keyframes[:3]], K)
-        mosaic = MemoryRetrieval().retrieve(store, targets, STRIDE)
+        mosaic = MemoryRetrieval().retrieve(store, targets, STRIDE).packed()
         expected = store.describe_patches(mosaic.patch_ids)["generated"]
         np.testing.assert_array_equal(mosaic.patch_generated, expected)
         assert 0 < expected.sum() < len(expected)

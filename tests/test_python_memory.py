@@ -27,6 +27,14 @@ ids, eye, camera = store.patch_ids, np.eye(4), (*K.params, 80.0, 48.0, 0.05, 100
 keyframe = (latents, _core.LatentType.float32, depth, None, 8.0, K.params, eye, 0.0, _core.Provenance.observed, 100, 1)
 half, scales = ids[:20].copy(), _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0)
 earlier = store._core.fork()
+views, times, room = eye[None].copy(), np.zeros(1), (1, 9)
+found = (np.empty(room, np.int64), np.empty(room), np.empty((*room, 2)), np.empty(room), np.empty(1, np.int32))
+cells = (*room, 4)
+tokens = (
+    np.empty(room, np.int32), np.empty(room, np.bool_), np.empty((*cells, latents.shape[2]), np.float32),
+    np.empty((*cells, 3)), np.empty((*cells, 2), np.int32), np.empty(cells, np.float32), np.empty(cells, np.float32),
+    np.empty(cells, np.bool_), np.empty((1, 6, 10), np.bool_), np.empty((1, 6, 10), np.bool_),
+)
 ACTIONS = {
     "fork": lambda core: core.fork(),
     "restore": lambda core: core.restore(earlier),
@@ -38,7 +46,10 @@ ACTIONS = {
     "export": lambda core: core.export_observations(),
     "describe": lambda core: core.describe(half),
     "statistics": lambda core: core.statistics(),
-    "retrieve": lambda core: core.retrieve(camera, eye, 0.0, 9, 0.0, 0.01, 0.0, 1.0, 1.0),
+    "retrieve": lambda core: core.retrieve_window(camera, views, times, (0.0, 0.01, 0.0, 1.0, 1.0), found, 0),
+    "tokens": lambda core: core.retrieve_tokens(
+        camera, views, times, (0.0, 0.01, 0.0, 1.0, 1.0), 8.0, 0.0, found, tokens, 0
+    ),
     "land": lambda core: core.project_tokens(half, camera, eye),
     "bounds": lambda core: core.bounds(),
     "objects": lambda core: (
@@ -79,7 +90,7 @@ print(errors)
 
 ACTIONS = (
     *("fork", "restore", "insert", "erase", "transform", "duplicate", "splice", "export", "describe", "statistics"),
-    *("retrieve", "land", "bounds", "objects"),
+    *("retrieve", "tokens", "land", "bounds", "objects"),
 )
 
 

@@ -28,7 +28,7 @@ def retrieve_window(store, camera, pose, **options):
 
 
 def mosaic(store, camera, pose, **options):
-    return len(MemoryRetrieval(**options).retrieve(store, CameraTrajectory([pose, pose], camera), 8))
+    return len(MemoryRetrieval(**options).retrieve(store, CameraTrajectory([pose, pose], camera), 8).packed())
 
 
 @pytest.mark.parametrize("ask", [retrieve, retrieve_window, mosaic])

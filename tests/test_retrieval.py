@@ -174,7 +174,7 @@ class TestMosaic:
         store = MosaicMemoryStore()
         latents, depth, pose = random_keyframe(rng, 0.0, spread=100.0)
         store.insert_keyframe(latents, depth, K, pose)
-        mosaic = MemoryRetrieval(min_visibility=0.0).retrieve(store, CameraTrajectory([pose], K), STRIDE)
+        mosaic = MemoryRetrieval(min_visibility=0.0).retrieve(store, CameraTrajectory([pose], K), STRIDE).packed()
         assert len(mosaic) == (depth > 0).sum()
         np.testing.assert_allclose(mosaic.positions[:, 1:], mosaic.source_positions, atol=1e-3)
         row, column = mosaic.source_positions.T
@@ -188,10 +188,16 @@ class TestMosaic:
     def test_arrays_fit_together(self, rng):
         store, _ = filled_store(rng, 20)
         targets = self.targets(rng)
-        mosaic = MemoryRetrieval(top_k=30).retrieve(store, targets, STRIDE)
+        padded = MemoryRetrieval(top_k=30).retrieve(store, targets, STRIDE)
+        mosaic = padded.packed()
+        assert padded.tokens.shape == (3, padded.patch_ids.shape[1] * 4, store.channels)
+        assert padded.valid.sum() == len(mosaic)
+        assert padded.patch_ids.shape[1] == np.bincount(mosaic.patch_frames).max()
+        for name in ("tokens", "positions", "depth", "confidence", "source_positions"):
+            assert not getattr(padded, name)[~padded.valid].any()
         assert mosaic.tokens.shape == (len(mosaic), store.channels)
         assert mosaic.coverage.shape == (3, ROWS, COLUMNS)
-        np.testing.assert_allclose(mosaic.coverage_ratio, mosaic.coverage.mean(axis=(1, 2)))
+        np.testing.assert_allclose(padded.coverage_ratio, mosaic.coverage.mean(axis=(1, 2)))
         np.testing.assert_array_equal(mosaic.positions[:, 0], mosaic.token_frames)
         assert (np.diff(mosaic.token_frames) >= 0).all()
         for frame in range(3):
@@ -207,7 +213,7 @@ class TestMosaic:
     def test_time_offsets(self, rng):
         store, _ = filled_store(rng, 5)
         targets = self.targets(rng, 2)
-        mosaic = MemoryRetrieval(temporal="offset").retrieve(store, targets, STRIDE, seconds_per_latent=0.5)
+        mosaic = MemoryRetrieval(temporal="offset").retrieve(store, targets, STRIDE, seconds_per_latent=0.5).packed()
         times = store.describe_patches(mosaic.patch_ids)["timestamp"][mosaic.token_patches]
         now = np.array([50.0, 51.0])[mosaic.token_frames]
         np.testing.assert_allclose(mosaic.positions[:, 0], (times - now) / 0.5)
@@ -217,7 +223,8 @@ class TestMosaic:
     def test_empty_memory(self, rng):
         store = MosaicMemoryStore()
         mosaic = MemoryRetrieval().retrieve(store, self.targets(rng), STRIDE)
-        assert len(mosaic) == 0
+        assert mosaic.tokens.shape == (3, 0, 0)
+        assert len(mosaic.packed()) == 0
         assert not mosaic.coverage.any()
         assert not any(canvas.coverage.any() for canvas in mosaic.compose(WarpedLatent()))
 

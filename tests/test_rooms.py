@@ -13,7 +13,6 @@ PYTHON_ROOMS = (
     *(HELPERS, "_border", "camera", "synthetic", "geometry", "datasets", "attention", "memory", "diffusion"),
     *("plots", "pipeline", "models", "evaluation", "cli"),
 )
-SAME_ROOM = {"device": "memory"}  # the store on a GPU, which is written in Python
 CORE_ROOMS = ("base", "simd", "geometry", "attention", "memory", "published", "bindings")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "cpp").is_dir(), reason="not a checkout")
@@ -62,7 +61,6 @@ def test_a_wrong_include_is_found(include):
 
 def python_room(name):
     """The room of a module of the package, by the first part of its name."""
-    name = SAME_ROOM.get(name, name)
     return name if name in PYTHON_ROOMS else HELPERS
 
 

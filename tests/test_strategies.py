@@ -85,7 +85,7 @@ class TestYourOwn:
     def test_by_name(self, rng, newest):
         store = filled(rng)
         mosaic = KeyframeRetrieval("newest", max_keyframes=2).retrieve(store, TARGETS, STRIDE)
-        assert [list(each) for each in mosaic.selection.observations] == [list(mosaic.selection.observations[0])] * 3
+        assert [list(each) for each in mosaic.selection.packed()] == [list(mosaic.selection.packed()[0])] * 3
         assert set(mosaic.frame_ids[np.unique(mosaic.source[mosaic.source >= 0])]) <= {10, 11}
         check_rules("newest", "backward", 8)
 
@@ -127,22 +127,22 @@ class TestPublishedRules:
         slots = np.unique(store.describe_patches(store.patch_ids)["observation"])
         retrieval.strategy.read_depth(dict(zip(slots.tolist(), images, strict=True)))
         chosen = retrieval.select(store, TARGETS, STRIDE)
-        assert [np.searchsorted(slots, each).tolist() for each in chosen.observations] == [
+        assert [np.searchsorted(slots, each).tolist() for each in chosen.packed()] == [
             [i for i in group if i >= 0] for group in expected
         ]
 
     def test_follow_the_store(self, rng):
         store, strategy = filled(rng), make_strategy("pose_nearest", KeyframeRetrieval().options)
-        before = strategy.select(store, TARGETS, STRIDE).observations[0]
+        before = strategy.select(store, TARGETS, STRIDE).packed()[0]
         frame = store.describe_patches(store.patch_ids)
         gone = int(frame["frame_id"][frame["observation"] == before[0]][0])
         store.delete_frame(gone)
-        after = strategy.select(store, TARGETS, STRIDE).observations[0]
+        after = strategy.select(store, TARGETS, STRIDE).packed()[0]
         assert before[0] not in after
         other = filled(rng, 2)
-        assert len(strategy.select(other, TARGETS, STRIDE).observations[0]) <= 2
+        assert len(strategy.select(other, TARGETS, STRIDE).packed()[0]) <= 2
         empty = strategy.select(MosaicMemoryStore(), TARGETS, STRIDE)
-        assert [len(each) for each in empty.observations] == [0, 0, 0]
+        assert [len(each) for each in empty.packed()] == [0, 0, 0]
 
     def test_generated_keyframes_can_be_left_out(self, rng):
         store = filled(rng, 3)
@@ -151,8 +151,8 @@ class TestPublishedRules:
         )
         with_them = KeyframeRetrieval("pose_nearest").select(store, TARGETS, STRIDE)
         without = KeyframeRetrieval("pose_nearest", generated_weight=0.0).select(store, TARGETS, STRIDE)
-        assert 3 in with_them.observations[0] // (ROWS * COLUMNS // 4)
-        assert 3 not in without.observations[0] // (ROWS * COLUMNS // 4)
+        assert 3 in with_them.packed()[0] // (ROWS * COLUMNS // 4)
+        assert 3 not in without.packed()[0] // (ROWS * COLUMNS // 4)
 
     def test_what_they_are_not_made_for(self, rng):
         with pytest.raises(ValueError, match="stride: expected 16, which the published rules are made for, got 8"):

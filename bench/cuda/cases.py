@@ -21,8 +21,8 @@ from mosaicmem import (
     WarpedRoPE,
     unproject_to_image,
 )
+from mosaicmem._border.stores import place_of
 from mosaicmem.attention import attention, bilinear_sample
-from mosaicmem.memory import RetrievalOptions
 
 
 @dataclass
@@ -199,7 +199,9 @@ def top_k():
     path = walk(11_364)
     one, window = CameraTrajectory([path[5000]], camera), CameraTrajectory(path[5000:5210:10], camera)
     options = {"top_k": 64}
-    found, _, _ = store.retrieve_tokens(one, RetrievalOptions(**options))[0]
+    host = store.fork()
+    host._place = place_of(None, None)
+    found = host.retrieve(camera, one[0], **options)
     ids = store.retrieve_window(one, **options).ids[0].cpu().numpy()
     assert (ids[: len(found)] == found.ids).all(), "the device chose other patches than the host"
     centres = torch.from_numpy(store.describe_patches(store.patch_ids)["centre"]).float().cuda()

@@ -48,6 +48,10 @@ Array<T> take_vector(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
     return Array<T>(std::move(shape), data, owner);
 }
 
+// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the
+// GIL. What it returns points to the tuple.
+std::shared_ptr<const void> keep_alive(py::tuple objects);
+
 inline std::size_t extent(const py::array& array, int axis) {
     return static_cast<std::size_t>(array.shape(axis));
 }

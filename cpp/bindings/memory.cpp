@@ -105,32 +105,6 @@ py::dict retrieve(const BoundStore& store, const std::array<double, 8>& camera,
     return patch_arrays(patches);
 }
 
-// For each view: (patches as retrieve gives them, their description, their tokens), all of one
-// state of the store. camera_from_world (n, 4, 4), times (n).
-py::list retrieve_tokens(const BoundStore& store, const std::array<double, 8>& camera,
-                         const Array<double>& camera_from_world, const Array<double>& times,
-                         std::size_t top_k, double half_life, double min_visibility,
-                         double diversity_radius, double diversity_penalty, double generated_weight,
-                         int num_threads) {
-    const std::vector<View> views = to_views(camera, camera_from_world);
-    std::vector<RetrievalParams> params;
-    for (std::size_t i = 0; i < views.size(); ++i) {
-        params.push_back({top_k, times.data()[i], half_life, min_visibility, diversity_radius,
-                          diversity_penalty, generated_weight});
-    }
-    std::vector<MemoryStore::RetrievedTokens> found;
-    {
-        const py::gil_scoped_release release;
-        found = store.core.retrieve_tokens(views, params, num_threads);
-    }
-    py::list result;
-    for (MemoryStore::RetrievedTokens& each : found) {
-        result.append(py::make_tuple(patch_arrays(each.patches), info_arrays(each.infos),
-                                     token_arrays(std::move(each.tokens))));
-    }
-    return result;
-}
-
 py::dict project_tokens(const BoundStore& store, const Array<PatchId>& ids,
                         const std::array<double, 8>& camera,
                         const Array<double>& camera_from_world) {
@@ -321,11 +295,6 @@ void bind_memory(py::module_& m) {
         .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
              py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
              py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"))
-        .def("retrieve_tokens", &retrieve_tokens, py::arg("camera"),
-             py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
-             py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
-             py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"),
-             py::arg("num_threads") = 0)
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
         .def("project_tokens", &project_tokens, py::arg("ids").noconvert(), py::arg("camera"),
@@ -341,7 +310,9 @@ void bind_memory(py::module_& m) {
     bind_store_edits(store);
     bind_store_keyframes(m, store);
     bind_store_files(m, store);
-    bind_store_mirror(store);
+    bind_store_retrieval(store);
+    store.def_property_readonly("revision",
+                                [](const BoundStore& self) { return self.core.revision(); });
 }
 
 }  // namespace mosaicmem::bindings

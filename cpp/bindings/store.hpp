@@ -24,10 +24,6 @@ inline std::span<const PatchId> id_span(const Array<PatchId>& ids) {
     return {ids.data(), static_cast<std::size_t>(ids.size())};
 }
 
-// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the
-// GIL.
-std::shared_ptr<const void> keep_alive(py::tuple objects);
-
 // A keyframe over NumPy arrays, with a serial of its own.
 std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
                                               const Array<float>& depth,
@@ -36,12 +32,38 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
                                               std::int64_t frame_id, double timestamp,
                                               Provenance provenance);
 
+// half_life, min_visibility, diversity_radius, diversity_penalty, generated_weight.
+using RetrievalWeights = std::array<double, 5>;
+
+// At no time yet.
+inline RetrievalParams to_retrieval_params(const RetrievalWeights& options, std::size_t top_k) {
+    const auto [half_life, min_visibility, radius, penalty, generated_weight] = options;
+    return {top_k, 0, half_life, min_visibility, radius, penalty, generated_weight};
+}
+
+// A row of a table of keyframes in the world.
+struct PlacedKeyframe {
+    const Keyframe* keyframe;  // null: the row is free, and all of it is zero
+    Slot observation;
+    Affine world_from_camera;
+};
+
+// observation, frame_id, timestamp, world_from_camera, intrinsics, generated: an array each.
+py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes);
+
+inline std::vector<PlacedKeyframe> placed(const StoreState::Table& table) {
+    std::vector<PlacedKeyframe> rows;
+    for (const auto& each : table)
+        rows.push_back({each->keyframe.get(), each->first_slot, each->world_from_camera});
+    return rows;
+}
+
 Limits to_limits(const std::optional<std::size_t>& max_patches,
                  const std::optional<std::size_t>& max_bytes, Eviction policy);
 
 void bind_store_edits(BoundStoreClass& store);
 void bind_store_keyframes(py::module_& m, BoundStoreClass& store);
 void bind_store_files(py::module_& m, BoundStoreClass& store);
-void bind_store_mirror(BoundStoreClass& store);
+void bind_store_retrieval(BoundStoreClass& store);
 
 }  // namespace mosaicmem::bindings

@@ -1,5 +1,8 @@
 // Whole keyframes: choosing them, and composing canvases from them or from patches.
 
+#include <algorithm>
+#include <tuple>
+
 #include "cpp/bindings/store.hpp"
 
 namespace mosaicmem::bindings {
@@ -18,15 +21,123 @@ std::unique_ptr<Targets> to_targets(const std::array<double, 8>& camera,
     return targets;
 }
 
-template <class Id>
-std::vector<std::vector<Id>> to_lists(const std::vector<Array<Id>>& arrays) {
-    std::vector<std::vector<Id>> lists;
-    for (const Array<Id>& array : arrays)
-        lists.emplace_back(array.data(), array.data() + array.size());
+// (latents, coverage, depth, source, weight); see CanvasArrays.
+using CanvasesOut = std::tuple<Out<float>, Out<bool>, Out<float>, Out<std::int32_t>, Out<float>>;
+
+CanvasArrays to_canvases(CanvasesOut& views) {
+    auto& [latents, coverage, depth, source, weight] = views;
+    return {extent(latents, 3),
+            latents.mutable_data(),
+            reinterpret_cast<std::uint8_t*>(coverage.mutable_data()),
+            depth.mutable_data(),
+            source.mutable_data(),
+            weight.mutable_data()};
+}
+
+// Writes positions in a table, which is returned: what was picked, ascending. picks (T, K), -1
+// beyond them.
+Array<Slot> write_picks(const std::vector<std::vector<Slot>>& lists, Out<std::int32_t>& picks) {
+    std::vector<Slot> table;
+    for (const std::vector<Slot>& list : lists) table.insert(table.end(), list.begin(), list.end());
+    std::ranges::sort(table);
+    table.erase(std::unique(table.begin(), table.end()), table.end());
+    const std::size_t most = extent(picks, 1);
+    for (std::size_t t = 0; t < lists.size(); ++t) {
+        std::int32_t* const row = picks.mutable_data() + t * most;
+        std::fill_n(row, most, -1);
+        for (std::size_t k = 0; k < std::min(most, lists[t].size()); ++k)
+            row[k] = static_cast<std::int32_t>(std::ranges::lower_bound(table, lists[t][k]) -
+                                               table.begin());
+    }
+    const auto n = static_cast<py::ssize_t>(table.size());
+    return take_vector(std::move(table), {n});
+}
+
+std::vector<std::vector<Slot>> read_picks(const Array<std::int32_t>& picks,
+                                          const Array<Slot>& observations) {
+    const std::size_t most = extent(picks, 1);
+    std::vector<std::vector<Slot>> lists(extent(picks, 0));
+    for (std::size_t t = 0; t < lists.size(); ++t) {
+        for (std::size_t k = 0; k < most; ++k) {
+            const std::int32_t pick = picks.data()[t * most + k];
+            if (pick >= 0) lists[t].push_back(observations.at(pick));
+        }
+    }
     return lists;
 }
 
-py::dict keyframe_arrays(const std::vector<std::shared_ptr<const Observation>>& keyframes) {
+Array<Slot> select_keyframes(const BoundStore& store, const Targets& targets,
+                             const KeyframeParams& params, Out<std::int32_t> picks,
+                             int num_threads) {
+    std::vector<std::vector<Slot>> lists;
+    {
+        const py::gil_scoped_release release;
+        lists = store.core.read([&](const StoreState& state) {
+            return state.select_keyframes(targets.grids, params, num_threads);
+        });
+    }
+    return write_picks(lists, picks);
+}
+
+py::dict compose(const BoundStore& store, const Targets& targets, const Array<std::int32_t>& picks,
+                 const Array<Slot>& observations, const BlendOptions& options, CanvasesOut canvases,
+                 int num_threads) {
+    const auto lists = read_picks(picks, observations);
+    const CanvasArrays out = to_canvases(canvases);
+    StoreState::Table table;
+    {
+        const py::gil_scoped_release release;
+        table = store.core.read([&](const StoreState& state) {
+            return state.compose_keyframes(targets.grids, lists, options, out, num_threads);
+        });
+    }
+    return keyframe_arrays(placed(table));
+}
+
+// ids (T, K), -1 for none.
+py::dict compose_patches(const BoundStore& store, const Targets& targets,
+                         const Array<std::int64_t>& ids, const BlendOptions& options,
+                         CanvasesOut canvases, int num_threads) {
+    const std::size_t most = extent(ids, 1);
+    std::vector<std::vector<PatchId>> lists(extent(ids, 0));
+    for (std::size_t t = 0; t < lists.size(); ++t) {
+        for (std::size_t k = 0; k < most; ++k) {
+            const std::int64_t id = ids.data()[t * most + k];
+            if (id >= 0) lists[t].push_back(static_cast<PatchId>(id));
+        }
+    }
+    const CanvasArrays out = to_canvases(canvases);
+    StoreState::Table table;
+    {
+        const py::gil_scoped_release release;
+        table = store.core.read([&](const StoreState& state) {
+            return state.compose_patches(targets.grids, lists, options, out, num_threads);
+        });
+    }
+    return keyframe_arrays(placed(table));
+}
+
+// Both of one state of the store.
+py::tuple select_and_compose(const BoundStore& store, const Targets& targets,
+                             const KeyframeParams& params, const BlendOptions& options,
+                             Out<std::int32_t> picks, CanvasesOut canvases, int num_threads) {
+    const CanvasArrays out = to_canvases(canvases);
+    std::vector<std::vector<Slot>> lists;
+    StoreState::Table table;
+    {
+        const py::gil_scoped_release release;
+        store.core.read([&](const StoreState& state) {
+            lists = state.select_keyframes(targets.grids, params, num_threads);
+            table = state.compose_keyframes(targets.grids, lists, options, out, num_threads);
+            return 0;
+        });
+    }
+    return py::make_tuple(write_picks(lists, picks), keyframe_arrays(placed(table)));
+}
+
+}  // namespace
+
+py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes) {
     const auto n = static_cast<py::ssize_t>(keyframes.size());
     auto observation = make_array<Slot>({n});
     auto frame_id = make_array<std::int64_t>({n});
@@ -35,13 +146,15 @@ py::dict keyframe_arrays(const std::vector<std::shared_ptr<const Observation>>& 
     auto intrinsics = make_array<double>({n, 4});
     auto generated = make_array<bool>({n});
     for (std::size_t i = 0; i < keyframes.size(); ++i) {
-        const Observation& from = *keyframes[i];
-        observation.mutable_data()[i] = from.first_slot;
-        frame_id.mutable_data()[i] = from.keyframe->frame_id;
-        timestamp.mutable_data()[i] = from.keyframe->timestamp;
-        generated.mutable_data()[i] = from.keyframe->provenance == Provenance::generated;
-        std::memcpy(pose.mutable_data() + 12 * i, from.world_from_camera.m.data(), sizeof(Affine));
-        std::memcpy(intrinsics.mutable_data() + 4 * i, &from.keyframe->k, sizeof(Intrinsics));
+        const auto& [keyframe, slot, world_from_camera] = keyframes[i];
+        const bool is_there = keyframe != nullptr;
+        const Intrinsics k = is_there ? keyframe->k : Intrinsics{};
+        observation.mutable_data()[i] = slot;
+        frame_id.mutable_data()[i] = is_there ? keyframe->frame_id : 0;
+        timestamp.mutable_data()[i] = is_there ? keyframe->timestamp : 0;
+        generated.mutable_data()[i] = is_there && keyframe->provenance == Provenance::generated;
+        std::memcpy(pose.mutable_data() + 12 * i, world_from_camera.m.data(), sizeof(Affine));
+        std::memcpy(intrinsics.mutable_data() + 4 * i, &k, sizeof(Intrinsics));
     }
     py::dict result;
     result["observation"] = observation;
@@ -52,32 +165,6 @@ py::dict keyframe_arrays(const std::vector<std::shared_ptr<const Observation>>& 
     result["generated"] = generated;
     return result;
 }
-
-py::dict mosaic_arrays(ComposedMosaic&& mosaic, const Targets& targets) {
-    const auto t = static_cast<py::ssize_t>(targets.grids.size()),
-               r = static_cast<py::ssize_t>(targets.grids.at(0).rows),
-               c = static_cast<py::ssize_t>(targets.grids.at(0).columns);
-    auto coverage = make_array<bool>({t, r, c});
-    std::memcpy(coverage.mutable_data(), mosaic.coverage.data(), mosaic.coverage.size());
-    py::dict result;
-    result["keyframes"] = keyframe_arrays(mosaic.keyframes);
-    result["latents"] = take_vector(std::move(mosaic.latents),
-                                    {t, r, c, static_cast<py::ssize_t>(mosaic.channels)});
-    result["coverage"] = coverage;
-    result["depth"] = take_vector(std::move(mosaic.depth), {t, r, c});
-    result["source"] = take_vector(std::move(mosaic.source), {t, r, c});
-    result["weight"] = take_vector(std::move(mosaic.weight), {t, r, c});
-    return result;
-}
-
-std::vector<Array<Slot>> to_arrays(const std::vector<std::vector<Slot>>& lists) {
-    std::vector<Array<Slot>> arrays;
-    for (const std::vector<Slot>& list : lists)
-        arrays.emplace_back(static_cast<py::ssize_t>(list.size()), list.data());
-    return arrays;
-}
-
-}  // namespace
 
 void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
     py::enum_<Direction>(m, "Direction")
@@ -103,73 +190,16 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
                                [](const Targets& self) { return self.grids.at(0).columns; });
 
     store
-        .def(
-            "select_keyframes",
-            [](const BoundStore& self, const Targets& targets, const KeyframeParams& params,
-               int num_threads) {
-                std::vector<std::vector<Slot>> picks;
-                {
-                    const py::gil_scoped_release release;
-                    picks = self.core.read([&](const StoreState& state) {
-                        return state.select_keyframes(targets.grids, params, num_threads);
-                    });
-                }
-                return to_arrays(picks);
-            },
-            py::arg("targets"), py::arg("params"), py::arg("num_threads") = 0)
-        .def(
-            "keyframe_candidates",
-            [](const BoundStore& self, const Targets& targets, const KeyframeParams& params,
-               int num_threads) {
-                std::vector<Slot> slots;
-                {
-                    const py::gil_scoped_release release;
-                    slots = self.core.read([&](const StoreState& state) {
-                        return state.keyframe_candidates(targets.grids, params, num_threads);
-                    });
-                }
-                const auto n = static_cast<py::ssize_t>(slots.size());
-                return take_vector(std::move(slots), {n});
-            },
-            py::arg("targets"), py::arg("params"), py::arg("num_threads") = 0)
-        .def(
-            "compose",
-            [](const BoundStore& self, const Targets& targets,
-               const std::vector<Array<Slot>>& sources, bool are_patches,
-               const BlendOptions& options, int num_threads) {
-                const std::vector<std::vector<Slot>> lists = to_lists(sources);
-                ComposedMosaic mosaic;
-                {
-                    const py::gil_scoped_release release;
-                    mosaic = self.core.read([&](const StoreState& state) {
-                        return are_patches ? state.compose_patches(targets.grids, lists, options,
-                                                                   num_threads)
-                                           : state.compose_keyframes(targets.grids, lists, options,
-                                                                     num_threads);
-                    });
-                }
-                return mosaic_arrays(std::move(mosaic), targets);
-            },
-            py::arg("targets"), py::arg("sources"), py::arg("are_patches"), py::arg("options"),
-            py::arg("num_threads") = 0)
-        .def(
-            "choose_and_compose",
-            [](const BoundStore& self, const Targets& targets, const KeyframeParams& params,
-               const BlendOptions& options, int num_threads) {
-                std::vector<std::vector<Slot>> picks;
-                ComposedMosaic mosaic;
-                {
-                    const py::gil_scoped_release release;
-                    self.core.read([&](const StoreState& state) {
-                        picks = state.select_keyframes(targets.grids, params, num_threads);
-                        mosaic =
-                            state.compose_keyframes(targets.grids, picks, options, num_threads);
-                        return 0;
-                    });
-                }
-                return py::make_tuple(to_arrays(picks), mosaic_arrays(std::move(mosaic), targets));
-            },
-            py::arg("targets"), py::arg("params"), py::arg("options"), py::arg("num_threads") = 0);
+        .def("select_keyframes", &select_keyframes, py::arg("targets"), py::arg("params"),
+             py::arg("picks").noconvert(), py::arg("num_threads"))
+        .def("compose", &compose, py::arg("targets"), py::arg("picks").noconvert(),
+             py::arg("observations").noconvert(), py::arg("options"),
+             py::arg("canvases").noconvert(), py::arg("num_threads"))
+        .def("compose_patches", &compose_patches, py::arg("targets"), py::arg("ids").noconvert(),
+             py::arg("options"), py::arg("canvases").noconvert(), py::arg("num_threads"))
+        .def("select_and_compose", &select_and_compose, py::arg("targets"), py::arg("params"),
+             py::arg("options"), py::arg("picks").noconvert(), py::arg("canvases").noconvert(),
+             py::arg("num_threads"));
 }
 
 }  // namespace mosaicmem::bindings

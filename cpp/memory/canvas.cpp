@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <stdexcept>
 
 #include "cpp/base/parallel.hpp"
 #include "cpp/memory/observation_grid.hpp"
@@ -46,11 +47,16 @@ struct StoreState::ViewSources {
     std::vector<std::vector<std::size_t>> patches;  // of each; none given: all that live
 };
 
-ComposedMosaic StoreState::compose_views(std::span<const TargetGrid> targets,
-                                         const std::vector<ViewSources>& sources,
-                                         const BlendOptions& options, int num_threads) const {
+StoreState::Table StoreState::compose_views(std::span<const TargetGrid> targets,
+                                            const std::vector<ViewSources>& sources,
+                                            const BlendOptions& options,
+                                            const CanvasArrays& canvases, int num_threads) const {
+    const bool is_empty = canvases.channels == 0;  // when its channels were asked for
+    if (!is_empty && alive_count_ > 0 && channels_ != canvases.channels)
+        throw std::runtime_error("the store has other channels than when it was asked");
     std::map<std::size_t, std::size_t> place;  // of an observation among the keyframes
     for (const ViewSources& view : sources) {
+        if (is_empty) break;
         for (const std::size_t at : view.at) place.emplace(at, 0);
     }
     std::vector<std::size_t> used;
@@ -64,20 +70,15 @@ ComposedMosaic StoreState::compose_views(std::span<const TargetGrid> targets,
             prepared[i] = std::make_unique<PreparedSource>(observations_[used[i]]);
     });
 
-    ComposedMosaic mosaic;
-    mosaic.channels = channels_;
-    for (const auto& source : prepared) mosaic.keyframes.push_back(source->observation());
+    Table table;
+    for (const auto& source : prepared) table.push_back(source->observation());
     const std::size_t cells = targets.empty() ? 0 : targets[0].rows * targets[0].columns;
-    mosaic.latents.resize(targets.size() * cells * channels_);
-    for (auto* field : {&mosaic.depth, &mosaic.weight}) field->resize(targets.size() * cells);
-    mosaic.coverage.resize(targets.size() * cells);
-    mosaic.source.resize(targets.size() * cells);
     parallel_for(targets.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t v = begin; v < end; ++v) {
             const ViewSources& view = sources[v];
             std::vector<SourceGrid> grids;
             std::vector<std::vector<float>> masked(view.patches.size());
-            for (std::size_t i = 0; i < view.at.size(); ++i) {
+            for (std::size_t i = 0; !is_empty && i < view.at.size(); ++i) {
                 const PreparedSource& source = *prepared[place.at(view.at[i])];
                 grids.push_back(source.grid());
                 if (view.patches.empty()) continue;
@@ -85,12 +86,11 @@ ComposedMosaic StoreState::compose_views(std::span<const TargetGrid> targets,
                 grids.back().depth = masked[i].data();
             }
             const std::size_t first = v * cells;
-            blend(grids, targets[v], options, channels_,
-                  {mosaic.latents.data() + first * channels_, mosaic.coverage.data() + first,
-                   mosaic.depth.data() + first, mosaic.source.data() + first,
-                   mosaic.weight.data() + first});
+            blend(grids, targets[v], options, canvases.channels,
+                  {canvases.latents + first * canvases.channels, canvases.coverage + first,
+                   canvases.depth + first, canvases.source + first, canvases.weight + first});
             for (std::size_t cell = first; cell < first + cells; ++cell) {
-                std::int32_t& source = mosaic.source[cell];
+                std::int32_t& source = canvases.source[cell];
                 if (source >= 0) {
                     source = static_cast<std::int32_t>(
                         place.at(view.at[static_cast<std::size_t>(source)]));
@@ -98,12 +98,14 @@ ComposedMosaic StoreState::compose_views(std::span<const TargetGrid> targets,
             }
         }
     });
-    return mosaic;
+    return table;
 }
 
-ComposedMosaic StoreState::compose_keyframes(std::span<const TargetGrid> targets,
-                                             const std::vector<std::vector<Slot>>& observations,
-                                             const BlendOptions& options, int num_threads) const {
+StoreState::Table StoreState::compose_keyframes(std::span<const TargetGrid> targets,
+                                                const std::vector<std::vector<Slot>>& observations,
+                                                const BlendOptions& options,
+                                                const CanvasArrays& canvases,
+                                                int num_threads) const {
     std::vector<ViewSources> sources(targets.size());
     for (std::size_t v = 0; v < targets.size(); ++v) {
         for (const Slot slot : observations[v]) {
@@ -111,12 +113,13 @@ ComposedMosaic StoreState::compose_keyframes(std::span<const TargetGrid> targets
             if (at != kNowhere && first_slots_[at] == slot) sources[v].at.push_back(at);
         }
     }
-    return compose_views(targets, sources, options, num_threads);
+    return compose_views(targets, sources, options, canvases, num_threads);
 }
 
-ComposedMosaic StoreState::compose_patches(std::span<const TargetGrid> targets,
-                                           const std::vector<std::vector<PatchId>>& patches,
-                                           const BlendOptions& options, int num_threads) const {
+StoreState::Table StoreState::compose_patches(std::span<const TargetGrid> targets,
+                                              const std::vector<std::vector<PatchId>>& patches,
+                                              const BlendOptions& options,
+                                              const CanvasArrays& canvases, int num_threads) const {
     std::vector<ViewSources> sources(targets.size());
     for (std::size_t v = 0; v < targets.size(); ++v) {
         std::map<std::size_t, std::vector<std::size_t>> of_observation;
@@ -129,7 +132,7 @@ ComposedMosaic StoreState::compose_patches(std::span<const TargetGrid> targets,
             sources[v].patches.push_back(std::move(chosen));
         }
     }
-    return compose_views(targets, sources, options, num_threads);
+    return compose_views(targets, sources, options, canvases, num_threads);
 }
 
 }  // namespace mosaicmem

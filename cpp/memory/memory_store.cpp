@@ -2,8 +2,6 @@
 
 #include <new>
 
-#include "cpp/base/parallel.hpp"
-
 namespace mosaicmem {
 
 template <class Write>
@@ -37,24 +35,6 @@ std::size_t MemoryStore::erase(std::span<const PatchId> ids) {
 
 std::size_t MemoryStore::erase_frame(std::int64_t frame_id) {
     return write([frame_id](StoreState& state) { return state.erase_frame(frame_id); });
-}
-
-std::vector<MemoryStore::RetrievedTokens> MemoryStore::retrieve_tokens(
-    std::span<const View> views, std::span<const RetrievalParams> params, int num_threads) const {
-    std::vector<RetrievedTokens> found(views.size());
-    const auto lock = reading();
-    parallel_for(views.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
-            RetrievedTokens& each = found[i];
-            each.patches = state_.retrieve(views[i], params[i]);
-            std::vector<PatchId> ids;
-            ids.reserve(each.patches.size());
-            for (const RetrievedPatch& patch : each.patches) ids.push_back(patch.id);
-            state_.describe(ids, each.infos);
-            each.tokens = state_.project_tokens(ids, views[i]);
-        }
-    });
-    return found;
 }
 
 }  // namespace mosaicmem

@@ -70,16 +70,6 @@ class MemoryStore {
         return read(state_);
     }
 
-    // retrieve, describe and land for several views, of one state of the store.
-    struct RetrievedTokens {
-        std::vector<RetrievedPatch> patches;
-        std::vector<PatchInfo> infos;  // of the patches
-        ProjectedTokens tokens;
-    };
-    std::vector<RetrievedTokens> retrieve_tokens(std::span<const View> views,
-                                                 std::span<const RetrievalParams> params,
-                                                 int num_threads) const;
-
   private:
     template <class Write>
     auto write(const Write& write);

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cpp/base/camera.hpp"
+#include "cpp/memory/answers.hpp"
 #include "cpp/memory/blend.hpp"
 #include "cpp/memory/observation.hpp"
 #include "cpp/memory/patch_index.hpp"
@@ -67,16 +68,6 @@ struct KeyframeParams {
     std::size_t per_view, per_window;  // at most this many keyframes
     double depth_tolerance;            // relative thickness of a surface
     ViewWeightScales scales;
-};
-
-// The canvases of some targets of equal grids, one after the other; see BlendCanvas. Sources are
-// positions in `keyframes`.
-struct ComposedMosaic {
-    std::size_t channels = 0;
-    std::vector<float> latents, depth, weight;
-    std::vector<std::uint8_t> coverage;
-    std::vector<std::int32_t> source;
-    std::vector<std::shared_ptr<const Observation>> keyframes;
 };
 
 struct StoreBytes {
@@ -150,6 +141,11 @@ class StoreState {
     // buffers may take locks of its own.
     Observations take_dropped() { return std::move(dropped_); }
 
+    // Positions among the observations.
+    static constexpr std::size_t kNowhere = std::numeric_limits<std::size_t>::max();
+    std::size_t at_slot(Slot slot) const;  // of the one that has the slot, or kNowhere
+    std::size_t at_id(PatchId id) const;   // of the one with the patch alive, or kNowhere
+
     std::vector<PatchId> alive_ids() const;
     StoreBytes bytes() const;
 
@@ -208,15 +204,20 @@ class StoreState {
     std::vector<Slot> keyframe_candidates(std::span<const TargetGrid> targets,
                                           const KeyframeParams& params, int num_threads) const;
 
-    // --- mosaic.cpp: canvases of targets, from whole observations (by first_slot) or from patches;
-    // those that are not here, or do not live, are skipped.
+    // --- canvas.cpp: canvases of targets of equal grids, from whole observations (by first_slot)
+    // or from patches; those that are not here, or do not live, are skipped. Returns the
+    // observations in use, in the order of their slots: the table of `source`. Room for channels
+    // is as of retrieve_tokens().
 
-    ComposedMosaic compose_keyframes(std::span<const TargetGrid> targets,
-                                     const std::vector<std::vector<Slot>>& observations,
-                                     const BlendOptions& options, int num_threads) const;
-    ComposedMosaic compose_patches(std::span<const TargetGrid> targets,
-                                   const std::vector<std::vector<PatchId>>& patches,
-                                   const BlendOptions& options, int num_threads) const;
+    using Table = std::vector<std::shared_ptr<const Observation>>;
+    Table compose_keyframes(std::span<const TargetGrid> targets,
+                            const std::vector<std::vector<Slot>>& observations,
+                            const BlendOptions& options, const CanvasArrays& canvases,
+                            int num_threads) const;
+    Table compose_patches(std::span<const TargetGrid> targets,
+                          const std::vector<std::vector<PatchId>>& patches,
+                          const BlendOptions& options, const CanvasArrays& canvases,
+                          int num_threads) const;
 
     // Returns the first id that does not live, if any.
     std::optional<PatchId> describe(std::span<const PatchId> ids,
@@ -226,10 +227,6 @@ class StoreState {
     friend class Retrieval;
     friend class KeyframeSelection;
 
-    static constexpr std::size_t kNowhere = std::numeric_limits<std::size_t>::max();
-
-    std::size_t at_slot(Slot slot) const;  // of the observation, or kNowhere
-    std::size_t at_id(PatchId id) const;   // of the one with the patch alive, or kNowhere
     std::size_t ordered(std::size_t i) const { return order_.empty() ? i : order_[i]; }
     PatchIndex::PatchOf patch_of() const;
     Affine world_from_index() const {
@@ -251,9 +248,9 @@ class StoreState {
     RedundancyMap& writable_redundancy();
     struct Chosen;
     struct ViewSources;
-    ComposedMosaic compose_views(std::span<const TargetGrid> targets,
-                                 const std::vector<ViewSources>& sources,
-                                 const BlendOptions& options, int num_threads) const;
+    Table compose_views(std::span<const TargetGrid> targets,
+                        const std::vector<ViewSources>& sources, const BlendOptions& options,
+                        const CanvasArrays& canvases, int num_threads) const;
     std::vector<Chosen> choose(Ids ids) const;
     template <class IsInside>
     std::vector<PatchId> select(const IsInside& is_inside, int num_threads) const;

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cpp/bindings/arrays.hpp"
-#include "cuda/base/stream.hpp"
+#include "cuda/base/execution.hpp"
 
 namespace mosaicmem::bindings {
 
@@ -29,22 +29,33 @@ struct DeviceArray {
     }
 };
 
-// Where a kernel runs, and the call that it belongs to, which makes memory in the caller's
-// framework.
-struct Execution {
-    cuda::Stream stream;
+// A call of the border, which makes memory in the caller's framework. May be used without the GIL.
+class Execution final : public cuda::Execution {
+  public:
     py::object call;
 
-    operator const cuda::Stream&() const { return stream; }
-
-    // Memory that stays until the kernel is in the stream.
-    void* scratch(std::size_t bytes) const {
+    void* scratch(std::size_t bytes) const override {
         if (bytes == 0) return nullptr;
+        const py::gil_scoped_acquire acquire;
         return reinterpret_cast<void*>(py::cast<std::uintptr_t>(call.attr("allocate")(bytes)));
     }
 
-    // An object whose memory stays as long as it does.
-    py::object own(std::size_t bytes) const { return call.attr("own_bytes")(bytes); }
+    Owned own(std::size_t bytes) const override {
+        const py::gil_scoped_acquire acquire;
+        const py::object array = call.attr("own_bytes")(bytes);
+        const auto address = py::cast<std::uintptr_t>(call.attr("address_of")(array));
+        return {reinterpret_cast<void*>(address), keep_alive(py::make_tuple(array))};
+    }
+
+    void release(std::shared_ptr<const void> owner) const override {
+        const py::gil_scoped_acquire acquire;
+        call.attr("release")((*static_cast<const py::tuple*>(owner.get()))[0]);
+    }
+
+    std::shared_ptr<const void> stream_owner() const override {
+        const py::gil_scoped_acquire acquire;
+        return keep_alive(py::make_tuple(call.attr("stream_owner")));
+    }
 };
 
 template <class T>
@@ -60,13 +71,11 @@ void with_floats(const DeviceArray& array, const Body& body) {
 }
 
 void bind_cuda_attention(py::module_& m);
+void bind_cuda_device_store(py::module_& m);
 void bind_cuda_geometry(py::module_& m);
-void bind_cuda_keyframes(py::module_& m);
 void bind_cuda_latents(py::module_& m);
-void bind_cuda_mirror(py::module_& m);
 void bind_cuda_patch_memory(py::module_& m);
 void bind_cuda_positions(py::module_& m);
-void bind_cuda_retrieval(py::module_& m);
 void bind_cuda_voxel_map(py::module_& m);
 
 }  // namespace mosaicmem::bindings

@@ -1,3 +1,4 @@
+#include "cuda/base/pinned.hpp"
 #include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
@@ -26,21 +27,24 @@ void bind_cuda(py::module_& core) {
     m.def("device_count", &cuda::device_count);
     m.def("driver_version", &cuda::driver_version);
     m.def("synchronize", &cuda::synchronize, py::arg("stream"));
+    m.def("order_streams", &cuda::order_streams, py::arg("earlier"), py::arg("later"));
     m.def(
-        "copy_bytes",
-        [](const DeviceArray& from, const DeviceArray& to, std::size_t offset, std::size_t n,
-           const cuda::Stream& stream) {
-            cuda::copy_bytes(from.as<void>(), to.as<char>() + offset, n, stream);
+        "store_bytes",
+        [](const py::buffer& from, const DeviceArray& to, const cuda::Stream& stream) {
+            const py::buffer_info info = from.request();
+            cuda::store_bytes(info.ptr, to.as<void>(),
+                              static_cast<std::size_t>(info.size * info.itemsize), stream);
         },
-        py::arg("source"), py::arg("target"), py::arg("offset"), py::arg("n"), py::arg("stream"));
+        py::arg("source"), py::arg("target"), py::arg("stream"));
+    py::class_<cuda::Event> event(m, "Event", checked_new());
+    def_init(event, &make_new<cuda::Event, const cuda::Stream&>, py::arg("stream"));
+    event.def_property_readonly("has_passed", &cuda::Event::has_passed);
     bind_cuda_attention(m);
+    bind_cuda_device_store(m);
     bind_cuda_geometry(m);
-    bind_cuda_keyframes(m);
     bind_cuda_latents(m);
-    bind_cuda_mirror(m);
     bind_cuda_patch_memory(m);
     bind_cuda_positions(m);
-    bind_cuda_retrieval(m);
     bind_cuda_voxel_map(m);
 }
 

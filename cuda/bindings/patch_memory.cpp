@@ -2,7 +2,8 @@
 
 #include <variant>
 
-#include "cuda/bindings/device_memory.hpp"
+#include "cuda/base/device_memory.hpp"
+#include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -119,22 +120,22 @@ class DevicePatchMemory {
     void make_room(std::size_t count, const Execution& execution) {
         if (count <= room_) return;
         const std::size_t room = std::max(count, 2 * room_);
-        std::array<DeviceMemory, kParts> grown;
+        std::array<cuda::DeviceMemory, kParts> grown;
         for (std::size_t part = 0; part < kParts; ++part) {
-            grown[part] = DeviceMemory(execution, room * frame_bytes_[part]);
+            grown[part] = cuda::DeviceMemory(execution, room * frame_bytes_[part]);
             cuda::copy_bytes(memory_[part].as<void>(), grown[part].as<void>(),
                              count_ * frame_bytes_[part], execution);
         }
         std::swap(memory_, grown);
         room_ = room;
-        for (DeviceMemory& old : grown) old.release(execution);
+        for (cuda::DeviceMemory& old : grown) old.release(execution);
     }
 
     cuda::PatchMemorySize size_;
     std::array<std::size_t, kParts> frame_bytes_;
-    std::array<DeviceMemory, kParts> memory_;
+    std::array<cuda::DeviceMemory, kParts> memory_;
     std::size_t room_ = 0, count_ = 0;
-    StreamOrder order_;
+    cuda::StreamOrder order_;
 };
 
 }  // namespace

@@ -6,7 +6,8 @@
 #include <mutex>
 
 #include "cpp/geometry/voxel_geometry.hpp"
-#include "cuda/bindings/device_memory.hpp"
+#include "cuda/base/device_memory.hpp"
+#include "cuda/bindings/device_array.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -96,9 +97,9 @@ class DeviceVoxelMap {
     void grow(std::size_t needed, const Execution& execution) {
         std::size_t capacity = kLeastCapacity;
         while (capacity < 2 * needed) capacity *= 2;
-        DeviceMemory keys(execution, capacity * sizeof(unsigned long long));
-        DeviceMemory words(execution, capacity * cuda::kVoxelWords * sizeof(long long));
-        DeviceMemory voxels(execution, sizeof(unsigned long long));
+        cuda::DeviceMemory keys(execution, capacity * sizeof(unsigned long long));
+        cuda::DeviceMemory words(execution, capacity * cuda::kVoxelWords * sizeof(long long));
+        cuda::DeviceMemory voxels(execution, sizeof(unsigned long long));
         const cuda::VoxelTable larger{keys.as<unsigned long long>(), words.as<long long>(),
                                       voxels.as<unsigned long long>(), capacity};
         cuda::clear_voxels(larger, execution);
@@ -107,7 +108,7 @@ class DeviceVoxelMap {
         std::swap(words, words_);
         std::swap(voxels, voxels_);
         capacity_ = capacity;
-        for (DeviceMemory* const old : {&keys, &words, &voxels}) old->release(execution);
+        for (cuda::DeviceMemory* const old : {&keys, &words, &voxels}) old->release(execution);
     }
 
     py::dict means(const std::vector<ExportedVoxel>& voxels) const {
@@ -150,10 +151,10 @@ class DeviceVoxelMap {
     }
 
     double voxel_size_;
-    DeviceMemory keys_, words_, voxels_;
+    cuda::DeviceMemory keys_, words_, voxels_;
     std::size_t capacity_ = 0;
     std::size_t most_ = 0;  // voxels that there may be
-    StreamOrder order_;
+    cuda::StreamOrder order_;
 };
 
 }  // namespace

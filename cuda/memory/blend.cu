@@ -4,6 +4,7 @@
 
 #include "cpp/memory/surface.hpp"
 #include "cuda/base/launch.cuh"
+#include "cuda/base/workspace.hpp"
 #include "cuda/memory/blend.hpp"
 #include "cuda/memory/latent.cuh"
 
@@ -280,7 +281,7 @@ __device__ void add_lookups(const Problem& problem, std::size_t v, std::size_t c
 }
 
 // A warp a target cell.
-__global__ void gather_kernel(Problem problem, std::size_t views, BlendedOnDevice out) {
+__global__ void gather_kernel(Problem problem, std::size_t views, CanvasArrays out) {
     const std::size_t i = thread_index() / kWarp, channels = problem.mirror.channels;
     const unsigned lane = threadIdx.x % kWarp;
     if (i >= views * problem.cells()) return;
@@ -308,12 +309,35 @@ __global__ void gather_kernel(Problem problem, std::size_t views, BlendedOnDevic
     out.weight[i] = sums.total;
 }
 
+BlendScratch scratch_in(Workspace& workspace, std::size_t views, std::size_t cells,
+                        std::size_t picks, std::size_t room) {
+    BlendScratch scratch{};
+    scratch.room = room;
+    scratch.projected = workspace.take<float>(views * picks * room * 5);
+    scratch.next = workspace.take<std::int32_t>(views * picks * room);
+    scratch.head = workspace.take<std::int32_t>(views * picks * cells);
+    scratch.reach = workspace.take<std::int32_t>(views * picks);
+    scratch.front = workspace.take<unsigned>(views * cells * 2);
+    scratch.surface = workspace.take<float>(views * cells);
+    scratch.closed = workspace.take<float>(views * cells);
+    return scratch;
+}
+
 }  // namespace
 
+std::size_t blend_workspace_bytes(std::size_t views, std::size_t cells, std::size_t picks,
+                                  std::size_t room) {
+    Workspace counted;
+    scratch_in(counted, views, cells, picks, room);
+    return counted.bytes();
+}
+
 void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, std::size_t rows,
-           std::size_t columns, const std::int32_t* picks, std::size_t count,
-           const BlendOptions& options, const BlendScratch& scratch, const BlendedOnDevice& blended,
+           std::size_t columns, const std::int32_t* picks, std::size_t count, std::size_t room,
+           const BlendOptions& options, const CanvasArrays& canvases, void* workspace,
            const Stream& stream) {
+    Workspace buffer(workspace);
+    const BlendScratch scratch = scratch_in(buffer, views, rows * columns, count, room);
     const std::size_t cells = rows * columns, pairs = views * count;
     const Problem problem{mirror, targets, rows, columns, picks, count, options, scratch};
     fill_bytes(scratch.head, 0xFF, pairs * cells * sizeof(std::int32_t), stream);
@@ -328,7 +352,7 @@ void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, s
     launch(kName, gather_kernel,
            {dim3(blocks(kName, views * cells, kGatherWarps)), dim3(kGatherWarps * kWarp),
             kGatherWarps * warp_bytes(mirror.channels)},
-           stream, problem, views, blended);
+           stream, problem, views, canvases);
 }
 
 }  // namespace mosaicmem::cuda

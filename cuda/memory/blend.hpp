@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpp/memory/answers.hpp"
 #include "cpp/memory/blend.hpp"
 #include "cuda/base/stream.hpp"
 #include "cuda/memory/mirror.hpp"
@@ -21,20 +22,16 @@ struct BlendScratch {
     std::size_t room;         // cells of the largest source
 };
 
-// (views, rows, columns), latents (..., channels); source is a row of the mirror.
-struct BlendedOnDevice {
-    float* latents;
-    std::uint8_t* coverage;
-    float* depth;
-    std::int32_t* source;
-    float* weight;
-};
+// room: cells of the largest source.
+std::size_t blend_workspace_bytes(std::size_t views, std::size_t cells, std::size_t picks,
+                                  std::size_t room);
 
 // Targets are in device memory, of rows x columns cells each. picks (views, picks): rows of the
-// mirror, in the order in which they count; -1 and what is given twice are skipped.
+// mirror, in the order in which they count; -1 and what is given twice are skipped. Sources are
+// rows of the mirror.
 void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, std::size_t rows,
-           std::size_t columns, const std::int32_t* picks, std::size_t count,
-           const BlendOptions& options, const BlendScratch& scratch, const BlendedOnDevice& blended,
+           std::size_t columns, const std::int32_t* picks, std::size_t count, std::size_t room,
+           const BlendOptions& options, const CanvasArrays& canvases, void* workspace,
            const Stream& stream);
 
 // Channels that a canvas may have.

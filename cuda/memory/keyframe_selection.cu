@@ -1,4 +1,5 @@
 #include "cuda/base/launch.cuh"
+#include "cuda/base/workspace.hpp"
 #include "cuda/memory/keyframe_selection.hpp"
 
 namespace mosaicmem::cuda {
@@ -185,15 +186,38 @@ __global__ void view_kernel(Problem problem, std::size_t per_window, std::size_t
     }
 }
 
+SelectionScratch scratch_in(Workspace& workspace, std::size_t views, std::size_t cells,
+                            std::size_t candidates, std::size_t per_window) {
+    SelectionScratch scratch{};
+    scratch.nearest = workspace.take<unsigned long long>(candidates * views * cells);
+    scratch.worth = workspace.take<float>(candidates * views * cells);
+    scratch.best = workspace.take<float>(views * cells);
+    scratch.gains = workspace.take<float>(candidates);
+    scratch.shared = workspace.take<std::int32_t>(per_window);
+    return scratch;
+}
+
 }  // namespace
 
+std::size_t select_keyframes_workspace_bytes(std::size_t views, std::size_t cells,
+                                             std::size_t candidates, std::size_t per_window) {
+    Workspace counted;
+    scratch_in(counted, views, cells, candidates, per_window);
+    return counted.bytes();
+}
+
 void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size_t views,
-                      std::size_t rows, std::size_t columns, const std::int32_t* candidates,
-                      std::size_t count, std::size_t per_window, std::size_t per_view,
-                      float depth_tolerance, const ViewWeightScales& scales,
-                      const SelectionScratch& scratch, std::int32_t* picks, const Stream& stream) {
+                      std::size_t cells, const std::int32_t* candidates, std::size_t count,
+                      std::size_t per_window, std::size_t per_view, float depth_tolerance,
+                      const ViewWeightScales& scales, std::int32_t* picks, void* workspace,
+                      const Stream& stream) {
     constexpr unsigned kViewThreads = 512;
-    const std::size_t cells = rows * columns;
+    if (count == 0) {
+        fill_bytes(picks, 0xFF, views * per_view * sizeof(std::int32_t), stream);
+        return;
+    }
+    Workspace buffer(workspace);
+    const SelectionScratch scratch = scratch_in(buffer, views, cells, count, per_window);
     const Problem problem{mirror, targets,         views,  cells,  candidates,
                           count,  depth_tolerance, scales, scratch};
     const double least = kLeastGain * static_cast<double>(cells);

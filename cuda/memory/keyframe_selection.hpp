@@ -19,12 +19,18 @@ struct SelectionScratch {
     std::int32_t* shared;         // (per_window): positions among the candidates, -1 for none
 };
 
-// Targets are on the coarse grid, in device memory, of rows x columns cells each. candidates: rows
-// of the mirror. picks (views, per_view): rows of the mirror, the best first, -1 beyond them.
+constexpr std::size_t kMostCoarseCells = 1 << 15;  // of a target, which shared memory has room for
+
+std::size_t select_keyframes_workspace_bytes(std::size_t views, std::size_t cells,
+                                             std::size_t candidates, std::size_t per_window);
+
+// Targets are on the coarse grid, in device memory, of `cells` cells each. candidates: rows of the
+// mirror, in device memory. picks (views, per_view): rows of the mirror, the best first, -1 beyond
+// them.
 void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size_t views,
-                      std::size_t rows, std::size_t columns, const std::int32_t* candidates,
-                      std::size_t count, std::size_t per_window, std::size_t per_view,
-                      float depth_tolerance, const ViewWeightScales& scales,
-                      const SelectionScratch& scratch, std::int32_t* picks, const Stream& stream);
+                      std::size_t cells, const std::int32_t* candidates, std::size_t count,
+                      std::size_t per_window, std::size_t per_view, float depth_tolerance,
+                      const ViewWeightScales& scales, std::int32_t* picks, void* workspace,
+                      const Stream& stream);
 
 }  // namespace mosaicmem::cuda

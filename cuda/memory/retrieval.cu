@@ -7,6 +7,7 @@
 // slow, and needed by hardly any store.
 
 #include "cuda/base/launch.cuh"
+#include "cuda/base/workspace.hpp"
 #include "cuda/memory/retrieval.hpp"
 #include "cuda/memory/retrieval_bins.cuh"
 #include "cuda/memory/retrieval_candidates.cuh"
@@ -342,7 +343,7 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem probl
 }
 
 // What is taken, front to back, a thread each.
-__global__ void sort_kernel(Problem problem, RetrievedOnDevice out) {
+__global__ void sort_kernel(Problem problem, FoundArrays out, std::int32_t* places) {
     const std::size_t v = blockIdx.y, first = v * problem.params.top_k, i = thread_index();
     const RetrievalCandidate* const taken = problem.taken(v);
     const std::uint32_t n = problem.scratch.states[v].taken;
@@ -359,15 +360,41 @@ __global__ void sort_kernel(Problem problem, RetrievedOnDevice out) {
     out.pixels[2 * to] = one.at.u;
     out.pixels[2 * to + 1] = one.at.v;
     out.depth[to] = one.at.depth;
-    out.places[2 * to] = is_taken ? one.row : -1;
-    out.places[2 * to + 1] = one.patch;
+    places[2 * to] = is_taken ? one.row : -1;
+    places[2 * to + 1] = one.patch;
+}
+
+RetrievalScratch scratch_in(Workspace& workspace, std::size_t views, std::size_t top_k,
+                            const RetrievalRoom& limits) {
+    std::size_t room = limits.fewest;
+    while (room < limits.most && room < 8 * top_k) room *= 2;
+    RetrievalScratch scratch{};
+    scratch.room = room;
+    scratch.seen_room = limits.seen * room;
+    scratch.states = workspace.take<RetrievalState>(views);
+    scratch.candidates = workspace.take<RetrievalCandidate>(views * room);
+    scratch.seen = workspace.take<std::uint64_t>(views * scratch.seen_room);
+    scratch.histogram = workspace.take<std::uint32_t>(views * kScoreBins);
+    scratch.taken = workspace.take<RetrievalCandidate>(views * top_k);
+    scratch.first_of_bin = workspace.take<std::int32_t>(views * kTakenBins * kTakenBins);
+    scratch.next = workspace.take<std::int32_t>(views * top_k);
+    return scratch;
 }
 
 }  // namespace
 
+std::size_t retrieve_workspace_bytes(std::size_t views, std::size_t top_k,
+                                     const RetrievalRoom& room) {
+    Workspace counted;
+    scratch_in(counted, views, top_k, room);
+    return counted.bytes();
+}
+
 void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t count,
-              const RetrievalParams& params, const RetrievalScratch& scratch,
-              const RetrievedOnDevice& retrieved, const Stream& stream) {
+              const RetrievalParams& params, const RetrievalRoom& limits, const FoundArrays& found,
+              std::int32_t* places, void* workspace, const Stream& stream) {
+    Workspace buffer(workspace);
+    const RetrievalScratch scratch = scratch_in(buffer, count, params.top_k, limits);
     const Problem problem{mirror, views, count, params, scratch};
     const dim3 of_views(static_cast<unsigned>(count));
     const bool is_diverse = params.is_diverse();
@@ -383,9 +410,9 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
         dim3(kChunk)};
     const auto takers = static_cast<unsigned>(
         std::clamp(scratch.room / kListedEach / kChunk * kChunk, kChunk, kMostThreads));
-    const std::size_t places = scratch.room * sizeof(double2), others = kWarp * sizeof(Best);
-    const bool has_room = is_diverse && others + places <= most_shared_bytes(stream);
-    const Shape greedy{of_views, dim3(takers), others + (has_room ? places : 0)};
+    const std::size_t pixels = scratch.room * sizeof(double2), others = kWarp * sizeof(Best);
+    const bool has_room = is_diverse && others + pixels <= most_shared_bytes(stream);
+    const Shape greedy{of_views, dim3(takers), others + (has_room ? pixels : 0)};
     const auto a_thread_each = [&](std::size_t n) {
         return Shape{dim3(blocks(kName, n, kBlock), static_cast<unsigned>(count)), dim3(kBlock),
                      kBlock * sizeof(Keyed)};
@@ -410,7 +437,7 @@ void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t coun
            {of_views, dim3(kFinishThreads),
             std::max(kWarp * sizeof(Best), kThresholdThreads * sizeof(std::uint32_t))},
            stream, problem);
-    launch(kName, sort_kernel, a_thread_each(params.top_k), stream, problem, retrieved);
+    launch(kName, sort_kernel, a_thread_each(params.top_k), stream, problem, found, places);
 }
 
 }  // namespace mosaicmem::cuda

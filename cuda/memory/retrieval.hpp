@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpp/memory/answers.hpp"
 #include "cpp/memory/score.hpp"
 #include "cuda/base/stream.hpp"
 #include "cuda/memory/mirror.hpp"
@@ -53,37 +54,26 @@ struct RetrievalScratch {
 constexpr std::size_t kScoreBins = 126 * 128 + 1;
 constexpr std::size_t kTakenBins = 65;  // along an axis of the image
 
-// Front to back, by (depth, id); (views, top_k), ids -1 beyond the count.
-struct RetrievedOnDevice {
-    std::int64_t* ids;
-    double *scores, *pixels, *depth;  // pixels (views, top_k, 2)
-    std::int32_t* places;             // (views, top_k, 2): row of the mirror, and patch
-    std::int32_t* count;              // (views)
+// How many candidates are listed for a view, at least and at most, and how many are noted for each
+// that is listed before footprints are looked at.
+struct RetrievalRoom {
+    std::size_t fewest = 1 << 13, most = 1 << 17, seen = 4;
 };
 
-// params.time is not read. Exact: ids, scores and order are those of the CPU.
+constexpr std::size_t kMostTopK = 1 << 16;
+
+std::size_t retrieve_workspace_bytes(std::size_t views, std::size_t top_k,
+                                     const RetrievalRoom& room);
+
+// params.time is not read. places (views, top_k, 2): row of the mirror, and patch. Exact: ids,
+// scores and order are those of the CPU.
 void retrieve(const Mirror& mirror, const RetrievalView* views, std::size_t count,
-              const RetrievalParams& params, const RetrievalScratch& scratch,
-              const RetrievedOnDevice& retrieved, const Stream& stream);
+              const RetrievalParams& params, const RetrievalRoom& room, const FoundArrays& found,
+              std::int32_t* places, void* workspace, const Stream& stream);
 
-// The tokens of retrieved patches, `cells` for each, fewer at the borders of a keyframe.
-struct ProjectedOnDevice {
-    std::size_t cells;  // patch_size^2
-    // (views, top_k, cells, ...), zero where not valid
-    float* latents;    // channels
-    float* positions;  // t, y, x in cells of the target
-    float* depth;      // metres
-    float* confidence;
-    std::uint8_t* valid;
-    std::uint8_t* coverage;     // (views, rows, columns)
-    std::uint8_t* observed;     // of the coverage, what observed keyframes reach
-    std::size_t rows, columns;  // of the target grid
-    double stride;              // pixels per cell
-    double seconds_per_latent;  // for t as the age in latent frames; 0: t is the view
-};
-
+// The tokens of the patches at `places`; sources are rows of the mirror.
 void project_tokens(const Mirror& mirror, const RetrievalView* views, std::size_t count,
-                    std::size_t top_k, const std::int32_t* places,
-                    const ProjectedOnDevice& projected, const Stream& stream);
+                    std::size_t top_k, const std::int32_t* places, const TokenArrays& tokens,
+                    const Stream& stream);
 
 }  // namespace mosaicmem::cuda

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 _Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy
+_RetrievalWeights = tuple[float, float, float, float, float]  # half_life, min_visibility, radius, penalty, generated
 _Camera = tuple[float, float, float, float, float, float, float, float]  # intrinsics, width, height, near, far
 
 class Splat:
@@ -69,13 +70,6 @@ class ExportedVoxels(TypedDict):
     counts: NDArray[np.int64]
     times: _F64
 
-class RetrievedArrays(TypedDict):
-    id: NDArray[np.uint64]
-    score: _F64
-    u: _F64
-    v: _F64
-    depth: _F64
-
 class ProjectedArrays(TypedDict):
     latents: _F32
     projected: _F32
@@ -102,14 +96,6 @@ class KeyframeArrays(TypedDict):
     world_from_camera: _F64
     intrinsics: _F64
     generated: NDArray[np.bool_]
-
-class MosaicArrays(TypedDict):
-    keyframes: KeyframeArrays
-    latents: _F32
-    coverage: NDArray[np.bool_]
-    depth: _F32
-    source: NDArray[np.int32]
-    weight: _F32
 
 class Direction:
     forward: ClassVar[Direction]
@@ -183,28 +169,59 @@ class MemoryStore:
         frame_id: int,
         num_threads: int = 0,
     ) -> int: ...
+    # Answers are written into padded arrays that are given; see cpp/memory/answers.hpp.
     def select_keyframes(
-        self, targets: TargetGrids, params: KeyframeParams, num_threads: int = 0
-    ) -> list[NDArray[np.uint64]]: ...
-    def keyframe_candidates(
-        self, targets: TargetGrids, params: KeyframeParams, num_threads: int = 0
+        self, targets: TargetGrids, params: KeyframeParams, picks: NDArray[np.int32], num_threads: int
     ) -> NDArray[np.uint64]: ...
     def compose(
         self,
         targets: TargetGrids,
-        sources: Sequence[NDArray[np.uint64]],
-        are_patches: bool,
+        picks: NDArray[np.int32],
+        observations: NDArray[np.uint64],
         options: BlendOptions,
-        num_threads: int = 0,
-    ) -> MosaicArrays: ...
-    def choose_and_compose(
-        self, targets: TargetGrids, params: KeyframeParams, options: BlendOptions, num_threads: int = 0
-    ) -> tuple[list[NDArray[np.uint64]], MosaicArrays]: ...
+        canvases: tuple[NDArray[Any], ...],
+        num_threads: int,
+    ) -> KeyframeArrays: ...
+    def compose_patches(
+        self,
+        targets: TargetGrids,
+        ids: NDArray[np.int64],
+        options: BlendOptions,
+        canvases: tuple[NDArray[Any], ...],
+        num_threads: int,
+    ) -> KeyframeArrays: ...
+    def select_and_compose(
+        self,
+        targets: TargetGrids,
+        params: KeyframeParams,
+        options: BlendOptions,
+        picks: NDArray[np.int32],
+        canvases: tuple[NDArray[Any], ...],
+        num_threads: int,
+    ) -> tuple[NDArray[np.uint64], KeyframeArrays]: ...
+    def retrieve_window(
+        self,
+        camera: _Camera,
+        camera_from_world: _F64,
+        times: _F64,
+        options: _RetrievalWeights,
+        found: tuple[NDArray[Any], ...],
+        num_threads: int,
+    ) -> None: ...
+    def retrieve_tokens(
+        self,
+        camera: _Camera,
+        camera_from_world: _F64,
+        times: _F64,
+        options: _RetrievalWeights,
+        stride: float,
+        seconds_per_latent: float,
+        found: tuple[NDArray[Any], ...],
+        tokens: tuple[NDArray[Any], ...],
+        num_threads: int,
+    ) -> KeyframeArrays: ...
     @property
     def revision(self) -> int: ...
-    def changes(
-        self, known: NDArray[np.uint64]
-    ) -> tuple[tuple[float, float, float], NDArray[np.uint64], list[dict[str, Any]]]: ...
     def erase(self, ids: NDArray[np.uint64]) -> int: ...
     def erase_frame(self, frame_id: int) -> int: ...
     def transform(self, matrix: _F64, ids: NDArray[np.uint64] | None, num_threads: int = 0) -> int: ...
@@ -218,31 +235,6 @@ class MemoryStore:
     def bounds(self, num_threads: int = 0) -> _F64 | None: ...
     def fork(self) -> MemoryStore: ...
     def restore(self, earlier: MemoryStore) -> None: ...
-    def retrieve(
-        self,
-        camera: _Camera,
-        camera_from_world: _F64,
-        time: float,
-        top_k: int,
-        half_life: float,
-        min_visibility: float,
-        diversity_radius: float,
-        diversity_penalty: float,
-        generated_weight: float,
-    ) -> RetrievedArrays: ...
-    def retrieve_tokens(
-        self,
-        camera: _Camera,
-        camera_from_world: _F64,
-        times: _F64,
-        top_k: int,
-        half_life: float,
-        min_visibility: float,
-        diversity_radius: float,
-        diversity_penalty: float,
-        generated_weight: float,
-        num_threads: int = 0,
-    ) -> list[tuple[RetrievedArrays, PatchArrays, ProjectedArrays]]: ...
     def within(
         self, queries: _F64, radius: float, num_threads: int = 0
     ) -> tuple[NDArray[np.int64], _F32, NDArray[np.uint64]]: ...
@@ -422,71 +414,26 @@ class _Cuda:
     architectures: str
     def device_count(self) -> int: ...
     def driver_version(self) -> int: ...
-    chunk: int
-    observation_bytes: int
-    latents_offset: int
-    view_bytes: int
-    retrieval_state_bytes: int
-    retrieval_rounds_offset: int
-    retrieval_candidate_bytes: int
-    score_bins: int
-    taken_bins: int
-    MirrorTables: type[Any]
-    PinnedMemory: type[Any]
-    SideStream: type[Any]
+    retrieval_room: tuple[int, int, int]
+    most_top_k: int
+    DeviceStore: type[_DeviceStore]
     Event: type[Any]
+    def pinned_copy(self, array: NDArray[Any]) -> NDArray[Any]: ...
     def synchronize(self, stream: _Stream) -> None: ...
     def order_streams(self, earlier: _Stream, later: _Stream) -> None: ...
-    def is_pinned(self, array: NDArray[Any]) -> bool: ...
-    def upload(self, source: NDArray[np.uint8], target: _DeviceArray, offset: int, stream: _Stream) -> None: ...
-    def store_bytes(self, source: NDArray[Any], target: _DeviceArray, offset: int, stream: _Stream) -> None: ...
-    def pack_observation(
-        self, description: dict[str, Any], latents: int, depth: int, confidence: int, first_chunk: int
-    ) -> bytes: ...
-    def pack_views(self, tables: Any, camera: tuple[float, ...], camera_from_world: _F64, times: _F64) -> bytes: ...
-    def retrieve(
-        self,
-        tables: Any,
-        views: _DeviceArray,
-        options: tuple[float, float, float, float, float],
-        scratch: tuple[_DeviceArray, ...],
-        retrieved: tuple[_DeviceArray, ...],
-        stream: _Stream,
-    ) -> None: ...
-    most_canvas_channels: int
-    def pack_targets(self, targets: TargetGrids) -> bytes: ...
-    def pack_coarse_grid(self, targets: TargetGrids) -> tuple[bytes, int, int]: ...
-    def select_keyframes(
-        self,
-        tables: Any,
-        targets: _DeviceArray,
-        size: tuple[int, int],
-        candidates: _DeviceArray,
-        params: KeyframeParams,
-        scratch: tuple[_DeviceArray, ...],
-        picks: _DeviceArray,
-        stream: _Stream,
-    ) -> None: ...
-    def blend(
-        self,
-        tables: Any,
-        targets: _DeviceArray,
-        picks: _DeviceArray,
-        options: BlendOptions,
-        scratch: tuple[_DeviceArray, ...],
-        blended: tuple[_DeviceArray, ...],
-        stream: _Stream,
-    ) -> None: ...
-    def project_tokens(
-        self,
-        tables: Any,
-        views: _DeviceArray,
-        places: _DeviceArray,
-        stride: float,
-        seconds_per_latent: float,
-        projected: tuple[_DeviceArray, ...],
-        stream: _Stream,
-    ) -> None: ...
-    def copy_bytes(self, source: _DeviceArray, target: _DeviceArray, offset: int, n: int, stream: _Stream) -> None: ...
+    def store_bytes(self, source: NDArray[Any], target: _DeviceArray, stream: _Stream) -> None: ...
+
+class _DeviceStore:
+    """Tables that follow a store; they answer what `MemoryStore` does, with the same parameters."""
+
+    def __init__(self, budget: int | None, room: tuple[int, int, int]) -> None: ...
+    def __getattr__(self, name: str) -> Any: ...
+    def follow(self, store: MemoryStore, execution: _Handle) -> None: ...
+    def prefetch(self, observations: NDArray[np.uint64], execution: _Handle) -> None: ...
+    def is_resident(self, observation: int) -> bool: ...
+    channels: int
+    version: int
+    latent_bytes: int
+    used_chunks: int
 
 cuda: _Cuda  # missing where the library was built without CUDA

@@ -14,7 +14,6 @@ from mosaicmem.camera import CameraTrajectory
 from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
 from mosaicmem.memory.contents import observed_keyframes
-from mosaicmem.memory.options import RetrievalOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,7 +162,8 @@ def plot_retrieved(
     check_integer("frame", frame, minimum=0, maximum=len(trajectory) - 1)
     view = CameraTrajectory([trajectory[frame]], trajectory.intrinsics)
     composed = (retrieval or KeyframeRetrieval()).retrieve(store, view, stride)
-    ((found, _, projected),) = store.retrieve_tokens(view, RetrievalOptions(top_k=top_k, diversity_radius=2.0 * stride))
+    found = store.retrieve(view.intrinsics, view[0], top_k=top_k, diversity_radius=2.0 * stride)
+    projected = store.project_tokens(found.ids, view.intrinsics, view[0])
     picture = _picture(composed.latents[0], composed.coverage[0])
     camera = trajectory.intrinsics
     figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 1.3, 1, 2)

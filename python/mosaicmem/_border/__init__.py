@@ -46,4 +46,21 @@ def has_cuda() -> bool:
     return has_kernels() and _core.cuda.device_count() > 0
 
 
-__all__ = ["FLOATS", "Call", "DeviceCopies", "View", "check_place", "has_cuda", "readable"]
+def describe_cuda() -> str:
+    """A sentence about what is built in and what is found."""
+    from mosaicmem import _core
+
+    if not has_kernels():
+        return "not built in"
+    built = f"kernels for {_core.cuda.architectures}, by nvcc {_core.cuda.compiler}"
+    if _core.cuda.is_emulated:
+        return "emulated on the host, for tests"
+    driver = _core.cuda.driver_version()
+    if driver == 0:
+        return f"{built}; no driver found"
+    count = _core.cuda.device_count()
+    gpus = "no GPU" if count == 0 else "1 GPU" if count == 1 else f"{count} GPUs"
+    return f"{built}; driver for CUDA {driver // 1000}.{driver % 1000 // 10}, {gpus}"
+
+
+__all__ = ["FLOATS", "Call", "DeviceCopies", "View", "check_place", "describe_cuda", "has_cuda", "readable"]

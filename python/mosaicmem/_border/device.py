@@ -178,11 +178,6 @@ class DeviceCall:
         array = self._framework.empty(shape, dtype)
         return array, self._view(array)
 
-    def scratch(self, shape: Sequence[int], dtype: str) -> View:
-        """Room that the kernel uses and nobody reads afterwards. It lives as long as the call; then the framework hands
-        it out again in the order of the stream."""
-        return self.empty(shape, dtype)[1]
-
     def empty_heads(self, x: Any, heads: View, dim: int) -> tuple[Any, View]:
         """Room for features of the shape of ``x`` but for ``dim``, with the axes of its view ``heads`` in memory."""
         if is_torch(x) and dim == x.shape[-1] and self._framework.dtype(x) == heads.dtype:
@@ -202,7 +197,7 @@ class DeviceCall:
         """A copy of a NumPy array on the device."""
         if array.nbytes <= _CARRIED:
             room, view = self.empty(array.shape, array.dtype.name)
-            _core.cuda.store_bytes(np.ascontiguousarray(array), view, 0, self.stream)
+            _core.cuda.store_bytes(np.ascontiguousarray(array), view, self.stream)
             return room, view
         moved = self._framework.to_device(np.ascontiguousarray(array))
         return moved, self._view(moved)
@@ -222,6 +217,14 @@ class DeviceCall:
     def view(self, array: Any) -> View:
         """An array that this library has made, as the core takes it."""
         return self._view(array)
+
+    def placed_all(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """NumPy arrays where the call runs: copies there."""
+        return {name: self.constant(array)[0] for name, array in arrays.items()}
+
+    def filled(self, arrays: Mapping[str, Any], _count: Any) -> dict[str, Any]:
+        """Padded arrays, whole: nothing waits to learn how much of them is filled."""
+        return dict(arrays)
 
     def checked(self, name: str, value: Any, shape: Shape) -> Any:
         """Features of ``shape`` as an array that this library computes with outside of kernels."""
@@ -285,6 +288,11 @@ def to_host(name: str, value: Any) -> Any:
     return DeviceCall(name, value).to_host(adopted(name, value)) if is_on_device(value) else value
 
 
+def owned(value: Any) -> Any:
+    """A copy where ``value`` is."""
+    return DeviceCall("array", value).owned(value) if is_on_device(value) else value.copy()
+
+
 def on_host(arrays: dict[str, Any]) -> dict[str, Any]:
     """`to_host` of each by name."""
     return {name: to_host(name, value) for name, value in arrays.items()}
@@ -326,18 +334,3 @@ def anchor(device: Any) -> Any:
         return torch.empty(0, dtype=torch.uint8, device=device)
     except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
         raise RuntimeError(f"device: torch cannot use {str(device)!r}: {error}") from error
-
-
-class StreamOrder:
-    """The order of calls on what the library keeps in device memory: whichever streams they are made from, each waits
-    for those before it, on the device."""
-
-    def __init__(self) -> None:
-        self._last: Stream | None = None
-        self._owner: Any = None
-
-    def follow(self, call: DeviceCall) -> None:
-        """The stream of ``call`` waits for that of the call before."""
-        if self._last is not None:
-            _core.cuda.order_streams(self._last, call.stream)
-        self._last, self._owner = call.stream, call.stream_owner  # a stream that is gone could not be waited for

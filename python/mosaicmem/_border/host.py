@@ -137,6 +137,15 @@ class HostCall:
         """Ids (G, n) as the caller reads them."""
         return tuple(tuple(int(i) for i in group) for group in array)
 
+    def filled(self, arrays: Mapping[str, Any], count: NDArray[Any]) -> dict[str, Any]:
+        """Padded arrays (T, K, ...) without what all rows leave empty; each has ``count`` entries."""
+        most = int(count.max(initial=0))
+        return {name: array[:, :most] for name, array in arrays.items()}
+
+    def placed_all(self, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """NumPy arrays where the call runs."""
+        return arrays
+
     def numbers(self, array: Any) -> list[Any]:
         """The elements of a small result."""
         return [int(x) for x in array]

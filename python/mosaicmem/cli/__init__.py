@@ -34,7 +34,7 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if wanted:
         from mosaicmem import __version__
-        from mosaicmem.device import describe_cuda
+        from mosaicmem._border import describe_cuda
 
         typer.echo(f"mosaicmem {__version__}")
         typer.echo(f"CUDA: {describe_cuda()}")

@@ -53,24 +53,25 @@ class PlaceAttention:
         """
         mosaic, shape = context.mosaic, context.coverage.shape
         frames, cells = shape[0], shape[1] * shape[2]
-        if mosaic is None or not len(mosaic):
+        if mosaic is None or not mosaic.valid.any():
             return np.zeros((*shape, context.canvas.shape[3]), np.float32), np.zeros(shape, np.float32)
         feature = self._feature(context.use_prope)
-        threads = self.num_threads
+        threads, tokens = self.num_threads, mosaic.valid.size
         # A frame attends to its own tokens only, so time is the same on both sides and drops out.
         grid = grid_positions(1, shape[1], shape[2])
         queries = self._rope.apply(np.tile(feature, (cells, 1)), grid, num_threads=threads)
         queries = np.tile(queries, (frames, 1))
-        places = mosaic.positions.copy()
+        places = mosaic.positions.reshape(tokens, 3).copy()
         places[:, 0] = 0
-        keys = self._rope.apply(np.tile(feature, (len(mosaic), 1)), places, num_threads=threads)
+        keys = self._rope.apply(np.tile(feature, (tokens, 1)), places, num_threads=threads)
         if context.use_prope:
             of_queries, of_keys = _cameras(context, mosaic, cells)
             queries = of_queries.apply_to_q(queries, num_threads=threads)
             keys = of_keys.apply_to_kv(keys, num_threads=threads)
         queries = queries.reshape(frames, 1, cells, _HEAD_DIM)
-        keys, values, mask = _by_frame(mosaic, keys)  # values are the latents, which neither encoding touches
-        read, lse = attention(queries, keys, values, mask=mask, scale=1.0, return_lse=True, num_threads=threads)
+        keys = keys.reshape(frames, 1, -1, _HEAD_DIM)
+        values = mosaic.tokens[:, None]  # the latents, which neither encoding touches
+        read, lse = attention(queries, keys, values, mask=mosaic.valid, scale=1.0, return_lse=True, num_threads=threads)
         best = float(feature @ feature)
         return read.reshape(*shape, -1), np.exp(lse - best).reshape(shape)
 
@@ -81,21 +82,6 @@ class PlaceAttention:
             feature[:_CAMERA_DIMS] = np.sqrt(self.view) * np.eye(4).ravel()  # sum_j e_j^T M e_j is the trace of M
         feature[_CAMERA_DIMS::2] = np.sqrt(self.place)
         return feature
-
-
-def _by_frame(mosaic: Mosaic, keys: F32) -> tuple[F32, F32, np.ndarray]:
-    """Tokens of each target frame side by side, as long as the longest: (T, 1, M, d), (T, 1, M, C), mask (T, M)."""
-    frame = mosaic.token_frames
-    counts = np.bincount(frame, minlength=mosaic.frames)
-    column = np.arange(len(mosaic)) - (np.cumsum(counts) - counts)[frame]
-    shape = (mosaic.frames, 1, int(counts.max()))
-    padded_keys = np.zeros((*shape, keys.shape[1]), np.float32)
-    padded_values = np.zeros((*shape, mosaic.tokens.shape[1]), np.float32)
-    mask = np.zeros((shape[0], shape[2]), np.bool_)
-    padded_keys[frame, 0, column] = keys
-    padded_values[frame, 0, column] = mosaic.tokens
-    mask[frame, column] = True
-    return padded_keys, padded_values, mask
 
 
 def _cameras(context: MemoryContext, mosaic: Mosaic, cells: int) -> tuple[PRoPE, PRoPE]:
@@ -111,8 +97,8 @@ def _cameras(context: MemoryContext, mosaic: Mosaic, cells: int) -> tuple[PRoPE,
     )
     of_keys = PRoPE(
         _HEAD_DIM,
-        _rigid(mosaic.source_camera_from_world) @ origin,
-        camera=mosaic.patch_sources[mosaic.token_patches],
+        _rigid(mosaic.sources.camera_from_world) @ origin,
+        camera=np.repeat(mosaic.patch_sources.clip(0), mosaic.valid.shape[1] // mosaic.patch_ids.shape[1]),
         layout="contiguous",
         dims_per_camera=_CAMERA_DIMS,
     )

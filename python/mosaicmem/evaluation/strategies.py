@@ -132,7 +132,7 @@ class Composer:
     def _compose(self, targets: CameraTrajectory, chosen: Mosaic | KeyframeSelection) -> Canvases:
         """Canvases by whichever rules."""
         if self._rules is not None and isinstance(chosen, KeyframeSelection):
-            ids = [np.searchsorted(self._observations, each) for each in chosen.observations]
+            ids = [np.searchsorted(self._observations, each) for each in chosen.packed()]
             poses, cameras = published_queries(targets)
             colors, valid = self._rules.fuse_candidates(poses, ids, query_intrinsics=cameras)
             used = float(np.mean([len(each) for each in ids]))
@@ -155,5 +155,5 @@ def _published(memory: Sequence[GridFrame], camera: CameraIntrinsics, policy: st
 def _keyframes_of(mosaic: ComposedMosaic) -> float:
     """Mean number of keyframes that were given for a target; of patches, those that count most somewhere."""
     if mosaic.selection is not None:
-        return float(np.mean([len(each) for each in mosaic.selection.observations]))
+        return float(np.mean([len(each) for each in mosaic.selection.packed()]))
     return float(np.mean([len(np.unique(source[source >= 0])) for source in mosaic.source]))

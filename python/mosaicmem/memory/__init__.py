@@ -3,7 +3,7 @@
 from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
-from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
+from mosaicmem.memory.mosaic import Mosaic, PackedMosaic
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.patch_memory import PatchMemory, PatchMemoryResult
 from mosaicmem.memory.regions import Box, Frustum, Sphere
@@ -23,7 +23,7 @@ __all__ = [
     "MemoryRetrieval",
     "Mosaic",
     "MosaicMemoryStore",
-    "PaddedMosaic",
+    "PackedMosaic",
     "PatchMemory",
     "PatchMemoryResult",
     "RetrievalOptions",

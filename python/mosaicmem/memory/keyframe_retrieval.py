@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import check_instance, check_methods
+from mosaicmem._border.device import to_host
+from mosaicmem._border.stores import HOST, Axes, room_for
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.device import keyframes
 from mosaicmem.memory.absence import suspect_mistake, without_score
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.mosaic import Mosaic
-from mosaicmem.memory.selection import ComposedMosaic, DeviceSelection, KeyframeSelection
+from mosaicmem.memory.selection import ComposedMosaic, KeyframeSelection
 from mosaicmem.memory.store import MosaicMemoryStore
 from mosaicmem.memory.strategies import Strategy, VisibleCoverage, make_strategy
 from mosaicmem.memory.target_grids import target_grids
@@ -47,11 +48,11 @@ class KeyframeRetrieval:
             self.strategy = strategy
         self._has_warned = False
 
-    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Any:
-        """What the strategy takes for a window: a `KeyframeSelection`, or a `Mosaic` of patches.
+    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> KeyframeSelection | Mosaic:
+        """What the strategy takes for a window: keyframes, or patches.
 
-        ``visible_coverage`` gives a `DeviceSelection` from a store on a device; its candidates come from the index, on
-        the host, which takes a few milliseconds where the store has more than 96 keyframes.
+        The candidates of ``visible_coverage`` come from the index, on the host, which takes a few milliseconds where
+        the store has more than 96 keyframes.
 
         Parameters
         ----------
@@ -70,7 +71,7 @@ class KeyframeRetrieval:
         store: MosaicMemoryStore,
         targets: CameraTrajectory,
         stride: int,
-        sources: KeyframeSelection | DeviceSelection | Mosaic,
+        sources: KeyframeSelection | Mosaic,
     ) -> ComposedMosaic:
         """Compose canvases from chosen keyframes, or from the patches of a mosaic, by the same rules.
 
@@ -78,22 +79,28 @@ class KeyframeRetrieval:
         ----------
         store, targets, stride
             As for `select`.
-        sources : KeyframeSelection, DeviceSelection or Mosaic
-            For these targets. Keyframes and patches that are no longer in the store are skipped. A store on a
-            device composes keyframes only, and a `DeviceSelection` only as long as the store is as it was.
+        sources : KeyframeSelection or Mosaic
+            For these targets. Keyframes and patches that are no longer in the store are skipped. On a GPU, patches are
+            composed on the host, and so is what this waits for; keyframes are waited for only where the store has
+            changed since they were chosen.
         """
         grids = self._targets(store, targets, stride)
-        if store._mirror is not None:
-            return self._compose_on_device(store, grids, sources, len(targets))
-        if isinstance(sources, Mosaic):
-            lists = [sources.patch_ids[sources.patch_frames == frame] for frame in range(sources.frames)]
-        else:
-            lists = check_instance("sources", sources, KeyframeSelection).observations
-        if len(lists) != len(targets):
-            raise ValueError(f"sources: expected those of {len(targets)} targets, got those of {len(lists)}")
-        are_patches = isinstance(sources, Mosaic)
-        arrays = store._core.compose(grids, lists, are_patches, self.options.blend(), store.num_threads)
-        return _composed(arrays, None if isinstance(sources, Mosaic) else sources)
+        if not isinstance(sources, (KeyframeSelection, Mosaic)):
+            raise TypeError(f"sources: expected KeyframeSelection or Mosaic, got {type(sources).__name__}")
+        count = sources.frames if isinstance(sources, Mosaic) else len(sources)
+        if count != len(targets):
+            raise ValueError(f"sources: expected those of {len(targets)} targets, got those of {count}")
+        blend = self.options.blend()
+        with store._reading() as (call, memory):
+            canvases, out = _room_for_canvases(call, grids, memory.channels)
+            if isinstance(sources, KeyframeSelection):
+                picks = store._place.picks(call, memory, sources.picks, sources._version)
+                table = memory.compose(grids, picks, sources.observations, blend, out, call.handle)
+                return ComposedMosaic.of_core(canvases, table, sources)
+            ids = np.ascontiguousarray(to_host("patch_ids", sources.patch_ids))
+            here, out_here = _room_for_canvases(HOST, grids, store._core.channels)
+            table = store._core.compose_patches(grids, ids, blend, out_here, store.num_threads)
+            return ComposedMosaic.of_core(call.placed_all(here), table, None)
 
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
         """`select` and `compose`, both of one state of the store.
@@ -102,72 +109,44 @@ class KeyframeRetrieval:
         -----
         SuspiciousInput
             No cell is covered, and ``near`` or ``far`` hide what is in view, or poses and depth seem to be of different
-            units. Said once, and not for a store on a device.
+            units. Said once, and not for a store on a GPU.
         """
-        if not isinstance(self.strategy, VisibleCoverage):
+        if isinstance(self.strategy, VisibleCoverage):
+            grids = self._targets(store, targets, stride)
+            params, blend = self.options.selection(), self.options.blend()
+            with store._reading() as (call, memory):
+                picks, picked = call.empty((len(targets), self.options.max_keyframes), "int32")
+                canvases, out = _room_for_canvases(call, grids, memory.channels)
+                observations, table = memory.select_and_compose(grids, params, blend, picked, out, call.handle)
+                selection = KeyframeSelection.of_core(picks, observations, store._place.version(memory))
+            composed = ComposedMosaic.of_core(canvases, table, selection)
+        else:
             composed = self.compose(store, targets, stride, self.select(store, targets, stride))
+        if store._place.may_look:
             self._suspect_absence(store, targets, composed.coverage)
-            return composed
-        grids = self._targets(store, targets, stride)
-        if store._mirror is not None:
-            mirror = store._mirror
-            with mirror.following(store._core) as (call, tables):
-                picks = self.strategy.choose_on_device(store, call, tables, grids)
-                selection = DeviceSelection(picks, mirror.described()["observation"], mirror.state)
-                there = keyframes.compose(call, tables, mirror, grids, picks, self.options.blend())
-                return _composed({**there, "keyframes": mirror.described()}, selection)
-        chosen, arrays = store._core.choose_and_compose(
-            grids, self.options.selection(), self.options.blend(), store.num_threads
-        )
-        self._suspect_absence(store, targets, arrays["coverage"])
-        return _composed(arrays, KeyframeSelection(chosen))
+        return composed
 
     def prefetch(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> None:
         """Begin to move what a window will need into device memory, as far as the store's ``device_bytes`` go.
 
-        The keyframes are chosen on the host, so that this does not wait for the device; the copies run beside what the
-        device does. Call it for the next window while this one is generated. On the host it does nothing.
+        The keyframes are chosen on the host, so that this does not wait for the GPU; the copies run beside what the
+        GPU does. Call it for the next window while this one is generated. On the host it does nothing.
         """
         grids = self._targets(store, targets, stride)
-        if store._mirror is None:
+        if store._place.may_look:
             return
-        chosen = store._core.select_keyframes(grids, self.options.selection(), store.num_threads)
-        ranks = {int(slot): rank for each in reversed(chosen) for rank, slot in enumerate(each)}
-        store._mirror.prefetch(store._core, sorted(ranks, key=lambda slot: (ranks[slot], slot)))
+        picks = np.empty((len(targets), self.options.max_keyframes), np.int32)
+        observations = store._core.select_keyframes(grids, self.options.selection(), picks, store.num_threads)
+        ranks: dict[int, int] = {}  # the best of any target first, then the second best
+        for rank, column in enumerate(picks.T):
+            for pick in np.unique(column[column >= 0]).tolist():
+                ranks.setdefault(pick, rank)
+        store._place.prefetch(store._core, observations[list(ranks)])
 
     def _suspect_absence(self, store: MosaicMemoryStore, targets: CameraTrajectory, coverage: Any) -> None:
         if not self._has_warned and not coverage.any():
             options = without_score(self.options.near, self.options.far, self.options.generated_weight)
             self._has_warned = suspect_mistake(store, targets, options)
-
-    def _compose_on_device(
-        self, store: MosaicMemoryStore, grids: _core.TargetGrids, sources: Any, count: int
-    ) -> ComposedMosaic:
-        mirror = store._mirror
-        assert mirror is not None
-        if not isinstance(sources, (KeyframeSelection, DeviceSelection)):
-            raise TypeError(
-                f"sources: expected KeyframeSelection or DeviceSelection for a store on a device, "
-                f"got {type(sources).__name__}"
-            )
-        if len(sources) != count:
-            raise ValueError(f"sources: expected those of {count} targets, got those of {len(sources)}")
-        with mirror.following(store._core) as (call, tables):
-            if isinstance(sources, DeviceSelection):
-                if sources._state != mirror.state:
-                    raise ValueError(
-                        "sources: expected a choice from this store as it is, got one from another, or from before it "
-                        "changed; select again"
-                    )
-                picks = sources.picks
-            else:
-                rows = [mirror.rows_of(each.tolist()) for each in sources.observations]
-                table = np.full((count, max(map(len, rows))), -1, np.int32)
-                for t, each in enumerate(rows):
-                    table[t, : len(each)] = each
-                picks = call.constant(table)[0]
-            arrays = keyframes.compose(call, tables, mirror, grids, picks, self.options.blend())
-            return _composed({**arrays, "keyframes": mirror.described()}, sources)
 
     def _targets(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> _core.TargetGrids:
         check_instance("store", store, MosaicMemoryStore)
@@ -175,19 +154,15 @@ class KeyframeRetrieval:
         return target_grids(targets, stride, self.options.near, self.options.far)
 
 
-def _composed(arrays: Any, selection: KeyframeSelection | DeviceSelection | None) -> ComposedMosaic:
-    described = cast(dict[str, Any], arrays["keyframes"])
-    return ComposedMosaic(
-        arrays["latents"],
-        arrays["coverage"],
-        arrays["depth"],
-        arrays["source"],
-        arrays["weight"],
-        described["observation"],
-        described["frame_id"],
-        described["timestamp"],
-        described["world_from_camera"],
-        described["intrinsics"],
-        described["generated"],
-        selection,
-    )
+def _room_for_canvases(call: Any, grids: _core.TargetGrids, channels: int) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """Canvases (T, h, w, ...) by name, and as the core takes them."""
+    axes: Axes = {"latents": ((channels,), "float32"), **_CANVASES}
+    return room_for(call, (grids.count, grids.rows, grids.columns), axes)
+
+
+_CANVASES: Axes = {
+    "coverage": ((), "bool"),
+    "depth": ((), "float32"),
+    "source": ((), "int32"),
+    "weight": ((), "float32"),
+}

@@ -8,12 +8,132 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, I32, I64, U64, Bool
+from mosaicmem._border.device import on_host, owned
 from mosaicmem.attention.warped_latent import LatentCanvas, WarpedLatent
+from mosaicmem.memory.results import KeyframeTable
 
 
 @dataclass(frozen=True, eq=False)
 class Mosaic:
-    """Patches retrieved for T target latent frames, and their N tokens aligned to those views.
+    """Patches retrieved for T target latent frames, and their tokens aligned to those views, in padded arrays.
+
+    Each target has room for K patches and N = K * latent_patch_size^2 tokens, patch by patch, front to back; ``valid``
+    says which tokens are there, and is the mask that attention takes. Arrays are where the store is read: on the host
+    K is as many as any target has; on a GPU, where nothing waits for that number, K is ``top_k``. `packed` gives the
+    same without padding.
+
+    Attributes
+    ----------
+    patch_ids : (T, K) int64
+        -1 where there is no patch.
+    patch_scores : (T, K) float64
+    patch_generated : (T, K) bool
+        Whether a model made the patch's keyframe up; False for those that were observed.
+    patch_sources : (T, K) int32
+        Position in ``sources`` of the keyframe that a patch comes from; -1 where there is no patch.
+    sources : KeyframeTable
+        Keyframes, on the host; those that patches come from are among them.
+    tokens : (T, N, C) float32
+        Latents. These and all that follows are zero where not valid.
+    positions : (T, N, 3) float64
+        Fractional (t, y, x): target frame (or time offset), and where the token lands in cell coordinates of the target
+        grid, integers at cell centres.
+    source_positions : (T, N, 2) int32
+        (row, column) of the token in its keyframe's grid.
+    depth : (T, N) float32
+        In the target camera, metres.
+    confidence : (T, N) float32
+    valid : (T, N) bool
+    coverage : (T, rows, columns) bool
+        Cells that the bilinear footprint of a token reaches.
+    observed : (T, rows, columns) bool
+        Those of them that a token of an observed keyframe reaches; the others are known from generated ones alone.
+    """
+
+    patch_ids: Any
+    patch_scores: Any
+    patch_generated: Any
+    patch_sources: Any
+    sources: KeyframeTable
+    tokens: Any
+    positions: Any
+    source_positions: Any
+    depth: Any
+    confidence: Any
+    valid: Any
+    coverage: Any
+    observed: Any
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return int(self.coverage.shape[0])
+
+    @property
+    def rows(self) -> int:
+        """Of the target latent grid."""
+        return int(self.coverage.shape[1])
+
+    @property
+    def columns(self) -> int:
+        """Of the target latent grid."""
+        return int(self.coverage.shape[2])
+
+    @property
+    def coverage_ratio(self) -> F64:
+        """The part of each target frame's cells that is covered, (T,) float64, on the host."""
+        return np.asarray(on_host({"coverage": self.coverage})["coverage"].mean(axis=(1, 2)))
+
+    @property
+    def observed_ratio(self) -> F64:
+        """The part of each target frame's cells that observed keyframes cover, (T,) float64, on the host."""
+        return np.asarray(on_host({"observed": self.observed})["observed"].mean(axis=(1, 2)))
+
+    def unwarped(self) -> Mosaic:
+        """The same tokens, each at the (y, x) that it has in its own keyframe: what Warped RoPE is there to mend."""
+        positions = owned(self.positions)
+        positions[..., 1:] = self.source_positions
+        return replace(self, positions=positions)
+
+    def packed(self) -> PackedMosaic:
+        """The same without padding, on the host. On a GPU this waits."""
+        here = on_host({name: value for name, value in vars(self).items() if name != "sources"})
+        is_patch, valid = here["patch_ids"] >= 0, here["valid"]
+        used, sources = np.unique(here["patch_sources"][is_patch], return_inverse=True)
+        order = np.argsort(self.sources.observations[used])
+        frame, token = np.nonzero(valid)
+        cells = valid.shape[1] // max(is_patch.shape[1], 1)
+        number = np.cumsum(is_patch).reshape(is_patch.shape) - 1  # of each patch
+        table = self.sources.rows(used[order])
+        return PackedMosaic(
+            frames=self.frames,
+            rows=self.rows,
+            columns=self.columns,
+            patch_ids=here["patch_ids"][is_patch].astype(np.uint64),
+            patch_frames=np.nonzero(is_patch)[0].astype(np.int32),
+            patch_scores=here["patch_scores"][is_patch],
+            patch_generated=here["patch_generated"][is_patch],
+            source_camera_from_world=table.camera_from_world,
+            source_intrinsics=table.matrices,
+            patch_sources=np.argsort(order)[sources].astype(np.int32),
+            tokens=here["tokens"][valid],
+            positions=here["positions"][valid],
+            source_positions=here["source_positions"][valid],
+            depth=here["depth"][valid],
+            confidence=here["confidence"][valid],
+            token_patches=number[frame, token // max(cells, 1)].astype(np.int32),
+            coverage=here["coverage"],
+            observed=here["observed"],
+        )
+
+    def compose(self, warped_latent: WarpedLatent) -> list[LatentCanvas]:
+        """`PackedMosaic.compose` of the same tokens."""
+        return self.packed().compose(warped_latent)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMosaic:
+    """A `Mosaic` without padding, on the host: P patches and their N tokens.
 
     Tokens and patches are grouped by target frame; within one, patches run front to back.
 
@@ -28,29 +148,18 @@ class Mosaic:
         Target frame of each patch.
     patch_scores : (P,) float64
     patch_generated : (P,) bool
-        Whether a model made the patch's keyframe up; False for those that were observed.
     source_camera_from_world : (S, 4, 4) float64
         The cameras of the distinct keyframes that patches come from.
     source_intrinsics : (S, 3, 3) float64
         K in pixels.
     patch_sources : (P,) int32
         Which of those cameras saw the patch.
-    tokens : (N, C) float32
-        Latents.
-    positions : (N, 3) float64
-        Fractional (t, y, x): target frame (or time offset), and where the token lands in cell coordinates of the target
-        grid, integers at cell centres.
-    source_positions : (N, 2) int32
-        (row, column) of the token in its keyframe's grid.
-    depth : (N,) float32
-        In the target camera, metres.
-    confidence : (N,) float32
+    tokens, positions, source_positions, depth, confidence : (N, ...)
+        As of `Mosaic`.
     token_patches : (N,) int32
         Which patch each token belongs to.
-    coverage : (T, rows, columns) bool
-        Cells that the bilinear footprint of a token reaches.
-    observed : (T, rows, columns) bool
-        Those of them that a token of an observed keyframe reaches; the others are known from generated ones alone.
+    coverage, observed : (T, rows, columns) bool
+        As of `Mosaic`.
     """
 
     frames: int
@@ -86,21 +195,6 @@ class Mosaic:
         """Score of each token's patch, (N,) float64."""
         return self.patch_scores[self.token_patches]
 
-    @property
-    def coverage_ratio(self) -> F64:
-        """The part of each target frame's cells that is covered, (T,) float64."""
-        return np.asarray(self.coverage.mean(axis=(1, 2)))
-
-    @property
-    def observed_ratio(self) -> F64:
-        """The part of each target frame's cells that observed keyframes cover, (T,) float64."""
-        return np.asarray(self.observed.mean(axis=(1, 2)))
-
-    def unwarped(self) -> Mosaic:
-        """The same tokens, each at the (y, x) that it has in its own keyframe: what Warped RoPE is there to mend."""
-        positions = np.concatenate([self.positions[:, :1], self.source_positions], axis=1)
-        return replace(self, positions=positions)
-
     def tokens_of(self, frame: int) -> I64:
         """Indices of the tokens of one target frame."""
         return np.flatnonzero(self.token_frames == frame)
@@ -122,37 +216,3 @@ class Mosaic:
                 )
             )
         return canvases
-
-
-@dataclass(frozen=True, eq=False)
-class PaddedMosaic:
-    """A mosaic in arrays of one size, on a device: each of T target frames has room for N = top_k * patch_size^2
-    tokens, and ``valid`` says which are there. Nothing waits to learn their number; attention takes ``valid`` as its
-    mask.
-
-    Attributes
-    ----------
-    patch_ids : (T, top_k) int64
-        Front to back, -1 beyond those that were found.
-    patch_scores : (T, top_k) float64
-    tokens : (T, N, C) float32
-        Latents; zero where not valid.
-    positions : (T, N, 3) float32
-        As of `Mosaic`; zero where not valid.
-    depth : (T, N) float32
-        In the target camera, metres.
-    confidence : (T, N) float32
-    valid : (T, N) bool
-    coverage, observed : (T, rows, columns) bool
-        As of `Mosaic`.
-    """
-
-    patch_ids: Any
-    patch_scores: Any
-    tokens: Any
-    positions: Any
-    depth: Any
-    confidence: Any
-    valid: Any
-    coverage: Any
-    observed: Any

@@ -70,10 +70,9 @@ class RetrievalOptions:
         check_number("diversity_penalty", self.diversity_penalty, minimum=0.0, maximum=1.0)
         check_number("generated_weight", self.generated_weight, minimum=0.0, maximum=1.0)
 
-    def core_arguments(self) -> tuple[int, float, float, float, float, float]:
-        """What the core takes beside camera and time."""
+    def weights(self) -> tuple[float, float, float, float, float]:
+        """What the core takes beside cameras and ``top_k``."""
         return (
-            self.top_k,
             self.half_life,
             self.min_visibility,
             self.diversity_radius,

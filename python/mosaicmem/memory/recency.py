@@ -32,7 +32,7 @@ def suspect_forgotten(
     if not age > _HALF_LIVES * options.half_life:
         return
     ageless = replace(options, half_life=0.0, top_k=1)
-    if not any(store._sees(intrinsics, pose, ageless) for pose in poses):
+    if not any(len(store._retrieved(intrinsics, pose, ageless)) for pose in poses):
         return
     store._said_forgotten = True
     suspect(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mosaicmem import _core
-from mosaicmem._arrays import F64, U64
+from mosaicmem._arrays import F64, I64, U64, Bool
+from mosaicmem._border.device import on_host
 from mosaicmem._copies import Uncopied
 from mosaicmem.memory.storage import StoreSettings
 
@@ -35,21 +39,25 @@ class RetrievedPatches:
         return len(self.ids)
 
 
+FOUND = {"ids": ((), "int64"), "scores": ((), "float64"), "pixels": ((2,), "float64"), "depth": ((), "float64")}
+"""What the core writes for each patch that is retrieved, in its order."""
+
+
 @dataclass(frozen=True, eq=False)
 class RetrievedWindow:
-    """Patches that each of T cameras sees, front to back, in arrays of one size: what a camera does not fill is -1, or
-    0. From a store on a device they are arrays there.
+    """Patches that each of T cameras sees, front to back, in padded arrays, where the store is read. K is ``top_k``.
 
     Attributes
     ----------
     ids : (T, K) int64
-        -1 beyond the count.
+        -1 where there is no patch.
     scores : (T, K) float64
-        As of `RetrievedPatches`.
+        As of `RetrievedPatches`; these and the next two are 0 where there is no patch.
     pixels : (T, K, 2) float64
     depth : (T, K) float64
         Metres.
     count : (T,) int32
+        Patches of each camera; they come first.
     """
 
     ids: Any
@@ -61,6 +69,77 @@ class RetrievedWindow:
     def __len__(self) -> int:
         """T."""
         return int(self.ids.shape[0])
+
+    @property
+    def valid(self) -> Any:
+        """Where there is a patch, (T, K) bool."""
+        return self.ids >= 0
+
+    def packed(self) -> list[RetrievedPatches]:
+        """The same without padding, for each camera, on the host. On a GPU this waits."""
+        names = ("ids", "scores", "pixels", "depth", "count")
+        ids, scores, pixels, depth, count = on_host({name: getattr(self, name) for name in names}).values()
+        return [
+            RetrievedPatches(ids[t, :n].astype(np.uint64), scores[t, :n], pixels[t, :n], depth[t, :n])
+            for t, n in enumerate(count.tolist())
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyframeTable:
+    """K keyframes as they stand in the world, on the host. Rows of zeros may be among them, which nothing refers to.
+
+    Attributes
+    ----------
+    observations : (K,) uint64
+        The numbers that ``describe_patches()["observation"]`` has too.
+    frame_ids : (K,) int64
+    timestamps : (K,) float64
+        Seconds.
+    world_from_camera : (K, 3, 4) float64
+    intrinsics : (K, 4) float64
+        fx, fy, cx, cy; pixels.
+    generated : (K,) bool
+        Whether a model made a keyframe up; False for those that were observed.
+    """
+
+    observations: U64
+    frame_ids: I64
+    timestamps: F64
+    world_from_camera: F64
+    intrinsics: F64
+    generated: Bool
+
+    @classmethod
+    def of_core(cls, arrays: Mapping[str, Any]) -> KeyframeTable:
+        """From what the core gives."""
+        names = ("observation", "frame_id", "timestamp", "world_from_camera", "intrinsics", "generated")
+        return cls(*(arrays[name] for name in names))
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.observations)
+
+    def rows(self, which: I64) -> KeyframeTable:
+        """Some of the rows."""
+        return KeyframeTable(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    @property
+    def camera_from_world(self) -> F64:
+        """(K, 4, 4)."""
+        matrices = np.tile(np.eye(4), (len(self), 1, 1))
+        is_there = self.world_from_camera.any(axis=(1, 2))
+        matrices[is_there, :3] = self.world_from_camera[is_there]
+        return np.asarray(np.linalg.inv(matrices), np.float64)
+
+    @property
+    def matrices(self) -> F64:
+        """K of each, (K, 3, 3), pixels."""
+        matrices = np.zeros((len(self), 3, 3))
+        fx, fy, cx, cy = self.intrinsics.T
+        matrices[:, 0, 0], matrices[:, 1, 1] = fx, fy
+        matrices[:, 0, 2], matrices[:, 1, 2], matrices[:, 2, 2] = cx, cy, 1
+        return matrices
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from mosaicmem._arrays import F32, F64, ArrayLike, Bool, check_choice, check_instance, check_number
-from mosaicmem.attention.warped_latent import WarpedLatent
-from mosaicmem.attention.warped_rope import warped_positions
-from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
-from mosaicmem.device.retrieval import look
+from mosaicmem._arrays import check_choice, check_instance, check_number
+from mosaicmem._border.stores import room_for
+from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.absence import suspect_mistake
-from mosaicmem.memory.mosaic import Mosaic, PaddedMosaic
+from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
-from mosaicmem.memory.results import RetrievedPatches
+from mosaicmem.memory.recency import suspect_forgotten
+from mosaicmem.memory.results import FOUND, KeyframeTable
 from mosaicmem.memory.store import MosaicMemoryStore, cameras
 
 
@@ -42,8 +39,8 @@ class MemoryRetrieval:
         stride: int,
         *,
         seconds_per_latent: float | None = None,
-    ) -> Any:
-        """Build the mosaic of a window.
+    ) -> Mosaic:
+        """Build the mosaic of a window, all of one state of the store.
 
         Parameters
         ----------
@@ -55,94 +52,63 @@ class MemoryRetrieval:
         seconds_per_latent : float, optional
             Needed by ``temporal="offset"``.
 
-        Returns
-        -------
-        Mosaic
-            Or, from a store on a device, `PaddedMosaic` there.
-
         Warns
         -----
         SuspiciousInput
             Nothing is found for any target, and ``near``, ``far``, ``min_visibility`` or ``half_life`` hide what is in
-            view, or poses and depth seem to be of different units. Said once, and not for a store on a device.
+            view, or poses and depth seem to be of different units. Said once, and not for a store on a GPU.
         """
         check_instance("store", store, MosaicMemoryStore)
         check_instance("targets", targets, CameraTrajectory)
         if self.temporal == "offset":
             seconds_per_latent = check_number("seconds_per_latent", seconds_per_latent, above=0.0)
         grid = targets.intrinsics.latent_grid(stride)
-        if store._mirror is not None:
-            window, tokens = look(
-                store._mirror,
-                store._core,
-                cameras(targets, self.options),
-                self.options,
-                store.latent_patch_size,
-                (grid.height, grid.width, stride),
+        cells = store.latent_patch_size**2
+        with store._reading() as (call, memory):
+            room = (len(targets), store._place.room(self.options.top_k, len(store)))
+            patches, found = room_for(call, room, FOUND)
+            count, counted = call.empty(room[:1], "int32")
+            sources, sources_out = room_for(call, room, _SOURCES)
+            latents = {"tokens": ((memory.channels,), "float32")}
+            tokens, tokens_out = room_for(call, (*room, cells), latents | _TOKENS)
+            masks, masks_out = room_for(call, (len(targets), grid.height, grid.width), _MASKS)
+            table = memory.retrieve_tokens(
+                *cameras(targets, self.options),
+                self.options.weights(),
+                float(stride),
                 0.0 if seconds_per_latent is None or self.temporal == "target" else seconds_per_latent,
+                (*found, counted),
+                (*sources_out, *tokens_out, *masks_out),
+                call.handle,
             )
-            return PaddedMosaic(window[0], window[1], *tokens)
-        parts: list[dict[str, Any]] = []
-        patches = 0
-        for frame, (found, info, projected) in enumerate(store.retrieve_tokens(targets, self.options)):
-            t: ArrayLike = float(frame)
-            if self.temporal == "offset":
-                t = (info["timestamp"] - targets[frame].timestamp)[projected["patch"]] / seconds_per_latent
-            part = _aligned(found, info, projected, warped_positions(projected["projected"], stride, t), grid)
-            part["patch_frames"] = np.full(len(found), frame, dtype=np.int32)
-            part["token_patches"] = projected["patch"] + np.int32(patches)
-            parts.append(part)
-            patches += len(found)
-        if patches == 0 and not self._has_warned:
+            patches = {"patch_ids": patches["ids"], "patch_scores": patches["scores"], **sources}
+            patches, tokens = call.filled(patches, count), call.filled(tokens, count)
+        tokens = {name: array.reshape(_joined(array)) for name, array in tokens.items()}
+        mosaic = Mosaic(**patches, **tokens, **masks, sources=KeyframeTable.of_core(table))
+        if store._place.may_look and not len(mosaic.sources):
+            self._suspect_absence(store, targets)
+        return mosaic
+
+    def _suspect_absence(self, store: MosaicMemoryStore, targets: CameraTrajectory) -> None:
+        suspect_forgotten(store, targets.intrinsics, list(targets), self.options)
+        if not self._has_warned:
             ageless = replace(self.options, half_life=0.0)  # ages are looked at by the store
             self._has_warned = suspect_mistake(store, targets, ageless)
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Mosaic(frames=len(targets), rows=grid.height, columns=grid.width, **_distinct_sources(joined))
 
 
-def _aligned(
-    found: RetrievedPatches, info: dict[str, Any], projected: dict[str, Any], positions: F64, grid: CameraIntrinsics
-) -> dict[str, Any]:
-    """What a mosaic holds of one target: fields of `Mosaic`, but for what counts over all targets."""
-    cells, depth = positions[:, 1:], projected["projected"][:, 2]
-    seen = ~info["generated"][projected["patch"]]
-    return {
-        "patch_ids": found.ids,
-        "patch_scores": found.scores,
-        "patch_generated": info["generated"],
-        "observation": info["observation"],
-        "world_from_camera": info["world_from_camera"],
-        "intrinsics": info["intrinsics"],
-        "tokens": projected["latents"],
-        "positions": positions,
-        "source_positions": np.stack([projected["source_row"], projected["source_column"]], axis=1),
-        "depth": depth,
-        "confidence": projected["confidence"],
-        "coverage": _reached(cells, depth, grid)[None],
-        "observed": _reached(cells[seen], depth[seen], grid)[None],
-    }
+def _joined(array: Any) -> tuple[int, ...]:
+    """The shape of (T, K, cells, ...) with tokens along one axis."""
+    views, patches, cells, *rest = array.shape
+    return (views, patches * cells, *rest)
 
 
-def _reached(positions: F64, depth: F32, grid: CameraIntrinsics) -> Bool:
-    """The cells (rows, columns) that the bilinear footprint of a token reaches; ``positions`` (N, 2) are (y, x)."""
-    no_features = np.zeros((len(depth), 0), np.float32)
-    splat = WarpedLatent("bilinear").splat(no_features, positions, depth, grid.height, grid.width)
-    return np.asarray(splat.coverage)
-
-
-def _distinct_sources(joined: dict[str, Any]) -> dict[str, Any]:
-    """Replaces the camera of each patch by a table of distinct cameras and an index into it."""
-    _, first, sources = np.unique(joined.pop("observation"), return_index=True, return_inverse=True)
-    world_from_camera = joined.pop("world_from_camera")[first]
-    fx, fy, cx, cy = joined.pop("intrinsics")[first].T
-    camera_from_world = np.tile(np.eye(4), (len(first), 1, 1))
-    camera_from_world[:, :3] = world_from_camera
-    intrinsics = np.zeros((len(first), 3, 3))
-    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = fx, fy
-    intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = cx, cy, 1
-    return {
-        **joined,
-        "source_camera_from_world": np.linalg.inv(camera_from_world),
-        "source_intrinsics": intrinsics,
-        "patch_sources": sources.astype(np.int32),
-    }
+# What the core writes, in its order, beside latents: for each patch, each token, each cell of a target.
+_SOURCES = {"patch_sources": ((), "int32"), "patch_generated": ((), "bool")}
+_TOKENS = {
+    "positions": ((3,), "float64"),
+    "source_positions": ((2,), "int32"),
+    "depth": ((), "float32"),
+    "confidence": ((), "float32"),
+    "valid": ((), "bool"),
+}
+_MASKS = {"coverage": ((), "bool"), "observed": ((), "bool")}

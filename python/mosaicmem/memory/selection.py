@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +10,25 @@ import numpy as np
 
 from mosaicmem._arrays import F64, I64, U64, ArrayLike, Bool, as_ids
 from mosaicmem._border.device import to_host
+from mosaicmem.memory.results import KeyframeTable
 
 
 @dataclass(frozen=True, eq=False)
 class KeyframeSelection:
-    """The keyframes chosen for T targets.
+    """The keyframes chosen for T targets, in a padded array where the store is read.
+
+    Parameters
+    ----------
+    chosen : list of T (n,) arrays
+        The best first: the numbers that ``describe_patches()["observation"]`` has too. Integers of any kind are taken;
+        what is given twice counts once.
 
     Attributes
     ----------
-    observations : list of T (n,) uint64 arrays
-        The best first; the numbers that ``describe_patches()["observation"]`` has too. Integers of any kind are taken;
-        what is given twice counts once.
+    picks : (T, K) int32
+        Positions in ``observations``, the best first; -1 beyond those that were chosen.
+    observations : (R,) uint64
+        On the host. From a store on a GPU, all that it has.
 
     Raises
     ------
@@ -28,23 +36,48 @@ class KeyframeSelection:
         Something else is given.
     """
 
-    observations: list[U64]
+    picks: Any
+    observations: U64
+    _version: int | None  # of the tables on a GPU that picks are rows of
 
-    def __init__(self, observations: Sequence[ArrayLike]) -> None:
-        if not isinstance(observations, Sequence):
-            raise TypeError(f"observations: expected a list of arrays, got {type(observations).__name__}")
-        object.__setattr__(
-            self, "observations", [_distinct(f"observations[{t}]", each) for t, each in enumerate(observations)]
-        )
+    def __init__(self, chosen: Sequence[ArrayLike]) -> None:
+        if not isinstance(chosen, Sequence):
+            raise TypeError(f"chosen: expected a list of arrays, got {type(chosen).__name__}")
+        lists = [_distinct(f"chosen[{t}]", each) for t, each in enumerate(chosen)]
+        observations = np.unique(np.concatenate([*lists, np.zeros(0, np.uint64)]))
+        picks = np.full((len(lists), max(map(len, lists), default=0)), -1, np.int32)
+        for t, each in enumerate(lists):
+            picks[t, : len(each)] = np.searchsorted(observations, each)
+        self._set(picks, observations, None)
+
+    @classmethod
+    def of_core(cls, picks: Any, observations: U64, version: int | None) -> KeyframeSelection:
+        """From what the core gives."""
+        selection = object.__new__(cls)
+        selection._set(picks, observations, version)
+        return selection
+
+    def _set(self, picks: Any, observations: U64, version: int | None) -> None:
+        for name, value in (("picks", picks), ("observations", observations), ("_version", version)):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         """T."""
-        return len(self.observations)
+        return int(self.picks.shape[0])
+
+    @property
+    def valid(self) -> Any:
+        """Where there is a pick, (T, K) bool."""
+        return self.picks >= 0
+
+    def packed(self) -> list[U64]:
+        """The observations that were chosen for each target, the best first. On a GPU this waits."""
+        return [self.observations[row[row >= 0]] for row in to_host("picks", self.picks)]
 
     @property
     def window(self) -> U64:
-        """All that any target uses, ascending."""
-        return np.unique(np.concatenate([*self.observations, np.zeros(0, np.uint64)]))
+        """All that any target uses, ascending. On a GPU this waits."""
+        return np.unique(np.concatenate([*self.packed(), np.zeros(0, np.uint64)]))
 
 
 def _distinct(name: str, ids: ArrayLike) -> U64:
@@ -55,36 +88,10 @@ def _distinct(name: str, ids: ArrayLike) -> U64:
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceSelection:
-    """The keyframes chosen for T targets on a device, where they stay. Good until the store changes.
-
-    Attributes
-    ----------
-    picks : (T, K) int32
-        On the device: positions in ``observations``, the best first, -1 beyond those that were chosen.
-    observations : (R,) uint64
-        As of `KeyframeSelection`, on the host.
-    """
-
-    picks: Any
-    observations: U64
-    _state: tuple[Any, int]  # of the mirror
-
-    def __len__(self) -> int:
-        """T."""
-        return int(self.picks.shape[0])
-
-    def on_host(self) -> KeyframeSelection:
-        """The same there; waits for the device."""
-        rows = to_host("picks", self.picks)
-        return KeyframeSelection([self.observations[row[row >= 0]] for row in rows])
-
-
-@dataclass(frozen=True, eq=False)
 class ComposedMosaic:
     """Canvases for T targets, and what each cell was composed from.
 
-    From a store on a device the five arrays of canvases are there, and the K keyframes are all of the store.
+    The five arrays of canvases are where the store is read. From a store on a GPU the K keyframes are all that it has.
 
     Attributes
     ----------
@@ -97,17 +104,9 @@ class ComposedMosaic:
         Which of the K keyframes has the token that counts most in a cell; -1 where uncovered.
     weight : (T, h, w) float32
         What all that was averaged is worth together, bilinear weights included: how sure a cell is. 0 where uncovered.
-    observations : (K,) uint64
-        The keyframes in use.
-    frame_ids : (K,) int64
-    timestamps : (K,) float64
-        Seconds.
-    world_from_camera : (K, 3, 4) float64
-    intrinsics : (K, 4) float64
-        fx, fy, cx, cy; pixels.
-    generated : (K,) bool
-        Whether a model made a keyframe up; False for those that were observed.
-    selection : KeyframeSelection, DeviceSelection or None
+    observations, frame_ids, timestamps, world_from_camera, intrinsics, generated : (K, ...)
+        The K keyframes, on the host, as of `KeyframeTable`.
+    selection : KeyframeSelection or None
         None where patches were composed.
     """
 
@@ -122,7 +121,14 @@ class ComposedMosaic:
     world_from_camera: F64
     intrinsics: F64
     generated: Bool
-    selection: KeyframeSelection | DeviceSelection | None = None
+    selection: KeyframeSelection | None = None
+
+    @classmethod
+    def of_core(
+        cls, canvases: dict[str, Any], table: Mapping[str, Any], selection: KeyframeSelection | None
+    ) -> ComposedMosaic:
+        """From what the core gives."""
+        return cls(**canvases, **vars(KeyframeTable.of_core(table)), selection=selection)
 
     @property
     def coverage_ratio(self) -> F64:

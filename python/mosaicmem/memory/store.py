@@ -24,17 +24,15 @@ from mosaicmem._arrays import (
     check_number,
     check_threads,
 )
-from mosaicmem._border.device import on_host, to_host
+from mosaicmem._border.device import on_host
+from mosaicmem._border.stores import place_of, room_for
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.device.keyframe_pool import pinned_copy
-from mosaicmem.device.mirror import StoreMirror
-from mosaicmem.device.retrieval import retrieve as retrieve_on_device
 from mosaicmem.memory.keyframe import as_keyframe
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.recency import suspect_forgotten
-from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
+from mosaicmem.memory.results import FOUND, RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.storage import MAX_LABEL, Attachment, StoreFolder, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
@@ -70,9 +68,10 @@ class MosaicMemoryStore(Uncopied):
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
     device : optional
-        ``"cuda"`` or ``"cuda:1"`` for torch, or an array module such as ``cupy``: the store is mirrored on that GPU.
-        `retrieve`, `retrieve_window`, `MemoryRetrieval` and `KeyframeRetrieval` then run and answer there; all else is
-        as it was, on the host, which has everything. Keyframes may be given from the device; that waits for them.
+        ``"cuda"`` or ``"cuda:1"`` for torch, or an array module such as ``cupy``: tables on that GPU follow the store.
+        `retrieve_window`, `MemoryRetrieval`, `KeyframeRetrieval` and `AutoregressivePipeline` then run and answer
+        there; all else is as it was, on the host, which has everything. Keyframes may be given from the GPU; that
+        waits for them.
     device_bytes : int, optional
         Latents that are kept in device memory. Those of other keyframes are read from pinned memory of the host, until
         `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the device: 12 bytes per patch
@@ -104,20 +103,13 @@ class MosaicMemoryStore(Uncopied):
         )
         self.device = device
         self.device_bytes = None if device_bytes is None else check_integer("device_bytes", device_bytes, minimum=0)
-        self._mirror = self._new_mirror()
+        self._place = place_of(device, self.device_bytes)
         self._next_frame_id = 0
         self._said_forgotten = False
         self._folder: StoreFolder | None = None
         self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
         self._lock = ForkSafeLock(rank=1)  # of the three above
         self._saving = ForkSafeLock(over_io=True)  # one save at a time
-
-    def _new_mirror(self) -> StoreMirror | None:
-        if self.device is None:
-            if self.device_bytes is not None:
-                raise ValueError("device_bytes: expected with device only")
-            return None
-        return StoreMirror(self.device, self.device_bytes, self.latent_dtype)
 
     def __len__(self) -> int:
         """The number of living patches."""
@@ -177,11 +169,10 @@ class MosaicMemoryStore(Uncopied):
             Id of the first patch. The patches of the frame have consecutive ids, row by row.
         """
         given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
-        arrays = given if self.device is None else on_host(given)
         if not isinstance(copy, bool):
             raise TypeError(f"copy: expected True or False, got {copy!r}")
         keyframe = as_keyframe(
-            **arrays,
+            **on_host(given),
             intrinsics=intrinsics,
             pose=pose,
             provenance=provenance,
@@ -192,8 +183,7 @@ class MosaicMemoryStore(Uncopied):
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-_MOST_FRAME_ID, maximum=_MOST_FRAME_ID)
         self._check_fits(keyframe)
-        if self.device is not None:
-            keyframe["latents"] = pinned_copy(keyframe["latents"])
+        keyframe["latents"] = self._place.kept(keyframe["latents"])
         with self._lock:
             if frame_id is None:
                 frame_id = self._next_frame_id
@@ -239,8 +229,7 @@ class MosaicMemoryStore(Uncopied):
         Returns
         -------
         RetrievedPatches
-            Front to back. Equal scores go to the smaller id. From a store on a device, arrays there, with int64 ids;
-            this waits for their number, which `retrieve_window` does not.
+            Front to back, on the host. Equal scores go to the smaller id.
 
         Warns
         -----
@@ -248,77 +237,48 @@ class MosaicMemoryStore(Uncopied):
             Nothing is left of what the camera sees, since all of the store is 30 half-lives old or older; once a store.
         """
         chosen = RetrievalOptions(**options)
-        if self._mirror is not None:
-            window = self.retrieve_window(CameraTrajectory([pose], intrinsics), **options)
-            count = int(to_host("count", window.count)[0])
-            if not count:
-                suspect_forgotten(self, intrinsics, [pose], chosen)
-            parts = (window.ids, window.scores, window.pixels, window.depth)
-            return RetrievedPatches(*(part[0][:count] for part in parts))
-        camera, camera_from_world = _view(intrinsics, pose, chosen.near, chosen.far)
-        found = _retrieved(self._core.retrieve(camera, camera_from_world, pose.timestamp, *chosen.core_arguments()))
+        found = self._retrieved(intrinsics, pose, chosen)
         if not len(found):
             suspect_forgotten(self, intrinsics, [pose], chosen)
         return found
 
-    def _sees(self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions) -> bool:
-        """Whether anything is retrieved, on the host."""
+    def _retrieved(self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions) -> RetrievedPatches:
+        """`retrieve` without a word where nothing is found."""
         camera, camera_from_world = _view(intrinsics, pose, options.near, options.far)
-        found = self._core.retrieve(camera, camera_from_world, pose.timestamp, *options.core_arguments())
-        return len(found["id"]) > 0
+        window = self._window(camera, camera_from_world[None], np.array([pose.timestamp]), options, len(self))
+        return window.packed()[0]
 
     def retrieve_window(self, targets: CameraTrajectory, **options: Any) -> RetrievedWindow:
-        """`retrieve` for each camera of a window, in arrays of one size.
-
-        From a store on a device they are arrays there: all cameras in one go, and nothing waits.
+        """`retrieve` for each camera of a window, in padded arrays, where the store is read. On a GPU all cameras go
+        in one launch, and nothing waits.
 
         Parameters
         ----------
         targets : CameraTrajectory
         options
-            Fields of `RetrievalOptions`. On a device ``top_k`` is at most 65536.
+            Fields of `RetrievalOptions`. On a GPU ``top_k`` is at most 65536.
         """
         check_instance("targets", targets, CameraTrajectory)
         chosen = RetrievalOptions(**options)
-        if self._mirror is not None:
-            return RetrievedWindow(*retrieve_on_device(self._mirror, self._core, cameras(targets, chosen), chosen))
-        found = [self.retrieve(targets.intrinsics, pose, **options) for pose in targets]
-        shape = (len(found), chosen.top_k)
-        window = RetrievedWindow(
-            np.full(shape, -1, np.int64),
-            np.zeros(shape),
-            np.zeros((*shape, 2)),
-            np.zeros(shape),
-            np.array([len(patches) for patches in found], np.int32),
-        )
-        for t, patches in enumerate(found):
-            for to, values in (
-                (window.ids, patches.ids),
-                (window.scores, patches.scores),
-                (window.pixels, patches.pixels),
-                (window.depth, patches.depth),
-            ):
-                to[t, : len(patches)] = values
+        window = self._window(*cameras(targets, chosen), chosen, chosen.top_k)
+        if self._place.may_look and not window.count.any():
+            suspect_forgotten(self, targets.intrinsics, list(targets), chosen)
         return window
 
-    def retrieve_tokens(
-        self, targets: CameraTrajectory, options: RetrievalOptions
-    ) -> list[tuple[RetrievedPatches, dict[str, Any], dict[str, Any]]]:
-        """`retrieve`, `describe_patches` and `project_tokens` for each camera, all of one state of the store.
+    def _window(
+        self, camera: Any, camera_from_world: F64, times: F64, options: RetrievalOptions, most: int
+    ) -> RetrievedWindow:
+        """With room for ``most`` patches of each camera."""
+        views = len(camera_from_world)
+        with self._reading() as (call, memory):
+            arrays, found = room_for(call, (views, self._place.room(options.top_k, most)), FOUND)
+            count, counted = call.empty((views,), "int32")
+            memory.retrieve_window(camera, camera_from_world, times, options.weights(), (*found, counted), call.handle)
+        return RetrievedWindow(**arrays, count=count)
 
-        Cameras are looked through in parallel.
-        """
-        check_instance("targets", targets, CameraTrajectory)
-        camera, camera_from_world, times = cameras(targets, options)
-        found_by_view = self._core.retrieve_tokens(
-            camera, camera_from_world, times, *options.core_arguments(), self.num_threads
-        )
-        if not any(len(found["id"]) for found, _, _ in found_by_view):
-            suspect_forgotten(self, targets.intrinsics, list(targets), options)
-        return [
-            (_retrieved(found), cast(dict[str, Any], described), cast(dict[str, Any], projected))
-            for found, described, projected in found_by_view
-        ]
+    def _reading(self) -> Any:
+        """See `mosaicmem._border.stores`."""
+        return self._place.reading(self._core, self.num_threads)
 
     def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
         """The k patches nearest to each point.
@@ -435,7 +395,7 @@ class MosaicMemoryStore(Uncopied):
         other.__dict__.update(self.__dict__)
         other._core, other._folder, other._failed_folder = self._core.fork(), None, None
         other._lock, other._saving = ForkSafeLock(rank=1), ForkSafeLock(over_io=True)
-        other._mirror = other._new_mirror()
+        other._place = other._place.anew()
         return other
 
     @property
@@ -602,8 +562,3 @@ def _as_points(points: ArrayLike) -> F64:
     if np.abs(queries).max(initial=0) > _MOST_COORDINATE:
         raise ValueError(f"points: expected values within {_MOST_COORDINATE:g}, got {np.abs(queries).max():g}")
     return queries
-
-
-def _retrieved(found: Any) -> RetrievedPatches:
-    pixels = np.stack([found["u"], found["v"]], axis=1)
-    return RetrievedPatches(found["id"], found["score"], pixels, found["depth"])

@@ -12,7 +12,6 @@ import numpy as np
 from mosaicmem._arrays import Bool
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
-from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.storage import read_manifest
 from mosaicmem.memory.store import MosaicMemoryStore
 
@@ -118,11 +117,11 @@ def coverage_along(
     ``coverage`` is the sum of ``coverage_observed`` and ``coverage_generated``.
     ``patches`` are fields of `RetrievalOptions`, ``keyframes`` of `KeyframeOptions`.
     """
-    retrieval, options = KeyframeRetrieval(**keyframes), RetrievalOptions(**patches)
+    retrieval = KeyframeRetrieval(**keyframes)
     frames = []
     for i, pose in enumerate(trajectory):
         one = CameraTrajectory([pose], trajectory.intrinsics)
-        ((found, _, _),) = store.retrieve_tokens(one, options)
+        found = store.retrieve(one.intrinsics, pose, **patches)
         canvas = retrieval.retrieve(store, one, stride)
         frames.append(
             {

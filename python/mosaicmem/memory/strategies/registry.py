@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from mosaicmem._arrays import check_choice
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.keyframe_options import KeyframeOptions
+from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.selection import KeyframeSelection
 from mosaicmem.memory.store import MosaicMemoryStore
 
 
 class Strategy(Protocol):
     """Chooses the parts of memory that a window of target views needs."""
 
-    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Any:
+    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> KeyframeSelection | Mosaic:
         """A `KeyframeSelection`, the best keyframes of each target first; or a `Mosaic`, the patches of each.
 
         Parameters

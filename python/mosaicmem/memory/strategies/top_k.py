@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.keyframe_options import KeyframeOptions
+from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.retrieval import MemoryRetrieval
 from mosaicmem.memory.store import MosaicMemoryStore
 
@@ -25,6 +24,6 @@ class TopK:
             generated_weight=options.generated_weight,
         )
 
-    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Any:
-        """A `Mosaic`."""
+    def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> Mosaic:
+        """Patches."""
         return self._patches.retrieve(store, targets, stride)

@@ -1,0 +1,103 @@
+// Patches and tokens for the views of a window, written into the caller's arrays.
+
+#include "cpp/bindings/store.hpp"
+#include "cpp/memory/retrieved_tokens.hpp"
+
+namespace mosaicmem::bindings {
+namespace {
+
+// See FoundArrays and TokenArrays.
+using FoundOut =
+    std::tuple<Out<std::int64_t>, Out<double>, Out<double>, Out<double>, Out<std::int32_t>>;
+using TokensOut =
+    std::tuple<Out<std::int32_t>, Out<bool>, Out<float>, Out<double>, Out<std::int32_t>, Out<float>,
+               Out<float>, Out<bool>, Out<bool>, Out<bool>>;
+
+FoundArrays to_found(FoundOut& views) {
+    auto& [ids, scores, pixels, depth, count] = views;
+    return {extent(ids, 1),        ids.mutable_data(),   scores.mutable_data(),
+            pixels.mutable_data(), depth.mutable_data(), count.mutable_data()};
+}
+
+std::uint8_t* bytes_of(Out<bool>& array) {
+    return reinterpret_cast<std::uint8_t*>(array.mutable_data());
+}
+
+TokenArrays to_tokens(TokensOut& views, double stride, double seconds_per_latent) {
+    auto& [sources, generated, latents, positions, source_positions, depth, confidence, valid,
+           coverage, observed] = views;
+    return {extent(latents, 2),
+            extent(latents, 3),
+            sources.mutable_data(),
+            bytes_of(generated),
+            latents.mutable_data(),
+            positions.mutable_data(),
+            source_positions.mutable_data(),
+            depth.mutable_data(),
+            confidence.mutable_data(),
+            bytes_of(valid),
+            bytes_of(coverage),
+            bytes_of(observed),
+            extent(coverage, 1),
+            extent(coverage, 2),
+            stride,
+            seconds_per_latent};
+}
+
+// top_k is what there is room for.
+std::vector<RetrievalParams> to_params(const Array<double>& times, const RetrievalWeights& options,
+                                       std::size_t top_k) {
+    std::vector<RetrievalParams> params;
+    for (std::size_t i = 0; i < extent(times, 0); ++i) {
+        params.push_back(to_retrieval_params(options, top_k));
+        params.back().time = times.data()[i];
+    }
+    return params;
+}
+
+void retrieve_views(const BoundStore& store, const std::array<double, 8>& camera,
+                    const Array<double>& camera_from_world, const Array<double>& times,
+                    const RetrievalWeights& options, FoundOut found, int num_threads) {
+    const std::vector<View> views = to_views(camera, camera_from_world);
+    const FoundArrays out = to_found(found);
+    const auto params = to_params(times, options, out.top_k);
+    const py::gil_scoped_release release;
+    store.core.read([&](const StoreState& state) {
+        retrieve_window(state, views, params, out, num_threads);
+        return 0;
+    });
+}
+
+py::dict retrieve_tokens_of_views(const BoundStore& store, const std::array<double, 8>& camera,
+                                  const Array<double>& camera_from_world,
+                                  const Array<double>& times, const RetrievalWeights& options,
+                                  double stride, double seconds_per_latent, FoundOut found,
+                                  TokensOut tokens, int num_threads) {
+    const std::vector<View> views = to_views(camera, camera_from_world);
+    const FoundArrays out = to_found(found);
+    const TokenArrays tokens_out = to_tokens(tokens, stride, seconds_per_latent);
+    const auto params = to_params(times, options, out.top_k);
+    StoreState::Table table;
+    {
+        const py::gil_scoped_release release;
+        table = store.core.read([&](const StoreState& state) {
+            return retrieve_tokens(state, views, params, out, tokens_out, num_threads);
+        });
+    }
+    return keyframe_arrays(placed(table));
+}
+
+}  // namespace
+
+void bind_store_retrieval(BoundStoreClass& store) {
+    store
+        .def("retrieve_window", &retrieve_views, py::arg("camera"),
+             py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
+             py::arg("options"), py::arg("found").noconvert(), py::arg("num_threads"))
+        .def("retrieve_tokens", &retrieve_tokens_of_views, py::arg("camera"),
+             py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
+             py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"),
+             py::arg("found").noconvert(), py::arg("tokens").noconvert(), py::arg("num_threads"));
+}
+
+}  // namespace mosaicmem::bindings

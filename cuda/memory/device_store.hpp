@@ -1,0 +1,93 @@
+// A store in device memory: tables that follow it.
+//
+// The store itself stays on the host, where it is edited, saved and bounded. Before each use the
+// tables take over what has changed: for each observation the centres of its patches, the depth of
+// what lives, and where its latents are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "cpp/memory/memory_store.hpp"
+#include "cuda/base/device_memory.hpp"
+#include "cuda/base/staging.hpp"
+#include "cuda/memory/keyframe_pool.hpp"
+#include "cuda/memory/mirror.hpp"
+
+namespace mosaicmem::cuda {
+
+// Not safe for threads by itself: the caller makes calls one after the other. Their streams follow
+// each other, so what a call puts into its stream after follow() reads the tables as they are then.
+class DeviceStore {
+  public:
+    // budget: bytes of latents in device memory; nothing for all.
+    explicit DeviceStore(std::optional<std::size_t> budget) : pool_(budget) {}
+
+    // Brings the tables up to date. After an exception part of the changes may be missing; kernels
+    // must not run before a call has succeeded.
+    void follow(const MemoryStore& store, const Execution& execution);
+
+    // Begins to move the keyframes of observations into device memory, the most wanted first.
+    void prefetch(std::span<const Slot> observations, const Execution& execution);
+
+    // A copy of small or large data of the host, for one call.
+    const void* put(const void* data, std::size_t bytes, const Execution& execution);
+
+    // A row of the table of observations, beside its bytes.
+    struct Row {
+        std::shared_ptr<const Keyframe> keyframe;  // null: the row is free
+        Affine world_from_camera;
+        Slot first_slot;
+        std::uint64_t version;
+        std::size_t first_chunk, chunks;
+        DeviceMemory depth, confidence;
+    };
+
+    Mirror mirror() const;
+    std::span<const Row> rows() const { return rows_; }
+    std::int32_t row_of(Slot observation) const;                // -1: not here
+    std::uint64_t version() const { return version_.value(); }  // of the table; nothing else has it
+    std::size_t most_cells() const;                             // of the largest keyframe
+    std::size_t channels() const { return channels_; }
+    std::size_t used_chunks() const { return used_chunks_; }
+    std::size_t latent_bytes() const { return pool_.bytes(); }  // in device memory
+    bool is_resident(Slot observation) const;                   // or on its way into device memory
+
+  private:
+    void take_over(const StoreState& state, const Execution& execution);
+    void start_again(const StoreState& state, const Execution& execution);
+    void add(const StoreState& state, const Observation& observation, const Execution& execution);
+    void remove(std::size_t row, const Execution& execution);
+    void let_go(Row& row, const Execution& execution);
+    void point(const Execution& execution);
+    void reserve(std::size_t chunks, std::size_t rows, const Execution& execution);
+    DeviceMemory copied(const float* values, std::size_t count, const Execution& execution);
+
+    Staging staging_;
+    KeyframePool pool_;
+    StreamOrder order_;
+    Version version_;
+    std::optional<std::uint64_t> revision_;  // of the store that the tables are of
+    Vec3 origin_{};
+    std::size_t channels_ = 0;
+    LatentType latent_type_ = LatentType::float32;
+
+    std::vector<Row> rows_;
+    std::unordered_map<std::uint64_t, std::size_t> row_of_version_;
+    std::unordered_map<Slot, std::size_t> row_of_slot_;
+    std::unordered_map<KeyframePool::Serial, std::vector<std::size_t>> rows_of_keyframe_;
+    std::vector<std::size_t> free_rows_;
+    std::map<std::size_t, std::vector<std::size_t>> free_chunks_;  // first ones, by how many
+    std::size_t used_chunks_ = 0;
+
+    DeviceMemory centres_, chunk_row_, table_;  // see Mirror
+    std::size_t chunk_room_ = 0, row_room_ = 0;
+};
+
+}  // namespace mosaicmem::cuda
