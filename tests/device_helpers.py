@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import ml_dtypes
 import numpy as np
@@ -46,7 +47,7 @@ class EmulatedArray:
         self.array[key] = value.array if isinstance(value, EmulatedArray) else value
 
     def __ge__(self, other):
-        return EmulatedArray(self.array >= other)
+        return self._with(operator.ge, other)
 
     def get(self):
         return self.array.copy()
@@ -63,8 +64,22 @@ class EmulatedArray:
     def __matmul__(self, other):
         return EmulatedArray((self.array.astype(np.float32) @ other.array.astype(np.float32)).astype(self.dtype))
 
+    def _with(self, operation, other):
+        return EmulatedArray(operation(self.array, other.array if isinstance(other, EmulatedArray) else other))
+
     def __add__(self, other):
-        return EmulatedArray(self.array + (other.array if isinstance(other, EmulatedArray) else other))
+        return self._with(operator.add, other)
+
+    def __sub__(self, other):
+        return self._with(operator.sub, other)
+
+    def __mul__(self, other):
+        return self._with(operator.mul, other)
+
+    def __truediv__(self, other):
+        return self._with(operator.truediv, other)
+
+    __radd__, __rmul__ = __add__, __mul__
 
     def nonzero(self):
         return tuple(EmulatedArray(index) for index in self.array.nonzero())

@@ -6,7 +6,6 @@ import pytest
 from conftest import random_pose
 from memory_helpers import COLUMNS, ROWS, STRIDE, K, random_keyframe
 from mosaicmem import (
-    AutoregressivePipeline,
     CameraPose,
     CameraTrajectory,
     MemoryRetrieval,
@@ -367,10 +366,6 @@ class TestRefusals:
             pytest.skip("built without CUDA")
         with pytest.raises(RuntimeError, match="device: torch cannot use 'cuda:99': "):
             MosaicMemoryStore(device="cuda:99")
-
-    def test_pipelines_run_on_the_host(self, device):
-        with pytest.raises(ValueError, match="store: expected one on the host, where the pipeline runs, got one on a"):
-            AutoregressivePipeline(store=MosaicMemoryStore(device=device.for_store))
 
     def test_integer_depth(self, rng, device):
         store = MosaicMemoryStore(device=device.for_store)

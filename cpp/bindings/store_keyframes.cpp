@@ -21,17 +21,19 @@ std::unique_ptr<Targets> to_targets(const std::array<double, 8>& camera,
     return targets;
 }
 
-// (latents, coverage, depth, source, weight); see CanvasArrays.
-using CanvasesOut = std::tuple<Out<float>, Out<bool>, Out<float>, Out<std::int32_t>, Out<float>>;
+// See CanvasArrays.
+using CanvasesOut =
+    std::tuple<Out<float>, Out<bool>, Out<float>, Out<std::int32_t>, Out<float>, Out<bool>>;
 
 CanvasArrays to_canvases(CanvasesOut& views) {
-    auto& [latents, coverage, depth, source, weight] = views;
+    auto& [latents, coverage, depth, source, weight, observed] = views;
     return {extent(latents, 3),
             latents.mutable_data(),
             reinterpret_cast<std::uint8_t*>(coverage.mutable_data()),
             depth.mutable_data(),
             source.mutable_data(),
-            weight.mutable_data()};
+            weight.mutable_data(),
+            reinterpret_cast<std::uint8_t*>(observed.mutable_data())};
 }
 
 // Writes positions in a table, which is returned: what was picked, ascending. picks (T, K), -1

@@ -46,6 +46,7 @@ struct CanvasArrays {
     float* depth;            // metres, of the front surface; 0 where uncovered
     std::int32_t* source;    // position in a table, of what counts most in a cell; -1 for none
     float* weight;           // total worth; 0 where uncovered
+    std::uint8_t* observed;  // of the coverage, where `source` is an observed keyframe
 };
 
 }  // namespace mosaicmem

@@ -91,10 +91,11 @@ StoreState::Table StoreState::compose_views(std::span<const TargetGrid> targets,
                    canvases.depth + first, canvases.source + first, canvases.weight + first});
             for (std::size_t cell = first; cell < first + cells; ++cell) {
                 std::int32_t& source = canvases.source[cell];
-                if (source >= 0) {
-                    source = static_cast<std::int32_t>(
-                        place.at(view.at[static_cast<std::size_t>(source)]));
-                }
+                canvases.observed[cell] = 0;
+                if (source < 0) continue;
+                const std::size_t at = place.at(view.at[static_cast<std::size_t>(source)]);
+                source = static_cast<std::int32_t>(at);
+                canvases.observed[cell] = table[at]->keyframe->provenance == Provenance::observed;
             }
         }
     });

@@ -17,8 +17,9 @@ void retrieve_window(const StoreState& state, std::span<const View> views,
 
 // The same, and the tokens. Written for as many patches as any view has; what is beyond them is
 // left as it is, but for the ids. Returns the observations that patches come from, in the order of
-// their slots: the table of `sources`. Room for no channels is of a store that was empty when it was
-// asked for them, and finds nothing; room for others than the store has is a std::runtime_error.
+// their slots: the table of `sources`. Room for no channels is of a store that was empty when it
+// was asked for them, and finds nothing; room for others than the store has is a
+// std::runtime_error.
 std::vector<std::shared_ptr<const Observation>> retrieve_tokens(
     const StoreState& state, std::span<const View> views, std::span<const RetrievalParams> params,
     const FoundArrays& found, const TokenArrays& tokens, int num_threads);

@@ -24,7 +24,7 @@ using Camera = std::array<double, 8>;  // fx, fy, cx, cy, width, height, near, f
 // See FoundArrays, TokenArrays and CanvasArrays.
 using FoundViews = std::array<DeviceArray, 5>;
 using TokenViews = std::array<DeviceArray, 10>;
-using CanvasViews = std::array<DeviceArray, 5>;
+using CanvasViews = std::array<DeviceArray, 6>;
 
 FoundArrays to_found(const FoundViews& views) {
     const auto& [ids, scores, pixels, depth, count] = views;
@@ -74,9 +74,9 @@ class BoundDeviceStore {
     }
 
     py::dict retrieve_tokens(const Camera& camera, const Array<double>& camera_from_world,
-                         const Array<double>& times, const RetrievalWeights& options, double stride,
-                         double seconds_per_latent, const FoundViews& found,
-                         const TokenViews& tokens, const Execution& execution) {
+                             const Array<double>& times, const RetrievalWeights& options,
+                             double stride, double seconds_per_latent, const FoundViews& found,
+                             const TokenViews& tokens, const Execution& execution) {
         const TokenArrays out = to_tokens(tokens, stride, seconds_per_latent);
         const auto views = views_of(camera, camera_from_world, times);
         const FoundArrays patches = to_found(found);
@@ -210,7 +210,7 @@ class BoundDeviceStore {
     void blend(const Targets& targets, const std::int32_t* picks, std::size_t count,
                const BlendOptions& options, const CanvasViews& canvases,
                const Execution& execution) {
-        const auto& [latents, coverage, depth, source, weight] = canvases;
+        const auto& [latents, coverage, depth, source, weight, observed] = canvases;
         const std::size_t views = targets.grids.size(), rows = targets.grids.at(0).rows,
                           columns = targets.grids.at(0).columns, room = store_.most_cells();
         if (latents.extent(3) > cuda::kMostChannels) {
@@ -220,11 +220,12 @@ class BoundDeviceStore {
         }
         void* const workspace =
             execution.scratch(cuda::blend_workspace_bytes(views, rows * columns, count, room));
-        cuda::blend(mirror_with(latents.extent(3)), on_device(targets.grids, execution), views,
-                    rows, columns, picks, count, room, options,
-                    {latents.extent(3), latents.as<float>(), coverage.as<std::uint8_t>(),
-                     depth.as<float>(), source.as<std::int32_t>(), weight.as<float>()},
-                    workspace, execution);
+        cuda::blend(
+            mirror_with(latents.extent(3)), on_device(targets.grids, execution), views, rows,
+            columns, picks, count, room, options,
+            {latents.extent(3), latents.as<float>(), coverage.as<std::uint8_t>(), depth.as<float>(),
+             source.as<std::int32_t>(), weight.as<float>(), observed.as<std::uint8_t>()},
+            workspace, execution);
     }
 
     // The tables, for results of so many channels. An empty store has any number.

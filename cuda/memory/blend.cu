@@ -306,6 +306,8 @@ __global__ void gather_kernel(Problem problem, std::size_t views, CanvasArrays o
     out.coverage[i] = covered;
     out.depth[i] = covered ? surface : 0.0f;
     out.source[i] = sums.source;
+    out.observed[i] = sums.source >= 0 &&
+                      problem.mirror.observations[sums.source].provenance == Provenance::observed;
     out.weight[i] = sums.total;
 }
 

@@ -15,8 +15,12 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from mosaicmem._border.copies import DeviceCopies as DeviceCopies
 from mosaicmem._border.device import DeviceCall
+from mosaicmem._border.device import on_host as on_host
+from mosaicmem._border.device import to_host as to_host
 from mosaicmem._border.frameworks import has_kernels, is_on_device
 from mosaicmem._border.frameworks import host_array as readable
 from mosaicmem._border.host import FLOATS as FLOATS
@@ -29,6 +33,11 @@ View: TypeAlias = Any
 def Call(name: str, value: Any, num_threads: int = 0) -> HostCall | DeviceCall:
     """One operator, where ``value`` is, which messages call ``name``."""
     return DeviceCall(name, value) if is_on_device(value) else HostCall(name, value, num_threads)
+
+
+def as_float32(array: Any) -> Any:
+    """A result of arithmetic on features, which NumPy may have made float64."""
+    return np.asarray(array, np.float32) if isinstance(array, (np.ndarray, np.generic)) else array
 
 
 def check_place(name: str, call: HostCall | DeviceCall, what: str, own: HostCall | DeviceCall) -> None:
@@ -63,4 +72,16 @@ def describe_cuda() -> str:
     return f"{built}; driver for CUDA {driver // 1000}.{driver % 1000 // 10}, {gpus}"
 
 
-__all__ = ["FLOATS", "Call", "DeviceCopies", "View", "check_place", "describe_cuda", "has_cuda", "readable"]
+__all__ = [
+    "FLOATS",
+    "Call",
+    "DeviceCopies",
+    "View",
+    "as_float32",
+    "check_place",
+    "describe_cuda",
+    "has_cuda",
+    "on_host",
+    "readable",
+    "to_host",
+]

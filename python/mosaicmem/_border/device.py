@@ -218,16 +218,17 @@ class DeviceCall:
         """An array that this library has made, as the core takes it."""
         return self._view(array)
 
-    def placed_all(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """NumPy arrays where the call runs: copies there."""
-        return {name: self.constant(array)[0] for name, array in arrays.items()}
+    def there(self, array: Any) -> Any:
+        """A copy of a NumPy array where the call runs, as the caller's kind."""
+        return self.constant(array)[0]
 
     def filled(self, arrays: Mapping[str, Any], _count: Any) -> dict[str, Any]:
         """Padded arrays, whole: nothing waits to learn how much of them is filled."""
         return dict(arrays)
 
-    def checked(self, name: str, value: Any, shape: Shape) -> Any:
-        """Features of ``shape`` as an array that this library computes with outside of kernels."""
+    def checked(self, name: str, value: Any, shape: Shape, *, finite: bool = False) -> Any:
+        """Features of ``shape`` as an array that this library computes with outside of kernels. Whether they are
+        ``finite`` is not looked at."""
         return self._converted(name, value, ("float32", "bfloat16", "float16"), shape)
 
     def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> Any:
@@ -290,11 +291,15 @@ def to_host(name: str, value: Any) -> Any:
 
 def owned(value: Any) -> Any:
     """A copy where ``value`` is."""
-    return DeviceCall("array", value).owned(value) if is_on_device(value) else value.copy()
+    if is_on_device(value):
+        return DeviceCall("array", value).owned(value)
+    return value.clone() if is_torch(value) else value.copy()
 
 
 def on_host(arrays: dict[str, Any]) -> dict[str, Any]:
     """`to_host` of each by name."""
+    if all(type(value) is np.ndarray for value in arrays.values()):
+        return arrays
     return {name: to_host(name, value) for name, value in arrays.items()}
 
 

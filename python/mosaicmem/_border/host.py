@@ -117,9 +117,9 @@ class HostCall:
             raise ValueError(f"positions: expected these on the CPU, where {self._name} is, got them on a device")
         return np.asarray(array)
 
-    def checked(self, name: str, value: Any, shape: Shape) -> F32:
+    def checked(self, name: str, value: Any, shape: Shape, *, finite: bool = False) -> F32:
         """Features of ``shape`` as an array that this library computes with outside of kernels."""
-        return as_array(name, value, np.float32, shape, values=True)
+        return as_array(name, value, np.float32, shape, values=True, finite=finite)
 
     def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> NDArray[Any]:
         """What goes with features, where these are, and nobody else's."""
@@ -142,9 +142,9 @@ class HostCall:
         most = int(count.max(initial=0))
         return {name: array[:, :most] for name, array in arrays.items()}
 
-    def placed_all(self, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """NumPy arrays where the call runs."""
-        return arrays
+    def there(self, array: NDArray[Any]) -> Any:
+        """A NumPy array where the call runs, as the caller's kind."""
+        return like(self._like, array)
 
     def numbers(self, array: Any) -> list[Any]:
         """The elements of a small result."""
@@ -156,7 +156,7 @@ class HostCall:
 
     def owned(self, array: Any) -> Any:
         """A copy."""
-        return array.copy()
+        return array.clone() if is_torch(array) else array.copy()
 
     def linear(self, x: Any, name: str, weight: F32, _copies: DeviceCopies) -> Any:
         """x (..., in) times weight (out, in): (..., out)."""

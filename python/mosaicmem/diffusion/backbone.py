@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, check_number
+from mosaicmem._border import Call, to_host
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion.memory_attention import PlaceAttention
-from mosaicmem.diffusion.protocols import MemoryContext, NoiseScheduler
+from mosaicmem.diffusion.protocols import Array, MemoryContext, NoiseScheduler
 
 _PRIOR_WAVES = 12
 _LEAST_MASS = 0.2  # of what attention reads at a cell, to count as memory
@@ -79,10 +80,18 @@ class SyntheticBackbone:
         """What it predicts."""
         return self._prediction_type
 
-    def predict(self, sample: F32, timestep: float, context: MemoryContext) -> F32:
-        """From the posterior mean of x_0 given x_t, of the shape of ``sample``: (B, C, T, h, w)."""
+    def predict(self, sample: Array, timestep: float, context: MemoryContext) -> Array:
+        """From the posterior mean of x_0 given x_t, of the shape of ``sample``: (B, C, T, h, w).
+
+        Computed on the host: a sample on a GPU comes here and goes back, which waits.
+        """
+        here = to_host("sample", sample)
+        predicted = self._predict(here, timestep, context)
+        return predicted if here is sample else Call("sample", sample).there(predicted)
+
+    def _predict(self, sample: F32, timestep: float, context: MemoryContext) -> F32:
         if context not in self._known:
-            self._known[context] = self._believe(context, sample.shape[1])
+            self._known[context] = self._believe(context.on_host(), sample.shape[1])
         mean, variance = self._known[context]
         signal, noise = self._scheduler.levels(timestep)
         spread = signal**2 * variance + noise**2

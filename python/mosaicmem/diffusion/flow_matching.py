@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from mosaicmem._arrays import F32, F64, check_choice, check_integer, check_number
+from mosaicmem._arrays import F64, check_choice, check_integer, check_number
+from mosaicmem._border import as_float32
+from mosaicmem.diffusion.protocols import Array
 from mosaicmem.diffusion.scheduler import check_order, spaced_timesteps
 
 
 class FlowMatchingScheduler:
     """x_t = (1 - sigma_t) x_0 + sigma_t noise, sampled by the ODE dx / dsigma = noise - x_0.
 
-    Nothing is random after the first noise.
+    Works on NumPy arrays and torch tensors alike. Nothing is random after the first noise.
 
     Parameters
     ----------
@@ -45,12 +45,14 @@ class FlowMatchingScheduler:
         sigma = self._sigma(timestep)
         return 1 - sigma, sigma
 
-    def add_noise(self, sample: F32, noise: F32, timestep: float | None) -> F32:
+    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
         """x_t of a clean sample and standard normal noise of its shape."""
         signal, sigma = self.levels(timestep)
-        return np.asarray(signal * sample + sigma * noise, dtype=np.float32)
+        return as_float32(signal * sample + sigma * noise)
 
-    def step(self, prediction: F32, timestep: float, previous_timestep: float | None, sample: F32, noise: F32) -> F32:
+    def step(
+        self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array
+    ) -> Array:
         """One Euler step along the velocity; ``noise`` is not used.
 
         Parameters
@@ -69,8 +71,8 @@ class FlowMatchingScheduler:
         sigma, next_sigma = self._sigma(timestep), self._sigma(previous_timestep)
         if self.prediction_type == "sample":  # the point that divides the way from x_t to x_0
             part = next_sigma / sigma
-            return np.asarray(part * sample + (1 - part) * prediction, dtype=np.float32)
-        return np.asarray(sample + (next_sigma - sigma) * prediction, dtype=np.float32)
+            return as_float32(part * sample + (1 - part) * prediction)
+        return as_float32(sample + (next_sigma - sigma) * prediction)
 
     def _sigma(self, timestep: float | None) -> float:
         if timestep is None:

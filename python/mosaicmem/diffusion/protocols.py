@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicmem._arrays import F32, Bool
+from mosaicmem._arrays import F32
+from mosaicmem._border import on_host
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion.temporal import TemporalLayout
 from mosaicmem.memory import Mosaic
 
+Array: TypeAlias = Any
+"""float32, of NumPy or, where the store is on a GPU, of the framework there."""
+
 
 @dataclass(frozen=True, eq=False)
 class MemoryContext:
-    """What conditions the denoising of one window.
+    """What conditions the denoising of one window. Arrays are where the store is read, but for the text.
 
     Attributes
     ----------
@@ -49,16 +53,24 @@ class MemoryContext:
     cameras: CameraTrajectory
     stride: int
     mosaic: Mosaic | None
-    canvas: F32
-    coverage: Bool
-    depth: F32
+    canvas: Array
+    coverage: Any
+    depth: Array
     prompt: str
     seed: int
     window: int
     text: F32 = field(default_factory=lambda: np.zeros((0, 1), np.float32))
     use_prope: bool = True
     gate: float | None = None
-    observed: Bool | None = None
+    observed: Any = None
+
+    def on_host(self) -> MemoryContext:
+        """The same with arrays on the host; itself if they are there. On a GPU this waits."""
+        names = ("canvas", "coverage", "depth", "observed")
+        here = on_host({name: getattr(self, name) for name in names})
+        if here["canvas"] is self.canvas:
+            return self
+        return replace(self, **here, mosaic=None if self.mosaic is None else self.mosaic.on_host())
 
     def without_prompt(self) -> MemoryContext:
         """The same memory and no text: what classifier-free guidance leads away from."""
@@ -67,7 +79,7 @@ class MemoryContext:
 
 @runtime_checkable
 class VAE(Protocol):
-    """Between video and latents."""
+    """Between video and latents. On a GPU it takes and gives latents there; video comes and goes on the host."""
 
     @property
     def stride(self) -> int:
@@ -84,15 +96,15 @@ class VAE(Protocol):
         """Frames per latent frame."""
         ...
 
-    def encode(self, video: F32) -> F32:
+    def encode(self, video: Array) -> Array:
         """Video (F, H, W, 3) in [0, 1] to latents (C, T, h, w), T = temporal.num_latents(F)."""
         ...
 
-    def decode(self, latents: F32, num_frames: int) -> F32:
+    def decode(self, latents: Array, num_frames: int) -> Array:
         """Latents (C, T, h, w) to the first ``num_frames`` frames of video (F, H, W, 3) in [0, 1]."""
         ...
 
-    def encode_image(self, image: F32) -> F32:
+    def encode_image(self, image: Array) -> Array:
         """One image (H, W, 3) to the latents of a keyframe, (h, w, C)."""
         ...
 
@@ -113,11 +125,13 @@ class NoiseScheduler(Protocol):
         """(signal, noise level) at a timestep."""
         ...
 
-    def add_noise(self, sample: F32, noise: F32, timestep: float | None) -> F32:
+    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
         """x_t of a clean sample."""
         ...
 
-    def step(self, prediction: F32, timestep: float, previous_timestep: float | None, sample: F32, noise: F32) -> F32:
+    def step(
+        self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array
+    ) -> Array:
         """x at ``previous_timestep`` from x at ``timestep`` and what the backbone predicts."""
         ...
 
@@ -131,6 +145,6 @@ class DiffusionBackbone(Protocol):
         """What it predicts: "epsilon", "sample", "v_prediction" or "velocity"; must be the scheduler's."""
         ...
 
-    def predict(self, sample: F32, timestep: float, context: MemoryContext) -> F32:
+    def predict(self, sample: Array, timestep: float, context: MemoryContext) -> Array:
         """Prediction, of the shape of ``sample``: (B, C, T, h, w); ``timestep`` is one of the scheduler's."""
         ...

@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, I64, check_choice, check_integer, check_number
+from mosaicmem._arrays import F64, I64, check_choice, check_integer, check_number
+from mosaicmem._border import as_float32
+from mosaicmem.diffusion.protocols import Array
 
 
 def spaced_timesteps(num_train_timesteps: int, num_steps: int) -> I64:
@@ -23,7 +25,7 @@ def check_order(timestep: float, previous_timestep: float | None) -> None:
 
 
 class DDPMScheduler:
-    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, on NumPy arrays and torch tensors alike.
 
     Parameters
     ----------
@@ -71,21 +73,23 @@ class DDPMScheduler:
         abar = self._abar(timestep)
         return math.sqrt(abar), math.sqrt(1 - abar)
 
-    def add_noise(self, sample: F32, noise: F32, timestep: float | None) -> F32:
+    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
         """x_t of a clean sample and standard normal noise of its shape."""
         signal, level = self.levels(timestep)
-        return (signal * sample + level * noise).astype(np.float32)
+        return as_float32(signal * sample + level * noise)
 
-    def predict_clean(self, prediction: F32, timestep: float, sample: F32) -> F32:
+    def predict_clean(self, prediction: Array, timestep: float, sample: Array) -> Array:
         """x_0 as the prediction implies it."""
         signal, level = self.levels(timestep)
         if self.prediction_type == "sample":
             return prediction
         if self.prediction_type == "epsilon":
-            return np.asarray((sample - level * prediction) / signal, dtype=np.float32)
-        return np.asarray(signal * sample - level * prediction, dtype=np.float32)
+            return as_float32((sample - level * prediction) / signal)
+        return as_float32(signal * sample - level * prediction)
 
-    def step(self, prediction: F32, timestep: float, previous_timestep: float | None, sample: F32, noise: F32) -> F32:
+    def step(
+        self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array
+    ) -> Array:
         """One ancestral step: a draw from q(x_prev | x_t, x_0).
 
         Parameters
@@ -110,7 +114,7 @@ class DDPMScheduler:
             + math.sqrt(alpha) * (1 - abar_previous) / (1 - abar) * sample
         )
         deviation = math.sqrt(beta * (1 - abar_previous) / (1 - abar))
-        return np.asarray(mean + deviation * noise, dtype=np.float32)
+        return as_float32(mean + deviation * noise)
 
     def _abar(self, timestep: float | None) -> float:
         if timestep is None:

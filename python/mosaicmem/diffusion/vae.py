@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, as_array, as_pixels, check_integer
+from mosaicmem._border import to_host
 from mosaicmem.diffusion.temporal import TemporalLayout
 
 # Orthonormal: luma, then blue - red, then green - magenta.
@@ -76,7 +77,8 @@ class SyntheticVAE:
 
     def decode(self, latents: F32, num_frames: int) -> F32:
         """Latents (C, T, h, w) to ``num_frames`` frames (F, H, W, 3) float32, clipped to [0, 1]."""
-        grid = as_array("latents", latents, np.float32, (self._channels, "T", "h", "w"), finite=True, values=True)
+        here = to_host("latents", latents)
+        grid = as_array("latents", here, np.float32, (self._channels, "T", "h", "w"), finite=True, values=True)
         expected = self._temporal.num_latents(num_frames)
         if grid.shape[1] != expected:
             raise ValueError(f"latents: expected {expected} latent frames for {num_frames} frames, got {grid.shape[1]}")

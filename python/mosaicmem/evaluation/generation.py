@@ -75,11 +75,12 @@ class MosaicRecorder:
 
     def __call__(self, window: Window) -> None:
         """Record the frames of a window; a frame that two windows share is recorded as the first saw it."""
-        canvas = np.ascontiguousarray(window.context.canvas.transpose(3, 0, 1, 2))
+        context = window.context.on_host()
+        canvas = np.ascontiguousarray(context.canvas.transpose(3, 0, 1, 2))
         decoded = np.array(self._vae.decode(canvas, len(window.frames)), np.float32)  # a model may use it again
         for i, frame in enumerate(window.frames):
             self.mosaics.setdefault(frame, decoded[i])
-            latent, context = self._vae.temporal.latent_of(i), window.context
+            latent = self._vae.temporal.latent_of(i)
             observed = context.coverage if context.observed is None else context.observed
             self.coverage.setdefault(frame, context.coverage[latent])
             self.observed.setdefault(frame, observed[latent])

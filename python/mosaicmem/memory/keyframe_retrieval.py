@@ -100,7 +100,7 @@ class KeyframeRetrieval:
             ids = np.ascontiguousarray(to_host("patch_ids", sources.patch_ids))
             here, out_here = _room_for_canvases(HOST, grids, store._core.channels)
             table = store._core.compose_patches(grids, ids, blend, out_here, store.num_threads)
-            return ComposedMosaic.of_core(call.placed_all(here), table, None)
+            return ComposedMosaic.of_core({name: call.there(array) for name, array in here.items()}, table, None)
 
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
         """`select` and `compose`, both of one state of the store.
@@ -165,4 +165,5 @@ _CANVASES: Axes = {
     "depth": ((), "float32"),
     "source": ((), "int32"),
     "weight": ((), "float32"),
+    "observed": ((), "bool"),
 }

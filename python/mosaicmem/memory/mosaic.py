@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, I32, I64, U64, Bool
-from mosaicmem._border.device import on_host, owned
+from mosaicmem._border.device import on_host, owned, to_host
 from mosaicmem.attention.warped_latent import LatentCanvas, WarpedLatent
 from mosaicmem.memory.results import KeyframeTable
 
@@ -82,12 +82,12 @@ class Mosaic:
     @property
     def coverage_ratio(self) -> F64:
         """The part of each target frame's cells that is covered, (T,) float64, on the host."""
-        return np.asarray(on_host({"coverage": self.coverage})["coverage"].mean(axis=(1, 2)))
+        return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
 
     @property
     def observed_ratio(self) -> F64:
         """The part of each target frame's cells that observed keyframes cover, (T,) float64, on the host."""
-        return np.asarray(on_host({"observed": self.observed})["observed"].mean(axis=(1, 2)))
+        return np.asarray(to_host("observed", self.observed).mean(axis=(1, 2)))
 
     def unwarped(self) -> Mosaic:
         """The same tokens, each at the (y, x) that it has in its own keyframe: what Warped RoPE is there to mend."""
@@ -95,9 +95,16 @@ class Mosaic:
         positions[..., 1:] = self.source_positions
         return replace(self, positions=positions)
 
+    def on_host(self) -> Mosaic:
+        """The same on the host. On a GPU this waits."""
+        return Mosaic(sources=self.sources, **self._here())
+
+    def _here(self) -> dict[str, Any]:
+        return on_host({name: value for name, value in vars(self).items() if name != "sources"})
+
     def packed(self) -> PackedMosaic:
         """The same without padding, on the host. On a GPU this waits."""
-        here = on_host({name: value for name, value in vars(self).items() if name != "sources"})
+        here = self._here()
         is_patch, valid = here["patch_ids"] >= 0, here["valid"]
         used, sources = np.unique(here["patch_sources"][is_patch], return_inverse=True)
         order = np.argsort(self.sources.observations[used])

@@ -91,7 +91,7 @@ def _distinct(name: str, ids: ArrayLike) -> U64:
 class ComposedMosaic:
     """Canvases for T targets, and what each cell was composed from.
 
-    The five arrays of canvases are where the store is read. From a store on a GPU the K keyframes are all that it has.
+    Canvases are where the store is read. From a store on a GPU the K keyframes are all that it has.
 
     Attributes
     ----------
@@ -104,6 +104,9 @@ class ComposedMosaic:
         Which of the K keyframes has the token that counts most in a cell; -1 where uncovered.
     weight : (T, h, w) float32
         What all that was averaged is worth together, bilinear weights included: how sure a cell is. 0 where uncovered.
+    observed : (T, h, w) bool
+        The covered cells that show mostly what was observed: their ``source`` is an observed keyframe. The other
+        covered cells show what a model made up.
     observations, frame_ids, timestamps, world_from_camera, intrinsics, generated : (K, ...)
         The K keyframes, on the host, as of `KeyframeTable`.
     selection : KeyframeSelection or None
@@ -115,6 +118,7 @@ class ComposedMosaic:
     depth: Any
     source: Any
     weight: Any
+    observed: Any
     observations: U64
     frame_ids: I64
     timestamps: F64
@@ -136,15 +140,6 @@ class ComposedMosaic:
         return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
 
     @property
-    def observed(self) -> Bool:
-        """The covered cells that show mostly what was observed, (T, h, w) bool, on the host.
-
-        They are those whose ``source`` is an observed keyframe. The other covered cells show what a model made up.
-        """
-        source = to_host("source", self.source)
-        return np.asarray((source >= 0) & ~np.append(self.generated, True)[source])
-
-    @property
     def observed_ratio(self) -> F64:
         """The part of each target's cells that show what was observed, (T,) float64, on the host."""
-        return np.asarray(self.observed.mean(axis=(1, 2)))
+        return np.asarray(to_host("observed", self.observed).mean(axis=(1, 2)))

@@ -103,7 +103,7 @@ class MosaicMemoryStore(Uncopied):
         )
         self.device = device
         self.device_bytes = None if device_bytes is None else check_integer("device_bytes", device_bytes, minimum=0)
-        self._place = place_of(device, self.device_bytes)
+        self._place = place_of(device, self.device_bytes, self.num_threads)
         self._next_frame_id = 0
         self._said_forgotten = False
         self._folder: StoreFolder | None = None
@@ -276,9 +276,14 @@ class MosaicMemoryStore(Uncopied):
             memory.retrieve_window(camera, camera_from_world, times, options.weights(), (*found, counted), call.handle)
         return RetrievedWindow(**arrays, count=count)
 
+    def _there(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """NumPy arrays where the store is read."""
+        with self._reading() as (call, _):
+            return {name: call.there(array) for name, array in arrays.items()}
+
     def _reading(self) -> Any:
         """See `mosaicmem._border.stores`."""
-        return self._place.reading(self._core, self.num_threads)
+        return self._place.reading(self._core)
 
     def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
         """The k patches nearest to each point.

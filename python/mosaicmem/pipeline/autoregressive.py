@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance, check_methods
+from mosaicmem._border import to_host
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -28,7 +29,7 @@ from mosaicmem.diffusion import (
     TextEncoder,
 )
 from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck, depth_to_grid
-from mosaicmem.memory import MosaicMemoryStore
+from mosaicmem.memory import Mosaic, MosaicMemoryStore
 from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
 from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
@@ -64,7 +65,8 @@ class AutoregressivePipeline(Uncopied):
     text_encoder : TextEncoder, optional
         For the contexts' ``text``; `HashedTextEncoder` if not given.
     store : MosaicMemoryStore, optional
-        Carried over from before; a new one if not given.
+        Carried over from before; a new one if not given. The loop runs where it is read: of a store on a GPU, mosaics,
+        canvases and latents are there from retrieval until the VAE has decoded them, for parts that take them there.
 
     Attributes
     ----------
@@ -112,8 +114,6 @@ class AutoregressivePipeline(Uncopied):
                 f"got {self.backbone.prediction_type!r}"
             )
         self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
-        if self.store.device is not None:
-            raise ValueError("store: expected one on the host, where the pipeline runs, got one on a device")
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
         self.pose_check = PoseCheck(times=c.half_life > 0)
@@ -306,7 +306,7 @@ class AutoregressivePipeline(Uncopied):
         with run("decode"):
             decoded = as_array(
                 "decoded video",
-                self.vae.decode(latents, len(frames)),
+                to_host("decoded video", self.vae.decode(latents, len(frames))),
                 np.float32,
                 (len(frames), path.intrinsics.height, path.intrinsics.width, 3),
                 finite=True,
@@ -325,8 +325,8 @@ class AutoregressivePipeline(Uncopied):
                 window=index,
                 first_frame=frames.start,
                 last_frame=frames.stop - 1,
-                patches=int((context.mosaic.patch_ids >= 0).sum()) if context.mosaic else 0,
-                tokens=int(context.mosaic.valid.sum()) if context.mosaic else 0,
+                patches=_count("patch_ids", context.mosaic, lambda ids: ids >= 0),
+                tokens=_count("valid", context.mosaic, lambda valid: valid),
                 **coverage_of(context),
                 keyframes=len(new),
                 store_patches=len(self.store),
@@ -334,9 +334,8 @@ class AutoregressivePipeline(Uncopied):
             )
             if kept is not None:
                 with run("checkpoint"):
-                    record = KeptWindow(
-                        decoded, context.canvas, context.coverage, context.depth, context.observed, statistics
-                    )
+                    shown = context.on_host()
+                    record = KeptWindow(decoded, shown.canvas, shown.coverage, shown.depth, shown.observed, statistics)
                     self.store = kept.keep(index, record, self.store)
         except BaseException:
             self.store.restore(before)
@@ -352,14 +351,10 @@ class AutoregressivePipeline(Uncopied):
             expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
             decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
             images = blend(run.shared(frames), decoded)
-            empty = self._conditioner.empty(self._latent_cameras(path, frames), index)
-            context = replace(
-                empty,
-                canvas=record.canvas,
-                coverage=record.coverage,
-                depth=record.depth,
-                observed=record.observed,
-            )
+            empty = self._conditioner.empty(self.store, self._latent_cameras(path, frames), index)
+            kept_arrays = {name: getattr(record, name) for name in ("canvas", "coverage", "depth", "observed")}
+            there = self.store._there({name: array for name, array in kept_arrays.items() if array is not None})
+            context = replace(empty, **{**kept_arrays, **there})
         return images, context, record.statistics
 
     def _part_names(self) -> dict[str, str]:
@@ -413,7 +408,7 @@ class AutoregressivePipeline(Uncopied):
         """Image and ``intrinsics`` are of whole latent cells; depth may be smaller, and is unknown beyond."""
         grid = depth_to_grid(extended(depth, intrinsics, "constant"), self.vae.stride)
         shape = (*grid.shape, self.vae.channels)
-        encoded = self.vae.encode_image(image)
+        encoded = to_host("encoded image", self.vae.encode_image(image))
         self.store.insert_keyframe(
             as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may use it again
             grid,
@@ -424,6 +419,11 @@ class AutoregressivePipeline(Uncopied):
             provenance=provenance,
             copy=False,  # all of these are the pipeline's own
         )
+
+
+def _count(name: str, mosaic: Mosaic | None, is_there: Callable[[Any], Any]) -> int:
+    """How much is there in an array of a window's mosaic."""
+    return 0 if mosaic is None else int(is_there(to_host(name, getattr(mosaic, name))).sum())
 
 
 def _scheduler(config: PipelineConfig, backbone: DiffusionBackbone | None) -> NoiseScheduler:

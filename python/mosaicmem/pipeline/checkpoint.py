@@ -159,7 +159,7 @@ class Checkpoint:
         for leftover in filter(_is_temporary, self.path.iterdir()):
             leftover.unlink()
         if manifest is not None:
-            return MosaicMemoryStore.open(self.path / STORE, num_threads=store.num_threads)
+            return self._opened_like(store)
         write_json(self.path / RUN, {**run, "begun_by": _this_machine()})
         return self._keep_store(store.fork())
 
@@ -221,7 +221,13 @@ class Checkpoint:
     def _keep_store(self, store: MosaicMemoryStore, attachment: Attachment | None = None) -> MosaicMemoryStore:
         store.save(self.path / STORE, label=self._label(), attachment=attachment)
         store.close()
-        return MosaicMemoryStore.open(self.path / STORE, num_threads=store.num_threads)
+        return self._opened_like(store)
+
+    def _opened_like(self, store: MosaicMemoryStore) -> MosaicMemoryStore:
+        """What is kept, read where and as ``store`` is."""
+        return MosaicMemoryStore.open(
+            self.path / STORE, num_threads=store.num_threads, device=store.device, device_bytes=store.device_bytes
+        )
 
     def _label(self) -> str:
         """What the store says of the run: the checksum of its file."""

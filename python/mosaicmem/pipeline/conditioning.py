@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from mosaicmem._arrays import F32, Bool, as_array
+from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import MemoryContext, TextEncoder
 from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
@@ -38,32 +39,34 @@ class Conditioner:
         return self._patches._has_warned or self._keyframes._has_warned
 
     def context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
-        """The context of a window; ``cameras`` are those of its latent frames, of whole latent cells."""
+        """The context of a window, where the store is read; ``cameras`` are those of its latent frames, of whole latent
+        cells."""
         c = self._config
-        empty = self.empty(cameras, window)
-        if not (c.use_memory and len(store)):
-            return empty
+        is_asked = c.use_memory and len(store) > 0
         mosaic: Mosaic | None = None
-        if c.memory_gate != 0:
+        if is_asked and c.memory_gate != 0:
             mosaic = self._patches.retrieve(store, cameras, self._stride)
             mosaic = mosaic if c.use_warped_rope else mosaic.unwarped()
-        if not c.use_warped_latent:
-            return replace(empty, mosaic=mosaic)
+        if not (is_asked and c.use_warped_latent):
+            return self.empty(store, cameras, window, mosaic)
         canvas = self._keyframes.retrieve(store, cameras, self._stride)
-        return replace(
-            empty,
-            mosaic=mosaic,
-            canvas=canvas.latents,
-            coverage=canvas.coverage,
-            depth=canvas.depth,
-            observed=canvas.observed,
-        )
+        arrays = {name: getattr(canvas, name) for name in ("coverage", "depth", "observed")}
+        return self._with(cameras, window, mosaic=mosaic, canvas=canvas.latents, **arrays)
 
-    def empty(self, cameras: CameraTrajectory, window: int) -> MemoryContext:
-        """The context of a window without memory."""
-        c = self._config
+    def empty(
+        self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int, mosaic: Mosaic | None = None
+    ) -> MemoryContext:
+        """The context of a window with an empty canvas."""
         grid = cameras.intrinsics.latent_grid(self._stride)
         shape = (len(cameras), grid.height, grid.width)
+        dtypes = {"coverage": np.bool_, "depth": np.float32, "observed": np.bool_}
+        nothing: dict[str, Any] = {name: np.zeros(shape, dtype) for name, dtype in dtypes.items()}
+        nothing["canvas"] = np.zeros((*shape, self._channels), np.float32)
+        return self._with(cameras, window, mosaic=mosaic, **store._there(nothing))
+
+    def _with(self, cameras: CameraTrajectory, window: int, **of_memory: Any) -> MemoryContext:
+        """A context whose other fields follow from cameras and configuration."""
+        c = self._config
         prompt = c.prompt_of(window)
         if prompt not in self._texts:
             encoded = self._text.encode(prompt)
@@ -73,32 +76,28 @@ class Conditioner:
         return MemoryContext(
             cameras,
             self._stride,
-            None,
-            np.zeros((*shape, self._channels), np.float32),
-            np.zeros(shape, np.bool_),
-            np.zeros(shape, np.float32),
-            prompt,
-            c.seed,
-            window,
-            self._texts[prompt],
-            c.use_prope,
-            c.memory_gate,
-            np.zeros(shape, np.bool_),
+            prompt=prompt,
+            seed=c.seed,
+            window=window,
+            text=self._texts[prompt],
+            use_prope=c.use_prope,
+            gate=c.memory_gate,
+            **of_memory,
         )
 
     def known(self, store: MosaicMemoryStore, intrinsics: CameraIntrinsics, pose: CameraPose) -> tuple[Bool, F32]:
-        """The cells of one view that memory shows, (h, w), and their depth, metres, 0 elsewhere."""
+        """The cells of one view that memory shows, (h, w), and their depth, metres, 0 elsewhere; on the host."""
         camera = CameraTrajectory([pose], intrinsics)
         if not len(store):
             grid = intrinsics.latent_grid(self._stride)
             return np.zeros((grid.height, grid.width), np.bool_), np.zeros((grid.height, grid.width), np.float32)
         shown = self._keyframes.retrieve(store, camera, self._stride)
-        return shown.coverage[0], shown.depth[0]
+        return to_host("coverage", shown.coverage)[0], to_host("depth", shown.depth)[0]
 
 
 def coverage_of(context: MemoryContext) -> dict[str, float]:
     """The part of a window's cells that memory reaches, on the canvas or by attention alone; see `coverage_figures`."""
-    mosaic, observed = context.mosaic, context.observed
-    if context.coverage.any() or mosaic is None:
-        return coverage_figures(context.coverage, context.coverage if observed is None else observed)
-    return coverage_figures(mosaic.coverage, mosaic.observed)
+    coverage, observed, mosaic = to_host("coverage", context.coverage), context.observed, context.mosaic
+    if not coverage.any() and mosaic is not None:
+        coverage, observed = to_host("coverage", mosaic.coverage), mosaic.observed
+    return coverage_figures(coverage, coverage if observed is None else to_host("observed", observed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mosaicmem._border import to_host
 from mosaicmem.diffusion import MemoryContext
 from mosaicmem.errors import suspect
 from mosaicmem.memory import MosaicMemoryStore, RetrievalOptions
@@ -17,8 +18,8 @@ def suspect_unseen(store: MosaicMemoryStore, context: MemoryContext, config: Pip
     is_asked = config.use_memory and (config.memory_gate != 0 or config.use_warped_latent)
     if not (is_asked and len(store) and len(context.cameras)):
         return
-    covered = float(context.coverage[0].mean())
-    found = 1.0 if mosaic is None else float(mosaic.coverage[0].mean())
+    covered = float(to_host("coverage", context.coverage)[0].mean())
+    found = 1.0 if mosaic is None else float(mosaic.coverage_ratio[0])
     if mosaic is not None and not config.use_warped_latent:
         covered = found
     if min(covered, found) >= _LEAST_COVERAGE:
