@@ -23,7 +23,14 @@ from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory import strategies
 from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
-from mosaicmem.memory.storage import Manifest, StoreFolder, StoreSettings, read_manifest
+from mosaicmem.memory.storage import (
+    ExportedStore,
+    Manifest,
+    StoreFolder,
+    StoreHome,
+    StoreSettings,
+    read_manifest,
+)
 from mosaicmem.synthetic import RenderedView
 from onnx_models import PLAIN, red_model
 from scene_helpers import write_scene
@@ -184,6 +191,7 @@ COPIED = {
     mm.Mosaic: mosaic_of,
     mm.OnnxDepthEstimator: onnx_estimator,
     mm.PRoPE: prope,
+    ExportedStore: lambda g: filled_store(g.rng, 2)[0]._exported(),
     mm.PackedMosaic: lambda g: mosaic_of(g).packed(),
     mm.PipelineConfig: lambda g: mm.PipelineConfig(seed=3),
     mm.PointCloud: lambda g: mm.PointCloud(np.ones((2, 3)), np.zeros((2, 3), np.uint8)),
@@ -257,6 +265,7 @@ REFUSED = {
     ),
     mm.StreamingFusion: (lambda g: mm.StreamingFusion(), ("pickle",), r"keep point_cloud\(\)"),
     StoreFolder: (lambda g: StoreFolder(g.folder / "new"), ("copy", "deepcopy", "pickle"), "open the store"),
+    StoreHome: (lambda g: StoreHome(), ("copy", "deepcopy", "pickle"), "open the store"),
     evaluation.Composer: (
         composer,
         ("deepcopy", "pickle"),

@@ -250,7 +250,7 @@ class TestExtremes:
     def test_a_lock_that_cannot_be_let_go_of_is_closed(self, rng, tmp_path, monkeypatch):
         store = saved(rng, tmp_path / "store")
         store.save(tmp_path / "store")
-        descriptor = store._folder._lock.descriptor
+        descriptor = store._home._folder._lock.descriptor
 
         def fail(descriptor, operation):
             raise OSError("no locks")

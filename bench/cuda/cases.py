@@ -200,7 +200,7 @@ def top_k():
     one, window = CameraTrajectory([path[5000]], camera), CameraTrajectory(path[5000:5210:10], camera)
     options = {"top_k": 64}
     host = store.fork()
-    host._place = place_of(None, None, 0)
+    host._place = place_of(None, None)
     found = host.retrieve(camera, one[0], **options)
     ids = store.retrieve_window(one, **options).ids[0].cpu().numpy()
     assert (ids[: len(found)] == found.ids).all(), "the device chose other patches than the host"

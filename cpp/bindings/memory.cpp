@@ -5,6 +5,8 @@
 #include <span>
 
 #include "cpp/bindings/store.hpp"
+#include "cpp/memory/neighbours.hpp"
+#include "cpp/memory/projected_tokens.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -15,17 +17,6 @@ Array<T> copy_field(std::size_t n, const auto& get) {
     T* out = array.mutable_data();
     for (std::size_t i = 0; i < n; ++i) out[i] = get(i);
     return array;
-}
-
-py::dict patch_arrays(const std::vector<RetrievedPatch>& patches) {
-    const std::size_t n = patches.size();
-    py::dict result;
-    result["id"] = copy_field<PatchId>(n, [&](std::size_t i) { return patches[i].id; });
-    result["score"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].score; });
-    result["u"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].u; });
-    result["v"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].v; });
-    result["depth"] = copy_field<double>(n, [&](std::size_t i) { return patches[i].depth; });
-    return result;
 }
 
 py::dict info_arrays(const std::vector<PatchInfo>& infos) {
@@ -88,23 +79,6 @@ PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_ty
     return store.core.insert(std::move(keyframe), affine, num_threads);
 }
 
-py::dict retrieve(const BoundStore& store, const std::array<double, 8>& camera,
-                  const Array<double>& camera_from_world, double time, std::size_t top_k,
-                  double half_life, double min_visibility, double diversity_radius,
-                  double diversity_penalty, double generated_weight) {
-    const View view = to_view(camera, camera_from_world);
-    const RetrievalParams params{
-        top_k,           time, half_life, min_visibility, diversity_radius, diversity_penalty,
-        generated_weight};
-    std::vector<RetrievedPatch> patches;
-    {
-        const py::gil_scoped_release release;
-        patches =
-            store.core.read([&](const StoreState& state) { return state.retrieve(view, params); });
-    }
-    return patch_arrays(patches);
-}
-
 py::dict project_tokens(const BoundStore& store, const Array<PatchId>& ids,
                         const std::array<double, 8>& camera,
                         const Array<double>& camera_from_world) {
@@ -112,8 +86,9 @@ py::dict project_tokens(const BoundStore& store, const Array<PatchId>& ids,
     ProjectedTokens tokens;
     {
         const py::gil_scoped_release release;
-        tokens = store.core.read(
-            [&](const StoreState& state) { return state.project_tokens(id_span(ids), view); });
+        tokens = store.core.read([&](const StoreState& state) {
+            return mosaicmem::project_tokens(state, id_span(ids), view);
+        });
     }
     return token_arrays(std::move(tokens));
 }
@@ -126,7 +101,7 @@ py::tuple nearest(const BoundStore& store, const Array<double>& queries, std::si
     {
         const py::gil_scoped_release release;
         found = store.core.read([&](const StoreState& state) {
-            return state.nearest(queries.data(), n, k, num_threads);
+            return mosaicmem::nearest(state, queries.data(), n, k, num_threads);
         });
     }
     const std::size_t columns = found.empty() ? 0 : found.front().size();
@@ -149,7 +124,7 @@ py::tuple within(const BoundStore& store, const Array<double>& queries, double r
     {
         const py::gil_scoped_release release;
         found = store.core.read([&](const StoreState& state) {
-            return state.within(queries.data(), n, radius, num_threads);
+            return mosaicmem::within(state, queries.data(), n, radius, num_threads);
         });
     }
     std::vector<std::int64_t> offsets{0};
@@ -174,8 +149,9 @@ py::dict describe(const BoundStore& store, const Array<PatchId>& ids) {
     std::optional<PatchId> missing;
     {
         const py::gil_scoped_release release;
-        missing = store.core.read(
-            [&](const StoreState& state) { return state.describe(id_span(ids), infos); });
+        missing = store.core.read([&](const StoreState& state) {
+            return mosaicmem::describe(state, id_span(ids), infos);
+        });
     }
     if (missing) throw py::key_error("patch " + std::to_string(*missing) + " does not live");
     return info_arrays(infos);
@@ -214,9 +190,9 @@ py::dict statistics(const BoundStore& store) {
     }
     py::dict result;
     result["patches"] = patches;
-    result["observations"] = observations;
+    result["keyframes"] = observations;
     result["generated_patches"] = generated_patches;
-    result["generated_observations"] = generated_observations;
+    result["generated_keyframes"] = generated_observations;
     result["latent_bytes"] = bytes.latents;
     result["depth_bytes"] = bytes.depth;
     result["confidence_bytes"] = bytes.confidence;
@@ -292,9 +268,6 @@ void bind_memory(py::module_& m) {
              py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
              py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
              py::arg("provenance"), py::arg("frame_id"), py::arg("num_threads") = 0)
-        .def("retrieve", &retrieve, py::arg("camera"), py::arg("camera_from_world"),
-             py::arg("time"), py::arg("top_k"), py::arg("half_life"), py::arg("min_visibility"),
-             py::arg("diversity_radius"), py::arg("diversity_penalty"), py::arg("generated_weight"))
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
         .def("project_tokens", &project_tokens, py::arg("ids").noconvert(), py::arg("camera"),

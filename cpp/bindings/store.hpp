@@ -2,7 +2,9 @@
 #pragma once
 
 #include "cpp/bindings/arrays.hpp"
+#include "cpp/memory/keyframe_selection.hpp"
 #include "cpp/memory/memory_store.hpp"
+#include "cpp/memory/score.hpp"
 
 namespace mosaicmem::bindings {
 
@@ -51,7 +53,7 @@ struct PlacedKeyframe {
 // observation, frame_id, timestamp, world_from_camera, intrinsics, generated: an array each.
 py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes);
 
-inline std::vector<PlacedKeyframe> placed(const StoreState::Table& table) {
+inline std::vector<PlacedKeyframe> placed(const ObservationTable& table) {
     std::vector<PlacedKeyframe> rows;
     for (const auto& each : table)
         rows.push_back({each->keyframe.get(), each->first_slot, each->world_from_camera});

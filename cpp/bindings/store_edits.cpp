@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cpp/bindings/store.hpp"
+#include "cpp/memory/regions.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -81,7 +82,7 @@ Array<PatchId> inside(const BoundStore& store, const Array<double>& half_spaces,
     {
         const py::gil_scoped_release release;
         ids = store.core.read(
-            [&](const StoreState& state) { return state.inside(planes, num_threads); });
+            [&](const StoreState& state) { return mosaicmem::inside(state, planes, num_threads); });
     }
     return id_array(std::move(ids));
 }
@@ -92,7 +93,8 @@ Array<PatchId> inside_sphere(const BoundStore& store, const std::array<double, 3
     {
         const py::gil_scoped_release release;
         ids = store.core.read([&](const StoreState& state) {
-            return state.inside_sphere({centre[0], centre[1], centre[2]}, radius, num_threads);
+            return mosaicmem::inside_sphere(state, {centre[0], centre[1], centre[2]}, radius,
+                                            num_threads);
         });
     }
     return id_array(std::move(ids));
@@ -104,8 +106,9 @@ py::object bounds(const BoundStore& store, int num_threads) {
     bool any;
     {
         const py::gil_scoped_release release;
-        any = store.core.read(
-            [&](const StoreState& state) { return state.bounds(corners, num_threads); });
+        any = store.core.read([&](const StoreState& state) {
+            return mosaicmem::bounds(state, corners, num_threads);
+        });
     }
     if (!any) return py::none();
     auto array = make_array<double>({2, 3});

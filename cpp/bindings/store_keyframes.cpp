@@ -4,6 +4,8 @@
 #include <tuple>
 
 #include "cpp/bindings/store.hpp"
+#include "cpp/memory/canvas.hpp"
+#include "cpp/memory/keyframe_selection.hpp"
 
 namespace mosaicmem::bindings {
 namespace {
@@ -75,7 +77,7 @@ Array<Slot> select_keyframes(const BoundStore& store, const Targets& targets,
     {
         const py::gil_scoped_release release;
         lists = store.core.read([&](const StoreState& state) {
-            return state.select_keyframes(targets.grids, params, num_threads);
+            return mosaicmem::select_keyframes(state, targets.grids, params, num_threads);
         });
     }
     return write_picks(lists, picks);
@@ -86,11 +88,12 @@ py::dict compose(const BoundStore& store, const Targets& targets, const Array<st
                  int num_threads) {
     const auto lists = read_picks(picks, observations);
     const CanvasArrays out = to_canvases(canvases);
-    StoreState::Table table;
+    ObservationTable table;
     {
         const py::gil_scoped_release release;
         table = store.core.read([&](const StoreState& state) {
-            return state.compose_keyframes(targets.grids, lists, options, out, num_threads);
+            return mosaicmem::compose_keyframes(state, targets.grids, lists, options, out,
+                                                num_threads);
         });
     }
     return keyframe_arrays(placed(table));
@@ -109,11 +112,12 @@ py::dict compose_patches(const BoundStore& store, const Targets& targets,
         }
     }
     const CanvasArrays out = to_canvases(canvases);
-    StoreState::Table table;
+    ObservationTable table;
     {
         const py::gil_scoped_release release;
         table = store.core.read([&](const StoreState& state) {
-            return state.compose_patches(targets.grids, lists, options, out, num_threads);
+            return mosaicmem::compose_patches(state, targets.grids, lists, options, out,
+                                              num_threads);
         });
     }
     return keyframe_arrays(placed(table));
@@ -125,12 +129,13 @@ py::tuple select_and_compose(const BoundStore& store, const Targets& targets,
                              Out<std::int32_t> picks, CanvasesOut canvases, int num_threads) {
     const CanvasArrays out = to_canvases(canvases);
     std::vector<std::vector<Slot>> lists;
-    StoreState::Table table;
+    ObservationTable table;
     {
         const py::gil_scoped_release release;
         store.core.read([&](const StoreState& state) {
-            lists = state.select_keyframes(targets.grids, params, num_threads);
-            table = state.compose_keyframes(targets.grids, lists, options, out, num_threads);
+            lists = mosaicmem::select_keyframes(state, targets.grids, params, num_threads);
+            table = mosaicmem::compose_keyframes(state, targets.grids, lists, options, out,
+                                                 num_threads);
             return 0;
         });
     }

@@ -77,7 +77,7 @@ py::dict retrieve_tokens_of_views(const BoundStore& store, const std::array<doub
     const FoundArrays out = to_found(found);
     const TokenArrays tokens_out = to_tokens(tokens, stride, seconds_per_latent);
     const auto params = to_params(times, options, out.top_k);
-    StoreState::Table table;
+    ObservationTable table;
     {
         const py::gil_scoped_release release;
         table = store.core.read([&](const StoreState& state) {

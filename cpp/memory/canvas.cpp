@@ -1,4 +1,4 @@
-// Canvases composed from the keyframes of a store.
+#include "cpp/memory/canvas.hpp"
 
 #include <algorithm>
 #include <map>
@@ -6,7 +6,6 @@
 
 #include "cpp/base/parallel.hpp"
 #include "cpp/memory/observation_grid.hpp"
-#include "cpp/memory/store_state.hpp"
 
 namespace mosaicmem {
 namespace {
@@ -39,20 +38,17 @@ class PreparedSource {
     SourceGrid grid_{};
 };
 
-}  // namespace
-
 // What one target is composed from.
-struct StoreState::ViewSources {
+struct ViewSources {
     std::vector<std::size_t> at;                    // of the observations
     std::vector<std::vector<std::size_t>> patches;  // of each; none given: all that live
 };
 
-StoreState::Table StoreState::compose_views(std::span<const TargetGrid> targets,
-                                            const std::vector<ViewSources>& sources,
-                                            const BlendOptions& options,
-                                            const CanvasArrays& canvases, int num_threads) const {
+ObservationTable compose_views(const StoreState& state, std::span<const TargetGrid> targets,
+                               const std::vector<ViewSources>& sources, const BlendOptions& options,
+                               const CanvasArrays& canvases, int num_threads) {
     const bool is_empty = canvases.channels == 0;  // when its channels were asked for
-    if (!is_empty && alive_count_ > 0 && channels_ != canvases.channels)
+    if (!is_empty && state.alive_count() > 0 && state.channels() != canvases.channels)
         throw std::runtime_error("the store has other channels than when it was asked");
     std::map<std::size_t, std::size_t> place;  // of an observation among the keyframes
     for (const ViewSources& view : sources) {
@@ -67,10 +63,10 @@ StoreState::Table StoreState::compose_views(std::span<const TargetGrid> targets,
     std::vector<std::unique_ptr<PreparedSource>> prepared(used.size());
     parallel_for(used.size(), 16, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i)
-            prepared[i] = std::make_unique<PreparedSource>(observations_[used[i]]);
+            prepared[i] = std::make_unique<PreparedSource>(state.observations()[used[i]]);
     });
 
-    Table table;
+    ObservationTable table;
     for (const auto& source : prepared) table.push_back(source->observation());
     const std::size_t cells = targets.empty() ? 0 : targets[0].rows * targets[0].columns;
     parallel_for(targets.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
@@ -102,38 +98,41 @@ StoreState::Table StoreState::compose_views(std::span<const TargetGrid> targets,
     return table;
 }
 
-StoreState::Table StoreState::compose_keyframes(std::span<const TargetGrid> targets,
-                                                const std::vector<std::vector<Slot>>& observations,
-                                                const BlendOptions& options,
-                                                const CanvasArrays& canvases,
-                                                int num_threads) const {
+}  // namespace
+
+ObservationTable compose_keyframes(const StoreState& state, std::span<const TargetGrid> targets,
+                                   const std::vector<std::vector<Slot>>& observations,
+                                   const BlendOptions& options, const CanvasArrays& canvases,
+                                   int num_threads) {
     std::vector<ViewSources> sources(targets.size());
     for (std::size_t v = 0; v < targets.size(); ++v) {
         for (const Slot slot : observations[v]) {
-            const std::size_t at = at_slot(slot);
-            if (at != kNowhere && first_slots_[at] == slot) sources[v].at.push_back(at);
+            const std::size_t at = state.at_slot(slot);
+            if (at != StoreState::kNowhere && state.observations()[at]->first_slot == slot)
+                sources[v].at.push_back(at);
         }
     }
-    return compose_views(targets, sources, options, canvases, num_threads);
+    return compose_views(state, targets, sources, options, canvases, num_threads);
 }
 
-StoreState::Table StoreState::compose_patches(std::span<const TargetGrid> targets,
-                                              const std::vector<std::vector<PatchId>>& patches,
-                                              const BlendOptions& options,
-                                              const CanvasArrays& canvases, int num_threads) const {
+ObservationTable compose_patches(const StoreState& state, std::span<const TargetGrid> targets,
+                                 const std::vector<std::vector<PatchId>>& patches,
+                                 const BlendOptions& options, const CanvasArrays& canvases,
+                                 int num_threads) {
     std::vector<ViewSources> sources(targets.size());
     for (std::size_t v = 0; v < targets.size(); ++v) {
         std::map<std::size_t, std::vector<std::size_t>> of_observation;
         for (const PatchId id : patches[v]) {
-            const std::size_t at = at_id(id);
-            if (at != kNowhere) of_observation[at].push_back(id - observations_[at]->first_id);
+            const std::size_t at = state.at_id(id);
+            if (at != StoreState::kNowhere)
+                of_observation[at].push_back(id - state.observations()[at]->first_id);
         }
         for (auto& [at, chosen] : of_observation) {
             sources[v].at.push_back(at);
             sources[v].patches.push_back(std::move(chosen));
         }
     }
-    return compose_views(targets, sources, options, canvases, num_threads);
+    return compose_views(state, targets, sources, options, canvases, num_threads);
 }
 
 }  // namespace mosaicmem

@@ -11,6 +11,8 @@
 // what is behind, and those whose patches are worth most are candidates, and only those are looked
 // at cell by cell. A store of few keyframes is looked at whole.
 
+#include "cpp/memory/keyframe_selection.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -23,7 +25,6 @@
 #include "cpp/geometry/frustum.hpp"
 #include "cpp/memory/coarse_grid.hpp"
 #include "cpp/memory/observation_grid.hpp"
-#include "cpp/memory/store_state.hpp"
 
 namespace mosaicmem {
 namespace {
@@ -117,7 +118,8 @@ class KeyframeSelection {
         std::vector<Slot> slots;
         if (targets_.empty()) return slots;
         find_candidates();
-        for (const std::size_t at : candidates_) slots.push_back(store_.first_slots_[at]);
+        for (const std::size_t at : candidates_)
+            slots.push_back(store_.observations()[at]->first_slot);
         return slots;
     }
 
@@ -136,7 +138,7 @@ class KeyframeSelection {
             std::vector<const float*> here;
             for (const std::size_t i : shared) here.push_back(worth_[i].data() + v * cells);
             for (const std::size_t i : greedy(here, cells, params_.per_view, least))
-                picks[v].push_back(store_.first_slots_[candidates_[shared[i]]]);
+                picks[v].push_back(store_.observations()[candidates_[shared[i]]]->first_slot);
         }
         return picks;
     }
@@ -156,8 +158,8 @@ class KeyframeSelection {
     using Bins = std::array<Bin, kBinRows * kBinColumns>;
 
     void find_candidates() {
-        if (store_.observations_.size() <= kCandidates) {
-            candidates_.resize(store_.observations_.size());
+        if (store_.observations().size() <= kCandidates) {
+            candidates_.resize(store_.observations().size());
             std::iota(candidates_.begin(), candidates_.end(), 0);
             return;
         }
@@ -199,7 +201,7 @@ class KeyframeSelection {
         view.width += 2 * margin;
         view.height += 2 * margin;
         const Affine camera_from_index = view.camera_from_world * store_.world_from_index();
-        for (const PatchIndex::Node& root : store_.index_.roots())
+        for (const PatchIndex::Node& root : store_.index().roots())
             descend(root, kSamples, 0, {v, view, camera_from_index}, bins);
     }
 
@@ -213,8 +215,8 @@ class KeyframeSelection {
     // ones take much of it, and may hide the others.
     void descend(const PatchIndex::Node& node, std::size_t budget, unsigned depth, const Look& look,
                  Bins& bins) const {
-        if (store_.index_.is_leaf(node)) {
-            const PatchIndex::Leaf leaf = store_.index_.leaf(node);
+        if (store_.index().is_leaf(node)) {
+            const PatchIndex::Leaf leaf = store_.index().leaf(node);
             const std::size_t count = std::min(budget, leaf.count);
             for (std::size_t i = 0; i < count; ++i) {
                 // Targets of one window look alike; each begins with another patch.
@@ -224,7 +226,7 @@ class KeyframeSelection {
             return;
         }
         PatchIndex::Node children[2];
-        store_.index_.children(node, children[0], children[1]);
+        store_.index().children(node, children[0], children[1]);
         double area[2];
         for (int i = 0; i < 2; ++i) {
             BoxInView seen;
@@ -255,7 +257,7 @@ class KeyframeSelection {
         if (!(p.z >= view.near && p.z <= view.far)) return;
         const std::size_t at = store_.at_slot(slot);
         if (at == StoreState::kNowhere) return;
-        const Observation& observation = *store_.observations_[at];
+        const Observation& observation = *store_.observations()[at];
         const std::size_t patch = slot - observation.first_slot;
         if (!observation.is_alive(patch)) return;
         const Keyframe& keyframe = *observation.keyframe;
@@ -318,7 +320,7 @@ class KeyframeSelection {
             for (std::size_t i = begin; i < end; ++i) {
                 worth_[i].assign(all, 0.0f);
                 depth[i].assign(all, nowhere);
-                const Observation& observation = *store_.observations_[candidates_[i]];
+                const Observation& observation = *store_.observations()[candidates_[i]];
                 const std::vector<float> living = living_depth(observation);
                 SourceGrid source = grid_of(observation);
                 source.depth = living.data();
@@ -357,16 +359,15 @@ class KeyframeSelection {
     std::vector<std::vector<float>> worth_;
 };
 
-std::vector<Slot> StoreState::keyframe_candidates(std::span<const TargetGrid> targets,
-                                                  const KeyframeParams& params,
-                                                  int num_threads) const {
-    return KeyframeSelection(*this, targets, params, num_threads).candidates();
+std::vector<Slot> keyframe_candidates(const StoreState& state, std::span<const TargetGrid> targets,
+                                      const KeyframeParams& params, int num_threads) {
+    return KeyframeSelection(state, targets, params, num_threads).candidates();
 }
 
-std::vector<std::vector<Slot>> StoreState::select_keyframes(std::span<const TargetGrid> targets,
-                                                            const KeyframeParams& params,
-                                                            int num_threads) const {
-    return KeyframeSelection(*this, targets, params, num_threads).run();
+std::vector<std::vector<Slot>> select_keyframes(const StoreState& state,
+                                                std::span<const TargetGrid> targets,
+                                                const KeyframeParams& params, int num_threads) {
+    return KeyframeSelection(state, targets, params, num_threads).run();
 }
 
 }  // namespace mosaicmem

@@ -1,10 +1,9 @@
-// Patches near points: batches of queries, in parallel.
+#include "cpp/memory/neighbours.hpp"
 
 #include <algorithm>
 #include <limits>
 
 #include "cpp/base/parallel.hpp"
-#include "cpp/memory/store_state.hpp"
 
 namespace mosaicmem {
 namespace {
@@ -46,33 +45,34 @@ std::vector<std::uint32_t> along_curve(const double* queries, std::size_t count)
 
 }  // namespace
 
-std::vector<std::vector<Neighbour>> StoreState::nearest(const double* queries, std::size_t count,
-                                                        std::size_t k, int num_threads) const {
+std::vector<std::vector<Neighbour>> nearest(const StoreState& state, const double* queries,
+                                            std::size_t count, std::size_t k, int num_threads) {
     std::vector<std::vector<Neighbour>> found(count);
-    const PatchIndex::PatchOf resolve =
-        slots_are_ids_ && index_.dead_count() == 0 ? PatchIndex::PatchOf() : patch_of();
+    const PatchIndex::PatchOf resolve = state.slots_are_ids() && state.index().dead_count() == 0
+                                            ? PatchIndex::PatchOf()
+                                            : state.patch_of();
     const std::vector<std::uint32_t> order = along_curve(queries, count);
     parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t o = begin; o < end; ++o) {
             const std::uint32_t i = order[o];
             const double* q = queries + 3 * i;
-            found[i] = index_.nearest(in_index({q[0], q[1], q[2]}).data(), k, resolve);
+            found[i] = state.index().nearest(state.in_index({q[0], q[1], q[2]}).data(), k, resolve);
         }
     });
     return found;
 }
 
-std::vector<std::vector<Neighbour>> StoreState::within(const double* queries, std::size_t count,
-                                                       double radius, int num_threads) const {
+std::vector<std::vector<Neighbour>> within(const StoreState& state, const double* queries,
+                                           std::size_t count, double radius, int num_threads) {
     std::vector<std::vector<Neighbour>> found(count);
-    const PatchIndex::PatchOf resolve = patch_of();
+    const PatchIndex::PatchOf resolve = state.patch_of();
     const std::vector<std::uint32_t> order = along_curve(queries, count);
     parallel_for(count, 32, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t o = begin; o < end; ++o) {
             const std::uint32_t i = order[o];
             const double* q = queries + 3 * i;
-            found[i] = index_.within(in_index({q[0], q[1], q[2]}).data(),
-                                     static_cast<float>(radius), resolve);
+            found[i] = state.index().within(state.in_index({q[0], q[1], q[2]}).data(),
+                                            static_cast<float>(radius), resolve);
         }
     });
     return found;

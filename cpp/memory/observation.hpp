@@ -110,4 +110,7 @@ struct Observation {
     std::size_t overhead_nbytes() const;  // of this object, without the keyframe
 };
 
+// What an answer refers to by position.
+using ObservationTable = std::vector<std::shared_ptr<const Observation>>;
+
 }  // namespace mosaicmem

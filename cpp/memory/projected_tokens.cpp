@@ -1,18 +1,19 @@
-// Where the tokens of patches land in a view, and what is known of patches.
+#include "cpp/memory/projected_tokens.hpp"
 
 #include "cpp/geometry/reproject.hpp"
 #include "cpp/geometry/unproject.hpp"
 #include "cpp/memory/observation_grid.hpp"
-#include "cpp/memory/store_state.hpp"
 
 namespace mosaicmem {
-ProjectedTokens StoreState::project_tokens(std::span<const PatchId> ids, const View& view) const {
+
+ProjectedTokens project_tokens(const StoreState& state, std::span<const PatchId> ids,
+                               const View& view) {
     ProjectedTokens tokens;
-    tokens.channels = channels_;
+    tokens.channels = state.channels();
     for (std::size_t i = 0; i < ids.size(); ++i) {
-        const std::size_t at = at_id(ids[i]);
-        if (at == kNowhere) continue;
-        const Observation& observation = *observations_[at];
+        const std::size_t at = state.at_id(ids[i]);
+        if (at == StoreState::kNowhere) continue;
+        const Observation& observation = *state.observations()[at];
         const Keyframe& keyframe = *observation.keyframe;
         const Tile cells = observation.tile(ids[i] - observation.first_id);
         const Reprojection reproject(keyframe.k, observation.world_from_camera, view);
@@ -41,14 +42,14 @@ ProjectedTokens StoreState::project_tokens(std::span<const PatchId> ids, const V
     return tokens;
 }
 
-std::optional<PatchId> StoreState::describe(std::span<const PatchId> ids,
-                                            std::vector<PatchInfo>& infos) const {
+std::optional<PatchId> describe(const StoreState& state, std::span<const PatchId> ids,
+                                std::vector<PatchInfo>& infos) {
     infos.clear();
     infos.reserve(ids.size());
     for (const PatchId id : ids) {
-        const std::size_t at = at_id(id);
-        if (at == kNowhere) return id;
-        const Observation& observation = *observations_[at];
+        const std::size_t at = state.at_id(id);
+        if (at == StoreState::kNowhere) return id;
+        const Observation& observation = *state.observations()[at];
         const Keyframe& keyframe = *observation.keyframe;
         const std::size_t patch = id - observation.first_id;
         PatchInfo info{observation.first_slot,

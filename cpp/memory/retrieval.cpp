@@ -8,6 +8,8 @@
 // comes out of the queue as it went in is the next one that greedy selection would take, since
 // every step can only lower a bound.
 
+#include "cpp/memory/retrieval.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -15,7 +17,6 @@
 #include "cpp/geometry/frustum.hpp"
 #include "cpp/geometry/reproject.hpp"
 #include "cpp/geometry/unproject.hpp"
-#include "cpp/memory/store_state.hpp"
 
 namespace mosaicmem {
 namespace {
@@ -90,7 +91,7 @@ class Retrieval {
           taken_(view, params.diversity_radius) {}
 
     std::vector<RetrievedPatch> run() {
-        for (const PatchIndex::Node& root : store_.index_.roots()) push(root);
+        for (const PatchIndex::Node& root : store_.index().roots()) push(root);
         std::vector<RetrievedPatch> result;
         while (!queue_.empty() && result.size() < params_.top_k) {
             Entry top = queue_.front();
@@ -221,15 +222,15 @@ class Retrieval {
     }
 
     void expand(const PatchIndex::Node node) {  // by value: subtrees_ grows
-        if (!store_.index_.is_leaf(node)) {
+        if (!store_.index().is_leaf(node)) {
             PatchIndex::Node left, right;
-            store_.index_.children(node, left, right);
+            store_.index().children(node, left, right);
             push(left);
             push(right);
             return;
         }
         const double newest = recency(node.newest_time);
-        const PatchIndex::Leaf leaf = store_.index_.leaf(node);
+        const PatchIndex::Leaf leaf = store_.index().leaf(node);
         for (std::size_t i = 0; i < leaf.count; ++i) {
             Projected p;
             if (!project_centre(leaf.centres + 3 * i, camera_from_index_, view_, p)) continue;
@@ -268,7 +269,7 @@ class Retrieval {
     std::optional<Source> find_source(Slot slot) const {
         const std::size_t at = store_.at_slot(slot);
         if (at == StoreState::kNowhere) return std::nullopt;
-        const Observation& observation = *store_.observations_[at];
+        const Observation& observation = *store_.observations()[at];
         const Keyframe& keyframe = *observation.keyframe;
         const double weight = weight_of(keyframe.provenance, params_.generated_weight);
         if (weight == 0) return std::nullopt;
@@ -315,9 +316,9 @@ class Retrieval {
     std::optional<Source> source_;  // of the patch scored last
 };
 
-std::vector<RetrievedPatch> StoreState::retrieve(const View& view,
-                                                 const RetrievalParams& params) const {
-    std::vector<RetrievedPatch> patches = Retrieval(*this, view, params).run();
+std::vector<RetrievedPatch> retrieve(const StoreState& state, const View& view,
+                                     const RetrievalParams& params) {
+    std::vector<RetrievedPatch> patches = Retrieval(state, view, params).run();
     std::sort(patches.begin(), patches.end(), [](const RetrievedPatch& a, const RetrievedPatch& b) {
         return a.depth != b.depth ? a.depth < b.depth : a.id < b.id;
     });

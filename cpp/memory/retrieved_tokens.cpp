@@ -18,7 +18,7 @@ Retrieved retrieve_all(const StoreState& state, std::span<const View> views,
     Retrieved retrieved(views.size());
     parallel_for(views.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t v = begin; v < end; ++v)
-            retrieved[v] = state.retrieve(views[v], params[v]);
+            retrieved[v] = retrieve(state, views[v], params[v]);
     });
     return retrieved;
 }
@@ -128,9 +128,9 @@ void retrieve_window(const StoreState& state, std::span<const View> views,
     write(retrieve_all(state, views, params, num_threads), found);
 }
 
-std::vector<std::shared_ptr<const Observation>> retrieve_tokens(
-    const StoreState& state, std::span<const View> views, std::span<const RetrievalParams> params,
-    const FoundArrays& found, const TokenArrays& tokens, int num_threads) {
+ObservationTable retrieve_tokens(const StoreState& state, std::span<const View> views,
+                                 std::span<const RetrievalParams> params, const FoundArrays& found,
+                                 const TokenArrays& tokens, int num_threads) {
     const bool is_empty = tokens.channels == 0;  // when its channels were asked for
     if (!is_empty && state.alive_count() > 0 && state.channels() != tokens.channels)
         throw std::runtime_error("the store has other channels than when it was asked");
@@ -143,7 +143,7 @@ std::vector<std::shared_ptr<const Observation>> retrieve_tokens(
         most = std::max(most, patches.size());
         for (const RetrievedPatch& patch : patches) sources.emplace(state.at_id(patch.id), 0);
     }
-    std::vector<std::shared_ptr<const Observation>> table;
+    ObservationTable table;
     for (auto& [at, source] : sources) {
         source = static_cast<std::int32_t>(table.size());
         table.push_back(state.observations()[at]);

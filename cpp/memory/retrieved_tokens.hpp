@@ -1,12 +1,10 @@
 // What a store shows to the views of a window: patches, and their tokens aligned to each view.
 #pragma once
 
-#include <memory>
 #include <span>
-#include <vector>
 
 #include "cpp/memory/answers.hpp"
-#include "cpp/memory/store_state.hpp"
+#include "cpp/memory/retrieval.hpp"
 
 namespace mosaicmem {
 
@@ -20,8 +18,8 @@ void retrieve_window(const StoreState& state, std::span<const View> views,
 // their slots: the table of `sources`. Room for no channels is of a store that was empty when it
 // was asked for them, and finds nothing; room for others than the store has is a
 // std::runtime_error.
-std::vector<std::shared_ptr<const Observation>> retrieve_tokens(
-    const StoreState& state, std::span<const View> views, std::span<const RetrievalParams> params,
-    const FoundArrays& found, const TokenArrays& tokens, int num_threads);
+ObservationTable retrieve_tokens(const StoreState& state, std::span<const View> views,
+                                 std::span<const RetrievalParams> params, const FoundArrays& found,
+                                 const TokenArrays& tokens, int num_threads);
 
 }  // namespace mosaicmem

@@ -352,7 +352,7 @@ std::size_t StoreState::erase_frame(std::int64_t frame_id) {
 
 // Patches that were moved apart from others of their keyframe have ids between those of the others,
 // also where the observations are in order.
-void StoreState::sort_ids(std::vector<PatchId>& ids) {
+void sort_ids(std::vector<PatchId>& ids) {
     if (!std::is_sorted(ids.begin(), ids.end())) std::sort(ids.begin(), ids.end());
 }
 

@@ -1,5 +1,7 @@
 // What a store of patches holds: observations of keyframes, a bit for each patch, an index over
-// patch centres. Not safe for threads by itself; MemoryStore adds the lock.
+// patch centres. What is asked of it are functions of their own: see retrieval.hpp, neighbours.hpp,
+// keyframe_selection.hpp, canvas.hpp, projected_tokens.hpp, regions.hpp. Not safe for threads by
+// itself; MemoryStore adds the lock.
 //
 // A copy costs a pointer for each observation and each tree: copies share keyframes, trees and
 // observations, and an observation is copied when it is written to while it is shared.
@@ -16,12 +18,9 @@
 #include <vector>
 
 #include "cpp/base/camera.hpp"
-#include "cpp/memory/answers.hpp"
-#include "cpp/memory/blend.hpp"
 #include "cpp/memory/observation.hpp"
 #include "cpp/memory/patch_index.hpp"
 #include "cpp/memory/redundancy_map.hpp"
-#include "cpp/memory/score.hpp"
 
 namespace mosaicmem {
 
@@ -33,41 +32,6 @@ struct Limits {
     std::size_t max_patches = std::numeric_limits<std::size_t>::max();
     std::size_t max_bytes = std::numeric_limits<std::size_t>::max();
     Eviction policy = Eviction::oldest;
-};
-
-struct RetrievedPatch {
-    PatchId id;
-    double score;  // before the diversity penalty
-    double u, v;   // pixels, of the centre
-    double depth;  // metres, of the centre
-};
-
-struct PatchInfo {
-    Slot observation;  // the same for patches of one observation
-    std::int64_t frame_id;
-    double timestamp;
-    Provenance provenance;
-    Affine world_from_camera;
-    Intrinsics k;
-    std::size_t row, column;  // in the patch grid
-    Vec3 centre;              // world
-};
-
-// Tokens of retrieved patches, as they land in the target view. All arrays have one entry per
-// token.
-struct ProjectedTokens {
-    std::size_t channels = 0;
-    std::vector<float> latents;       // (n, channels)
-    std::vector<float> projected;     // (n, 3): u, v in pixels, z in metres
-    std::vector<float> confidence;    // (n)
-    std::vector<std::int32_t> patch;  // (n): position in the list of patches asked for
-    std::vector<std::int32_t> source_row, source_column;  // (n): cell in the source keyframe
-};
-
-struct KeyframeParams {
-    std::size_t per_view, per_window;  // at most this many keyframes
-    double depth_tolerance;            // relative thickness of a surface
-    ViewWeightScales scales;
 };
 
 struct StoreBytes {
@@ -97,8 +61,7 @@ struct StoreBytes {
 // Of an observation whose keyframe no other shares, without its places in index and order.
 StoreBytes bytes_of(const Observation& observation);
 
-// Half-spaces (normal, offset): a point is inside where normal . x + offset >= 0 for all of them.
-using HalfSpaces = std::span<const std::array<double, 4>>;
+void sort_ids(std::vector<PatchId>& ids);
 
 class StoreState {
   public:
@@ -136,6 +99,12 @@ class StoreState {
 
     // Where the index has a place in the world.
     std::array<float, 3> in_index(const Vec3& world) const;
+    Affine world_from_index() const {
+        return {{1, 0, 0, origin_.x, 0, 1, 0, origin_.y, 0, 0, 1, origin_.z}};
+    }
+    const PatchIndex& index() const { return index_; }
+    PatchIndex::PatchOf patch_of() const;  // of a slot of the index
+    bool slots_are_ids() const { return slots_are_ids_; }
 
     // Observations that were dropped, for the caller to destroy when it holds no lock: an owner of
     // buffers may take locks of its own.
@@ -172,66 +141,14 @@ class StoreState {
     std::vector<PatchId> duplicate(const Affine& edit, Ids ids, int num_threads);
     // Patch i of the other becomes patch offset + i. Returns the offset.
     PatchId splice(const StoreState& other, const Affine& edit, int num_threads);
-    std::vector<PatchId> inside(HalfSpaces half_spaces, int num_threads) const;
-    std::vector<PatchId> inside_sphere(const Vec3& centre, double radius, int num_threads) const;
-    // The smallest and the largest coordinates of centres; false if nothing lives.
-    bool bounds(std::array<Vec3, 2>& corners, int num_threads) const;
 
     // --- eviction.cpp: patches go until the limits hold. After an exception fewer have gone, and
     // the state may be used.
 
     std::size_t evict();
 
-    // --- neighbours.cpp: for each of the queries (count, 3), nearest first.
-
-    std::vector<std::vector<Neighbour>> nearest(const double* queries, std::size_t count,
-                                                std::size_t k, int num_threads) const;
-    std::vector<std::vector<Neighbour>> within(const double* queries, std::size_t count,
-                                               double radius, int num_threads) const;
-
-    // --- retrieval.cpp and projected_tokens.cpp
-
-    std::vector<RetrievedPatch> retrieve(const View& view, const RetrievalParams& params) const;
-    ProjectedTokens project_tokens(std::span<const PatchId> ids, const View& view) const;
-    // --- keyframe_selection.cpp: for each target, the observations (by first_slot) that show it
-    // best, the best first.
-
-    std::vector<std::vector<Slot>> select_keyframes(std::span<const TargetGrid> targets,
-                                                    const KeyframeParams& params,
-                                                    int num_threads) const;
-
-    // What of the store is looked at cell by cell for that, by slot.
-    std::vector<Slot> keyframe_candidates(std::span<const TargetGrid> targets,
-                                          const KeyframeParams& params, int num_threads) const;
-
-    // --- canvas.cpp: canvases of targets of equal grids, from whole observations (by first_slot)
-    // or from patches; those that are not here, or do not live, are skipped. Returns the
-    // observations in use, in the order of their slots: the table of `source`. Room for channels
-    // is as of retrieve_tokens().
-
-    using Table = std::vector<std::shared_ptr<const Observation>>;
-    Table compose_keyframes(std::span<const TargetGrid> targets,
-                            const std::vector<std::vector<Slot>>& observations,
-                            const BlendOptions& options, const CanvasArrays& canvases,
-                            int num_threads) const;
-    Table compose_patches(std::span<const TargetGrid> targets,
-                          const std::vector<std::vector<PatchId>>& patches,
-                          const BlendOptions& options, const CanvasArrays& canvases,
-                          int num_threads) const;
-
-    // Returns the first id that does not live, if any.
-    std::optional<PatchId> describe(std::span<const PatchId> ids,
-                                    std::vector<PatchInfo>& infos) const;
-
   private:
-    friend class Retrieval;
-    friend class KeyframeSelection;
-
     std::size_t ordered(std::size_t i) const { return order_.empty() ? i : order_[i]; }
-    PatchIndex::PatchOf patch_of() const;
-    Affine world_from_index() const {
-        return {{1, 0, 0, origin_.x, 0, 1, 0, origin_.y, 0, 0, 1, origin_.z}};
-    }
     bool in_reach(const Vec3& world) const;
     // Before patches of an observation die, whatever may fail has to: nothing that is seen changes
     // here. As many `others` may be emptied in the same go.
@@ -242,18 +159,11 @@ class StoreState {
     void drop_emptied() noexcept;
     void prepare_eviction(const Observation& coming);
     void sort_by_id();
-    static void sort_ids(std::vector<PatchId>& ids);
     void count_use(const Observation& observation);
     void count_disuse(const Observation& observation);
     RedundancyMap& writable_redundancy();
     struct Chosen;
-    struct ViewSources;
-    Table compose_views(std::span<const TargetGrid> targets,
-                        const std::vector<ViewSources>& sources, const BlendOptions& options,
-                        const CanvasArrays& canvases, int num_threads) const;
     std::vector<Chosen> choose(Ids ids) const;
-    template <class IsInside>
-    std::vector<PatchId> select(const IsInside& is_inside, int num_threads) const;
     void evict_patches();
     void evict_bytes();
     std::size_t least_kept() const;

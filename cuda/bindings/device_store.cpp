@@ -164,7 +164,7 @@ class BoundDeviceStore {
         }
         // They come from the index, on the host.
         const std::vector<Slot> slots = host_->read([&](const StoreState& state) {
-            return state.keyframe_candidates(targets.grids, params, 0);
+            return mosaicmem::keyframe_candidates(state, targets.grids, params, 0);
         });
         std::vector<std::int32_t> candidates;
         for (const Slot slot : slots) {

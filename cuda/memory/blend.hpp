@@ -1,5 +1,5 @@
-// Canvases of a window from whole keyframes, on the device: the twin of cpp/blend.cpp and
-// cpp/mosaic.cpp.
+// Canvases of a window from whole keyframes, on the device: the twin of cpp/memory/blend.cpp and
+// cpp/memory/canvas.cpp.
 #pragma once
 
 #include <cstddef>

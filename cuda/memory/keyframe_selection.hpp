@@ -1,5 +1,5 @@
 // Which whole keyframes show a window best, on the device: the twin of what
-// cpp/keyframe_selection.cpp does cell by cell. Candidates come from the index, on the host.
+// cpp/memory/keyframe_selection.cpp does cell by cell. Candidates come from the index, on the host.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// View-conditioned retrieval on the device, strategy top_k: the twin of cpp/retrieval.cpp, for all
+// View-conditioned retrieval on the device, strategy top_k: the twin of cpp/memory/retrieval.cpp, for all
 // views of a window at once.
 #pragma once
 

@@ -123,9 +123,9 @@ class TargetGrids:
 
 class StoreCounts(TypedDict):
     patches: int
-    observations: int
+    keyframes: int
     generated_patches: int
-    generated_observations: int
+    generated_keyframes: int
     latent_bytes: int
     depth_bytes: int
     confidence_bytes: int

@@ -3,7 +3,7 @@
 Both places offer the same. A question to memory opens a reading, makes room for its answer, and calls the core, whose
 two stores take the same arguments:
 
-    with place.reading(core) as (call, store):
+    with place.reading(core, num_threads) as (call, store):
         count, out = call.empty((len(targets),), "int32")
         store.retrieve_window(..., out, call.handle)
 """
@@ -38,12 +38,14 @@ class HostPlace:
 
     may_look = True
 
-    def __init__(self, num_threads: int) -> None:
-        self._call = HostCall("store", None, num_threads)
+    def __init__(self) -> None:
+        self._call = HOST
 
     @contextmanager
-    def reading(self, core: _core.MemoryStore) -> Iterator[tuple[HostCall, Any]]:
-        """The call, and the store that it asks."""
+    def reading(self, core: _core.MemoryStore, num_threads: int) -> Iterator[tuple[HostCall, Any]]:
+        """The call, and the store that it asks, by so many threads."""
+        if self._call.handle != num_threads:
+            self._call = HostCall("store", None, num_threads)
         yield self._call, core
 
     def room(self, top_k: int, patches: int) -> int:
@@ -90,7 +92,7 @@ class DevicePlace:
         self._lock = ForkSafeLock()
 
     @contextmanager
-    def reading(self, core: _core.MemoryStore) -> Iterator[tuple[DeviceCall, Any]]:
+    def reading(self, core: _core.MemoryStore, _num_threads: int) -> Iterator[tuple[DeviceCall, Any]]:
         """The call, and the tables as the store is now. One thread at a time: its kernels are in the stream when it
         leaves, so what comes next cannot overtake them."""
         with self._lock:
@@ -121,7 +123,7 @@ class DevicePlace:
 
     def prefetch(self, core: _core.MemoryStore, observations: NDArray[np.uint64]) -> None:
         """Begin to move the keyframes of observations into device memory, the most wanted first."""
-        with self.reading(core) as (call, store):
+        with self.reading(core, 0) as (call, store):
             store.prefetch(observations, call.handle)
 
     def anew(self) -> DevicePlace:
@@ -139,10 +141,10 @@ def room_for(call: HostCall | DeviceCall, shape: tuple[int, ...], axes: Axes) ->
     return {name: array for name, (array, _) in made.items()}, tuple(view for _, view in made.values())
 
 
-def place_of(device: Any, budget: int | None, num_threads: int) -> HostPlace | DevicePlace:
-    """Where a store with this ``device`` is read; on the host, by so many threads."""
+def place_of(device: Any, budget: int | None) -> HostPlace | DevicePlace:
+    """Where a store with this ``device`` is read."""
     if device is not None:
         return DevicePlace(device, budget)
     if budget is not None:
         raise ValueError("device_bytes: expected with device only")
-    return HostPlace(num_threads)
+    return HostPlace()

@@ -46,6 +46,7 @@ def explain_absence(store: MosaicMemoryStore, targets: CameraTrajectory, options
     options : RetrievalOptions
         Those under which nothing was found.
     """
+    store = store.fork()  # other threads may write to the store meanwhile
     ids = store.patch_ids
     if not len(ids):
         return None

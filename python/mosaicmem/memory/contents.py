@@ -58,18 +58,16 @@ class ObservedKeyframe:
 
 def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
     """All observations of one state of a store that have a living patch."""
-    exported = store._core.export_observations()
-    ends = np.cumsum(exported["words"])
-    for i, end in enumerate(ends.tolist()):
-        latents, depth, _ = exported["arrays"][i]
+    exported = store._exported()
+    for i, words in enumerate(exported.alive_words):
+        latents, depth, _ = exported.arrays[i]
         rows, columns = depth.shape
-        words = np.ascontiguousarray(exported["alive"][end - int(exported["words"][i]) : end], dtype="<u8")
         alive = _cells(words, rows, columns, store.latent_patch_size)
         if not alive.any():
             continue
-        fx, fy, cx, cy, stride, timestamp = exported["camera"][i].tolist()
+        fx, fy, cx, cy, stride, timestamp = exported.camera[i].tolist()
         matrix = np.eye(4)
-        matrix[:3] = exported["world_from_camera"][i]
+        matrix[:3] = exported.world_from_camera[i]
         pixels = CameraIntrinsics._derived(fx, fy, cx, cy, columns * int(stride), rows * int(stride))
         yield ObservedKeyframe(
             _widened(latents),
@@ -77,10 +75,10 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
             pixels.latent_grid(int(stride)),
             int(stride),
             matrix,
-            int(exported["frame_id"][i]),
+            int(exported.frame_id[i]),
             timestamp,
-            PROVENANCES[exported["provenance"][i]],
-            int(exported["slot"][i]),
+            PROVENANCES[exported.provenance[i]],
+            int(exported.slot[i]),
         )
 
 

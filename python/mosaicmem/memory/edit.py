@@ -69,7 +69,7 @@ class SpatialManipulation(Uncopied):
         affine = as_affine("matrix", matrix)
         ids = None if where is None else choose(self.store, where)
         before = self.store.snapshot()
-        moved = self.store._core.transform(affine, ids, self.store.num_threads)
+        moved = self.store._transform(affine, ids)
         if moved:
             self._history.append(before)
         return moved
@@ -95,7 +95,7 @@ class SpatialManipulation(Uncopied):
         affine = as_affine("matrix", matrix)
         ids = None if where is None else choose(self.store, where)
         before = self.store.snapshot()
-        copies = self.store._core.duplicate(affine, ids, self.store.num_threads)
+        copies = self.store._duplicate(affine, ids)
         if len(copies):
             self._history.append(before)
         return copies
@@ -142,7 +142,7 @@ class SpatialManipulation(Uncopied):
         else:
             affine = as_affine("matrix", matrix)
         before = self.store.snapshot()
-        first = self.store._core.splice(other._core, affine, self.store.num_threads)
+        first = self.store._splice(other, affine)
         self._history.append(before)
         return first
 

@@ -21,6 +21,8 @@ from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.storage import MAX_CELLS
 
 PROVENANCES = ("observed", "generated")
+_MOST_PATCH_BYTES = 512  # of index and places
+_OBJECT_BYTES = 4096  # a keyframe, about
 
 
 def as_keyframe(
@@ -130,3 +132,29 @@ def _narrow(latents: F32, dtype: str) -> np.ndarray:
     if ((rounded & 0x7FFF) == 0x7F80).any():
         raise ValueError(f"latents: expected values within bfloat16, got {np.abs(latents).max():.6g}")
     return rounded
+
+
+def check_fits(
+    keyframe: dict[str, Any],
+    patch_size: int,
+    max_patches: int | None,
+    max_bytes: int | None,
+    eviction: str,
+    num_threads: int,
+) -> None:
+    """Refuse a keyframe that would not fit into an empty store."""
+    latents, depth, confidence = (keyframe[name] for name in ("latents", "depth", "confidence"))
+    rows, columns, _ = latents.shape
+    patches = -(-rows // patch_size) * -(-columns // patch_size)
+    if max_patches is not None and patches > max_patches:
+        raise ValueError(f"latents: expected at most max_patches = {max_patches} patches in a keyframe, got {patches}")
+    nbytes = latents.nbytes + depth.nbytes + (0 if confidence is None else confidence.nbytes)
+    if max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= max_bytes:
+        return
+    alone = _core.MemoryStore(patch_size, None, None, getattr(_core.Eviction, eviction))
+    alone.insert(*[*keyframe.values(), 0, num_threads])
+    if alone.nbytes > max_bytes:
+        raise ValueError(
+            f"latents: expected a keyframe that fits into max_bytes = {max_bytes}, "
+            f"got one of {alone.nbytes} bytes with its index"
+        )

@@ -98,8 +98,8 @@ class KeyframeRetrieval:
                 table = memory.compose(grids, picks, sources.observations, blend, out, call.handle)
                 return ComposedMosaic.of_core(canvases, table, sources)
             ids = np.ascontiguousarray(to_host("patch_ids", sources.patch_ids))
-            here, out_here = _room_for_canvases(HOST, grids, store._core.channels)
-            table = store._core.compose_patches(grids, ids, blend, out_here, store.num_threads)
+            here, out_here = _room_for_canvases(HOST, grids, store.channels or 0)
+            table = store._compose_patches(grids, ids, blend, out_here)
             return ComposedMosaic.of_core({name: call.there(array) for name, array in here.items()}, table, None)
 
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
@@ -136,12 +136,12 @@ class KeyframeRetrieval:
         if store._place.may_look:
             return
         picks = np.empty((len(targets), self.options.max_keyframes), np.int32)
-        observations = store._core.select_keyframes(grids, self.options.selection(), picks, store.num_threads)
+        observations = store._select_on_host(grids, self.options.selection(), picks)
         ranks: dict[int, int] = {}  # the best of any target first, then the second best
         for rank, column in enumerate(picks.T):
             for pick in np.unique(column[column >= 0]).tolist():
                 ranks.setdefault(pick, rank)
-        store._place.prefetch(store._core, observations[list(ranks)])
+        store._prefetch(observations[list(ranks)])
 
     def _suspect_absence(self, store: MosaicMemoryStore, targets: CameraTrajectory, coverage: Any) -> None:
         if not self._has_warned and not coverage.any():

@@ -25,7 +25,7 @@ def suspect_forgotten(
     """
     if not options.half_life or store._said_forgotten or not options.min_visibility > 0.5**_HALF_LIVES:
         return
-    last = store._core.statistics()["last_time"]
+    last = store.statistics().last_time
     if last is None:
         return
     age = min(pose.timestamp for pose in poses) - last

@@ -109,9 +109,9 @@ def choose(store: MosaicMemoryStore, where: Region | ArrayLike) -> U64:
     if isinstance(where, Sphere):
         centre = as_array("centre", where.centre, np.float64, (3,))
         x, y, z = centre.tolist()
-        return store._core.inside_sphere((x, y, z), where.radius, store.num_threads)
+        return store._inside_sphere((x, y, z), where.radius)
     if isinstance(where, Box | Frustum):
-        return store._core.inside(where.half_spaces, store.num_threads)
+        return store._inside(where.half_spaces)
     if where is None:
         raise TypeError("where: expected a Sphere, Box or Frustum, ids, or a mask, got None")
     array = to_numpy("where", where)

@@ -29,17 +29,15 @@ from mosaicmem._border.stores import place_of, room_for
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.memory.keyframe import as_keyframe
+from mosaicmem.memory.keyframe import as_keyframe, check_fits
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.recency import suspect_forgotten
 from mosaicmem.memory.results import FOUND, RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
-from mosaicmem.memory.storage import MAX_LABEL, Attachment, StoreFolder, StoreSettings, open_folder
+from mosaicmem.memory.storage import Attachment, ExportedStore, StoreHome, StoreSettings, open_folder
 
 LATENT_DTYPES = ("float32", "float16", "bfloat16")
 EVICTIONS = ("oldest", "redundant")
-_MOST_PATCH_BYTES = 512  # of index and places
 _MOST_FRAME_ID = 2**62
-_OBJECT_BYTES = 4096  # a keyframe, about
 _MOST_COORDINATE = 1e13  # metres; squared distances stay within float32
 
 
@@ -103,13 +101,11 @@ class MosaicMemoryStore(Uncopied):
         )
         self.device = device
         self.device_bytes = None if device_bytes is None else check_integer("device_bytes", device_bytes, minimum=0)
-        self._place = place_of(device, self.device_bytes, self.num_threads)
+        self._place = place_of(device, self.device_bytes)
         self._next_frame_id = 0
         self._said_forgotten = False
-        self._folder: StoreFolder | None = None
-        self._failed_folder: StoreFolder | None = None  # of a save to another folder that failed
-        self._lock = ForkSafeLock(rank=1)  # of the three above
-        self._saving = ForkSafeLock(over_io=True)  # one save at a time
+        self._lock = ForkSafeLock(rank=1)  # of the number above
+        self._home = StoreHome()
 
     def __len__(self) -> int:
         """The number of living patches."""
@@ -182,7 +178,7 @@ class MosaicMemoryStore(Uncopied):
         )
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-_MOST_FRAME_ID, maximum=_MOST_FRAME_ID)
-        self._check_fits(keyframe)
+        check_fits(keyframe, self.latent_patch_size, self.max_patches, self.max_bytes, self.eviction, self.num_threads)
         keyframe["latents"] = self._place.kept(keyframe["latents"])
         with self._lock:
             if frame_id is None:
@@ -193,27 +189,6 @@ class MosaicMemoryStore(Uncopied):
                     )
             self._next_frame_id = max(self._next_frame_id, frame_id + 1)
         return self._core.insert(*[*keyframe.values(), frame_id, self.num_threads])
-
-    def _check_fits(self, keyframe: dict[str, Any]) -> None:
-        """A keyframe that would not fit into an empty store is refused."""
-        latents, depth, confidence = (keyframe[name] for name in ("latents", "depth", "confidence"))
-        rows, columns, _ = latents.shape
-        size = self.latent_patch_size
-        patches = -(-rows // size) * -(-columns // size)
-        if self.max_patches is not None and patches > self.max_patches:
-            raise ValueError(
-                f"latents: expected at most max_patches = {self.max_patches} patches in a keyframe, got {patches}"
-            )
-        nbytes = latents.nbytes + depth.nbytes + (0 if confidence is None else confidence.nbytes)
-        if self.max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= self.max_bytes:
-            return
-        alone = _core.MemoryStore(size, None, None, getattr(_core.Eviction, self.eviction))
-        alone.insert(*[*keyframe.values(), 0, self.num_threads])
-        if alone.nbytes > self.max_bytes:
-            raise ValueError(
-                f"latents: expected a keyframe that fits into max_bytes = {self.max_bytes}, "
-                f"got one of {alone.nbytes} bytes with its index"
-            )
 
     def retrieve(self, intrinsics: CameraIntrinsics, pose: CameraPose, **options: Any) -> RetrievedPatches:
         """The patches that matter most to a camera, exactly.
@@ -276,6 +251,40 @@ class MosaicMemoryStore(Uncopied):
             memory.retrieve_window(camera, camera_from_world, times, options.weights(), (*found, counted), call.handle)
         return RetrievedWindow(**arrays, count=count)
 
+    # For the modules beside this one, which do not reach into the core.
+
+    @property
+    def _revision(self) -> int:
+        """Grows with every write."""
+        return self._core.revision
+
+    def _exported(self) -> ExportedStore:
+        return ExportedStore.of(self._core)
+
+    def _transform(self, affine: F64, ids: U64 | None) -> int:
+        return self._core.transform(affine, ids, self.num_threads)
+
+    def _duplicate(self, affine: F64, ids: U64 | None) -> U64:
+        return self._core.duplicate(affine, ids, self.num_threads)
+
+    def _splice(self, other: MosaicMemoryStore, affine: F64) -> int:
+        return self._core.splice(other._core, affine, self.num_threads)
+
+    def _inside(self, half_spaces: F64) -> U64:
+        return self._core.inside(half_spaces, self.num_threads)
+
+    def _inside_sphere(self, centre: tuple[float, float, float], radius: float) -> U64:
+        return self._core.inside_sphere(centre, radius, self.num_threads)
+
+    def _compose_patches(self, grids: _core.TargetGrids, ids: I64, blend: _core.BlendOptions, out: Any) -> Any:
+        return self._core.compose_patches(grids, ids, blend, out, self.num_threads)
+
+    def _select_on_host(self, grids: _core.TargetGrids, params: _core.KeyframeParams, picks: Any) -> U64:
+        return self._core.select_keyframes(grids, params, picks, self.num_threads)
+
+    def _prefetch(self, observations: U64) -> None:
+        self._place.prefetch(self._core, observations)
+
     def _there(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """NumPy arrays where the store is read."""
         with self._reading() as (call, _):
@@ -283,7 +292,7 @@ class MosaicMemoryStore(Uncopied):
 
     def _reading(self) -> Any:
         """See `mosaicmem._border.stores`."""
-        return self._place.reading(self._core)
+        return self._place.reading(self._core, self.num_threads)
 
     def query_nearest(self, points: ArrayLike, k: int = 1) -> tuple[F32, U64]:
         """The k patches nearest to each point.
@@ -398,8 +407,7 @@ class MosaicMemoryStore(Uncopied):
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._core, other._folder, other._failed_folder = self._core.fork(), None, None
-        other._lock, other._saving = ForkSafeLock(rank=1), ForkSafeLock(over_io=True)
+        other._core, other._lock, other._home = self._core.fork(), ForkSafeLock(rank=1), StoreHome()
         other._place = other._place.anew()
         return other
 
@@ -441,31 +449,11 @@ class MosaicMemoryStore(Uncopied):
             folder, so that `mosaicmem inspect --verify` goes on saying so.
         """
         check_instance("label", label, str)
-        if len(label) > MAX_LABEL:
-            raise ValueError(f"label: expected at most {MAX_LABEL} characters, got {len(label)}")
-        with self._saving:
-            exported = self._core.export_observations()
+        with self._home.saving:
+            exported = self._exported()
             with self._lock:
                 next_frame_id = self._next_frame_id
-                folder = self._known_folder(Path(path).resolve()) or StoreFolder(Path(path))
-            try:
-                folder.save(exported, self._settings(), next_frame_id, label, attachment)
-            except BaseException:
-                if folder is not self._folder:
-                    folder.close()
-                    self._failed_folder = folder
-                raise
-            if self._folder is not None and folder is not self._folder:
-                self._folder.close()
-            with self._lock:
-                self._folder, self._failed_folder = folder, None
-
-    def _known_folder(self, path: Path) -> StoreFolder | None:
-        """What this store knows of a folder that it saved to, or tried to, if that is still what is there."""
-        for folder in (self._folder, self._failed_folder):
-            if folder is not None and folder.path == path and folder.is_there():
-                return folder
-        return None
+            self._home.save(Path(path), exported, self._settings(), next_frame_id, label, attachment)
 
     @classmethod
     def open(
@@ -506,14 +494,12 @@ class MosaicMemoryStore(Uncopied):
         overrides = {name: getattr(checked, name) for name in given}
         folder, core, settings, next_frame_id = open_folder(Path(path), check_threads(num_threads), **overrides)
         store = cls(**settings.model_dump(), num_threads=num_threads, device=device, device_bytes=device_bytes)
-        store._core, store._folder, store._next_frame_id = core, folder, next_frame_id
+        store._core, store._home, store._next_frame_id = core, StoreHome(folder), next_frame_id
         return store
 
     def close(self) -> None:
         """Let another process write to the folder that this store was saved to. The store itself goes on."""
-        with self._saving:
-            if self._folder is not None:
-                self._folder.close()
+        self._home.close()
 
     def __copy__(self) -> MosaicMemoryStore:
         return self.fork()
@@ -523,21 +509,7 @@ class MosaicMemoryStore(Uncopied):
 
     def statistics(self) -> StoreStatistics:
         """Counts, bytes and times."""
-        counted = self._core.statistics()
-        return StoreStatistics(
-            patches=counted["patches"],
-            keyframes=counted["observations"],
-            generated_patches=counted["generated_patches"],
-            generated_keyframes=counted["generated_observations"],
-            channels=self.channels,
-            latent_bytes=counted["latent_bytes"],
-            depth_bytes=counted["depth_bytes"],
-            confidence_bytes=counted["confidence_bytes"],
-            index_bytes=counted["index_bytes"],
-            bookkeeping_bytes=counted["bookkeeping_bytes"],
-            first_time=counted["first_time"],
-            last_time=counted["last_time"],
-        )
+        return StoreStatistics(channels=self.channels, **self._core.statistics())
 
     @property
     def nbytes(self) -> int:

@@ -20,12 +20,11 @@ _DTYPES = ("float32", "float16", "bfloat16")  # by the core's number
 
 def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
     """Counts, bytes by kind, time span, bounds, patches per keyframe, provenance, kinds of keyframes; plain JSON."""
-    exported = store._core.export_observations()
-    alive = np.split(exported["alive"], np.cumsum(exported["words"])[:-1]) if len(exported["words"]) else []
-    living = [int(np.unpackbits(words.view(np.uint8)).sum()) for words in alive]
-    distinct = dict(zip(exported["keyframe"].tolist(), range(len(living)), strict=True))
+    exported = store._exported()
+    living = [int(np.unpackbits(words.view(np.uint8)).sum()) for words in exported.alive_words]
+    distinct = dict(zip(exported.keyframe.tolist(), range(len(living)), strict=True))
     kinds = Counter(
-        (*exported["arrays"][i][0].shape[:2], int(exported["camera"][i, 4]), _DTYPES[exported["latent_type"][i]])
+        (*exported.arrays[i][0].shape[:2], int(exported.camera[i, 4]), _DTYPES[exported.latent_type[i]])
         for i in distinct.values()
     )
     statistics = asdict(store.statistics())

@@ -13,7 +13,9 @@ so at every instant the manifest that is there describes a whole store. It has t
 Files that no manifest names are left over from a write that did not end; the next one removes them.
 """
 
+from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.folder import Attachment, StoreFolder
+from mosaicmem.memory.storage.home import StoreHome
 from mosaicmem.memory.storage.manifest import MAX_LABEL, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.reading import MAX_CELLS, open_folder, read_attachment, verify
 
@@ -21,8 +23,10 @@ __all__ = [
     "MAX_CELLS",
     "MAX_LABEL",
     "Attachment",
+    "ExportedStore",
     "Manifest",
     "StoreFolder",
+    "StoreHome",
     "StoreSettings",
     "open_folder",
     "read_attachment",

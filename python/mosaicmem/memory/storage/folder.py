@@ -16,6 +16,7 @@ from mosaicmem._copies import Uncopied
 from mosaicmem._files import make_folder, sync_file
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.errors import StoreLockedError
+from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.keyframe_files import KeyframeFiles, Place, keyframes_of
 from mosaicmem.memory.storage.lock import FolderLock
 from mosaicmem.memory.storage.manifest import (
@@ -77,7 +78,7 @@ class StoreFolder(Uncopied):
 
     def save(
         self,
-        exported: dict[str, Any],
+        exported: ExportedStore,
         settings: StoreSettings,
         next_frame_id: int,
         label: str = "",
@@ -94,7 +95,7 @@ class StoreFolder(Uncopied):
 
     def _save(
         self,
-        exported: dict[str, Any],
+        exported: ExportedStore,
         settings: StoreSettings,
         next_frame_id: int,
         label: str,
@@ -111,13 +112,13 @@ class StoreFolder(Uncopied):
             attachments.append(self._write("attachment", self._take_number(), *attachment, rows=0))
         manifest = Manifest(
             settings=settings,
-            next_id=exported["next_id"],
-            next_slot=exported["next_slot"],
+            next_id=exported.next_id,
+            next_slot=exported.next_slot,
             next_file=self._next_number,
             next_frame_id=next_frame_id,
-            channels=exported["channels"],
-            origin=list(exported["origin"]),
-            patches=exported["patches"],
+            channels=exported.channels,
+            origin=list(exported.origin),
+            patches=exported.patches,
             observations=len(recorded),
             keyframes=keyframe_files,
             states=state_files,
@@ -197,7 +198,7 @@ class StoreFolder(Uncopied):
             "to another folder"
         )
 
-    def _write_changes(self, exported: dict[str, Any], recorded: dict[int, Record]) -> list[FileEntry]:
+    def _write_changes(self, exported: ExportedStore, recorded: dict[int, Record]) -> list[FileEntry]:
         """The state files that lead to what is recorded: one more, or a single new one in the place of many."""
         files = list(self.manifest.states) if self.manifest else []
         if len(files) >= _MOST_STATES or sum(entry.rows for entry in files) > 2 * len(recorded) + 64:
@@ -217,7 +218,7 @@ class StoreFolder(Uncopied):
     def _write_state(
         self,
         number: int,
-        exported: dict[str, Any],
+        exported: ExportedStore,
         recorded: dict[int, Record],
         changed: list[int],
         gone: list[int],
@@ -225,14 +226,14 @@ class StoreFolder(Uncopied):
         values = list(recorded.values())
         alive = b"".join(values[i].alive for i in changed)
         tensors = {
-            "slot": exported["slot"][changed],
-            "first_id": exported["first_id"][changed],
+            "slot": exported.slot[changed],
+            "first_id": exported.first_id[changed],
             "place": np.array([values[i].place for i in changed], dtype=np.int64).reshape(-1, 2),
-            "world_from_camera": exported["world_from_camera"][changed],
-            "camera": exported["camera"][changed],
-            "frame_id": exported["frame_id"][changed],
-            "provenance": exported["provenance"][changed],
-            "words": exported["words"][changed],
+            "world_from_camera": exported.world_from_camera[changed],
+            "camera": exported.camera[changed],
+            "frame_id": exported.frame_id[changed],
+            "provenance": exported.provenance[changed],
+            "words": exported.words[changed],
             "alive": np.frombuffer(alive, dtype="<u8"),
             "gone": np.array(gone, dtype=np.uint64),
         }
@@ -247,17 +248,15 @@ class StoreFolder(Uncopied):
                 (self.path / name).unlink(missing_ok=True)
 
 
-def _records(exported: dict[str, Any], places: dict[int, Place]) -> dict[int, Record]:
+def _records(exported: ExportedStore, places: dict[int, Place]) -> dict[int, Record]:
     """What there is to keep of each observation, by slot, ascending."""
-    ends = 8 * np.cumsum(exported["words"])
-    alive = np.ascontiguousarray(exported["alive"], dtype="<u8").tobytes()
-    columns = (exported["slot"], exported["keyframe"], exported["first_id"], ends)
-    records, begin = {}, 0
-    for row, (slot, serial, first_id, end) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        pose = exported["world_from_camera"][row].tobytes()
-        records[slot] = Record(places[serial], first_id, pose, alive[begin:end])
-        begin = end
-    return records
+    columns = zip(exported.slot.tolist(), exported.keyframe.tolist(), exported.first_id.tolist(), strict=True)
+    return {
+        slot: Record(places[serial], first_id, pose.tobytes(), words.tobytes())
+        for (slot, serial, first_id), pose, words in zip(
+            columns, exported.world_from_camera, exported.alive_words, strict=True
+        )
+    }
 
 
 def _files_in(path: Path) -> list[str]:

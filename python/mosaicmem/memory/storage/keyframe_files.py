@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from mosaicmem.errors import suspect
+from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.manifest import FileEntry, new_name
 from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensors
 
@@ -35,10 +36,10 @@ class StoredKeyframe:
         return self.latents.nbytes + self.depth.nbytes + (0 if self.confidence is None else self.confidence.nbytes)
 
 
-def keyframes_of(exported: dict[str, Any]) -> dict[int, StoredKeyframe]:
+def keyframes_of(exported: ExportedStore) -> dict[int, StoredKeyframe]:
     """The keyframes that observations show, each once, by serial."""
-    serials = exported["keyframe"].tolist()
-    return {serial: StoredKeyframe(*arrays) for serial, arrays in zip(serials, exported["arrays"], strict=True)}
+    serials = exported.keyframe.tolist()
+    return {serial: StoredKeyframe(*arrays) for serial, arrays in zip(serials, exported.arrays, strict=True)}
 
 
 @dataclass

@@ -66,7 +66,7 @@ class PublishedRule:
 
     def _follow(self, store: MosaicMemoryStore) -> None:
         """Take over what is in a store, unless it is as it was."""
-        revision = store._core.revision
+        revision = store._revision
         if self._known is not None and self._known[0]() is store and self._known[1] == revision:
             return
         taken = [

@@ -1,0 +1,27 @@
+// Which whole keyframes show a window of targets best, strategy visible_coverage.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "cpp/memory/store_state.hpp"
+#include "cpp/memory/view_weight.hpp"
+
+namespace mosaicmem {
+
+struct KeyframeParams {
+    std::size_t per_view, per_window;  // at most this many keyframes
+    double depth_tolerance;            // relative thickness of a surface
+    ViewWeightScales scales;
+};
+
+// For each target, the observations (by first_slot) that show it best, the best first.
+std::vector<std::vector<Slot>> select_keyframes(const StoreState& state,
+                                                std::span<const TargetGrid> targets,
+                                                const KeyframeParams& params, int num_threads);
+
+// The observations that are compared cell by cell for that, by slot.
+std::vector<Slot> keyframe_candidates(const StoreState& state, std::span<const TargetGrid> targets,
+                                      const KeyframeParams& params, int num_threads);
+
+}  // namespace mosaicmem

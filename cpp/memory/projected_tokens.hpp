@@ -1,0 +1,42 @@
+// Where the tokens of patches land in a view, and what is known of patches.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cpp/memory/store_state.hpp"
+
+namespace mosaicmem {
+
+struct PatchInfo {
+    Slot observation;  // the same for patches of one observation
+    std::int64_t frame_id;
+    double timestamp;
+    Provenance provenance;
+    Affine world_from_camera;
+    Intrinsics k;
+    std::size_t row, column;  // in the patch grid
+    Vec3 centre;              // world
+};
+
+// Tokens of retrieved patches, as they land in the target view. All arrays have one entry per
+// token.
+struct ProjectedTokens {
+    std::size_t channels = 0;
+    std::vector<float> latents;       // (n, channels)
+    std::vector<float> projected;     // (n, 3): u, v in pixels, z in metres
+    std::vector<float> confidence;    // (n)
+    std::vector<std::int32_t> patch;  // (n): position in the list of patches asked for
+    std::vector<std::int32_t> source_row, source_column;  // (n): cell in the source keyframe
+};
+
+// Ids that do not live are skipped.
+ProjectedTokens project_tokens(const StoreState& state, std::span<const PatchId> ids,
+                               const View& view);
+
+// Returns the first id that does not live, if any.
+std::optional<PatchId> describe(const StoreState& state, std::span<const PatchId> ids,
+                                std::vector<PatchInfo>& infos);
+
+}  // namespace mosaicmem
