@@ -1,7 +1,7 @@
-"""The synthetic world: two furnished rooms, rendered with exact depth from any camera. Ground truth of demo and tests.
+"""The synthetic world: two furnished rooms, rendered with exact depth from any camera. Ground truth for demo and tests.
 
-Up is -y; the floor is y = 0. Surfaces are boxes, so a ray meets them in closed form; textures are functions of the
-place on the surface, so every view agrees with every other.
+Up is -y; the floor is y = 0. Surfaces are boxes, so ray intersections have a closed form; textures are functions of
+the position on the surface, so all views are consistent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EYE_HEIGHT = 1.5
 
 @dataclass(frozen=True, eq=False)
 class RenderedView:
-    """What a camera sees.
+    """A rendered image and its depth.
 
     Attributes
     ----------
@@ -47,16 +47,16 @@ class _Box:
     color: F64
     accent: F64
     inside: bool = False
-    moved: F64 = field(default_factory=lambda: np.zeros(3))  # since it was made; its texture came along
+    moved: F64 = field(default_factory=lambda: np.zeros(3))  # displacement since creation; the texture moves along
 
 
 class SyntheticWorld:
-    """Two rooms behind each other's wall, with boxes, pillars and pictures.
+    """Two adjoining rooms with boxes, pillars and pictures.
 
     Parameters
     ----------
     seed : int
-        Colours and textures.
+        Determines colours and textures.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -96,8 +96,8 @@ class SyntheticWorld:
         return _as_image(self._trace(intrinsics, pose)[1], intrinsics)
 
     def _trace(self, intrinsics: CameraIntrinsics, pose: CameraPose) -> tuple[F64, F64, NDArray[np.int64]]:
-        """Rays (N, 3) in the world, with z = 1 in the camera frame so that the distance along one is its depth (N,),
-        and the box that each meets first, -1 for none."""
+        """Rays (N, 3) in the world, with z = 1 in the camera frame so that the ray parameter is the depth, their depths
+        (N,), and the index (N,) of the first box that each ray hits, -1 for none."""
         j, i = np.meshgrid(np.arange(intrinsics.width), np.arange(intrinsics.height))
         pixels = np.stack([j.ravel() + 0.5, i.ravel() + 0.5], axis=1)
         rays = intrinsics.unproject(pixels, np.ones(len(pixels))) @ pose.world_from_camera[:3, :3].T
@@ -115,12 +115,12 @@ class SyntheticWorld:
     def leave_and_return(self, intrinsics: CameraIntrinsics, num_frames: int, *, fps: float = 15.0) -> CameraTrajectory:
         """A loop: along the pictures of the first room, through the door into the second, and back to the pictures.
 
-        The way back passes other places than the way out, so what is seen again is seen from elsewhere; the last pose
-        is the first.
+        The way back takes another route than the way out, so revisited places are seen from other viewpoints; the last
+        pose equals the first.
         """
         num_frames = check_integer("num_frames", num_frames, minimum=2)
         waypoints = [CameraPose.look_at(_eye(*eye), _eye(*target)) for eye, target in _LOOP]
-        # Waypoints are equally far apart in time, except that the camera starts and ends gently.
+        # Waypoints are equally spaced in time, except that the camera eases in and out.
         last = len(waypoints) - 1
         poses = []
         for frame in range(num_frames):
@@ -140,7 +140,7 @@ def _eye(x: float, z: float) -> F64:
 
 
 def _ease(t: float) -> float:
-    """Linear in the middle, with a quarter of the speed at both ends."""
+    """Smoothstep blended with the identity: a quarter of the mean speed at both ends."""
     return 0.25 * t + 0.75 * (3 * t * t - 2 * t * t * t)
 
 
@@ -164,7 +164,7 @@ def _furnish(rng: np.random.Generator) -> list[_Box]:
     def box(
         low: tuple[float, float, float], high: tuple[float, float, float], texture: str, inside: bool = False
     ) -> _Box:
-        """A box between two corners (x, height, z), heights upwards though y points down, in random colours."""
+        """A box between two corners (x, height, z) in random colours; height points up although y points down."""
         y_low, y_high = -high[1], -low[1]
         color = rng.uniform(0.35, 0.8, 3)
         return _Box(
@@ -199,11 +199,11 @@ def _furnish(rng: np.random.Generator) -> list[_Box]:
 
 
 def _intersect(box: _Box, origin: F64, inverse: F64) -> F64:
-    """Depth at which each ray (inverse directions (3, n)) meets the box, inf where it does not: the slab test."""
+    """Slab test: the depth at which each ray (inverse directions (3, n)) hits the box, inf where it misses."""
     near = np.full(inverse.shape[1], -np.inf)
     far = np.full(inverse.shape[1], np.inf)
     for axis in range(3):
-        with np.errstate(invalid="ignore"):  # 0 * inf: a ray along the face that starts in it
+        with np.errstate(invalid="ignore"):  # 0 * inf: a ray that lies in the plane of a face
             a = (box.low[axis] - origin[axis]) * inverse[axis]
             b = (box.high[axis] - origin[axis]) * inverse[axis]
         np.fmax(near, np.fmin(a, b), out=near)
@@ -219,8 +219,8 @@ def _shade(box: _Box, points: F64, seed: int) -> F64:
         at_home = replace(box, low=box.low - box.moved, high=box.high - box.moved, moved=np.zeros(3))
         return _shade(at_home, points - box.moved, seed)
     offset = np.minimum(np.abs(points - box.low), np.abs(points - box.high))
-    axis = offset.argmin(axis=1)  # the face's normal
-    # Textures are looks, not geometry: float32 is enough.
+    axis = offset.argmin(axis=1)  # that of the face's normal
+    # Textures affect appearance, not geometry: float32 is enough.
     s = np.where(axis == 0, points[:, 2], points[:, 0]).astype(np.float32)
     t = np.where(axis == 1, points[:, 2], points[:, 1]).astype(np.float32)
     if box.texture == "room":

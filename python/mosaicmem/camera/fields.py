@@ -1,4 +1,4 @@
-"""Named fields of the files of others: what bends the image is refused, and what nothing reads is named once."""
+"""Named fields in third-party files: refuses non-pinhole cameras, and names each unknown field once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mosaicmem.errors import suspect
 
 _MOST_NAMES = 8
 _MOST_LETTERS = 40
-_MOST_UNREAD = 1000  # different names, of which as many are counted
+_MOST_UNREAD = 1000  # distinct names that are counted
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "PERSPECTIVE", "PERSP")
 _MODEL_FIELDS = frozenset({"camera_model", "camera_type", "projection", "projection_type", "lens_type"})
 _BENT = frozenset(
@@ -38,7 +38,7 @@ _BEGINNINGS = (*_BENT_BEGINNINGS, *_OTHER_LENSES_BEGINNINGS, *_MOVING_BEGINNINGS
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a field says that there is none of what it is named after: zero, false, empty, or only such."""
+    """Whether a field is unset: zero, false, None, empty, or a container of only such values."""
     if isinstance(value, Mapping):
         return all(is_nothing(part) for part in value.values())
     if isinstance(value, (list, tuple)):
@@ -49,17 +49,17 @@ def is_nothing(value: Any) -> bool:
 
 
 def may_bend(name: str) -> bool:
-    """Whether `refuse_bent` has something to say about fields of this name."""
+    """Whether `refuse_bent` checks fields of this name."""
     return name in _NAMES or name.startswith(_BEGINNINGS)
 
 
 def refuse_bent(fields: Mapping[str, Any]) -> None:
-    """Every field that makes a camera something else than a pinhole must be absent or nothing.
+    """Refuse non-pinhole cameras: fields that describe one must be absent or unset (`is_nothing`).
 
     Raises
     ------
     ValueError
-        One is not; the message names it and its value.
+        A field is set, or names another camera model; the message quotes it and its value.
     """
     suspects = {name: value for name, value in fields.items() if may_bend(name)}
     for name in sorted(_MODEL_FIELDS & suspects.keys()):
@@ -81,7 +81,7 @@ def refuse_bent(fields: Mapping[str, Any]) -> None:
 
 
 def whole_pixels(name: str, value: Any) -> int:
-    """A side of an image; 640.0 is one, 640.6 is not."""
+    """An image side as whole pixels: 640.0 is accepted, 640.6 is not."""
     number = check_number(name, value, minimum=1)
     if number != round(number):
         raise ValueError(
@@ -100,7 +100,7 @@ class Unread:
         self._has_more = False
 
     def check(self, where: str, names: Iterable[str]) -> None:
-        """Notes the unknown ones among ``names``, which stand at a place of the file."""
+        """Record the unknown ones among ``names``; ``where`` is their place in the file."""
         for name in names:
             if name not in self._known and not may_bend(name):
                 first, count = self._found.get(name, (where, 0))
@@ -110,7 +110,7 @@ class Unread:
                     self._has_more = True
 
     def say(self, path: Path) -> None:
-        """Warns of `SuspiciousInput` if there were any."""
+        """Warn with `SuspiciousInput` if there were any."""
         if not self._found:
             return
         parts = []
@@ -129,9 +129,9 @@ class Unread:
 
 
 def worth_judging(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the fields that `refuse_bent` would refuse, or that say which model a camera has.
+    """The fields that matter to `refuse_bent`: camera models, and checked fields that are set.
 
-    With what other fields come over them, they are judged as all would be.
+    Overridden by the fields of a frame, they get the same verdict as all fields would.
     """
     return {
         name: value

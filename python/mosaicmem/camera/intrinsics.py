@@ -1,4 +1,4 @@
-"""The pinhole camera: from points in front of it to pixels, and back."""
+"""The pinhole camera: projects points to pixels, and unprojects pixels to points."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
 from mosaicmem.errors import SuspiciousInput, suspect
 
-# Parts of an image, by which a principal point is off its middle:
-_OFF_CENTRE = 0.15  # and may be, where it is off the same way along both axes
-_CENTRED = 0.05  # where it fits
-_NOT_CENTRED = 0.08  # where it does not; an image of 6:5 whose sides are swapped has this
-_LONGEST_PART = 20.0  # a focal length in parts of the image: a field of view under 3 degrees
-_TINY = 8  # pixels, of images about which a principal point says little
+# Offsets of a principal point from the image centre, as fractions of the image:
+_OFF_CENTRE = 0.15  # if equal along both axes: above this, another image size is likely
+_CENTRED = 0.05  # below this the principal point fits the image
+_NOT_CENTRED = 0.08  # above this it does not; a 6:5 image with swapped sides is off by this much
+_LONGEST_PART = 20.0  # focal length as a fraction of the image: a field of view under 3 degrees
+_TINY = 8  # pixels; in an image this small, a principal point says little
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class CameraIntrinsics:
     Warns
     -----
     SuspiciousInput
-        The principal point is that of another image size, or of an image whose width and height are swapped, is a part
-        of the image instead of pixels, lies in the corner or outside of the image.
+        The principal point looks like that of another image size, or of an image with width and height swapped, is a
+        fraction of the image instead of pixels, or lies in the corner or outside of the image.
     """
 
     fx: float
@@ -72,7 +72,7 @@ class CameraIntrinsics:
             suspect(suspicion)
 
     def _suspicion(self) -> str | None:
-        """What looks like a common mistake; one thing, as one mistake often looks like several."""
+        """A likely common mistake, if any; only one is named, as one mistake often looks like several."""
         w, h, x, y = self.width, self.height, self.cx / self.width, self.cy / self.height
         if min(w, h) <= _TINY:
             return self._of_another_resolution() if min(x, y) > 0 else None
@@ -101,7 +101,7 @@ class CameraIntrinsics:
         return other
 
     def _of_another_resolution(self) -> str | None:
-        """A principal point off the middle by the same part along both axes is that of another image size."""
+        """A principal point off centre by the same fraction along both axes suggests another image size."""
         x, y = self.cx / self.width, self.cy / self.height
         if not (abs(x - y) < 0.1 * abs(x) and abs(x - 0.5) > _OFF_CENTRE):
             return None
@@ -158,13 +158,13 @@ class CameraIntrinsics:
 
     @classmethod
     def _derived(cls, *values: float) -> CameraIntrinsics:
-        """One that is made of another, about which nothing is to be suspected."""
+        """Intrinsics derived from checked ones, so without `SuspiciousInput`."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SuspiciousInput)
             return cls(*values)  # type: ignore[arg-type]
 
     def padded(self, multiple: int) -> CameraIntrinsics:
-        """The same camera with its image extended at the right and the bottom to whole multiples of some pixels."""
+        """The same camera with its image padded at the right and the bottom to multiples of ``multiple`` pixels."""
         multiple = check_integer("multiple", multiple, minimum=1)
         width, height = (-(-size // multiple) * multiple for size in (self.width, self.height))
         return self._derived(*self.params, width, height)
@@ -172,8 +172,8 @@ class CameraIntrinsics:
     def latent_grid(self, stride: int) -> CameraIntrinsics:
         """The same camera over a latent grid of ``stride`` pixels per cell.
 
-        Its pixels are cells: the centre of cell (r, c) is (c + 0.5, r + 0.5). Cell coordinates with integers at centres
-        are 0.5 less.
+        Its pixels are latent cells: the centre of cell (r, c) is (c + 0.5, r + 0.5). Subtract 0.5 for coordinates with
+        cell centres at integers.
         """
         stride = check_integer("stride", stride, minimum=1)
         if self.width % stride or self.height % stride:
@@ -215,13 +215,13 @@ class CameraIntrinsics:
 
 
 def params_of_matrix(name: str, matrix: ArrayLike) -> tuple[float, float, float, float]:
-    """(fx, fy, cx, cy) of a K (3, 3): the one way in for every K, from arrays and from files.
+    """(fx, fy, cx, cy) of K (3, 3): the one check that every K passes, from arrays and from files.
 
     Raises
     ------
     TypeError, ValueError
-        It is no finite [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; the message begins with ``name`` and says the likely
-        mistake. Whether focal lengths are positive, `CameraIntrinsics` checks.
+        K is not a finite [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; the message begins with ``name`` and states the likely
+        mistake. `CameraIntrinsics` checks that focal lengths are positive.
     """
     k = as_array(name, matrix, np.float64, (3, 3), finite=True)
     expected = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
@@ -233,7 +233,7 @@ def params_of_matrix(name: str, matrix: ArrayLike) -> tuple[float, float, float,
 
 
 def _why_no_k(k: F64) -> str:
-    """The likely mistake in a matrix that is no K."""
+    """The likely mistake in a matrix that is not a valid K."""
     if np.allclose(k[:2, 2], 0) and not np.allclose(k[2, :2], 0):
         return "; transposed?"
     if np.allclose(k[2], [0, 0, k[2, 2]]) and k[2, 2] not in (0.0, 1.0) and k[0, 1] == 0 == k[1, 0]:

@@ -1,4 +1,4 @@
-"""Where a camera stands, which way it looks, and when."""
+"""Camera poses: rigid transforms with a timestamp, and the checks that they pass."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mosaicmem.errors import suspect
 
 # Poses in files are often rounded to three decimals, which puts each number off by e <= 5e-4.
 _ROUNDING = 5e-4
-# Then R R^T is off by at most 2 |row|_1 e + 3 e^2, and a unit row has |row|_1 <= sqrt(3). The rest is float32's share.
+# Then R R^T is off by at most 2 |row|_1 e + 3 e^2, and a unit row has |row|_1 <= sqrt(3). The 1e-6 is for float32.
 _RIGID_TOLERANCE = 2 * math.sqrt(3) * _ROUNDING + 3 * _ROUNDING**2 + 1e-6
 # The norm of a quaternion is off by at most |q|_1 e + 2 e^2, and a unit quaternion has |q|_1 <= 2.
 _NORM_TOLERANCE = 2 * _ROUNDING + 2 * _ROUNDING**2 + 1e-6
-_NORM_LIMIT = 20 * _ROUNDING + 200 * _ROUNDING**2 + 1e-6  # two decimals
+_NORM_LIMIT = 20 * _ROUNDING + 200 * _ROUNDING**2 + 1e-6  # the same for two decimals
 _MOST = 1e12  # metres
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -28,7 +28,7 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
     Raises
     ------
     ValueError
-        The matrix is not finite or beyond 1e12, its last row is not [0, 0, 0, 1], or its rotation is not
+        The matrix is not finite or exceeds 1e12, its last row is not [0, 0, 0, 1], or its rotation is not
         orthonormal with determinant +1. R R^T may be off by 1.7e-3, which rounding to three decimals explains.
     """
     m = as_array(name, matrix, np.float64, (4, 4), finite=True)
@@ -50,7 +50,7 @@ def check_rigid(name: str, matrix: ArrayLike) -> F64:
         )
     rigid = np.eye(4)
     rigid[:3] = m[:3]
-    if error > 1e-12:  # else left as it is, so that what was written comes back bit for bit
+    if error > 1e-12:  # otherwise unchanged, so that saved poses round-trip bit for bit
         u, _, vt = np.linalg.svd(rotation)
         rigid[:3, :3] = u @ vt
     return rigid
@@ -68,18 +68,18 @@ def _why_not_rigid(rotation: F64) -> str:
 
 
 def check_rigid_stack(name: str, matrices: F64) -> F64:
-    """`check_rigid` of each of a stack (..., 4, 4) of finite matrices, thousands at a time."""
+    """`check_rigid` for a stack (..., 4, 4) of finite matrices, vectorised."""
     m = matrices.reshape(-1, 4, 4)
-    for index in np.flatnonzero(~are_rigid(m)):  # the first says what is wrong with it
+    for index in np.flatnonzero(~are_rigid(m)):  # check_rigid raises on the first
         place = ", ".join(str(i) for i in np.unravel_index(index, matrices.shape[:-2]))
         check_rigid(f"{name}[{place}]", m[index])
     return make_rigid(m).reshape(matrices.shape)
 
 
 def determinant(matrices: F64) -> F64:
-    """Determinants of matrices (..., 3, 3), without a warning: infinite or NaN where float64 ends.
+    """Determinants of matrices (..., 3, 3); infinite or NaN on overflow, without a warning.
 
-    LAPACK divides by the entries, which may be too small for that.
+    Avoids LAPACK, which divides by the entries: they may be too small for that.
     """
     first, second, third = np.moveaxis(matrices, -2, 0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -87,7 +87,7 @@ def determinant(matrices: F64) -> F64:
 
 
 def are_rigid(m: F64) -> Bool:
-    """Which of a stack (N, 4, 4) of any matrices `check_rigid` would let pass."""
+    """Which matrices of a stack (N, 4, 4), finite or not, `check_rigid` would accept."""
     rotation = m[:, :3, :3]
     with np.errstate(invalid="ignore", over="ignore"):
         error = _orthonormal_errors(rotation)
@@ -98,7 +98,7 @@ def are_rigid(m: F64) -> Bool:
 
 
 def make_rigid(m: F64) -> F64:
-    """A stack (N, 4, 4) that `are_rigid` lets pass, with rotations made exactly orthonormal."""
+    """A stack (N, 4, 4) that passes `are_rigid`, with rotations made exactly orthonormal."""
     rigid = np.tile(np.eye(4), (len(m), 1, 1))
     rigid[:, :3] = m[:, :3]
     off = _orthonormal_errors(m[:, :3, :3]) > 1e-12
@@ -128,7 +128,7 @@ def invert_rigid(matrix: F64) -> F64:
 
 
 def unit_quaternion(name: str, quaternion: ArrayLike) -> tuple[F64, float]:
-    """A quaternion (4,) divided by its norm, and that norm; a ValueError where it is too far from 1."""
+    """A quaternion (4,) divided by its norm, and the norm; ValueError if the norm is too far from 1."""
     quaternion = as_array(name, quaternion, np.float64, (4,), finite=True)
     norm = quaternion_norm(quaternion)
     if not can_be_unit(norm):
@@ -137,23 +137,23 @@ def unit_quaternion(name: str, quaternion: ArrayLike) -> tuple[F64, float]:
 
 
 def quaternion_norm(quaternion: F64) -> float:
-    """The norm of any four finite numbers; infinite where it is beyond float64."""
+    """The norm of any four finite numbers; infinite on overflow."""
     with np.errstate(over="ignore"):
         return float(np.linalg.norm(quaternion))
 
 
 def can_be_unit(norm: Any) -> Any:
-    """Whether the norm of a quaternion, or each of an array, is that of a unit quaternion that was rounded."""
+    """Whether a quaternion norm, or each in an array, can be that of a unit quaternion rounded to two decimals."""
     return np.abs(norm - 1) <= _NORM_LIMIT
 
 
 def is_coarse(norm: Any) -> Any:
-    """Whether a norm, or each of an array, is off by more than rounding a quaternion to three decimals explains."""
+    """Whether a norm, or each in an array, is off by more than rounding a quaternion to three decimals explains."""
     return np.abs(norm - 1) > _NORM_TOLERANCE
 
 
 def describe_coarse(norm: float) -> str:
-    """What to say of a quaternion with such a norm."""
+    """The warning for a quaternion with a coarse norm."""
     return f"a quaternion of norm {norm:.6g} was normalised; rounded to two decimals? its rotation is as coarse"
 
 
@@ -187,10 +187,10 @@ def quaternion_from_rotation(rotation: F64) -> F64:
 
 @dataclass(frozen=True, eq=False)
 class CameraPose:
-    """A camera in the world at a time.
+    """The pose of a camera in the world at a point in time.
 
     Make one with `from_world_from_camera`, `from_camera_from_world`, `look_at` or
-    `from_quaternion`; each checks what it is given.
+    `from_quaternion`; each validates its input.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ class CameraPose:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.world_from_camera.flags.writeable = False  # which copies of arrays forget
+        self.world_from_camera.flags.writeable = False  # copied and unpickled arrays are writeable again
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -221,7 +221,7 @@ class CameraPose:
         )
 
     def __hash__(self) -> int:
-        return hash(((self.world_from_camera + 0.0).tobytes(), self.timestamp))  # -0 is 0
+        return hash(((self.world_from_camera + 0.0).tobytes(), self.timestamp))  # -0.0 equals 0.0
 
     @classmethod
     def from_world_from_camera(cls, matrix: ArrayLike, timestamp: float = 0.0) -> CameraPose:
@@ -270,8 +270,8 @@ class CameraPose:
     def from_quaternion(cls, wxyz: ArrayLike, position: ArrayLike, timestamp: float = 0.0) -> CameraPose:
         """From the rotation world_from_camera as a quaternion (w, x, y, z) and the camera's centre in the world.
 
-        A norm that is off by what rounding to three decimals explains is divided out; one that is off by up to 1 % too,
-        with a `SuspiciousInput`.
+        The quaternion is normalised, with a `SuspiciousInput` if its norm is off by more than rounding to three
+        decimals explains; a norm that is off by more than 1 % is an error.
         """
         quaternion, norm = unit_quaternion("wxyz", wxyz)
         if is_coarse(norm):
@@ -283,7 +283,7 @@ class CameraPose:
 
     @classmethod
     def _of_rigid(cls, rigid: F64, timestamp: float) -> CameraPose:
-        """From what `make_rigid` returned, and a finite time."""
+        """From a matrix that `make_rigid` returned and a finite time, without further checks."""
         pose = object.__new__(cls)
         matrix = rigid.copy()
         matrix.flags.writeable = False
@@ -312,13 +312,13 @@ class CameraPose:
         return quaternion_from_rotation(self.world_from_camera[:3, :3])
 
     def at(self, timestamp: float) -> CameraPose:
-        """The same place at another time, seconds."""
+        """The same pose at another time, seconds."""
         return CameraPose(self.world_from_camera, timestamp)
 
     def angle_to(self, other: CameraPose) -> float:
         """The angle of the rotation between the two cameras, radians in [0, pi]."""
         relative = self.world_from_camera[:3, :3].T @ other.world_from_camera[:3, :3]
-        # atan2 of both halves of the quaternion keeps its precision near 0 and pi, where acos of a trace loses it.
+        # atan2 of the vector and scalar parts stays precise near 0 and pi, where acos of the trace does not.
         w, *xyz = quaternion_from_rotation(relative)
         return 2 * math.atan2(float(np.linalg.norm(xyz)), float(w))
 

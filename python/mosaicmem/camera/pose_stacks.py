@@ -1,4 +1,4 @@
-"""Poses of whole files, checked and made thousands at a time."""
+"""Checks and builds the poses of whole files, thousands at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_poses(
     are_inverse: bool = False,
     are_opengl: bool = False,
 ) -> list[CameraPose]:
-    """The poses of all frames, checked and made thousands at a time.
+    """Check and build the poses of all frames, thousands at a time.
 
     Parameters
     ----------
@@ -40,12 +40,11 @@ def make_poses(
     times : (N,)
         Seconds.
     one : function
-        Makes the pose of one frame by itself. It is called for those that are wrong, and raises what is
-        wrong with them.
+        Builds the pose of a single frame. It is called for invalid frames, to raise an error that says what is wrong.
     are_inverse : bool
         The matrices are camera_from_world.
     are_opengl : bool
-        The cameras have OpenGL's axes.
+        The camera axes are OpenGL's.
     """
     poses: list[CameraPose] = []
     for first in range(0, len(matrices), _BLOCK):
@@ -65,9 +64,9 @@ def make_poses(
 
 
 def matrices_of_quaternions(wxyz: F64, positions: F64, where: Callable[[int], str], path: Path) -> F64:
-    """Transforms (N, 4, 4) of quaternions (N, 4) that are made unit ones, and positions (N, 3).
+    """Transforms (N, 4, 4) from quaternions (N, 4), which are normalised, and positions (N, 3).
 
-    Coarse ones are suspected. Those that cannot be unit ones become NaN, which `make_poses` finds.
+    Warns of coarse quaternions. Those too far from unit norm become NaN, which `make_poses` refuses.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(wxyz, axis=1)
@@ -84,20 +83,20 @@ def matrices_of_quaternions(wxyz: F64, positions: F64, where: Callable[[int], st
 
 
 class Coarse:
-    """Counts the quaternions of one file whose norm rounding to three decimals does not explain; names the first."""
+    """Counts the quaternions of one file with a coarse norm (`is_coarse`), and names the first."""
 
     def __init__(self) -> None:
         self._first: tuple[str, float] | None = None
         self._count = 0
 
     def add(self, where: str, norm: float) -> None:
-        """Notes a quaternion of this norm, if it is coarse."""
+        """Count a quaternion of this norm if it is coarse."""
         if is_coarse(norm):
             self._first = self._first or (where, norm)
             self._count += 1
 
     def say(self, path: Path) -> None:
-        """Warns of `SuspiciousInput` if there were any."""
+        """Warn with `SuspiciousInput` if there were any."""
         if self._first is not None:
             where, norm = self._first
             more = f" and {self._count - 1} more" if self._count > 1 else ""

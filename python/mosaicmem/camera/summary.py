@@ -1,4 +1,4 @@
-"""What a camera path does, as figures."""
+"""Statistics of a camera path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 
 
 def summarize_trajectory(path: CameraTrajectory) -> dict[str, Any]:
-    """Counts, way, turns, time and bounds; plain JSON. Angles are degrees, lengths metres."""
+    """Frame count, distance, rotation, duration and bounds as plain JSON; angles in degrees, lengths in metres."""
     centres = path.world_from_camera[:, :3, 3]
     turns = [math.degrees(a.angle_to(b)) for a, b in pairwise(path)]
     steps = max(1, len(path) - 1)

@@ -1,4 +1,4 @@
-"""Times in files: in seconds whatever their unit, and suspected where they look like those of another one."""
+"""Timestamps in files: converts them to seconds, and warns where they look like another unit."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 TIME_UNITS = (*PER_SECOND, "frames")
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "frames": "frame numbers"}
 
-_LATEST = 1e11  # seconds: no clock has run for 3000 years
-_SINCE_1970 = (9e8, 2.6e9)  # seconds, of clocks in the years 1998 to 2052
-_MOST_APART = 1000.0  # seconds between frames that no camera path has
-_LONG_APART = 10.0  # and that few have
-_LEAST_APART = 0.9e-3  # of cameras of 1000 frames a second, and what rounding makes of that
-_FASTEST = 1 / 121.0  # of cameras whose paths would last a second to the digit
-_LEAST_FRAMES = 3  # to judge intervals by
+_LATEST = 1e11  # seconds, about 3000 years: later than any clock
+_SINCE_1970 = (9e8, 2.6e9)  # seconds since 1970: the years 1998 to 2052
+_MOST_APART = 1000.0  # seconds between frames (median) that no camera path has
+_LONG_APART = 10.0  # seconds between frames (median) that few camera paths have
+_LEAST_APART = 0.9e-3  # 1000 frames per second, with a margin for rounding
+_FASTEST = 1 / 121.0  # seconds between frames; times from 0 to exactly 1 with less look normalised
+_LEAST_FRAMES = 3  # needed to judge intervals
 
 
 def to_seconds(path: Path, times: F64, unit: str | None = None, native: str = "s", fps: float = 30.0) -> F64:
-    """Times of the frames of a file (N,), finite or not, in seconds.
+    """Convert the frame times of a file (N,), finite or not, to seconds.
 
-    Times that cannot be of the unit that the format has, such as nanoseconds since 1970, are taken to be of the unit
-    that they must be of, with a `SuspiciousInput`. Times that are only unusual are suspected and left as they are.
+    Times that cannot be in the unit of the format, such as nanoseconds since 1970, are read in the only unit that fits,
+    with a `SuspiciousInput`. Times that are merely unusual are left as they are, with the same warning.
 
     Parameters
     ----------
     path : Path
         For messages.
     times : (N,) float64
-        As they are in the file.
+        As stored in the file.
     unit : str, optional
-        One of `TIME_UNITS`, which the user knows: nothing is suspected then.
+        One of `TIME_UNITS`, if the user knows it: then nothing is judged.
     native : str
-        The unit that the format has.
+        The unit of the format.
     fps : float
-        Frames a second, for the unit "frames".
+        Frames per second, for the unit "frames".
 
     Raises
     ------
     ValueError
-        The intervals are impossible, and it is not certain what they are.
+        The times or their intervals are impossible in the unit of the format, and the right unit is uncertain.
     """
     if unit is not None:
         return np.asarray(times / (fps if unit == "frames" else PER_SECOND[unit]))
@@ -71,7 +71,7 @@ def to_seconds(path: Path, times: F64, unit: str | None = None, native: str = "s
 
 
 def judge_times(times: F64, native: str = "s") -> str | None:
-    """What is suspicious about the intervals of finite times of a unit, if anything is."""
+    """What is suspicious about the intervals of finite times in the unit ``native``; None if nothing is."""
     step = _step(times)
     if step is None:
         return None
@@ -104,21 +104,21 @@ def _give(unit: str) -> str:
 
 
 def _step(times: F64) -> float | None:
-    """The median interval between frames that are not of the same time."""
+    """The median interval between frames with different times; None if there are none."""
     steps = np.diff(np.sort(times))
     steps = steps[steps > 0]
     return float(np.median(steps)) if len(steps) else None
 
 
 def _unit_of_step(step: float | None) -> str | None:
-    """The unit in which an interval is that of a camera: 2 milliseconds to 2 seconds."""
+    """The unit in which a frame interval is plausible for a camera: 2 milliseconds to 2 seconds."""
     if step is None or step < 2e-3:
         return None
     return next((unit for unit, per_second in PER_SECOND.items() if step < 2 * per_second), "ns")
 
 
 def _certain_unit(times: F64) -> str | None:
-    """The unit of times that are too late to be seconds: what clock and interval agree on."""
+    """The unit of times too late to be seconds, from epoch and frame interval; None if the two disagree."""
     step = _step(times)
     since_1970, of_step = _unit_since_1970(times), _unit_of_step(step)
     if since_1970 is None or step is None:

@@ -1,4 +1,4 @@
-"""Paths of a camera: how they are made, cut into windows, thinned to keyframes, and kept in files."""
+"""Camera paths: construction, windows, keyframe selection, and files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _DOWN = np.array([0.0, 1.0, 0.0])
 
 @dataclass(frozen=True)
 class CameraTrajectory(Sequence[CameraPose]):
-    """A sequence of poses that share intrinsics; one pose a frame.
+    """A sequence of poses that share intrinsics; one pose per frame.
 
     The shapes (`circle`, `orbit`, `line`, `look_around`) move in the horizontal plane of a
-    world whose up is -y, one pose each 1 / ``fps`` seconds.
+    world whose up is -y, one pose every 1 / ``fps`` seconds.
 
     Parameters
     ----------
     poses : sequence of CameraPose
-        At least one, timestamps not decreasing.
+        At least one; timestamps must not decrease.
     intrinsics : CameraIntrinsics
     """
 
@@ -83,7 +83,7 @@ class CameraTrajectory(Sequence[CameraPose]):
         turns: float = 1.0,
         fps: float = 30.0,
     ) -> CameraTrajectory:
-        """A walk on a circle, looking ahead along it. With whole ``turns`` the last pose is the first again."""
+        """A walk around a circle, looking in the direction of motion. Integer ``turns`` end at the first pose."""
         center = as_array("center", center, np.float64, (3,), finite=True)
         radius = check_number("radius", radius, above=0.0)
         poses = []
@@ -141,7 +141,7 @@ class CameraTrajectory(Sequence[CameraPose]):
         angle: float = 2 * math.pi,
         fps: float = 30.0,
     ) -> CameraTrajectory:
-        """Turns on the spot by ``angle`` radians about the vertical, to the right if positive."""
+        """A turn on the spot by ``angle`` radians about the vertical, to the right if positive."""
         poses = []
         for turned, time in _sweep(angle / (2 * math.pi), num_frames, fps):
             yaw = np.eye(4)
@@ -153,13 +153,13 @@ class CameraTrajectory(Sequence[CameraPose]):
         return cls(poses, intrinsics)
 
     def there_and_back(self) -> CameraTrajectory:
-        """This path, then the same poses in reverse; the turning point is not repeated. Time runs on."""
+        """This path, then the same poses in reverse; the turning point is not repeated. Time keeps increasing."""
         end = self.poses[-1].timestamp
         back = [pose.at(end + (end - pose.timestamp)) for pose in reversed(self.poses[:-1])]
         return CameraTrajectory([*self.poses, *back], self.intrinsics)
 
     def then(self, other: CameraTrajectory) -> CameraTrajectory:
-        """This path, then ``other`` with its times moved to follow on by one frame interval of its own."""
+        """This path, then ``other``, its times shifted to start one of its frame intervals after this path ends."""
         if other.intrinsics != self.intrinsics:
             raise ValueError(f"other: expected the intrinsics {self.intrinsics}, got {other.intrinsics}")
         step = other[1].timestamp - other[0].timestamp if len(other) > 1 else 0.0
@@ -170,7 +170,7 @@ class CameraTrajectory(Sequence[CameraPose]):
 
     @property
     def length(self) -> float:
-        """The way that the camera's centre goes, metres."""
+        """The distance that the camera centre travels, metres."""
         return sum(a.distance_to(b) for a, b in pairwise(self.poses))
 
     @property
@@ -199,16 +199,16 @@ class CameraTrajectory(Sequence[CameraPose]):
         return windows
 
     def select_keyframes(self, min_translation: float, min_angle: float, max_gap: int | None = None) -> list[int]:
-        """Indices of frames worth keeping: the first, then each that moved enough since the last one kept.
+        """Indices of keyframes: the first frame, then each that moved enough since the last keyframe.
 
         Parameters
         ----------
         min_translation : float
-            Metres; a frame that moved at least this far is kept.
+            Metres; a frame that moved at least this far is a keyframe.
         min_angle : float
-            Radians; a frame that turned at least this far is kept.
+            Radians; a frame that turned at least this far is a keyframe.
         max_gap : int, optional
-            A frame is kept at the latest this many frames after the last one kept.
+            The maximum index distance between consecutive keyframes.
         """
         min_translation = check_number("min_translation", min_translation, minimum=0.0)
         min_angle = check_number("min_angle", min_angle, minimum=0.0)
@@ -225,7 +225,7 @@ class CameraTrajectory(Sequence[CameraPose]):
     # Files
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: schema, version, intrinsics, and world_from_camera with a timestamp for each frame."""
+        """The JSON form: schema, version, intrinsics, and world_from_camera with a timestamp per frame."""
         return {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -247,18 +247,18 @@ class CameraTrajectory(Sequence[CameraPose]):
         Raises
         ------
         FormatError
-            The file is not of this schema and version, or a frame in it is not a valid pose; the message names which.
+            The file is not of this schema and version, or a frame in it is not a valid pose; the message says which.
 
         Warns
         -----
         SuspiciousInput
-            Fields are not of this schema, or times do not look like seconds.
+            The file has fields that the schema does not define, or times that do not look like seconds.
         """
         return cls._load(path, judged=True)
 
     @classmethod
     def _load(cls, path: str | Path, *, judged: bool) -> CameraTrajectory:
-        """`load`; times are ``judged`` unless the caller knows their unit."""
+        """`load`; pass ``judged=False`` where the caller knows the unit of the times."""
         poses, intrinsics = read_frames(path, judged=judged)
         try:
             return cls(poses, intrinsics)
@@ -273,7 +273,7 @@ def _frame_times(num_frames: int, fps: float) -> list[float]:
 
 
 def _sweep(turns: float, num_frames: int, fps: float) -> list[tuple[float, float]]:
-    """(angle in radians, time) of each frame of a sweep of ``turns``."""
+    """(angle in radians, time) of each frame of a sweep over ``turns`` revolutions."""
     turns = check_number("turns", turns)
     times = _frame_times(num_frames, fps)
     last = max(1, num_frames - 1)

@@ -1,4 +1,4 @@
-"""The JSON file of a trajectory, as `CameraTrajectory.save` writes it: schema, camera, and a pose for each frame."""
+"""The JSON file of a trajectory, as `CameraTrajectory.save` writes it: schema, camera, and one pose per frame."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SCHEMA_VERSION = 1
 
 
 def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], CameraIntrinsics]:
-    """The poses of all frames, and their camera; times are ``judged`` unless the caller knows their unit.
+    """The poses of all frames and their camera; pass ``judged=False`` where the caller knows the unit of the times.
 
     Raises
     ------
     FormatError
-        The file is not of this schema and version, or a frame in it is not a valid pose; the message names which.
+        The file is not of this schema and version, or a frame in it is not a valid pose; the message says which.
     """
     document = read_json_object(path)
     if document.get("schema") != SCHEMA:

@@ -1,7 +1,6 @@
-"""Readers of posed RGB-D sequences, in the layouts that the field keeps them in.
+"""Readers of posed RGB-D sequences in common data set layouts.
 
-Each is a sequence of `RgbdImage`, whose files are read when it is asked for; `open_sequence` finds out
-which layout a folder has.
+Each reader is a sequence of `RgbdImage` whose files are read on access; `open_sequence` detects the layout of a folder.
 """
 
 from mosaicmem.datasets.layouts import layout_names, open_sequence, register_layout

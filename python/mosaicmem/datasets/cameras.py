@@ -1,4 +1,4 @@
-"""The camera of a sequence: given, in a file, or assumed, which is never done without a word."""
+"""The camera of a sequence: given, read from a file, or assumed, with a warning if it is uncertain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mosaicmem.errors import FormatError, suspect
 
 
 def given_intrinsics(intrinsics: CameraIntrinsics, image: Path, size: tuple[int, int]) -> CameraIntrinsics:
-    """What a caller gives, if it is for images of ``size`` (width, height), which ``image`` has."""
+    """The caller's intrinsics, checked to be for images of ``size`` (width, height), the size of ``image``."""
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     got = (intrinsics.width, intrinsics.height)
     if got != size:
@@ -27,7 +27,7 @@ def given_intrinsics(intrinsics: CameraIntrinsics, image: Path, size: tuple[int,
 def intrinsics_in(
     folder: Path, size: tuple[int, int], units_per_metre: float, convert: Callable[..., CameraIntrinsics]
 ) -> CameraIntrinsics | None:
-    """Those in a file of any name in the folder, made by ``convert`` from K, width and height."""
+    """Intrinsics from a file that `find_intrinsics` finds, made by ``convert`` from K, width and height."""
     found = find_intrinsics(folder, size, units_per_metre)
     if found is None:
         return None
@@ -39,10 +39,10 @@ def intrinsics_in(
 def assumed_intrinsics(
     folder: Path, image: Path, size: tuple[int, int], default: CameraIntrinsics, *, whose: str, unless: str | None
 ) -> CameraIntrinsics:
-    """The camera that a layout implies, resized to the first image.
+    """The camera that a layout implies, scaled to the size of the first image.
 
-    ``whose`` says which camera that is, and ``unless`` what would name another; None where the folder itself tells the
-    camera, so that nothing is uncertain.
+    ``whose`` describes that camera, and ``unless`` how to specify another one; None if the folder identifies the
+    camera, so that no warning is due.
     """
     full = (default.width, default.height)
     if size[0] * full[1] != size[1] * full[0]:

@@ -1,4 +1,4 @@
-"""Intrinsics that lie in the folder of a sequence under a name that its layout does not know."""
+"""Finds intrinsics in the folder of a sequence under file names that its layout does not define."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _MAX_BYTES = 1 << 20
 _NAME = re.compile(
     r"(.*_)?(intrinsics?|calib\w*|cam(era)?_?(params?|parameters|info|matrix))(_.*)?|(cam_?)?k|cam(era)?s?|transforms.*"
 )
-_MAYBE = re.compile(r"_?info|sensor|metadata|config")  # of anything; it counts if it speaks of intrinsics
+_MAYBE = re.compile(r"_?info|sensor|metadata|config")  # may describe anything; counts if it mentions intrinsics
 _FOLDER = re.compile(r"(cam(era)?_?)?(intrinsics?|calib\w*)")
 _MOST_FILES = 1000
-_LARGEST = 1e12  # of numbers; also keeps out NaN
+_LARGEST = 1e12  # magnitude of a number; the comparison also refuses NaN
 _SUFFIXES = ("", ".txt", ".json", ".yaml", ".yml", ".csv", ".xml", ".ini", ".cfg", ".toml", ".npy", ".npz", ".bin")
 _FOCAL_KEYS = (("fx", "fy"), ("fl_x", "fl_y"))
 _MATRIX_KEYS = ("K", "camera_matrix", "intrinsic_matrix", "intrinsics", "intrinsic")
 _WIDTH_KEYS, _HEIGHT_KEYS = ("w", "width", "image_width"), ("h", "height", "image_height")
 _SCALE_KEYS = ("scale", "depth_scale", "png_depth_scale")
 _HARMLESS = ("name", "far", "near", "aabb_scale", "ply_file_path", "applied_transform", "applied_scale")
-_ANGLES = ("camera_angle_x", "camera_angle_y")  # the same again, beside focal lengths
+_ANGLES = ("camera_angle_x", "camera_angle_y")  # redundant next to focal lengths
 _MODEL_KEYS, _PINHOLES = ("camera_model", "model"), ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV")
 _LENS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "distortion", "dist_coeffs", "distortion_coefficients", "D")
 _UNKNOWN_FORM = "expected a matrix of 3x3, or fx fy cx cy on one line"
 
 
 def intrinsics_files(folder: Path) -> list[Path]:
-    """The files of a folder whose names promise intrinsics, and all in folders that do."""
+    """The files of a folder whose names suggest intrinsics, and those in subfolders whose names do."""
     found = []
     for path in folder.iterdir():
         stem = re.sub(r"[-. ]", "_", path.stem.lower())
@@ -56,15 +56,15 @@ def _speaks_of_intrinsics(path: Path) -> bool:
 
 
 def find_intrinsics(folder: Path, size: tuple[int, int], units_per_metre: float) -> tuple[Path, F64] | None:
-    """The file with intrinsics in a folder, and K (3, 3) in it; None where there is no such file.
+    """The intrinsics file in a folder and its K (3, 3); None if there is no such file.
 
-    Read are a 3x3, 3x4 or 4x4 matrix, ``fx fy cx cy`` (then width and height, or not), and JSON of the same.
+    The file holds a 3x3, 3x4 or 4x4 matrix, ``fx fy cx cy`` (optionally width and height too), or JSON of the same.
 
     Raises
     ------
     FormatError
-        A file promises intrinsics in a form that is not known, with distortion, for another ``size`` (width, height) or
-        other units of depth, or two files differ; the message says that the intrinsics can be given instead.
+        A file has intrinsics in an unknown form, with distortion, for another ``size`` (width, height) or other depth
+        units, or two files differ; the message says that the intrinsics can be given instead.
     """
     found = [(path, _read(path, size, units_per_metre)) for path in intrinsics_files(folder)]
     for path, matrix in found[1:]:
@@ -74,7 +74,7 @@ def find_intrinsics(folder: Path, size: tuple[int, int], units_per_metre: float)
 
 
 def _refused(path: Path, message: str) -> FormatError:
-    """A file whose intrinsics cannot be taken; says what to do without it."""
+    """The error for a file whose intrinsics cannot be used; says what to do instead."""
     advice = "give the intrinsics of this sequence: intrinsics=CameraIntrinsics(...), or --intrinsics and --size"
     return FormatError(path, f"{message}; {advice}")
 
@@ -91,7 +91,7 @@ def _read(path: Path, size: tuple[int, int], units_per_metre: float) -> F64:
         else:
             lines = (line for _, line in read_lines(path, _MAX_BYTES))
             rows = [[float(word) for word in re.split(r"[,;\s]+", line) if word] for line in lines]
-    except ValueError as error:  # a FormatError too: what is no such text holds no intrinsics that are known
+    except ValueError as error:  # also FormatError, for files that are no such text
         raise _refused(path, f"{_UNKNOWN_FORM}; {str(error).removeprefix(f'{path}: ')}") from None
     if document is not None:
         return _from_fields(path, document, size, units_per_metre)
@@ -102,7 +102,7 @@ def _read(path: Path, size: tuple[int, int], units_per_metre: float) -> F64:
 
 
 def _from_rows(rows: Sequence[Sequence[float]], size: tuple[int, int]) -> F64 | None:
-    """K of a plain form; None of any other."""
+    """K from rows of numbers; None if they have no known form."""
     widths = [len(row) for row in rows]
     if widths == [4] or (widths == [6] and tuple(rows[0][4:]) == size) or widths == [1] * 4:
         fx, fy, cx, cy = [value for row in rows for value in row][:4]
@@ -138,7 +138,7 @@ def _from_fields(path: Path, document: Mapping[str, Any], size: tuple[int, int],
 
 
 def _refuse_other_cameras(path: Path, fields: Mapping[str, Any], frames: Any) -> None:
-    """No lens but a pinhole, and no frame with a camera of its own."""
+    """Refuse lenses that are no pinhole, and frames with a camera of their own."""
     for key in _LENS:
         value = fields.get(key) or 0
         flat = value if isinstance(value, list) else [value]
@@ -153,7 +153,7 @@ def _refuse_other_cameras(path: Path, fields: Mapping[str, Any], frames: Any) ->
 
 
 def _matrix_of(fields: Mapping[str, Any]) -> tuple[F64 | None, set[str]]:
-    """K in the fields of a JSON object, and which of them it is in."""
+    """K from the fields of a JSON object, and the names of the fields that hold it."""
     for names in _FOCAL_KEYS:
         keys = (*names, "cx", "cy")
         if all(_is_number(fields.get(key)) for key in keys):
@@ -163,7 +163,7 @@ def _matrix_of(fields: Mapping[str, Any]) -> tuple[F64 | None, set[str]]:
         rows = fields.get(key)
         if isinstance(rows, list) and len(rows) == 9 and all(map(_is_number, rows)):
             matrix = np.array(rows, dtype=np.float64).reshape(3, 3)
-            return (matrix.T if matrix[2, :2].any() and not matrix[:2, 2].any() else matrix), {key}  # Open3D: columns
+            return (matrix.T if matrix[2, :2].any() and not matrix[:2, 2].any() else matrix), {key}  # Open3D: by column
         if isinstance(rows, list) and len(rows) == 3 and all(_is_row(row) for row in rows):
             return np.array(rows, dtype=np.float64), {key}
     return None, set()

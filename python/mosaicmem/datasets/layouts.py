@@ -1,4 +1,4 @@
-"""Which layout a folder of RGB-D frames has."""
+"""The registry of layouts of RGB-D folders, and layout detection."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mosaicmem.datasets.seven_scenes import SevenScenes
 from mosaicmem.datasets.tum import TumRgbd
 from mosaicmem.errors import FormatError
 
-_MOST_FOLDERS = 500  # looked into for a sequence
+_MOST_FOLDERS = 500  # searched for a sequence
 _MOST_LEVELS = 3
 _LAYOUTS: list[tuple[str, tuple[str, ...], Callable[..., RgbdSequence]]] = []
 
 
 def register_layout(name: str, files: tuple[str, ...], layout: Callable[..., RgbdSequence]) -> None:
-    """Make a layout known to `open_sequence` and to all commands that take ``--scene``.
+    """Register a layout for `open_sequence` and all commands that take ``--scene``.
 
     Parameters
     ----------
     name : str
-        As people call it.
+        The layout's common name.
     files : tuple of str
-        Glob patterns, each of which must find something in a folder of this layout, and not all in one of another.
+        Glob patterns that must all match in a folder of this layout, and must not all match in one of another layout.
     layout : function
-        Of the folder, and ``intrinsics`` by name: a class such as `Replica`.
+        Takes the folder and the keyword ``intrinsics``: a class such as `Replica`.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def register_layout(name: str, files: tuple[str, ...], layout: Callable[..., Rgb
 
 
 def layout_names() -> tuple[str, ...]:
-    """The names of all layouts, in the order in which they are looked for."""
+    """The names of all layouts, in the order in which they are tried."""
     return tuple(name for name, _, _ in _LAYOUTS)
 
 
@@ -56,29 +56,29 @@ register_layout("ScanNet", ("color", "depth", "pose", "intrinsic"), ScanNet)
 
 
 def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> RgbdSequence:
-    """The posed RGB-D sequence in a folder, read in the layout that the names of its files tell.
+    """Open the posed RGB-D sequence in a folder, whose layout is detected from its file names.
 
     Parameters
     ----------
     folder : path
-        Of one of `layout_names`; the first of them that fits.
+        In one of the layouts of `layout_names`; the first that fits is used.
     intrinsics : CameraIntrinsics, optional
-        In place of those that the folder has, or that its layout implies; for images of the same size.
+        Used instead of those that the folder has or its layout implies; for images of the same size.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     FormatError
-        It is a file, the folder has none of the layouts, or a file in it is not what its layout says. The message names
-        a folder near it that is a sequence, or what is missing.
+        ``folder`` is a file, has none of the layouts, or holds a file that its layout does not allow. The message names
+        a nearby folder that is a sequence, or what is missing.
     ValueError
         ``intrinsics`` are for images of another size.
 
     Warns
     -----
     SuspiciousInput
-        The layout leaves something open that is assumed, intrinsics most of all.
+        Values that the layout leaves open are assumed, mostly intrinsics.
     """
     if isinstance(folder, (str, os.PathLike)) and os.path.isfile(folder):
         _refuse_file(Path(folder))
@@ -104,7 +104,7 @@ def _lacks(folder: Path, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _refuse_file(file: Path) -> None:
-    """Say which folder is meant, if the file is one of a sequence; `check_folder` says the rest."""
+    """If the file belongs to a sequence, raise an error that names its folder; `check_folder` refuses other files."""
     for folder in list(Path(os.path.abspath(file)).parents)[:2]:
         found = _layout_of(folder)
         if found is not None:
@@ -114,7 +114,7 @@ def _refuse_file(file: Path) -> None:
 
 
 def _found(folder: Path) -> str:
-    """What is in a folder that is no sequence, and what would be one."""
+    """What a folder that is no sequence holds or lacks, or which nearby folder is a sequence."""
     names = sorted(path.name for path in islice(folder.iterdir(), 10_000))
     if not names:
         return "the folder is empty"
@@ -136,14 +136,14 @@ def _found(folder: Path) -> str:
 
 
 def _sequences_below(folder: Path) -> Iterator[Path]:
-    """Folders within that would open, the nearest first."""
+    """Subfolders that are sequences, the nearest first."""
     level, looked = [folder], 0
     for _ in range(_MOST_LEVELS):
         below: list[Path] = []
         for parent in level:
             try:
                 below += sorted(path for path in parent.iterdir() if path.is_dir())
-            except OSError:  # not ours to read: nothing in it can be named
+            except OSError:  # not readable
                 continue
         for path in below:
             looked += 1

@@ -25,35 +25,35 @@ _UNITS_PER_METRE = 6553.5
 
 
 class Replica(FolderSequence):
-    """A rendered sequence of Replica in the layout of iMAP and NICE-SLAM; images are read when asked for.
+    """A rendered sequence of Replica in the layout of iMAP and NICE-SLAM; images are read on access.
 
-    ``results/frameNNNNNN.jpg`` (or .png), ``results/depthNNNNNN.png`` (16-bit, ``scale`` a metre, 0 invalid),
-    ``traj.txt`` (a line of 16 numbers for each frame from 0: 4x4 world_from_camera, row by row, metres) and
-    ``cam_params.json`` in the folder or the one that it is in: ``{"camera": {"w", "h", "fx", "fy", "cx", "cy",
-    "scale"}}``, with pixel centres at integers. Without it, and with a warning, 6553.5 a metre are assumed, and the
-    intrinsics of a file that `find_intrinsics` reads, or else 1200x680 pixels, focal length 600 and the centre. Time is
-    the frame number at 30 frames a second.
+    ``results/frameNNNNNN.jpg`` (or .png), ``results/depthNNNNNN.png`` (16-bit, ``scale`` units per metre, 0
+    invalid), ``traj.txt`` (one line of 16 numbers per frame, from 0: 4x4 world_from_camera, row-major, metres) and
+    ``cam_params.json`` in the folder or its parent: ``{"camera": {"w", "h", "fx", "fy", "cx", "cy", "scale"}}``, with
+    pixel centres at integers. Without it, and with a warning, depth is assumed to have 6553.5 units per metre, and
+    intrinsics come from a file that `find_intrinsics` reads, or else are those of 1200x680 pixels, focal length 600 and
+    a centred principal point. Time is the frame number at 30 frames per second.
 
     Parameters
     ----------
     folder : path
     intrinsics : CameraIntrinsics, optional
-        In place of those of the folder; for images of the same size.
+        Used instead of those of the folder; for images of the same size.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     FormatError
-        The folder has no frames or fewer poses than frames, or a file in it is not what it should be; the message names
-        the file.
+        The folder has no frames, or frames without a pose, or a file in it is missing or invalid; the message names the
+        file.
     ValueError
         ``intrinsics`` are for images of another size.
 
     Warns
     -----
     SuspiciousInput
-        The camera, or the units of depth, are assumed; or there are more poses than frames.
+        The camera or the depth units are assumed, or there are more poses than frames.
     """
 
     def __init__(self, folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> None:
@@ -88,7 +88,7 @@ class Replica(FolderSequence):
 
 
 def _camera(folder: Path, first: Path, given: CameraIntrinsics | None) -> tuple[CameraIntrinsics, float]:
-    """The intrinsics, and how many units of depth a metre has."""
+    """The intrinsics, and the depth units per metre."""
     size = image_size(first)
     own = folder / "cam_params.json"
     shared = Path(os.path.abspath(folder)).parent / own.name  # Path(".") has no parent

@@ -16,37 +16,37 @@ from mosaicmem.datasets.sequence import FolderSequence, FrameFiles
 from mosaicmem.errors import FormatError, suspect
 
 _FPS = 30.0
-_MOST_APART = 0.02  # of the width, which colour may be off depth
+_MOST_APART = 0.02  # fraction of the width by which colour may be off depth
 
 
 class ScanNet(FolderSequence):
-    """A scan of ScanNet as SensReader exports it; images are read when asked for.
+    """A scan of ScanNet as SensReader exports it; images are read on access.
 
     ``color/N.jpg``, ``depth/N.png`` (16-bit millimetres, 0 invalid), ``pose/N.txt`` (4x4 world_from_camera, metres) and
-    ``intrinsic/intrinsic_depth.txt`` (4x4, with pixel centres at integers). Frames whose pose is not finite, which is
-    how ScanNet marks that tracking was lost, are left out. Colour is resized to the size of depth, by averaging areas,
-    and taken to be registered to it, with a warning where ``intrinsic/intrinsic_color.txt`` or the shape of the images
-    says otherwise. Time is the frame number at 30 frames a second.
+    ``intrinsic/intrinsic_depth.txt`` (4x4, with pixel centres at integers). Frames whose pose is not finite,
+    which is how ScanNet marks lost tracking, are left out. Colour is resized to the size of depth by area averaging and
+    assumed to be registered to it, with a warning where ``intrinsic/intrinsic_color.txt`` or the shape of the images
+    says otherwise. Time is the frame number at 30 frames per second.
 
     Parameters
     ----------
     folder : path
     intrinsics : CameraIntrinsics, optional
-        Of depth, in place of those of the folder; for depth images of the same size.
+        Depth intrinsics, used instead of those of the folder; for depth images of the same size.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     FormatError
-        The folder has no frames with a pose, or a file in it is not what it should be; the message names the file.
+        The folder has no frames with a finite pose, or a file in it is missing or invalid; the message names the file.
     ValueError
         ``intrinsics`` are for images of another size.
 
     Warns
     -----
     SuspiciousInput
-        Colour is not registered to depth.
+        Colour does not seem registered to depth.
     """
 
     def __init__(self, folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> None:
@@ -92,7 +92,7 @@ def _read_intrinsics(path: Path, size: tuple[int, int]) -> CameraIntrinsics:
 
 
 def _suspect_unregistered(path: Path, image: Path, size: tuple[int, int], depth: CameraIntrinsics) -> None:
-    """Colour is resized to depth as if both had one camera; say so where its intrinsics or its shape deny that."""
+    """Colour is resized to depth as if both had one camera; warn if its intrinsics or shape contradict that."""
     target = f"{depth.width}x{depth.height}"
     if path.exists():
         color = _read_intrinsics(path, size).scaled(depth.width, depth.height)

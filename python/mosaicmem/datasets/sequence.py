@@ -1,4 +1,4 @@
-"""What every layout of posed RGB-D frames has in common."""
+"""Base classes of all layouts of posed RGB-D frames."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RgbdImage:
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """A frame's number in its sequence, and where its images are."""
+    """A frame's number in its sequence, and the paths of its images."""
 
     number: int
     color: Path
@@ -44,9 +44,9 @@ class FrameFiles:
 
 
 class RgbdSequence(Sequence[RgbdImage], ABC):
-    """Frames of colour and registered depth from one camera whose poses are known; images are made when asked for.
+    """Frames of colour and registered depth from one camera with known poses; images are produced on access.
 
-    Indices count the frames that are there, and may be negative or slices.
+    Indices count the frames of the sequence, and may be negative or slices.
     """
 
     @property
@@ -63,7 +63,7 @@ class RgbdSequence(Sequence[RgbdImage], ABC):
         """The frame at an index."""
 
     def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
-        """The cameras of some frames, by position in the sequence."""
+        """The poses of some frames, given by their indices in the sequence."""
         return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
 
     @overload
@@ -77,19 +77,19 @@ class RgbdSequence(Sequence[RgbdImage], ABC):
 
 
 class FolderSequence(RgbdSequence):
-    """A sequence in files; a frame's `number` is the one that its data set gives it.
+    """A sequence stored in files; a frame's `number` is the one that its data set gives it.
 
     Parameters
     ----------
     folder : path
     frames : iterable of FrameFiles
-        In the order of their times.
+        In order of time.
     intrinsics : CameraIntrinsics
-        Of all frames.
+        Shared by all frames.
     units_per_metre : float
-        Of the values in depth images.
+        Scale of the values in depth images.
     invalid_depth : int
-        The value, beside 0, of a depth that was not measured.
+        The value, besides 0, that marks unmeasured depth.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class FolderSequence(RgbdSequence):
         return self._intrinsics
 
     def number(self, index: int) -> int:
-        """A frame's number in its data set, which counts frames that are not in this sequence too."""
+        """A frame's number in its data set, which also counts frames that this sequence leaves out."""
         return self._frames[index].number
 
     def __len__(self) -> int:

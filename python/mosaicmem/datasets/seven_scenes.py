@@ -19,33 +19,33 @@ _FPS = 30.0
 
 
 class SevenScenes(FolderSequence):
-    """A sequence in the layout of the 7-Scenes data set; frames are read when asked for.
+    """A sequence in the layout of the 7-Scenes data set; frames are read on access.
 
     ``frame-NNNNNN.color.jpg`` (or .png), ``frame-NNNNNN.depth.png`` (16-bit millimetres; 0 and 65535 invalid),
     ``frame-NNNNNN.pose.txt`` (4x4 world_from_camera, metres) and ``camera-intrinsics.txt`` (3x3; in the folder or, as
-    3DMatch has it, the one that it is in), or a file of another name that `find_intrinsics` reads. Without any, and
-    with a warning, focal length 585 and the centre of 640x480 are assumed. The principal point is taken in this
-    library's pixel frame. Time is the frame number at 30 frames a second.
+    in 3DMatch, its parent), or a file of another name that `find_intrinsics` reads. Without any, a focal length of 585
+    and the centre of 640x480 pixels are assumed, with a warning. The principal point is taken in this library's pixel
+    frame. Time is the frame number at 30 frames per second.
 
     Parameters
     ----------
     folder : path
     intrinsics : CameraIntrinsics, optional
-        In place of those of the folder; for images of the same size.
+        Used instead of those of the folder; for images of the same size.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     FormatError
-        The folder has no frames, or a file in it is not what it should be; the message names the file.
+        The folder has no frames, or a file in it is missing or invalid; the message names the file.
     ValueError
         ``intrinsics`` are for images of another size.
 
     Warns
     -----
     SuspiciousInput
-        No file has intrinsics.
+        No file has intrinsics, so they are assumed.
     """
 
     def __init__(self, folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> None:

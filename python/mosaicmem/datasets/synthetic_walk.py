@@ -9,14 +9,14 @@ from mosaicmem.synthetic import SyntheticWorld
 
 
 class SyntheticWalk(RgbdSequence):
-    """`SyntheticWorld.leave_and_return`, rendered when asked for.
+    """`SyntheticWorld.leave_and_return`, rendered on access.
 
     Parameters
     ----------
     num_frames : int
-        Of the loop; its first half leaves, its second returns by another way.
+        Length of the loop; its first half leaves, its second half returns by another route.
     seed : int
-        Of colours and textures.
+        Determines colours and textures.
     """
 
     def __init__(self, num_frames: int = 120, *, seed: int = 0) -> None:

@@ -26,10 +26,10 @@ from mosaicmem.errors import FormatError, suspect
 
 _MAX_APART = 0.02  # seconds
 _ROUNDING = 1e-6  # float64 resolves times since 1970 to a quarter of this
-_LATEST = 1e19  # of nanoseconds
-_LEFT_OUT = 0.2  # the part of all images without a partner that is worth a word
+_LATEST = 1e19  # nanoseconds
+_LEFT_OUT = 0.2  # fraction of all images left out that is worth a warning
 _UNITS_PER_METRE = 5000.0
-_LINE_BYTES, _POSE_BYTES, _FRAME_BYTES = 150, 250, 1200  # in memory
+_LINE_BYTES, _POSE_BYTES, _FRAME_BYTES = 150, 250, 1200  # bytes in memory of each
 _SIZE = (640, 480)
 _DEFAULT = (525.0, 525.0, 319.5, 239.5)
 _CALIBRATED = {
@@ -41,34 +41,34 @@ _CAMERA_NAME = re.compile(r"(?:.*freiburg|(?:^|.*[^a-z])fr)([123])(?![0-9]).*", 
 
 
 class TumRgbd(FolderSequence):
-    """A sequence in the layout of the TUM RGB-D benchmark; images are read when asked for.
+    """A sequence in the layout of the TUM RGB-D benchmark; images are read on access.
 
-    ``rgb.txt`` and ``depth.txt`` list images (a line: timestamp, path in the folder), ``groundtruth.txt`` poses
-    (timestamp, tx ty tz, qx qy qz qw: world_from_camera); # begins a comment. Seconds and metres; times that can only
-    be of another unit, nanoseconds since 1970 say, are taken as such with a `SuspiciousInput`. Depth images are
-    16-bit, 5000 a metre, 0 invalid.
+    ``rgb.txt`` and ``depth.txt`` list images (per line: timestamp, path in the folder), ``groundtruth.txt`` lists poses
+    (timestamp, tx ty tz, qx qy qz qw: world_from_camera); # begins a comment. Units are seconds and metres; times that
+    can only be in another unit, such as nanoseconds since 1970, are read in that unit with a `SuspiciousInput`. Depth
+    images are 16-bit, 5000 units per metre, 0 invalid.
 
-    Each colour image goes with the depth image and with the pose that are nearest to it in time; one that has none of
-    either within 0.02 seconds is left out, with a warning if they are many. A frame's number is its place among all
-    colour images, and its time is its timestamp less that of the first of them.
+    Each colour image is paired with the depth image and the pose nearest in time; one that lacks either within 0.02
+    seconds is left out, with a warning if there are many. A frame's number is its position among all colour images, and
+    its time is its timestamp minus that of the first of them.
 
-    Intrinsics are those in a file of the folder that `find_intrinsics` reads, with pixel centres at integers. Without
-    one they are the published ones of the camera that the folder's name tells (``freiburg1`` or ``fr1``, 2 and 3), or
-    else, with a warning, the driver's default; both scaled to the size of the images. Lens distortion is ignored.
+    Intrinsics come from a file in the folder that `find_intrinsics` reads, with pixel centres at integers. Without one
+    they are the published ones of the camera in the folder's name (``freiburg1`` or ``fr1``, 2 and 3), or else, with a
+    warning, the driver's default; both are scaled to the image size. Lens distortion is ignored.
 
     Parameters
     ----------
     folder : path
     intrinsics : CameraIntrinsics, optional
-        In place of those of the folder; for images of the same size.
+        Used instead of those of the folder; for images of the same size.
 
     Raises
     ------
     FileNotFoundError
         There is no such folder.
     FormatError
-        No colour image has a depth image and a pose, a list names a file outside the folder, or a file is not what it
-        should be; the message names the file and, where there is one, the line.
+        No colour image has a depth image and a pose, a list names a file outside the folder, or a file is missing or
+        invalid; the message names the file and, where there is one, the line.
     ValueError
         ``intrinsics`` are for images of another size.
 
@@ -116,8 +116,8 @@ class TumRgbd(FolderSequence):
         self._normalise()
 
     def _normalise(self) -> None:
-        """Makes unit quaternions of those that can be, and says once how coarse they are; `pose` refuses the others."""
-        with np.errstate(over="ignore"):  # infinite, which is no norm of a quaternion
+        """Normalise near-unit quaternions, and warn once of coarse ones; `pose` refuses the others."""
+        with np.errstate(over="ignore"):  # an infinite norm fails can_be_unit
             norms = np.linalg.norm(self._poses[:, 3:], axis=1)
         close = np.flatnonzero(can_be_unit(norms))
         self._poses[close, 3:] /= norms[close, None]
@@ -127,7 +127,7 @@ class TumRgbd(FolderSequence):
         coarse.say(self._poses_path)
 
     def pose(self, index: int) -> CameraPose:
-        """Where a frame was taken, by the pose nearest in time, and when; metres, seconds."""
+        """The pose nearest in time to a frame, at the time of the frame; metres, seconds."""
         x, y, z, qx, qy, qz, qw = self._poses[index]
         with errors_in(self._poses_path, self._lines[index]):
             return CameraPose.from_quaternion([qw, qx, qy, qz], [x, y, z], float(self._times[index]))
@@ -156,7 +156,7 @@ def _size_of_lists(folder: Path) -> int:
 
 
 def _read_list(folder: Path, name: str) -> tuple[F64, list[str]]:
-    """Timestamps (N,), ascending, and the paths in the folder of the images taken then."""
+    """Ascending times (N,) in seconds, and the paths in the folder of the images taken then."""
     path = folder / name
     inside = folder.resolve()
     times, images, lines = array("d"), list[str](), array("q")
@@ -189,7 +189,7 @@ def _suspect_lost(path: Path, has_depth: Bool, has_pose: Bool) -> None:
 
 
 def _suspect_doubles(path: Path, times: F64, values: NDArray[Any], lines: NDArray[np.int64]) -> None:
-    """Say so where one of the ascending times has two values (N, ...)."""
+    """Warn where one of the ascending ``times`` has two different ``values`` (N, ...)."""
     same = np.flatnonzero(np.diff(times) == 0)
     doubles = [i + 1 for i in same.tolist() if not np.array_equal(values[i], values[i + 1])]
     if doubles:
@@ -200,10 +200,10 @@ def _suspect_doubles(path: Path, times: F64, values: NDArray[Any], lines: NDArra
 
 
 def _is_inside(folder: Path, image: str) -> bool:
-    """Whether a path in ``folder``, links followed, ends in it."""
+    """Whether a path relative to ``folder`` stays inside it with links resolved."""
     try:
         return "\0" not in image and (folder / image).resolve().is_relative_to(folder)
-    except (OSError, RuntimeError):  # too long a name, links in a circle
+    except (OSError, RuntimeError):  # the name is too long, or links are circular
         return False
 
 
@@ -218,7 +218,7 @@ def _order(path: Path, times: F64, lines: Sequence[int]) -> NDArray[np.intp]:
 
 
 def _nearest(times: F64, wanted: F64) -> tuple[NDArray[np.intp], Bool]:
-    """For each time the index of the nearest of ascending ``times`` (the earlier of two), and if it is near enough."""
+    """For each ``wanted``, the index of the nearest of ascending ``times`` (ties: the earlier), and if it is close."""
     after = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(wanted - times[before] <= times[after] - wanted, before, after)

@@ -1,7 +1,7 @@
-"""Camera paths in the files of others.
+"""Camera paths in third-party file formats.
 
-Every reader says which convention its format has, checks what can be checked of it, and gives a
-`CameraTrajectory` in this library's one convention. What a format does not hold is asked for.
+Every reader documents the convention of its format, checks what it can, and returns a `CameraTrajectory` in this
+library's one convention. The caller supplies what a format lacks.
 
 ==============  ==================================  ==========================  ================
 format          pose                                intrinsics                  time
@@ -10,17 +10,17 @@ format          pose                                intrinsics                  
 ``tum``         world_from_camera, quaternion       no                          yes
 ``kitti``       world_from_camera, 3x4              no                          no
 ``colmap``      camera_from_world, quaternion       yes                         no: ordered by name
-``re10k``       camera_from_world, 3x4              yes, as parts of the image  microseconds
+``re10k``       camera_from_world, 3x4              yes, normalised             microseconds
 ``nerfstudio``  world_from_camera, OpenGL axes      yes                         if frames have "time"
 ``matrixgame``  world_from_camera                   yes, without image size     no
 ``worldplay``   world_from_camera                   yes, image is 2 cx x 2 cy   no
 ==============  ==================================  ==========================  ================
 
 All but nerfstudio have OpenCV's camera axes (+x right, +y down, +z forward). ``nerfstudio`` is also what instant-ngp,
-Blender and Neuralangelo write. Times are seconds but for ``re10k``, unless ``time_unit`` says otherwise.
+Blender and Neuralangelo write. Times are in seconds, except in ``re10k``, unless ``time_unit`` says otherwise.
 
-What would bend or skew the image is refused, other fields that are not known are named in a `SuspiciousInput`, and
-every K passes the same check, `params_of_matrix` in `mosaicmem.camera.intrinsics`.
+Distortion and skew are refused, other unknown fields are named in a `SuspiciousInput`, and every K passes the same
+check, `params_of_matrix` in `mosaicmem.camera.intrinsics`.
 """
 
 from mosaicmem.camera.formats.registry import (

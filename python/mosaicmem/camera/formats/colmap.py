@@ -1,7 +1,7 @@
 """COLMAP's sparse models, text and binary: camera_from_world as a quaternion (w, x, y, z) and a translation.
 
-A folder with cameras and images, .txt or .bin, or the folder above it, or one of its files. Pixels are this library's.
-Images are ordered by the numbers and letters in their names and have no times. Points, rigs and frames are skipped.
+The path is a folder with cameras and images (.txt or .bin), the folder above it, or one of its files. The pixel frame
+is this library's. Images are in natural order of their names and have no times. Points, rigs and frames are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mosaicmem.errors import FormatError
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks the camera model, that nothing is distorted, unit quaternions, and that all images share one camera."""
+    """Checks for an undistorted pinhole camera that all images share, and for unit quaternions."""
     folder = find_model(path)
     if folder is None:
         if not path.exists():
@@ -58,7 +58,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 
 def write(path: Path, path_of_camera: CameraTrajectory, *, binary: bool = False) -> None:
-    """A folder with one PINHOLE camera, images frame_000000.png and so on, and no points. Times are not kept."""
+    """Writes a folder with one PINHOLE camera, images frame_000000.png and so on, and no points or times."""
     path.mkdir(parents=True, exist_ok=True)
     k = path_of_camera.intrinsics
     names = [f"frame_{i:06d}.png" for i in range(len(path_of_camera))]
@@ -100,7 +100,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _check_any(path: Path, cameras: dict[int, Camera]) -> None:
-    """One camera at least must be a pinhole, else no image is worth reading; the error is that of the first."""
+    """Before images are read: if no camera is a pinhole, raises the error of the first one."""
     errors = []
     for camera in cameras.values():
         try:

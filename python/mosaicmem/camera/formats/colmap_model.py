@@ -1,4 +1,4 @@
-"""The files of COLMAP's sparse models: where they are, and what stands in them, text or binary."""
+"""Finds and parses the files of COLMAP's sparse models, text or binary."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ FILES = tuple(f"{name}{kind}" for name in ("cameras", "images", "points3D") for 
 _MAX_BYTES = 2**30
 _MAX_NAME = 4096
 _MOST_KEY = 2**62
-_MOST_WORDS = 100  # of a camera
-_SHORT_LINE = 2000  # bytes, of which all words are looked at
-_LEAST_IMAGE, _LEAST_CAMERA = 73, 24  # bytes in a binary file
-_IMAGE_BYTES, _CAMERA_BYTES = 220, 640  # in memory, while a model is read
-_UNIT = 0.02  # by which the norm of what is a quaternion may be off
+_MOST_WORDS = 100  # per camera line
+_SHORT_LINE = 2000  # bytes; every word of a shorter line is parsed
+_LEAST_IMAGE, _LEAST_CAMERA = 73, 24  # bytes per record in a binary file
+_IMAGE_BYTES, _CAMERA_BYTES = 220, 640  # bytes per record in memory while a model is read
+_UNIT = 0.02  # tolerance of the norm by which a quaternion is recognised
 
 
 # Folders
 
 
 def find_model(path: Path) -> Path | None:
-    """The folder of the one model in a folder, where COLMAP and its users put them, or of a file of a model.
+    """The folder of the model at ``path``: the folder itself, that of a model's file, or one in a usual place below.
 
     Raises
     ------
     FormatError
-        There are several.
+        There are several models.
     """
     if path.name in FILES and path.is_file():
         return path.parent
@@ -61,7 +61,7 @@ def _holds_model(folder: Path) -> bool:
 
 
 def read_cameras(folder: Path) -> tuple[Path, dict[int, Camera]]:
-    """The file of a model's cameras, of the kind that its images have, and the cameras by number."""
+    """The path of a model's cameras file, text or binary like its images, and the cameras by id."""
     path = folder / f"cameras{_kind(folder)}"
     cameras = _read_binary_cameras(path) if path.suffix == ".bin" else _read_text_cameras(path)
     if not cameras:
@@ -70,13 +70,13 @@ def read_cameras(folder: Path) -> tuple[Path, dict[int, Camera]]:
 
 
 def read_images(folder: Path, cameras: Collection[int]) -> tuple[Path, Images]:
-    """The file of a model's images, and the images in the order of the numbers and letters in their names.
+    """The path of a model's images file, and the images in natural order of their names (2 before 10).
 
-    Each names one of ``cameras``.
+    Each image must refer to one of ``cameras``.
     """
     path = folder / f"images{_kind(folder)}"
     images = _read_binary_images(path) if path.suffix == ".bin" else _read_text_images(path, cameras)
-    # Names are sorted by texts that are longer than they are.
+    # Sort keys are longer than the names.
     needed = 8 * sum(sys.getsizeof(name) for name in images.names)
     check_growth(path, path.stat().st_size, needed, f"{len(images)} names of images")
     images.order = in_name_order(range(len(images)), lambda i: images.names[i], path)
@@ -100,7 +100,7 @@ def _kind(folder: Path) -> str:
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, comments and empty ones left out; one at a time, as points make long ones."""
+    """Numbered lines without comments and empty lines; one at a time, as lines of points are long."""
     with open_file(path) as file:
         _check_size(path, file_size(file))
         for number, line in enumerate(file, start=1):
@@ -134,9 +134,9 @@ def _check_cameras(path: Path, count: int, size: int) -> None:
 
 
 def _read_text_images(path: Path, cameras: Collection[int]) -> Images:
-    """An image a line, and after each, if they were written, a line with its points: x, y, id of each.
+    """One line per image, followed by a line with its points (x, y, id each) if they were written.
 
-    The line of an image without points is empty, or some tools leave it out: so what a line is, it says itself.
+    The points line of an image without points is empty, or left out by some tools: so lines are told apart by content.
     """
     images = Images()
     after_image = False
@@ -166,7 +166,7 @@ def _shown(line: bytes) -> str:
 
 
 def _as_image(line: bytes, number: int) -> Image | None:
-    """The image that a line holds, if it holds one."""
+    """The image on a line; None if the line is no image."""
     words = line.split(maxsplit=9)
     try:
         values = np.array([float(word) for word in words[1:8]])
@@ -179,7 +179,7 @@ def _as_image(line: bytes, number: int) -> Image | None:
 
 
 def _are_points(line: bytes) -> bool:
-    """Whether words are x, y and a whole number, again and again; looks at the first and the last ones."""
+    """Whether a line repeats x, y and an integer id; of a long line only the first and last triples are parsed."""
     try:
         for x, y, key in (line.split(maxsplit=3)[:3], line.rsplit(maxsplit=3)[-3:]):
             float(x), float(y), int(key)
@@ -191,7 +191,7 @@ def _are_points(line: bytes) -> bool:
 
 
 def _count_words(line: bytes) -> int:
-    """How many there are, without making them: the line of an image may hold millions."""
+    """Counts words without allocating them: the line of an image may hold millions."""
     is_space = np.frombuffer(line, np.uint8) <= ord(" ")
     return 1 + int(np.count_nonzero(is_space[1:] < is_space[:-1]))
 
@@ -200,7 +200,7 @@ def _count_words(line: bytes) -> int:
 
 
 class _Reader:
-    """Takes numbers from bytes; a file that ends too early is a FormatError."""
+    """Reads values from the bytes of a file; a truncated file is a FormatError."""
 
     def __init__(self, path: Path) -> None:
         with open_file(path) as file:
@@ -208,7 +208,7 @@ class _Reader:
         self.path, self.size, self._at = path, len(self._content), 0
 
     def count(self, name: str, least: int) -> int:
-        """How many records follow, of ``least`` bytes or more; checked against what is left of the file."""
+        """The number of records that follow, each of at least ``least`` bytes; checked against the rest of the file."""
         count, left = int(self.take("<Q")[0]), self.size - self._at
         if count * least > left:
             raise FormatError(

@@ -1,4 +1,4 @@
-"""What COLMAP's models hold: cameras, of which only pinholes can be used, and images."""
+"""The records of COLMAP's models: cameras, of which only pinholes can be used, and images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mosaicmem.errors import FormatError
 class _Model(NamedTuple):
     name: str
     parameters: int
-    focals: int  # how many of them are focal lengths; 0 if it is no pinhole even where the rest is zero
+    focals: int  # how many parameters are focal lengths; 0 if the model is no pinhole even without distortion
 
 
-MODELS = {  # by COLMAP's number
+MODELS = {  # by COLMAP's model id
     0: _Model("SIMPLE_PINHOLE", 3, 1),
     1: _Model("PINHOLE", 4, 2),
     2: _Model("SIMPLE_RADIAL", 4, 1),
@@ -45,7 +45,7 @@ _PINHOLES = {model.name: model for model in MODELS.values() if model.focals}
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Where an image was taken, as the file has it: camera_from_world."""
+    """An image and its camera_from_world, as stored in the file."""
 
     key: int
     name: str
@@ -56,14 +56,14 @@ class Image:
 
 
 class Images(Sequence[Image]):
-    """All images of a model, as columns: objects of hundreds of thousands would take ten times the memory.
+    """All images of a model, as columns: hundreds of thousands of objects would take ten times the memory.
 
     Attributes
     ----------
     names : list of str
     keys : array of int
     order : list of int
-        In which they are given.
+        Column indices in the order of iteration.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Images(Sequence[Image]):
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A camera as the file has it."""
+    """A camera as stored in the file."""
 
     model: str
     params: F64
@@ -114,7 +114,7 @@ class Camera:
     line: int | None
 
     def judged(self, path: Path) -> tuple[F64, tuple[int, int]]:
-        """(fx, fy, cx, cy) and size; an error if it is no pinhole."""
+        """(fx, fy, cx, cy) and size; FormatError if the camera is not an undistorted pinhole."""
         if self.model not in _PINHOLES:
             raise FormatError(
                 path,

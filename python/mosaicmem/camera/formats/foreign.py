@@ -1,4 +1,4 @@
-"""What is given as a camera path and is none: said by what it is, with what to do instead."""
+"""Files and folders mistaken for camera paths: describes what they are, and what to do instead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
     (b"<?xml", "XML, of Agisoft Metashape say: export the cameras as COLMAP or as nerfstudio's transforms.json"),
 )
-# What a folder holds, and what to do with it. The first that fits is said.
+# Glob pattern in a folder, and what to do with such a folder. The first match wins.
 _FOLDERS: tuple[tuple[str, str], ...] = (
     ("rgb.txt", "a TUM sequence: give its groundtruth.txt, or the folder as a scene (open_sequence, --scene)"),
     ("traj.txt", "a Replica sequence: give the folder as a scene (open_sequence, --scene)"),
@@ -56,7 +56,7 @@ _FOLDERS: tuple[tuple[str, str], ...] = (
 
 
 def what_file_is(path: Path) -> str | None:
-    """What a file is, if it is known to hold no camera path that can be read."""
+    """What a file is, if it is known not to be a readable camera path."""
     with open_file(path) as file:
         head = file.read(_HEAD)
     if not head:
@@ -74,7 +74,7 @@ def what_file_is(path: Path) -> str | None:
 
 
 def what_folder_is(folder: Path) -> str:
-    """What a folder holds that is no COLMAP model."""
+    """What a folder that is no COLMAP model holds."""
     for pattern, said in _FOLDERS:
         found = min(folder.glob(pattern), default=None)
         if found is not None:
@@ -83,17 +83,17 @@ def what_folder_is(folder: Path) -> str:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is an archive, as every .npz is."""
+    """Whether a file is a zip archive, as every .npz is."""
     return _head(path).startswith(b"PK\x03\x04")
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file begins as a JSON object or list does."""
+    """Whether a file begins like a JSON object or list."""
     return _head(path).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
 def what_text_is(line: str) -> str:
-    """What a line of text holds that is none of the known formats."""
+    """What a line of text in none of the known formats seems to hold."""
     count = len(line.split())
     if "," in line:
         return (

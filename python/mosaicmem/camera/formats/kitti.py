@@ -1,4 +1,4 @@
-"""KITTI odometry: the twelve numbers of a 3x4 world_from_camera a line, row by row, metres.
+"""KITTI odometry: a 3x4 world_from_camera per line, twelve numbers in row-major order, metres.
 
 There are no intrinsics and no times.
 """
@@ -19,7 +19,7 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks twelve numbers a line and rotations."""
+    """Checks for twelve numbers per line and valid rotations."""
     intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 12)
     check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)

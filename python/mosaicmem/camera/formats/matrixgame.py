@@ -1,7 +1,7 @@
 """Matrix-Game 3.5's camera.npz: ``extrinsics_c2w`` (N, 4, 4) world_from_camera, metres, and ``intrinsics``.
 
 Intrinsics are (N, 4) or (4,) fx, fy, cx, cy, or (N, 3, 3) or (3, 3) K, in pixels of the anchor image, whose size is not
-in the file. ``extrinsics`` is another name for the same.
+in the file. ``extrinsics`` is an alias of ``extrinsics_c2w``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_BYTES = 256 * 2**20
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks shapes, that nothing is distorted, last rows and rotations."""
+    """Checks shapes, last rows and rotations, and that there is no distortion."""
     arrays, others = _arrays(path)
     name = next((name for name in _POSES if name in arrays), None)
     if name is None:
@@ -76,7 +76,7 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
 
 
 def _check_intrinsics(path: Path, arrays: dict[str, Any], options: ReadOptions) -> None:
-    """What can be found wrong before any pose is looked at."""
+    """Check the intrinsics as far as possible before any pose is processed."""
     if options.intrinsics is not None:
         return
     if "intrinsics" not in arrays:
@@ -88,7 +88,7 @@ def _check_intrinsics(path: Path, arrays: dict[str, Any], options: ReadOptions) 
 
 
 def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The arrays that are read, unpacked only if they are small enough and none is pickled, and others' names."""
+    """The known arrays, unpacked only if they are small enough and not pickled, and the names of the others."""
     with open_file(path) as file:
         found, others = read_npz(path, file, lambda name: name in (*_POSES, "intrinsics") or may_bend(name), _MAX_BYTES)
     arrays: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
         elif array.dtype.kind not in "bfiu":
             raise FormatError(path, f"{name}: expected numbers, got {array.dtype}")
         else:
-            with np.errstate(over="ignore", invalid="ignore"):  # not finite, which those who look at it find
+            with np.errstate(over="ignore", invalid="ignore"):  # later checks refuse values that are not finite
                 arrays[name] = array.astype(np.float64, copy=False)
     return arrays, others
 

@@ -1,8 +1,8 @@
 """transforms.json of nerfstudio, instant-ngp and Blender: world_from_camera, OpenGL axes (+y up, looking along -z).
 
-Pixels are COLMAP's. Intrinsics stand once, or in each frame: fl_x, fl_y or fields of view, cx, cy, w, h. All frames
-have a "time" in seconds, or none. Positions are taken as the file has them: ``applied_transform`` was applied to them
-already, and ``scale`` and ``offset`` are what instant-ngp does with them later.
+The pixel frame is COLMAP's. Intrinsics are given once or per frame: fl_x, fl_y or fields of view, cx, cy, w, h. Either
+all frames have a "time" in seconds, or none. Positions are taken as stored: ``applied_transform`` was applied to them
+already, and ``scale`` and ``offset`` are for instant-ngp to apply later.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _READ = (
     *("applied_transform", "applied_scale", "scale", "offset", "centered", "scaled"),
 )
 _HARMLESS = (
-    # files that belong to frames, and what is known of them
+    # files of frames, and their metadata
     *("file_path", "mask_path", "mask_file_path", "fg_mask_path", "depth_file_path", "depth_path", "normal_file_path"),
     *("normal_path", "semantic_path", "segmentation_path", "instance_path", "ply_file_path", "light_file_path"),
     *(
@@ -46,20 +46,20 @@ _HARMLESS = (
     *("train_filenames", "val_filenames", "test_filenames", "n_frames", "split"),
     # depth files, which are not read
     *("integer_depth_scale", "enable_depth_loading", "depth_unit_scale_factor", "enable_ray_loading"),
-    # what a viewer or a training makes of the scene
+    # scene settings of viewers and training
     *("aabb", "aabb_scale", "aabb_range", "render_aabb", "render_aabb_to_local", "sphere_center", "sphere_radius"),
     *("scene_box", "crop", "near", "far", "up", "orientation_override", "auto_scale_poses_override"),
     *("fisheye_crop_radius", "n_extra_learnable_dims", "importance_sampling", "wants_importance_sampling"),
     *("env_map", "background", "is_hdr", "white_transparent", "black_transparent", "mask_color", "fix_premult"),
-    "rotation",  # Blender's: by how much the turntable moves to the next frame
+    "rotation",  # Blender: the turntable's step to the next frame
 )
 _SAME_FOCAL = 0.01
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks the camera model, that nothing is distorted, fields that contradict each other, and rotations.
+    """Checks for an undistorted pinhole camera, contradictory fields, and valid rotations.
 
-    Frames keep the order of the file.
+    Frames stay in file order.
     """
     document = read_json_object(path)
     frames = document.get("frames")
@@ -68,7 +68,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     unread = Unread((*_READ, *_HARMLESS))
     unread.check("", document)
     times = _times(path, frames, options)
-    # All that frames need of the fields that they share; a copy of every field for every frame would be quadratic.
+    # Only the shared fields that frames need: a copy of every field for every frame would be quadratic.
     shared = {name: document[name] for name in _CAMERA if name in document} | worth_judging(document)
     matrices, camera = np.empty((len(frames), 4, 4)), OneCamera(path)
     for i, frame in enumerate(frames):
@@ -99,7 +99,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
-    """With a "time" in seconds for each frame, which nerfstudio reads where a method wants it."""
+    """Writes a "time" in seconds per frame, which nerfstudio reads for methods that use it."""
     k = path_of_camera.intrinsics
     document = {
         "camera_model": "OPENCV",
@@ -123,7 +123,7 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
 
 
 def _times(path: Path, frames: list[Any], options: ReadOptions) -> list[float]:
-    """Seconds of each frame: all have a time, or none."""
+    """The time of each frame in seconds; either all frames have one in the file, or none."""
     for i, frame in enumerate(frames):
         if not isinstance(frame, dict):
             raise FormatError(path, f"frames[{i}]: expected an object, got {type(frame).__name__}")
@@ -162,7 +162,7 @@ def _check_axes(fields: dict[str, Any]) -> None:
 
 
 def _suspect_units(path: Path, document: dict[str, Any]) -> None:
-    """Names what says that positions are not in the units of the scene."""
+    """Warn of fields that suggest that positions are not in the units of the scene."""
     said = []
     if document.get("applied_scale", 1) != 1:
         said.append(f"applied_scale {document['applied_scale']!r:.40} was applied to them: depth must be scaled alike")
@@ -183,7 +183,7 @@ def _suspect_units(path: Path, document: dict[str, Any]) -> None:
 
 
 def _camera(fields: dict[str, Any], options: ReadOptions) -> tuple[F64, tuple[int, int]]:
-    """((fx, fy, cx, cy), (width, height)) of a frame, from its own fields or those of the file."""
+    """((fx, fy, cx, cy), (width, height)) of a frame, from its own fields merged over the shared ones."""
     refuse_bent(fields)
     size = _size(fields, options)
     focal = {
@@ -214,7 +214,7 @@ def _size(fields: dict[str, Any], options: ReadOptions) -> tuple[int, int]:
 
 
 def _focal(fields: dict[str, Any], names: tuple[str, str, str], side: int) -> float | None:
-    """The focal length of an axis, pixels, from whichever fields there are; they must agree."""
+    """The focal length of an axis in pixels, from whichever fields are present; they must agree."""
     length, angle, degrees = names
     found: dict[str, float] = {}
     if length in fields:

@@ -1,4 +1,4 @@
-"""What a reader is told where its format is silent."""
+"""Options for what a file does not say, and checks that readers share."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
 MAX_FRAMES = 1 << 20
-_FRAME_BYTES = 560  # of a pose in memory, and of what is known of it beside
+_FRAME_BYTES = 560  # in memory, of a pose and its metadata
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """For formats that do not say it themselves.
+    """Values from the caller for what a file does not say.
 
     Parameters
     ----------
     intrinsics : CameraIntrinsics, optional
-        In place of those of the file, if it has any.
+        Used instead of those of the file, if it has any.
     size : (int, int), optional
         (width, height) of the images, pixels.
     fps : float
-        Frames a second, where frames have no time, or numbers in its place.
+        Frames per second, for frames that have no times, or frame numbers instead.
     time_unit : str, optional
-        One of `TIME_UNITS`: of the times in the file, in place of that of its format.
+        One of `TIME_UNITS`: the unit of the times in the file, instead of that of its format.
     """
 
     intrinsics: CameraIntrinsics | None = None
@@ -57,7 +57,7 @@ class ReadOptions:
             check_choice("time_unit", self.time_unit, TIME_UNITS)
 
     def times(self, path: Path, count: int) -> list[float]:
-        """Seconds, of frames that have no times."""
+        """Times in seconds for ``count`` frames that have none in the file."""
         if self.time_unit not in (None, "frames"):
             raise FormatError(
                 path, "the file has no times that could have a unit (time_unit, --time-unit): give fps (--fps) instead"
@@ -65,12 +65,12 @@ class ReadOptions:
         return [i / self.fps for i in range(count)]
 
     def seconds(self, path: Path, times: F64, native: str = "s") -> list[float]:
-        """Seconds, of frames that have times (N,) in the unit ``native``, or in that which was given."""
+        """Convert times (N,) in the unit ``native``, or in ``time_unit`` if given, to seconds."""
         with errors_in(path):
             return list(to_seconds(path, times, self.time_unit, native, self.fps).tolist())
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """The size that was given, if any, must be that of the file."""
+        """Check that the size that the caller gave, if any, is that of the file."""
         if self.size is not None and self.size != size:
             raise ValueError(
                 f"size: the file says {size[0]}x{size[1]}, got {self.size[0]}x{self.size[1]}; give none, and scale the "
@@ -78,7 +78,7 @@ class ReadOptions:
             )
 
     def need_intrinsics(self, path: Path) -> CameraIntrinsics:
-        """What was given; an error where nothing was."""
+        """The intrinsics that the caller gave; FormatError if none."""
         if self.intrinsics is None:
             raise FormatError(
                 path, "the file has no intrinsics: give them, with the image size (intrinsics, --intrinsics and --size)"
@@ -87,9 +87,9 @@ class ReadOptions:
 
 
 def check_frames(path: Path, count: int, size: int, each: int = 0) -> None:
-    """Refuse a file of ``size`` bytes with too many frames to hold, before any of them is looked at.
+    """Refuse a file of ``size`` bytes with too many frames for memory, before any of them is processed.
 
-    ``each`` is the memory that a frame takes while the file is read, beside its pose.
+    ``each`` is the memory in bytes that a frame takes while the file is read, besides its pose.
     """
     if count > MAX_FRAMES:
         raise FormatError(path, f"expected at most {MAX_FRAMES} frames, got {count}")
@@ -97,7 +97,7 @@ def check_frames(path: Path, count: int, size: int, each: int = 0) -> None:
 
 
 def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrinsics) -> CameraTrajectory:
-    """A path of one pose or more; its errors are the file's."""
+    """A trajectory of at least one pose; a ValueError becomes a FormatError of the file."""
     found = list(poses)
     if not found:
         raise FormatError(path, "expected at least one frame, got none")
@@ -108,7 +108,7 @@ def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrin
 
 
 class OneCamera:
-    """The camera that all frames share, of which only the first is kept; says which frame has another one."""
+    """Checks that all frames share the camera of the first, and names the first frame that does not."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -116,12 +116,12 @@ class OneCamera:
         self._other: FormatError | None = None
 
     def add(self, where: str, params: F64, size: tuple[int, int]) -> None:
-        """The (fx, fy, cx, cy) and (width, height) of a frame."""
+        """Check the (fx, fy, cx, cy) and (width, height) of a frame."""
         if self._first is None:
             self._first = where, params, size
             return
         first, known, its_size = self._first
-        with np.errstate(over="ignore", invalid="ignore"):  # of numbers that no camera has
+        with np.errstate(over="ignore", invalid="ignore"):  # values may be huge
             is_close = bool((params == known).all()) or np.allclose(params, known, rtol=1e-6, atol=1e-6)
         same = size == its_size and is_close
         if not same and self._other is None:
@@ -132,7 +132,7 @@ class OneCamera:
             )
 
     def intrinsics(self) -> CameraIntrinsics:
-        """Of all frames, of which there was one at least."""
+        """The shared intrinsics, after at least one frame was added."""
         assert self._first is not None
         where, params, size = self._first
         try:

@@ -1,4 +1,4 @@
-"""This library's JSON: world_from_camera and a time for each frame, one camera. Everything is kept, bit for bit."""
+"""This library's JSON: one camera, and world_from_camera and a time per frame. Values round-trip bit for bit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""RealEstate10K: the address of a video, then ``time fx fy cx cy 0 0`` and a 3x4 camera_from_world a line.
+"""RealEstate10K: the URL of a video, then per line ``time fx fy cx cy 0 0`` and a 3x4 camera_from_world.
 
-Times are microseconds. Intrinsics are parts of the image: fx and cx of its width, fy and cy of its height.
+Times are microseconds. Intrinsics are normalised: fx and cx by the image width, fy and cy by its height.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
 _COLUMNS = 19
-_SQUARE = 0.05  # by which the sides of a pixel may differ
-_MOST_FOCAL = 20.0  # parts of the image: a field of view under 3 degrees
+_SQUARE = 0.05  # tolerance of the aspect ratio of square pixels
+_MOST_FOCAL = 20.0  # fraction of the image: a field of view under 3 degrees
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks the number of columns, that intrinsics are parts of the image, that nothing is distorted, rotations."""
+    """Checks the number of columns, normalised intrinsics, zero distortion, and valid rotations."""
     size = options.size or (None if options.intrinsics is None else _size_of(options))
     if size is None:
         raise FormatError(path, "intrinsics are parts of the image: give the image size (size, --size)")
@@ -40,7 +40,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if options.intrinsics is None:
         _suspect_swapped_size(path, rows[0], size)
     shared = OneCamera(path)
-    with np.errstate(over="ignore"):  # infinite, which is no principal point
+    with np.errstate(over="ignore"):  # CameraIntrinsics refuses infinity
         pixels = rows[:, 1:5] * [size[0], size[1], size[0], size[1]]
     for number, params in zip(lines, pixels, strict=True):
         shared.add(f"line {number}", params, size)
@@ -56,7 +56,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
-    """Times are kept to a microsecond, the image size is not kept."""
+    """Times are rounded to microseconds; the image size is not kept."""
     k = path_of_camera.intrinsics
     parts = (k.fx / k.width, k.fy / k.height, k.cx / k.width, k.cy / k.height, 0.0, 0.0)
     lines = ["mosaicmem"]
@@ -68,7 +68,7 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
 
 
 def _without_address(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """The lines of a file but for the address of a video before them."""
+    """The lines of a file without the URL of the video before them."""
     first = next(lines, None)
     if first is not None:
         yield from [first] if _is_numbers(first[1]) else []
@@ -76,7 +76,7 @@ def _without_address(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, st
 
 
 def _check_row(path: Path, row: F64, number: int) -> None:
-    """Intrinsics of a line (19,) that are parts of the image, without distortion."""
+    """Check a row (19,) for normalised focal lengths and zero distortion."""
     if not 0 < row[1] < _MOST_FOCAL or not 0 < row[2] < _MOST_FOCAL:
         raise FormatError(
             path, f"expected focal lengths as parts of the image, got {row[1]:g}, {row[2]:g}; pixels?", number
@@ -86,7 +86,7 @@ def _check_row(path: Path, row: F64, number: int) -> None:
 
 
 def _suspect_swapped_size(path: Path, row: F64, size: tuple[int, int]) -> None:
-    """Pixels are square nearly always; with a size whose sides are swapped they are not."""
+    """Pixels are nearly always square; warn if they are so only with width and height swapped."""
     (width, height), (fx, fy) = size, row[1:3].tolist()
     ratio = fx / max(fy, 1e-9)
     if abs(ratio * height / width - 1) < _SQUARE < abs(ratio * width / height - 1):

@@ -1,4 +1,4 @@
-"""Formats by name, and which one a file is of."""
+"""The registry of formats, and format detection."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def register_format(
     read: Callable[[Path, ReadOptions], CameraTrajectory],
     write: Callable[[Path, CameraTrajectory], None],
 ) -> None:
-    """Make a format known to `load_trajectory`, `save_trajectory` and the command line by a name of its own.
+    """Register a format for `load_trajectory`, `save_trajectory` and the command line.
 
     Parameters
     ----------
     name : str
     read : function
-        Of a path and what the caller knows besides (`ReadOptions`); raises FormatError for what it cannot read.
+        Takes a path and the caller's `ReadOptions`; raises FormatError for a file that it cannot read.
     write : function
-        Of a path and a trajectory.
+        Takes a path and a trajectory.
 
     Raises
     ------
@@ -86,29 +86,29 @@ def load_trajectory(
     Parameters
     ----------
     path : path
-        A file, or a folder for COLMAP: that of a model, or one above it that holds one.
+        A file, or for COLMAP the folder of a model or one above it that holds a single model.
     format : str, optional
-        A name in `FORMATS`; found out if not given.
+        A name in `FORMATS`; detected if not given.
     intrinsics : CameraIntrinsics, optional
-        Needed by ``tum`` and ``kitti``, which have none; taken in place of those of a file elsewhere.
+        Required by ``tum`` and ``kitti``, which have none; for other formats they replace those of the file.
     size : (int, int), optional
-        (width, height) of the images: needed by ``re10k`` and ``matrixgame``.
+        (width, height) of the images: required by ``re10k`` and ``matrixgame`` unless ``intrinsics`` are given.
     fps : float
-        Frames a second, for formats without times, and for ``time_unit="frames"``.
+        Frames per second, for formats without times, and for ``time_unit="frames"``.
     time_unit : {"s", "ms", "us", "ns", "frames"}, optional
-        The unit of the times in the file: that of the format if not given, seconds or (``re10k``) microseconds.
+        The unit of the times in the file; if not given, that of the format: seconds, or microseconds for ``re10k``.
 
     Raises
     ------
     FormatError
-        The file is not of the format, holds what would bend or skew the image, times whose unit is uncertain, or
-        something is missing that it does not hold; the message names file and line.
+        The file is not in the format, describes distortion or skew, has times whose unit is uncertain, or lacks values
+        that the caller did not give either; the message names file and line.
 
     Warns
     -----
     SuspiciousInput
-        Fields that are not known were skipped, intrinsics or times look like a common mistake, or times can only be
-        of another unit and were taken to be of that. Each is said once a file.
+        Unknown fields were skipped, intrinsics or times look like a common mistake, or times can only be in another
+        unit and were read in that unit. Each is reported once per file.
     """
     path = Path(path)
     options = ReadOptions(intrinsics, size, fps, time_unit)
@@ -119,12 +119,12 @@ def load_trajectory(
 
 
 def save_trajectory(path: str | Path, trajectory: CameraTrajectory, format: str) -> None:
-    """Write a camera path in a format of `FORMATS`, whole or not at all.
+    """Write a camera path in a format of `FORMATS`; each file is written atomically.
 
     Parameters
     ----------
     path : path
-        A file that is replaced, or a folder for ``colmap`` and ``colmap-binary``.
+        A file, replaced if it exists, or a folder for ``colmap`` and ``colmap-binary``.
     trajectory : CameraTrajectory
     format : str
     """
@@ -133,12 +133,12 @@ def save_trajectory(path: str | Path, trajectory: CameraTrajectory, format: str)
 
 
 def detect_format(path: str | Path) -> str:
-    """The format of a file, from what is in it.
+    """Detect the format of a camera path from its content and file name.
 
     Raises
     ------
     FormatError
-        It is none that is known.
+        The format is not known.
     """
     path = Path(path)
     if find_model(path) is not None:

@@ -1,4 +1,4 @@
-"""The TUM RGB-D benchmark: ``timestamp tx ty tz qx qy qz qw`` a line, world_from_camera, seconds and metres.
+"""The TUM RGB-D benchmark: ``timestamp tx ty tz qx qy qz qw`` per line, world_from_camera, seconds and metres.
 
 Lines that begin with # are comments. There are no intrinsics.
 """
@@ -17,7 +17,7 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks eight numbers a line, unit quaternions and times that do not decrease."""
+    """Checks for eight numbers per line, unit quaternions and times that do not decrease."""
     intrinsics = options.need_intrinsics(path)
     rows, lines = read_numbers(path, 8)
     check_frames(path, len(lines), path.stat().st_size, rows.itemsize * 12)

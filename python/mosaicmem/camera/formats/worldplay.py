@@ -1,6 +1,6 @@
 """HY-WorldPlay's pose JSON: {"0": {"extrinsic": world_from_camera 4x4, "K": 3x3 in pixels}, "1": ...}.
 
-One entry per latent frame, in the order of the numbers. The image is taken as 2 cx by 2 cy pixels.
+One entry per latent frame, in numeric order. The image size is taken to be 2 cx by 2 cy pixels.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     Raises
     ------
     ValueError
-        The principal point is not in the middle of the image, which the format takes for granted.
+        The principal point is not at the image centre, where the format assumes it.
     """
     k = path_of_camera.intrinsics
     if not np.allclose([2 * k.cx, 2 * k.cy], [k.width, k.height], rtol=0, atol=1e-6):
@@ -87,7 +87,7 @@ def _is_index(key: str, count: int) -> bool:
 
 
 def _suspect_pixel_centres(path: Path, camera: CameraIntrinsics) -> None:
-    """Images hardly ever have two odd sides; 2 cx by 2 cy has them where integers are pixel centres."""
+    """Images rarely have two odd sides, but 2 cx by 2 cy does if integer coordinates are pixel centres."""
     if camera.width % 2 and camera.height % 2:
         suspect(
             f"{path}: an image of 2 cx by 2 cy is {camera.width}x{camera.height} pixels; a K whose integer coordinates "
