@@ -1,9 +1,12 @@
-"""The kd-tree alone, on points that trees find hard."""
+"""The kd-tree of a point cloud, on points that trees find hard."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
 
-from mosaicmem import _core
+from mosaicmem import PointCloud
 
 pytestmark = pytest.mark.kernel
 
@@ -33,7 +36,7 @@ CLOUDS = {
 @pytest.mark.parametrize("n", [1, 2, 16, 17, 500, 3000])
 def test_equals_brute_force(rng, name, n):
     points = CLOUDS[name](rng, n).astype(np.float32)
-    index = _core.PointIndex(points)
+    index = PointCloud(points)
     queries = np.concatenate([points[rng.integers(0, n, 20)], CLOUDS[name](rng, 20)]).astype(np.float32)
     queries[20:30] += rng.standard_normal((10, 3)).astype(np.float32)
     for k in (1, 5, 4000):
@@ -44,5 +47,20 @@ def test_equals_brute_force(rng, name, n):
 
 
 def test_no_points():
-    distances, ids = _core.PointIndex(np.zeros((0, 3), np.float32)).nearest(np.zeros((2, 3), np.float32), 3)
+    distances, ids = PointCloud(np.zeros((0, 3), np.float32)).nearest(np.zeros((2, 3), np.float32), 3)
     assert distances.shape == ids.shape == (2, 0)
+
+
+def test_what_is_refused():
+    cloud = PointCloud(np.eye(3))
+    with pytest.raises(ValueError, match=r"queries: expected shape \(M, 3\), got \(3,\)"):
+        cloud.nearest(np.zeros(3))
+    with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
+        cloud.nearest(np.zeros((1, 3)), 0)
+
+
+def test_copies_search_too(rng):
+    cloud = PointCloud(rng.standard_normal((50, 3)))
+    expected = cloud.nearest(cloud.points[:5], 3)[1]
+    for twin in (copy.copy(cloud), copy.deepcopy(cloud), pickle.loads(pickle.dumps(cloud))):
+        np.testing.assert_array_equal(twin.nearest(cloud.points[:5], 3)[1], expected)

@@ -1,5 +1,7 @@
 #include "cpp/bindings/faults.hpp"
 
+#include "cpp/base/parallel.hpp"
+
 #include <atomic>
 #include <cstddef>
 #include <new>
@@ -64,6 +66,7 @@ namespace mosaicmem::bindings {
 
 void bind_faults(pybind11::module_& m) {
     if (PyModule_AddFunctions(m.ptr(), methods) != 0) throw pybind11::error_already_set();
+    m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }
 
 }  // namespace mosaicmem::bindings

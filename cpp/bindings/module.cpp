@@ -1,4 +1,3 @@
-#include "cpp/base/parallel.hpp"
 #include "cpp/bindings/arrays.hpp"
 #include "cpp/bindings/faults.hpp"
 
@@ -21,5 +20,4 @@ PYBIND11_MODULE(_core, m) {
 #ifdef MOSAICMEM_FAULTS
     bindings::bind_faults(m);
 #endif
-    m.def("ignore_grain", &mosaicmem::ignore_grain, pybind11::arg("on"));
 }

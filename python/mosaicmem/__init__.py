@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 from mosaicmem._border import has_cuda
+from mosaicmem._simd import limit_by_environment as _limit_simd
 from mosaicmem.attention import (
     LatentCanvas,
     MemoryCrossAttention,
@@ -75,6 +76,8 @@ try:
     __version__ = _version("mosaicmem")
 except _PackageNotFoundError:  # imported from a source tree that is not installed
     __version__ = "0+unknown"
+
+_limit_simd()
 
 __all__ = [
     "VAE",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, U8, ArrayLike, as_array, check_number
+from mosaicmem import _core
+from mosaicmem._arrays import F32, I64, U8, ArrayLike, as_array, check_integer, check_number, check_threads
 from mosaicmem._files import atomic_write
 from mosaicmem._opening import errors_in
 from mosaicmem.errors import FormatError, suspect
@@ -81,6 +83,35 @@ class PointCloud:
             None if self.colors is None else self.colors[inside],
             None if self.normals is None else self.normals[inside],
         )
+
+    def nearest(self, queries: ArrayLike, k: int = 1, *, num_threads: int = 0) -> tuple[F32, I64]:
+        """The k nearest points to each query, by a kd-tree that the first call builds.
+
+        Parameters
+        ----------
+        queries : (M, 3) array
+            World, metres, finite.
+        k : int
+        num_threads : int
+            For building the tree; 0 for all cores (or MOSAICMEM_NUM_THREADS).
+
+        Returns
+        -------
+        distances : (M, min(k, len(cloud))) float32
+            Metres, ascending; ties go to the smaller index.
+        indices : (M, min(k, len(cloud))) int64
+        """
+        places = as_array("queries", queries, np.float32, ("M", 3), finite=True)
+        count = check_integer("k", k, minimum=1, maximum=2**31 - 1)
+        index = self.__dict__.get("_index")
+        if index is None:
+            index = _core.PointIndex(self.points, check_threads(num_threads))
+            object.__setattr__(self, "_index", index)
+        distances, indices = index.nearest(places, min(count, max(len(self), 1)))
+        return distances, indices.astype(np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_index"}
 
     def save_ply(self, path: str | Path, *, binary: bool = True) -> None:
         """Write a PLY file (binary little-endian, or ASCII), atomically."""

@@ -179,7 +179,8 @@ class Checkpoint:
         if manifest is not None and begun_by != here:
             suspect(
                 f"checkpoint: the run in {self.path} was begun by {_described(begun_by)}, and goes on with "
-                f"{_described(here)}; what is generated from here on may differ in the last bits"
+                f"{_described(here)}; what is generated from here on may differ in the last bits "
+                "(MOSAICMEM_SIMD computes with the instructions of a lesser processor)"
             )
 
     def keep(self, index: int, window: KeptWindow, store: MosaicMemoryStore) -> MosaicMemoryStore:
