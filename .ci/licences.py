@@ -1,8 +1,8 @@
-"""Lists the licences of everything that the installed mosaicmem needs at run time, directly or through others.
+"""Lists the licences of all run-time dependencies of the installed mosaicmem, direct and transitive.
 
     python .ci/licences.py [EXTRA ...]
 
-exits with 1 where a licence is copyleft or unknown, or where the package lacks the text of one that is compiled in.
+exits with 1 if a licence is copyleft or unknown, or if the package lacks the licence text of a compiled-in library.
 """
 
 import re
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def needed(name: str, extras: list[str]) -> dict[str, Distribution]:
-    """The packages that one needs, by name, without itself."""
+    """The dependencies of a package by name, without the package itself."""
     found: dict[str, Distribution] = {}
     waiting = [(name, tuple(extras))]
     seen = set()
@@ -66,7 +66,7 @@ def normalised(name: str) -> str:
 
 
 def licence_of(package: Distribution) -> str:
-    """As the package's metadata says: the expression, else the classifiers, else the first line of the text."""
+    """From the package's metadata: the licence expression, else the classifiers, else the first line of the text."""
     metadata = package.metadata
     if metadata.get("License-Expression"):
         return metadata["License-Expression"]
@@ -80,7 +80,7 @@ def licence_of(package: Distribution) -> str:
 
 
 def permits(licence: str) -> bool:
-    """Whether each part of "A AND B", or one of "A OR B", is known and no copyleft."""
+    """Whether each part of "A AND B", or one of "A OR B", is a known licence and not copyleft."""
     parts = re.split(r"\s+AND\s+", re.sub(r"[()]", " ", licence))
     return all(any(_is_permissive(choice) for choice in re.split(r"\s+OR\s+", part)) for part in parts)
 

@@ -1,8 +1,8 @@
-"""Prints the lowest version of each dependency that pyproject.toml declares, those of the named extras too.
+"""Prints the lowest version that pyproject.toml declares for each dependency, including those of the named extras.
 
     pip install $(python .ci/lowest.py test)
 
-installs them, and the newest of what they depend on in turn.
+installs them, with the newest versions of their own dependencies.
 """
 
 import re

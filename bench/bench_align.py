@@ -76,7 +76,7 @@ class TestSplat:
 
 def numpy_splat(latents, positions, depth):
     cell = np.floor(positions + np.float32(0.5)).astype(np.int64) @ [80, 1]
-    order = np.lexsort((np.arange(len(depth)), depth))[::-1]  # nearest last, so that it stays
+    order = np.lexsort((np.arange(len(depth)), depth))[::-1]  # nearest last, so that it wins
     canvas = np.zeros((60 * 80, latents.shape[1]), np.float32)
     canvas[cell[order]] = latents[order]
     return canvas.reshape(60, 80, -1)

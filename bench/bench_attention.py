@@ -1,4 +1,4 @@
-"""Memory attention in float32 and bfloat16 beside torch's scaled_dot_product_attention, and the layer around it."""
+"""Memory attention in float32 and bfloat16 against torch's scaled_dot_product_attention, and the layer around it."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-"""What a memory of a quarter of the bytes still covers of a long walk, by eviction policy.
+"""How much of a long walk a memory with a quarter of the bytes still covers, by eviction policy.
 
-A camera walks through twelve rooms of a building, looking around in each. Then others look into all of them again:
-coverage is the part of their latent cells that the retrieved patches land on.
+A camera walks through twelve rooms of a building, looking around in each. Then other cameras revisit all rooms:
+coverage is the fraction of their latent cells that the retrieved patches land on.
 """
 
 import numpy as np
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.benchmark(group=f"a walk of {ROOMS * FRAMES_A_ROOM} key
 
 
 def inside(room, x, z, yaw, pitch, time):
-    """A camera at a place of a room, (x, z) in parts of its size."""
+    """A camera in a room at (x, z), as fractions of the room's size."""
     eye = ROOM * [room + x, 0.5, z]
     ahead = [np.cos(yaw) * np.cos(pitch), np.sin(pitch), np.sin(yaw) * np.cos(pitch)]
     return CameraPose.look_at(eye, eye + ahead, timestamp=time)
 
 
 def walk():
-    """Through each room from one side to the other, turning once around."""
+    """Crosses each room from one side to the other, with one full turn."""
     for frame in range(ROOMS * FRAMES_A_ROOM):
         room, part = divmod(frame / FRAMES_A_ROOM, 1)
         yield inside(

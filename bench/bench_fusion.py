@@ -1,4 +1,4 @@
-"""Streaming fusion of 32 frames of 640x480 at 5 cm: time of the whole sequence; divide by 32 for a frame."""
+"""Streaming fusion of 32 frames of 640x480 at 5 cm. Times are for the whole sequence; divide by 32 for one frame."""
 
 import time
 
@@ -43,7 +43,7 @@ def test_mosaicmem(benchmark, rgbd_frames, threads):
 
 
 def test_numpy_unique(benchmark, rgbd_frames):
-    """The usual vectorised way: voxel keys of the whole cloud so far through np.unique after each frame."""
+    """The usual vectorised way: np.unique on the voxel keys of the whole cloud so far, after each frame."""
 
     def run():
         cloud = np.zeros((0, 3), np.float32)
@@ -77,8 +77,8 @@ def test_open3d(benchmark, rgbd_frames):
         return cloud
 
     benchmark.pedantic(run, rounds=1)
-    # Its grid starts at the corner of each growing cloud, so sampling again and again thins it out; both count the same
-    # voxels, but for where the grid lies, when all points are sampled once.
+    # Open3D's grid starts at the corner of each growing cloud, so repeated downsampling thins the cloud. Downsampling
+    # all points once gives the same voxel count, up to the offset of the grid.
     whole = o3d.geometry.PointCloud()
     for frame in rgbd_frames:
         whole += cloud_of(*frame)

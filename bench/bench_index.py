@@ -1,4 +1,4 @@
-"""Spatial index: kd-trees over patch centres of a large building, k = 8 queries, and filling keyframe by keyframe."""
+"""Spatial index of patch centres in a large building: kd-tree builds, k = 8 queries, filling keyframe by keyframe."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def queries(centres):
 
 @pytest.fixture
 def pykdtree():
-    """Its OpenMP is torch's where both are loaded, and another benchmark may have given torch more threads."""
+    """Shares torch's OpenMP if both are loaded, and another benchmark may have given torch more threads."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     return peer("pykdtree.kdtree")
@@ -55,7 +55,7 @@ class TestBuild:
 
 
 class TestQuery:
-    """The store was filled keyframe by keyframe, so it searches a forest; the others have one tree."""
+    """The store was filled keyframe by keyframe, so it searches a forest; the others search one tree."""
 
     def test_mosaicmem(self, benchmark, store, centres, queries):
         in_group(benchmark, "10 000 queries, k = 8", centres)
@@ -76,7 +76,7 @@ class TestQuery:
 
 class TestFill:
     def test_mosaicmem_keyframe_by_keyframe(self, benchmark, store, centres):
-        """Inserts the keyframes of the building; depth is ready, so that only the memory works."""
+        """Inserts the keyframes of the building; depth is computed before, so that only inserts are timed."""
         in_group(benchmark, "fill keyframe by keyframe", centres)
         rng = np.random.default_rng(0)
         poses = [random_pose(rng, float(i)) for i in range(-(-len(centres) // PATCHES))]

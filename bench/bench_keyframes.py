@@ -1,7 +1,7 @@
-"""Choosing whole keyframes for a window of 21 latents, and composing its canvases: how fast, and how well.
+"""Speed and quality of selecting whole keyframes for a window of 21 latents, and of composing its canvases.
 
-A grid of 30x40 cells of 16 pixels; colours pooled to it are the first three of 16 channels, so quality is measured as
-it would be seen. MOSAICMEM_BENCH_KEYFRAMES sets the size of the large memory.
+The grid has 30x40 cells of 16 pixels. The first three of 16 channels are colours pooled to it, so that PSNR measures
+image quality. MOSAICMEM_BENCH_KEYFRAMES sets the size of the large memory.
 """
 
 import os
@@ -21,7 +21,7 @@ CAMERA = CameraIntrinsics.from_fov(COLUMNS * STRIDE, ROWS * STRIDE, fov_x=1.0)
 
 
 def turning(pose, angle=0.02):
-    """21 cameras that turn and walk a little, from a pose on."""
+    """21 cameras that turn and move a little, starting at a pose."""
     step = np.eye(4)
     step[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)
     step[2, 3] = 0.02
@@ -63,7 +63,7 @@ class TestChoose:
 
 
 def real_frames(kind):
-    """(sequence, memory, targets): the camera goes on into what it has not seen, or comes back."""
+    """(sequence, memory, targets): the camera continues into unseen space, or comes back."""
     root = os.environ.get("MOSAICMEM_TEST_DATA")
     if not root or not (Path(root) / "rgbd_scene").is_dir():
         pytest.skip("no real RGB-D frames; set MOSAICMEM_TEST_DATA")

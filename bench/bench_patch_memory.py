@@ -1,4 +1,4 @@
-"""The published patch memory: the same answers from the core and from its NumPy twin."""
+"""The published patch memory: the core against its NumPy twin, with the same results."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ POLICIES = {"base": "near", "distilled": "far"}
 
 @pytest.fixture(scope="module")
 def scene():
-    """900 frames of a walk through the synthetic world, and the cameras of 84 frames of the way back."""
+    """900 frames of a walk through the synthetic world, and the cameras of its last 84 frames."""
     rng = np.random.default_rng(0)
     camera = CameraIntrinsics.from_fov(COLUMNS * 16, ROWS * 16, fov_x=1.0)
     small = camera.scaled(COLUMNS * 2, ROWS * 2)
     path = SyntheticWorld(0).leave_and_return(camera, FRAMES + 84)
     world = SyntheticWorld(0)
     depth = np.stack([world.render(small, pose).depth for pose in path[:FRAMES]])
-    depth *= rng.normal(1, 0.01, depth.shape).astype(np.float32)  # whole columns would land half-way between cells
+    depth *= rng.normal(1, 0.01, depth.shape).astype(np.float32)  # otherwise whole columns land half-way between cells
     poses = path.camera_from_world.astype(np.float32)
     k = np.tile(camera.matrix.astype(np.float32), (len(path), 1, 1))
     latents = rng.standard_normal((CHANNELS, FRAMES, ROWS, COLUMNS), dtype=np.float32)

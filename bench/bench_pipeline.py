@@ -1,4 +1,4 @@
-"""Whole calls of generate, at the sizes of the description and of real frames; and memory at the size of a model."""
+"""Whole calls of generate, at small sizes and at that of real frames; and memory at the size of a real model."""
 
 import math
 
@@ -25,7 +25,7 @@ def stages_of(windows):
     ("size", "frames", "steps", "wanted"), [(64, 32, 5, 0.05), (128, 32, 5, 0.2), (256, 16, 50, 0.8)]
 )
 def test_one_thread(benchmark, size, frames, steps, wanted):
-    """The pipeline's own synthetic parts, after four frames of a synthetic world have been remembered."""
+    """The pipeline's own synthetic parts, after observing four frames of a synthetic world."""
     benchmark.group = f"generate {frames} frames {size}x{size}, {steps} steps, one thread (wanted: {wanted} s)"
     world = SyntheticWorld(0)
     camera = CameraIntrinsics.from_fov(size, size, fov_x=math.radians(75))
@@ -50,7 +50,7 @@ def test_one_thread(benchmark, size, frames, steps, wanted):
     group="memory for 21 latents at 1280x704, all threads (a step of a 5-billion-parameter model: 1 s)"
 )
 def test_memory(benchmark):
-    """All that memory does for one window of one keyframe: insert, choose and compose, retrieve and land."""
+    """Memory's work for one window with one keyframe: insert, select and compose keyframes, retrieve patches."""
     result = benchmark.pedantic(lambda: measure_memory(PipelineConfig(), (1280, 704), repeats=5), rounds=1)
     for name, seconds in result.parts.items():
         benchmark.extra_info[f"{name}, ms"] = round(1000 * seconds, 2)

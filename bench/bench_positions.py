@@ -1,4 +1,4 @@
-"""Warped RoPE and PRoPE on (1, 12, 4096, 128), beside the copy of the tensor and the formulas of models in torch."""
+"""Warped RoPE and PRoPE on (1, 12, 4096, 128), against a copy of the tensor and the usual formulas in torch."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def table(rng):
 
 @pytest.fixture
 def views(rng):
-    """camera_from_world of cameras that stand about a metre apart."""
+    """camera_from_world of cameras about a metre apart."""
     views = np.tile(np.eye(4), (CAMERAS, 1, 1))
     views[:, :3, 3] = rng.standard_normal((CAMERAS, 3))
     return views
@@ -42,12 +42,12 @@ def measure(benchmark, function, *arguments, rounds=200, **options):
 
 
 def test_limit_copy(benchmark, x):
-    """Into memory that is there already."""
+    """Into existing memory."""
     measure(benchmark, x.clone().copy_, x)
 
 
 def test_limit_clone(benchmark, x):
-    """Into new memory, as all others write."""
+    """Into new memory, as in all other benchmarks here."""
     measure(benchmark, x.clone)
 
 
@@ -71,7 +71,7 @@ def test_mosaicmem_prope(benchmark, x, views, layout, threads):
 
 
 def test_torch_rope_strided_halves(benchmark, x, table):
-    """Even and odd features apart, two products each, written back between each other."""
+    """Even and odd features separately, two products each, written back interleaved."""
     torch = peer("torch")
     cos, sin = (torch.from_numpy(a).to(x.dtype) for a in (table.cos, table.sin))
 
@@ -86,7 +86,7 @@ def test_torch_rope_strided_halves(benchmark, x, table):
 
 
 def test_torch_rope_float64_complex(benchmark, x, table):
-    """Pairs as complex numbers in float64, as Wan's own code has it."""
+    """Pairs as complex numbers in float64, as in Wan's own code."""
     torch = peer("torch")
     turn = torch.from_numpy(table.frequencies)
 
@@ -98,7 +98,7 @@ def test_torch_rope_float64_complex(benchmark, x, table):
 
 
 def test_torch_rope_complex64(benchmark, x, table):
-    """Pairs as complex numbers in float32: the fastest of the formulas on float32."""
+    """Pairs as complex numbers in float32: the fastest torch formula for float32."""
     torch = peer("torch")
     turn = torch.from_numpy(table.frequencies).to(torch.complex64)
 
@@ -110,7 +110,7 @@ def test_torch_rope_complex64(benchmark, x, table):
 
 
 def test_torch_prope_formula(benchmark, x, views):
-    """Layout "half" from its definition: an einsum with the cameras' matrices, and two rotations by halves."""
+    """Layout "half" from its definition: an einsum with the camera matrices, and two split-half rotations."""
     torch = peer("torch")
     matrices = torch.from_numpy(views.transpose(0, 2, 1).astype(np.float32)).to(x.dtype)
     n = DIM // 8

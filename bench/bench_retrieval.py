@@ -1,6 +1,6 @@
-"""View-conditioned retrieval in a large building: the best 64 patches, beside a vectorised scan.
+"""View-conditioned retrieval in a large building: the best 64 patches, against a vectorised scan.
 
-Times are those of 200 queries by random cameras on one thread; divide by 200 for one. MOSAICMEM_BENCH_PATCHES sets
+Times are for 200 queries by random cameras on one thread; divide by 200 for one query. MOSAICMEM_BENCH_PATCHES sets
 other sizes, separated by commas.
 """
 
@@ -62,7 +62,7 @@ def test_mosaicmem_with_diversity(benchmark, store, poses):
 
 
 def test_torch_scan(benchmark, store, poses):
-    """Scores every centre (its footprint taken as 1) and takes the best; tokens are not looked at."""
+    """Scores every centre, with its footprint taken as 1, and takes the best; ignores tokens."""
     torch = peer("torch")
     torch.set_num_threads(1)
     ids = store.patch_ids
@@ -80,7 +80,7 @@ def test_torch_scan(benchmark, store, poses):
     benchmark.pedantic(lambda: [scan(pose) for pose in few], rounds=3, warmup_rounds=1)
     milliseconds = 1000 * benchmark.stats.stats.median / len(few) if benchmark.stats else 0.0
     benchmark.extra_info.update(note=f"of {len(few)} queries, not {QUERIES}", median_ms=round(milliseconds, 1))
-    # Where footprints are 1, as most are near the axis, both choose the same patches.
+    # Both choose the same patches where footprints are 1, as most are near the optical axis.
     for pose in poses[:5]:
         best = set(ids[scan(pose).indices.numpy()].tolist())
         assert len(best & set(store.retrieve(K, pose, top_k=64).ids.tolist())) >= 48

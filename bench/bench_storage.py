@@ -1,4 +1,4 @@
-"""Keeping a store of a million patches (2x2x16 float16): save, save what is new, open, fork."""
+"""Storage of a million patches (2x2x16 float16): full save, incremental save, open, fork."""
 
 import itertools
 

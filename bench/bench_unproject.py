@@ -1,4 +1,4 @@
-"""Depth image to world points, 640x480. Limit: 4 bytes read and 13 written a pixel, over memory bandwidth."""
+"""Depth image to world points, 640x480. Limit: 4 bytes read and 13 written per pixel, over memory bandwidth."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_torch(benchmark, frame, threads):
 
 
 def test_limit_memory_copy(benchmark):
-    """Moves as many bytes as the kernel must: the floor of its time on one thread."""
+    """Moves as many bytes as the kernel must: the lower bound of its time on one thread."""
     source = np.ones(640 * 480 * 17 // 8, dtype=np.float32)
     target = np.empty_like(source)
     benchmark(np.copyto, target, source)

@@ -1,4 +1,4 @@
-"""What benchmarks share: inputs, peers that may be absent, and the check that compared results agree."""
+"""Shared by all benchmarks: inputs, and peer libraries that may be absent."""
 
 import importlib
 import os
@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Peers whose threads are OpenMP's get one; torch is told otherwise where a benchmark is about threads. It is read when
-# the first of them is loaded, so it is set before any is.
+# Peers that use OpenMP get one thread; benchmarks that use more set torch's threads themselves. OpenMP reads this when
+# the first peer is loaded, so set it before.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# The NumPy twins of the tests are what the core is compared with.
+# For the NumPy twins in tests/reference, which the core is compared with.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld
 
 
 def peer(name):
-    """A module to compare with; the benchmark is skipped where it is not installed."""
+    """A module to compare with; skips the benchmark if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -33,7 +33,7 @@ def rng():
 
 @pytest.fixture(scope="session")
 def threads():
-    """Threads for every contender: MOSAICMEM_NUM_THREADS, or all cores."""
+    """Threads for every library: MOSAICMEM_NUM_THREADS, or all cores."""
     return int(os.environ.get("MOSAICMEM_NUM_THREADS") or os.cpu_count() or 1)
 
 
@@ -41,7 +41,7 @@ def threads():
 def rgbd_frames():
     """32 frames of 640x480 as (depth, color, intrinsics, pose).
 
-    Those of rgbd_scene in MOSAICMEM_TEST_DATA where that is set, else of the synthetic world.
+    From rgbd_scene in MOSAICMEM_TEST_DATA if that is there, else from the synthetic world.
     """
     from mosaicmem.datasets import SevenScenes
 
@@ -52,7 +52,7 @@ def rgbd_frames():
     world = SyntheticWorld(0)
     path = world.leave_and_return(CameraIntrinsics.from_fov(640, 480, fov_x=1.0), 32)
     views = [world.render(path.intrinsics, pose) for pose in path]
-    # Its walls lie on multiples of 5 cm, where rounding alone decides on which side of a voxel's face a point falls.
+    # The world's walls lie on multiples of 5 cm, where rounding alone decides which voxel a point falls into.
     aside = np.eye(4)
     aside[:3, 3] = [0.013, 0.017, 0.011]
     poses = [CameraPose(aside @ pose.world_from_camera, pose.timestamp) for pose in path]

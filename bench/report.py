@@ -43,7 +43,7 @@ def table(group, benchmarks):
 
 
 def cuda_section():
-    """What bench/cuda/run.py has measured on a GPU, wherever that was."""
+    """The measurements of bench/cuda/run.py, which may come from another machine."""
     if not CUDA_FIGURES.exists():
         return "## On a GPU\n\nNot measured yet: `python bench/cuda/run.py` writes what this section is made of."
     measured = json.loads(CUDA_FIGURES.read_text())

@@ -1,9 +1,9 @@
 # Sets MOSAICMEM_HAS_CUDA: whether cuda/ is built into the core.
-#   MOSAICMEM_CUDA=AUTO  if there is a CUDA compiler (the default)
-#                  ON    or else it is an error
-#                  OFF   not at all
-# nvcc is that of CMAKE_CUDA_COMPILER or CUDACXX, of the PATH, of CUDA_HOME or CUDA_PATH, of /usr/local/cuda, or that of
-# PyPI's packages in the environment that builds. find_package(CUDAToolkit) does not know the latter, so it is not used.
+#   MOSAICMEM_CUDA=AUTO  if a CUDA compiler is found (the default)
+#                  ON    always; an error without a compiler
+#                  OFF   never
+# nvcc comes from CMAKE_CUDA_COMPILER or CUDACXX, the PATH, CUDA_HOME or CUDA_PATH, /usr/local/cuda, or from PyPI's
+# packages in the build environment. find_package(CUDAToolkit) does not find the latter, so it is not used.
 
 set(MOSAICMEM_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE MOSAICMEM_CUDA PROPERTY STRINGS AUTO ON OFF)
@@ -45,7 +45,7 @@ if(NOT CMAKE_CUDA_COMPILER)
     return()
 endif()
 
-# Decided below; CMake would take what the compiler's default is.
+# Decided below; otherwise CMake would take the compiler's default.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(architectures_are_ours ON)
 endif()
@@ -58,7 +58,7 @@ if(architectures_are_ours)
     if(CMAKE_CUDA_ARCHITECTURES_NATIVE MATCHES "^[0-9]")
         set(architectures "${CMAKE_CUDA_ARCHITECTURES_NATIVE}")
     else()
-        # No GPU says for what: Hopper, and for all others from Ampere on a form that the driver compiles at first use.
+        # No GPU found: Hopper, and PTX for all others from Ampere on, which the driver compiles at first use.
         set(architectures 90a-real 80-virtual)
     endif()
     set(CMAKE_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "What the CUDA kernels are compiled for" FORCE)

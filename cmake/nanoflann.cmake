@@ -1,5 +1,5 @@
-# Provides nanoflann::nanoflann (header only, >= 1.5) from the first of: a CMake package, a header on the prefix path or in
-# NANOFLANN_INCLUDE_DIR, the wheel of nanoflann.txt, which pip downloads from the index that it is configured for.
+# Provides nanoflann::nanoflann (header only, >= 1.5) from the first of: a CMake package; a header on the prefix path or
+# in NANOFLANN_INCLUDE_DIR; the wheel of nanoflann.txt, which pip downloads from its configured index.
 
 find_package(nanoflann 1.5 CONFIG QUIET)
 if(TARGET nanoflann::nanoflann)
@@ -24,7 +24,7 @@ if(NOT NANOFLANN_INCLUDE_DIR)
     if(NOT EXISTS "${folder}/include/nanoflann.hpp" OR "${requirement}" IS_NEWER_THAN "${folder}/include/nanoflann.hpp")
         message(STATUS "nanoflann: not installed; pip downloads its header")
         file(REMOVE_RECURSE "${folder}")
-        # The tags name one wheel, whatever builds: only its header is used.
+        # The tags select the same wheel on every platform: only its header is used.
         execute_process(
             COMMAND "${Python_EXECUTABLE}" -m pip download --quiet --disable-pip-version-check --no-deps
                 --only-binary :all: --platform manylinux2014_x86_64 --implementation cp --python-version 3.12 --abi cp312
@@ -45,5 +45,5 @@ if(NOT NANOFLANN_INCLUDE_DIR)
 endif()
 message(STATUS "nanoflann: ${NANOFLANN_INCLUDE_DIR}")
 add_library(nanoflann::nanoflann INTERFACE IMPORTED)
-# SYSTEM: its warnings are not ours.
+# SYSTEM silences warnings of its header.
 target_include_directories(nanoflann::nanoflann SYSTEM INTERFACE "${NANOFLANN_INCLUDE_DIR}")

@@ -1,7 +1,7 @@
-"""Leaves a room, is told that night falls, comes back, and is stopped on the way.
+"""Generates a walk that leaves a room and comes back, with a prompt that changes and a run that is interrupted.
 
-Shows the whole loop with synthetic parts: what was seen is remembered, windows come as they are done, a prompt takes
-over in the middle, and a run that was stopped goes on from its checkpoint. A few seconds on two cores.
+Shows the whole loop with synthetic parts: observed frames are remembered, windows are streamed as they are done, the
+prompt changes midway, and an interrupted run resumes from its checkpoint. Takes a few seconds on two cores.
 
     pip install . && python examples/come_back.py --output come-back
 """
@@ -25,7 +25,7 @@ from mosaicmem.metrics import psnr
 
 
 def begin(world, camera, path):
-    """A pipeline that has seen the first views."""
+    """A pipeline that has observed the first views."""
     config = PipelineConfig(prompt="a flat by day", events=[{"window": 2, "prompt": "a flat at night"}])
     pipeline = AutoregressivePipeline(config, depth_estimator=SyntheticDepthEstimator(world))
     for pose in path[:10:2]:
@@ -46,10 +46,10 @@ def main():
     path = world.leave_and_return(camera, arguments.frames)
 
     with tempfile.TemporaryDirectory() as checkpoint:
-        # Two windows, then the power goes.
+        # Two windows, then the run is interrupted.
         for window in islice(begin(world, camera, path).stream(path, checkpoint=checkpoint), 2):
             print(f"window {window.statistics.window}: {100 * window.statistics.coverage:.0f} % known")
-        # The same call again: those two are read back, the others are generated.
+        # The same call again reads those two from the checkpoint and generates the others.
         frames = []
         for window in begin(world, camera, path).stream(path, checkpoint=checkpoint):
             print(f"window {window.statistics.window}: {window.context.prompt}")

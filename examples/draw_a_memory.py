@@ -20,7 +20,7 @@ from mosaicmem import (
 )
 from mosaicmem.plots import plot_coverage, plot_retrieved, plot_top_down
 
-TABLE = Box([-3.45, -1.1, -1.45], [-2.55, -0.02, -0.35])  # with what stands on it
+TABLE = Box([-3.45, -1.1, -1.45], [-2.55, -0.02, -0.35])  # with the objects on it
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
     plot_coverage(composed.coverage, np.array([pose.timestamp for pose in path])).savefig(folder / "coverage.png")
     plot_retrieved(store, path, 60, vae.stride).savefig(folder / "view.png")
 
-    edited = store.fork()  # tensors are shared, and the store stays as it is
+    edited = store.fork()  # shares tensors; the store stays unchanged
     moved = SpatialManipulation(edited).translate([0.0, 0.0, 0.9], TABLE)
     plot_retrieved(edited, path, 60, vae.stride).savefig(folder / "view-with-the-table-moved.png")
     print(f"{moved} patches of the table moved; four pictures in {folder}")

@@ -1,7 +1,7 @@
-"""A latent video model behind mosaicmem's protocols: what to write, and what to do with what memory gives.
+"""Adapters that put a latent video model behind mosaicmem's protocols, and feed it what memory provides.
 
-The model here is small and untrained, so its video is noise; the adapters around it are the point. Yours takes its
-place: a VAE with ``encode`` and ``decode``, and a denoiser that takes noisy latents, a timestep and conditions.
+The model here is small and untrained, so its video is noise; the adapters around it are the point. Replace it by your
+own: a VAE with ``encode`` and ``decode``, and a denoiser that takes noisy latents, a timestep and conditions.
 
     pip install '.[torch]' && python examples/plug_in_a_model.py
 """
@@ -28,11 +28,11 @@ from mosaicmem import (
 CHANNELS, STRIDE, WIDTH, HEADS, HEAD_DIM = 8, 8, 64, 2, 48
 
 
-# --- The model: yours instead of these two.
+# --- The model: replace these two classes by yours.
 
 
 class YourVAE(nn.Module):
-    """(B, 3, F, H, W) in [-1, 1] to (B, C, T, h, w): the first frame alone, then four frames per latent."""
+    """(B, 3, F, H, W) in [-1, 1] to (B, C, T, h, w): latent 0 is the first frame, then four frames per latent."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class YourVAE(nn.Module):
 
 
 class YourDenoiser(nn.Module):
-    """Predicts the velocity from noisy latents, a canvas with its mask, and tokens of memory."""
+    """Predicts the velocity from noisy latents, a canvas with its mask, and memory tokens."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class YourDenoiser(nn.Module):
         self.keys = nn.Linear(CHANNELS, HEADS * HEAD_DIM)
         self.values = nn.Linear(CHANNELS, HEADS * HEAD_DIM)
         self.back = nn.Linear(HEADS * HEAD_DIM, WIDTH)
-        self.gate = nn.Parameter(torch.zeros(()))  # at 0, memory changes nothing: so one starts in a trained model
+        self.gate = nn.Parameter(torch.zeros(()))  # at 0 memory has no effect: the start for a trained model
         self.outputs = nn.Conv3d(WIDTH, CHANNELS, 1)
 
     def forward(self, latents, timestep, canvas, mask, text, attend):
@@ -76,7 +76,7 @@ class YourDenoiser(nn.Module):
 
 
 class VAEAdapter:
-    """What the pipeline asks of a VAE. Images go in and out as float32 in [0, 1], channel last."""
+    """Implements the `VAE` protocol. Images are float32 in [0, 1], channel last."""
 
     stride, channels, temporal = STRIDE, CHANNELS, TemporalLayout("causal", 4)
 
@@ -94,12 +94,12 @@ class VAEAdapter:
         return ((x.permute(1, 2, 3, 0) + 1) / 2).numpy()
 
     def encode_image(self, image):
-        # A keyframe is one image: the latent of a video of one frame, channel last.
+        # The latent of a keyframe is that of a one-frame video, channel last.
         return np.ascontiguousarray(self.encode(image[None])[:, 0].transpose(1, 2, 0))
 
 
 class BackboneAdapter:
-    """What the pipeline asks of a denoiser. All that is the same at every step of a window is made once."""
+    """Implements the `DiffusionBackbone` protocol. Computes once per window what all its steps share."""
 
     prediction_type = "velocity"
 
@@ -121,24 +121,24 @@ class BackboneAdapter:
         return torch.from_numpy(vectors.mean(axis=0, keepdims=True))
 
     def prepare(self, context):
-        # Warped Latent: the canvas and where it says something, as channels beside the noisy latents.
+        # Warped Latent: the canvas and its coverage mask, as extra channels of the noisy latents.
         self.canvas = torch.from_numpy(context.canvas).permute(3, 0, 1, 2)[None]
         self.mask = torch.from_numpy(context.coverage)[None, None].float()
-        # Warped RoPE: queries at their places in the grid, memory tokens where they land.
+        # Warped RoPE: queries at their grid positions, memory tokens where they land.
         frames, rows, columns = context.coverage.shape
         self.query_table = self.rope.table(grid_positions(frames, rows, columns))
-        self.memory = None if context.mosaic is None else context.mosaic.packed()  # all frames share all tokens
+        self.memory = None if context.mosaic is None else context.mosaic.packed()  # all frames attend to all tokens
         if self.memory is None or not len(self.memory):
             return
         self.key_table = self.rope.table(self.memory.positions)
         self.tokens = torch.from_numpy(self.memory.tokens)[None]
-        # PRoPE: which camera a query has, and from which one a memory token was seen.
+        # PRoPE: the camera of each query, and the camera that saw each memory token.
         self.cameras = None
         if context.use_prope:
             camera, grid = context.cameras.intrinsics, {"patches_x": columns, "patches_y": rows}
             image = {"image_width": camera.width, "image_height": camera.height}
             views = context.cameras.camera_from_world
-            # Relative to one of them: your dtype is too coarse for a camera a kilometre from the origin of the world.
+            # Relative to one camera: features are too coarse for cameras a kilometre from the world's origin.
             shared = {**image, "world_from_reference": context.cameras[0]}
             of_queries = PRoPE(HEAD_DIM, views, np.tile(camera.matrix, (frames, 1, 1)), **grid, **shared)
             of_memory = PRoPE(
@@ -150,10 +150,10 @@ class BackboneAdapter:
                 **shared,
             )
             self.cameras = (of_queries, of_memory)
-        self.gate = context.gate  # an ablation may override the model's own
+        self.gate = context.gate  # an ablation may override the model's own gate
 
     def attend(self, model, hidden):
-        """Attention from the video's tokens to memory's. Your attention kernel does it on your device."""
+        """Attention from video tokens to memory tokens. Use your own attention kernel here."""
         if self.memory is None or not len(self.memory):
             return torch.zeros_like(hidden)
 

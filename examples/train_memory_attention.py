@@ -1,8 +1,8 @@
-"""Trains a two-layer transformer to predict the tokens of a view it has not seen from memory tokens of other views.
+"""Trains a two-layer transformer to predict the tokens of an unseen view from memory tokens of other views.
 
-The same network is trained twice on the same samples: once told where each memory token lands in the target view
-(Warped RoPE) and from which camera it comes (PRoPE), once with the tokens' places in their own views. Both are judged
-on rooms that neither has seen. Gradients flow through mosaicmem's operators. Takes about a minute on two cores.
+The same network is trained twice on the same samples: once with the position where each memory token lands in the
+target view (Warped RoPE) and the camera it comes from (PRoPE), and once with the tokens' positions in their own views.
+Both are evaluated on held-out rooms. Gradients flow through mosaicmem's operators. Takes about a minute on two cores.
 
     pip install '.[examples]' && python examples/train_memory_attention.py
 """
@@ -40,19 +40,19 @@ WIDTH, HEADS, HEAD_DIM = 96, 2, 48
 
 @dataclass
 class Sample:
-    """One target view, and what memory holds of it from other views."""
+    """One target view, and the memory tokens retrieved for it from other views."""
 
     target: np.ndarray  # (60, C) latents to predict
     known: np.ndarray  # (60,) bool: cells that memory covers
     camera: np.ndarray  # (4, 4) camera_from_world of the target
     tokens: np.ndarray  # (M, C)
     landed: np.ndarray  # (M, 3) Warped RoPE positions in the target view
-    seen_at: np.ndarray  # (M, 3) positions in the view each token comes from
+    seen_at: np.ndarray  # (M, 3) positions in the view that each token comes from
     source_cameras: np.ndarray  # (M, 4, 4)
 
 
 def make_samples(world_seed, rng, count):
-    """Samples along a walk through two rooms: three views within a second of the target are remembered."""
+    """Samples along a walk through two rooms: memory holds three views within 12 frames of the target."""
     world = SyntheticWorld(world_seed)
     path = world.leave_and_return(CAMERA, num_frames=96)
     views = [world.render(CAMERA, pose) for pose in path]
@@ -87,9 +87,9 @@ def make_samples(world_seed, rng, count):
 
 
 class Encoding:
-    """Where the tokens of a batch are: rotary tables and cameras, for queries and for memory.
+    """Positions of the tokens of a batch: rotary tables and cameras, for queries and for memory.
 
-    The tokens of all samples follow each other, so that one table serves the batch.
+    The tokens of all samples are concatenated, so that one table serves the batch.
     """
 
     def __init__(self, samples, aligned):
@@ -100,7 +100,7 @@ class Encoding:
         self.query_cameras = self.memory_cameras = None
         if aligned:
             image = {"Ks": CAMERA.matrix, "image_width": CAMERA.width, "image_height": CAMERA.height}
-            # A world frame is not part of the picture: cameras relative to the target's.
+            # The choice of world frame must not matter: cameras relative to the target's.
             sources = np.concatenate([s.source_cameras @ np.linalg.inv(s.camera) for s in samples])
             targets = np.tile(np.eye(4), (len(samples), 1, 1))
             self.query_cameras = PRoPE(HEAD_DIM, targets, patches_x=COLUMNS, patches_y=ROWS, **image)
@@ -121,7 +121,7 @@ class Encoding:
 
 
 class Block(nn.Module):
-    """Cross-attention to memory, then a small network a token."""
+    """Cross-attention to memory, then an MLP per token."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +148,7 @@ class Block(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Two blocks between a learned query, the same for every cell, and the latents of the cell."""
+    """Two blocks that map one learned query, shared by all cells, to the latents of each cell."""
 
     def __init__(self):
         super().__init__()
@@ -174,7 +174,7 @@ def loss_of(model, samples, aligned):
 
 
 def train(name, training, held_out, aligned, steps):
-    """The held-out loss at every twentieth of the way, as (step, loss)."""
+    """The held-out loss at every twentieth of the training, as (step, loss)."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     model = Predictor()
@@ -198,7 +198,7 @@ def train(name, training, held_out, aligned, steps):
 
 
 def save_plot(curves, path):
-    """Held-out loss over steps, one line a run."""
+    """Held-out loss over steps, one line per run."""
     import matplotlib
 
     matplotlib.use("Agg")

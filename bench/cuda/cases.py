@@ -1,6 +1,6 @@
-"""What is measured on a GPU: each case with the bytes it has to move, or the operations it has to do, and torch's way.
+"""GPU benchmarks: each case with the bytes it must move or the operations it must do, and an equivalent in torch.
 
-A case checks that both ways agree before they are timed.
+A case that has one checks that both results agree before they are timed.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from mosaicmem.attention import attention, bilinear_sample
 
 @dataclass
 class Measured:
-    """Seconds, and what bounds them."""
+    """A time in seconds, and its lower bounds."""
 
     name: str
     seconds: float
@@ -90,7 +90,7 @@ def prope():
     transposed = views.transpose(1, 2).cuda().float()
     encoding.apply_to_q(x)
 
-    def by_torch(x):  # its camera half only
+    def by_torch(x):  # PRoPE's camera half only
         vectors = x[..., :64].float().unflatten(2, (21, 880)).unflatten(-1, (16, 4))
         return torch.einsum("vij,bhvtpj->bhvtpi", transposed, vectors).flatten(-2).flatten(2, 3).to(x.dtype)
 
@@ -174,7 +174,7 @@ def memory_attention():
 
 
 def walk(count):
-    """Cameras along a street, each looking a little aside."""
+    """Cameras along a street, each looking slightly sideways."""
     poses = []
     for i in range(count):
         at = np.array([0.0, 0.0, 0.02 * i])
@@ -184,7 +184,7 @@ def walk(count):
 
 
 def mirrored_store(keyframes, channels):
-    """A store on the device whose keyframes show walls a few metres away, of 44x80 cells."""
+    """A store on the GPU whose keyframes of 44x80 cells show walls a few metres away."""
     store, rng = MosaicMemoryStore(device="cuda"), np.random.default_rng(0)
     camera = CameraIntrinsics.from_fov(1280, 704, fov_x=1.2)
     for pose in walk(keyframes):
@@ -194,7 +194,7 @@ def mirrored_store(keyframes, channels):
 
 
 def top_k():
-    """Two cases of one store: a camera, and a window of 21."""
+    """Two cases on one store: one camera, and a window of 21 cameras."""
     store, camera = mirrored_store(11_364, channels=1)  # 10 million patches
     path = walk(11_364)
     one, window = CameraTrajectory([path[5000]], camera), CameraTrajectory(path[5000:5210:10], camera)
@@ -233,7 +233,7 @@ def keyframes():
     retrieval.compose(store, targets, 16, chosen)
     cells = len(targets) * 44 * 80
     picks = chosen.picks.shape[1]
-    read = cells * picks * 4 + cells * 48 * 4 * 2  # each source's depth for each target, latents in and out
+    read = cells * picks * 4 + cells * 48 * 4 * 2  # each source's depth for each target cell, latents in and out
     name = "compose 21 latents of 44x80x48 by blend, from up to 16 keyframes each"
     own = seconds(lambda: retrieval.compose(store, targets, 16, chosen), [[]])
     both = seconds(lambda: retrieval.retrieve(store, targets, 16), [[]])

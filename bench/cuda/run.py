@@ -1,4 +1,4 @@
-"""Measures the CUDA kernels on this machine's GPU, beside their floors and torch, into bench/cuda/measured.json.
+"""Measures the CUDA kernels on this machine's GPU against their floors and torch; writes bench/cuda/measured.json.
 
 python bench/cuda/run.py && python bench/report.py bench.json
 """

@@ -1,4 +1,4 @@
-"""What the CUDA kernels are made of, as one number."""
+"""A hash of the sources of the CUDA kernels."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ CUDA = Path(__file__).parents[2] / "cuda"
 
 
 def source_hash(folder=CUDA):
-    """SHA-256 of the names and contents of all files in a folder: cuda/, if not said otherwise."""
+    """SHA-256 of the names and contents of all files in a folder; cuda/ if not given."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
