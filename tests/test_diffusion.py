@@ -77,7 +77,7 @@ class TestScheduler:
 
     @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
     def test_timesteps_descend_from_the_noisiest(self, steps):
-        timesteps = DDPMScheduler().timesteps(steps)
+        timesteps = DDPMScheduler().inference_timesteps(steps)
         assert len(timesteps) == steps
         assert timesteps[0] == 999
         assert (np.diff(timesteps) < 0).all()
@@ -88,7 +88,7 @@ class TestScheduler:
         scheduler = DDPMScheduler(prediction_type=prediction_type)
         clean, noise = rng.standard_normal((2, 3, 4)).astype(np.float32)
         for steps in (1, 5, 40):
-            timesteps = [*scheduler.timesteps(steps), None]
+            timesteps = [*scheduler.inference_timesteps(steps), None]
             sample = scheduler.add_noise(clean, noise, timesteps[0])
             for t, previous in itertools.pairwise(timesteps):
                 signal, level = scheduler.levels(t)
@@ -99,7 +99,7 @@ class TestScheduler:
                     "v_prediction": signal * epsilon - level * clean,
                 }[prediction_type]
                 fresh = rng.standard_normal(clean.shape).astype(np.float32)
-                sample = scheduler.step(prediction, t, previous, sample, fresh)
+                sample = scheduler.previous_sample(prediction, t, previous, sample, fresh)
             # From epsilon, x_0 = (x_t - noise level * epsilon) / signal: rounding is blown up by 1 / signal.
             amplified = scheduler.levels(999)[0] if prediction_type == "epsilon" else 1.0
             np.testing.assert_allclose(sample, clean, atol=16 * 2**-24 / amplified)
@@ -109,16 +109,16 @@ class TestScheduler:
         scheduler = DDPMScheduler()
         noise, fresh = rng.standard_normal((2, 200_000)).astype(np.float32)
         sample = scheduler.add_noise(np.full_like(noise, 2.0), noise, 700)
-        stepped = scheduler.step(np.full_like(noise, 2.0), 700, 300, sample, fresh)
+        stepped = scheduler.previous_sample(np.full_like(noise, 2.0), 700, 300, sample, fresh)
         signal, level = scheduler.levels(300)
         assert stepped.mean() == pytest.approx(2 * signal, abs=0.01)
         assert stepped.std() == pytest.approx(level, rel=0.01)
 
     def test_bad_values(self):
         with pytest.raises(ValueError, match="num_steps: expected at most 1000, got 1001"):
-            DDPMScheduler().timesteps(1001)
+            DDPMScheduler().inference_timesteps(1001)
         with pytest.raises(ValueError, match="previous_timestep: expected less than timestep = 5, got 5"):
-            DDPMScheduler().step(np.zeros(1), 5, 5, np.zeros(1), np.zeros(1))
+            DDPMScheduler().previous_sample(np.zeros(1), 5, 5, np.zeros(1), np.zeros(1))
         with pytest.raises(ValueError, match="schedule: expected one of linear, cosine"):
             DDPMScheduler(schedule="square")
 
@@ -194,8 +194,8 @@ class TestFlowMatching:
 
     def test_shift(self):
         """At s = 1/2, a shift of 3 gives 3/4. A timestep is 1000 sigma, whatever the shift."""
-        np.testing.assert_allclose(FlowMatchingScheduler(shift=3.0).timesteps(2), [1000, 750])
-        np.testing.assert_allclose(FlowMatchingScheduler(shift=5.0).timesteps(4), [1000, 937.5, 2500 / 3, 625])
+        np.testing.assert_allclose(FlowMatchingScheduler(shift=3.0).inference_timesteps(2), [1000, 750])
+        np.testing.assert_allclose(FlowMatchingScheduler(shift=5.0).inference_timesteps(4), [1000, 937.5, 2500 / 3, 625])
         assert FlowMatchingScheduler(shift=3.0).levels(750)[1] == 0.75
 
     @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])
@@ -203,14 +203,14 @@ class TestFlowMatching:
     def test_a_perfect_prediction_brings_back_the_sample(self, rng, steps, prediction_type):
         scheduler = FlowMatchingScheduler(shift=5.0, prediction_type=prediction_type)
         clean, noise = rng.standard_normal((2, 3, 4)).astype(np.float32)
-        timesteps = [*scheduler.timesteps(steps), None]
+        timesteps = [*scheduler.inference_timesteps(steps), None]
         assert len(timesteps) == steps + 1
         assert timesteps[0] == 1000
         sample = scheduler.add_noise(clean, noise, timesteps[0])
         np.testing.assert_array_equal(sample, noise)
         for t, previous in itertools.pairwise(timesteps):
             prediction = noise - clean if prediction_type == "velocity" else clean
-            sample = scheduler.step(prediction, t, previous, sample, noise)
+            sample = scheduler.previous_sample(prediction, t, previous, sample, noise)
             np.testing.assert_allclose(sample, scheduler.add_noise(clean, noise, previous), atol=1e-5)
         np.testing.assert_allclose(sample, clean, atol=steps**0.5 * 4 * 2**-24 + 2**-20)
 
@@ -218,9 +218,9 @@ class TestFlowMatching:
         with pytest.raises(ValueError, match=r"shift: expected more than 0\.0, got 0"):
             FlowMatchingScheduler(shift=0)
         with pytest.raises(ValueError, match="num_steps: expected at most 1000, got 1001"):
-            FlowMatchingScheduler().timesteps(1001)
+            FlowMatchingScheduler().inference_timesteps(1001)
         with pytest.raises(ValueError, match="previous_timestep: expected less than timestep = 5, got 5"):
-            FlowMatchingScheduler().step(np.zeros(1), 5, 5, np.zeros(1), np.zeros(1))
+            FlowMatchingScheduler().previous_sample(np.zeros(1), 5, 5, np.zeros(1), np.zeros(1))
 
 
 class TestText:
@@ -313,10 +313,10 @@ class TestBackbone:
     def sample(self, backbone, scheduler, context, seed=0, steps=10):
         rng = np.random.default_rng(seed)
         x = rng.standard_normal((1, 4, 2, 6, 10)).astype(np.float32)
-        timesteps = [*scheduler.timesteps(steps), None]
+        timesteps = [*scheduler.inference_timesteps(steps), None]
         for t, previous in itertools.pairwise(timesteps):
             prediction = backbone.predict(x, t, context)
-            x = scheduler.step(prediction, t, previous, x, rng.standard_normal(x.shape).astype(np.float32))
+            x = scheduler.previous_sample(prediction, t, previous, x, rng.standard_normal(x.shape).astype(np.float32))
         return x[0].transpose(1, 2, 3, 0)
 
     def test_goes_to_memory_where_covered(self, small_camera, rng):

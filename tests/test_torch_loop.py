@@ -23,10 +23,10 @@ pytestmark = pytest.mark.torch
 def test_schedulers(rng, scheduler):
     sample, prediction, noise = rng.standard_normal((3, 1, 4, 2, 3, 5), dtype=np.float32)
     tensors = [torch.from_numpy(array) for array in (sample, prediction, noise)]
-    first, second, *_ = scheduler.timesteps(7).tolist()
+    first, second, *_ = scheduler.inference_timesteps(7).tolist()
     for following in (second, None):
-        expected = scheduler.step(prediction, first, following, sample, noise)
-        got = scheduler.step(tensors[1], first, following, tensors[0], tensors[2])
+        expected = scheduler.previous_sample(prediction, first, following, sample, noise)
+        got = scheduler.previous_sample(tensors[1], first, following, tensors[0], tensors[2])
         assert got.dtype == torch.float32
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6, atol=1e-6)
     got = scheduler.add_noise(tensors[0], tensors[2], first)

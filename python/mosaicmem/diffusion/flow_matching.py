@@ -35,7 +35,7 @@ class FlowMatchingScheduler:
         self.shift = check_number("shift", shift, above=0.0)
         self.prediction_type = check_choice("prediction_type", prediction_type, ("velocity", "sample"))
 
-    def timesteps(self, num_steps: int) -> F64:
+    def inference_timesteps(self, num_steps: int) -> F64:
         """T sigma of ``num_steps`` steps from pure noise, at T, down to where x_0 is one step away, (num_steps,)."""
         steps = spaced_timesteps(self.num_train_timesteps, num_steps) + 1
         return self.num_train_timesteps * self._shifted(steps / self.num_train_timesteps)
@@ -50,7 +50,7 @@ class FlowMatchingScheduler:
         signal, sigma = self.levels(timestep)
         return as_float32(signal * sample + sigma * noise)
 
-    def step(
+    def previous_sample(
         self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array
     ) -> Array:
         """One Euler step along the velocity; ``noise`` is not used.

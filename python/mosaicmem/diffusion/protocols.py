@@ -117,7 +117,7 @@ class NoiseScheduler(Protocol):
     matching, fractions kept. None stands for the clean sample, x_0.
     """
 
-    def timesteps(self, num_steps: int) -> NDArray[Any]:
+    def inference_timesteps(self, num_steps: int) -> NDArray[Any]:
         """The timesteps that inference visits, descending, (num_steps,)."""
         ...
 
@@ -129,7 +129,7 @@ class NoiseScheduler(Protocol):
         """x_t of a clean sample."""
         ...
 
-    def step(
+    def previous_sample(
         self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array
     ) -> Array:
         """x at ``previous_timestep`` from x at ``timestep`` and what the backbone predicts."""

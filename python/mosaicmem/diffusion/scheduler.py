@@ -64,7 +64,7 @@ class DDPMScheduler:
             betas = np.minimum(1 - abar[1:] / abar[:-1], 0.999)
         self.alphas_cumprod: F64 = np.cumprod(1 - betas, dtype=np.float64)
 
-    def timesteps(self, num_steps: int) -> I64:
+    def inference_timesteps(self, num_steps: int) -> I64:
         """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
         return spaced_timesteps(self.num_train_timesteps, num_steps)
 
@@ -87,7 +87,7 @@ class DDPMScheduler:
             return as_float32((sample - level * prediction) / signal)
         return as_float32(signal * sample - level * prediction)
 
-    def step(
+    def previous_sample(
         self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array
     ) -> Array:
         """One ancestral step: a draw from q(x_prev | x_t, x_0).

@@ -41,7 +41,7 @@ def denoise(
         return here.result(here.checked("backbone's prediction", prediction, shape, finite=True))
 
     sample = fresh()
-    steps = [*np.asarray(scheduler.timesteps(config.num_inference_steps)).tolist(), None]
+    steps = [*np.asarray(scheduler.inference_timesteps(config.num_inference_steps)).tolist(), None]
     unprompted = context.without_prompt()
     scale = float(config.guidance_scale)
     for done, (timestep, previous) in enumerate(pairwise(steps), 1):
@@ -50,7 +50,7 @@ def denoise(
             prediction = here.owned(prediction)  # a model may answer in the same array each time
             base = predict(sample, timestep, unprompted)
             prediction = base + scale * (prediction - base)
-        sample = scheduler.step(prediction, timestep, previous, sample, fresh())
+        sample = scheduler.previous_sample(prediction, timestep, previous, sample, fresh())
         if on_step is not None:
             on_step(done, len(steps) - 1)
     return sample[0]
