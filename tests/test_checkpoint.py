@@ -15,12 +15,12 @@ import pytest
 from mosaicmem import (
     AutoregressivePipeline,
     CameraTrajectory,
-    Checkpoint,
     PipelineConfig,
     StoreLockedError,
     SyntheticBackbone,
     WindowError,
 )
+from mosaicmem.pipeline import Checkpoint
 from mosaicmem.pipeline import checkpoint as module
 from scene_helpers import observed
 

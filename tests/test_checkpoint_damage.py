@@ -9,10 +9,11 @@ import warnings
 import numpy as np
 import pytest
 
-from mosaicmem import Checkpoint, FormatError, PipelineConfig, SuspiciousInput, WindowError, _core
+from mosaicmem import FormatError, PipelineConfig, SuspiciousInput, WindowError, _core
 from mosaicmem.memory.storage import read_manifest, verify
 from mosaicmem.memory.storage.manifest import new_name
 from mosaicmem.memory.storage.tensors import write_tensors
+from mosaicmem.pipeline import Checkpoint
 from mosaicmem.pipeline import checkpoint as module
 from scene_helpers import observed
 from test_checkpoint import SETTINGS

@@ -5,7 +5,6 @@ import pytest
 
 from conftest import random_pose
 from mosaicmem import (
-    Box,
     CameraIntrinsics,
     CameraPose,
     CameraTrajectory,
@@ -14,6 +13,7 @@ from mosaicmem import (
     SpatialManipulation,
 )
 from mosaicmem.latent_colors import LatentColors
+from mosaicmem.memory import Box
 from mosaicmem.memory.contents import observed_keyframes
 
 CAMERA = CameraIntrinsics(60, 60, 36, 20, 72, 40)  # 9 x 5 cells of 8 pixels: patches of 2 do not fit evenly

@@ -18,7 +18,7 @@ import mosaicmem as mm
 from conftest import random_pose
 from dataset_helpers import make_frames, write_replica, write_scannet, write_tum
 from memory_helpers import K, filled_store
-from mosaicmem import datasets, diffusion, evaluation, geometry, memory, pipeline
+from mosaicmem import datasets, diffusion, evaluation, geometry, memory, pipeline, published
 from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory import strategies
@@ -169,11 +169,11 @@ CANVAS = (
 )
 
 COPIED = {
-    mm.Box: lambda g: mm.Box([0, 0, 0], [1, 2, 3], g.path[0].world_from_camera),
+    memory.Box: lambda g: memory.Box([0, 0, 0], [1, 2, 3], g.path[0].world_from_camera),
     mm.CameraIntrinsics: lambda g: K,
     mm.CameraPose: lambda g: g.path[1],
     mm.CameraTrajectory: lambda g: g.path,
-    mm.Checkpoint: lambda g: mm.Checkpoint(g.folder / "run", {"from": "here"}),
+    pipeline.Checkpoint: lambda g: pipeline.Checkpoint(g.folder / "run", {"from": "here"}),
     mm.ComposedMosaic: composed,
     mm.DDPMScheduler: lambda g: mm.DDPMScheduler(),
     mm.DepthCompletion: lambda g: mm.DepthCompletion(),
@@ -208,7 +208,7 @@ COPIED = {
     mm.TemporalLayout: lambda g: mm.TemporalLayout("causal", 4),
     mm.WarpedLatent: lambda g: mm.WarpedLatent("block"),
     mm.WarpedRoPE: lambda g: mm.WarpedRoPE(12),
-    mm.Window: lambda g: next(iter(running(g).stream(g.path[:4]))),
+    pipeline.Window: lambda g: next(iter(running(g).stream(g.path[:4]))),
     mm.WindowError: error,
     MemoryKeysValues: lambda g: layer(g).project_memory(np.ones((1, 3, 4)), np.zeros((3, 3)), time=np.zeros(3)),
     LatentColors: lambda g: LatentColors(g.rng.standard_normal((9, 4))),
@@ -238,10 +238,10 @@ COPIED = {
     memory.KeyframeOptions: lambda g: memory.KeyframeOptions(),
     strategies.VisibleCoverage: lambda g: strategies.VisibleCoverage(memory.KeyframeOptions(max_keyframes=3)),
     strategies.TopK: lambda g: strategies.TopK(memory.KeyframeOptions(half_life=2.0)),
-    strategies.PoseNearest: lambda g: strategies.PoseNearest(memory.KeyframeOptions(max_keyframes=3)),
-    strategies.Coverage: lambda g: strategies.Coverage(memory.KeyframeOptions(max_keyframes=3)),
+    published.PoseNearest: lambda g: published.PoseNearest(memory.KeyframeOptions(max_keyframes=3)),
+    published.Coverage: lambda g: published.Coverage(memory.KeyframeOptions(max_keyframes=3)),
     memory.KeyframeSelection: lambda g: mm.KeyframeRetrieval().select(filled_store(g.rng, 2)[0], g.path[:2], 8),
-    memory.PatchMemoryResult: lambda g: memory.PatchMemoryResult(*CANVAS),
+    published.PatchMemoryResult: lambda g: published.PatchMemoryResult(*CANVAS),
     memory.RetrievalOptions: lambda g: memory.RetrievalOptions(),
     memory.RetrievedPatches: lambda g: filled_store(g.rng, 1)[0].retrieve(K, g.path[0], top_k=3),
     memory.StoreStatistics: lambda g: filled_store(g.rng, 1)[0].statistics(),
@@ -400,7 +400,7 @@ class TestIndependence:
         np.testing.assert_array_equal(WAYS[way](ours).predict(sample, 500, context), answer)
 
     def test_a_checkpoint_in_use(self, given):
-        checkpoint = mm.Checkpoint(given.folder / "run")
+        checkpoint = pipeline.Checkpoint(given.folder / "run")
         with checkpoint, pytest.raises(TypeError, match="a Checkpoint in use: make another one of its path"):
             copy.copy(checkpoint)
 

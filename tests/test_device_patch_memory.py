@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mosaicmem import PatchMemory
-from mosaicmem.memory.patch_memory import POLICIES
+from mosaicmem.published.patch_memory import POLICIES
 from test_patch_memory import filled, queries, scene
 
 pytestmark = pytest.mark.kernel

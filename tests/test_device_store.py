@@ -14,6 +14,7 @@ from mosaicmem import (
     _core,
 )
 from mosaicmem._border.device import DeviceCall
+from mosaicmem._border.stores import DevicePlace
 
 pytestmark = pytest.mark.kernel
 
@@ -233,6 +234,41 @@ class TestMirror:
             twins.there.retrieve_window(targets)
         monkeypatch.undo()
         twins.assert_alike(targets, top_k=200)
+
+    @pytest.mark.parametrize("n", range(6))
+    def test_an_interrupt_while_memory_is_given_back(self, rng, device, monkeypatch, n):
+        """Whatever call it hits, it is raised, and what comes next is as it would have been."""
+        both = Twins(device)
+        both.there._place = DevicePlace(device.for_store, 3 * ROWS * COLUMNS * 4 * 4)
+        targets, release, left = views(rng, 2), DeviceCall.release, n
+
+        def interrupted(call, array):
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+            release(call, array)
+
+        for i in range(4):
+            both.insert(random_keyframe(rng, float(i)))
+        both.assert_alike(targets, top_k=50)
+        both.both(lambda store: store.delete_frame(0))
+        for i in range(70):  # tables grow, keyframes are evicted
+            both.insert(random_keyframe(rng, float(i)))
+        monkeypatch.setattr(DeviceCall, "release", interrupted)
+
+        def look():
+            both.there.retrieve_window(targets, top_k=50)
+            for _ in range(1000):  # an interrupt that was put off is raised where Python looks for one
+                pass
+
+        with pytest.raises(KeyboardInterrupt):
+            look()
+        monkeypatch.undo()
+        both.assert_alike(targets, top_k=50)
+        both.both(lambda store: store.delete_patches(store.patch_ids))
+        both.assert_alike(targets, top_k=50)
+        assert both.there._place._store.latent_bytes == 0
 
     def test_stores_of_files(self, rng, twins, tmp_path, device):
         twins.host.save(tmp_path / "store")

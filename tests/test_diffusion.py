@@ -195,7 +195,9 @@ class TestFlowMatching:
     def test_shift(self):
         """At s = 1/2, a shift of 3 gives 3/4. A timestep is 1000 sigma, whatever the shift."""
         np.testing.assert_allclose(FlowMatchingScheduler(shift=3.0).inference_timesteps(2), [1000, 750])
-        np.testing.assert_allclose(FlowMatchingScheduler(shift=5.0).inference_timesteps(4), [1000, 937.5, 2500 / 3, 625])
+        np.testing.assert_allclose(
+            FlowMatchingScheduler(shift=5.0).inference_timesteps(4), [1000, 937.5, 2500 / 3, 625]
+        )
         assert FlowMatchingScheduler(shift=3.0).levels(750)[1] == 0.75
 
     @pytest.mark.parametrize("steps", [1, 2, 7, 50, 1000])

@@ -7,7 +7,6 @@ import pytest
 from conftest import random_pose
 from memory_helpers import K, edited, filled_store, fingerprint, indexed_centre, random_keyframe, reference_patches
 from mosaicmem import (
-    Box,
     CameraIntrinsics,
     CameraPose,
     CameraTrajectory,
@@ -20,6 +19,7 @@ from mosaicmem import (
     SyntheticWorld,
     WarpedLatent,
 )
+from mosaicmem.memory import Box
 from mosaicmem.memory.regions import choose
 from reference import retrieval as reference
 

@@ -5,7 +5,6 @@ import pytest
 
 from conftest import random_pose
 from mosaicmem import (
-    Box,
     CameraIntrinsics,
     CameraPose,
     CameraTrajectory,
@@ -15,7 +14,7 @@ from mosaicmem import (
     SpatialManipulation,
     depth_to_grid,
 )
-from mosaicmem.memory import KeyframeSelection
+from mosaicmem.memory import Box, KeyframeSelection
 from reference import blend as reference
 
 pytestmark = pytest.mark.kernel

@@ -46,9 +46,9 @@ ACTIONS = {
     "export": lambda core: core.export_observations(),
     "describe": lambda core: core.describe(half),
     "statistics": lambda core: core.statistics(),
-    "retrieve": lambda core: core.retrieve_window(camera, views, times, (0.0, 0.01, 0.0, 1.0, 1.0), found, 0),
+    "retrieve": lambda core: core.retrieve_window(camera, views, times, 9, (0.0, 0.01, 0.0, 1.0, 1.0), found, 0),
     "tokens": lambda core: core.retrieve_tokens(
-        camera, views, times, (0.0, 0.01, 0.0, 1.0, 1.0), 8.0, 0.0, found, tokens, 0
+        camera, views, times, 9, (0.0, 0.01, 0.0, 1.0, 1.0), 8.0, 0.0, found, tokens, 0
     ),
     "land": lambda core: core.project_tokens(half, camera, eye),
     "bounds": lambda core: core.bounds(),

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "python" / "mosaicmem"
 HELPERS = "helpers"  # modules of the package itself that begin with an underscore, and small ones beside them
 PYTHON_ROOMS = (
     *(HELPERS, "_border", "camera", "synthetic", "geometry", "datasets", "attention", "memory", "diffusion"),
-    *("plots", "pipeline", "models", "evaluation", "cli"),
+    *("plots", "pipeline", "models", "published", "evaluation", "cli"),
 )
 CORE_ROOMS = ("base", "simd", "geometry", "attention", "memory", "published", "bindings")
 

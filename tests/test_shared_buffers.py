@@ -6,7 +6,6 @@ import pytest
 from memory_helpers import K
 from mosaicmem import (
     AutoregressivePipeline,
-    Box,
     CameraPose,
     CameraTrajectory,
     HashedTextEncoder,
@@ -24,6 +23,7 @@ from mosaicmem import (
     grid_positions,
 )
 from mosaicmem.evaluation import MosaicRecorder
+from mosaicmem.memory import Box
 
 
 def buffers(**arrays):

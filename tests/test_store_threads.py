@@ -10,6 +10,7 @@ from memory_helpers import K, fingerprint, random_keyframe
 from mosaicmem import (
     CameraTrajectory,
     KeyframeRetrieval,
+    MemoryRetrieval,
     MosaicMemoryStore,
     SpatialManipulation,
 )
@@ -210,3 +211,26 @@ def test_a_crowd_around_a_store_with_limits(tmp_path, eviction):
     assert len(store) == 10 * _PATCHES
     assert len(np.unique(store.patch_ids)) == 10 * _PATCHES
     assert store.statistics().patches == 10 * _PATCHES
+
+
+def test_room_for_patches_that_come_meanwhile(monkeypatch):
+    """An answer is of one state of the store, also where patches come after room was made for those before."""
+    store = MosaicMemoryStore(latent_patch_size=2)
+    insert(store, 0)
+    pose = keyframe(0)[2]
+    late = iter(range(1, 4))
+
+    def growing(self):
+        count = self._core.alive_count
+        for number in late:
+            insert(store, number)
+            break
+        return count
+
+    monkeypatch.setattr(MosaicMemoryStore, "__len__", growing)
+    found = store.retrieve(K, pose, top_k=1000, min_visibility=0.0)
+    mosaic = MemoryRetrieval(top_k=1000, min_visibility=0.0).retrieve(store, CameraTrajectory([pose], K), 8)
+    monkeypatch.undo()
+    assert len(store) == 4 * _PATCHES
+    np.testing.assert_array_equal(found.ids, store.retrieve(K, pose, top_k=1000, min_visibility=0.0).ids)
+    np.testing.assert_array_equal(mosaic.patch_ids[0].astype(np.uint64), found.ids)

@@ -1,10 +1,10 @@
 #include "cpp/bindings/faults.hpp"
 
-#include "cpp/base/parallel.hpp"
-
 #include <atomic>
 #include <cstddef>
 #include <new>
+
+#include "cpp/base/parallel.hpp"
 
 namespace {
 

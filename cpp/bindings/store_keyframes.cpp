@@ -188,6 +188,7 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
     py::class_<BlendOptions> options(m, "BlendOptions", checked_new());
     def_init(options, &make_new<BlendOptions, Direction, float, ViewWeightScales>,
              py::arg("direction"), py::arg("depth_tolerance"), py::arg("scales"));
+    m.attr("most_picks") = kCandidates;
     py::class_<Targets> targets(m, "TargetGrids", checked_new());
     def_init(targets, &to_targets, py::arg("camera"), py::arg("camera_from_world").noconvert(),
              py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"));

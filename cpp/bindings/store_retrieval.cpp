@@ -44,7 +44,6 @@ TokenArrays to_tokens(TokensOut& views, double stride, double seconds_per_latent
             seconds_per_latent};
 }
 
-// top_k is what there is room for.
 std::vector<RetrievalParams> to_params(const Array<double>& times, const RetrievalWeights& options,
                                        std::size_t top_k) {
     std::vector<RetrievalParams> params;
@@ -55,36 +54,39 @@ std::vector<RetrievalParams> to_params(const Array<double>& times, const Retriev
     return params;
 }
 
-void retrieve_views(const BoundStore& store, const std::array<double, 8>& camera,
+bool retrieve_views(const BoundStore& store, const std::array<double, 8>& camera,
                     const Array<double>& camera_from_world, const Array<double>& times,
-                    const RetrievalWeights& options, FoundOut found, int num_threads) {
+                    std::size_t top_k, const RetrievalWeights& options, FoundOut found,
+                    int num_threads) {
     const std::vector<View> views = to_views(camera, camera_from_world);
     const FoundArrays out = to_found(found);
-    const auto params = to_params(times, options, out.top_k);
+    const auto params = to_params(times, options, top_k);
     const py::gil_scoped_release release;
-    store.core.read([&](const StoreState& state) {
-        retrieve_window(state, views, params, out, num_threads);
-        return 0;
+    return store.core.read([&](const StoreState& state) {
+        return retrieve_window(state, views, params, out, num_threads);
     });
 }
 
-py::dict retrieve_tokens_of_views(const BoundStore& store, const std::array<double, 8>& camera,
-                                  const Array<double>& camera_from_world,
-                                  const Array<double>& times, const RetrievalWeights& options,
-                                  double stride, double seconds_per_latent, FoundOut found,
-                                  TokensOut tokens, int num_threads) {
+std::optional<py::dict> retrieve_tokens_of_views(const BoundStore& store,
+                                                 const std::array<double, 8>& camera,
+                                                 const Array<double>& camera_from_world,
+                                                 const Array<double>& times, std::size_t top_k,
+                                                 const RetrievalWeights& options, double stride,
+                                                 double seconds_per_latent, FoundOut found,
+                                                 TokensOut tokens, int num_threads) {
     const std::vector<View> views = to_views(camera, camera_from_world);
     const FoundArrays out = to_found(found);
     const TokenArrays tokens_out = to_tokens(tokens, stride, seconds_per_latent);
-    const auto params = to_params(times, options, out.top_k);
-    ObservationTable table;
+    const auto params = to_params(times, options, top_k);
+    std::optional<ObservationTable> table;
     {
         const py::gil_scoped_release release;
         table = store.core.read([&](const StoreState& state) {
             return retrieve_tokens(state, views, params, out, tokens_out, num_threads);
         });
     }
-    return keyframe_arrays(placed(table));
+    if (!table) return std::nullopt;
+    return keyframe_arrays(placed(*table));
 }
 
 }  // namespace
@@ -93,10 +95,11 @@ void bind_store_retrieval(BoundStoreClass& store) {
     store
         .def("retrieve_window", &retrieve_views, py::arg("camera"),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
-             py::arg("options"), py::arg("found").noconvert(), py::arg("num_threads"))
+             py::arg("top_k"), py::arg("options"), py::arg("found").noconvert(),
+             py::arg("num_threads"))
         .def("retrieve_tokens", &retrieve_tokens_of_views, py::arg("camera"),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
-             py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"),
+             py::arg("top_k"), py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"),
              py::arg("found").noconvert(), py::arg("tokens").noconvert(), py::arg("num_threads"));
 }
 

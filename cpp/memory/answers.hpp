@@ -9,7 +9,7 @@ namespace mosaicmem {
 
 // Patches that each view sees, front to back, by (depth, id).
 struct FoundArrays {
-    std::size_t top_k;
+    std::size_t top_k;  // that there is room for
     // (views, top_k): -1, or 0, beyond the count
     std::int64_t* ids;
     double *scores, *pixels, *depth;  // before the diversity penalty; (u, v) and metres, of centres

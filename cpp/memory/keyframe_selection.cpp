@@ -33,7 +33,6 @@ constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
 constexpr std::size_t kBinRows = 4, kBinColumns = 5;
 constexpr std::size_t kBestOfBin = 6;     // candidates from each part of each image
 constexpr std::size_t kNearestOfBin = 2;  // and those that may be in front
-constexpr std::size_t kCandidates = 96;   // for a window
 constexpr double kPatchesAround = 1.5;    // beside the image, that may reach into it
 
 // Notes in each target cell the nearest of what has landed there: its depth, and what it is worth.

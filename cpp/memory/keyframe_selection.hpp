@@ -15,6 +15,8 @@ struct KeyframeParams {
     ViewWeightScales scales;
 };
 
+constexpr std::size_t kCandidates = 96;  // for a window; no more are ever picked
+
 // For each target, the observations (by first_slot) that show it best, the best first.
 std::vector<std::vector<Slot>> select_keyframes(const StoreState& state,
                                                 std::span<const TargetGrid> targets,

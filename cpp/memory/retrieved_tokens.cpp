@@ -23,6 +23,11 @@ Retrieved retrieve_all(const StoreState& state, std::span<const View> views,
     return retrieved;
 }
 
+bool has_room(const StoreState& state, std::span<const RetrievalParams> params,
+              const FoundArrays& found) {
+    return params.empty() || found.top_k >= std::min(params[0].top_k, state.alive_count());
+}
+
 void write(const Retrieved& retrieved, const FoundArrays& found) {
     for (std::size_t v = 0; v < retrieved.size(); ++v) {
         const std::vector<RetrievedPatch>& patches = retrieved[v];
@@ -122,15 +127,20 @@ class TokenWriter {
 
 }  // namespace
 
-void retrieve_window(const StoreState& state, std::span<const View> views,
+bool retrieve_window(const StoreState& state, std::span<const View> views,
                      std::span<const RetrievalParams> params, const FoundArrays& found,
                      int num_threads) {
+    if (!has_room(state, params, found)) return false;
     write(retrieve_all(state, views, params, num_threads), found);
+    return true;
 }
 
-ObservationTable retrieve_tokens(const StoreState& state, std::span<const View> views,
-                                 std::span<const RetrievalParams> params, const FoundArrays& found,
-                                 const TokenArrays& tokens, int num_threads) {
+std::optional<ObservationTable> retrieve_tokens(const StoreState& state,
+                                                std::span<const View> views,
+                                                std::span<const RetrievalParams> params,
+                                                const FoundArrays& found, const TokenArrays& tokens,
+                                                int num_threads) {
+    if (!has_room(state, params, found)) return std::nullopt;
     const bool is_empty = tokens.channels == 0;  // when its channels were asked for
     if (!is_empty && state.alive_count() > 0 && state.channels() != tokens.channels)
         throw std::runtime_error("the store has other channels than when it was asked");

@@ -26,17 +26,17 @@ class DeviceMemory {
     explicit operator bool() const { return owned_.owner != nullptr; }
 
     // Lets go of it once all that is in the stream now is done.
-    void release(const Execution& execution) {
-        if (owned_.owner) execution.release(std::move(owned_.owner));
-        *this = {};
+    void release(const Execution& execution) noexcept {
+        DeviceMemory gone = std::exchange(*this, {});
+        if (gone.owned_.owner) execution.release(std::move(gone.owned_.owner));
     }
 
     // The same with room for `bytes` bytes, of which the first `used` are those of before.
     void grow(std::size_t bytes, std::size_t used, const Execution& execution) {
         DeviceMemory grown(execution, bytes);
         if (used > 0) copy_bytes(owned_.address, grown.owned_.address, used, execution);
-        release(execution);
-        *this = std::move(grown);
+        std::swap(*this, grown);
+        grown.release(execution);
     }
 
   private:
@@ -49,9 +49,15 @@ class DeviceMemory {
 class StreamOrder {
   public:
     void follow(const Execution& execution) {
+        auto owner = execution.stream_owner();  // a stream that is gone could not be waited for
         if (owner_) order_streams(last_, execution.stream);
         last_ = execution.stream;
-        owner_ = execution.stream_owner();  // a stream that is gone could not be waited for
+        owner_ = std::move(owner);
+    }
+
+    // Until all that was put into the stream of the last call is done.
+    void wait() const {
+        if (owner_) synchronize(last_);
     }
 
   private:

@@ -24,8 +24,9 @@ class Execution {
     };
     virtual Owned own(std::size_t bytes) const = 0;
 
-    // Lets go of an owner once all that is in the stream now is done.
-    virtual void release(std::shared_ptr<const void> owner) const = 0;
+    // Lets go of an owner once all that is in the stream now is done. Where the framework fails to,
+    // the memory is kept for good: whoever releases is past the point where it could go back.
+    virtual void release(std::shared_ptr<const void> owner) const noexcept = 0;
 
     // What keeps the stream alive.
     virtual std::shared_ptr<const void> stream_owner() const = 0;

@@ -5,6 +5,8 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -47,9 +49,22 @@ class Execution final : public cuda::Execution {
         return {reinterpret_cast<void*>(address), keep_alive(py::make_tuple(array))};
     }
 
-    void release(std::shared_ptr<const void> owner) const override {
+    // An interrupt may come in between: it is put off, and the call made again.
+    void release(std::shared_ptr<const void> owner) const noexcept override {
         const py::gil_scoped_acquire acquire;
-        call.attr("release")((*static_cast<const py::tuple*>(owner.get()))[0]);
+        bool is_interrupted = false, is_done = false;
+        for (int attempt = 0; attempt < 2 && !is_done; ++attempt) {
+            try {
+                call.attr("release")((*static_cast<const py::tuple*>(owner.get()))[0]);
+                is_done = true;
+            } catch (py::error_already_set& error) {
+                is_interrupted |= error.matches(PyExc_KeyboardInterrupt);
+                if (attempt > 0) error.discard_as_unraisable("mosaicmem: release of device memory");
+            } catch (...) {  // no memory for the call
+            }
+        }
+        if (!is_done) new (std::nothrow) std::shared_ptr<const void>(std::move(owner));
+        if (is_interrupted) PyErr_SetInterrupt();
     }
 
     std::shared_ptr<const void> stream_owner() const override {

@@ -58,24 +58,28 @@ class BoundDeviceStore {
     BoundDeviceStore(const std::optional<std::size_t>& budget, const cuda::RetrievalRoom& room)
         : store_(budget), room_(room) {}
 
-    void follow(const BoundStore& store, const Execution& execution) {
+    void follow(const BoundStore& store, int num_threads, const Execution& execution) {
         store_.follow(store.core, execution);
         host_ = &store.core;
+        num_threads_ = num_threads;
     }
 
     void prefetch(const Array<Slot>& observations, const Execution& execution) {
         store_.prefetch({observations.data(), extent(observations, 0)}, execution);
     }
 
-    void retrieve_window(const Camera& camera, const Array<double>& camera_from_world,
-                         const Array<double>& times, const RetrievalWeights& options,
+    // There is always room: true, as the host says it.
+    bool retrieve_window(const Camera& camera, const Array<double>& camera_from_world,
+                         const Array<double>& times, std::size_t, const RetrievalWeights& options,
                          const FoundViews& found, const Execution& execution) {
         retrieve(views_of(camera, camera_from_world, times), options, to_found(found), execution);
+        return true;
     }
 
     py::dict retrieve_tokens(const Camera& camera, const Array<double>& camera_from_world,
-                             const Array<double>& times, const RetrievalWeights& options,
-                             double stride, double seconds_per_latent, const FoundViews& found,
+                             const Array<double>& times, std::size_t,
+                             const RetrievalWeights& options, double stride,
+                             double seconds_per_latent, const FoundViews& found,
                              const TokenViews& tokens, const Execution& execution) {
         const TokenArrays out = to_tokens(tokens, stride, seconds_per_latent);
         const auto views = views_of(camera, camera_from_world, times);
@@ -146,6 +150,8 @@ class BoundDeviceStore {
             for (const cuda::DeviceStore::Row& row : store_.rows())
                 rows.push_back({row.keyframe.get(), row.first_slot, row.world_from_camera});
             table_ = keyframe_arrays(rows);
+            for (const auto& column : table_)  // answers share them
+                column.second.attr("setflags")(py::arg("write") = false);
             table_version_ = store_.version();
         }
         return table_;
@@ -164,7 +170,7 @@ class BoundDeviceStore {
         }
         // They come from the index, on the host.
         const std::vector<Slot> slots = host_->read([&](const StoreState& state) {
-            return mosaicmem::keyframe_candidates(state, targets.grids, params, 0);
+            return mosaicmem::keyframe_candidates(state, targets.grids, params, num_threads_);
         });
         std::vector<std::int32_t> candidates;
         for (const Slot slot : slots) {
@@ -245,7 +251,8 @@ class BoundDeviceStore {
 
     cuda::DeviceStore store_;
     cuda::RetrievalRoom room_;
-    const MemoryStore* host_ = nullptr;  // of the last follow()
+    const MemoryStore* host_ = nullptr;  // of the last follow(), as is the next
+    int num_threads_ = 0;                // of what is looked up on the host
     py::dict table_;
     std::uint64_t table_version_ = std::numeric_limits<std::uint64_t>::max();
 };
@@ -279,16 +286,19 @@ void bind_cuda_device_store(py::module_& m) {
     m.def("pinned_copy", &pinned_copy, py::arg("array"));
     py::class_<Self> store(m, "DeviceStore", checked_new());
     def_init(store, &new_device_store, py::arg("budget"), py::arg("room"));
-    store.def("follow", &Self::follow, py::arg("store"), py::arg("execution"), Released())
+    store
+        .def("follow", &Self::follow, py::arg("store"), py::arg("num_threads"),
+             py::arg("execution"), Released())
         .def("prefetch", &Self::prefetch, py::arg("observations").noconvert(), py::arg("execution"),
              Released())
         .def("retrieve_window", &Self::retrieve_window, py::arg("camera"),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
-             py::arg("options"), py::arg("found"), py::arg("execution"), Released())
+             py::arg("top_k"), py::arg("options"), py::arg("found"), py::arg("execution"),
+             Released())
         .def("retrieve_tokens", &Self::retrieve_tokens, py::arg("camera"),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
-             py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"), py::arg("found"),
-             py::arg("tokens"), py::arg("execution"))
+             py::arg("top_k"), py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"),
+             py::arg("found"), py::arg("tokens"), py::arg("execution"))
         .def("select_keyframes", &Self::select_keyframes, py::arg("targets"), py::arg("params"),
              py::arg("picks"), py::arg("execution"))
         .def("compose", &Self::compose, py::arg("targets"), py::arg("picks").noconvert(),

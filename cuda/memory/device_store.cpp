@@ -29,6 +29,14 @@ std::vector<float> living_centres(const StoreState& state, const Observation& ob
 
 }  // namespace
 
+DeviceStore::~DeviceStore() {
+    try {
+        order_.wait();
+    } catch (const CudaError&) {
+        // The device is gone, and its memory with it.
+    }
+}
+
 void DeviceStore::follow(const MemoryStore& store, const Execution& execution) {
     order_.follow(execution);
     pool_.arrived(execution);
@@ -109,11 +117,14 @@ void DeviceStore::add(const StoreState& state, const Observation& observation,
              keyframe.confidence ? copied(keyframe.confidence, cells, execution) : DeviceMemory()};
     // Whatever may fail has to, before the pool and the kernels know.
     rows_.reserve(row + 1);
-    rows_of_keyframe_[keyframe.serial].reserve(rows_of_keyframe_[keyframe.serial].size() + 1);
-    row_of_version_.reserve(row_of_version_.size() + 1);
-    row_of_slot_.reserve(row_of_slot_.size() + 1);
-    pool_.add(observation.keyframe, staging_, execution);
+    std::vector<std::size_t>& rows_of_keyframe = rows_of_keyframe_[keyframe.serial];
+    rows_of_keyframe.reserve(rows_of_keyframe.size() + 1);
+    bool is_new_slot = false, is_held = false;
     try {
+        row_of_version_.try_emplace(made.version, row);
+        is_new_slot = row_of_slot_.try_emplace(made.first_slot, row).second;
+        pool_.add(observation.keyframe, staging_, execution);
+        is_held = true;
         point(execution);
         const MirroredObservation packed{observation.world_from_camera,
                                          keyframe.k,
@@ -137,18 +148,18 @@ void DeviceStore::add(const StoreState& state, const Observation& observation,
         const std::vector<std::int32_t> rows(chunks, static_cast<std::int32_t>(row));
         staging_.upload(rows.data(), chunk_row_.as<std::int32_t>() + first_chunk,
                         chunks * sizeof(std::int32_t), execution);
-        row_of_version_[made.version] = row;
-        row_of_slot_[made.first_slot] = row;
     } catch (...) {
         row_of_version_.erase(made.version);
-        pool_.drop(keyframe.serial, execution);
+        if (is_new_slot) row_of_slot_.erase(made.first_slot);
+        if (is_held) pool_.drop(keyframe.serial, execution);
         throw;
     }
+    row_of_slot_.find(made.first_slot)->second = row;
     if (!free.empty()) free.pop_back();
     if (!free_rows_.empty()) free_rows_.pop_back();
     used_chunks_ = std::max(used_chunks_, first_chunk + chunks);
     latent_type_ = keyframe.latent_type;
-    rows_of_keyframe_[keyframe.serial].push_back(row);
+    rows_of_keyframe.push_back(row);
     if (row == rows_.size()) {
         rows_.push_back(std::move(made));
     } else {

@@ -28,6 +28,9 @@ class DeviceStore {
   public:
     // budget: bytes of latents in device memory; nothing for all.
     explicit DeviceStore(std::optional<std::size_t> budget) : pool_(budget) {}
+    ~DeviceStore();  // waits for the kernels that read the tables
+    DeviceStore(const DeviceStore&) = delete;
+    DeviceStore& operator=(const DeviceStore&) = delete;
 
     // Brings the tables up to date. After an exception part of the changes may be missing; kernels
     // must not run before a call has succeeded.

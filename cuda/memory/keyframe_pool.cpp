@@ -7,6 +7,15 @@
 
 namespace mosaicmem::cuda {
 
+KeyframePool::~KeyframePool() {
+    if (arriving_.empty()) return;
+    try {
+        synchronize(side_->stream());  // it writes to memory that is given back now
+    } catch (const CudaError&) {
+        // The device is gone, and its memory with it.
+    }
+}
+
 void KeyframePool::add(const std::shared_ptr<const Keyframe>& keyframe, Staging& staging,
                        const Execution& execution) {
     if (const auto found = held_.find(keyframe->serial); found != held_.end()) {
@@ -17,6 +26,8 @@ void KeyframePool::add(const std::shared_ptr<const Keyframe>& keyframe, Staging&
     make_room(bytes, {}, execution);
     Held held{keyframe, 1};
     DeviceMemory device;
+    std::list<Serial> node{keyframe->serial};  // whatever may fail, does so before a copy begins
+    held_.reserve(held_.size() + 1);
     if (fits(bytes)) {
         device = DeviceMemory(execution, bytes);
         if (is_pinned(keyframe->latents)) {
@@ -26,13 +37,7 @@ void KeyframePool::add(const std::shared_ptr<const Keyframe>& keyframe, Staging&
         }
     }
     Held& there = held_.emplace(keyframe->serial, std::move(held)).first->second;
-    if (!device) return;
-    try {
-        settle(keyframe->serial, there, std::move(device));
-    } catch (...) {
-        held_.erase(keyframe->serial);
-        throw;
-    }
+    if (device) settle(there, std::move(node), std::move(device));
 }
 
 void KeyframePool::drop(Serial keyframe, const Execution& execution) {
@@ -83,10 +88,11 @@ void KeyframePool::fetch(Serial keyframe, Held& held, const Execution& execution
     const std::size_t bytes = held.keyframe->latent_nbytes();
     DeviceMemory device(execution, bytes);
     if (!side_) side_ = std::make_unique<SideStream>(execution.stream.device);
+    std::list<Serial> node{keyframe};
     arriving_.reserve(arriving_.size() + 1);
     order_streams(execution, side_->stream());  // until here the memory was another's
     copy_from_host(from, device.as<void>(), bytes, side_->stream());
-    settle(keyframe, held, std::move(device));
+    settle(held, std::move(node), std::move(device));
     arriving_.push_back(keyframe);
 }
 
@@ -102,17 +108,19 @@ void KeyframePool::make_room(std::size_t bytes, const std::unordered_set<Serial>
     }
 }
 
-void KeyframePool::settle(Serial keyframe, Held& held, DeviceMemory&& device) {
-    held.place = resident_.insert(resident_.end(), keyframe);
+// node: the serial of the keyframe.
+void KeyframePool::settle(Held& held, std::list<Serial>&& node, DeviceMemory&& device) {
+    held.place = node.begin();
+    resident_.splice(resident_.end(), node);
     held.device = std::move(device);
     bytes_ += held.keyframe->latent_nbytes();
 }
 
 void KeyframePool::evict(Held& held, const Execution& execution) {
     if (!held.device) return;
-    held.device.release(execution);
     resident_.erase(held.place);
     bytes_ -= held.keyframe->latent_nbytes();
+    held.device.release(execution);
 }
 
 const void* KeyframePool::pinned_address(Held& held) {

@@ -30,6 +30,9 @@ class KeyframePool {
 
     // budget: bytes of latents in device memory; nothing for all.
     explicit KeyframePool(std::optional<std::size_t> budget) : budget_(budget) {}
+    ~KeyframePool();
+    KeyframePool(const KeyframePool&) = delete;
+    KeyframePool& operator=(const KeyframePool&) = delete;
 
     std::size_t bytes() const { return bytes_; }  // of latents in device memory
     bool is_resident(Serial keyframe) const { return static_cast<bool>(held_.at(keyframe).device); }
@@ -73,7 +76,7 @@ class KeyframePool {
     bool fits(std::size_t bytes) const { return !budget_ || bytes_ + bytes <= *budget_; }
     void make_room(std::size_t bytes, const std::unordered_set<Serial>& keep,
                    const Execution& execution);
-    void settle(Serial keyframe, Held& held, DeviceMemory&& device);
+    void settle(Held& held, std::list<Serial>&& node, DeviceMemory&& device);
     void evict(Held& held, const Execution& execution);
     void fetch(Serial keyframe, Held& held, const Execution& execution);
     static const void* pinned_address(Held& held);

@@ -1,5 +1,5 @@
-// View-conditioned retrieval on the device, strategy top_k: the twin of cpp/memory/retrieval.cpp, for all
-// views of a window at once.
+// View-conditioned retrieval on the device, strategy top_k: the twin of cpp/memory/retrieval.cpp,
+// for all views of a window at once.
 #pragma once
 
 #include <cstddef>

@@ -56,7 +56,6 @@ from mosaicmem.geometry import (
     unproject_to_image,
 )
 from mosaicmem.memory import (
-    Box,
     ComposedMosaic,
     Frustum,
     KeyframeRetrieval,
@@ -64,12 +63,12 @@ from mosaicmem.memory import (
     Mosaic,
     MosaicMemoryStore,
     PackedMosaic,
-    PatchMemory,
     RetrievedWindow,
     SpatialManipulation,
     Sphere,
 )
-from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig, Window, WindowError
+from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowError
+from mosaicmem.published import PatchMemory
 from mosaicmem.synthetic import SyntheticWorld
 
 try:
@@ -82,11 +81,9 @@ _limit_simd()
 __all__ = [
     "VAE",
     "AutoregressivePipeline",
-    "Box",
     "CameraIntrinsics",
     "CameraPose",
     "CameraTrajectory",
-    "Checkpoint",
     "ComposedMosaic",
     "DDPMScheduler",
     "DepthCompletion",
@@ -128,7 +125,6 @@ __all__ = [
     "TextEncoder",
     "WarpedLatent",
     "WarpedRoPE",
-    "Window",
     "WindowError",
     "__version__",
     "bilinear_sample",

@@ -110,6 +110,8 @@ class KeyframeParams:
 class BlendOptions:
     def __init__(self, direction: Direction, depth_tolerance: float, scales: ViewWeightScales) -> None: ...
 
+most_picks: int
+
 class TargetGrids:
     def __init__(
         self, camera: _Camera, camera_from_world: _F64, times: _F64, rows: int, columns: int, stride: float
@@ -204,22 +206,24 @@ class MemoryStore:
         camera: _Camera,
         camera_from_world: _F64,
         times: _F64,
+        top_k: int,
         options: _RetrievalWeights,
         found: tuple[NDArray[Any], ...],
         num_threads: int,
-    ) -> None: ...
+    ) -> bool: ...
     def retrieve_tokens(
         self,
         camera: _Camera,
         camera_from_world: _F64,
         times: _F64,
+        top_k: int,
         options: _RetrievalWeights,
         stride: float,
         seconds_per_latent: float,
         found: tuple[NDArray[Any], ...],
         tokens: tuple[NDArray[Any], ...],
         num_threads: int,
-    ) -> KeyframeArrays: ...
+    ) -> KeyframeArrays | None: ...
     @property
     def revision(self) -> int: ...
     def erase(self, ids: NDArray[np.uint64]) -> int: ...
@@ -427,7 +431,7 @@ class _DeviceStore:
 
     def __init__(self, budget: int | None, room: tuple[int, int, int]) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
-    def follow(self, store: MemoryStore, execution: _Handle) -> None: ...
+    def follow(self, store: MemoryStore, num_threads: int, execution: _Handle) -> None: ...
     def prefetch(self, observations: NDArray[np.uint64], execution: _Handle) -> None: ...
     def is_resident(self, observation: int) -> bool: ...
     channels: int

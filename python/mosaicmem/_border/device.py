@@ -226,9 +226,11 @@ class DeviceCall:
         """Padded arrays, whole: nothing waits to learn how much of them is filled."""
         return dict(arrays)
 
-    def checked(self, name: str, value: Any, shape: Shape, *, finite: bool = False) -> Any:
-        """Features of ``shape`` as an array that this library computes with outside of kernels. Whether they are
-        ``finite`` is not looked at."""
+    def checked(self, name: str, value: Any, shape: Shape, *, finite: bool = False, wide: bool = False) -> Any:
+        """Features of ``shape`` as an array that this library computes with outside of kernels; as float32 if ``wide``.
+        Whether they are ``finite`` is not looked at."""
+        if wide:
+            return self._converted(name, value, "float32", shape, values=True)
         return self._converted(name, value, ("float32", "bfloat16", "float16"), shape)
 
     def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> Any:

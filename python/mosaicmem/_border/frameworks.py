@@ -67,7 +67,8 @@ class TorchFramework:
         return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
 
     def to_device(self, array: Any) -> Any:
-        return self._torch.from_numpy(array).to(self._device, non_blocking=True)  # staged before it returns
+        readable = array if array.flags.writeable else array.copy()  # torch warns of others
+        return self._torch.from_numpy(readable).to(self._device, non_blocking=True)  # staged before it returns
 
     @staticmethod
     def to_host(value: Any) -> Any:

@@ -116,8 +116,8 @@ class HostCall:
             raise ValueError(f"positions: expected these on the CPU, where {self._name} is, got them on a device")
         return np.asarray(array)
 
-    def checked(self, name: str, value: Any, shape: Shape, *, finite: bool = False) -> F32:
-        """Features of ``shape`` as an array that this library computes with outside of kernels."""
+    def checked(self, name: str, value: Any, shape: Shape, *, finite: bool = False, wide: bool = True) -> F32:
+        """Features of ``shape`` as an array that this library computes with outside of kernels: float32, here."""
         return as_array(name, value, np.float32, shape, values=True, finite=finite)
 
     def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> NDArray[Any]:

@@ -49,7 +49,8 @@ class HostPlace:
         yield self._call, core
 
     def room(self, top_k: int, patches: int) -> int:
-        """For the patches of a view, of a store of so many."""
+        """For the patches of a view, of a store of so many. Where the store grows before it is read, the core says that
+        there is too little."""
         return min(top_k, patches)
 
     def kept(self, latents: NDArray[Any]) -> NDArray[Any]:
@@ -92,12 +93,12 @@ class DevicePlace:
         self._lock = ForkSafeLock()
 
     @contextmanager
-    def reading(self, core: _core.MemoryStore, _num_threads: int) -> Iterator[tuple[DeviceCall, Any]]:
+    def reading(self, core: _core.MemoryStore, num_threads: int) -> Iterator[tuple[DeviceCall, Any]]:
         """The call, and the tables as the store is now. One thread at a time: its kernels are in the stream when it
         leaves, so what comes next cannot overtake them."""
         with self._lock:
             call = DeviceCall("device", self._anchor)
-            self._store.follow(core, call.handle)
+            self._store.follow(core, num_threads, call.handle)
             yield call, self._store
 
     def room(self, top_k: int, _patches: int) -> int:

@@ -18,11 +18,11 @@ from mosaicmem.memory import (
     KeyframeSelection,
     Mosaic,
     MosaicMemoryStore,
-    PatchMemory,
     strategy_names,
 )
-from mosaicmem.memory.patch_memory import STRIDE as PUBLISHED_STRIDE
-from mosaicmem.memory.strategies.published import PublishedRule, published_queries
+from mosaicmem.published import PatchMemory
+from mosaicmem.published.patch_memory import STRIDE as PUBLISHED_STRIDE
+from mosaicmem.published.strategies import PublishedRule, published_queries
 
 COMPOSITIONS = ("blend", "backward", "near", "far")
 PUBLISHED = {"near": "base", "far": "distilled"}  # policies

@@ -5,7 +5,6 @@ from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.mosaic import Mosaic, PackedMosaic
 from mosaicmem.memory.options import RetrievalOptions
-from mosaicmem.memory.patch_memory import PatchMemory, PatchMemoryResult
 from mosaicmem.memory.regions import Box, Frustum, Sphere
 from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.retrieval import MemoryRetrieval
@@ -24,8 +23,6 @@ __all__ = [
     "Mosaic",
     "MosaicMemoryStore",
     "PackedMosaic",
-    "PatchMemory",
-    "PatchMemoryResult",
     "RetrievalOptions",
     "RetrievedPatches",
     "RetrievedWindow",

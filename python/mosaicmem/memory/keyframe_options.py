@@ -84,6 +84,11 @@ class KeyframeOptions:
             raise ValueError(f"far: expected more than near = {near}, got {self.far}")
         check_number("generated_weight", self.generated_weight, minimum=0.0, maximum=1.0)
 
+    @property
+    def most_picks(self) -> int:
+        """Keyframes of a target that there must be room for."""
+        return min(self.max_keyframes, self.max_window_keyframes, _core.most_picks)
+
     def selection(self) -> _core.KeyframeParams:
         """What the core takes to choose."""
         return _core.KeyframeParams(self.max_keyframes, self.max_window_keyframes, self.depth_tolerance, self._scales())

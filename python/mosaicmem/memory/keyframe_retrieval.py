@@ -115,7 +115,7 @@ class KeyframeRetrieval:
             grids = self._targets(store, targets, stride)
             params, blend = self.options.selection(), self.options.blend()
             with store._reading() as (call, memory):
-                picks, picked = call.empty((len(targets), self.options.max_keyframes), "int32")
+                picks, picked = call.empty((len(targets), self.options.most_picks), "int32")
                 canvases, out = _room_for_canvases(call, grids, memory.channels)
                 observations, table = memory.select_and_compose(grids, params, blend, picked, out, call.handle)
                 selection = KeyframeSelection.of_core(picks, observations, store._place.version(memory))
@@ -135,7 +135,7 @@ class KeyframeRetrieval:
         grids = self._targets(store, targets, stride)
         if store._place.may_look:
             return
-        picks = np.empty((len(targets), self.options.max_keyframes), np.int32)
+        picks = np.empty((len(targets), self.options.most_picks), np.int32)
         observations = store._select_on_host(grids, self.options.selection(), picks)
         ranks: dict[int, int] = {}  # the best of any target first, then the second best
         for rank, column in enumerate(picks.T):

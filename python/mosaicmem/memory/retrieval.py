@@ -63,31 +63,49 @@ class MemoryRetrieval:
         if self.temporal == "offset":
             seconds_per_latent = check_number("seconds_per_latent", seconds_per_latent, above=0.0)
         grid = targets.intrinsics.latent_grid(stride)
-        cells = store.latent_patch_size**2
+        age_unit = 0.0 if seconds_per_latent is None or self.temporal == "target" else seconds_per_latent
+        answer = None
+        while answer is None:  # the store may grow between the counting of its patches and the reading
+            answer = self._read(store, targets, (grid.height, grid.width), float(stride), age_unit)
+        mosaic = Mosaic(**answer)
+        if store._place.may_look and not len(mosaic.sources):
+            self._suspect_absence(store, targets)
+        return mosaic
+
+    def _read(
+        self,
+        store: MosaicMemoryStore,
+        targets: CameraTrajectory,
+        grid: tuple[int, int],
+        stride: float,
+        seconds_per_latent: float,
+    ) -> dict[str, Any] | None:
+        """The fields of a mosaic; None where the store has more patches than room was made for."""
+        options, cells = self.options, store.latent_patch_size**2
         with store._reading() as (call, memory):
-            room = (len(targets), store._place.room(self.options.top_k, len(store)))
-            patches, found = room_for(call, room, FOUND)
+            room = (len(targets), store._place.room(options.top_k, len(store)))
+            found, found_out = room_for(call, room, FOUND)
             count, counted = call.empty(room[:1], "int32")
             sources, sources_out = room_for(call, room, _SOURCES)
             latents = {"tokens": ((memory.channels,), "float32")}
             tokens, tokens_out = room_for(call, (*room, cells), latents | _TOKENS)
-            masks, masks_out = room_for(call, (len(targets), grid.height, grid.width), _MASKS)
+            masks, masks_out = room_for(call, (len(targets), *grid), _MASKS)
             table = memory.retrieve_tokens(
-                *cameras(targets, self.options),
-                self.options.weights(),
-                float(stride),
-                0.0 if seconds_per_latent is None or self.temporal == "target" else seconds_per_latent,
-                (*found, counted),
+                *cameras(targets, options),
+                options.top_k,
+                options.weights(),
+                stride,
+                seconds_per_latent,
+                (*found_out, counted),
                 (*sources_out, *tokens_out, *masks_out),
                 call.handle,
             )
-            patches = {"patch_ids": patches["ids"], "patch_scores": patches["scores"], **sources}
+            if table is None:
+                return None
+            patches = {"patch_ids": found["ids"], "patch_scores": found["scores"], **sources}
             patches, tokens = call.filled(patches, count), call.filled(tokens, count)
         tokens = {name: array.reshape(_joined(array)) for name, array in tokens.items()}
-        mosaic = Mosaic(**patches, **tokens, **masks, sources=KeyframeTable.of_core(table))
-        if store._place.may_look and not len(mosaic.sources):
-            self._suspect_absence(store, targets)
-        return mosaic
+        return {**patches, **tokens, **masks, "sources": KeyframeTable.of_core(table)}
 
     def _suspect_absence(self, store: MosaicMemoryStore, targets: CameraTrajectory) -> None:
         suspect_forgotten(store, targets.intrinsics, list(targets), self.options)

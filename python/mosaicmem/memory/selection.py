@@ -61,6 +61,9 @@ class KeyframeSelection:
         for name, value in (("picks", picks), ("observations", observations), ("_version", version)):
             object.__setattr__(self, name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_version": None}  # of this process
+
     def __len__(self) -> int:
         """T."""
         return int(self.picks.shape[0])

@@ -244,12 +244,14 @@ class MosaicMemoryStore(Uncopied):
         self, camera: Any, camera_from_world: F64, times: F64, options: RetrievalOptions, most: int
     ) -> RetrievedWindow:
         """With room for ``most`` patches of each camera."""
-        views = len(camera_from_world)
-        with self._reading() as (call, memory):
-            arrays, found = room_for(call, (views, self._place.room(options.top_k, most)), FOUND)
-            count, counted = call.empty((views,), "int32")
-            memory.retrieve_window(camera, camera_from_world, times, options.weights(), (*found, counted), call.handle)
-        return RetrievedWindow(**arrays, count=count)
+        views, asked = len(camera_from_world), (camera, camera_from_world, times, options.top_k, options.weights())
+        while True:
+            with self._reading() as (call, memory):
+                arrays, found = room_for(call, (views, self._place.room(options.top_k, most)), FOUND)
+                count, counted = call.empty((views,), "int32")
+                if memory.retrieve_window(*asked, (*found, counted), call.handle):
+                    return RetrievedWindow(**arrays, count=count)
+            most = len(self)  # it has grown since its patches were counted
 
     # For the modules beside this one, which do not reach into the core.
 

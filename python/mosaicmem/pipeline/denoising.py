@@ -38,7 +38,7 @@ def denoise(
 
     def predict(sample: Any, timestep: float, given: MemoryContext) -> Any:
         prediction = backbone.predict(sample, timestep, given)
-        return here.result(here.checked("backbone's prediction", prediction, shape, finite=True))
+        return here.result(here.checked("backbone's prediction", prediction, shape, finite=True, wide=True))
 
     sample = fresh()
     steps = [*np.asarray(scheduler.inference_timesteps(config.num_inference_steps)).tolist(), None]

@@ -4,19 +4,14 @@ A strategy has a file of its own here and a line below. `PipelineConfig`, ``mosa
 then know it by its name. One that lives elsewhere is added with `register_strategy`.
 """
 
-from mosaicmem.memory.strategies.published import Coverage, PoseNearest
 from mosaicmem.memory.strategies.registry import Strategy, make_strategy, register_strategy, strategy_names
 from mosaicmem.memory.strategies.top_k import TopK
 from mosaicmem.memory.strategies.visible_coverage import VisibleCoverage
 
 register_strategy("visible_coverage", VisibleCoverage)
 register_strategy("top_k", TopK)
-register_strategy("pose_nearest", PoseNearest)
-register_strategy("coverage", Coverage)
 
 __all__ = [
-    "Coverage",
-    "PoseNearest",
     "Strategy",
     "TopK",
     "VisibleCoverage",

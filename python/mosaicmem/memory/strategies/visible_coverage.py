@@ -22,6 +22,6 @@ class VisibleCoverage:
         """Keyframes, chosen where the store is read."""
         grids = target_grids(targets, stride, self._options.near, self._options.far)
         with store._reading() as (call, memory):
-            picks, out = call.empty((len(targets), self._options.max_keyframes), "int32")
+            picks, out = call.empty((len(targets), self._options.most_picks), "int32")
             observations = memory.select_keyframes(grids, self._options.selection(), out, call.handle)
             return KeyframeSelection.of_core(picks, observations, store._place.version(memory))

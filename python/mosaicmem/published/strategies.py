@@ -12,9 +12,9 @@ from mosaicmem._arrays import F32, F64, U64
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
 from mosaicmem.memory.keyframe_options import KeyframeOptions
-from mosaicmem.memory.patch_memory import STRIDE, SUBFRAMES, PatchMemory
 from mosaicmem.memory.selection import KeyframeSelection
 from mosaicmem.memory.store import MosaicMemoryStore
+from mosaicmem.published.patch_memory import STRIDE, SUBFRAMES, PatchMemory
 
 
 class PublishedRule:

@@ -1,0 +1,14 @@
+"""The memories of others under their own names, on this core, for models that were trained with them.
+
+`PatchMemory` is what Matrix-Game 3.5 has published. Its rules also choose keyframes of a store, as the strategies
+``pose_nearest`` and ``coverage``.
+"""
+
+from mosaicmem.memory import register_strategy
+from mosaicmem.published.patch_memory import PatchMemory, PatchMemoryResult
+from mosaicmem.published.strategies import Coverage, PoseNearest
+
+register_strategy("pose_nearest", PoseNearest)
+register_strategy("coverage", Coverage)
+
+__all__ = ["Coverage", "PatchMemory", "PatchMemoryResult", "PoseNearest"]
