@@ -1,4 +1,4 @@
-// Rows of x against one packed panel of a weight.
+// Multiplies the rows of x by one packed panel of a weight matrix.
 
 inline void project(const float* x, std::size_t n, std::size_t in, const float* panel,
                     std::size_t columns, std::size_t out, float* y) {
