@@ -29,7 +29,7 @@ std::unique_ptr<float[], FreeAligned> aligned_floats(std::size_t n) {
     return std::unique_ptr<float[], FreeAligned>(floats);
 }
 
-// Times from the first key on, in half-lives times ln 2: small numbers, which float32 holds well.
+// Times relative to the first key, in half-lives times ln 2: small, so that float32 is accurate.
 std::vector<float> as_logits(const double* times, std::size_t n, double origin, double half_life) {
     std::vector<float> out(n);
     for (std::size_t i = 0; i < n; ++i) {
@@ -62,7 +62,7 @@ void attention(const AttentionShape& shape, const AttentionInput<T>& input, T* o
                 const std::size_t batch = item / groups / shape.heads;
                 const std::size_t head = item / groups % shape.heads;
                 const std::size_t key_head = head / (shape.heads / shape.key_heads);
-                // Groups of equal size, so that threads end together.
+                // Groups of nearly equal size, so that threads finish together.
                 const std::size_t group = item % groups;
                 const std::size_t panels = (shape.queries + kPanelQueries - 1) / kPanelQueries;
                 const std::size_t first = panels * group / groups * kPanelQueries;

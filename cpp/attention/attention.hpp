@@ -1,5 +1,5 @@
-// softmax(q k^T * scale + bias) v with an online softmax: the logits of one tile of keys at a time,
-// never all of them.
+// softmax(q k^T * scale + bias) v with an online softmax: holds the logits of one tile of keys at a
+// time, never all of them.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ template <class T>
 struct AttentionInput {
     const T *q, *k, *v;  // (batch, heads, queries, head_dim), (batch, key_heads, keys, ...)
     HeadStrides q_strides, k_strides, v_strides;
-    const std::uint8_t* key_mask;  // (batch, keys) or null: keys with 0 take no part
+    const std::uint8_t* key_mask;  // (batch, keys) or null: keys with 0 are ignored
     const float* key_bias;         // (batch, keys) or null: added to the logits of a key
     // (queries) and (keys), or null: adds ln(0.5) |t_q - t_k| / half_life to the logits.
     const double *query_time, *key_time;
@@ -34,8 +34,8 @@ template <class T>
 void attention(const AttentionShape& shape, const AttentionInput<T>& input, T* out,
                const HeadStrides& out_strides, float* lse, int num_threads);
 
-// What attention over the keys of a and b together gives, from what each gave alone; out (rows,
-// value_dim), lse (rows). T as above.
+// Merges attention over the keys of a with attention over the keys of b; out (rows, value_dim), lse
+// (rows). T as above.
 template <class T>
 struct PartialAttention {
     const T* out;

@@ -34,7 +34,7 @@ void multiply(const double* x, const MatrixRun& run, const CameraMatrices<double
     }
 }
 
-// For gradients and references: exact, not fast.
+// For gradients and references: precise, not fast.
 void encode_row(const double* x, std::size_t dim, std::size_t t, const CameraMatrices<double>& m,
                 const QuarterRotation<double>& turn, double* out) {
     std::size_t done = 0;
@@ -56,7 +56,7 @@ void encode_row(const double* x, std::size_t dim, std::size_t t, const CameraMat
     }
 }
 
-// Whether all that a kernel writes of a head begins at a vector.
+// Whether everything that a kernel writes of a head is vector-aligned.
 template <class F>
 bool lies_at_vectors(std::size_t dim, const CameraMatrices<F>& matrices,
                      const QuarterRotation<F>& rotation) {

@@ -19,7 +19,7 @@ void rotate_tile(const HeadFeatures<std::uint16_t>& f, const RotaryTask& task) {
     kernels().rope_bfloat16(f, task);
 }
 
-// For gradients and references: exact, not fast.
+// For gradients and references: precise, not fast.
 void rotate_tile(const HeadFeatures<double>& f, std::size_t first, std::size_t last,
                  const double* cos, const double* sin, Pairing pairing, double sign) {
     const std::size_t half = f.dim / 2;

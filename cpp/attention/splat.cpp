@@ -8,7 +8,7 @@
 namespace mosaicmem {
 namespace {
 
-// Calls visit(token, cell, weight) for the tokens of the front surface of each cell.
+// Calls visit(token, cell, weight) for the tokens on each cell's front surface.
 template <class Visit>
 void for_each_front(const SplatTokens& tokens, float depth_tolerance, const SplatGrid& grid,
                     const Visit& visit) {

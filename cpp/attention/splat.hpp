@@ -8,7 +8,7 @@
 
 namespace mosaicmem {
 
-// Where the tokens of one target frame lie.
+// Positions, depths and weights of one target frame's tokens.
 struct SplatTokens {
     const float* position;  // (count, 2): y, x in cell coordinates, integers at cell centres
     const float* depth;     // (count) metres
@@ -28,17 +28,17 @@ struct SplatOptions {
     float depth_tolerance;
 };
 
-// latents (count, channels) -> canvas (rows, columns, channels), zero where uncovered, and what is
-// in front. The front token of a cell is the least by (depth, index); `nearest` and `block` copy
+// latents (count, channels) -> canvas (rows, columns, channels), zero where uncovered; also fills
+// `grid`. The front token of a cell is the smallest by (depth, index); `nearest` and `block` copy
 // it. `bilinear` averages all tokens within depth_tolerance (relative) of it, by weight times
-// bilinear weight; bilinear weights under kMinBilinear count for nothing. Tokens whose position or
-// depth is not finite, or depth <= 0, are skipped. T is float or double.
+// bilinear weight, ignoring bilinear weights under kMinBilinear. Tokens whose position or depth is
+// not finite, or depth <= 0, are skipped. T is float or double.
 template <class T>
 void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
            std::size_t channels, const SplatGrid& grid, T* canvas);
 
-// The adjoint of splat in its latents: the gradient of canvas -> that of latents. `grid` is what
-// splat has found.
+// The adjoint of splat with respect to latents: the gradient of canvas -> the gradient of latents.
+// `grid` is as splat filled it.
 template <class T>
 void splat_adjoint(const SplatTokens& tokens, const SplatOptions& options, const SplatGrid& grid,
                    const T* canvas, std::size_t channels, T* latents);

@@ -1,4 +1,4 @@
-// Pinhole intrinsics and affine transforms, in double: what a kernel composes before its loop over
+// Pinhole intrinsics and affine transforms, in double: kernels compose them before looping over
 // float32 data. Axes are OpenCV's (+x right, +y down, +z forward); pixel (row i, column j) has its
 // centre at (j + 0.5, i + 0.5).
 #pragma once
@@ -45,7 +45,7 @@ MOSAICMEM_HOST_DEVICE inline Affine operator*(const Affine& a, const Affine& b) 
     return c;
 }
 
-// source_from_target, for an A that is not singular.
+// source_from_target; A must be invertible.
 MOSAICMEM_HOST_DEVICE inline Affine inverse(const Affine& affine) {
     const auto& m = affine.m;
     const double cofactor[3] = {m[5] * m[10] - m[6] * m[9], m[6] * m[8] - m[4] * m[10],
@@ -62,7 +62,7 @@ MOSAICMEM_HOST_DEVICE inline Affine inverse(const Affine& affine) {
     return result;
 }
 
-// A camera that looks at the scene: pixels (u, v) inside [0, width) x [0, height), depths within
+// A camera with its frustum: pixels (u, v) inside [0, width) x [0, height), depths within
 // [near, far].
 struct View {
     Intrinsics k;
@@ -71,8 +71,8 @@ struct View {
     double near, far;      // metres
 };
 
-// depth * K^-1 [u, v, 1], carried into another frame, as a function of (u, v): x = depth * (u * du
-// + v * dv + d0) + t.
+// depth * K^-1 [u, v, 1], transformed into another frame, as a function of (u, v):
+// x = depth * (u * du + v * dv + d0) + t.
 struct PixelRay {
     Vec3 du, dv, d0, t;
 
@@ -96,8 +96,8 @@ struct PixelRay {
     }
 };
 
-// The rays of one row of pixels in float32: pixel j, whose centre is at column j + 0.5, at depth z
-// is z * (start + j * step) + t, axis by axis.
+// The rays of one pixel row in float32: pixel j (centre at column j + 0.5) at depth z lies at
+// z * (start + j * step) + t, per axis.
 struct RowRay {
     float start[3], step[3], t[3];
 

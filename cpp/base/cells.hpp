@@ -1,5 +1,5 @@
-// What a place in cell coordinates (integers at cell centres) touches on a grid: for splats and
-// samples, on the CPU and on the device.
+// Which grid cells a position in cell coordinates (integers at cell centres) touches: for splats
+// and samples, on the CPU and the GPU.
 #pragma once
 
 #include <algorithm>
@@ -22,13 +22,14 @@ enum class Splat {
 constexpr float kMinBilinear = 1.0f / 64;
 constexpr std::uint64_t kNoToken = ~0ull;
 
-// Positive floats order as their bits do, so one 64-bit minimum decides by depth, then by index.
+// Positive floats order like their bits, so one 64-bit minimum picks the least by depth, then
+// index.
 MOSAICMEM_HOST_DEVICE inline std::uint64_t front_key(float depth, std::size_t index) {
     return static_cast<std::uint64_t>(std::bit_cast<std::uint32_t>(depth)) << 32 |
            static_cast<std::uint32_t>(index);
 }
 
-// Calls visit(cell, bilinear weight) on the cells of the grid that a token touches, in their order.
+// Calls visit(cell, bilinear weight) for each grid cell that a token touches, in row-major order.
 template <class Visit>
 MOSAICMEM_HOST_DEVICE inline void for_each_cell(float x, float y, Splat mode, std::size_t rows,
                                                 std::size_t columns, const Visit& visit) {
@@ -59,14 +60,14 @@ MOSAICMEM_HOST_DEVICE inline void for_each_cell(float x, float y, Splat mode, st
     }
 }
 
-// The four cells around a place and their weights.
+// The four cells around a position and their bilinear weights.
 struct Corners {
     std::size_t cell[4];
     float weight[4];
 };
 
-// False if the place is not within the area of the cells. Between the outermost centres and the
-// border the nearest centre counts.
+// False if the position is outside the grid. Between the outermost cell centres and the border it
+// clamps to the nearest centre.
 MOSAICMEM_HOST_DEVICE inline bool corners_of(float x, float y, std::size_t rows,
                                              std::size_t columns, Corners& corners) {
     const float last_x = static_cast<float>(columns) - 1.0f;

@@ -12,7 +12,7 @@
 namespace mosaicmem {
 namespace {
 
-// Every lock of the process. It outlives all of them: it is never destroyed.
+// Every ForkSafeMutex of the process. Never destroyed, so it outlives them all.
 struct Registry {
     std::mutex mutex;
     std::set<ForkSafeMutex*> locks;
@@ -32,12 +32,12 @@ void release_all() {
 
 void make_all_new() {
     for (ForkSafeMutex* lock : registry().locks) lock->make_new();
-    registry().mutex.unlock();  // the thread that took it is the one that lives on
+    registry().mutex.unlock();  // the thread that locked it is the one that survives the fork
 }
 
 Registry& registry() {
     static Registry& all = []() -> Registry& {
-        auto made = std::make_unique<Registry>();  // what fails is tried again: it comes first
+        auto made = std::make_unique<Registry>();  // first: a retry must not register twice
         if (pthread_atfork(take_all, release_all, make_all_new)) throw std::bad_alloc();
         return *made.release();
     }();
@@ -56,7 +56,7 @@ ForkSafeMutex::~ForkSafeMutex() {
     registry().locks.erase(this);
 }
 
-// Without a destructor: nothing may be asked of locks that a thread of another process held.
+// Runs no destructors: the old locks may be held by threads that exist only in the parent.
 void ForkSafeMutex::make_new() {
 #ifdef __SANITIZE_THREAD__
     for (void* const lock : {static_cast<void*>(&locks_.mutex), static_cast<void*>(&locks_.turn)}) {

@@ -1,12 +1,12 @@
-// A lock that fork() leaves free in the child, and what it guards whole.
+// A lock that survives fork(): in the child it is free, and the data it guards is consistent.
 //
-// A fork copies the memory of all threads and only the thread that forks. A lock that another
-// thread held would stay held in the child for ever, over data that nobody finishes writing. So
-// before a fork the forking thread takes every lock of this kind: it waits for calls that are under
-// way, and none begins. The parent lets go of them afterwards; the child, where nobody can hold or
-// await one, makes them new.
+// A fork copies the memory of all threads, but only the forking thread. A lock that another thread
+// held would stay locked in the child for ever, over half-written data. So before a fork the
+// forking thread takes every lock of this kind: calls under way finish, and none begins. Afterwards
+// the parent releases the locks; the child, which has no other threads, re-creates them.
 //
-// Whoever holds one must neither await another one nor the GIL, which the forking thread may hold.
+// While holding one, wait neither for another one nor for the GIL, which the forking thread may
+// hold.
 #pragma once
 
 #include <mutex>
@@ -22,8 +22,8 @@ class ForkSafeMutex {
     ForkSafeMutex(const ForkSafeMutex&) = delete;
     ForkSafeMutex& operator=(const ForkSafeMutex&) = delete;
 
-    // Whoever wants the lock waits for the turn first. A writer keeps the turn while it waits, so
-    // that readers who come later do not pass it for ever.
+    // Every locker takes the turn first. A writer keeps it while it waits, so that later readers
+    // cannot starve it.
     void lock() {
         const std::lock_guard turn(locks_.turn);
         locks_.mutex.lock();
@@ -35,7 +35,7 @@ class ForkSafeMutex {
     }
     void unlock_shared() { locks_.mutex.unlock_shared(); }
 
-    // Around a fork: nobody else holds or awaits any part of it.
+    // Around a fork: holds both mutexes, so that no other thread holds either.
     void take() {
         locks_.turn.lock();
         locks_.mutex.lock();
@@ -44,7 +44,7 @@ class ForkSafeMutex {
         locks_.mutex.unlock();
         locks_.turn.unlock();
     }
-    // Instead of give_back() in the child: as if nobody had ever held it.
+    // In the child, instead of give_back(): re-creates the lock, unlocked.
     void make_new();
 
   private:

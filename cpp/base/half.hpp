@@ -1,4 +1,4 @@
-// The two half-precision formats, bit by bit.
+// Bit-level conversions of the two half-precision formats.
 #pragma once
 
 #include <bit>
@@ -12,7 +12,7 @@ MOSAICMEM_INLINE float from_bfloat16(std::uint16_t bits) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
-// To nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 MOSAICMEM_INLINE std::uint16_t to_bfloat16(float x) {
     const auto bits = std::bit_cast<std::uint32_t>(x);
     if (x != x) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);

@@ -1,4 +1,4 @@
-// How the features of attention heads lie in memory.
+// The memory layout of attention heads' features.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,8 @@
 
 namespace mosaicmem {
 
-// Elements from one batch item, head and token to the next; the features of a token are contiguous.
+// Strides in elements between batch items, heads and tokens; the features of a token are
+// contiguous.
 struct HeadStrides {
     std::size_t batch, head, token;
 };

@@ -1,4 +1,4 @@
-// Functions that the kernels of cpp/ and cuda/ share.
+// Marks functions that the kernels of cpp/ and cuda/ share.
 #pragma once
 
 #ifdef __CUDACC__

@@ -50,9 +50,9 @@ void parallel_for(std::size_t n, std::size_t grain, int num_threads,
         workers.reserve(threads - 1);
         for (; started < threads; ++started) workers.emplace_back(run_chunk, started);
     } catch (const std::system_error&) {
-        // The system gives no more threads: their chunks run here.
+        // No more threads available: this thread runs the remaining chunks.
     } catch (const std::bad_alloc&) {
-        // The same.
+        // Likewise.
     }
     run_chunk(0);
     for (std::size_t chunk = started; chunk < threads; ++chunk) run_chunk(chunk);

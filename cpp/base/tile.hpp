@@ -1,4 +1,4 @@
-// Patches as cells of a keyframe's grid, and what its latents are kept as.
+// Patches as blocks of a keyframe's latent grid, and the storage types of latents.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,8 @@ struct Tile {
     }
 };
 
-// Patch p of a grid, in row-major order of patches of size x size cells, fewer at the borders.
+// The tile of a patch, given its row-major index; patches are size x size cells, fewer at the
+// borders.
 MOSAICMEM_HOST_DEVICE inline Tile tile_of(std::size_t patch, std::size_t patch_columns,
                                           std::size_t size, std::size_t rows, std::size_t columns) {
     const std::size_t row = patch / patch_columns * size, column = patch % patch_columns * size;

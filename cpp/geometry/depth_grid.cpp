@@ -13,9 +13,9 @@ namespace {
 constexpr std::int32_t kInvalid = INT32_MAX;
 constexpr std::int32_t kLargest = 0x7F7FFFFF;  // bits of the largest finite float
 
-// Positive floats order as their bits do, so the k-th smallest is found by halving the range of
-// bits and counting, which vectorises where sorting does not. Invalid pixels (not in (0, largest])
-// become kInvalid and are never counted.
+// Positive floats order like their bits, so the k-th smallest is found by bisecting the range of
+// bit patterns and counting, which vectorises where sorting does not. Invalid pixels (not in
+// (0, largest]) become kInvalid and are never counted.
 MOSAICMEM_CLONES
 std::int32_t lower_median_bits(std::int32_t* bits, std::size_t n, std::size_t min_valid) {
     std::int32_t low = kInvalid, high = 0, valid = 0;

@@ -1,5 +1,5 @@
 // Depth image to latent grid: each cell takes the median of the valid pixels under it. An average
-// would put a cell that straddles an edge in the air between both surfaces; a median stays on one
+// would put a cell that straddles an edge in mid-air between both surfaces; a median stays on one
 // of them.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Boxes of points, as a view sees them.
+// Bounding boxes of points, projected into a view.
 #pragma once
 
 #include <algorithm>
@@ -10,23 +10,23 @@
 
 namespace mosaicmem {
 
-// Pixels that some points fall on; empty if first > last.
+// Range of pixels that some points project to; empty if first > last.
 struct PixelRect {
     double u_first, u_last, v_first, v_last;
 };
 
 struct BoxInView {
     PixelRect rect;  // within the image
-    double nearest;  // metres: no point of the box that the view sees is nearer
+    double nearest;  // metres: lower bound on the depth of any visible point of the box
 };
 
-// False if no point of the box (low and high, three floats each) is in the frustum. Rounding is
-// covered by margins.
+// False only if no point of the box (low and high, three floats each) is in the frustum. Margins
+// absorb rounding errors.
 template <class AnyBox>
 MOSAICMEM_HOST_DEVICE bool see_box(const AnyBox& box, const Affine& camera_from_box,
                                    const View& view, BoxInView& seen) {
     constexpr double kMargin = 1e-10;
-    double low[3], high[3];  // of the box in the camera frame
+    double low[3], high[3];  // bounds of the box in the camera frame
     for (int i = 0; i < 3; ++i) {
         const double* m = &camera_from_box.m[static_cast<std::size_t>(4 * i)];
         double centre = m[3], extent = 0, magnitude = std::abs(m[3]);

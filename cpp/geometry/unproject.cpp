@@ -15,7 +15,7 @@ std::size_t grain_rows(std::size_t width) { return kGrainPixels / (width + 1) + 
 MOSAICMEM_CLONES
 void unproject_row(const float* __restrict depth, std::size_t width, const RowRay& row_ray,
                    float* __restrict points, std::uint8_t* __restrict valid) {
-    const RowRay row = row_ray;  // a copy cannot alias what is written
+    const RowRay row = row_ray;  // a local copy cannot alias the outputs
     for (std::size_t j = 0; j < width; ++j) {
         const float z = depth[j];
         const bool ok = z > 0.0f && z <= FLT_MAX;
@@ -27,7 +27,8 @@ void unproject_row(const float* __restrict depth, std::size_t width, const RowRa
     }
 }
 
-// The valid pixels of a row, at most `most` of them (depth may change under us); returns how many.
+// Unprojects the valid pixels of a row, at most `most` of them, since the caller's depth may change
+// meanwhile. Returns their number.
 MOSAICMEM_CLONES
 std::size_t unproject_valid_row(const float* __restrict depth, std::size_t width,
                                 std::int64_t first_pixel, std::size_t most, const RowRay& row_ray,

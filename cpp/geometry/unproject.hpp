@@ -9,7 +9,7 @@
 
 namespace mosaicmem {
 
-// Depth counts as measured when positive and finite; NaN fails both comparisons.
+// Depth is valid when positive and finite; NaN fails both comparisons.
 MOSAICMEM_HOST_DEVICE inline bool is_valid_depth(float depth) {
     return depth > 0.0f && depth <= FLT_MAX;
 }

@@ -1,4 +1,4 @@
-// Which voxel a point falls into and how the surface lies there: for the CPU and the device.
+// Voxel keys of points and surface normals: for the CPU and the GPU.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace mosaicmem {
 constexpr int kAxisBits = 21;
 constexpr std::int32_t kAxisHalf = 1 << (kAxisBits - 1);
 
-// A pixel and its neighbours lie on one surface if their depths differ by less than this part of
+// A pixel and its neighbour lie on one surface if their depths differ by less than this fraction of
 // the depth.
 constexpr float kSurfaceTolerance = 0.05f;
 
@@ -34,14 +34,14 @@ MOSAICMEM_HOST_DEVICE inline bool same_surface(float a, float b) {
     return is_valid_depth(b) && std::fabs(a - b) < kSurfaceTolerance * a;
 }
 
-// The neighbour of pixel i of n that a normal looks at: the next, or the one before at the border;
-// n or more if there is none.
+// The neighbour of pixel i of n that a normal is computed from: the next, or the previous at the
+// border; n or more if there is none.
 MOSAICMEM_HOST_DEVICE inline std::size_t neighbour_of(std::size_t i, std::size_t n) {
     return i + 1 < n ? i + 1 : i - 1;
 }
 
 // The unit normal of the surface at p with neighbours a and b in the camera frame, facing the
-// camera; false if they lie in a line.
+// camera; false if the three points are collinear.
 MOSAICMEM_HOST_DEVICE inline bool normal_of(const Point& p, const Point& a, const Point& b,
                                             float normal[3]) {
     const float ax = a.x - p.x, ay = a.y - p.y, az = a.z - p.z;
@@ -55,7 +55,7 @@ MOSAICMEM_HOST_DEVICE inline bool normal_of(const Point& p, const Point& a, cons
     return true;
 }
 
-// floor(x / voxel_size) of each axis, biased and packed into 63 bits; false out of range or not
+// floor(x / voxel_size) of each axis, biased and packed into 63 bits; false if out of range or not
 // finite.
 MOSAICMEM_HOST_DEVICE inline bool voxel_key(const Point& p, float inverse_size,
                                             std::uint64_t& key) {

@@ -15,9 +15,9 @@ std::size_t shard_of(std::uint64_t key, std::size_t shards) { return (mix(key) >
 
 constexpr Affine kIdentity = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
 
-// Points of rows [first, last) of the frame in the camera frame, where they are small: normals are
-// differences, and far from the world's origin float32 has no room for those. Invalid pixels are
-// left as they come.
+// Points of rows [first, last) in the camera frame, where coordinates are small: normals are
+// differences of points, which float32 cannot resolve far from the world's origin. Invalid pixels
+// give meaningless points.
 void unproject_rows(const RgbdFrame& frame, std::size_t first, std::size_t last, Point* points) {
     const PixelRay ray(frame.k, kIdentity);
     for (std::size_t i = first; i < last; ++i) {
@@ -52,7 +52,7 @@ struct BlockSums {
 
 void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, float inverse_size,
                BlockSums& sums) {
-    // One more row than the block on the side where normals look.
+    // One more row than the block, on the side of the neighbours that normals need.
     const std::size_t from = last == frame.height && first > 0 ? first - 1 : first;
     const std::size_t to = std::min(last + 1, frame.height);
     std::vector<Point> points((to - from) * frame.width);
@@ -88,7 +88,7 @@ void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, floa
     }
 }
 
-// Adds a block's sums to the map's; normals turn from the camera frame to the world here.
+// Adds a block's sums to the map's, and transforms normals from the camera frame to the world.
 void merge(const Voxel& from, const RgbdFrame& frame, Voxel& into) {
     const auto& m = frame.world_from_camera.m;
     into.count += from.count;

@@ -1,9 +1,9 @@
-// Streaming fusion of posed depth images into a hash of voxels.
+// Streaming fusion of posed depth images into a hash map of voxels.
 //
-// A frame is cut into blocks of rows; each block sums its pixels per voxel on its own; then each
-// shard of the map takes the sums that belong to it, block by block in order. Neither blocks nor
-// shards depend on the number of threads, so neither do the sums. The cost is that of the frame's
-// own points: the map is touched once a voxel and block.
+// A frame is cut into blocks of rows, and each block sums its pixels per voxel independently; then
+// each shard of the map adds the sums that belong to it, block by block in order. Neither blocks
+// nor shards depend on the number of threads, so neither do the sums. The cost is that of the
+// frame's own points: the map is touched once per voxel and block.
 #pragma once
 
 #include <array>
@@ -28,10 +28,10 @@ struct Voxel {
 // Open addressing with linear probing over indices into a dense array of voxels.
 class VoxelTable {
   public:
-    // The voxel of `key`, made empty first if it is new.
+    // The voxel of `key`; inserts an empty one if it is new.
     Voxel& at(std::uint64_t key);
 
-    // So that as many new voxels do not fail.
+    // Reserves memory, so that inserting `more` new voxels cannot fail.
     void make_room(std::size_t more);
 
     const std::vector<Voxel>& voxels() const { return voxels_; }
@@ -63,7 +63,7 @@ class VoxelMap {
   public:
     explicit VoxelMap(double voxel_size) : voxel_size_(voxel_size) {}
 
-    // After an exception the map is as it was.
+    // An exception leaves the map unchanged.
     FusionCounts add(const RgbdFrame& frame, int num_threads);
 
     std::size_t size() const;

@@ -16,7 +16,8 @@
 namespace mosaicmem {
 namespace {
 
-// depth (height, width) at row floor(r height / rows), column floor(c width / columns).
+// Calls visit(r, c, depth) with the depth at row floor(r height / rows), column
+// floor(c width / columns).
 template <class Visit>
 void for_each_sample(const float* depth, std::size_t height, std::size_t width, std::size_t rows,
                      std::size_t columns, const Visit& visit) {
@@ -36,7 +37,7 @@ void cells_of(const double* points, std::size_t n, const double* m, std::int32_t
     }
 }
 
-// One row of cells: where the cells (r, 0), (r, 1), ... of a frame land in a view, and how deep.
+// Projects one row of a frame's cells, (r, 0), (r, 1), ..., into a view: target cells and depths.
 MOSAICMEM_CLONES
 void project_row(const float* depth, std::size_t r, std::int32_t rows, std::int32_t columns,
                  const float* k_inverse, const float* memory, const float* query, const float* k,
@@ -48,7 +49,7 @@ void project_row(const float* depth, std::size_t r, std::int32_t rows, std::int3
     }
 }
 
-// Coarse cells, a bit each.
+// Coarse cells, one bit each.
 using Words = std::vector<std::uint64_t>;
 
 std::size_t count_new(const std::uint64_t* mask, const Words& taken) {
@@ -188,7 +189,7 @@ PatchMemory::Picks PatchMemory::pick_coverage(const double* camera_from_world,
     }
     Words taken(words);
     std::vector<std::size_t> picked;
-    const auto take_most = [&] {  // false if none has anything new
+    const auto take_most = [&] {  // false if no frame adds anything
         std::size_t best = 0, most = 0;
         for (std::size_t i = 0; i < pool; ++i) {
             if (std::find(picked.begin(), picked.end(), i) != picked.end()) continue;
@@ -201,7 +202,7 @@ PatchMemory::Picks PatchMemory::pick_coverage(const double* camera_from_world,
     while (picked.size() < kPicks && take_most()) {
         for (std::size_t w = 0; w < words; ++w) taken[w] |= masks[picked.back() * words + w];
     }
-    taken.assign(words, 0);  // then by area
+    taken.assign(words, 0);  // then fill up by covered area
     while (picked.size() < kPicks && take_most()) {
     }
     Picks picks;
@@ -211,8 +212,9 @@ PatchMemory::Picks PatchMemory::pick_coverage(const double* camera_from_world,
     return picks;
 }
 
-// depth and source (rows, columns): what of the frame is nearest in each cell; -1 for nothing. Of
-// equals the last, as where the published code writes one over the other.
+// Fills depth and source (rows, columns): the nearest of the frame's cells that land in each cell;
+// source is -1 for none. Of equal depths the last wins, as it overwrites the others in the
+// published code.
 void PatchMemory::splat(const Frame& frame, const float* camera_from_world, const float* k,
                         float* depth, std::int32_t* source) const {
     std::fill_n(source, rows_ * columns_, -1);
@@ -245,7 +247,7 @@ void PatchMemory::fuse(const float* camera_from_world, const float* k, std::size
         constexpr float inf = std::numeric_limits<float>::infinity();
         std::vector<float> best(cells, keep == Keep::nearest ? inf : -inf), depth(cells);
         std::vector<std::int32_t> source(cells);
-        std::vector<const float*> from(cells, nullptr);  // first channel of what is kept
+        std::vector<const float*> from(cells, nullptr);  // first channel of the kept latent
         std::size_t filled = 0;
         for (const std::int64_t id : ids) {
             const Frame& frame = frames_[static_cast<std::size_t>(id)];
@@ -257,7 +259,7 @@ void PatchMemory::fuse(const float* camera_from_world, const float* k, std::size
                 best[i] = depth[i];
                 from[i] = &frame.latents[static_cast<std::size_t>(source[i])];
             }
-            // Exactly 95 % is not enough, since the published code counts in float32.
+            // Exactly 95 % is not enough: like the published code, this counts in float32.
             const float part = static_cast<float>(filled) / static_cast<float>(cells);
             if (static_cast<double>(part) >= kFilled) break;
         }

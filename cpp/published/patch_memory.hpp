@@ -1,6 +1,6 @@
-// The patch memory that Matrix-Game 3.5 has published, by its own rules: cells at their corner
-// pixels, depth by nearest sample, no occlusion test. For those who need its answers; the better
-// ones are in keyframe_selection.hpp and blend.hpp.
+// The patch memory published with Matrix-Game 3.5, by its own rules: cells at their corner pixels,
+// depth by nearest sample, no occlusion test. Use it to reproduce that code's results; for better
+// ones see keyframe_selection.hpp and blend.hpp.
 #pragma once
 
 #include <array>
@@ -14,13 +14,13 @@ namespace mosaicmem {
 
 class PatchMemory {
   public:
-    static constexpr std::size_t kPicks = 5;  // candidates a group
+    static constexpr std::size_t kPicks = 5;  // candidates per group
     using Picks = std::array<std::int64_t, kPicks>;
 
     PatchMemory(std::size_t channels, std::size_t rows, std::size_t columns)
         : channels_(channels), rows_(rows), columns_(columns) {}
 
-    // Matrices are row-major; the inverse of K is given in the precision of its use.
+    // Matrices are row-major; K^-1 is given in the precision that each use needs.
     struct Frames {
         std::size_t count;
         const float* latents;            // (channels, count, rows, columns)
@@ -37,21 +37,21 @@ class PatchMemory {
     std::size_t rows() const { return rows_; }
     std::size_t columns() const { return columns_; }
 
-    // For each of `groups` queries camera_from_world (groups, 4, 4), frame ids; -1 for none.
+    // Frame ids for each of `groups` queries camera_from_world (groups, 4, 4); -1 for none.
     std::vector<Picks> select_pose_nearest(const double* camera_from_world,
                                            std::size_t groups) const;
     std::vector<Picks> select_coverage(const double* camera_from_world, const double* k,
                                        std::size_t groups, int num_threads) const;
 
     enum class Keep { nearest, farthest };
-    // Splats the candidates of each group, (groups, candidates) ids below size(), one over the
+    // Splats the candidates of each group, ids (groups, candidates) below size(), on top of each
     // other. latents (channels, groups, rows, columns), valid (groups, rows, columns).
     void fuse(const float* camera_from_world, const float* k, std::size_t groups,
               std::span<const std::int64_t> candidates, Keep keep, float* latents,
               std::uint8_t* valid, int num_threads) const;
 
   private:
-    // Never changes, so that copies of a memory share it.
+    // Immutable, so that copies of a memory share it.
     struct Frame {
         std::shared_ptr<float[]> latents;    // (channels, rows, columns)
         std::shared_ptr<float[]> depth;      // (rows, columns)

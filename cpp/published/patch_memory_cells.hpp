@@ -1,5 +1,5 @@
-// The published patch memory cell by cell, in the order of its operations: for the CPU and the
-// device. Compile without contraction of a * b + c, so that it rounds as the published code does.
+// The published patch memory's arithmetic per cell, in its order of operations: for the CPU and the
+// GPU. Compile without contraction of a * b + c, so that it rounds as the published code does.
 #pragma once
 
 #include <algorithm>
@@ -15,15 +15,15 @@
 namespace mosaicmem {
 
 constexpr double kStride = 16;           // pixels per latent cell
-constexpr std::int32_t kDownsample = 4;  // latent cells along a coarse cell
-constexpr std::size_t kPoolStride = 2;   // coverage looks at every second frame
+constexpr std::int32_t kDownsample = 4;  // latent cells per coarse cell along each axis
+constexpr std::size_t kPoolStride = 2;   // coverage considers every second frame
 constexpr double kApart = 0.1;           // metres between picks
-constexpr double kFilled = 0.95;         // of the cells: enough
+constexpr double kFilled = 0.95;         // fusion stops once this part of the cells is filled
 constexpr double kLeastSource = 1e-3;    // metres
 constexpr double kLeastTarget = 1e-2;    // metres
 
-// The nearest integer, halves to even, without the call that rint is below SSE4.1; beyond 2^22 and
-// 2^51 it is somewhere beyond.
+// Rounds to the nearest integer, ties to even, without the function call that rint costs below
+// SSE4.1. Inexact beyond 2^22 (float) and 2^51 (double), but never back below that bound.
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE float round_even(float x) {
     constexpr float shift = 12582912.0f;  // 1.5 * 2^23
     return (x + shift) - shift;
@@ -50,7 +50,7 @@ MOSAICMEM_HOST_DEVICE inline double distance(const Centre& a, const Centre& b) {
     return std::sqrt(x * x + y * y + z * z);
 }
 
-// Degrees between two viewing directions, the third rows of rotations.
+// Degrees between two viewing directions, the third rows of the rotations.
 template <class T>
 MOSAICMEM_HOST_DEVICE double angle_between(const T* memory, const double* query) {
     double dot = 0, a2 = 0, b2 = 0;
@@ -64,7 +64,7 @@ MOSAICMEM_HOST_DEVICE double angle_between(const T* memory, const double* query)
     return std::acos(std::clamp(cosine, -1.0, 1.0)) * (180 / 3.14159265358979323846);
 }
 
-// The point in the world that coarse cell (c, r) of a frame shows; NaN without a depth. m:
+// The world point of coarse cell (c, r) of a frame; NaN where depth is invalid. m:
 // camera_from_world (4, 4).
 MOSAICMEM_HOST_DEVICE inline void published_world_point(double c, double r, float z,
                                                         const double* k_inverse, const float* m,
@@ -103,7 +103,7 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE std::int32_t coarse_cell_of(double x, dou
     return covers ? r / kDownsample * columns + c / kDownsample : -1;
 }
 
-// Where cell (r, c) of a frame lands in a view, -1 for nowhere, and how deep. In float32.
+// The view cell that cell (r, c) of a frame lands in, or -1, and its depth there. In float32.
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE std::int32_t land_published_cell(
     std::int32_t r, std::int32_t c, float depth, std::int32_t rows, std::int32_t columns,
     const float* k_inverse, const float* memory, const float* query, const float* k, float& z_out) {

@@ -1,14 +1,14 @@
 // Attention of a group of queries, with an online softmax.
 //
-// Everything is transposed: a panel of 48 queries lies across the lanes, and keys run down. So
-// rows of k and v are read as they lie in memory, and maxima and sums need no step across lanes.
+// Everything is transposed: a panel of 48 queries lies across the lanes, and keys run down. So rows
+// of k and v are read in memory order, and maxima and sums need no cross-lane reduction.
 
 constexpr int kPanelVectors = kPanelQueries / kLanes;
-constexpr int kTileVectors = 3;                  // of queries in registers
-constexpr int kTileKeys = kLanes == 16 ? 8 : 4;  // 24 or 12 accumulators of 32 or 16 registers
+constexpr int kTileVectors = 3;                  // query vectors held in registers
+constexpr int kTileKeys = kLanes == 16 ? 8 : 4;  // 24 accumulators of 32 registers, or 12 of 16
 constexpr int kOutRows = 6;
 
-// Keys first .. first + kKeyTile that take part, as the product wants them.
+// The unmasked keys of first .. first + kKeyTile, packed as the product reads them.
 struct KeyTile {
     const float* k;
     const float* v;
@@ -28,7 +28,7 @@ MOSAICMEM_INLINE void widen_row(const std::uint16_t* from, std::size_t n, float*
     for (; i < n; ++i) to[i] = __builtin_bit_cast(float, static_cast<std::uint32_t>(from[i]) << 16);
 }
 
-// One row of features as elements of the product, zeros behind it up to a whole element.
+// One row of features as elements of the product, zero-padded to a whole element.
 template <class Math, class T>
 MOSAICMEM_INLINE void pack_row(const T* from, std::size_t n, float* to) {
     if constexpr (Math::kValues == 1) {
@@ -39,7 +39,8 @@ MOSAICMEM_INLINE void pack_row(const T* from, std::size_t n, float* to) {
     }
 }
 
-// Values of `count` keys: rows of float32 padded to `width`, or pairs of keys side by side.
+// The values of `count` keys: rows of float32 padded to `width`, or rows of two keys' bfloat16
+// interleaved.
 template <class Math, class T>
 MOSAICMEM_INLINE void pack_values(const T* v, std::size_t stride, const std::uint8_t* chosen,
                                   std::size_t count, std::size_t value_dim, std::size_t width,
@@ -108,28 +109,30 @@ MOSAICMEM_INLINE void take_keys(const AttentionTask& task, std::size_t first, st
     }
 }
 
-// A panel of queries: where it stands after the keys so far.
+// A panel of queries and its online-softmax state after the keys so far.
 struct Panel {
     const float* q;  // (elements, kPanelQueries)
     float* o;        // (kPanelQueries, width) not yet divided by l
     float *m, *l;    // (kPanelQueries) largest logit, sum of e^(logit - m)
-    float* time;     // (kPanelQueries) in half-lives
+    float* time;     // (kPanelQueries) in half-lives times ln 2
 };
 
-// Two bfloat16 need not lie at a multiple of four bytes.
+// By memcpy, since a pair of bfloat16 need not be 4-byte aligned.
 MOSAICMEM_INLINE float element_at(const char* row, std::size_t i) {
     float x;
     __builtin_memcpy(&x, row + 4 * i, sizeof x);
     return x;
 }
 
-// logits (keys, kPanelQueries) of a tile, and the largest of each query so far. Heads of
-// more than kSumBlock elements have code of their own, since it takes the others' registers.
+// Computes a tile's logits (keys, kPanelQueries) and updates each query's largest. Heads of more
+// than kSumBlock elements have their own instantiation, since summing in blocks takes registers
+// that the others need.
 template <class Math, bool kBlocks>
 inline void panel_logits(const KeyTile& keys, const Panel& panel, std::size_t elements, float scale,
                          bool decay, float* logits, Vector* largest) {
     for (std::size_t first = 0; first < keys.count; first += kTileKeys) {
-        // Rows beyond the last key are its first row again: computed, and never used.
+        // Rows beyond the last key repeat this tile's first one: no maximum changes, and their
+        // logits are never read.
         std::size_t key[kTileKeys];
         const char* row[kTileKeys];
         for (std::size_t r = 0; r < kTileKeys; ++r) {
@@ -171,14 +174,14 @@ inline void panel_logits(const KeyTile& keys, const Panel& panel, std::size_t el
     }
 }
 
-// Two rows of weights as pairs of bfloat16, the first in the lower half.
+// Packs two rows of weights as pairs of bfloat16, the first in the lower half.
 MOSAICMEM_INLINE Vector side_by_side(Vector low, Vector high) {
     const Words l = (Words)low, h = (Words)high;
     return (Vector)((l + 0x7FFFu + (l >> 16 & 1u)) >> 16 |
                     ((h + 0x7FFFu + (h >> 16 & 1u)) & 0xFFFF0000u));
 }
 
-// Logits become weights e^(logit - m), as the product wants them; l takes their sums, a few keys at
+// Turns logits into weights e^(logit - m), packed for the product, and adds them to l a few keys at
 // a time, so that rounding errors stay small.
 template <class Math>
 MOSAICMEM_INLINE void panel_weights(std::size_t keys, const Vector* m, float* logits, Vector* l) {
@@ -205,7 +208,7 @@ MOSAICMEM_INLINE void panel_weights(std::size_t keys, const Vector* m, float* lo
     }
 }
 
-// o += weights^T v, on the columns of kVectors vectors.
+// o += weights^T v, for kVectors vectors of columns.
 template <class Math, int kVectors>
 MOSAICMEM_INLINE void add_values(const KeyTile& keys, const float* weights, std::size_t elements,
                                  std::size_t column, std::size_t width, float* o) {
@@ -269,7 +272,7 @@ MOSAICMEM_INLINE void attend_panel(const AttentionTask& task, const KeyTile& key
     }
 }
 
-// The queries of a panel across the lanes; those beyond the last are zero.
+// Transposes a panel's queries across the lanes; zeros beyond the last query.
 template <class Math, class T>
 MOSAICMEM_INLINE void transpose_queries(const AttentionTask& task, std::size_t first,
                                         std::size_t elements, float* row, float* to) {

@@ -1,4 +1,4 @@
-// What an attention kernel is given: a group of queries of one head, and all the keys of that head.
+// An attention kernel's task: a group of queries of one head against all keys of that head.
 #pragma once
 
 #include <cstddef>
@@ -6,15 +6,15 @@
 
 namespace mosaicmem {
 
-constexpr std::size_t kPanelQueries = 48;  // whole vectors, and whole tiles of six
-constexpr std::size_t kGroupPanels = 4;    // panels that share one passage over the keys
+constexpr std::size_t kPanelQueries = 48;  // a multiple of all vector widths and of kOutRows
+constexpr std::size_t kGroupPanels = 4;    // panels that share one pass over the keys
 constexpr std::size_t kKeyTile = 128;
 
 constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
 struct AttentionTask {
-    // float32 or bfloat16 by the kernel. Strides count elements from row to row; the elements of a
-    // row are contiguous.
+    // float32 or bfloat16, depending on the kernel. Strides are in elements, from row to row; the
+    // elements of a row are contiguous.
     const void *q, *k, *v;
     void* out;
     std::size_t q_stride, k_stride, v_stride, out_stride;
@@ -23,14 +23,14 @@ struct AttentionTask {
     float scale;
     const std::uint8_t* key_mask;  // (keys) or null
     const float* key_bias;         // (keys) or null
-    // Both or neither, in half-lives times ln 2: bias -|t_q - t_k|.
+    // Both or neither, in half-lives times ln 2: adds -|t_q - t_k| to the logits.
     const float *query_time, *key_time;
     float* lse;      // (queries) or null
-    float* scratch;  // attention_scratch() floats, at 64 bytes
+    float* scratch;  // attention_scratch() floats, 64-byte aligned
 };
 
-// Room for the transposed queries, the output and its maxima and sums, one tile of weights, and one
-// packed tile of keys and of values.
+// Scratch for the transposed queries, the output with its maxima, sums and times, one tile of
+// weights, and one packed tile each of keys and values.
 constexpr std::size_t attention_scratch(std::size_t head_dim, std::size_t value_dim) {
     const std::size_t depth = round_up(head_dim, 16), width = round_up(value_dim, 32);
     return kGroupPanels * kPanelQueries * (depth + width + 3) + kKeyTile * kPanelQueries +

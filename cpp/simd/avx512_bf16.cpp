@@ -1,4 +1,4 @@
-// Kernels for AVX-512 with dot products of bfloat16.
+// Kernels for AVX-512 with bfloat16 dot products.
 #if defined(__x86_64__)
 
 #include <immintrin.h>

@@ -1,10 +1,9 @@
-// Rotary and camera encodings, applied to a tile of tokens in all heads.
+// RoPE and PRoPE, applied to a tile of tokens in all heads.
 
-// Bytes between what is read and what is asked of memory: two pages, which the hardware's own
-// prefetching does not look beyond.
+// Prefetch distance in bytes: two pages, beyond the reach of the hardware prefetcher.
 constexpr std::size_t kAhead = 8192;
 
-// Visits the rows of a tile in the order in which they lie in memory: visit(token, x, out).
+// Calls visit(token, x, out) for the rows of a tile, in memory order.
 template <class T, class Visit>
 MOSAICMEM_INLINE void for_each_row(const HeadFeatures<T>& f, std::size_t first, std::size_t last,
                                    const Visit& visit) {
@@ -33,7 +32,7 @@ MOSAICMEM_INLINE void for_each_row(const HeadFeatures<T>& f, std::size_t first, 
     }
 }
 
-// A row of n features, cut into vectors; the last one may be short, and is padded with zeros.
+// Part of a row, n <= kLanes features, as a zero-padded vector.
 template <class T>
 MOSAICMEM_INLINE Vector load_part(const T* from, std::size_t n) {
     T part[kLanes] = {};
@@ -48,7 +47,7 @@ MOSAICMEM_INLINE void store_part(Vector v, T* to, std::size_t n) {
     __builtin_memcpy(to, part, n * sizeof(T));
 }
 
-// Lane l of the result is lane kSource(l) of x.
+// Lane l of the result is lane Source::of(l) of x.
 template <class Source, int... kLane>
 MOSAICMEM_INLINE Vector permute(Vector x, std::integer_sequence<int, kLane...>) {
 #if defined(__clang__)
@@ -63,7 +62,7 @@ MOSAICMEM_INLINE Vector permute(Vector x) {
     return permute<Source>(x, std::make_integer_sequence<int, kLanes>());
 }
 
-// The other feature of a pair at a distance of kDistance.
+// The lane of the other feature of a pair, kDistance apart.
 template <int kDistance>
 struct Partner {
     static constexpr int of(int lane) { return lane ^ kDistance; }
@@ -76,7 +75,8 @@ struct Component {
     }
 };
 
-// Of the angles of two vectors of features, that of each feature of the first or second.
+// One vector of angles serves two vectors of features: the angle's lane for each feature of the
+// first (kSecond 0) or the second (1).
 template <int kDistance, int kSecond>
 struct AngleOf {
     static constexpr int of(int lane) {
@@ -97,7 +97,7 @@ MOSAICMEM_INLINE Vector rotate(Vector v, Vector cos, Vector sin) {
     return v * permute<Angle>(cos) + permute<Partner<kDistance>>(v) * (permute<Angle>(sin) * sign);
 }
 
-// Pairs that lie within a vector, at a distance of kDistance.
+// Rotates pairs that lie within a vector, kDistance apart.
 template <int kDistance, bool kStream, class T>
 MOSAICMEM_INLINE void rotate_within(const T* x, std::size_t n, const float* cos, const float* sin,
                                     float sign, T* out) {
@@ -115,7 +115,7 @@ MOSAICMEM_INLINE void rotate_within(const T* x, std::size_t n, const float* cos,
     store_part(rotate<kDistance, 1>(load_part(x + d + low, high), c, s), out + d + low, high);
 }
 
-// Pairs (x[i], x[n + i]) to (a cos - b sin, b cos + a sin).
+// Rotates pairs (a, b) = (x[i], x[n + i]) to (a cos - b sin, b cos + a sin).
 template <bool kStream, class T>
 MOSAICMEM_INLINE void rotate_halves(const T* x, std::size_t n, const float* cos, const float* sin,
                                     float sign, T* out) {
@@ -162,7 +162,7 @@ MOSAICMEM_INLINE Vector combine(Vector x, const float* coefficient, std::size_t 
            permute<Component<kSpread, 3>>(x) * load(coefficient + 3 * period);
 }
 
-// Four-vectors that lie within one vector.
+// Multiplies four-vectors that lie within one SIMD vector.
 template <int kSpread, bool kStream, class T>
 MOSAICMEM_INLINE void multiply_within(const T* x, std::size_t n, const float* coefficient,
                                       std::size_t period, T* out) {
@@ -181,7 +181,7 @@ MOSAICMEM_INLINE float number(std::uint16_t x) {
     return __builtin_bit_cast(float, static_cast<std::uint32_t>(x) << 16);
 }
 
-// Those that do not: the definition.
+// Multiplies four-vectors of any spread, scalar by scalar, straight from the definition.
 template <class T>
 MOSAICMEM_INLINE void multiply_far(const T* x, std::size_t n, const float* coefficient,
                                    std::size_t period, std::size_t spread, T* out) {
@@ -208,15 +208,15 @@ MOSAICMEM_INLINE void copy_features(const T* x, std::size_t n, T* out) {
     if (d < n) __builtin_memcpy(out + d, x + d, (n - d) * sizeof(T));
 }
 
-// kSpread 0: whatever the matrices say. kPair: what turns lies within a vector, in pairs at that
-// distance; 0: it does not. `rest` is the first feature that no matrix touches.
+// kSpread 0: any spread, as the matrices say. kPair: rotated pairs lie within a vector at that
+// distance; 0: they do not. `rest` is the first feature that no matrix touches.
 template <int kSpread, int kPair, bool kStream, class T>
 MOSAICMEM_INLINE void encode_rows(const HeadFeatures<T>& f, const CameraTask& task,
                                   std::size_t rest) {
     const CameraMatrices<float>& m = task.matrices;
     const QuarterRotation<float>& turn = task.rotation;
     const std::size_t dim = f.dim, quarter = dim / 4;
-    // In this direction pairs turn by the opposite angle of Warped RoPE.
+    // PRoPE rotates pairs by the opposite angle of Warped RoPE.
     const float sign = turn.inverse ? 1.0f : -1.0f;
     for_each_row(f, task.first, task.last, [&](std::size_t t, const T* x, T* out) MOSAICMEM_LAMBDA {
         const float* own =

@@ -1,4 +1,4 @@
-// What the kernels are given that write positions into the features of tokens.
+// Tasks of the kernels that encode positions and cameras into token features.
 #pragma once
 
 #include <cstddef>
@@ -9,17 +9,17 @@
 
 namespace mosaicmem {
 
-// Tokens that are encoded for all heads before the next ones, so that tables stay in cache.
+// Tokens that are encoded in all heads before the next ones, so that their tables stay in cache.
 constexpr std::size_t kTokenTile = 64;
 
-// Tiles that are worth a thread.
+// The fewest tiles that are worth starting a thread for.
 template <class T>
 std::size_t encode_grain(const HeadFeatures<T>& f) {
     return (1 << 17) / (f.batch * f.heads * kTokenTile * f.dim + 1) + 1;
 }
 
-// Whether the result should be written past the caches: it is larger than what a core has of them,
-// and all its rows begin at a cache line.
+// Whether to write the result with streaming stores, past the caches: it is larger than a core's
+// caches, and all its rows begin at a cache line.
 template <class T>
 bool should_stream(const HeadFeatures<T>& f) {
     constexpr std::size_t kCacheLine = 64, kMuch = 2 << 20;
@@ -29,13 +29,13 @@ bool should_stream(const HeadFeatures<T>& f) {
     return places % kCacheLine == 0 && f.batch * f.heads * f.tokens * f.dim * sizeof(T) >= kMuch;
 }
 
-// Writing past the caches takes whole vectors at their own addresses, at every width. These say
-// whether features that a kernel writes from `first` on, or in two halves of n, lie so.
+// Streaming stores take whole aligned vectors, whatever the vector width. These say whether
+// features written from `first` on, or in two halves of n, qualify.
 constexpr std::size_t kWidest = 16;
 
 constexpr bool at_vectors(std::size_t first) { return first % kWidest == 0; }
 
-// A narrower half is one vector of a narrower machine, and is not streamed by a wider one.
+// A half of 8 or 4 fills vectors only on narrower machines; wider ones do not stream it.
 constexpr bool halves_at_vectors(std::size_t n) { return n % kWidest == 0 || n == 8 || n == 4; }
 
 struct RotaryTask {
@@ -50,8 +50,8 @@ struct MatrixRun {
     std::size_t begin, end, group;
 };
 
-// Four-vectors lie at a distance of `spread` features: component j of one that begins at feature e
-// is e + j * spread. So feature e of a run becomes
+// The components of a four-vector are `spread` features apart: component j of one that begins at
+// feature e is feature e + j * spread. So feature e of a run becomes
 //   sum over j of coefficient[j][e % period] * x[e - e % (4 spread) + j spread + e % spread]
 // with the coefficients of the token's camera, coefficient (cameras, groups, 4, period).
 template <class F>
@@ -62,8 +62,9 @@ struct CameraMatrices {
     const std::int32_t* camera;  // (tokens)
 };
 
-// The last half of a head turns with x and y: two quarters of split-half pairs, (a, b) -> (a cos +
-// b sin, b cos - a sin), or the opposite way if inverse. cos, sin (tokens, dim / 4), or null.
+// The last half of a head rotates with x and y: two quarters of split-half pairs, (a, b) ->
+// (a cos + b sin, b cos - a sin), or by the opposite angle if inverse. cos, sin (tokens, dim / 4),
+// or null.
 template <class F>
 struct QuarterRotation {
     const F *cos, *sin;

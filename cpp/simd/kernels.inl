@@ -37,7 +37,7 @@ void prope_bfloat16(const HeadFeatures<std::uint16_t>& f, const CameraTask& task
     task.stream ? apply_prope<true>(f, task) : apply_prope<false>(f, task);
 }
 
-// What was streamed becomes visible to the threads that wait for this one.
+// Makes streamed results visible to the threads that wait for this one.
 void end_streaming() {
 #if defined(__x86_64__)
     _mm_sfence();

@@ -1,5 +1,5 @@
-// The kernels that are written with vectors, compiled once for each width of machine from the same
-// source (kernels.inl), and picked at run time.
+// The explicitly vectorised kernels, compiled once per SIMD level from the same source
+// (kernels.inl) and selected at run time.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +11,10 @@
 namespace mosaicmem {
 
 enum class SimdLevel {
-    portable,     // four lanes, whatever the compiler makes of them
+    portable,     // four lanes, compiled for the baseline target
     avx2,         // AVX2 and FMA
     avx512,       // AVX-512 F, BW, DQ, VL
-    avx512_bf16,  // and dot products of bfloat16
+    avx512_bf16,  // the same with bfloat16 dot products
 };
 
 struct Kernels {
@@ -22,18 +22,18 @@ struct Kernels {
     void (*attend_float32)(const AttentionTask&);
     void (*attend_bfloat16)(const AttentionTask&);
 
-    // Positions and cameras into the features of a tile of tokens, see encode_task.hpp.
+    // RoPE and PRoPE on a tile of tokens, see encode_task.hpp.
     void (*rope_float32)(const HeadFeatures<float>&, const RotaryTask&);
     void (*rope_bfloat16)(const HeadFeatures<std::uint16_t>&, const RotaryTask&);
     void (*prope_float32)(const HeadFeatures<float>&, const CameraTask&);
     void (*prope_bfloat16)(const HeadFeatures<std::uint16_t>&, const CameraTask&);
-    void (*end_streaming)();  // by each thread, after its tasks that stream
+    void (*end_streaming)();  // each thread calls it after its streaming tasks
 };
 
-// The widest level that this machine has, at most the limit.
+// The widest level that this machine supports, at most the limit.
 SimdLevel simd_level();
 
-// For tests and benchmarks: runs as a lesser machine would.
+// For tests and benchmarks: runs as on a lesser machine.
 void limit_simd_level(SimdLevel most);
 
 const Kernels& kernels();

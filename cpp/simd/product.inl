@@ -1,10 +1,10 @@
-// The one matrix product of the core: a tile of a few rows by a few vectors, held in registers.
-// Attention and the projections around it are made of it.
+// The core's only matrix product: a tile of a few rows by a few vectors, held in registers.
+// Attention and the projections around it are built on it.
 
 // How elements multiply: one float32 at a time, or two bfloat16 side by side.
 struct Float32 {
     using Element = float;
-    static constexpr std::size_t kValues = 1;  // values an element
+    static constexpr std::size_t kValues = 1;  // values per element
     static MOSAICMEM_INLINE void add_product(Vector& acc, float a, Vector b) { acc += a * b; }
 };
 
@@ -38,8 +38,8 @@ MOSAICMEM_INLINE void add_product(const A& a, const float* b, std::size_t ldb, s
     }
 }
 
-// The same, with sums that start anew every kSumBlock elements, so that rounding errors grow with
-// the number of blocks and not of products.
+// The same, with sums restarted every kSumBlock elements, so that rounding errors grow with the
+// number of blocks, not of products.
 constexpr std::size_t kSumBlock = 128;
 
 template <class Math, int kRows, int kVectors, class A>

@@ -1,6 +1,6 @@
-// Compiles what stands between MOSAICMEM_BEGIN_TARGET("...") and MOSAICMEM_END_TARGET for a wider
-// machine than the rest of the library. Nothing of the standard library may be instantiated there:
-// its inline functions are shared by all.
+// Compiles the code between MOSAICMEM_BEGIN_TARGET("...") and MOSAICMEM_END_TARGET for a wider
+// instruction set than the rest of the library. Nothing of the standard library may be instantiated
+// there: all files share its inline functions.
 #pragma once
 
 #define MOSAICMEM_PRAGMA(text) _Pragma(#text)

@@ -1,5 +1,5 @@
-// Vectors of MOSAICMEM_LANES floats in the compiler's own notation, which becomes the instructions
-// of whatever target this file is compiled for.
+// Vectors of MOSAICMEM_LANES floats as compiler vector extensions, which become the instructions of
+// whatever target this file is compiled for.
 
 constexpr int kLanes = MOSAICMEM_LANES;
 
@@ -41,8 +41,8 @@ MOSAICMEM_INLINE void store(Vector v, std::uint16_t* to) {
     __builtin_memcpy(to, &half, sizeof half);
 }
 
-// The same past the caches, to an address at a whole vector: for results larger than they are, of
-// which writing would first read each line.
+// Streaming store to a vector-aligned address, past the caches: for results larger than the caches,
+// where an ordinary store would first read each cache line.
 MOSAICMEM_INLINE void stream(Vector v, float* to) {
 #if !defined(__x86_64__)
     store(v, to);
@@ -74,7 +74,7 @@ MOSAICMEM_INLINE void write(Vector v, T* to) {
     }
 }
 
-// The second where one is NaN.
+// b where either is NaN.
 MOSAICMEM_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 MOSAICMEM_INLINE Vector magnitude(Vector x) { return (Vector)((Words)x & 0x7FFFFFFFu); }

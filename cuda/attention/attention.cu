@@ -1,5 +1,5 @@
-// The kernel for any dimensions, and for float: a warp has one query, and each lane the logit of
-// one of 32 keys. Simple rather than fast; what is fast is in attention_tiles.cu.
+// The kernel for any dimensions, and for float: one query per warp, and in each lane the logit of
+// one of 32 keys. Simple rather than fast; the fast kernel is in attention_tiles.cu.
 #include "cuda/attention/attention.hpp"
 #include "cuda/attention/attention_logits.cuh"
 #include "cuda/attention/attention_tiles.cuh"
@@ -10,7 +10,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kDimsOfLane = kMostHeadDim / 32;
 
-// Feature d of a row, turned with its partner.
+// Feature d of a row, rotated with its partner.
 template <class T>
 __device__ float turned(const T* row, const Rotation& rotation, std::size_t token, std::size_t dim,
                         bool interleaved, std::size_t d) {
@@ -73,7 +73,7 @@ __global__ void any_dims_kernel(AttentionShape shape, AttentionInput<T> in, T* o
 #pragma unroll
         for (int i = 0; i < kDimsOfLane; ++i) sum[i] *= keep;
         for (std::size_t j = 0; j < 32 && first + j < shape.keys; ++j) {
-            if (weights[j] == 0.0f) continue;  // a key that takes no part may hold anything
+            if (weights[j] == 0.0f) continue;  // a masked key may hold anything, even NaN
             const T* v = row_of(in.v, in.v_strides, batch, key_head, first + j);
 #pragma unroll
             for (int i = 0; i < kDimsOfLane; ++i) {

@@ -1,4 +1,4 @@
-// softmax(q k^T * scale + bias) v on the device: the twin of cpp/attention.hpp.
+// softmax(q k^T * scale + bias) v on the GPU: the counterpart of cpp/attention/attention.hpp.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ struct AttentionShape {
     std::size_t queries, keys, head_dim, value_dim;
 };
 
-// cos and sin (tokens, head_dim / 2), or null: Warped RoPE, applied while the features are loaded.
+// cos and sin (tokens, head_dim / 2), or null: Warped RoPE, applied while loading the features.
 struct Rotation {
     const float *cos, *sin;
 };
@@ -29,14 +29,14 @@ struct AttentionInput {
     double half_life;
     float scale;
     Rotation query_rotation, key_rotation;
-    bool interleaved;  // pairs of both rotations
+    bool interleaved;  // pairing of both rotations
 };
 
-// Of the kernel on any dimensions.
+// Limit of the kernel for any dimensions.
 constexpr std::size_t kMostHeadDim = 512;
 
-// Whether the tensor cores do it: float16 or bfloat16, both dimensions 64 or both 128, and all rows
-// at 16 bytes.
+// Whether the tensor cores can be used: float16 or bfloat16, both dimensions 64 or both 128, and
+// all rows 16-byte aligned.
 template <class T>
 bool uses_tensor_cores(const AttentionShape& shape, const AttentionInput<T>& input, const T* out,
                        const HeadStrides& out_strides);

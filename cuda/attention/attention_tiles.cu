@@ -1,9 +1,9 @@
-// A block has kQueries queries of one head, and goes through the keys, kKeys at a time. Keys of the
-// next tile travel while values are summed, values while logits are computed. A warp has 32
-// queries, so that what it reads of keys and values from shared memory feeds two products each.
+// A block handles kQueries queries of one head, and loops over the keys, kKeys at a time. Keys of
+// the next tile are copied while values are accumulated, values while logits are computed. A warp
+// has 32 queries, so that each read of keys or values from shared memory feeds two products.
 //
-// Warped RoPE is applied to a tile of keys in shared memory by the thread that has copied it there,
-// together with the angles of its tokens, before anybody else looks.
+// Warped RoPE is applied to a tile of keys in shared memory by the thread that copied them there,
+// together with their tokens' angles, before any other thread reads them.
 #include "cuda/attention/attention_logits.cuh"
 #include "cuda/attention/attention_tiles.cuh"
 #include "cuda/base/ptx.cuh"
@@ -13,14 +13,14 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kQueries = 128;  // one a thread where each has something of its own
+constexpr int kQueries = 128;  // = kThreads: one per thread in per-query steps
 constexpr int kKeys = 64;
-constexpr int kRowTiles = kQueries / kWarps / 16;  // of 16 queries, of a warp
+constexpr int kRowTiles = kQueries / kWarps / 16;  // tiles of 16 queries per warp
 constexpr int kKeyTiles = kKeys / 8;
 
-// A row of kDim features is cut into chunks of 8 (16 bytes). A chunk of row r is kept at place c ^
-// (r % 8), so that eight rows' chunks c lie in eight different places. A unit is two chunks half a
-// row apart: what turns together, however pairs lie.
+// A row of kDim features is cut into chunks of 8 (16 bytes). Chunk c of row r is stored at place
+// c ^ (r % 8), so that the chunks c of eight rows lie in eight different places. A unit is two
+// chunks half a row apart: features that rotate together under either pairing.
 template <int kDim>
 constexpr int kChunks = kDim / 8;
 template <int kDim>
@@ -31,9 +31,9 @@ __device__ __forceinline__ T* chunk_at(T* tile, int row, int chunk) {
     return tile + row * kDim + ((chunk ^ (row % 8)) * 8);
 }
 
-// Where a lane reads row `row` of a tile, of which it takes every other chunk from 0 or 1 on: that
-// of chunk 2 i further on is at address ^ 32 i, since rows are as long as a power of two and begin
-// at such places.
+// The address at which a lane reads row `row` of a tile, of which it takes every other chunk from
+// chunk 0 or 1 on: the one 2 i chunks later is at address ^ 32 i, since the length of a row is a
+// power of two and rows are aligned to it.
 template <int kDim, class T>
 __device__ __forceinline__ SharedAddress lane_address(const T* tile, int row, int chunk) {
     return shared_address(chunk_at<kDim>(tile, row, chunk));
@@ -43,7 +43,7 @@ template <class T, int kDim>
 struct SharedTiles {
     T *q, *k, *v;
     float *addend, *key_time, *query_time;
-    float4* angles;  // four a unit: cos and sin of the first chunk's pairs, then of the second's
+    float4* angles;  // four per unit: cos and sin of its first four pairs, then of the others
 
     static constexpr std::size_t bytes(bool turn_keys) {
         return sizeof(T) * kDim * (kQueries + 2 * kKeys) + sizeof(float) * (2 * kKeys + kQueries) +
@@ -59,8 +59,8 @@ struct SharedTiles {
           angles(reinterpret_cast<float4*>(query_time + kQueries)) {}
 };
 
-// The table entries of a unit's chunks: four pairs from `first` and four from `second` on.
-// Interleaved, each chunk holds four pairs; in halves, the two chunks hold both sides of eight.
+// The table entries of a unit's pairs: four from `first` on and four from `second` on. Interleaved,
+// each chunk holds four pairs; in halves, the two chunks hold both sides of eight.
 struct UnitPairs {
     int first, second;
 
@@ -71,7 +71,7 @@ struct UnitPairs {
     }
 };
 
-// Turns the two chunks of a unit by angles[0..3]: cos, sin, cos, sin.
+// Rotates the two chunks of a unit by angles[0..3]: cos, sin, cos, sin.
 template <class T>
 __device__ __forceinline__ void turn_unit(Chunk<T, 8>& low, Chunk<T, 8>& high,
                                           const float4 (&angles)[4], bool interleaved) {
@@ -99,7 +99,7 @@ __device__ __forceinline__ void turn_unit(Chunk<T, 8>& low, Chunk<T, 8>& high,
     }
 }
 
-// Where this block works. Asked for anew each time: registers are full in between.
+// Where this block works. Recomputed at each use: there are no registers to keep it in.
 __device__ __forceinline__ unsigned first_query() { return blockIdx.x * kQueries; }
 
 template <class T>
@@ -111,7 +111,7 @@ __device__ __forceinline__ unsigned key_head(const AttentionShape& shape) {
     return blockIdx.y / static_cast<unsigned>(shape.heads / shape.key_heads);
 }
 
-// Queries, turned, into shared memory; zeros beyond the last.
+// Loads the queries, rotated, into shared memory; zeros beyond the last.
 template <class T, int kDim>
 __device__ void load_queries(const AttentionShape& shape, const AttentionInput<T>& in, T* tile) {
     const T* const q = head_of(in.q, in.q_strides, blockIdx.y);
@@ -141,8 +141,8 @@ __device__ void load_queries(const AttentionShape& shape, const AttentionInput<T
     }
 }
 
-// Begins to copy the rows of keys or values from `first` on; zeros for those that take no part,
-// whatever they hold.
+// Starts copying the rows of keys or values from `first` on; zeros for masked keys, whatever they
+// hold.
 template <class T, int kDim>
 __device__ __forceinline__ void begin_rows(const AttentionShape& shape, const AttentionInput<T>& in,
                                            const T* of_all, const HeadStrides& strides,
@@ -161,7 +161,7 @@ __device__ __forceinline__ void begin_rows(const AttentionShape& shape, const At
     }
 }
 
-// Begins to copy the angles of the units that this thread copies.
+// Starts copying the angles of the units that this thread copies.
 template <class T, int kDim>
 __device__ __forceinline__ void begin_angles(const AttentionShape& shape,
                                              const AttentionInput<T>& in, unsigned first,
@@ -181,7 +181,7 @@ __device__ __forceinline__ void begin_angles(const AttentionShape& shape,
     }
 }
 
-// Turns the keys that this thread has copied.
+// Rotates the keys that this thread copied.
 template <class T, int kDim>
 __device__ __forceinline__ void turn_keys(T* tile, const float4* angles, bool interleaved) {
     constexpr int kAll = kKeys * kUnits<kDim>;
@@ -200,10 +200,10 @@ __device__ __forceinline__ void turn_keys(T* tile, const float4* angles, bool in
     }
 }
 
-// What a thread keeps of its queries: rows lane / 4 and lane / 4 + 8 of each row tile.
+// A thread's state for its queries: rows lane / 4 and lane / 4 + 8 of each row tile.
 template <int kDim>
 struct Softmax {
-    float sum[kRowTiles][kDim / 8][4];  // of values, by the tensor cores' layout
+    float sum[kRowTiles][kDim / 8][4];  // of weighted values, in the tensor cores' layout
     float top[kRowTiles][2], weight[kRowTiles][2];
 
     __device__ Softmax() {
@@ -254,7 +254,7 @@ __device__ __forceinline__ void multiply_keys(const T* q, const T* k,
     }
 }
 
-// Products to logits, logits to weights; scales what was summed before to the new maximum.
+// Turns products into logits and logits into weights; rescales earlier sums to the new maximum.
 template <int kDim>
 __device__ __forceinline__ void weigh(float (&logit)[kRowTiles][kKeyTiles][4], const float* addend,
                                       const float* key_time, const float* query_time, float scale,
@@ -303,7 +303,7 @@ __device__ __forceinline__ void weigh(float (&logit)[kRowTiles][kKeyTiles][4], c
     }
 }
 
-// Adds the values of a tile by their weights.
+// Adds the values of a tile, weighted.
 template <class T, int kDim>
 __device__ __forceinline__ void add_values(const float (&weight)[kRowTiles][kKeyTiles][4],
                                            const T* v, Softmax<kDim>& state) {
@@ -334,7 +334,7 @@ __device__ __forceinline__ void add_values(const float (&weight)[kRowTiles][kKey
     }
 }
 
-// Divides, and writes the warp's queries by way of `tile`, whose rows of theirs nobody else reads.
+// Normalises and writes the warp's queries through `tile`, in rows that no other warp reads.
 template <class T, int kDim>
 __device__ __forceinline__ void finish(Softmax<kDim>& state, const AttentionShape& shape,
                                        T* out_all, const HeadStrides& strides, float* lse,
@@ -403,7 +403,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                 shared.key_time[threadIdx.x] =
                     in_half_lives(in, in.key_time[min(key, shape.keys - 1)]);
         }
-        __syncthreads();  // keys are there, and the values before have been read
+        __syncthreads();  // keys have arrived, and the previous values have been read
         begin_rows<T, kDim>(shape, in, in.v, in.v_strides, first, shared.v);
         commit_copies();
         float logit[kRowTiles][kKeyTiles][4];
@@ -411,7 +411,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         weigh(logit, shared.addend, decays ? shared.key_time : nullptr, shared.query_time,
               in.scale * kLog2e, state);
         wait_copies<0>();
-        __syncthreads();  // values are there, and the keys have been read
+        __syncthreads();  // values have arrived, and the keys have been read
         if (first + kKeys < shape.keys) begin_keys(first + kKeys);
         add_values(logit, shared.v, state);
     }

@@ -1,6 +1,6 @@
-// How threads share the features of attention heads: a thread has one place in the head of one
-// token, and goes through the heads, so that what belongs to the token (angles, matrices) is read
-// once and stays in registers.
+// How threads share the features of attention heads: a thread handles one place in a token's heads
+// and loops over the heads, so that per-token data (angles, matrices) is read once and stays in
+// registers.
 #pragma once
 
 #include "cpp/base/heads.hpp"
@@ -11,7 +11,7 @@ namespace mosaicmem::cuda {
 
 constexpr std::size_t kHeadsOfThread = 8;
 
-// Blocks for `units` threads a token.
+// Launch shape for `units` threads per token.
 template <class T>
 Shape shape_of(const char* kernel, const HeadFeatures<T>& f, std::size_t units) {
     Shape shape = threads(kernel, f.tokens * units);
@@ -20,7 +20,7 @@ Shape shape_of(const char* kernel, const HeadFeatures<T>& f, std::size_t units) 
     return shape;
 }
 
-// Whether 16 bytes at a time can be read and written, everywhere.
+// Whether all rows can be read and written 16 bytes at a time.
 template <class T>
 bool are_rows_aligned(const HeadFeatures<T>& f) {
     const auto whole = [](const HeadStrides& s) {
@@ -30,9 +30,9 @@ bool are_rows_aligned(const HeadFeatures<T>& f) {
     return are_aligned(f.x, f.out) && whole(f.x_strides) && whole(f.out_strides);
 }
 
-// For each of the thread's heads, read(row of the token) and then write(what was read, row of the
-// result). kAhead heads are read before any is written, so that memory is busy; the result may lie
-// where the features are, since a thread reads nothing that another writes.
+// For each of the thread's heads, calls read(row of x), then write(what it returned, row of out).
+// kAhead heads are read before any is written, to keep memory busy; out may be x, since a thread
+// reads nothing that another one writes.
 template <int kAhead, class T, class Read, class Write>
 __device__ __forceinline__ void for_each_head(const HeadFeatures<T>& f, std::size_t token,
                                               const Read& read, const Write& write) {

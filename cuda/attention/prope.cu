@@ -4,8 +4,7 @@
 namespace mosaicmem::cuda {
 namespace {
 
-// The matrices' features of a head are cut into units of kFeatures, which hold whole groups of
-// `kSpread` four-vectors.
+// Multiplies one unit of kFeatures features, which holds whole groups of kSpread four-vectors.
 template <class T, class F, int kFeatures, int kSpread>
 __device__ void multiply(const HeadFeatures<T>& f, const CameraMatrices<F>& m, std::size_t token,
                          unsigned first) {
@@ -59,7 +58,7 @@ __device__ void multiply(const HeadFeatures<T>& f, const CameraMatrices<F>& m, s
         });
 }
 
-// kPairs split-half pairs of one quarter: (a, b) -> (a cos + b sin, b cos - a sin).
+// Rotates kPairs split-half pairs of one quarter: (a, b) -> (a cos + b sin, b cos - a sin).
 template <class T, class F, int kPairs>
 __device__ void turn(const HeadFeatures<T>& f, const QuarterRotation<F>& rotation,
                      std::size_t token, unsigned pair) {
@@ -91,11 +90,10 @@ __device__ void turn(const HeadFeatures<T>& f, const QuarterRotation<F>& rotatio
         });
 }
 
-// Threads of a token: those of the matrices, those of the rotation, those that copy what neither
-// touches.
+// Threads per token: for the matrices, for the rotation, and to copy features that neither touches.
 struct Units {
     unsigned matrices, rotations, copies;
-    unsigned features;  // of matrices before the rest
+    unsigned features;  // covered by matrices, before the rest
 
     __host__ __device__ unsigned count() const { return matrices + rotations + copies; }
 };
@@ -119,7 +117,7 @@ __global__ void prope_kernel(HeadFeatures<T> f, CameraMatrices<F> m, QuarterRota
     }
 }
 
-// Any spread, feature by feature.
+// Any spread: one four-vector per thread, feature by feature.
 template <class T, class F>
 __global__ void prope_far_kernel(HeadFeatures<T> f, CameraMatrices<F> m) {
     const unsigned spread = static_cast<unsigned>(m.spread), features = m.runs[m.run_count - 1].end;

@@ -1,4 +1,4 @@
-// PRoPE on the device: the twin of cpp/prope.hpp.
+// PRoPE on the GPU: the counterpart of cpp/attention/prope.hpp.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@ namespace mosaicmem::cuda {
 
 constexpr std::size_t kMostRuns = 16;
 
-// As mosaicmem::CameraMatrices: features [begin, end) of a run are multiplied by the matrices of
-// its group; runs follow each other from the front of the head.
+// Like mosaicmem::CameraMatrices: features [begin, end) of a run are multiplied by the matrices of
+// its group; runs are contiguous from the start of the head.
 template <class F>
 struct CameraMatrices {
     struct Run {
@@ -25,7 +25,7 @@ struct CameraMatrices {
     const std::int32_t* camera;  // (tokens)
 };
 
-// As mosaicmem::QuarterRotation.
+// Like mosaicmem::QuarterRotation.
 template <class F>
 struct QuarterRotation {
     const F *cos, *sin;  // (tokens, dim / 4) or null

@@ -17,8 +17,8 @@ __global__ void rope_table_kernel(const double* positions, std::size_t n, AxisDi
     sin[index] = static_cast<F>(::sin(angle));
 }
 
-// kPairs pairs of a token: 2 * kPairs neighbours if interleaved, else kPairs neighbours of each
-// half.
+// kPairs pairs of a token per thread: 2 * kPairs neighbouring features if interleaved, else kPairs
+// neighbours in each half.
 template <class T, class F, int kPairs, bool kInterleaved>
 __global__ void rope_kernel(HeadFeatures<T> f, const F* cos, const F* sin, bool inverse) {
     const std::size_t half = f.dim / 2, units = half / kPairs;
@@ -67,7 +67,7 @@ __global__ void rope_kernel(HeadFeatures<T> f, const F* cos, const F* sin, bool 
     }
 }
 
-// A pair alone: for features that do not lie at 16 bytes.
+// One pair per thread: for features that are not 16-byte aligned.
 template <class T, class F>
 __global__ void rope_pair_kernel(HeadFeatures<T> f, const F* cos, const F* sin, bool interleaved,
                                  bool inverse) {

@@ -11,7 +11,7 @@ __device__ bool find_corners(const SamplePlaces& places, std::size_t i, Corners&
                       places.columns, corners);
 }
 
-// Neighbouring threads have neighbouring channels of one place.
+// Neighbouring threads handle neighbouring channels of one position.
 template <class T, int kCount>
 __global__ void sample_kernel(SamplePlaces places, const T* grid, unsigned channels, T* values,
                               std::uint8_t* inside) {
@@ -39,7 +39,7 @@ __global__ void sample_kernel(SamplePlaces places, const T* grid, unsigned chann
     sum.store(values + i * channels + chunk * kCount);
 }
 
-// An entry is a place and a corner of it.
+// An entry is a position and one of its corners.
 struct ForEachCorner {
     SamplePlaces places;
 

@@ -1,4 +1,4 @@
-// Warped Latent, backward, on the device: the twin of cpp/attention/sample.hpp.
+// Warped Latent, backward, on the GPU: the counterpart of cpp/attention/sample.hpp.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ template <class T>
 void bilinear_sample(const SamplePlaces& places, const T* grid, std::size_t channels, T* values,
                      std::uint8_t* inside, const Stream& stream);
 
-// Its adjoint; the sums are those of the CPU, in its order.
+// Its adjoint; sums in the same order as the CPU.
 std::size_t bilinear_sample_adjoint_workspace_bytes(const SamplePlaces& places);
 template <class T>
 void bilinear_sample_adjoint(const SamplePlaces& places, const T* values, std::size_t channels,

@@ -31,7 +31,7 @@ __global__ void resolve_kernel(SplatTokens tokens, SplatGrid grid,
     grid.source[cell] = covered ? static_cast<std::int32_t>(token) : -1;
 }
 
-// Neighbouring threads have neighbouring channels of one cell.
+// Neighbouring threads handle neighbouring channels of one cell.
 template <class T>
 __global__ void copy_front_kernel(SplatGrid grid, const T* latents, std::size_t channels,
                                   T* canvas) {
@@ -42,14 +42,14 @@ __global__ void copy_front_kernel(SplatGrid grid, const T* latents, std::size_t 
         source < 0 ? T(0) : latents[static_cast<std::size_t>(source) * channels + index % channels];
 }
 
-// The weight of a token in a cell it touches by `bilinear`; 0 behind the front surface.
+// The weight of a token in a cell that it touches by `bilinear`; 0 behind the front surface.
 __device__ float front_weight(const SplatTokens& tokens, std::size_t i, const SplatGrid& grid,
                               float tolerance, std::size_t cell, float bilinear) {
     if (tokens.depth[i] > grid.depth[cell] * (1.0f + tolerance)) return 0.0f;
     return (tokens.weight ? tokens.weight[i] : 1.0f) * bilinear;
 }
 
-// An entry is a token.
+// Entries are token indices.
 struct ForEachFront {
     SplatTokens tokens;
     SplatGrid grid;
@@ -63,7 +63,7 @@ struct ForEachFront {
         });
     }
 
-    // Of a token that is on the list of the cell.
+    // For a token on the list of the cell.
     __device__ float weight(std::size_t i, std::size_t wanted) const {
         float weight = 0;
         for_each_cell_of(tokens, i, grid, Splat::bilinear, [&](std::size_t cell, float bilinear) {
@@ -104,7 +104,7 @@ __global__ void total_kernel(ForEachFront tokens, CellLists lists, T* total) {
         total[cell] = total_weight<T>(tokens, lists, cell);
 }
 
-// A token gathers from the cells that it touches, so that nothing is added by two threads.
+// A token gathers from the cells that it touches, so that no two threads add to one place.
 template <class T>
 __global__ void splat_adjoint_kernel(SplatTokens tokens, SplatOptions options, SplatGrid grid,
                                      const T* canvas, std::size_t channels, const T* total,
@@ -127,8 +127,8 @@ __global__ void splat_adjoint_kernel(SplatTokens tokens, SplatOptions options, S
     latents[index] = sum;
 }
 
-// What a splat notes of each cell: its front, or in the adjoint the sum of its weights, and for
-// averages the tokens on its surface.
+// Per cell: the front key, or in the adjoint the sum of weights; for averages also the list of
+// tokens on the front surface.
 struct SplatScratch {
     unsigned long long* front;
     CellLists lists;

@@ -1,4 +1,4 @@
-// Warped Latent, forward, on the device: the twin of cpp/attention/splat.hpp.
+// Warped Latent, forward, on the GPU: the counterpart of cpp/attention/splat.hpp.
 #pragma once
 
 #include <cstddef>
@@ -28,12 +28,12 @@ struct SplatOptions {
     float depth_tolerance;
 };
 
-// Bytes of scratch that both need: a part of it each.
+// Bytes of workspace, the same for splat and splat_adjoint.
 std::size_t splat_workspace_bytes(std::size_t count, std::size_t rows, std::size_t columns,
                                   Splat mode);
 
-// See mosaicmem::splat and mosaicmem::splat_adjoint, of which these are the results to the last
-// bit. T is float or double.
+// See mosaicmem::splat and mosaicmem::splat_adjoint; the results are bit-identical. T is float or
+// double.
 template <class T>
 void splat(const SplatTokens& tokens, const SplatOptions& options, const T* latents,
            std::size_t channels, const SplatGrid& grid, T* canvas, void* workspace,

@@ -1,6 +1,6 @@
-// Lists of what falls into each cell, in one order always, so that sums over them are the same on
-// every run: threads count, a scan gives each cell its room, threads fill it in any order, and each
-// cell is sorted.
+// Lists of the entries that fall into each cell, always in the same order, so that sums over them
+// are reproducible: threads count, a scan gives each cell its range, threads fill it in any order,
+// and each cell is sorted.
 #pragma once
 
 #include "cuda/base/launch.cuh"
@@ -8,8 +8,8 @@
 
 namespace mosaicmem::cuda {
 
-// begin (cells + 1) and entry (at most `most` of all cells), in scratch;
-// then the entries of a cell are entry[begin[c]] .. entry[begin[c + 1]], ascending.
+// In scratch: begin (cells + 1) and entry (at most `most` over all cells). Once filled, cell c has
+// the entries entry[begin[c]] up to, but not including, entry[begin[c + 1]], ascending.
 struct CellLists {
     unsigned *begin, *entry;
 
@@ -23,8 +23,8 @@ namespace detail {
 constexpr unsigned kScanThreads = 1024;
 constexpr unsigned kScanned = 8;
 
-// for_each(item, visit) calls visit(cell, entry) for each cell that an item falls into. The item is
-// that of the thread.
+// for_each(item, visit) calls visit(cell, entry) for each cell that an item falls into; one thread
+// per item.
 template <class ForEach>
 __global__ void count_cells_kernel(ForEach for_each, std::size_t items, unsigned* count) {
     const std::size_t item = thread_index();
@@ -32,7 +32,7 @@ __global__ void count_cells_kernel(ForEach for_each, std::size_t items, unsigned
     for_each(item, [=](std::size_t cell, unsigned) { atomicAdd(&count[cell], 1u); });
 }
 
-// Each lane's sum of its own value and those of the lanes before it.
+// Inclusive prefix sum over the warp.
 __device__ __forceinline__ unsigned sum_up_to(unsigned own) {
     const unsigned lane = threadIdx.x % kWarp;
     for (unsigned reach = 1; reach < kWarp; reach *= 2) {
@@ -42,10 +42,10 @@ __device__ __forceinline__ unsigned sum_up_to(unsigned own) {
     return own;
 }
 
-// value[i] becomes the sum of those before it; one block, a thread has kScanned at a time.
+// Exclusive prefix sum in place, by one block; a thread handles kScanned values at a time.
 static __global__ void __launch_bounds__(kScanThreads) scan_kernel(unsigned* value, std::size_t n) {
     unsigned* const warp_sums = reinterpret_cast<unsigned*>(shared_memory());
-    static_assert(kScanThreads == kWarp * kWarp);  // a warp has the sums of all
+    static_assert(kScanThreads == kWarp * kWarp);  // one warp holds the sums of all
     const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     unsigned before = 0;
     for (std::size_t base = 0; base < n; base += kScanThreads * kScanned) {
@@ -73,7 +73,7 @@ static __global__ void __launch_bounds__(kScanThreads) scan_kernel(unsigned* val
     }
 }
 
-// Turns each begin into the end of its cell, which is the begin of the next.
+// Advances each begin to the end of its cell, which is the begin of the next.
 template <class ForEach>
 __global__ void fill_cells_kernel(ForEach for_each, std::size_t items, unsigned* cursor,
                                   unsigned* entry) {
@@ -84,8 +84,8 @@ __global__ void fill_cells_kernel(ForEach for_each, std::size_t items, unsigned*
     });
 }
 
-// Sorts by bitonic merges, of which the first step of each turns the second half round: so all
-// steps put the smaller value first, and any number can be sorted. By all lanes of a warp.
+// Bitonic merge sort, by all lanes of a warp. The first step of each merge reverses the second
+// half, so that all steps put the smaller value first and n need not be a power of two.
 __device__ inline void sort(unsigned* values, unsigned n) {
     const unsigned lane = threadIdx.x % kWarp;
     const auto order = [=](unsigned a, unsigned b) {
@@ -110,7 +110,7 @@ __device__ inline void sort(unsigned* values, unsigned n) {
     }
 }
 
-// A warp a cell.
+// One warp per cell.
 static __global__ void sort_cells_kernel(CellLists lists, std::size_t cells) {
     const std::size_t cell = thread_index() / kWarp;
     if (cell >= cells) return;
@@ -120,12 +120,12 @@ static __global__ void sort_cells_kernel(CellLists lists, std::size_t cells) {
 
 }  // namespace detail
 
-// Each entry is below 2^32, and so is their number.
+// Every entry must be below 2^32, and so must their number.
 template <class ForEach>
 void fill_lists(const char* name, const ForEach& for_each, std::size_t items, std::size_t cells,
                 const CellLists& lists, const Stream& stream) {
-    // Counted and scanned one place further on, so that filling leaves every begin where it
-    // belongs.
+    // Counts are stored and scanned shifted by one, so that filling leaves every begin at its final
+    // value.
     unsigned* const ends = lists.begin + 1;
     fill_bytes(lists.begin, 0, (cells + 1) * sizeof(unsigned), stream);
     launch(name, detail::count_cells_kernel<ForEach>, threads(name, items), stream, for_each, items,

@@ -1,4 +1,4 @@
-// What the core keeps on a device between calls.
+// Memory that the core keeps on the GPU between calls.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ class DeviceMemory {
   public:
     DeviceMemory() = default;
 
-    // Of `bytes` bytes, whose values are not defined.
+    // Allocates `bytes` uninitialised bytes.
     DeviceMemory(const Execution& execution, std::size_t bytes)
         : bytes_(bytes), owned_(execution.own(bytes)) {}
 
@@ -25,13 +25,13 @@ class DeviceMemory {
     std::size_t bytes() const { return bytes_; }
     explicit operator bool() const { return owned_.owner != nullptr; }
 
-    // Lets go of it once all that is in the stream now is done.
+    // Frees the memory once everything now in the stream is done.
     void release(const Execution& execution) noexcept {
         DeviceMemory gone = std::exchange(*this, {});
         if (gone.owned_.owner) execution.release(std::move(gone.owned_.owner));
     }
 
-    // The same with room for `bytes` bytes, of which the first `used` are those of before.
+    // Reallocates to `bytes` bytes and keeps the first `used`.
     void grow(std::size_t bytes, std::size_t used, const Execution& execution) {
         DeviceMemory grown(execution, bytes);
         if (used > 0) copy_bytes(owned_.address, grown.owned_.address, used, execution);
@@ -44,18 +44,18 @@ class DeviceMemory {
     Execution::Owned owned_{};
 };
 
-// The order of calls on what the core keeps on a device: whichever streams they are made from, each
-// waits for those before it, on the device.
+// Orders the calls that use memory kept on the GPU: whichever streams they come from, each waits
+// for the previous ones, on the GPU.
 class StreamOrder {
   public:
     void follow(const Execution& execution) {
-        auto owner = execution.stream_owner();  // a stream that is gone could not be waited for
+        auto owner = execution.stream_owner();  // a destroyed stream could not be waited for
         if (owner_) order_streams(last_, execution.stream);
         last_ = execution.stream;
         owner_ = std::move(owner);
     }
 
-    // Until all that was put into the stream of the last call is done.
+    // Waits until everything that the last call put into its stream is done.
     void wait() const {
         if (owner_) synchronize(last_);
     }

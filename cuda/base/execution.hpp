@@ -1,5 +1,5 @@
-// Where a kernel runs, and who makes its memory: the caller's framework, of which the core sees
-// nothing but this.
+// Where a kernel runs and who allocates its memory: all that the core sees of the caller's
+// framework.
 #pragma once
 
 #include <cstddef>
@@ -15,20 +15,20 @@ class Execution {
 
     operator const Stream&() const { return stream; }
 
-    // Memory that stays until the kernel is in the stream. Null for no bytes.
+    // Memory that stays valid until the kernel is in the stream. Null for zero bytes.
     virtual void* scratch(std::size_t bytes) const = 0;
 
     struct Owned {
         void* address;
-        std::shared_ptr<const void> owner;  // the memory stays as long as this does
+        std::shared_ptr<const void> owner;  // the memory lives as long as this does
     };
     virtual Owned own(std::size_t bytes) const = 0;
 
-    // Lets go of an owner once all that is in the stream now is done. Where the framework fails to,
-    // the memory is kept for good: whoever releases is past the point where it could go back.
+    // Drops an owner once everything now in the stream is done. Where the framework fails, the memory
+    // is leaked: its callers cannot undo what they did before.
     virtual void release(std::shared_ptr<const void> owner) const noexcept = 0;
 
-    // What keeps the stream alive.
+    // An owner that keeps the stream alive.
     virtual std::shared_ptr<const void> stream_owner() const = 0;
 
     Stream stream{};

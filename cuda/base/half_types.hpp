@@ -1,4 +1,4 @@
-// The names of the half-precision formats, for those who only pass them on.
+// Types of the half-precision formats, for code that only passes them on.
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,7 @@
 
 namespace mosaicmem::cuda {
 
-constexpr unsigned kBlock = 256;  // threads of a block, where a kernel has no wish of its own
+constexpr unsigned kBlock = 256;  // default number of threads per block
 constexpr unsigned kWarp = 32, kAllLanes = ~0u;
 
 constexpr std::size_t ceil_div(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
@@ -30,7 +30,7 @@ struct Shape {
     std::size_t shared_bytes = 0;
 };
 
-// Blocks along the first axis of a grid for n things, `each` a block.
+// Blocks along the first axis of a grid for n items, `each` per block.
 inline unsigned blocks(const char* kernel, std::size_t n, std::size_t each) {
     constexpr std::size_t kMostBlocks = 0x7FFFFFFF;
     const std::size_t count = ceil_div(n, each);
@@ -41,7 +41,7 @@ inline unsigned blocks(const char* kernel, std::size_t n, std::size_t each) {
     return static_cast<unsigned>(count);
 }
 
-// Enough blocks of the usual size for n threads.
+// Enough blocks of the default size for n threads.
 inline Shape threads(const char* kernel, std::size_t n) {
     return {dim3(blocks(kernel, n, kBlock)), dim3(kBlock), 0};
 }
@@ -56,7 +56,7 @@ inline std::size_t multiprocessors(const Stream& stream) {
     return attribute(cudaDevAttrMultiProcessorCount, stream);
 }
 
-// Bytes of shared memory that a block may ask for.
+// Bytes of shared memory that a block may request.
 inline std::size_t most_shared_bytes(const Stream& stream) {
     return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, stream);
 }
@@ -98,13 +98,13 @@ void launch(const char* name, void (*kernel)(Parameters...), const Shape& shape,
 #endif
 }
 
-// Whether all begin at 16 bytes, where a thread may read and write so many at once.
+// Whether all pointers are 16-byte aligned, so that a thread may read and write 16 bytes at once.
 template <class... T>
 bool are_aligned(const T*... at) {
     return ((reinterpret_cast<std::uintptr_t>(at) % 16 == 0) && ...);
 }
 
-// The shared memory that a kernel was launched with, at 1024 bytes.
+// The kernel's dynamic shared memory, 1024-byte aligned.
 #ifdef MOSAICMEM_EMULATE_CUDA
 inline unsigned char* shared_memory() { return cuda_emulator::dynamic_shared(); }
 #else

@@ -1,5 +1,4 @@
-// The number formats of features: how each is read as float and written back, alone and 16 bytes at
-// a time.
+// The number formats of features: conversion to float and back, one by one and 16 bytes at a time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,7 +15,7 @@
 
 namespace mosaicmem::cuda {
 
-// Two floats as the lower and upper half of a word, to nearest, ties to even.
+// Packs two floats into the lower and upper half of a word; rounds to nearest, ties to even.
 template <class T>
 __device__ __forceinline__ unsigned pack(float low, float high);
 
@@ -58,7 +57,7 @@ __device__ __forceinline__ float to_float(bfloat16 x) {
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ double to_float(double x) { return x; }
 
-// What sums are kept in.
+// The type that sums are accumulated in.
 template <class T>
 struct Wide {
     using type = float;
@@ -68,8 +67,8 @@ struct Wide<double> {
     using type = double;
 };
 
-// Writes 16 bytes to global memory, in one instruction: left to itself the compiler may write four
-// words where they were computed one by one.
+// Writes 16 bytes to global memory in one instruction: otherwise the compiler may store the four
+// words one by one, as they are computed.
 #ifdef MOSAICMEM_EMULATE_CUDA
 inline void store_whole(void* to, const uint4& words) { std::memcpy(to, &words, sizeof words); }
 #else
@@ -80,13 +79,13 @@ __device__ __forceinline__ void store_whole(void* to, const uint4& words) {
 }
 #endif
 
-// kCount neighbours as they are computed with. 16 bytes travel as one.
+// kCount neighbouring elements, widened for computing. 16 bytes move in one access.
 template <class T, int kCount>
 struct Chunk {
     using Sum = typename Wide<T>::type;
     static constexpr bool kWhole = kCount * sizeof(T) == 16;
 
-    // As they lie in memory.
+    // The layout in memory.
     struct Few {
         T values[kCount];
     };
@@ -134,7 +133,7 @@ struct Chunk {
 
     __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Raw*>(to) = raw(); }
 
-    // To global memory.
+    // Stores to global memory.
     __device__ __forceinline__ void write(T* to) const {
         if constexpr (kWhole) {
             store_whole(to, raw());
@@ -144,7 +143,7 @@ struct Chunk {
     }
 };
 
-// Elements of 16 bytes.
+// Elements per 16 bytes.
 template <class T>
 constexpr int kWidth = 16 / static_cast<int>(sizeof(T));
 

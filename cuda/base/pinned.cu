@@ -4,7 +4,7 @@
 namespace mosaicmem::cuda {
 namespace {
 
-// When a process ends, the driver may go before what is to be destroyed.
+// At process exit the driver may be gone before our objects are destroyed.
 bool is_driver_there() {
     int count = 0;
     return cudaGetDeviceCount(&count) == cudaSuccess;

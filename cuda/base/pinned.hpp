@@ -1,4 +1,4 @@
-// Memory of the host that GPUs reach: they read it in place, and copies from it run beside
+// Host memory that GPUs can access: they read it in place, and copies from it overlap with
 // everything else.
 #pragma once
 
@@ -23,10 +23,10 @@ class PinnedMemory {
     std::size_t size_;
 };
 
-// Whether memory of the host is pinned.
+// Whether host memory is pinned.
 bool is_pinned(const void* memory);
 
-// A place in a stream, to be asked whether the device is past it.
+// A point in a stream; tells whether the GPU has passed it.
 class Event {
   public:
     explicit Event(const Stream& stream);
@@ -35,14 +35,14 @@ class Event {
     Event& operator=(const Event&) = delete;
 
     bool has_passed() const;
-    void wait() const;  // the host does
+    void wait() const;  // blocks the host
 
   private:
     int device_;
     void* event_ = nullptr;  // a cudaEvent_t
 };
 
-// A stream beside those of the caller.
+// A stream separate from the caller's.
 class SideStream {
   public:
     explicit SideStream(int device);

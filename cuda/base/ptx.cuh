@@ -1,5 +1,4 @@
-// The instructions that CUDA C++ has no word for: asynchronous copies, and the tensor cores of
-// sm_80 and later.
+// Inline PTX: asynchronous copies, the tensor cores of sm_80 and later, and a fast exp2.
 #pragma once
 
 #include "cuda/base/half_types.hpp"
@@ -17,8 +16,8 @@ __device__ __forceinline__ SharedAddress shared_address(const void* at) {
     return static_cast<unsigned>(__cvta_generic_to_shared(at));
 }
 
-// Copies 16 bytes from global to shared memory, or zeros if not `given`; done for this thread once
-// it has waited.
+// Copies 16 bytes from global to shared memory, or zeros if not `given`; complete for this thread
+// once it has waited.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool given) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                  "l"(global), "r"(given ? 16 : 0)
@@ -29,15 +28,15 @@ __device__ __forceinline__ void commit_copies() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Waits until at most kLeft of the groups that were committed last are under way.
+// Waits until at most the kLeft most recently committed groups are in flight.
 template <int kLeft>
 __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
-// Four 8x8 matrices of 16-bit elements; lane i brings the address of row i % 8 of matrix i / 8.
-// Afterwards lane i has the elements 2 * (i % 4) and the next of row i / 4; transposed, of column i
-// / 4.
+// Loads four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix
+// i / 8. Lane i receives elements 2 * (i % 4) and the next of row i / 4; transposed, of column i /
+// 4.
 __device__ __forceinline__ void load_matrices(unsigned (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -51,8 +50,8 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], Share
                  : "memory");
 }
 
-// c (16, 8) += a (16, 16) b (16, 8). Lane i has of c the columns 2 * (i % 4) and the next, of rows
-// i / 4 and i / 4 + 8.
+// c (16, 8) += a (16, 16) b (16, 8). Lane i holds columns 2 * (i % 4) and the next of rows i / 4
+// and i / 4 + 8 of c.
 template <class T>
 __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0,
                                              unsigned b1);

@@ -1,8 +1,8 @@
-// Copies to a device for which the host does not wait.
+// Copies to the GPU that the host does not wait for.
 //
-// CUDA copies from ordinary memory only once the stream is empty. So bytes go through blocks of
-// pinned memory, which are used again when the device is past them; what is small travels with
-// launches.
+// CUDA copies from pageable memory only once the stream is empty. So data goes through blocks of
+// pinned memory, which are reused once the GPU has passed them; small data travels as launch
+// parameters.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,10 @@
 
 namespace mosaicmem::cuda {
 
-// In streams that follow each other.
+// For streams that are ordered one after another.
 class Staging {
   public:
-    // `from` may change when this returns. The host waits only where the device is 8 MiB behind.
+    // `from` may change once this returns. The host waits only when the GPU is 8 MiB behind.
     void upload(const void* from, void* to, std::size_t bytes, const Stream& stream);
 
   private:

@@ -7,8 +7,8 @@ namespace mosaicmem::cuda {
 
 namespace {
 
-// Whether anybody has used a device yet. Making it current anew would make a context there, which
-// takes some hundred megabytes; only the driver can tell, and it is not linked.
+// Whether the device already has a context. Making it current would create one, which takes some
+// hundred megabytes; only the driver API can tell, and it is not linked.
 bool is_in_use([[maybe_unused]] int device) {
 #if defined(CUDART_VERSION) && CUDART_VERSION >= 12050
     using GetState = int (*)(int device, unsigned* flags, int* active);
@@ -43,7 +43,7 @@ OnDevice::~OnDevice() {
 int device_count() {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) {
-        cudaGetLastError();  // a machine without a GPU is no error
+        cudaGetLastError();  // a machine without a GPU is not an error
         return 0;
     }
     return count;
@@ -88,7 +88,7 @@ void copy_to_host(const void* from, void* to, std::size_t n, const Stream& strea
 
 namespace {
 
-constexpr std::size_t kParcel = 3968;  // what a launch carries is at most 4 KB
+constexpr std::size_t kParcel = 3968;  // launch parameters are at most 4 KB
 
 struct Parcel {
     unsigned char bytes[kParcel];
@@ -127,7 +127,7 @@ void order_streams(const Stream& earlier, const Stream& later) {
     }
     const OnDevice guard(later.device);
     check(cudaStreamWaitEvent(static_cast<cudaStream_t>(later.handle), event, 0), kName);
-    check(cudaEventDestroy(event), kName);  // once it has happened
+    check(cudaEventDestroy(event), kName);  // takes effect once the event has happened
 }
 
 }  // namespace mosaicmem::cuda

@@ -1,5 +1,5 @@
-// Where the kernels of this folder run: a stream of the caller's. Nothing waits for it that does
-// not say so, and nothing allocates: scratch and results are given.
+// The caller's stream, in which the kernels of cuda/ run. Nothing waits for it unless it says so,
+// and nothing allocates: the caller provides scratch and results.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +13,12 @@ struct Stream {
     void* handle;  // a cudaStream_t
 };
 
-// A failure of CUDA, with the kernel that was to run.
+// A CUDA failure, with the name of the kernel.
 class CudaError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Makes a device the current one, and that of before again at the end.
+// Makes a device current for a scope, then restores the previous one.
 class OnDevice {
   public:
     explicit OnDevice(int device);
@@ -30,33 +30,33 @@ class OnDevice {
     int before_, device_;
 };
 
-// GPUs that the driver gives access to; 0 where there is no driver.
+// Number of GPUs that the driver exposes; 0 without a driver.
 int device_count();
 
-// Of the driver, as 13000 for 13.0; 0 where there is none.
+// The driver's version, as 13000 for 13.0; 0 without a driver.
 int driver_version();
 
-// Fills n bytes with a value, in the order of the stream.
+// Fills n bytes with a value, in stream order.
 void fill_bytes(void* to, int value, std::size_t n, const Stream& stream);
 
-// Copies n bytes within the device, in the order of the stream.
+// Copies n bytes within the device, in stream order.
 void copy_bytes(const void* from, void* to, std::size_t n, const Stream& stream);
 
-// Copies n bytes from memory of the host, in the order of the stream. Pinned memory must stay as it
-// is until then.
+// Copies n bytes from host memory, in stream order. Pinned memory must not change until the copy is
+// done.
 void copy_from_host(const void* from, void* to, std::size_t n, const Stream& stream);
 
-// Copies n bytes to memory of the host, and waits until they are there.
+// Copies n bytes to host memory, and waits until they have arrived.
 void copy_to_host(const void* from, void* to, std::size_t n, const Stream& stream);
 
-// Copies n bytes of any memory of the host, which may change when this returns, in the order of the
-// stream: they travel with launches, so a graph keeps them. For little.
+// Copies n bytes from any host memory, in stream order; it may change once this returns. The bytes
+// travel as launch parameters, so a captured graph keeps them. For small data.
 void store_bytes(const void* from, void* to, std::size_t n, const Stream& stream);
 
-// Waits until all that is in the stream is done. An error in a stream that is being captured.
+// Waits until everything in the stream is done. An error while the stream is being captured.
 void synchronize(const Stream& stream);
 
-// What is put into `later` from now on waits for all that is in `earlier`. The host does not.
+// Work added to `later` from now on waits for everything in `earlier`. The host does not wait.
 void order_streams(const Stream& earlier, const Stream& later);
 
 }  // namespace mosaicmem::cuda

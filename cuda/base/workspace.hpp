@@ -1,4 +1,4 @@
-// Scratch of a kernel: one buffer, which the kernel divides itself.
+// A kernel's scratch: one buffer, carved into arrays.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,8 @@
 
 namespace mosaicmem::cuda {
 
-// Takes arrays from a buffer, one behind the other, each aligned. Without a buffer it only counts,
-// so that the same code says how many bytes a kernel needs and where its arrays lie.
+// Carves aligned arrays from a buffer, one after another. Without a buffer it only counts bytes, so
+// that the same code gives both the size of a workspace and its layout.
 class Workspace {
   public:
     explicit Workspace(void* buffer = nullptr) : buffer_(static_cast<char*>(buffer)) {}

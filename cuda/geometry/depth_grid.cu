@@ -13,8 +13,9 @@ __device__ int over_warp(int value, const Combine& combine) {
     return value;
 }
 
-// A warp a cell. Positive floats order as their bits do, so the lower median is found by halving
-// the range of bits and counting; the pixels come from the caches after the first time.
+// One warp per cell. Positive floats order like their bits, so the lower median is found by
+// bisecting the range of bit patterns and counting; after the first pass the pixels come from the
+// caches.
 __global__ void median_depth_grid_kernel(const int* depth, std::size_t width, std::size_t stride,
                                          std::size_t rows, std::size_t columns,
                                          std::size_t min_valid, int* grid) {

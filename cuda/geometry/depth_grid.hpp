@@ -1,4 +1,4 @@
-// Depth on the latent grid, on the device: the twin of cpp/depth_grid.hpp.
+// Depth on the latent grid, on the GPU: the counterpart of cpp/geometry/depth_grid.hpp.
 #pragma once
 
 #include <cstddef>

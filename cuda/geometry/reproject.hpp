@@ -1,4 +1,4 @@
-// Eq. 2 on the device: the twin of cpp/reproject.hpp.
+// Eq. 2 on the GPU: the counterpart of cpp/geometry/reproject.hpp.
 #pragma once
 
 #include <cstddef>

@@ -5,16 +5,17 @@
 namespace mosaicmem::cuda {
 namespace {
 
-constexpr std::size_t kMostImages = 32;  // of a launch, whose parameters are at most 4 KB
+constexpr std::size_t kMostImages = 32;  // per launch, whose parameters are at most 4 KB
 
 struct Rays {
     PixelRay of_image[kMostImages];
 };
 
-constexpr unsigned kWarps = 4;  // of a block
+constexpr unsigned kWarps = 4;  // per block
 
-// A thread has kPixels neighbours of one row. Four are read and written 16 bytes at a time; their
-// points, 48 bytes a thread, go through shared memory, so that a warp writes them side by side.
+// Each thread handles kPixels neighbours of one row. Four are read and written 16 bytes at a time;
+// their points, 48 bytes per thread, go through shared memory, so that a warp's writes are
+// coalesced.
 template <int kPixels>
 __global__ void unproject_kernel(const float* depth, unsigned height, unsigned width, Rays rays,
                                  float* points, std::uint8_t* valid) {
@@ -75,7 +76,7 @@ void launch_images(const float* depth, std::size_t height, std::size_t width, co
            static_cast<unsigned>(height), static_cast<unsigned>(width), rays, points, valid);
 }
 
-// A warp counts the valid pixels of a row.
+// One warp counts the valid pixels of one row.
 __global__ void count_kernel(const float* depth, std::size_t height, std::size_t width,
                              std::int64_t* offsets) {
     const std::size_t row = thread_index() / kWarp;
@@ -88,7 +89,7 @@ __global__ void count_kernel(const float* depth, std::size_t height, std::size_t
     if (threadIdx.x % kWarp == 0) offsets[row + 1] = count;
 }
 
-// One warp turns counts, from the second place on, into sums.
+// One warp turns the counts, from offsets[1] on, into prefix sums.
 __global__ void sum_kernel(std::size_t height, std::int64_t* offsets) {
     const unsigned lane = threadIdx.x;
     std::int64_t before = 0;
@@ -105,7 +106,7 @@ __global__ void sum_kernel(std::size_t height, std::int64_t* offsets) {
     if (lane == 0) offsets[0] = 0;
 }
 
-// A warp writes the points of a row.
+// One warp writes the points of one row.
 __global__ void unproject_valid_kernel(const float* depth, std::size_t height, std::size_t width,
                                        PixelRay ray, const std::int64_t* offsets, float* points,
                                        std::int64_t* pixels) {

@@ -1,4 +1,4 @@
-// Depth images to points, on the device: the twin of cpp/geometry/unproject.hpp.
+// Depth images to points, on the GPU: the counterpart of cpp/geometry/unproject.hpp.
 #pragma once
 
 #include <cstddef>
@@ -11,13 +11,13 @@
 namespace mosaicmem::cuda {
 
 // depth (images, height, width) -> points (images, height, width, 3), zero where depth is invalid,
-// and valid (images, height, width); one world_from_camera an image.
+// and valid (images, height, width); one world_from_camera per image.
 void unproject_dense(const float* depth, std::size_t height, std::size_t width, const Intrinsics& k,
                      std::span<const Affine> world_from_camera, float* points, std::uint8_t* valid,
                      const Stream& stream);
 
-// Fills offsets (height + 1) with the number of valid pixels in the rows before each, and returns
-// them all: waits for the device, as nobody can make room for the points before.
+// Fills offsets (height + 1) with the number of valid pixels in all rows before each, and returns
+// the total. Waits for the GPU, since the caller needs the total to allocate the points.
 std::size_t count_valid(const float* depth, std::size_t height, std::size_t width,
                         std::int64_t* offsets, const Stream& stream);
 

@@ -8,15 +8,15 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr unsigned long long kFree = ~0ull;
-constexpr std::size_t kRun = 8;  // neighbouring pixels of a thread, most of which share a voxel
+constexpr std::size_t kRun = 8;  // neighbouring pixels per thread, most of which share a voxel
 
-// An integer that is ordered as the times are.
+// Maps times to integers of the same order.
 long long ordered(double time) {
     const auto bits = std::bit_cast<long long>(time + 0.0);  // -0 becomes 0
     return bits < 0 ? bits ^ kNoTime : bits;
 }
 
-// The slot of a key, taken if it is new.
+// The slot of a key; claims one if the key is new.
 __device__ std::size_t slot_of(const VoxelTable& table, unsigned long long key, bool& is_new) {
     const std::size_t mask = table.capacity - 1;
     for (std::size_t slot = mix(key) & mask;; slot = (slot + 1) & mask) {
@@ -27,7 +27,7 @@ __device__ std::size_t slot_of(const VoxelTable& table, unsigned long long key, 
     }
 }
 
-// What a thread has of one voxel.
+// A thread's sums for one voxel.
 struct Sums {
     unsigned long long key = kFree;
     long long words[kVoxelWords - 2] = {};
@@ -52,7 +52,7 @@ __device__ void flush(const VoxelTable& table, const Sums& sums, long long time,
 
 struct FrameRays {
     PixelRay camera, world;
-    double turn[9];  // of normals: the linear part of world_from_camera
+    double turn[9];  // for normals: the linear part of world_from_camera
 };
 
 __device__ bool pixel_normal(const RgbdFrame& frame, const PixelRay& camera, std::size_t i,

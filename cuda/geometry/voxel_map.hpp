@@ -1,9 +1,9 @@
-// Streaming fusion on the device: the twin of cpp/voxel_map.hpp, over memory that the caller has
-// made.
+// Streaming fusion on the GPU: the counterpart of cpp/geometry/voxel_map.hpp, in memory that the
+// caller allocates.
 //
-// A hash with open addressing, whose sums are integers: positions within the voxel, colours and
-// normals in fixed point. Adding integers gives the same whatever comes first, so a map is the same
-// on every run; only the slots differ.
+// A hash table with open addressing and integer sums: positions within the voxel, colours and
+// normals in fixed point. Integer sums do not depend on the order of additions, so a map is the
+// same on every run; only the slots differ.
 #pragma once
 
 #include <cstddef>
@@ -14,19 +14,20 @@
 
 namespace mosaicmem::cuda {
 
-// Of a slot: count, position (3), colour (3), normal (3), first and last time.
+// Words of a slot: count, position (3), colour (3), normal (3), first and last time.
 constexpr std::size_t kVoxelWords = 12;
 
-// Positions count from the voxel's corner in parts of its edge, normals in parts of 1.
+// Units of the fixed-point sums: positions count from the voxel's corner as a fraction of its edge,
+// normals as a fraction of 1.
 constexpr double kPositionUnit = 0x1p-40;
 constexpr double kNormalUnit = 0x1p-24;
 
 struct VoxelTable {
     unsigned long long* keys;    // (capacity), ~0 where free
     long long* words;            // (capacity, kVoxelWords)
-    unsigned long long* voxels;  // (1): slots that are taken
+    unsigned long long* voxels;  // (1): number of occupied slots
     std::size_t
-        capacity;  // a power of two, at least twice the voxels and all pixels of the next frame
+        capacity;  // a power of two, at least twice (the voxels plus all pixels of the next frame)
 };
 
 struct RgbdFrame {
@@ -44,10 +45,10 @@ void clear_voxels(const VoxelTable& table, const Stream& stream);
 void add_voxels(const VoxelTable& table, const RgbdFrame& frame, double voxel_size,
                 unsigned long long* counts, const Stream& stream);
 
-// Moves everything into a larger table, which is clear.
+// Moves all voxels into a larger table, which must be clear.
 void move_voxels(const VoxelTable& from, const VoxelTable& to, const Stream& stream);
 
-// Times are kept as integers that are ordered as they are.
+// Times are stored as integers of the same order.
 inline constexpr long long kNoTime = 0x7FFFFFFFFFFFFFFF;
 
 }  // namespace mosaicmem::cuda

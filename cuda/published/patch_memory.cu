@@ -47,7 +47,7 @@ __global__ void append_coverage_kernel(const float* depth, std::size_t height, s
     for (std::size_t j = 0; j < 3; ++j) out[(frame * 3 + j) * coarse + cell] = world[j];
 }
 
-// A number and who has it; less by number, then by index.
+// A key and its owner's index; ordered by key, then by index.
 struct Ranked {
     double by;
     std::int64_t index;
@@ -57,8 +57,8 @@ struct Ranked {
     }
 };
 
-// The first of what the threads of a block have. The memory holds a Ranked a thread, and is free
-// again afterwards.
+// The first of the values that a block's threads bring. `memory` holds one Ranked per thread, and
+// may be reused afterwards.
 __device__ Ranked first_of_block(Ranked own, Ranked* memory) {
     memory[threadIdx.x] = own;
     __syncthreads();
@@ -72,8 +72,8 @@ __device__ Ranked first_of_block(Ranked own, Ranked* memory) {
     return first;
 }
 
-// A block a group: the pool of those whose viewing directions are nearest, by distance, first those
-// that lie apart.
+// One block per group: takes the pool of frames with the nearest viewing directions and picks by
+// distance, first among those that lie apart.
 __global__ void pose_nearest_kernel(PatchFrames frames, std::size_t count, const double* queries,
                                     double* keys, std::int64_t* picks) {
     constexpr std::size_t kMostPool = 20;
@@ -84,7 +84,7 @@ __global__ void pose_nearest_kernel(PatchFrames frames, std::size_t count, const
         angle[i] = angle_between(frames.camera_from_world + 16 * i, query);
     const std::size_t pool =
         min(2 * min(max(count, std::size_t{kPatchPicks}), std::size_t{10}), count);
-    Ranked ranked[kMostPool];  // by thread 0
+    Ranked ranked[kMostPool];  // thread 0 only
     Ranked last{-1.0, -1};
     for (std::size_t n = 0; n < pool; ++n) {
         Ranked own{std::numeric_limits<double>::infinity(),
@@ -130,7 +130,7 @@ __global__ void pose_nearest_kernel(PatchFrames frames, std::size_t count, const
         picked[j] = j < number ? ranked[taken[j]].index : -1;
 }
 
-// A block a group and a frame of the pool: the coarse cells that its points cover, a bit each.
+// One block per group and frame of the pool: the coarse cells that its points cover, one bit each.
 __global__ void coverage_masks_kernel(PatchFrames frames, std::size_t pool, std::int32_t rows,
                                       std::int32_t columns, const double* projections,
                                       std::size_t words, unsigned long long* masks) {
@@ -153,7 +153,7 @@ __global__ void coverage_masks_kernel(PatchFrames frames, std::size_t pool, std:
     }
 }
 
-// A block a group takes greedily: first by what is new, then by area.
+// One block per group picks greedily: first by newly covered cells, then by covered area.
 __global__ void coverage_picks_kernel(std::size_t pool, std::size_t words,
                                       const unsigned long long* all_masks, std::int64_t* picks) {
     Ranked* const memory = reinterpret_cast<Ranked*>(shared_memory());
@@ -164,7 +164,7 @@ __global__ void coverage_picks_kernel(std::size_t pool, std::size_t words,
     std::int64_t picked[kPatchPicks];
     std::size_t number = 0;
     for (bool by_area = false; number < kPatchPicks;) {
-        Ranked own{0.0, std::numeric_limits<std::int64_t>::max()};  // minus what is gained
+        Ranked own{0.0, std::numeric_limits<std::int64_t>::max()};  // by: minus the gain
         for (std::size_t i = threadIdx.x; i < pool; i += blockDim.x) {
             bool is_taken = false;
             for (std::size_t j = 0; j < number; ++j)
@@ -196,8 +196,8 @@ __global__ void coverage_picks_kernel(std::size_t pool, std::size_t words,
     }
 }
 
-// A block a group: candidate after candidate until enough cells are filled. Of a candidate the
-// nearest cell counts, of equals the last.
+// One block per group: candidate after candidate until enough cells are filled. Within a candidate
+// the nearest cell wins, of equal depths the last.
 __global__ void __launch_bounds__(kFuseThreads)
     fuse_kernel(PatchMemorySize size, PatchFrames frames, std::size_t count,
                 const float* camera_from_world, const float* k, const std::int64_t* all_candidates,
@@ -276,13 +276,14 @@ __global__ void gather_kept_kernel(std::size_t channels, std::size_t cells, std:
     out[i] = from < 0 ? 0.0f : latents[(frame * channels + channel) * cells + cell];
 }
 
-// A bit for each coarse cell, in words of 64.
+// 64-bit words that hold one bit per coarse cell.
 std::size_t words_of(const PatchMemorySize& size) {
     return ceil_div(
         static_cast<std::size_t>(size.rows / kDownsample) * (size.columns / kDownsample), 64);
 }
 
-// Of each cell of each group: the front of one frame, and what was kept of all, with its depth.
+// Per group and cell: the front of the current frame, and the cell kept of all frames, with its
+// depth.
 struct FuseScratch {
     unsigned long long* front;
     float* best;

@@ -1,5 +1,5 @@
-// The published patch memory on the device: the twin of cpp/published/patch_memory.hpp. The caller
-// keeps the frames.
+// The published patch memory on the GPU: the counterpart of cpp/published/patch_memory.hpp. The
+// caller keeps the frames.
 #pragma once
 
 #include <cstddef>
@@ -14,11 +14,11 @@ struct PatchMemorySize {
     std::int32_t rows, columns;
 };
 
-// What memory holds of its frames, which are many or few.
+// The frames in memory; their number is passed separately.
 struct PatchFrames {
     float* latents;            // (frames, channels, rows, columns)
     float* depth;              // (frames, rows, columns)
-    double* coverage;          // (frames, 3, coarse cells): points in the world, NaN where invalid
+    double* coverage;          // (frames, 3, coarse cells): world points, NaN where invalid
     float* camera_from_world;  // (frames, 4, 4)
     float* k_inverse;          // (frames, 3, 3)
 };
@@ -26,9 +26,9 @@ struct PatchFrames {
 constexpr std::size_t kPatchPicks = 5;
 constexpr std::size_t kPatchDownsample = 4;
 
-// Writes `count` frames from `first` on. latents (channels, count, rows, columns), depth (count,
-// height, width); the matrices of the new frames lie in `frames` already, k_inverse_double (count,
-// 3, 3) beside them.
+// Writes `count` frames from index `first` on. latents (channels, count, rows, columns), depth
+// (count, height, width), k_inverse_double (count, 3, 3); the other matrices of the new frames must
+// already be in `frames`.
 void append_patch_frames(const PatchMemorySize& size, const float* latents, const float* depth,
                          std::size_t height, std::size_t width, const double* k_inverse_double,
                          std::size_t first, std::size_t count, const PatchFrames& frames,
@@ -47,9 +47,9 @@ void select_coverage(const PatchMemorySize& size, const PatchFrames& frames, std
                      const double* projection, std::size_t groups, std::int64_t* picks,
                      void* workspace, const Stream& stream);
 
-// Of `count` frames; candidates that do not exist count as none. camera_from_world (groups, 4, 4),
-// k (groups, 3, 3), candidates (groups, each) -> latents (channels, groups, rows, columns) and
-// valid (groups, rows, columns).
+// Fuses from `count` frames; candidates that do not exist count as none (-1). camera_from_world
+// (groups, 4, 4), k (groups, 3, 3), candidates (groups, each) -> latents (channels, groups, rows,
+// columns) and valid (groups, rows, columns).
 std::size_t fuse_patches_workspace_bytes(const PatchMemorySize& size, std::size_t groups);
 void fuse_patches(const PatchMemorySize& size, const PatchFrames& frames, std::size_t count,
                   const float* camera_from_world, const float* k, std::size_t groups,

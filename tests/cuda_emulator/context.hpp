@@ -1,6 +1,6 @@
-// Where a stack stands, and going from one to another. ucontext does it everywhere, but asks the
-// kernel for the signal mask each time, which is most of what an emulated kernel takes; on x86-64
-// it is done by hand, by the System V calling convention.
+// Switches between the stacks of fibers. ucontext is portable, but makes a system call for the
+// signal mask at every switch, which takes most of an emulated kernel's time; on x86-64 the switch
+// is hand-written, by the System V calling convention.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace cuda_emulator {
 
-// Leaves its stack, with what a callee has to keep on it, and returns on the other.
+// Saves callee-saved registers and the stack pointer, and returns on the other stack.
 [[gnu::naked, gnu::noinline]] inline void switch_stacks(void** /*leave*/, void* /*enter*/) {
     asm("pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15;"
         "movq %rsp, (%rdi); movq %rsi, %rsp;"
@@ -20,10 +20,10 @@ namespace cuda_emulator {
 
 class Context {
   public:
-    // Begins at entry, which never returns, when it is gone to for the first time.
+    // The first switch to this context starts `entry`, which never returns.
     void begin(char* stack, std::size_t n, void (*entry)()) {
         const auto top = reinterpret_cast<std::uintptr_t>(stack + n) & ~std::uintptr_t{15};
-        auto** const at = reinterpret_cast<void**>(top) - 8;  // entry returns to null: it does not
+        auto** const at = reinterpret_cast<void**>(top) - 8;  // entry has no caller: at[7] is null
         for (int i = 0; i < 6; ++i) at[i] = nullptr;          // registers
         at[6] = reinterpret_cast<void*>(entry);
         at[7] = nullptr;

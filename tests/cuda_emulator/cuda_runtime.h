@@ -1,10 +1,10 @@
-// As much of the CUDA runtime as mosaicmem's kernels use, on the host: the kernels' own sources,
-// compiled as C++, run where there is no GPU, so that tests and sanitizers see them. Every CUDA
-// thread is a fiber; threads run in an order that changes from launch to launch, so that a barrier
-// that is missing shows as a wrong or a changing result.
+// The part of the CUDA runtime that mosaicmem's kernels use, on the host: the kernels' own sources,
+// compiled as C++, run without a GPU, so that tests and sanitizers cover them. Every CUDA thread is
+// a fiber; threads run in an order that changes from launch to launch, so that a missing barrier
+// shows up as a wrong or changing result.
 //
-// It says nothing about speed, nor about what only a GPU's memory model allows (a missing fence
-// between blocks).
+// It says nothing about speed, nor about races that only a GPU's memory model allows (a missing
+// fence between blocks).
 #pragma once
 
 #include <bit>
@@ -56,7 +56,7 @@ inline uchar4 make_uchar4(unsigned char x, unsigned char y, unsigned char z, uns
 
 extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 
-// Runtime: one device, whose memory is the host's; launches and copies are done when the call
+// Runtime: one device, whose memory is the host's; launches and copies are complete when the call
 // returns.
 using cudaStream_t = void*;
 using cudaEvent_t = void*;
@@ -111,7 +111,7 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { re
 inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-// Pinned memory, so that tests can ask what is.
+// Records pinned memory, so that tests can query it.
 cudaError_t cudaHostAlloc(void** at, std::size_t n, unsigned);
 cudaError_t cudaFreeHost(void* at);
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeHost = 1 };
@@ -136,11 +136,11 @@ unsigned char* dynamic_shared();
 // Waits for all threads of the block that have not returned.
 void block_barrier();
 
-// Gives every lane what each of the lanes in the mask brought, `size` bytes at 32 places; waits for
-// all of them.
+// Gathers `size` bytes from every lane of the mask and returns them all, lane by lane in 32 places;
+// waits for all of these lanes.
 const void* exchange(unsigned mask, const void* mine, std::size_t size);
 
-// Copies that are only done when they are waited for, in groups, as cp.async allows.
+// Copies that take place only when they are waited for, in groups, as cp.async allows.
 void copy_later(void* to, const void* from, std::size_t n, std::size_t zeros);
 void commit_copies();
 void wait_copies(int groups_left);

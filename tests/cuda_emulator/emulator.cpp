@@ -24,10 +24,10 @@ namespace cuda_emulator {
 namespace {
 
 constexpr std::size_t kStackBytes = 256 << 10;
-constexpr std::size_t kMostSharedBytes = 227 << 10;  // of sm_90
+constexpr std::size_t kMostSharedBytes = 227 << 10;  // sm_90's limit
 constexpr std::size_t kSharedAlignment = 1024;
 constexpr unsigned kMostThreads = 1024;
-constexpr std::size_t kMostExchanged = 64;  // bytes a lane
+constexpr std::size_t kMostExchanged = 64;  // bytes per lane
 
 struct Copy {
     void* to;
@@ -37,7 +37,7 @@ struct Copy {
 
 enum class State { ready, at_block_barrier, at_warp_barrier };
 
-// One fiber runs threads of a block one after the other; one that has to wait keeps its fiber.
+// A fiber runs threads of a block one after another; a waiting thread keeps its fiber.
 struct Fiber {
     Context context;
     std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
@@ -51,7 +51,7 @@ struct Fiber {
 
 struct Warp {
     std::vector<unsigned char> values[2];
-    unsigned round[kWarp] = {};  // collectives that each lane has done
+    unsigned round[kWarp] = {};  // collectives that each lane has completed
 };
 
 [[noreturn]] void fail(const char* what) {
@@ -81,7 +81,7 @@ class Emulator {
                         static_cast<unsigned>(i / grid.x % grid.y),
                         static_cast<unsigned>(i / grid.x / grid.y)};
             shared_.assign(shared_bytes + kSharedAlignment,
-                           0xFF);  // what was not written reads as NaN
+                           0xFF);  // unwritten shared memory reads as NaN
             run_block(threads);
         }
         return cudaSuccess;
@@ -147,9 +147,8 @@ class Emulator {
         return fibers_.size() - 1;
     }
 
-    // Lets threads go on whose barrier is complete, of warps one at a time and always the same
-    // first, so that some run as far ahead of others as the block's barriers allow; false if there
-    // are none.
+    // Resumes threads whose barrier is complete: of warps one at a time, in a fixed order, so that
+    // some run as far ahead of others as the block's barriers allow. False if there are none.
     bool release() {
         std::size_t at_block = 0;
         for (const auto& fiber : fibers_)
@@ -242,7 +241,7 @@ class Emulator {
     Context scheduler_;
     [[maybe_unused]] const void* scheduler_stack_ = nullptr;
     [[maybe_unused]] std::size_t scheduler_size_ = 0;
-    std::vector<unsigned> waiting_;  // threads that have not begun
+    std::vector<unsigned> waiting_;  // threads that have not started
     std::vector<std::size_t> fiber_of_;
     std::vector<bool> returned_;
     std::size_t returned_count_ = 0;
@@ -304,7 +303,7 @@ namespace {
 
 std::mutex pinned_mutex;
 std::map<const char*, std::size_t>& pinned() {
-    static auto* const sizes = new std::map<const char*, std::size_t>;  // to the end of the process
+    static auto* const sizes = new std::map<const char*, std::size_t>;  // never destroyed
     return *sizes;
 }
 

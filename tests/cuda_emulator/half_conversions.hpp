@@ -1,4 +1,4 @@
-// The half-precision formats, for kernels on the host.
+// Half-precision conversions for kernels on the host.
 #pragma once
 
 #include <bit>
@@ -12,7 +12,7 @@ namespace cuda_emulator {
 using mosaicmem::from_float16;
 using mosaicmem::to_bfloat16;
 
-// To nearest, ties to even: by scaling so that the last place of the result is an integer.
+// Rounds to nearest, ties to even, by scaling so that the last place of the result is an integer.
 inline std::uint16_t to_float16(float x) {
     const auto sign = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16 & 0x8000u);
     const float magnitude = std::fabs(x);
