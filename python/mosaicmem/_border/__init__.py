@@ -1,8 +1,8 @@
 """The border: the only place that knows where an array lives.
 
-A public operator opens a `Call` with its first array. The call checks the other arrays, makes room for results in the
-caller's framework, and names the core that runs (``_core`` or ``_core.cuda``, whose functions take the same arguments)
-and the handle with which it runs (threads or a stream):
+A public operator opens a `Call` with its first array. The call checks the other arrays, allocates results in the
+caller's framework, and provides the core that runs (``_core`` or ``_core.cuda``, whose functions take the same
+arguments) and its handle (threads or a stream):
 
     call = Call("depth", depth, num_threads)
     z = call.depth("depth", depth, ("H", "W"))
@@ -27,21 +27,21 @@ from mosaicmem._border.host import FLOATS as FLOATS
 from mosaicmem._border.host import HostCall
 
 View: TypeAlias = Any
-"""An array as the core takes it."""
+"""An array in the form that the core takes."""
 
 
 def Call(name: str, value: Any, num_threads: int = 0) -> HostCall | DeviceCall:
-    """One operator, where ``value`` is, which messages call ``name``."""
+    """The call of one operator, where ``value`` lives; ``name`` stands for it in error messages."""
     return DeviceCall(name, value) if is_on_device(value) else HostCall(name, value, num_threads)
 
 
 def as_float32(array: Any) -> Any:
-    """A result of arithmetic on features, which NumPy may have made float64."""
+    """Features as float32, since NumPy may have promoted them to float64; other arrays unchanged."""
     return np.asarray(array, np.float32) if isinstance(array, (np.ndarray, np.generic)) else array
 
 
 def check_place(name: str, call: HostCall | DeviceCall, what: str, own: HostCall | DeviceCall) -> None:
-    """``name`` is where ``what`` is, which stays where it began."""
+    """Check that ``name`` is where ``what`` is, which never moves."""
     if own.where != call.where:
         raise ValueError(f"{name}: expected an array on {own.where}, where {what} is, got one on {call.where}")
     if own.place != call.place:
@@ -49,14 +49,14 @@ def check_place(name: str, call: HostCall | DeviceCall, what: str, own: HostCall
 
 
 def has_cuda() -> bool:
-    """Whether operators take arrays on a GPU here: the kernels are built in, and a driver reaches a GPU."""
+    """Whether operators accept arrays on the GPU here: the kernels are built in, and the driver finds a GPU."""
     from mosaicmem import _core
 
     return has_kernels() and _core.cuda.device_count() > 0
 
 
 def describe_cuda() -> str:
-    """A sentence about what is built in and what is found."""
+    """One line on the CUDA kernels that are built in and the GPUs that are found."""
     from mosaicmem import _core
 
     if not has_kernels():

@@ -1,4 +1,4 @@
-"""Small arrays of the host that kernels on a GPU need again and again."""
+"""GPU copies of small host arrays that kernels need repeatedly."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
 
 class DeviceCopies:
-    """Copies of small NumPy arrays on devices, made when first asked for.
+    """GPU copies of small NumPy arrays, made on first use.
 
-    Making one waits until it is there, so that any stream may use it afterwards, and fails while a stream is being
-    captured, since the graph would keep what others need.
+    Making one synchronizes, so that any stream may use it afterwards. It fails while a stream is being captured, since
+    the copy would belong to the graph, and others need it.
     """
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Any] = {}
 
     def __reduce__(self) -> tuple[type[DeviceCopies], tuple[()]]:
-        return DeviceCopies, ()  # they are made again where they are asked for
+        return DeviceCopies, ()  # copies are made again on first use
 
     def of(self, call: DeviceCall, key: str, array: Any, dtype: str | None = None) -> Any:
-        """The copy of ``array``, which is always the same for a ``key``, where the call runs; perhaps in a dtype."""
+        """The copy of ``array`` where the call runs, optionally in ``dtype``. A ``key`` always means the same array."""
         place = (key, dtype, *call.place)
         if place not in self._made:
             made = call.constant(array)[0]

@@ -1,4 +1,4 @@
-"""The frameworks whose arrays live on a GPU: torch, CuPy, and what speaks their protocols. None of them is imported."""
+"""Frameworks whose arrays live on the GPU: torch, CuPy, and any that speak their protocols. None is imported."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def has_kernels() -> bool:
 
 
 def is_on_device(value: Any) -> bool:
-    """Whether ``value`` lives in the memory of an NVIDIA GPU: a torch tensor there, or what says so by
-    ``__cuda_array_interface__`` or DLPack. No framework is imported to find out."""
+    """Whether ``value`` lives in the memory of an NVIDIA GPU: a CUDA tensor of torch, or an array that says so by
+    ``__cuda_array_interface__`` or DLPack. Imports no framework."""
     if isinstance(value, (np.ndarray, np.generic, int, float, list, tuple)) or value is None:
         return False
     if is_torch(value):
@@ -37,17 +37,17 @@ def is_on_device(value: Any) -> bool:
     device = getattr(value, "__dlpack_device__", None)
     try:
         return device is not None and device()[0] == _CUDA
-    except (BufferError, RuntimeError, ValueError, TypeError):  # no array of DLPack after all; the reader says so
+    except (BufferError, RuntimeError, ValueError, TypeError):  # not a DLPack array after all; the reader reports it
         return False
 
 
 def host_array(name: str, value: Any) -> Any:
-    """``value`` as it is where it is a torch tensor, a NumPy array or on a device; all else as a NumPy array."""
+    """torch tensors, NumPy arrays and arrays on the GPU unchanged; anything else as a NumPy array."""
     return value if is_torch(value) or is_on_device(value) else read_array(name, value)
 
 
-_leaving: list[tuple[Any, Any]] = []  # a moment of a stream, and an array that kernels may read until then
-_leaving_lock = ForkSafeLock(rank=2)  # within that of a mirror
+_leaving: list[tuple[Any, Any]] = []  # an event in a stream, and an array that kernels may read until it has passed
+_leaving_lock = ForkSafeLock(rank=2)  # taken while the lock of a store on the GPU is held
 
 
 class TorchFramework:
@@ -59,7 +59,7 @@ class TorchFramework:
         self.index: int = value.device.index or 0
 
     def stream(self) -> tuple[int, Any]:
-        """The handle of the current stream, and who keeps it alive."""
+        """The handle of the current stream, and the object that keeps it alive."""
         stream = self._torch.cuda.current_stream(self._device)
         return int(stream.cuda_stream), stream
 
@@ -75,7 +75,7 @@ class TorchFramework:
         return value.cpu().numpy()
 
     def release(self, value: Any, _stream: Stream) -> None:
-        """Says that the current stream was the last to use the memory of ``value``."""
+        """Record the current stream as the last to use the memory of ``value``."""
         value.record_stream(self._torch.cuda.current_stream(self._device))
 
     @staticmethod
@@ -99,7 +99,7 @@ class TorchFramework:
 
 
 class ModuleFramework:
-    """Arrays of a module like NumPy's: CuPy, or what names its own by ``__array_namespace__``."""
+    """Arrays of a NumPy-like module: CuPy, or any that arrays name by ``__array_namespace__``."""
 
     def __init__(self, value: Any) -> None:
         name = type(value).__module__.partition(".")[0]
@@ -116,12 +116,12 @@ class ModuleFramework:
         self.index: int = int(value.__dlpack_device__()[1])
 
     def _here(self) -> Any:
-        """CuPy's current device is that of the arrays."""
+        """A context in which the device of the arrays is CuPy's current one."""
         cuda = getattr(self._module, "cuda", None)
         return contextlib.nullcontext() if cuda is None else cuda.Device(self.index)
 
     def stream(self) -> tuple[int, Any]:
-        """The handle of the current stream, and who keeps it alive."""
+        """The handle of the current stream, and the object that keeps it alive."""
         cuda = getattr(self._module, "cuda", None)
         if cuda is None:
             return int(self._value.__cuda_array_interface__.get("stream") or 1), None
@@ -142,8 +142,8 @@ class ModuleFramework:
         return value.get() if hasattr(value, "get") else np.asarray(value.to_device("cpu"))
 
     def release(self, value: Any, stream: Stream) -> None:
-        """Keeps ``value`` until the stream is past this moment: CuPy's pool would give its memory at once to the stream
-        that it was made in, which may be another."""
+        """Keep ``value`` until the stream has passed this point: CuPy's pool would reuse its memory at once in the
+        stream that allocated it, which may be a different one."""
         with _leaving_lock:
             _leaving[:] = [(moment, array) for moment, array in _leaving if not moment.has_passed]
             _leaving.append((_core.cuda.Event(stream), value))
@@ -175,7 +175,7 @@ class ModuleFramework:
 
 
 def adopted(name: str, value: Any) -> Any:
-    """What only speaks DLPack, as a tensor of torch that shares its memory."""
+    """An array that only speaks DLPack, as a torch tensor that shares its memory; others unchanged."""
     if is_torch(value) or hasattr(value, "__cuda_array_interface__"):
         return value
     torch = sys.modules.get("torch")
@@ -187,7 +187,7 @@ def adopted(name: str, value: Any) -> Any:
 
 
 def framework_of(name: str, value: Any) -> TorchFramework | ModuleFramework:
-    """The framework of an array on a device, or a TypeError that names the array."""
+    """The framework of an array on the GPU, or a TypeError that names the array."""
     try:
         return TorchFramework(value) if is_torch(value) else ModuleFramework(value)
     except TypeError as error:

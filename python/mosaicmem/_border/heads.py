@@ -1,7 +1,7 @@
-"""Features of attention heads at the border: the dtypes and strides of models, as the core takes them.
+"""Features of attention heads at the border: converts the dtypes and strides of models to those that the core takes.
 
 The core computes in float32 on float32 and bfloat16, and in float64 on float64. NumPy has no bfloat16, so its bits
-travel as uint16.
+are passed as uint16.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mosaicmem._foreign import is_bfloat16
 _CACHE_LINE = 64
 
 Heads = NDArray[Any]
-"""(batch, heads, tokens, dim), features of a token contiguous: float32, float64, or uint16 that holds bfloat16."""
+"""(batch, heads, tokens, dim), features of a token contiguous: float32, float64, or uint16 that holds bfloat16 bits."""
 
 
 def as_heads(name: str, value: ArrayLike, shape: Shape, *, double: bool = True) -> Heads:
     """``value`` of ``shape`` (ending in tokens and dim) as the core takes it.
 
-    Nothing is copied that is float32, bfloat16, or, with ``double``, float64, and has the features of a token side by
-    side: a transposed view of (batch, tokens, heads, dim) comes through as it is. All else becomes float32.
+    Arrays in float32, bfloat16 or, with ``double``, float64 are not copied if the features of each token are
+    contiguous: a transposed view of (batch, tokens, heads, dim) is passed through. Other dtypes become float32.
     """
     if is_bfloat16(value):
         array = _bits(name, value)
@@ -50,11 +50,11 @@ def as_heads(name: str, value: ArrayLike, shape: Shape, *, double: bool = True) 
 
 
 def empty_heads(like: Heads, dim: int) -> Heads:
-    """Room for a result: the shape of ``like`` but for ``dim``, its axes in the same order in memory."""
+    """Memory for a result: the shape of ``like`` except ``dim``, its axes in the same order in memory."""
     batch, heads, tokens, _ = like.shape
     tokens_first = like.strides[1] < like.strides[2]
     shape = (batch, tokens, heads, dim) if tokens_first else (batch, heads, tokens, dim)
-    # At a cache line, so that the core can write past the caches.
+    # Cache-line aligned, so that the core can use non-temporal stores.
     nbytes = math.prod(shape) * like.itemsize
     raw = np.empty(nbytes + _CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % _CACHE_LINE
@@ -63,7 +63,7 @@ def empty_heads(like: Heads, dim: int) -> Heads:
 
 
 def restore(reference: ArrayLike, out: NDArray[Any], shape: tuple[int, ...]) -> Any:
-    """A result of the core in the shape and as the kind and dtype of ``reference``."""
+    """A result of the core in ``shape``, in the framework and dtype of ``reference``."""
     out = out.reshape(shape)
     if is_torch(reference):
         torch = sys.modules["torch"]
@@ -82,9 +82,9 @@ def as_four(x: Any) -> Any:
 
 
 def room_like(x: Any) -> Any:
-    """A tensor for a result of the shape of the tensor ``x`` whose features lie side by side, as kernels write them.
+    """A tensor for a result of the shape of the tensor ``x``, with contiguous features, as kernels write them.
 
-    The other axes are in the order of those of ``x`` where its features do.
+    The other axes keep the memory order of ``x`` if its features are contiguous too.
     """
     torch = sys.modules["torch"]
     if x.dim() <= 4 and (x.shape[-1] <= 1 or x.stride(-1) == 1):

@@ -1,4 +1,4 @@
-"""An operator on arrays in the memory of the host: NumPy's, torch's CPU tensors, and what reads as NumPy's."""
+"""Operators on host arrays: NumPy arrays, CPU tensors of torch, and anything that NumPy can read."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class HostCall:
     Attributes
     ----------
     core : module
-        Where the kernels are.
+        The module with the kernels.
     handle : int
-        How they run: the number of threads.
+        How kernels run: the number of threads.
     where : str
-        For messages.
+        The location, for error messages.
     place : tuple
-        The kind of the arrays and their device: what stays in one place compares it.
+        The framework and the device of the arrays; objects that stay in one place compare it.
     """
 
     core: Any = _core
@@ -54,10 +54,10 @@ class HostCall:
         finite: bool = False,
         own: bool = False,
     ) -> NDArray[Any]:
-        """``value`` of ``shape`` as contiguous memory of one of ``dtypes``, which are one or `FLOATS`.
+        """``value`` of ``shape`` as contiguous memory in ``dtypes``: one dtype, or `FLOATS`.
 
-        Of `FLOATS`, float64 and what is finer stays or becomes so, all else becomes float32. bfloat16 is taken only
-        where these are ``values``. With ``own`` nobody else writes to the result.
+        With `FLOATS`, float64 and wider floats become float64, everything else float32. bfloat16 is accepted only for
+        ``values``. With ``own`` nobody else can write to the result.
         """
         if isinstance(dtypes, str) and not (finite or own) and _is_ready(value, dtypes, shape):
             return np.asarray(value)
@@ -69,32 +69,32 @@ class HostCall:
         return as_array(name, array, np.dtype(dtype), shape, finite=finite, own=own)
 
     def depth(self, name: str, value: Any, shape: Shape) -> F32:
-        """Depth in metres as float32. Integers are refused: they are millimetres nearly always."""
+        """Depth in metres as float32. Integers are rejected: they are almost always millimetres."""
         return as_depth(name, value, shape)
 
     def check(self, name: str, view: NDArray[Any], test: Callable[[NDArray[Any]], bool], expected: str) -> None:
-        """Look at the values of a view; on a device this would wait, and is left out."""
+        """Check the values of a view. `DeviceCall` skips this, as it would synchronize."""
         if view.size and not test(view):
             raise ValueError(f"{name}: expected {expected}, got {view.min()} to {view.max()}")
 
     def check_one_dtype(self, arrays: Mapping[str, Any]) -> None:
-        """Features that meet in one kernel: bfloat16 all, or none; all else is computed in float32."""
+        """Check that the features for one kernel are all bfloat16 or none; other dtypes are computed in float32."""
         half = sorted(name for name, value in arrays.items() if is_bfloat16(value))
         if half and len(half) < len(arrays):
             raise TypeError(f"{', '.join(arrays)}: expected one dtype, got bfloat16 for {', '.join(half)} only")
 
     def heads(self, name: str, x: Any, shape: Shape, *, double: bool = True, contiguous: bool = False) -> NDArray[Any]:
-        """Features (..., tokens, dim) as (batch, heads, tokens, dim), as they lie where the kernels can read that."""
+        """Features (..., tokens, dim) as (batch, heads, tokens, dim), in place if the kernels can read it."""
         heads = as_heads(name, x, shape, double=double)
         return np.ascontiguousarray(heads) if contiguous else heads
 
     def empty(self, shape: Sequence[int], dtype: Any) -> tuple[Any, NDArray[Any]]:
-        """Room for a result: as the caller's kind of array, and as the core takes it."""
+        """Memory for a result: as an array of the caller's framework, and as the core takes it."""
         room = np.empty(tuple(shape), dtype)
         return like(self._like, room), room
 
     def empty_heads(self, x: Any, heads: NDArray[Any], dim: int) -> tuple[Any, NDArray[Any]]:
-        """Room for features of the shape of ``x`` but for ``dim``, with the axes of its view ``heads`` in memory."""
+        """Memory for features of the shape of ``x`` except ``dim``, in the memory order of its view ``heads``."""
         if is_torch(x) and dim == x.shape[-1] and str(x.dtype) in ("torch.float32", "torch.float64", "torch.bfloat16"):
             out = room_like(x)
             return out, as_heads("out", out, tuple(out.shape))
@@ -102,12 +102,12 @@ class HostCall:
         return restore(x, room, (*np.shape(x)[:-1], dim)), room
 
     def own(self, shape: Sequence[int], dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Room for what the library keeps: as the array that it keeps, and as the core takes it."""
+        """Memory that the library keeps: as the array that it keeps, and as the core takes it."""
         room = np.empty(tuple(shape), dtype)
         return room, room
 
     def converted(self, array: Any, dtype: str) -> Any:
-        """What the library keeps, in another dtype."""
+        """An array that the library keeps, in another dtype."""
         return array.astype(dtype)
 
     def beside(self, _copies: DeviceCopies, _key: str, array: Any) -> NDArray[Any]:
@@ -121,28 +121,28 @@ class HostCall:
         return as_array(name, value, np.float32, shape, values=True, finite=finite)
 
     def placed(self, name: str, value: Any, dtype: str, shape: Shape) -> NDArray[Any]:
-        """What goes with features, where these are, and nobody else's."""
+        """A private array on the device of the features, for data that accompanies them."""
         return as_array(name, value, np.dtype(dtype), shape, finite=dtype == "float64", own=True)
 
     def detached(self, x: Any) -> Any:
-        """Features without what hangs on a tensor: its gradient, and the device of another kind."""
+        """Features without gradient; a tensor as float32 on the CPU."""
         return x.detach().cpu().float() if is_torch(x) else x
 
     def has(self, value: Any) -> bool:
-        """Whether a value is an array that need not be brought to where the call runs, as lists need."""
+        """Whether a value is an array on the call's GPU: on the host, never."""
         return False
 
     def id_lists(self, array: Any) -> Any:
-        """Ids (G, n) as the caller reads them."""
+        """Ids (G, n) as tuples of int."""
         return tuple(tuple(int(i) for i in group) for group in array)
 
     def filled(self, arrays: Mapping[str, Any], count: NDArray[Any]) -> dict[str, Any]:
-        """Padded arrays (T, K, ...) without what all rows leave empty; each has ``count`` entries."""
+        """Padded arrays (T, K, ...), trimmed to the longest row; ``count`` is the number of entries per row."""
         most = int(count.max(initial=0))
         return {name: array[:, :most] for name, array in arrays.items()}
 
     def there(self, array: NDArray[Any]) -> Any:
-        """A NumPy array where the call runs, as the caller's kind."""
+        """A NumPy array in the caller's framework."""
         return like(self._like, array)
 
     def numbers(self, array: Any) -> list[Any]:
@@ -150,7 +150,7 @@ class HostCall:
         return [int(x) for x in array]
 
     def result(self, array: NDArray[Any]) -> Any:
-        """An array of this library as the caller's kind."""
+        """An array of this library in the caller's framework."""
         return like(self._like, array)
 
     def owned(self, array: Any) -> Any:
@@ -163,7 +163,7 @@ class HostCall:
 
 
 def _is_ready(value: Any, dtype: str, shape: Shape) -> bool:
-    """Whether there is nothing to check or convert, as of what the library has made itself."""
+    """Whether there is nothing to check or convert, as for arrays that the library made itself."""
     return (
         type(value) is np.ndarray
         and value.shape == shape

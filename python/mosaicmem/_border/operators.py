@@ -1,8 +1,8 @@
 """Operators that are linear in their features, with gradients for torch.
 
-An operator is declared beside its formula. Arrays of NumPy and CuPy go to its kernel as they are. torch tensors go
-through a custom operator of torch, ``torch.ops.mosaicmem.NAME``, so that gradients flow, and ``torch.compile`` sees it
-whole. Gradients flow to features only, never to positions, depths or cameras.
+An operator is declared beside its formula. NumPy and CuPy arrays go straight to its kernel. torch tensors go through a
+custom torch operator, ``torch.ops.mosaicmem.NAME``, so that gradients flow and ``torch.compile`` sees one operator.
+Gradients flow to features only, never to positions, depths or cameras.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from mosaicmem._foreign import is_torch, refuse_bfloat16
 
 @dataclass(frozen=True)
 class Operator:
-    """One kernel, and what torch has to know of it.
+    """One kernel, and what torch must know about it.
 
     Attributes
     ----------
     name : str
     schema : str
-        Of the custom operator: the features first.
+        Of the custom operator; the features come first.
     kernel : function
-        Takes what the schema says and returns arrays of the kind of the features.
+        Takes the arguments of the schema and returns arrays of the features' framework.
     fake : function
         Results of the right shape and dtype, for compilers.
     keep : function of (ctx, inputs, output)
-        Keeps what the backward needs.
+        Saves what the backward needs.
     backward : function of (ctx, *gradients)
     """
 
@@ -52,9 +52,9 @@ class Operator:
         half: bool = True,
         values: Sequence[str] = (),
     ) -> Any:
-        """The result for features, arrays that no gradient flows to, and numbers, in the order of the schema.
+        """The result for features, constants (arrays without gradient) and options, in the order of the schema.
 
-        Those constants that are named in ``values`` may be bfloat16; positions and depths would be wrong in it.
+        Constants named in ``values`` may be bfloat16, which is too coarse for positions and depths.
         """
         name, x = features
         if not is_torch(x):
@@ -67,49 +67,49 @@ DECLARED: list[Operator] = []
 
 
 def declare(*parts: Any, **named: Any) -> Operator:
-    """An `Operator`, which torch gets to know when a tensor comes."""
+    """Declare an `Operator`, which is registered with torch at the first tensor."""
     operator = Operator(*parts, **named)
     DECLARED.append(operator)
     return operator
 
 
 def on_tensors(name: str) -> Any:
-    """The custom operator of torch."""
-    from mosaicmem._border import torch_operators  # registers all that are declared
+    """The custom torch operator of this name."""
+    from mosaicmem._border import torch_operators  # registers all declared operators
 
     return torch_operators.find(name)
 
 
 def keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Keep all but the features: a backward needs no more, since operators are linear."""
+    """Save all inputs but the features, which the backward of a linear operator does not need."""
     ctx.save_for_backward(*[x if is_torch(x) else None for x in inputs[1:]])
     ctx.others = [None if is_torch(x) else x for x in inputs[1:]]
     ctx.features = inputs[0].shape
 
 
 def kept(ctx: Any) -> list[Any]:
-    """What `keep_inputs` has kept, in its order."""
+    """What `keep_inputs` saved, in its order."""
     return [t if t is not None else x for t, x in zip(ctx.saved_tensors, ctx.others, strict=True)]
 
 
 def wants_gradient(*values: Any) -> bool:
-    """Whether a gradient is to flow to one of these."""
+    """Whether any of these needs a gradient."""
     return any(is_torch(x) and x.requires_grad for x in values) and sys.modules["torch"].is_grad_enabled()
 
 
 def constant_beside(x: Any, name: str, value: Any, shape: Shape, *, values: bool = False) -> Any:
-    """A tensor of ``shape`` that no gradient flows to, on the device of the tensor ``x``."""
+    """``value`` as a tensor of ``shape`` without gradient, on the device of the tensor ``x``."""
     tensor = _constant(name, value, values)
     check_shape(name, tuple(tensor.shape), shape)
     return tensor.to(x.device)
 
 
 def _constant(name: str, value: Any, values: bool) -> Any:
-    """A tensor that no gradient flows to. bfloat16 is refused unless these are ``values``."""
+    """``value`` as a tensor without gradient. bfloat16 is rejected unless these are ``values``."""
     if value is None:
         return None
     torch = sys.modules["torch"]
-    # A compiler traces NumPy's arrays by itself, and could not trace how they are read.
+    # torch.compile traces NumPy arrays by itself, and cannot trace the reader.
     if not is_torch(value) and not torch.compiler.is_compiling() and not is_on_device(value):
         array = to_numpy(name, value, values=values)
         value = torch.from_numpy(np.require(array, requirements=("C", "A", "W")))
@@ -122,7 +122,7 @@ def _constant(name: str, value: Any, values: bool) -> Any:
 
 
 def _computable(name: str, x: Any, half: bool) -> Any:
-    """The tensor in a dtype that its kernel has."""
+    """The tensor in a dtype that the kernel supports."""
     torch, on_device = sys.modules["torch"], is_on_device(x)
     if x.device.type != "cpu" and not on_device:
         raise ValueError(f"{name}: expected a CPU or CUDA tensor, got one on {x.device}; move it with .cpu()")

@@ -1,4 +1,4 @@
-"""Makes the declared operators known to torch, when it is imported: at the first tensor, also within a compiler."""
+"""Registers the declared operators with torch on import: at the first tensor, even under torch.compile."""
 
 from __future__ import annotations
 

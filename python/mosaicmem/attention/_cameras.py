@@ -1,4 +1,4 @@
-"""The 4x4 matrices that PRoPE writes into features."""
+"""The 4x4 camera matrices that PRoPE multiplies features by."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from mosaicmem.errors import suspect
 
 TRANSLATIONS = ("none", "log", "logd4", "tanh")
 
-_WORTH_A_MOVE = 0.5  # of the largest translation: less must be left of it
-_FAR = 100.0  # from the origin
-_COARSE = 0.01  # metres between two neighbouring numbers
+_WORTH_A_MOVE = 0.5  # move only if the largest translation shrinks below this fraction
+_FAR = 100.0  # metres from the world origin
+_COARSE = 0.01  # metres between neighbouring floating-point numbers
 
 
 @dataclass(frozen=True, eq=False)
 class SharedFrame:
-    """What cameras that meet in one attention must have in common.
+    """What all cameras in one attention must share.
 
     Attributes
     ----------
     world_from_reference : (4, 4) float64 or None
-        As `PRoPE` was given it.
+        As passed to `PRoPE`.
     translation : str or float
-        As `PRoPE` was given it.
+        As passed to `PRoPE`.
     world_from_frame : (4, 4) float64 or None
-        Rigid. Cameras are multiplied by it from the right, which changes no logit; None leaves them as they are.
+        Rigid. Cameras are multiplied by it from the right, which changes no logit; None leaves them unchanged.
     """
 
     world_from_reference: F64 | None
@@ -46,7 +46,7 @@ class SharedFrame:
     world_from_frame: F64 | None
 
     def differs_from(self, other: SharedFrame) -> str | None:
-        """The argument in which cameras of the two frames could not be compared, or None."""
+        """The name of the `PRoPE` argument that makes the two frames incompatible, or None."""
         if self.translation != other.translation:
             return "translation"
         mine, theirs = self.world_from_reference, other.world_from_reference
@@ -55,7 +55,7 @@ class SharedFrame:
 
 
 class ProjectedCameras:
-    """Checked cameras: P = lift4(Kn) * camera_from_world of each, in any frame of the world.
+    """Validated cameras: P = lift4(Kn) * camera_from_world of each, in any world frame.
 
     Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or the identity without intrinsics. See `PRoPE` for
     the arguments.
@@ -65,10 +65,10 @@ class ProjectedCameras:
     subframes : int
         S, 1 or 4.
     shared : SharedFrame
-        That these cameras are best seen from: at the first of them where that makes translations much smaller.
+        The frame that suits these cameras best: that of the first camera if it makes translations much smaller.
     distance : float
-        How far from the origin all cameras are, if that is much further than they are apart; else 0. It says how many
-        digits are lost where these cameras are not taken in ``shared``.
+        Distance of the nearest camera from the origin, if it is much larger than the distances between cameras; else
+        0. It determines how many digits are lost if these cameras are not expressed in ``shared``.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ProjectedCameras:
         return int(self._shape[0])
 
     def matrices(self, world_from_frame: F64 | None = None) -> tuple[F64, F64]:
-        """P and its inverse, in closed form, of cameras in a frame: (V, S, 4, 4) float64 each.
+        """P and its closed-form inverse, relative to a frame: (V, S, 4, 4) float64 each.
 
         The inverse is [R^T | -R^T t] lift4(Kn^-1).
         """
@@ -130,12 +130,12 @@ def projection_matrices(
     image_height: int | None,
     translation: str | float = "none",
 ) -> tuple[F64, F64]:
-    """P and its inverse of each camera in the frame of the world, (V, S, 4, 4) float64 each."""
+    """P and its inverse for each camera, in the world frame, (V, S, 4, 4) float64 each."""
     return ProjectedCameras(viewmats, Ks, image_width, image_height, translation, None).matrices()
 
 
 def _seen_from_the_first(views: F64) -> tuple[float, F64 | None]:
-    """`ProjectedCameras.distance`, and the frame of the first camera where it is worth to move there."""
+    """`ProjectedCameras.distance`, and the frame of the first camera if moving there pays off, else None."""
     if not len(views):
         return 0.0, None
     first = invert_rigid(views[0])
@@ -172,7 +172,7 @@ def _suspect_coarse(t: F64, dtype: np.dtype) -> None:
 
 
 def scale_translation(t: F64, translation: str | float) -> F64:
-    """Translations (N, 3) as ``translation`` of `PRoPE` says."""
+    """Translations (N, 3), scaled by the ``translation`` rule of `PRoPE`."""
     if not isinstance(translation, str):
         return t / check_number("translation", translation, above=0.0)
     check_choice("translation", translation, TRANSLATIONS)
@@ -185,7 +185,7 @@ def scale_translation(t: F64, translation: str | float) -> F64:
 
 
 def _lifts(Ks: ArrayLike, shape: tuple[int, ...], image_width: int | None, image_height: int | None) -> tuple[F64, F64]:
-    """lift4(Kn) and its inverse of each camera, (cameras, 4, 4)."""
+    """lift4(Kn) and its inverse for each camera, (cameras, 4, 4)."""
     if image_width is None or image_height is None:
         raise ValueError("image_width, image_height: expected both, since Ks are in pixels")
     width = check_integer("image_width", image_width, minimum=1)

@@ -1,4 +1,4 @@
-"""Which features of a head PRoPE's matrices multiply: the three layouts, as the core's one description."""
+"""Which features of a head PRoPE's matrices multiply: the three layouts, in the one form that the core takes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Runs = list[tuple[int, int, int]]
 
 @dataclass(frozen=True, eq=False)
 class MatrixTable:
-    """Matrices ready for the core.
+    """Matrices in the form that the core takes.
 
     Attributes
     ----------
     runs : list of (begin, end, group)
         Features [begin, end) are multiplied by the matrices of ``group``.
     spread : int
-        Features between the components of a four-vector.
+        Stride, in features, between the components of a four-vector.
     coefficients, adjoint : (cameras, groups, 4, period) float64
         Feature e of a run becomes the sum over j of coefficients[camera, group, j, e % period] times component j of its
         four-vector; ``adjoint`` is the same with transposed matrices.
@@ -44,9 +44,9 @@ class MatrixTable:
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """How four-vectors lie in a head.
+    """How four-vectors are laid out in a head.
 
-    ``slots`` are the sub-frames that own the runs, or, with ``spread``, that alternate over the whole head.
+    ``slots`` are the sub-frames that own the runs, or, with ``alternate``, that alternate over the whole head.
     """
 
     runs: tuple[tuple[int, int, int], ...]
@@ -89,7 +89,7 @@ class HeadLayout:
         return cls(tuple((i * run, (i + 1) * run, i) for i in range(len(slots))), slots)
 
     def table(self, matrices: F64, transposed: F64) -> MatrixTable:
-        """``matrices`` (cameras, S, 4, 4) of each sub-frame, and their transposes, for the core."""
+        """The table of ``matrices`` (cameras, S, 4, 4) and their transposes, for the core."""
         return MatrixTable(list(self.runs), self.spread, self._coefficients(matrices), self._coefficients(transposed))
 
     def _coefficients(self, matrices: F64) -> F64:

@@ -1,4 +1,4 @@
-"""Memory tokens as a layer attends to them."""
+"""Memory tokens, projected to keys and values."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mosaicmem.attention._cameras import SharedFrame
 
 @dataclass(frozen=True, eq=False)
 class MemoryKeysValues:
-    """Memory tokens as a layer attends to them: made once a window, used at every denoising step.
+    """Memory tokens, projected to keys and values: once per window, for all its denoising steps.
 
     Attributes
     ----------
     keys, values : (B, heads, M, head_dim)
-        Projected and encoded: float32, or where the memory was on a GPU arrays there, of its dtype.
+        Projected and encoded: float32; for memory on the GPU, arrays there in its dtype.
     mask : (B, M) bool or None
     time : (M,) float64 or None
         Seconds.
     with_cameras : bool
-        Whether keys and values carry their cameras; then queries must carry theirs.
+        Whether keys and values are encoded with PRoPE; if so, queries must be too.
     frame : SharedFrame or None
-        What the cameras of keys and values are relative to, and those of queries will be; None for the frame in which
-        they were given.
+        The frame in which the cameras of keys and values are expressed, and those of queries must be; None for the
+        frame that they were given in.
     """
 
     keys: Any

@@ -1,4 +1,4 @@
-"""What PRoPE multiplies features by: the matrices of cameras in a head's layout, as seen from any frame."""
+"""What PRoPE multiplies features by: camera matrices in a head's layout, relative to any frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mosaicmem._arrays import F64
 from mosaicmem.attention._cameras import ProjectedCameras, SharedFrame
 from mosaicmem.attention._head_layout import HeadLayout, MatrixTable
 
-_MOST_FRAMES = 4  # of others, whose matrices are kept
+_MOST_FRAMES = 4  # cached, besides the given one
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Products:
 
 
 class CameraProducts:
-    """The products of some cameras, made once for each frame that they are seen from.
+    """The products of a set of cameras, cached per frame.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class CameraProducts:
 
     @property
     def shared_frame(self) -> SharedFrame:
-        """What these cameras are best seen from, and with them all that they meet."""
+        """The frame that suits these cameras best; all others in the same attention use it too."""
         return self._cameras.shared
 
     @property
@@ -45,12 +45,12 @@ class CameraProducts:
         return self._cameras.distance
 
     def seen_from(self, frame: SharedFrame | None, name: str) -> Products:
-        """The products in a frame that these cameras, the argument ``name``, share with others; None for as given.
+        """The products in a frame shared with other cameras, or as given for None; errors call these cameras ``name``.
 
         Raises
         ------
         ValueError
-            The others have another ``translation`` or ``world_from_reference``, so that both cannot be compared.
+            The other cameras have a different ``translation`` or ``world_from_reference``, so the two are incompatible.
         """
         if frame is None:
             return self.as_given

@@ -1,4 +1,4 @@
-"""Weights of a layer in safetensors files: its own, or part of a checkpoint of someone else's."""
+"""Weights of a layer in safetensors files: its own file, or part of another model's checkpoint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """Where each tensor is: JSON, whose size is looked at before any library reads it."""
+    """The JSON header that locates each tensor; its size is checked before any library parses it."""
     with open_regular(path) as file:
         size, length = file_size(file), int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
@@ -54,7 +54,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def write_weights(path: str | Path, weights: Mapping[str, F32]) -> None:
-    """Write a file that `read_weights` reads with an empty prefix, whole or not at all."""
+    """Atomically write a file that `read_weights` reads with an empty prefix."""
     from safetensors.numpy import save
 
     content = save(dict(weights))
@@ -84,7 +84,7 @@ def _read(path: Path, file: Any, header: Mapping[str, Any], name: str, shape: tu
 
 
 def _read_bfloat16(path: Path, entry: Mapping[str, Any], shape: tuple[int, ...]) -> F32:
-    """NumPy has no bfloat16: it is the upper half of a float32. safetensors has checked the header by now."""
+    """NumPy has no bfloat16, the upper half of a float32. safetensors has already checked the header."""
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         begin, end = entry["data_offsets"]

@@ -1,4 +1,4 @@
-"""Attention through torch's own operators, for tensors that gradients flow to."""
+"""Attention through torch's own operators, for tensors that need gradients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def attention_with_gradient(
 ) -> Any:
     """What `attention` computes, by ``scaled_dot_product_attention`` with the same masks and biases.
 
-    With ``return_lse`` the logits are held whole, since torch's operator does not tell their sum.
+    With ``return_lse`` all logits are materialized, since torch's operator does not return their log-sum-exp.
     """
     torch = sys.modules["torch"]
     batch, heads, queries, dim = _shape("q", q, ("B", "heads", "N_q", "d"))
@@ -44,7 +44,7 @@ def attention_with_gradient(
     added = _added(q, batch, queries, keys, mask, bias, query_time, key_time, half_life)
     factor = 1 / math.sqrt(dim) if scale is None else check_number("scale", scale)
     dtype = q.dtype
-    if added is not None and str(dtype) in _HALF:  # whose digits are too few for times and biases
+    if added is not None and str(dtype) in _HALF:  # half precision is too coarse for times and biases
         q, k, v = q.float(), k.float(), v.float()
     if heads != key_heads:
         k, v = (x.repeat_interleave(heads // max(key_heads, 1), 1) for x in (k, v))
@@ -54,7 +54,7 @@ def attention_with_gradient(
         return (out.to(dtype), lse) if return_lse else out.to(dtype)
     dead = None
     if added is not None:
-        dead = (added == -math.inf).all(-1, keepdim=True)  # queries that no key answers
+        dead = (added == -math.inf).all(-1, keepdim=True)  # queries without an unmasked key
         added = added.masked_fill(dead, 0)
     if return_lse:
         logits = q @ k.transpose(-1, -2) * factor
@@ -76,14 +76,14 @@ def _shape(name: str, x: Any, shape: tuple[Any, ...]) -> tuple[int, int, int, in
 
 
 def _turned(x: Any, table: RotaryTable | None, pairing: str) -> Any:
-    """Features under Warped RoPE, where they have angles."""
+    """Features rotated by Warped RoPE; unchanged without a table."""
     return x if table is None else WarpedRoPE(2 * table.shape[1], pairing=pairing).apply(x, table)
 
 
 def _added(
     q: Any, batch: int, queries: int, keys: int, mask: Any, bias: Any, query_time: Any, key_time: Any, half_life: Any
 ) -> Any:
-    """What is added to the logits, (B or 1, 1, N_q or 1, N_k), at least float32; None if nothing is."""
+    """The sum of all logit biases, (B or 1, 1, N_q or 1, N_k), at least float32; None without any."""
     torch = sys.modules["torch"]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     parts = []

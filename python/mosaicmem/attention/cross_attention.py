@@ -22,10 +22,10 @@ from mosaicmem.attention.warped_rope import WarpedRoPE
 class MemoryCrossAttention:
     """hidden + sum over heads of tanh(gate) * softmax(q k^T / sqrt(d) + decay) v, projected back.
 
-    Queries come from the hidden states and carry grid RoPE; keys come from memory tokens and carry Warped RoPE, the
-    positions where they land in the target view. With PRoPE, queries, keys, values and outputs carry their cameras too.
-    For inference: gradients do not flow through it. Hidden states and memory that are on a GPU stay there, in their
-    dtype (float32, bfloat16 or float16), and so does the result.
+    Queries come from the hidden states and carry grid RoPE; keys come from memory tokens and carry Warped RoPE, by
+    where they land in the target view. With PRoPE, queries, keys, values and outputs are encoded by their cameras too.
+    For inference only: no gradients flow through it. Hidden states and memory on the GPU stay there, in their dtype
+    (float32, bfloat16 or float16), and so does the result.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ class MemoryCrossAttention:
     rope : WarpedRoPE, optional
         Default: ``WarpedRoPE(head_dim)``.
     half_life : float, optional
-        Seconds. Memory fades: logits take log(0.5) * abs(t_q - t_k) / half_life, from the times that are then needed.
+        Seconds. Temporal decay adds log(0.5) * abs(t_q - t_k) / half_life to the logits and requires both times.
     gate : float
-        What each head's gate starts at; 0 makes the layer the identity, as one starts in a pretrained model.
+        Initial gate of each head; 0 makes the layer the identity, the usual start in a pretrained model.
     seed : int
         Weights are drawn from a normal distribution of variance 1 / fan-in.
     num_threads : int
@@ -101,15 +101,15 @@ class MemoryCrossAttention:
         Parameters
         ----------
         weights : mapping or path
-            Arrays by name, with the names and shapes of `weights`; or a safetensors file that holds them, perhaps
-            among others, as F32, F64, F16 or BF16.
+            Arrays by name, with the names and shapes of `weights`; or a safetensors file that holds them as F32, F64,
+            F16 or BF16, perhaps among others.
         prefix : str
-            What stands before the names in the file: "blocks.3.memory.", say.
+            Prefix of the names in the file, such as "blocks.3.memory.".
 
         Raises
         ------
         ValueError
-            A name or a shape is wrong, or values are not finite; FormatError with the file's path if it is a file.
+            A name or a shape is wrong, or values are not finite; for a file, a FormatError with its path.
         """
         if isinstance(weights, (str, Path)):
             self._set_weights(read_weights(weights, {name: old.shape for name, old in self.weights.items()}, prefix))
@@ -126,7 +126,7 @@ class MemoryCrossAttention:
         )
 
     def save_weights(self, path: str | Path) -> None:
-        """Write the weights to a safetensors file, whole or not at all."""
+        """Atomically write the weights to a safetensors file."""
         write_weights(path, self.weights)
 
     def project_memory(
@@ -138,7 +138,7 @@ class MemoryCrossAttention:
         prope: PRoPE | None = None,
         time: ArrayLike | None = None,
     ) -> MemoryKeysValues:
-        """Keys and values of memory tokens: once a window, for all its denoising steps.
+        """Project memory tokens to keys and values: once per window, for all its denoising steps.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class MemoryCrossAttention:
         positions : (M, 3) array or RotaryTable
             Warped positions (t, y, x) of the memory tokens.
         mask : (B, M) bool array, optional
-            Memory tokens that are False take no part.
+            Memory tokens marked False are skipped.
         prope : PRoPE, optional
             Cameras of the memory tokens.
         time : (M,) array, optional
@@ -183,13 +183,13 @@ class MemoryCrossAttention:
         prope: PRoPE | None = None,
         query_time: ArrayLike | None = None,
     ) -> Any:
-        """Attend from hidden states to memory that `project_memory` has made ready.
+        """Attend from hidden states to memory that `project_memory` has projected.
 
         Parameters
         ----------
         hidden : (B, N, dim) array
         memory : MemoryKeysValues
-            Of no token, the result is a copy of ``hidden``, bit for bit.
+            Without tokens, the result is a bit-exact copy of ``hidden``.
         query_positions : (N, 3) array or RotaryTable
             Grid positions (t, y, x) of the queries.
         prope : PRoPE, optional
@@ -243,7 +243,7 @@ class MemoryCrossAttention:
         query_time: ArrayLike | None = None,
         memory_time: ArrayLike | None = None,
     ) -> Any:
-        """`project_memory` and `attend` in one; ``prope`` has the cameras of queries and memory tokens."""
+        """`project_memory` and `attend` in one call; ``prope`` is the pair for queries and memory tokens."""
         if prope is not None and not (isinstance(prope, tuple) and len(prope) == 2):
             raise TypeError("prope: expected a pair, the PRoPE of the queries and that of the memory tokens")
         of_queries, of_memory = prope or (None, None)
@@ -261,7 +261,7 @@ class MemoryCrossAttention:
 
     def _set_weights(self, weights: dict[str, F32]) -> None:
         self._weights = MappingProxyType(weights)
-        # The gate of a head scales the columns of the output that read it.
+        # Each head's gate is folded into the columns of the output projection that read the head.
         self._gated_output = weights["output"] * np.repeat(np.tanh(weights["gate"]), self.head_dim)
         self._copies = DeviceCopies()
 

@@ -31,20 +31,20 @@ def attention(
     return_lse: bool = False,
     num_threads: int = 0,
 ) -> Any:
-    """Attention with an online softmax: memory grows with queries and keys, never with their product.
+    """Attention with an online softmax: memory use grows with the number of queries and keys, never with their product.
 
     Parameters
     ----------
     q : (B, heads, N_q, d) array
-        All three float32, or all three bfloat16 (a torch tensor, or NumPy with ml_dtypes); else they are computed in
-        float32. On a GPU float16 stays so too; it and bfloat16 run on the tensor cores where d = d_v is 64 or 128. Sums
-        are float32 always. Transposed views of (B, N, heads, d) are read as they are. Where a gradient is to flow to a
-        tensor, torch's own ``scaled_dot_product_attention`` computes the same, and float64 stays so.
+        q, k and v are all float32 or all bfloat16 (torch tensors, or NumPy with ml_dtypes); other dtypes are computed
+        in float32. The GPU keeps float16 too; it and bfloat16 use the tensor cores if d = d_v is 64 or 128. Sums are
+        always float32. Transposed views of (B, N, heads, d) are read in place. If a tensor needs a gradient, torch's
+        own ``scaled_dot_product_attention`` computes the same, and float64 is kept.
     k : (B, key_heads, N_k, d) array
         ``key_heads`` divides ``heads``: query head h reads key head h // (heads // key_heads).
     v : (B, key_heads, N_k, d_v) array
     mask : (B, N_k) bool array, optional
-        Keys that are False take no part and cost nothing.
+        Keys marked False are skipped and cost nothing.
     bias : (B, N_k) array, optional
         Added to the logits of each key; -inf is a mask.
     query_time, key_time : (N_q,) and (N_k,) array, optional
@@ -54,21 +54,21 @@ def attention(
     scale : float, optional
         1 / sqrt(d) if not given.
     query_table, key_table : RotaryTable, optional
-        Warped RoPE: the angles by which queries and keys are turned first, from `WarpedRoPE.table`. On a GPU they are
-        turned while they are loaded.
+        Warped RoPE: the angles by which queries and keys are rotated first, from `WarpedRoPE.table`. On the GPU they
+        are rotated as they are loaded.
     pairing : {"interleaved", "split_half"}
         Of the tables.
     return_lse : bool
-        Also return the log of the sum of exponentials of the logits, (B, heads, N_q) float32, from which
-        `merge_attention` joins results over different keys.
+        Also return the log-sum-exp of the logits, (B, heads, N_q) float32, which `merge_attention` needs to combine
+        results over different keys.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). The result does not depend on it.
 
     Returns
     -------
     (B, heads, N_q, d_v) array
-        float32, or bfloat16 for bfloat16, with its axes in memory in the order of those of ``q``. Zeros for a query
-        that no key answers (its log-sum-exp is -inf).
+        float32, or bfloat16 for bfloat16 inputs, with the memory order of the axes of ``q``. Zeros for a query without
+        an unmasked key (its log-sum-exp is -inf).
     """
     q, k, v = readable("q", q), readable("k", k), readable("v", v)
     if wants_gradient(q, k, v, bias):
@@ -124,9 +124,9 @@ def attention(
 
 
 def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b: ArrayLike) -> tuple[Any, Any]:
-    """What attention over two sets of keys together gives, from the result over each.
+    """Combine the results of attention over two sets of keys into the result over both.
 
-    Lets a long memory be attended to piece by piece, or on different machines.
+    With it, a long memory can be attended to piece by piece, or on several machines.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
 
     Returns
     -------
-    (out, lse), from which the next piece can be merged.
+    (out, lse), ready to be merged with the next piece.
     """
     out_a, out_b = readable("out_a", out_a), readable("out_b", out_b)
     call = Call("out_a", out_a)
@@ -160,7 +160,7 @@ def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b:
 
 
 def _rotation(call: Any, name: str, table: RotaryTable | None, x: Any) -> tuple[View | None, View | None]:
-    """cos and sin by which features x are turned, where they have angles."""
+    """cos and sin that rotate features x, or a pair of None without a table."""
     if table is None:
         return None, None
     _, _, tokens, dim = x.shape

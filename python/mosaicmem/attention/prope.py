@@ -28,14 +28,14 @@ from mosaicmem.attention.rotary_table import RotaryTable
 from mosaicmem.camera import CameraPose
 from mosaicmem.errors import suspect
 
-_SPACING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 0.0}  # relative; float32 for all else
+_SPACING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 0.0}  # relative; others as float32
 _MOST_ERROR = 0.1
 
 
 class PRoPE:
     """Projective positional encoding of tokens that belong to cameras.
 
-    Four-vectors within each head are multiplied by 4x4 matrices of the token's camera, so that logits see only
+    Four-vectors within each head are multiplied by 4x4 matrices of the token's camera, so that logits depend only on
     P_q P_k^-1:  q <- P^T q;  k, v <- P^-1 k, P^-1 v;  o <- P o.  P = lift4(Kn) * camera_from_world with
     Kn = [[fx/W, 0, cx/W - 0.5], [0, fy/H, cy/H - 0.5], [0, 0, 1]], or camera_from_world alone without intrinsics.
 
@@ -44,7 +44,7 @@ class PRoPE:
     head_dim : int
         A multiple of 8 (``half``), 64 (``full``) or 4 (``contiguous``).
     viewmats : (V, 4, 4) or (V, S, 4, 4) array
-        camera_from_world, rigid; one a camera, or S = 1 or 4 sub-frame cameras for each of V latent frames.
+        camera_from_world, rigid; one per camera, or S = 1 or 4 sub-frame cameras for each of V latent frames.
     Ks : (V, 3, 3), (V, S, 3, 3) or (3, 3) array, optional
         Intrinsics in pixels.
     patches_x, patches_y : int, optional
@@ -56,39 +56,40 @@ class PRoPE:
     positions : (N, 2) array, optional
         Instead of a grid: (y, x) of each token in patches, fractions allowed. ``half`` needs one or the other.
     layout : {"half", "full", "contiguous"}
-        ``half``: the first half of each head takes the camera, the next quarter turns with the token's x, the last with
-        its y, by the rotary part that goes with q, k, v and, inverted, with o. Sub-frames share the first half in four
-        equal runs (then ``head_dim`` is a multiple of 32).
-        ``full``: the whole head takes the camera: feature ((p*4 + c)*4 + j)*(head_dim/64) + r is component j of a
+        ``half``: the camera multiplies the first half of each head; RoPE rotates the next quarter by the token's x and
+        the last by its y, in q, k, v and, inverted, in o. Sub-frames share the first half in four equal runs
+        (``head_dim`` is then a multiple of 32).
+        ``full``: the camera multiplies the whole head: feature ((p*4 + c)*4 + j)*(head_dim/64) + r is component j of a
         four-vector of sub-frame c.
         ``contiguous``: sub-frames own ``dims_per_camera`` features each, from the front; the rest is untouched.
     subframes : sequence of int, optional
-        ``contiguous``: which sub-frames, in order; all if not given. (1, 3), say.
+        ``contiguous``: which sub-frames, in order, such as (1, 3). Default: all.
     dims_per_camera : int
         ``contiguous``: a multiple of 4.
     translation : {"none", "log", "logd4", "tanh"} or float
-        Tames large scenes: the translation t of camera_from_world becomes t * log1p(|t|) / |t|, that / 4,
-        t * tanh(|t|) / |t|, or t divided by a number. All but ``none`` and a divisor depend on the world frame, so give
+        Compresses the translations of large scenes: t of camera_from_world becomes t * log1p(|t|) / |t|, that / 4,
+        t * tanh(|t|) / |t|, or t divided by a number. All but ``none`` and a divisor depend on the world frame, so pass
         cameras relative to one of them, or ``world_from_reference``.
     base : float
         ``half``: base of the rotary frequencies base^(-i / n), n = head_dim / 8.
     world_from_reference : CameraPose or (4, 4) array, optional
-        Cameras are taken relative to this one, before ``translation``. Give the same to all that meet in an attention.
+        Cameras are expressed relative to this one, before ``translation`` applies. Pass the same one to every `PRoPE`
+        in an attention.
 
     Notes
     -----
-    Only P_q P_k^-1 counts, so the origin of the world does not; but P^T q and P^-1 k grow with the distance from it,
-    and with them what float32 and bfloat16 round off. `attend`, `prope_attention` and `MemoryCrossAttention` therefore
-    take all cameras relative to one of them where these are far from the origin: their error does not grow. The
-    ``apply_to_...`` methods cannot know which others theirs will meet, so they use the frame that ``viewmats`` have.
-    Where you call them yourself far from the origin, pass ``world_from_reference``.
+    Only P_q P_k^-1 matters, so the world origin is arbitrary; but P^T q and P^-1 k grow with the distance from it, and
+    so do the rounding errors of float32 and bfloat16. `attend`, `prope_attention` and `MemoryCrossAttention` therefore
+    express cameras far from the origin relative to one of them, which keeps the error from growing. The
+    ``apply_to_...`` methods cannot know which other cameras theirs will meet, so they use the frame of ``viewmats``. If
+    you call them yourself far from the origin, pass ``world_from_reference``.
 
     Warns
     -----
     SuspiciousInput
-        The cameras are so far from the origin that ``apply_to_...`` loses the digits that matter in the dtype of the
-        features; ``translation`` depends on the frame of the world, and the cameras are far from its origin; or
-        ``viewmats`` are of a dtype that is too coarse for where they are.
+        The cameras are so far from the origin that ``apply_to_...`` loses significant digits in the dtype of the
+        features; ``translation`` depends on the world frame, and the cameras are far from its origin; or the dtype of
+        ``viewmats`` is too coarse for their translations.
 
     References
     ----------
@@ -125,7 +126,7 @@ class PRoPE:
         if self.layout == "half":
             if place is None:
                 raise ValueError('positions: layout "half" needs them, or patches_x and patches_y')
-            # n pairs an axis, x first, at frequencies base^(-i/n): the table of an axis of 2n dimensions.
+            # n pairs per axis, x first, at frequencies base^(-i/n): the table of an axis of 2n dimensions.
             quarter = head_dim // 4
             frequencies = check_number("base", base, above=0.0)
             self._angles = RotaryTable.of_positions(place[:, ::-1], (quarter, quarter), frequencies)
@@ -137,8 +138,8 @@ class PRoPE:
     def apply_to_q(self, q: ArrayLike, *, num_threads: int = 0) -> Any:
         """P^T q with the rotary part; q is (..., N, head_dim).
 
-        For this and its siblings: float64 and bfloat16 stay so, all else is computed in float32. Transposed views of
-        (B, N, heads, d) are read as they are. A torch tensor may require a gradient.
+        This and the other ``apply_to_...`` methods keep float64 and bfloat16; other dtypes are computed in float32.
+        Transposed views of (B, N, heads, d) are read in place. A torch tensor may require a gradient.
         """
         self._suspect_distance(q)
         return self.multiply("q", q, self.products.as_given.q, False, num_threads)
@@ -154,10 +155,10 @@ class PRoPE:
         return self.multiply("o", o, self.products.as_given.o, True, num_threads)
 
     def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
-        """Attention under PRoPE. Keys and values have the cameras of ``memory``, or those of the queries without it.
+        """Attention under PRoPE. Keys and values have the cameras of ``memory``, or without it those of the queries.
 
-        All cameras are taken relative to the first of the queries where these are far from the origin, so that the
-        world may lie anywhere. ``options`` go to `attention`; with ``return_lse`` the result is a pair here too.
+        If the query cameras are far from the origin, all cameras are expressed relative to the first of them, so the
+        world origin may be anywhere. ``options`` go to `attention`; with ``return_lse`` the result is a pair here too.
         """
         threads = options.get("num_threads", 0)
         keys = self if memory is None else check_instance("memory", memory, PRoPE)
@@ -174,7 +175,7 @@ class PRoPE:
         return self.multiply("o", result, own.o, True, threads)
 
     def _suspect_distance(self, x: ArrayLike) -> None:
-        """Warn once of features that are too coarse for where the cameras are."""
+        """Warn once if the dtype of the features is too coarse for the distance of the cameras."""
         distance = self.products.distance
         if distance * _SPACING["bfloat16"] <= _MOST_ERROR or self._suspected:
             return
@@ -188,7 +189,7 @@ class PRoPE:
             )
 
     def multiply(self, name: str, x: ArrayLike, matrices: MatrixTable, inverse: bool, num_threads: int) -> Any:
-        """One product of ``products`` on features (..., N, head_dim), with the rotary part or its inverse."""
+        """Apply one of ``products`` to features (..., N, head_dim), with the rotary part or its inverse."""
         x = readable(name, x)
         shape = tuple(np.shape(x))
         check_shape(name, shape, (*[None] * max(0, len(shape) - 2), len(self), self.head_dim))
@@ -223,7 +224,7 @@ def _prope(
     inverse: bool,
     num_threads: int,
 ) -> Any:
-    """One of the products on x (..., N, d). The adjoint is for the backward alone."""
+    """One of the products, applied to x (..., N, d). Only the backward uses the adjoint."""
     call = Call("x", x, num_threads)
     heads = call.heads("x", x, (*[None] * max(0, len(x.shape) - 2), "N", "d"))
     _, _, tokens, dim = heads.shape
@@ -242,7 +243,7 @@ def _prope(
 
 
 def _check_runs(runs: list[tuple[int, int, int]], spread: int, groups: int, dim: int, turns: bool) -> None:
-    """Runs cover features from the first on; half of them, exactly, where the other half turns."""
+    """Check that runs cover features from the first on without gaps; with RoPE, exactly the first half."""
     end = dim // 2 if turns else dim
     position = 0
     fits = True
@@ -255,7 +256,7 @@ def _check_runs(runs: list[tuple[int, int, int]], spread: int, groups: int, dim:
 
 
 def _prope_backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
-    """The same with transposed matrices."""
+    """The same product with transposed matrices."""
     product, adjoint, camera, cos, sin, runs, spread, inverse, threads = kept(ctx)
     back = on_tensors("prope")(gradient, adjoint, product, camera, cos, sin, runs, spread, not inverse, threads)
     return back, *[None] * 9
@@ -293,8 +294,8 @@ def prope_attention(
 ) -> Any:
     """Self-attention of V camera views under PRoPE, in one call; q, k, v are (B, heads, V * patches_y * patches_x, d).
 
-    The arguments are those of `PRoPE`; ``options`` go to `attention`. Where keys have
-    other cameras than queries, or cameras serve many layers, make the encodings once and use `PRoPE.attend`.
+    The arguments are those of `PRoPE`; ``options`` go to `attention`. If keys and queries have different cameras, or
+    cameras serve many layers, make the encodings once and use `PRoPE.attend`.
     """
     encoding = PRoPE(
         np.shape(q)[-1],

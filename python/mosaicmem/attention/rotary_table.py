@@ -25,7 +25,7 @@ class RotaryTable:
     Attributes
     ----------
     cos, sin : (N, head_dim / 2) float64
-        Where the positions were from which `WarpedRoPE.table` made them: NumPy's, or arrays on a GPU.
+        NumPy arrays, or arrays on the GPU if `WarpedRoPE.table` was given positions there.
     """
 
     def __init__(self, cos: ArrayLike, sin: ArrayLike) -> None:
@@ -38,7 +38,7 @@ class RotaryTable:
     def of_positions(
         cls, positions: ArrayLike, axes_dims: Sequence[int], theta: float, num_threads: int = 0
     ) -> RotaryTable:
-        """The angles of positions (N, axes), which turn ``axes_dims`` features each."""
+        """The angles of positions (N, axes); axis i rotates ``axes_dims[i]`` features."""
         call = Call("positions", positions, num_threads)
         places = call.array("positions", positions, "float64", ("N", len(axes_dims)), finite=True)
         shape = places.shape[0], sum(axes_dims) // 2
@@ -58,9 +58,9 @@ class RotaryTable:
         return tokens, pairs
 
     def beside(self, name: str, x: Any, *, double: bool = False) -> tuple[Any, Any]:
-        """cos and sin where features ``x`` are, in float32, or with ``double`` in the precision of ``x``.
+        """cos and sin on the device of features ``x``, in float32, or with ``double`` in float64 if ``x`` is.
 
-        On a GPU, those of positions on the host are copied once and kept.
+        Host tables are copied to the GPU once and cached.
         """
         is_double = double and str(x.dtype).endswith("float64")
         call = Call(name, x)

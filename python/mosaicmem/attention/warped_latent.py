@@ -1,4 +1,4 @@
-"""Warped Latent: memory tokens put onto the latent grid of the target view."""
+"""Warped Latent: memory tokens splatted onto the latent grid of the target view."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ MODES = ("nearest", "block", "bilinear")
 
 @dataclass(frozen=True, eq=False)
 class LatentCanvas:
-    """What memory shows on the latent grid of one view.
+    """Tokens splatted onto the latent grid of one view.
 
     Attributes
     ----------
     latents : (h, w, C) float32, or float64 for float64 tokens
         Zero where uncovered.
     coverage : (h, w) bool
-        True where a token projected. Nothing is ever filled in.
+        True where a token landed. Holes are never filled.
     depth : (h, w) float32
         Depth of the front surface, metres; 0 where uncovered.
     source : (h, w) int32
@@ -92,7 +92,7 @@ class LatentCanvas:
 class WarpedLatent:
     """Forward splat of tokens into a latent grid, with a z-buffer.
 
-    The front token of a cell is the nearest; equal depths go to the smaller index, so the result is the same always.
+    The front token of a cell is the nearest; ties go to the smaller index, so the result is deterministic.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class WarpedLatent:
         ``nearest``: a token covers the cell it lands in. ``block``: the 2x2 cells around it. ``bilinear``: likewise,
         and a cell averages all tokens of its front surface by weight times bilinear weight.
     depth_tolerance : float
-        ``bilinear`` only: tokens up to this part behind the front token belong to its surface.
+        ``bilinear`` only: tokens up to this fraction of its depth behind the front token belong to its surface.
     """
 
     def __init__(self, mode: str = "bilinear", *, depth_tolerance: float = 0.05) -> None:
@@ -117,12 +117,12 @@ class WarpedLatent:
         *,
         weights: ArrayLike | None = None,
     ) -> LatentCanvas:
-        """Put tokens onto a grid of ``rows`` x ``columns`` cells.
+        """Splat tokens onto a grid of ``rows`` x ``columns`` cells.
 
         Parameters
         ----------
         tokens : (N, C) array
-            float64 stays so, all else is computed in float32. A torch tensor may require a gradient; the canvas is
+            float64 is kept, other dtypes are computed in float32. A torch tensor may require a gradient; the canvas is
             linear in the tokens.
         positions : (N, 2) array
             (y, x) in cell coordinates, integers at cell centres. Tokens off the grid, or not finite, are skipped.
@@ -137,15 +137,15 @@ class WarpedLatent:
 
 
 def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int = 0) -> tuple[Any, Any]:
-    """Read a grid of latents at fractional places.
+    """Sample a grid of latents at fractional positions.
 
     Parameters
     ----------
     grid : (h, w, C) array
-        float64 stays so, all else is computed in float32. A torch tensor may require a gradient.
+        float64 is kept, other dtypes are computed in float32. A torch tensor may require a gradient.
     positions : (N, 2) array
-        (y, x) in cell coordinates, integers at cell centres. Between the outermost centres and the border of the grid,
-        half a cell further, the nearest centre counts.
+        (y, x) in cell coordinates, integers at cell centres. In the half cell between the outermost centres and the
+        border of the grid, the nearest centre counts.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def _splat(
 def _splat_adjoint(
     canvas: Any, positions: Any, depth: Any, weights: Any, surface: Any, source: Any, mode: str, depth_tolerance: float
 ) -> Any:
-    """The gradient of tokens (N, C) from that of the canvas; ``surface`` and ``source`` are what `_splat` has found."""
+    """The gradient of tokens (N, C) from that of the canvas; ``surface`` and ``source`` are from `_splat`."""
     call = Call("canvas", canvas)
     gradient = call.array("canvas", canvas, FLOATS, ("h", "w", "C"), values=True)
     rows, columns, channels = gradient.shape

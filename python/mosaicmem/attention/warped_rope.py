@@ -26,7 +26,7 @@ from mosaicmem.attention.rotary_table import PAIRINGS, RotaryTable
 def grid_positions(frames: int, rows: int, columns: int, *, temporal: str = "target") -> F64:
     """The (t, y, x) of every token of a video grid, (frames * rows * columns, 3) float64, x fastest.
 
-    ``temporal`` is that of the memory tokens these queries meet (`warped_positions`): with "offset" all t are 0.
+    ``temporal`` must match that of the memory tokens (`warped_positions`): with "offset" all t are 0.
     """
     for name, value in (("frames", frames), ("rows", rows), ("columns", columns)):
         check_integer(name, value, minimum=0)
@@ -36,7 +36,7 @@ def grid_positions(frames: int, rows: int, columns: int, *, temporal: str = "tar
 
 
 def warped_positions(projected: ArrayLike, stride: float, t: ArrayLike) -> F64:
-    """The (t, y, x) of memory tokens from where they land in the target view, fractions kept.
+    """The fractional (t, y, x) of memory tokens, from where they land in the target view.
 
     Parameters
     ----------
@@ -67,21 +67,21 @@ def warped_positions(projected: ArrayLike, stride: float, t: ArrayLike) -> F64:
 class WarpedRoPE:
     """Rotary embedding over (t, y, x) with fractional positions.
 
-    Memory tokens take the position (target latent frame, v'/s' - 0.5, u'/s' - 0.5) of where they land, which a
-    `Mosaic` holds; queries take their grid position (`grid_positions`). With integer
-    positions this is the ordinary 3D RoPE of a video transformer.
+    Memory tokens take the position where they land, (target latent frame, v'/s' - 0.5, u'/s' - 0.5), which a `Mosaic`
+    holds; queries take their grid position (`grid_positions`). With integer positions this is the ordinary 3D RoPE of a
+    video transformer.
 
     Parameters
     ----------
     head_dim : int
         Even.
     axes_dims : (int, int, int), optional
-        Head dimensions that turn with t, y and x: even, summing to ``head_dim``. The default gives y and x
+        Head dimensions rotated by t, y and x: even, summing to ``head_dim``. The default gives y and x
         2 * (head_dim // 6) each and t the rest: 44 / 42 / 42 of 128, as in Wan.
     theta : float
         Base of the frequencies theta^(-2i / d).
     pairing : {"interleaved", "split_half"}
-        Which dimensions turn together: (0, 1), (2, 3), ... or (0, d/2), (1, d/2 + 1), ...
+        Which dimensions are rotated together: (0, 1), (2, 3), ... or (0, d/2), (1, d/2 + 1), ...
 
     References
     ----------
@@ -108,7 +108,7 @@ class WarpedRoPE:
         self.pairing = check_choice("pairing", pairing, PAIRINGS)
 
     def table(self, positions: ArrayLike, *, num_threads: int = 0) -> RotaryTable:
-        """The angles of positions (N, 3) in (t, y, x), fractions allowed; on a GPU where they are on one."""
+        """The angles of positions (N, 3) in (t, y, x), fractions allowed; on the GPU if the positions are."""
         return RotaryTable.of_positions(positions, self.axes_dims, self.theta, check_threads(num_threads))
 
     def apply(
@@ -119,17 +119,18 @@ class WarpedRoPE:
         inverse: bool = False,
         num_threads: int = 0,
     ) -> Any:
-        """Turn the features of each token by its position.
+        """Rotate the features of each token by its position.
 
         Parameters
         ----------
         x : (..., N, head_dim) array
-            Queries or keys. float64 and bfloat16 stay so, all else is computed in float32; the angles are computed in
-            float64. Transposed views of (B, N, heads, d) are read as they are. A torch tensor may require a gradient.
+            Queries or keys. float64 and bfloat16 are kept, other dtypes are computed in float32; the angles are
+            computed in float64. Transposed views of (B, N, heads, d) are read in place. A torch tensor may require a
+            gradient.
         positions : (N, 3) array or RotaryTable
             (t, y, x), fractions allowed, shared by all leading dimensions; or their `table`.
         inverse : bool
-            Turn the other way: apply(apply(x), inverse=True) is x.
+            Rotate the other way: apply(apply(x), inverse=True) is x.
 
         Returns
         -------
@@ -149,7 +150,7 @@ class WarpedRoPE:
 
 
 def _rope(x: Any, cos: Any, sin: Any, interleaved: bool, inverse: bool, num_threads: int) -> Any:
-    """x (..., N, d) turned by cos and sin (N, d / 2)."""
+    """x (..., N, d) rotated by cos and sin (N, d / 2)."""
     call = Call("x", x, num_threads)
     heads = call.heads("x", x, (*[None] * max(0, len(x.shape) - 2), "N", "d"))
     _, _, tokens, dim = heads.shape
@@ -164,7 +165,7 @@ def _rope(x: Any, cos: Any, sin: Any, interleaved: bool, inverse: bool, num_thre
 
 
 def _rope_backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
-    """The same with the opposite angle."""
+    """The rotation by the opposite angle."""
     cos, sin, interleaved, inverse, threads = kept(ctx)
     return on_tensors("rope")(gradient, cos, sin, interleaved, not inverse, threads), *[None] * 5
 

@@ -1,4 +1,4 @@
-"""The command line. One file a command; heavy imports happen inside the commands."""
+"""The command line. One file per command; heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ app.command()(bench)
 
 
 def main() -> None:
-    """Entry point of the ``mosaicmem`` command. A run that is interrupted or terminated leaves nothing behind."""
+    """Entry point of the ``mosaicmem`` command. An interrupted or terminated run leaves no unfinished output."""
     show_warnings()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP

@@ -1,4 +1,4 @@
-"""Tables of throughput."""
+"""Throughput tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STAGES = ("retrieve", "denoise", "decode", "remember")
 
 
 def print_bench(runs: Sequence[CaseResult], memory: MemoryResult, step_seconds: float) -> None:
-    """Whole calls with their stages; then memory beside a model's step."""
+    """Print whole calls with their stages, then the cost of memory relative to a model's step."""
     rows = [
         [
             f"{run.case.width}x{run.case.height}",
@@ -37,7 +37,7 @@ def print_bench(runs: Sequence[CaseResult], memory: MemoryResult, step_seconds: 
 
 
 def _print_profile(run: CaseResult) -> None:
-    """The functions of a case that take longest."""
+    """Print the slowest functions of a case."""
     rows = [
         [entry.function, f"{1000 * entry.seconds:.1f}", f"{100 * entry.part:.0f} %", str(entry.calls)]
         for entry in run.profile or ()
@@ -47,7 +47,7 @@ def _print_profile(run: CaseResult) -> None:
 
 
 def _print_memory(memory: MemoryResult, step_seconds: float) -> None:
-    """What memory costs, part by part, beside a step of the model."""
+    """Print the cost of memory, part by part, relative to a step of the model."""
     costs = [*memory.parts.items(), ("together", memory.seconds)]
     rows = [[name, f"{1000 * seconds:.2f}", f"{100 * seconds / step_seconds:.2f} %"] for name, seconds in costs]
     size = f"{memory.width}x{memory.height}, {memory.latents} latents of {memory.channels} channels"

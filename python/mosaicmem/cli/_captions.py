@@ -1,4 +1,4 @@
-"""Sheets of pictures that explain themselves: a heading for each row and column, and notes below."""
+"""Captioned sheets of pictures: a heading for each row and column, and notes below."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from mosaicmem._arrays import F32
 
-_SIZE = 15  # of the text, pixels
+_SIZE = 15  # font size, pixels
 _GAP = 6
 _MARGIN = 10
 _INK = (34, 34, 34)
-_FRAME = (170, 170, 170)  # around each picture: white ones would end nowhere
+_FRAME = (170, 170, 170)  # outline of each picture, so that white ones have an edge
 
 
 def captioned_sheet(
@@ -23,7 +23,7 @@ def captioned_sheet(
     pictures: Sequence[Sequence[F32]],
     notes: Sequence[str] = (),
 ) -> F32:
-    """Pictures of one size in rows and columns on white, with words around them.
+    """Pictures of one size in rows and columns on white, with captions.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def captioned_sheet(
     pictures : sequence of sequence of (H, W, 3) float32 in [0, 1]
         Row by row.
     notes : sequence of str
-        Lines below: what colours mean.
+        Lines below that explain the colours.
     """
     from PIL import Image, ImageDraw
 
@@ -76,7 +76,7 @@ def _font() -> Any:
 
     try:
         return ImageFont.load_default(_SIZE)
-    except TypeError:  # before Pillow 10.1 there is one size
+    except TypeError:  # Pillow before 10.1 has only one size
         return ImageFont.load_default()
 
 
@@ -85,7 +85,7 @@ def _width(text: str, font: Any) -> int:
 
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:
-    """Lines that are no wider than so many pixels, where words allow."""
+    """Lines of at most ``width`` pixels, unless a single word is wider."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

@@ -1,4 +1,4 @@
-"""What commands share: options, and outputs that are there whole or not at all."""
+"""Shared by commands: options, and outputs that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def finite(parameter: typer.CallbackParam, value: float | None) -> float | None:
-    """Callback of every option that is a float: NaN and infinity would pass the comparison with its range."""
+    """Callback of every float option: NaN and infinity would pass its range check."""
     if value is not None and not math.isfinite(value):
         typer.echo(f"mosaicmem: error: {parameter.opts[0]}: expected a finite number, got {value}", err=True)
         raise typer.Exit(WRONG_USAGE)
@@ -50,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
 
 SUMMARY = "summary.json"
 MANIFEST = "manifest.json"
-_KINDS = {SUMMARY: "earlier run", MANIFEST: "store"}  # what a folder is that has such a file
+_KINDS = {SUMMARY: "earlier run", MANIFEST: "store"}  # the kind of a folder that has such a file
 _FILE_SUFFIXES = (
     *(".bin", ".csv", ".gif", ".glb", ".html", ".jpeg", ".jpg", ".json", ".mkv", ".mov", ".mp4", ".npy", ".npz"),
     *(
@@ -68,17 +68,17 @@ _FILE_SUFFIXES = (
         ".yml",
         ".zip",
     ),
-)  # that no folder is meant to have
+)  # that no output folder is meant to have
 
 _unfinished: list[Staging] = []
-_checkpoints: list[Path] = []  # folders that keep each window of the run
+_checkpoints: list[Path] = []  # folders in which the run saves each window
 
 
 def check_output_folder(path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY) -> Path:
-    """The absolute path of a folder to write, if it may be written there; refused before any work is done.
+    """The absolute path of a folder to write; raises if it may not be written, before any work is done.
 
-    An empty folder makes way. With ``force``, so does one of the same kind, and nothing else: one that holds ``mark``,
-    and where that is a summary, of the same command and without files that it did not write.
+    An empty folder is replaced. With ``force``, so is a folder of the same kind, and nothing else: it must hold
+    ``mark`` and, if that is a summary, be from the same command and have no files that the command did not write.
     """
     if path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir():
         raise UsageError(f"{name}: expected a folder, got {path}, which has the name of a file")
@@ -96,14 +96,14 @@ def check_output_folder(path: Path, force: bool, command: str, *, name: str = "-
 
 
 def _sign(folder: Path, command: str) -> None:
-    """Note in the summary which command wrote which files."""
+    """Record in the summary which command wrote which files."""
     summary = json.loads((folder / SUMMARY).read_text())
     files = sorted(entry.name for entry in folder.iterdir())
     (folder / SUMMARY).write_text(json.dumps({**summary, "command": command, "files": files}, indent=2) + "\n")
 
 
 def _check_signed(folder: Path, command: str, name: str) -> None:
-    """A folder that was signed by the same command, and holds nothing since that it did not write."""
+    """Check that the same command signed a folder, and that it holds no files that the command did not write."""
     from mosaicmem._files import read_json_object
 
     try:
@@ -119,7 +119,7 @@ def _check_signed(folder: Path, command: str, name: str) -> None:
 
 
 def check_output_file(path: Path, force: bool, suffixes: Sequence[str], *, name: str = "--output") -> Path:
-    """The same of a file, whose name has one of these ``suffixes``; with ``force``, such a file makes way."""
+    """`check_output_folder` for a file with one of these ``suffixes``; with ``force``, an existing file is replaced."""
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{name}: expected a name that ends in {' or '.join(suffixes)}, got {path}")
     path = _check_place(path, force, name)
@@ -141,10 +141,10 @@ def _check_place(path: Path, force: bool, name: str) -> Path:
 
 
 def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
-    """Refuse outputs that are, hold, or lie in another output or an input, which would end with them.
+    """Reject outputs that equal, contain, or lie in an input or another output, which they would destroy.
 
-    Links are followed, hard ones too, and so is a file system that takes upper and lower case for the same. Only within
-    the folder of ``--scene`` may an output lie, as it replaces nothing there that is not its own.
+    This sees through symbolic links, hard links and case-insensitive file systems. The one exception: an output may lie
+    in the folder of ``--scene``, since it replaces nothing there but its own files.
     """
     places = {name: path for name, path in {**read, **written}.items() if path is not None}
     for name in (name for name in places if name in written):
@@ -157,19 +157,19 @@ def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | No
 
 
 def same_place(one: Path | None, other: Path | None) -> bool:
-    """Whether two paths lead to the same file or folder, through whatever links; or will, where nothing is yet."""
+    """Whether two paths lead to the same file or folder, through any links, even if it does not exist yet."""
     if one is None or other is None:
         return False
     if one.resolve() == other.resolve():
         return True
     try:
         return one.samefile(other)
-    except OSError:  # one of them is not there
+    except OSError:  # one of them does not exist
         return False
 
 
 def _is_in(path: Path, folder: Path) -> bool:
-    """Whether a path is another, or lies in it: as it is written, or where its links lead."""
+    """Whether a path equals or lies in a folder, as written or with links resolved."""
     ways = (path.resolve(), Path(os.path.normpath(path.absolute())))
     return any(same_place(place, folder) for way in ways for place in (way, *way.parents))
 
@@ -178,11 +178,11 @@ def _is_in(path: Path, folder: Path) -> bool:
 def output_folder(
     path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY
 ) -> Iterator[Path]:
-    """A new folder that takes its place whole when the block ends without an error; see `check_output_folder`."""
+    """A staging folder that is moved to ``path`` when the block ends without an error; see `check_output_folder`."""
     path = check_output_folder(path, force, command, name=name, mark=mark)
     replaces = path.exists()
     staging = Staging(path)
-    _unfinished.append(staging)  # before it is there, so that no signal comes in between
+    _unfinished.append(staging)  # before the folder exists, so that no signal comes in between
     try:
         staging.begin()
         yield staging.folder
@@ -199,7 +199,7 @@ def output_folder(
 
 
 def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str) -> None:
-    """Keep a store in a new folder, which is there whole or not at all."""
+    """Atomically save a store to a new folder."""
     with output_folder(path, force, command, name="--save-memory", mark=MANIFEST) as folder:
         kept = store.fork()
         kept.save(folder)
@@ -208,7 +208,7 @@ def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str) 
 
 
 def keeps_checkpoint(folder: Path) -> None:
-    """Note where a run keeps its windows, so that one that is interrupted says where it goes on."""
+    """Register the checkpoint folder of a run, so that an interrupted run says where it resumes."""
     _checkpoints.append(folder)
 
 
@@ -216,9 +216,9 @@ _ENDS = {int(signal.SIGINT): "interrupted", int(signal.SIGHUP): "the terminal ha
 
 
 def end_on_signal(number: int, frame: FrameType | None) -> None:
-    """A signal handler that removes unfinished output and says so, then lets the signal do what it does.
+    """A signal handler that removes unfinished output and says so, then lets the signal take its default action.
 
-    An exception would not be as sure: extension code that runs Python may swallow it.
+    An exception would be less reliable: extension code that runs Python may swallow it.
     """
     with suppress(OSError):  # the terminal itself may have gone
         os.write(1, restore_terminal().encode())
@@ -236,5 +236,5 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Figures as JSON on standard output, and nothing else there."""
+    """Print figures as JSON; nothing else goes to standard output."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,4 +1,4 @@
-"""Failures as a person meets them: one line on standard error, and an exit code that says whose they are."""
+"""How failures are reported: one line on standard error, and an exit code that tells wrong usage from failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAILED, WRONG_USAGE = 1, 2
 
 
 class UsageError(ValueError):
-    """The command was called wrongly: an option's value, or options that do not go together. Exit code 2."""
+    """Wrong usage: an invalid value of an option, or incompatible options. Exit code 2."""
 
 
 def reports_errors(command: Callable[_P, None]) -> Callable[_P, None]:
@@ -57,7 +57,7 @@ def _message(error: Exception) -> str:
 
 
 def _name_option(message: str, command: Callable[..., None]) -> str:
-    """A message of the library about a parameter, about the option of the command that has its name, if one has."""
+    """Replace the parameter that a library message begins with by the command's option of that name, if any."""
     name = message.partition(":")[0]
     if not name.isidentifier():
         return message
@@ -71,10 +71,10 @@ def _name_option(message: str, command: Callable[..., None]) -> str:
 
 @contextmanager
 def blames(options: Mapping[str, str]) -> Iterator[None]:
-    """Report a ValueError or TypeError of the library about a parameter as one about the option that gave it.
+    """Turn a library ValueError or TypeError about a parameter into a `UsageError` about the option that set it.
 
-    ``options`` maps names of parameters, as messages of the library begin with them, to names of options. Errors about
-    anything else, and those of files, pass as they are.
+    ``options`` maps names of parameters, with which library messages begin, to names of options. Errors about anything
+    else, and a FormatError, pass unchanged.
     """
     from mosaicmem.errors import FormatError
 
@@ -90,21 +90,21 @@ def blames(options: Mapping[str, str]) -> Iterator[None]:
 
 
 def check_choice(name: str, text: str, choices: Sequence[str]) -> str:
-    """One of some words."""
+    """``text``, if it is one of ``choices``."""
     if text not in choices:
         raise UsageError(f"{name}: expected {', '.join(choices[:-1])} or {choices[-1]}, got {text!r}")
     return text
 
 
 def check_useful(given: Mapping[str, object], because: str) -> None:
-    """Refuse options that were given and would have no effect.
+    """Reject options that were given but would have no effect.
 
     Parameters
     ----------
     given : mapping of str to object
         Values by name of option; one that is None, False or empty was not given.
     because : str
-        What they need: "expected --trajectory with it", say.
+        What they need, such as "expected --trajectory with it".
     """
     idle = [name for name, value in given.items() if value is not None and value is not False and value != []]
     if idle:

@@ -14,12 +14,12 @@ from mosaicmem.cli._tables import print_figures, say
 from mosaicmem.evaluation import Evaluation, ForgettingBin, GridFrame
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, math.inf)
-"""Of the bins of a forgetting curve, seconds."""
+"""Bin edges of a forgetting curve, seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One memory that was evaluated: how it chooses and composes, and the bytes that it may hold."""
+    """One evaluated memory: its strategy, composition and byte limit, with its results."""
 
     strategy: str
     composition: str
@@ -29,13 +29,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What people read."""
+        """Display name."""
         limit = "" if self.max_bytes is None else f", {self.max_bytes / 1e6:g} MB"
         return f"{self.strategy} + {self.composition}{limit}"
 
 
 def print_runs(runs: Sequence[Run]) -> None:
-    """A line for each memory; then its forgetting curve, if it has one."""
+    """Print a line per memory, then the forgetting curves, if any."""
     figures = {
         "cover\n%": [_figure(100 * run.result.mean("coverage"), 1) for run in runs],
         "PSNR\ndB": [_figure(run.result.psnr, 2) for run in runs],
@@ -63,7 +63,7 @@ def print_runs(runs: Sequence[Run]) -> None:
 
 
 def _print_table(title: str, runs: Sequence[Run], columns: dict[str, list[str]]) -> None:
-    """One line a run."""
+    """Print one line per run."""
     if any(run.max_bytes for run in runs):
         columns = {"MB": [f"{run.max_bytes / 1e6:g}" if run.max_bytes else "-" for run in runs], **columns}
     rows = [
@@ -73,9 +73,9 @@ def _print_table(title: str, runs: Sequence[Run], columns: dict[str, list[str]])
 
 
 def run_summary(run: Run, targets: Sequence[int], numbers: Sequence[int] | None) -> dict[str, Any]:
-    """Figures as plain JSON; None where there is none.
+    """Figures as plain JSON; None for NaN and infinity.
 
-    ``targets`` are positions in the sequence, and ``numbers`` those of their files where they differ.
+    ``targets`` are positions in the sequence; ``numbers`` are their file numbers, if they differ.
     """
     result = run.result
     return {
@@ -102,7 +102,7 @@ def write_figures(
     targets: Sequence[int],
     numbers: Sequence[int] | None,
 ) -> None:
-    """Pictures of each memory, and plots of all of them."""
+    """Write a picture of each memory, and plots of all of them."""
     from mosaicmem.cli._figures import plot_forgetting, plot_targets, side_by_side
     from mosaicmem.media import save_png
 

@@ -1,4 +1,4 @@
-"""Pictures and plots that commands write, and pages of them."""
+"""Pictures, plots and HTML pages that commands write."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mosaicmem.evaluation import Evaluation, ForgettingBin, GridFrame
 
 _ROWS = 6  # targets in a picture
-_LEAST_WIDTH = 320  # pixels of one panel
+_LEAST_WIDTH = 320  # of one panel, pixels
 _UNCOVERED = np.array([0.9, 0.0, 0.9], np.float32)
 
 
 def side_by_side(label: str, evaluation: Evaluation, targets: Sequence[GridFrame], names: Sequence[str]) -> F32:
-    """A few targets, one a row: what was seen, what memory shows, what it covers, and the error threefold.
+    """A few targets, one per row: what was seen, what memory shows, what it covers, and three times the error.
 
-    ``names`` says which frame each target is.
+    ``names`` labels the frame of each target.
     """
     shown = np.unique(np.linspace(0, len(targets) - 1, _ROWS).round().astype(int))
     pictures, rows = [], []
@@ -51,7 +51,7 @@ def side_by_side(label: str, evaluation: Evaluation, targets: Sequence[GridFrame
 
 
 def _enlarge(picture: np.ndarray) -> F32:
-    """By whole pixels, so that cells show."""
+    """Scale by a whole factor, so that cells are visible."""
     scale = -(-_LEAST_WIDTH // picture.shape[1])
     return np.asarray(np.kron(picture.astype(np.float32), np.ones((scale, scale, 1), np.float32)), np.float32)
 
@@ -63,7 +63,7 @@ def plot_targets(
     frames: Sequence[int],
     numbers: Sequence[int] | None,
 ) -> None:
-    """PSNR and coverage of each target, by its position in the sequence; ``numbers`` are those of files that differ."""
+    """Plot PSNR and coverage per target by position in the sequence; ``numbers`` are file numbers, if they differ."""
     figure, (upper, lower) = _axes(2, 1)
     for label, evaluation in zip(labels, evaluations, strict=True):
         upper.plot(frames, [score.psnr for score in evaluation.scores], marker=".", label=label)
@@ -81,7 +81,7 @@ def plot_targets(
 
 
 def plot_forgetting(path: Path, labels: Sequence[str], curves: Sequence[Sequence[ForgettingBin]]) -> None:
-    """Coverage and PSNR by the time since a cell was last seen."""
+    """Plot coverage and PSNR by the time since a cell was last seen."""
     figure, (left, right) = _axes(1, 2)
     for label, curve in zip(labels, curves, strict=True):
         parts = [part for part in curve if part.cells]
@@ -112,7 +112,7 @@ def _axes(rows: int, columns: int) -> tuple[Any, Any]:
 
 
 def save_figure(path: Path, figure: Any) -> None:
-    """Write a figure as the PNG or SVG that the name says, atomically, the same bytes each time."""
+    """Atomically write a figure as PNG or SVG, by the suffix, with reproducible bytes."""
     import matplotlib
 
     kind = path.suffix.removeprefix(".")
@@ -149,7 +149,7 @@ def explain(name: str, has_path: bool) -> str:
 
 
 def write_page(path: Path, title: str, figures: Mapping[str, Any], captions: Mapping[Path, str]) -> None:
-    """A page with figures and pictures, by file with what each shows, that needs no other file and no network."""
+    """Write a self-contained HTML page of figures and pictures; ``captions`` are by picture file."""
     rows = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>'
         for name, value in _rows(figures)
@@ -172,7 +172,7 @@ figcaption {{ color: #555; max-width: 45rem; margin-top: 0.5rem; }}
 
 
 def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a page says in words: single figures, with their units."""
+    """The table of a page: single figures, with their units."""
     rows = []
     for name, value in figures.items():
         if value is None or isinstance(value, (list, dict)):
@@ -191,7 +191,7 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _embedded(picture: Path, caption: str) -> str:
-    """A picture within a page, as data."""
+    """A picture embedded in a page as a data URI."""
     kind = "svg+xml" if picture.suffix == ".svg" else "png"
     data = base64.b64encode(picture.read_bytes()).decode()
     words = html.escape(caption)

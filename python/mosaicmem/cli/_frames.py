@@ -1,8 +1,8 @@
-"""Frames as options select them, and as tables, pictures and JSON name them.
+"""How options select frames, and how tables, pictures and JSON name them.
 
 One rule holds in every command: a frame is named by its position, counted from 0 in the order of the sequence or of
-the camera path. Files of a sequence may have other numbers (7-Scenes names every fourth frame, say); where they differ
-from the positions, they stand beside them.
+the camera path. Files of a sequence may have other numbers (as in a 7-Scenes folder with every fourth frame); if they
+differ from the positions, they are shown beside them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parse_size(name: str, text: str) -> tuple[int, int]:
 def parse_range(name: str, text: str, count: int, number: Callable[[int], int] | None = None) -> range:
     """``A:B`` or ``A:B:STEP`` as positions within [0, count); A, B and STEP may be left out.
 
-    ``number`` gives the number that the files have for a position, for the message where a range is refused.
+    ``number`` maps a position to its file number, for the error message.
     """
     parts = text.split(":")
     try:
@@ -44,7 +44,7 @@ def parse_range(name: str, text: str, count: int, number: Callable[[int], int] |
 
 
 def _of_files(count: int, number: Callable[[int], int] | None) -> str:
-    """What to know where the files are numbered otherwise."""
+    """A hint for the error message if the files are numbered differently."""
     if number is None or not count or (number(0), number(count - 1)) == (0, count - 1):
         return ""
     return (
@@ -54,7 +54,7 @@ def _of_files(count: int, number: Callable[[int], int] | None) -> str:
 
 
 def parse_list(name: str, text: str, count: int) -> list[int]:
-    """Positions with commas, ``0,5,9``, or a range as `parse_range` takes it; ascending, each once."""
+    """Comma-separated positions, ``0,5,9``, or a range as in `parse_range`; ascending, without duplicates."""
     if ":" in text:
         return list(parse_range(name, text, count))
     try:
@@ -67,7 +67,7 @@ def parse_list(name: str, text: str, count: int) -> list[int]:
 
 
 def own_numbers(source: object, frames: Sequence[int]) -> list[int] | None:
-    """The numbers that the files of a sequence have for some positions; None where they are the positions."""
+    """The file numbers of some positions of a sequence; None if they equal the positions."""
     number = getattr(source, "number", None)
     if number is None:
         return None
@@ -76,12 +76,12 @@ def own_numbers(source: object, frames: Sequence[int]) -> list[int] | None:
 
 
 def caption_of(frame: int, number: int | None) -> str:
-    """``frame 60 (file 240)``, or ``frame 60`` where the file has no other number."""
+    """``frame 60 (file 240)``, or ``frame 60`` if the file has the same number."""
     return f"frame {frame}" if number is None or number == frame else f"frame {frame} (file {number})"
 
 
 def selected(frames: Sequence[int], numbers: Sequence[int] | None) -> str:
-    """``10 frames, 60 to 96``, with the numbers of their files where those differ."""
+    """``10 frames, 60 to 96``, with their file numbers if these differ."""
     if not frames:
         return "no frames"
     if len(frames) == 1:
@@ -91,7 +91,7 @@ def selected(frames: Sequence[int], numbers: Sequence[int] | None) -> str:
 
 
 def warn_of_overlap(targets: Sequence[int], remembered: Sequence[int]) -> None:
-    """Say so where frames are compared with themselves."""
+    """Warn if frames are compared with themselves."""
     both = len(set(targets) & set(remembered))
     if both:
         warn(f"{both} of {len(targets)} target frames are remembered too, which flatters their figures")

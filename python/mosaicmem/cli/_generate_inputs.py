@@ -1,4 +1,4 @@
-"""What ``mosaicmem generate`` remembers, where it goes, and what gives its frames a depth."""
+"""Inputs of ``mosaicmem generate``: what it remembers, its camera path, and its source of depth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a run remembers, and where it goes."""
+    """What a run remembers, and the path that it generates."""
 
     sequence: RgbdSequence | None
     remembered: list[int]
@@ -30,7 +30,7 @@ class Inputs:
     memory: Path | None = None
 
     def numbers(self, frames: list[int]) -> list[int] | None:
-        """The numbers that the files of some frames of the sequence have; None where they are the positions."""
+        """The file numbers of some frames of the sequence; None if they equal the positions."""
         return own_numbers(self.sequence, frames)
 
     def describe(self) -> str:
@@ -47,7 +47,7 @@ class Inputs:
         return f"{begins}.\nGenerating {goes}."
 
     def truth(self) -> dict[int, F32]:
-        """The true images by frame of the path, where they are known."""
+        """The ground-truth images by frame of the path, where they are known."""
         from mosaicmem._arrays import as_pixels
 
         if self.sequence is None:
@@ -66,9 +66,9 @@ def read_inputs(
     size: str | None,
     time_unit: str | None = None,
 ) -> Inputs:
-    """What the options of ``generate`` name, read; a `UsageError` says which of them do not go together.
+    """Read what the options of ``generate`` name; a `UsageError` says which of them are incompatible.
 
-    ``intrinsics`` and ``size`` hold for the scene and for the path.
+    ``intrinsics`` and ``size`` apply to the scene and to the path.
     """
     if (frames is None) == (trajectory is None):
         raise UsageError("--frames, --trajectory: expected exactly one of the two")
@@ -94,7 +94,7 @@ def read_inputs(
 
 
 def check_depth(model: Path | None, output: str | None, size: str | None, files: Path | None) -> None:
-    """Refuse options of depth that are wrong, or that do not go together."""
+    """Reject invalid or incompatible depth options."""
     if model is not None and files is not None:
         raise UsageError("--depth-model, --depth-files: expected at most one of the two")
     if model is None:
@@ -113,7 +113,7 @@ def make_depth_estimator(
     size: str | None,
     files: Path | None,
 ) -> DepthEstimator | None:
-    """The network or the files that generated frames get their depth from; None for the backend's own."""
+    """The network or the files that provide the depth of generated frames; None for the backend's own depth."""
     from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
 
     if files is not None:

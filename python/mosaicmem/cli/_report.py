@@ -1,4 +1,4 @@
-"""What a run leaves behind: pictures, video, cloud, figures; and what it prints."""
+"""What a run writes (frames, video, point cloud, figures), and what it prints."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mosaicmem.memory.summary import COVERAGE
 from mosaicmem.pipeline import AutoregressivePipeline, GenerationResult, PipelineConfig, WindowStatistics
 
 FIGURES = (*COVERAGE, "psnr_mosaic", "psnr_with_memory", "psnr_without_memory")
-_PARTS = ["covered", "of it\nobserved", "of it\ngenerated"]  # headings of COVERAGE, all in parts of the view
-_FEW = 10  # windows of a long run that are shown at its beginning, and at its end
+_PARTS = ["covered", "of it\nobserved", "of it\ngenerated"]  # headings of COVERAGE, all fractions of the view
+_FEW = 10  # windows shown at the beginning and at the end of a long run
 
 
 def write_run(
@@ -36,7 +36,7 @@ def write_run(
     summary: dict[str, Any],
     fps: float,
 ) -> None:
-    """Write frames, video, cloud, trajectory, configuration and summary into a folder."""
+    """Write frames, video, point cloud, trajectory, configuration and summary into a folder."""
     (folder / "frames").mkdir()
     with progress_bar() as progress:
         for i, image in enumerate(progress.track(result.frames, description="Writing frames")):
@@ -61,12 +61,12 @@ def run_summary(pipeline: AutoregressivePipeline, result: GenerationResult, seco
 
 
 def score_summary(scores: Sequence[FrameScore]) -> dict[str, float | None]:
-    """Means over frames; None where nothing counts."""
+    """Means over frames; None if no frame counts."""
     return {name: _number(mean_score(scores, name)) for name in FIGURES}
 
 
 def mean_coverage(windows: Sequence[WindowStatistics]) -> dict[str, float]:
-    """The parts of the views that memory covered, over all frames, by the names of `COVERAGE`."""
+    """The fractions of the views that memory covered, over all frames, by the names in `COVERAGE`."""
     frames = [window.last_frame - window.first_frame + 1 for window in windows]
     return {name: float(np.average([getattr(window, name) for window in windows], weights=frames)) for name in COVERAGE}
 
@@ -76,8 +76,8 @@ def score_list(
 ) -> list[dict[str, Any]]:
     """The figures of each frame as plain JSON.
 
-    ``frame`` is its position in the sequence, ``number`` what its file is numbered, ``output_frame`` its position in
-    the video that was generated.
+    ``frame`` is its position in the sequence, ``number`` its file number, ``output_frame`` its position in the
+    generated video.
     """
     return [
         {
@@ -91,7 +91,7 @@ def score_list(
 def print_scores(
     title: str, scores: Sequence[FrameScore], frames: Sequence[int], numbers: Sequence[int] | None = None
 ) -> None:
-    """A table with one line a frame, and the means; ``numbers`` are those of the files, where they differ."""
+    """Print a table with one line per frame, and the means; ``numbers`` are file numbers, if they differ."""
     headings = ["frame", "file", *_PARTS, "mosaic,\ncovered", "with\nmemory", "without\nmemory"]
     rows = [
         [str(frame), str(number), *_cells([getattr(score, name) for name in FIGURES])]
@@ -105,7 +105,7 @@ def print_scores(
 
 
 def print_coverage(windows: Sequence[WindowStatistics]) -> None:
-    """How much of each window's views memory covered; the first and the last few where there are many."""
+    """Print how much of each window's views memory covered; of many windows, only the first and the last few."""
     shown = list(windows) if len(windows) <= 2 * _FEW else [*windows[:_FEW], *windows[-_FEW:]]
     rows = [
         [
@@ -126,7 +126,7 @@ def print_coverage(windows: Sequence[WindowStatistics]) -> None:
 
 
 def print_ablation(scores: Sequence[AblationScore]) -> None:
-    """A line for each variant, and what it is away from everything together."""
+    """Print a line per variant, with its PSNR difference from the first."""
     rows = [
         [
             score.name,

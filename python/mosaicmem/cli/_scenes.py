@@ -1,4 +1,4 @@
-"""The sequence that ``--scene`` names, and the options that say what its camera is."""
+"""The sequence that ``--scene`` names, and the options for its camera."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SceneSize = Annotated[
 
 
 def open_scene(scene: str | Path, intrinsics: str | None, size: str | None) -> RgbdSequence:
-    """The sequence in a folder, with the camera that was given, if any.
+    """The sequence in a folder, with the given camera, if any.
 
     Raises
     ------
     FileNotFoundError, FormatError
-        There is no such folder, or no sequence in it.
+        The folder does not exist, or holds no sequence.
     UsageError
-        Its images are not of the size that was given.
+        Its images do not have the given size.
     """
     from mosaicmem.datasets import open_sequence
 

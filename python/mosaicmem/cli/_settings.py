@@ -1,4 +1,4 @@
-"""The configuration of a run from a file, from --set, and from options of their own."""
+"""The configuration of a run from a file, from --set, and from dedicated options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "visualize": {},
     "bench": {"num_threads": 1},
 }
-"""The commands that take --config, each with its own defaults of settings that are null in a file."""
+"""The commands that take --config, each with its own defaults for settings that a file leaves null."""
 
 _OPTIONS = {"prompt": "--prompt", "seed": "--seed", "num_threads": "--threads", "half_life": "--half-life"}
 
@@ -34,25 +34,25 @@ def read_settings(
     command: str | None = None,
     used: Collection[str] | None = None,
 ) -> PipelineConfig:
-    """A configuration: the defaults of a command, then the file, then --set, then options that were given.
+    """A configuration from, in increasing priority: a command's defaults, the file, --set, and dedicated options.
 
     Parameters
     ----------
     config : path, optional
-        JSON object. A setting that is null in it keeps the default of the command, as if the file did not have it.
+        JSON object. A null setting keeps the default of the command, as if it were absent.
     changes : sequence of str, optional
         NAME=VALUE of each --set.
     given : mapping of str to Any, optional
-        Values of options of their own; None stands for an option that was not given.
+        Values of dedicated options, by setting; None for an option that was not given.
     command : str, optional
-        Whose defaults; the library's if left out.
+        The command whose defaults apply. Default: those of the library.
     used : collection of str, optional
-        Settings that count here; --set of any other is refused, which would do nothing. All if left out.
+        Settings that have an effect here; --set of any other is rejected. Default: all.
 
     Raises
     ------
     UsageError
-        --set or an option of its own is wrong; the message names it.
+        --set or a dedicated option is wrong; the message names it.
     FormatError
         The file is wrong.
     """
@@ -79,14 +79,14 @@ def read_settings(
 
 
 def unset_settings(config: Path | None, changes: Sequence[str] | None = None) -> list[str]:
-    """The settings of which some command has a default of its own, and neither the file nor --set gives a value."""
+    """The settings with command-specific defaults to which neither the file nor --set gives a value."""
     names = sorted({name for own in COMMANDS.values() for name in own})
     given = {**_read_file(config), **read_changes(changes)}
     return [name for name in names if given.get(name) is None]
 
 
 def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
-    """Settings by name, of each ``NAME=VALUE``; the last one counts."""
+    """Settings by name, from each ``NAME=VALUE``; the last one wins."""
     from mosaicmem.pipeline import PipelineConfig
 
     fields = PipelineConfig.model_fields
@@ -100,7 +100,7 @@ def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _read_file(config: Path | None) -> dict[str, Any]:
-    """The settings that a file gives, checked by themselves so that an error names the file."""
+    """The settings that a file gives, validated on their own so that an error names the file."""
     from mosaicmem._files import read_json_object
     from mosaicmem.pipeline import PipelineConfig
     from mosaicmem.pipeline.config import MAX_BYTES
@@ -112,7 +112,7 @@ def _read_file(config: Path | None) -> dict[str, Any]:
 
 
 def _name_options(error: Any, told: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """What is wrong, by the options that a person typed."""
+    """What is wrong, in terms of the options that the user typed."""
     from mosaicmem.errors import describe_validation
 
     text = describe_validation(error)
@@ -123,7 +123,7 @@ def _name_options(error: Any, told: Mapping[str, Any], options: Mapping[str, Any
 
 
 def _parse(change: str, names: Sequence[str]) -> tuple[str, Any]:
-    """``window_size=8`` as ("window_size", 8); what is no JSON is text."""
+    """``window_size=8`` as ("window_size", 8); a value that is not JSON is text."""
     name, equals, text = change.partition("=")
     if not equals:
         raise UsageError(f"--set: expected NAME=VALUE, got {change!r}")
@@ -133,5 +133,5 @@ def _parse(change: str, names: Sequence[str]) -> tuple[str, Any]:
         raise UsageError(f"--set: {name}: no such setting{hint}")
     try:
         return name, json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, numbers of thousands of digits, nesting without end
+    except (ValueError, RecursionError):  # not JSON, numbers with thousands of digits, excessive nesting
         return name, text

@@ -1,4 +1,4 @@
-"""Where an output folder is made before it takes its place: beside it, and locked while its process lives."""
+"""Staging folders: an output folder is made beside its final path, and locked while its process lives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Staging:
         self._lock: int | None = None
 
     def begin(self) -> None:
-        """Make the folder, and remove what runs that were killed have left of the same output."""
+        """Make the folder, and remove what killed runs have left of the same output."""
         make_folder(self.path.parent)
         _sweep(self.path)
         self.folder.mkdir()
@@ -38,12 +38,12 @@ class Staging:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def finish(self) -> None:
-        """Give the folder the name of the output; what was there is deleted after that, never before."""
+        """Give the folder the name of the output; an old output is deleted only after that."""
         put_folder_in_place(self.folder, self.path)
         self._unlock()
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove the folder, and the parents that were made for it."""
         self._unlock()
         shutil.rmtree(self.folder, ignore_errors=True)
         for parent in self._made:
@@ -57,7 +57,7 @@ class Staging:
 
 
 def _sweep(path: Path) -> None:
-    """Remove staging folders of ``path`` whose processes have ended; an old output comes back that has no successor."""
+    """Remove staging folders of ``path`` whose processes have ended; restore an old output without a successor."""
     staging = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}(\.old)?")
     for name in sorted(os.listdir(path.parent)):
         left = path.parent / name

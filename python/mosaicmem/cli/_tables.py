@@ -21,20 +21,20 @@ def print_figures(
     last: Sequence[str] | None = None,
     left: int = 0,
 ) -> None:
-    """A line for each row; where the terminal is too narrow for that, a block for each row.
+    """Print a line per row or, if the terminal is too narrow for that, a block per row.
 
     Parameters
     ----------
     title : str
-        May wrap, and be several lines.
+        May wrap, and span several lines.
     headings : sequence of str
-        One a column; may be several lines.
+        One per column; may span several lines.
     rows : sequence of sequence of str
-        A cell a column.
+        One cell per column.
     last : sequence of str, optional
-        A row of means, apart from the others.
+        A row of means, set apart from the others.
     left : int
-        So many columns at the left hold words, and the others figures.
+        Number of columns at the left that hold words; the others hold figures.
     """
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for i, heading in enumerate(headings):
@@ -57,7 +57,7 @@ def print_figures(
 
 
 def print_pairs(title: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """A name and a value on each line; a value that finds no room beside its name goes below it."""
+    """Print a name and a value per line; a value that does not fit beside its name goes below it."""
     say(title)
     _print_pairs(pairs, indent=0)
 
@@ -73,7 +73,7 @@ def _print_pairs(pairs: Sequence[tuple[str, str]], *, indent: int) -> None:
 
 
 def say(text: str) -> None:
-    """Lines on standard output, wrapped between words in a terminal; a figure stays with its unit, and a path whole."""
+    """Print lines, wrapped between words in a terminal; a figure stays with its unit, and a path whole."""
     for line in text.split("\n"):
         for piece in _wrapped(line, console.width) if console.is_terminal else [line]:
             console.print(piece, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What appears on the terminal beside results: progress, warnings, and the way out on a signal."""
+"""Terminal output besides results: progress bars, warnings, and the restored terminal after a signal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _Console(Console):
 
 console = _Console()
 
-_bars: list[Progress] = []  # those on the screen
-_said: set[str] = set()  # warnings so far
+_bars: list[Progress] = []  # bars on the screen
+_said: set[str] = set()  # warnings already shown
 
 
 class _Bars(Progress):
-    """A progress bar that `warn` knows of."""
+    """A progress bar that `warn` knows about."""
 
     def start(self) -> None:
         """Draw it."""
@@ -41,14 +41,14 @@ class _Bars(Progress):
             _bars.append(self)
 
     def stop(self) -> None:
-        """Take it away."""
+        """Remove it."""
         super().stop()
         if self in _bars:
             _bars.remove(self)
 
 
 def progress_bar() -> Progress:
-    """A progress bar that shows nothing when the output is not a terminal, and fits a narrow one."""
+    """A progress bar that fits a narrow terminal, and shows nothing if the output is not a terminal."""
     return _Bars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -58,19 +58,19 @@ def progress_bar() -> Progress:
         disable=not console.is_terminal,
         transient=True,
         expand=True,
-        redirect_stderr=False,  # standard error may be a file, where warnings belong then
+        redirect_stderr=False,  # standard error may be a file, and warnings belong there
     )
 
 
 def restore_terminal() -> str:
-    """What to write to a terminal where a bar may be: its line is erased, and the cursor shows."""
+    """What to write to restore a terminal: it erases the line of a progress bar, and shows the cursor."""
     if not console.is_terminal:
         return ""
     return (_ERASE_LINE if _bars else "") + _SHOW_CURSOR
 
 
 def warn(message: object) -> None:
-    """Say a warning once, as one line on standard error; above the progress bar where there is one."""
+    """Show a warning once, as one line on standard error, above the progress bar if there is one."""
     text = f"mosaicmem: warning: {' '.join(str(message).split())}"
     if text in _said:
         return
@@ -82,7 +82,7 @@ def warn(message: object) -> None:
 
 
 def show_warnings() -> None:
-    """Route the warnings of Python to `warn`."""
+    """Route Python's warnings to `warn`."""
 
     def show(message: Warning | str, *details: Any, **more: Any) -> None:
         warn(message)
@@ -91,14 +91,14 @@ def show_warnings() -> None:
 
 
 class WindowBar:
-    """Progress over the windows of one run or several, which moves with each denoising step.
+    """Progress over the windows of one or more runs, which advances with each denoising step.
 
     Parameters
     ----------
     progress : Progress
     description : str
     windows : int
-        Of each run.
+        Per run.
     runs : int
     """
 
@@ -114,7 +114,7 @@ class WindowBar:
         self._reach(window + done / steps)
 
     def on_window(self, window: Window) -> None:
-        """A window is done, or a checkpoint has brought it back."""
+        """A window is done, or was restored from a checkpoint."""
         self._reach(window.statistics.window + 1.0)
 
     def _reach(self, done: float) -> None:

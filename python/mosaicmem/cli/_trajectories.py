@@ -1,4 +1,4 @@
-"""Camera paths that a command is given: in any format that is known, with what the format does not hold."""
+"""Camera paths that a command reads: in any known format, with options for what the format lacks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_trajectory(
     format: str | None = None,
     camera: CameraIntrinsics | None = None,
 ) -> CameraTrajectory:
-    """A path from a file of any format. ``camera`` is that of a scene: taken where the file has none of its own."""
+    """A path from a file of any format. ``camera`` is that of a scene, used if the file has none of its own."""
     from mosaicmem.camera.formats import detect_format, load_trajectory
     from mosaicmem.camera.times import TIME_UNITS
 
@@ -71,7 +71,7 @@ def read_trajectory(
 
 
 def parse_camera(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:
-    """What ``--intrinsics`` and ``--size`` say, if the first is given."""
+    """The camera from ``--intrinsics`` and ``--size``; None without the first."""
     from mosaicmem.camera import CameraIntrinsics
 
     if intrinsics is None:

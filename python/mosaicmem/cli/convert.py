@@ -24,7 +24,7 @@ from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_tr
 
 _FORMATS = ", ".join(format_names())
 _GUESSED = {".json": "mosaicmem", ".npz": "matrixgame"}
-_SUFFIXES = {  # of what is written
+_SUFFIXES = {  # of files that are written
     **{"mosaicmem": (".json",), "nerfstudio": (".json",), "worldplay": (".json",), "matrixgame": (".npz",)},
     **{"tum": (".txt", ".tum"), "kitti": (".txt",), "re10k": (".txt",)},
 }
@@ -48,10 +48,11 @@ def convert(
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """Convert a camera path between file formats, conventions included.
+    """Convert a camera path from one file format and its conventions to another.
 
-    Axes become OpenCV's, transforms world_from_camera, pixel centres half-integers, and what the target format wants.
-    A format keeps what it has room for: tum and kitti have no intrinsics, kitti, colmap and others no times.
+    Paths are read with OpenCV axes, world_from_camera transforms and pixel centres at half-integers, then written in
+    the conventions of the target format. A format drops what it cannot hold: tum and kitti have no intrinsics; kitti,
+    colmap and others have no times.
 
     Example: mosaicmem convert traj.txt transforms.json --to nerfstudio --intrinsics 525,525,320,240 --size 640x480
     """
@@ -80,7 +81,7 @@ def convert(
             save_trajectory(folder, path, kind)
     else:
         if output.exists():
-            detect_format(output)  # a trajectory makes way for one, nothing else
+            detect_format(output)  # raises if the file to replace is not a trajectory
         output.parent.mkdir(parents=True, exist_ok=True)
         save_trajectory(output, path, kind)
     figures = {

@@ -1,4 +1,4 @@
-"""``mosaicmem export-ply``: the fused cloud of a sequence, or of what a saved store holds."""
+"""``mosaicmem export-ply``: the fused point cloud of a sequence or of a saved store."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def export_ply(
 
 
 def _fuse_sequence(fusion: StreamingFusion, sequence: RgbdSequence, frames: str) -> tuple[str, int]:
-    """Which frames, and how many points were out of range."""
+    """Fuse a sequence; returns which frames, and how many points were out of range."""
     from mosaicmem.geometry import PoseCheck
 
     wanted = parse_range("--frames", frames, len(sequence), getattr(sequence, "number", None))
@@ -116,7 +116,7 @@ def _fuse_sequence(fusion: StreamingFusion, sequence: RgbdSequence, frames: str)
 
 
 def _fuse_store(fusion: StreamingFusion, store: Path, colors: str, threads: int) -> tuple[int, int]:
-    """How many keyframes, and how many points were out of range. Each latent cell is one point."""
+    """Fuse a store, one point per latent cell; returns how many keyframes, and how many points were out of range."""
     from mosaicmem.media import to_uint8
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.contents import observed_keyframes
@@ -136,7 +136,7 @@ def _fuse_store(fusion: StreamingFusion, store: Path, colors: str, threads: int)
 
 
 def _color_function(colors: str, keyframes: list[Any]) -> Any:
-    """From latents (h, w, C) to colours (h, w, 3) in [0, 1]."""
+    """A function from latents (h, w, C) to colours (h, w, 3) in [0, 1]."""
     import numpy as np
 
     from mosaicmem.diffusion import SyntheticVAE

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _Given: TypeAlias = tuple[Path, str | None, str | None, float | None, str | None]  # what read_trajectory takes
 
-_OF_STORES = (  # settings that decide what a store shows to a path
+_OF_STORES = (  # settings that decide what a store covers of a path's views
     *("top_k", "near", "far", "half_life", "min_visibility", "diversity_radius", "diversity_penalty"),
     *("generated_weight", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "num_threads"),
 )
@@ -49,9 +49,10 @@ def inspect(
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a saved store holds and how much of a path's views it covers, or what a camera path does.
+    """Summarize a saved store, and how much of a path's views it covers, or summarize a camera path.
 
-    A store that is damaged is an error that names the file. Of the settings, those of retrieval count.
+    A damaged store is an error that names the file. Only the settings of retrieval apply or, for a camera path, those
+    of keyframes and windows.
 
     Example: mosaicmem inspect memory --verify --trajectory path.json --coverage
     """

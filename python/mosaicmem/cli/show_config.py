@@ -27,9 +27,10 @@ def show_config(
     schema: Annotated[bool, typer.Option("--schema", help="The JSON schema: types, ranges, meaning.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Print the configuration as JSON, ready to be edited and given to --config.
+    """Print the configuration as JSON, to be edited and passed to --config.
 
-    What is null is left to the command that reads it; so the file as it is printed changes nothing, in any command.
+    A null setting is left to the command that reads the file, so without --set or an edit the file changes nothing in
+    any command.
 
     Example: mosaicmem show-config --set window_size=8 > config.json
     """

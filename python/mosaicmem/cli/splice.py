@@ -1,4 +1,4 @@
-"""``mosaicmem splice``: two saved memories as one."""
+"""``mosaicmem splice``: two saved stores joined into one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def splice(
         sheet = check_output_file(sheet, force, (".png", ".svg"), name="--picture")
     one = MosaicMemoryStore.open(first, num_threads=threads or 0)
     other = MosaicMemoryStore.open(second, num_threads=threads or 0)
-    both = one.fork()  # knows nothing of the folder that the first came from
+    both = one.fork()  # not tied to the folder of the first
     SpatialManipulation(both).splice(other, layout=layout, offset=offset)
     with output_folder(output, force, "splice", mark=MANIFEST) as folder:
         both.save(folder)

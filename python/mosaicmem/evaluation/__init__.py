@@ -1,4 +1,4 @@
-"""How well memory keeps what was seen: of generated video (`generation`), and of what memory itself composes
+"""How well memory preserves what was seen: in generated video (`generation`), and in the canvases that memory composes
 (`composition`)."""
 
 from mosaicmem.evaluation.ablation import ABLATIONS, AblationScore, ablate

@@ -1,4 +1,4 @@
-"""What each part of memory is worth: the same path, with one part left out at a time."""
+"""Ablation: the same path, generated with parts of memory left out."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "gate 1": {"memory_gate": 1.0},
     "no memory": {"use_memory": False},
 }
-"""Changes to the configuration, by what people read."""
+"""Changes to the configuration, by display name."""
 
 
 @dataclass(frozen=True)
 class AblationScore:
-    """One variant.
+    """The score of one variant.
 
     Attributes
     ----------
     name : str
     psnr : float
-        Mean over the frames whose truth is known, dB.
+        Mean over the frames with ground truth, dB.
     coverage, coverage_observed, coverage_generated : float
-        Means over windows; the first is the sum of the others.
+        Means over windows; the first is the sum of the other two.
     """
 
     name: str
@@ -58,17 +58,17 @@ def ablate(
     on_variant: Callable[[str], None] | None = None,
     on_step: Callable[[int, int, int], None] | None = None,
 ) -> list[AblationScore]:
-    """Generate a path with each variant, from a copy of the pipeline's memory, and compare it with the truth.
+    """Generate a path with each variant, from a copy of the pipeline's memory, and compare it with the ground truth.
 
     Parameters
     ----------
     pipeline : AutoregressivePipeline
-        Its memory is left as it is.
+        Its memory stays unchanged.
     trajectory : CameraTrajectory
     truth : mapping of int to (H, W, 3) float32 in [0, 1]
-        By frame of the trajectory.
+        Ground truth by frame of the trajectory.
     variants : mapping of str to mapping
-        Fields of `PipelineConfig` to change, by name of the variant.
+        Fields of `PipelineConfig` to change, by variant name.
     on_variant : callable, optional
         Called with each name before its run.
     on_step : callable, optional

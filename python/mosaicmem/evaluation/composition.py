@@ -1,4 +1,4 @@
-"""Leave and return: what memory composes for cameras that come back, against what they see."""
+"""Leave and return: compares what memory composes for returning cameras with what they see."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, require_
 from mosaicmem.evaluation.strategies import Canvases
 
 WINDOW = 21
-"""Targets that are asked for together."""
+"""Targets composed in one call."""
 
 BEHIND = 1.05
-"""A cell shows a hidden surface if it is this much farther than all that is to be seen there."""
+"""A cell shows a hidden surface if its depth exceeds the farthest visible depth there by this factor."""
 
 
 @dataclass(frozen=True)
 class TargetScore:
-    """One target against the truth.
+    """One target compared with the ground truth.
 
     Attributes
     ----------
     number : int
         The frame's number in its sequence.
     coverage : float
-        Part of the cells that is filled.
+        Fraction of the cells that are filled.
     psnr, ssim, lpips : float
-        Over the filled cells; NaN where none is, and for LPIPS where it is not installed.
+        Over the filled cells; NaN if there are none, and for LPIPS if it is not installed.
     occlusion_error : float
-        Part of the filled cells of known depth that show a surface more than 5 % behind all that is to be seen there;
-        NaN where the composition does not tell its depth.
+        Fraction of the filled cells of known depth that show a surface more than 5 % behind everything visible there;
+        NaN if the composition has no depth.
     """
 
     number: int
@@ -48,7 +48,7 @@ class TargetScore:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a memory composed for its targets.
+    """The canvases that a memory composed for its targets, with their scores.
 
     Attributes
     ----------
@@ -58,9 +58,9 @@ class Evaluation:
     psnr : float
         Over all filled cells of all targets, dB.
     keyframes : float
-        Mean number in use for a target.
+        Mean number of keyframes used per target.
     choose_milliseconds, compose_milliseconds : float
-        Of a window of 21 targets, or of all where they are fewer; median.
+        Median per window of 21 targets, or of all targets if there are fewer.
     """
 
     scores: list[TargetScore]
@@ -72,7 +72,7 @@ class Evaluation:
     compose_milliseconds: float
 
     def mean(self, name: str) -> float:
-        """Mean of one figure over targets, those where it is NaN left out; NaN without any."""
+        """Mean of one figure over targets, ignoring NaN; NaN if none is left."""
         values = [value for value in (getattr(score, name) for score in self.scores) if not math.isnan(value)]
         return float(np.mean(values)) if values else math.nan
 
@@ -84,18 +84,18 @@ def evaluate_composition(
     *,
     repeats: int = 1,
 ) -> Evaluation:
-    """Compose all targets, a window at a time, and compare them with what was seen.
+    """Compose all targets, one window at a time, and compare them with what was seen.
 
     Parameters
     ----------
     compose : callable
-        A `Composer`, or what gives canvases as it does.
+        A `Composer`, or any callable that returns `Canvases` as it does.
     targets : sequence of GridFrame
-        In the order of their times.
+        In time order.
     camera : CameraIntrinsics
-        Of all of them.
+        Of all targets.
     repeats : int
-        Times that each window is timed; the median counts.
+        Timing runs per window; the median is reported.
     """
     require_metrics()
     if not targets:
@@ -110,7 +110,7 @@ def evaluate_composition(
         composing.append(float(np.median([run.compose_seconds for run in runs])))
         windows.append(runs[0])
     sizes = [len(window.colors) for window in windows]
-    whole = max(sizes.count(WINDOW), 1)  # the last window may be shorter: its times do not count
+    whole = max(sizes.count(WINDOW), 1)  # the last window may be shorter: its times are ignored
     colors = np.concatenate([window.colors for window in windows])
     coverage = np.concatenate([window.coverage for window in windows])
     depths = [

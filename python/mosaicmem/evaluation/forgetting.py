@@ -1,4 +1,4 @@
-"""What becomes of a place in memory as time goes by since it was last seen."""
+"""Forgetting: coverage and PSNR of a place by the time since it was last seen."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mosaicmem.evaluation.frames import GridFrame
 from mosaicmem.evaluation.image_metrics import psnr_where
 
 SAME_DEPTH = 0.05
-"""A surface was seen where a frame's depth is within this part of its own."""
+"""A frame saw a surface if the frame's depth there is within this fraction of the surface's."""
 
 
 @dataclass(frozen=True)
 class ForgettingBin:
-    """The cells of all targets whose surface was last seen so long ago.
+    """The cells of all targets whose surface was last seen ``since`` to ``until`` seconds before.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class ForgettingBin:
         Seconds.
     cells : int
     coverage : float
-        Part of them that memory fills.
+        Fraction of the cells that memory fills.
     psnr : float
-        Of those that it fills, dB; NaN for none.
+        Over the filled cells, dB; NaN if there are none.
     """
 
     since: float
@@ -44,10 +44,10 @@ class ForgettingBin:
 def seconds_since_seen(
     memory: Sequence[GridFrame], targets: Sequence[GridFrame], camera: CameraIntrinsics, stride: int
 ) -> F32:
-    """For each target cell, how long before the target its surface was in view, (T, h, w) float32.
+    """For each target cell, how long ago its surface was last in view, (T, h, w) float32.
 
-    Seconds; inf where it was in view of none of the frames before the target, or has no depth. Frames should be as they
-    were seen, without `Noise`.
+    Seconds; inf if no frame up to the target's time saw the surface, or the cell has no depth. Frames should be without
+    `Noise`.
     """
     if not targets:
         raise ValueError("targets: expected at least one frame, got none")
@@ -79,7 +79,7 @@ def forgetting_curve(
     ages : (T, h, w) float32
         See `seconds_since_seen`.
     edges : sequence of float
-        Of the bins, seconds, ascending.
+        Bin edges, seconds, ascending.
     """
     since_seen = as_array("ages", ages, np.float32, evaluation.coverage.shape)
     truth = np.stack([frame.colors for frame in targets])

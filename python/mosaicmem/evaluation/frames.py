@@ -1,4 +1,4 @@
-"""Frames as an evaluation takes them: colours pooled to the latent grid stand for latents."""
+"""Frames for evaluation: colours pooled to the latent grid stand in for latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RgbdSource(Protocol):
 
     @property
     def intrinsics(self) -> CameraIntrinsics:
-        """Of all frames."""
+        """Shared by all frames."""
 
     def __len__(self) -> int: ...
 
@@ -28,12 +28,12 @@ class RgbdSource(Protocol):
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian errors of what memory is told; targets are exact.
+    """Gaussian noise on the frames that memory is given; targets stay exact.
 
     Attributes
     ----------
     depth : float
-        Relative standard deviation: of every pixel, and of the scale of every frame.
+        Relative standard deviation, of each pixel and of the scale of each frame.
     translation : float
         Standard deviation along each axis, metres.
     rotation : float
@@ -52,11 +52,11 @@ class Noise:
         check_integer("seed", self.seed, minimum=0)
 
     def __bool__(self) -> bool:
-        """Whether anything is disturbed."""
+        """Whether there is any noise."""
         return bool(self.depth or self.translation or self.rotation)
 
     def of_frame(self, number: int) -> np.random.Generator:
-        """Noise that depends on the seed and the frame alone."""
+        """A generator that depends only on the seed and the frame."""
         return np.random.default_rng([self.seed, number])
 
 
@@ -69,7 +69,7 @@ class GridFrame:
     colors : (h, w, 3) float32
         Mean of the pixels under each cell, [0, 1].
     depth : (h, w) float32
-        Median under each cell, metres; 0 where too little was measured.
+        Median under each cell, metres; 0 where too few pixels were measured.
     farthest : (h, w) float32
         The farthest measured pixel under each cell, metres; 0 where none was.
     pixel_depth : (H, W) float32
@@ -86,7 +86,7 @@ class GridFrame:
 
 
 def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
-    """The camera of an image that is cut on the right and below to whole cells."""
+    """The camera of an image cropped at the right and the bottom to whole cells."""
     check_integer("stride", stride, minimum=1)
     width, height = intrinsics.width // stride * stride, intrinsics.height // stride * stride
     if not width or not height:
@@ -98,7 +98,7 @@ def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
 
 
 def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: Noise | None = None) -> list[GridFrame]:
-    """Some frames of a sequence on a grid of ``stride`` pixels per cell, by position, with errors if told so."""
+    """Frames of a sequence, by position, on a grid of ``stride`` pixels per cell, with optional noise."""
     camera = cropped(source.intrinsics, stride)
     result = []
     for index in frames:

@@ -1,4 +1,4 @@
-"""How well a generated video keeps to the scene that memory has seen."""
+"""How closely a generated video matches the scene that memory has seen."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationRes
 
 @dataclass(frozen=True)
 class FrameScore:
-    """One generated frame against the true one.
+    """One generated frame compared with the ground truth.
 
     Attributes
     ----------
     frame : int
-        In the generated video.
+        Index in the generated video.
     coverage : float
-        Part of the latent cells that memory covered; the sum of the next two.
+        Fraction of the latent cells that memory covered; the sum of the next two.
     coverage_observed, coverage_generated : float
-        Parts that showed mostly what was observed, and what this run or an earlier one generated.
+        Fractions that showed mostly observed content, and content that this run or an earlier one generated.
     psnr_mosaic : float
-        Of the decoded mosaic on its covered cells, dB; NaN where nothing is covered.
+        Of the decoded mosaic on its covered cells, dB; NaN if nothing is covered.
     psnr_with_memory, psnr_without_memory : float
         Of the generated frame, dB.
     """
@@ -51,7 +51,7 @@ class Comparison:
     ----------
     with_memory, without_memory : GenerationResult
     scores : list of FrameScore
-        Of the frames whose truth is known.
+        Of the frames with ground truth.
     """
 
     with_memory: GenerationResult
@@ -74,10 +74,10 @@ class MosaicRecorder:
         return other
 
     def __call__(self, window: Window) -> None:
-        """Record the frames of a window; a frame that two windows share is recorded as the first saw it."""
+        """Record the frames of a window; a frame that two windows share is recorded from the first."""
         context = window.context.on_host()
         canvas = np.ascontiguousarray(context.canvas.transpose(3, 0, 1, 2))
-        decoded = np.array(self._vae.decode(canvas, len(window.frames)), np.float32)  # a model may use it again
+        decoded = np.array(self._vae.decode(canvas, len(window.frames)), np.float32)  # a model may reuse its buffer
         for i, frame in enumerate(window.frames):
             self.mosaics.setdefault(frame, decoded[i])
             latent = self._vae.temporal.latent_of(i)
@@ -88,10 +88,10 @@ class MosaicRecorder:
     def score(
         self, frame: int, truth: F32, with_memory: GenerationResult, without_memory: GenerationResult
     ) -> FrameScore:
-        """Compare one frame with the truth (H, W, 3) float32 in [0, 1]."""
+        """Compare one frame with the ground truth (H, W, 3) float32 in [0, 1]."""
         cells = self.coverage[frame]
         stride = self._vae.stride
-        height, width, _ = truth.shape  # decoded mosaics are of whole cells
+        height, width, _ = truth.shape  # decoded mosaics cover whole cells
         pixels = np.repeat(np.repeat(cells, stride, axis=0), stride, axis=1)[:height, :width]
         return FrameScore(
             frame,
@@ -103,12 +103,12 @@ class MosaicRecorder:
 
 
 def check_truth(trajectory: CameraTrajectory, truth: Mapping[int, F32]) -> None:
-    """Images of frames of a path, as large as its own.
+    """Check that images belong to frames of a path and have its image size.
 
     Raises
     ------
     ValueError
-        There is no such frame, or an image has another size.
+        A frame does not exist, or an image has another size.
     """
     shape = (trajectory.intrinsics.height, trajectory.intrinsics.width, 3)
     for frame, image in truth.items():
@@ -125,15 +125,15 @@ def compare_memory(
     on_window: Callable[[Window], None] | None = None,
     on_step: Callable[[int, int, int], None] | None = None,
 ) -> Comparison:
-    """Generate a path with the pipeline's memory and without any, and compare both with the truth.
+    """Generate a path with the pipeline's memory and without any, and compare both with the ground truth.
 
     Parameters
     ----------
     pipeline : AutoregressivePipeline
-        With what has been observed in its store.
+        Its store holds what has been observed.
     trajectory : CameraTrajectory
     truth : dict of int to (H, W, 3) float32 in [0, 1]
-        By frame of the trajectory.
+        Ground truth by frame of the trajectory.
     checkpoint : Checkpoint, optional
         For the run with memory.
     on_window : callable, optional
@@ -156,6 +156,6 @@ def compare_memory(
 
 
 def mean_score(scores: Sequence[FrameScore], name: str) -> float:
-    """The mean of one figure over frames, those where it is NaN left out; NaN without any."""
+    """The mean of one figure over frames, ignoring NaN; NaN if none is left."""
     values = [value for value in (getattr(score, name) for score in scores) if not math.isnan(value)]
     return float(np.mean(values)) if values else math.nan

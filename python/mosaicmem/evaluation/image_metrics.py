@@ -1,4 +1,4 @@
-"""PSNR, SSIM and LPIPS of pictures of which only a part counts."""
+"""PSNR, SSIM and LPIPS of images under a mask."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy as np
 
 from mosaicmem._arrays import F32, Bool
 
-_LEAST_LPIPS = 256  # pixels along the shorter side; its network was trained on pictures, not on grids
+_LEAST_LPIPS = 256  # pixels along the shorter side; its network was trained on images, not on latent grids
 
 
 def require_metrics() -> None:
-    """Say what to install where scikit-image is not."""
+    """Raise an error that says what to install if scikit-image is missing."""
     if importlib.util.find_spec("skimage") is None:
         raise ModuleNotFoundError("metrics need scikit-image: pip install scikit-image (mosaicmem's extra [evaluate])")
 
 
 def psnr_where(image: F32, truth: F32, counts: Bool) -> float:
-    """Peak signal-to-noise ratio, dB, of pictures (h, w, 3) in [0, 1] over the cells that count; NaN for none."""
+    """Peak signal-to-noise ratio, dB, of images (h, w, 3) in [0, 1] over the cells in ``counts``; NaN if none."""
     from skimage.metrics import peak_signal_noise_ratio
 
     if not counts.any():
         return math.nan
-    with np.errstate(divide="ignore"):  # equal pictures: infinite
+    with np.errstate(divide="ignore"):  # equal images: infinite PSNR
         return float(peak_signal_noise_ratio(truth[counts], image[counts], data_range=1.0))
 
 
 def ssim_where(image: F32, truth: F32, counts: Bool) -> float:
-    """Mean structural similarity (7x7 windows) over the cells that count; the others are equal in both pictures.
+    """Mean structural similarity (7x7 windows) over the cells in ``counts``; all others take the true values.
 
-    NaN for none, and for pictures smaller than a window.
+    NaN if no cell counts, or if the images are smaller than a window.
     """
     from skimage.metrics import structural_similarity
 
@@ -47,9 +47,9 @@ def ssim_where(image: F32, truth: F32, counts: Bool) -> float:
 
 
 def lpips_where(image: F32, truth: F32, counts: Bool) -> float:
-    """LPIPS (AlexNet) of the pictures, enlarged, those cells that do not count equal in both.
+    """LPIPS (AlexNet) of the enlarged images; cells outside ``counts`` take the true values.
 
-    NaN if it is not installed or its weights, which it downloads once, are not to be had.
+    NaN if LPIPS is not installed, or its weights, which it downloads once, are unavailable.
     """
     network = _lpips_network() if counts.any() else None
     if network is None:
@@ -74,7 +74,7 @@ def _lpips_network() -> Callable[..., Any] | None:
 
     try:
         network: Callable[..., Any] = lpips.LPIPS(net="alex", verbose=False)
-    except OSError as error:  # urllib's errors too
+    except OSError as error:  # includes urllib's errors
         warnings.warn(f"LPIPS is left out: its weights are not to be had ({error})", stacklevel=2)
         return None
     return network

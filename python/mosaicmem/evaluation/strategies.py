@@ -1,4 +1,4 @@
-"""Strategies that choose from memory, and compositions, behind one call."""
+"""Retrieval strategies and compositions behind one call."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from mosaicmem.published.patch_memory import STRIDE as PUBLISHED_STRIDE
 from mosaicmem.published.strategies import PublishedRule, published_queries
 
 COMPOSITIONS = ("blend", "backward", "near", "far")
-PUBLISHED = {"near": "base", "far": "distilled"}  # policies
+PUBLISHED = {"near": "base", "far": "distilled"}  # policies of `PatchMemory`
 _UNLIMITED = ("pose_nearest", "coverage")  # published rules, which never forget
 
 
 @dataclass(frozen=True, eq=False)
 class Canvases:
-    """What memory shows to T targets.
+    """What memory shows for T targets.
 
     Attributes
     ----------
     colors : (T, h, w, 3) float32
     coverage : (T, h, w) bool
     depth : (T, h, w) float32 or None
-        Of what is shown, metres; None where the composition does not say.
+        Depth of what is shown, metres; None if the composition has no depth.
     keyframes : float
-        Mean number in use for a target.
+        Mean number of keyframes used per target.
     choose_seconds, compose_seconds : float
-        What it took.
+        Time that each step took.
     """
 
     colors: F32
@@ -54,7 +54,7 @@ class Canvases:
 
 
 def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | None = None) -> None:
-    """Refuse what does not go together; see `Composer`."""
+    """Reject incompatible arguments; see `Composer`."""
     check_choice("strategy", strategy, strategy_names())
     check_choice("composition", composition, COMPOSITIONS)
     published = [name for name in (strategy, composition) if name in (*_UNLIMITED, *PUBLISHED)]
@@ -67,7 +67,7 @@ def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | N
 
 
 class Composer:
-    """A memory of some frames that can be called with target cameras, and returns `Canvases`.
+    """A memory filled with frames; called with target cameras, it returns `Canvases`.
 
     Parameters
     ----------
@@ -80,11 +80,11 @@ class Composer:
         One of `mosaicmem.memory.strategy_names`. ``pose_nearest`` and ``coverage`` are the published rules: they need
         ``stride`` 16 and never forget.
     composition : {"blend", "backward", "near", "far"}
-        The last two are the published rules; they compose keyframes, not the patches of ``top_k``.
+        The last two are the published rules: they compose keyframes, not the patches of ``top_k``.
     max_bytes, eviction
         Of the store.
     options
-        Of `KeyframeRetrieval`, but for ``strategy`` and ``composition``.
+        Of `KeyframeRetrieval`, except ``strategy`` and ``composition``.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Composer:
         )
 
     def __call__(self, targets: CameraTrajectory) -> Canvases:
-        """Choose and compose for the cameras of a window, and time both."""
+        """Choose and compose for a window of cameras, and time both."""
         start = time.perf_counter()
         chosen = self._keyframes.select(self.store, targets, self.stride)
         middle = time.perf_counter()
@@ -130,7 +130,7 @@ class Composer:
         return replace(canvases, choose_seconds=middle - start, compose_seconds=end - middle)
 
     def _compose(self, targets: CameraTrajectory, chosen: Mosaic | KeyframeSelection) -> Canvases:
-        """Canvases by whichever rules."""
+        """Canvases by the published rules or those of the store."""
         if self._rules is not None and isinstance(chosen, KeyframeSelection):
             ids = [np.searchsorted(self._observations, each) for each in chosen.packed()]
             poses, cameras = published_queries(targets)
@@ -153,7 +153,7 @@ def _published(memory: Sequence[GridFrame], camera: CameraIntrinsics, policy: st
 
 
 def _keyframes_of(mosaic: ComposedMosaic) -> float:
-    """Mean number of keyframes that were given for a target; of patches, those that count most somewhere."""
+    """Mean number of keyframes selected per target; for patches, of those that dominate at least one cell."""
     if mosaic.selection is not None:
         return float(np.mean([len(each) for each in mosaic.selection.packed()]))
     return float(np.mean([len(np.unique(source[source >= 0])) for source in mosaic.source]))

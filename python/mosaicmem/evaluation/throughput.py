@@ -1,4 +1,4 @@
-"""How long generate takes here, stage by stage, and memory alone at the size of a real model."""
+"""Throughput on this machine: ``generate`` stage by stage, and memory alone at the size of a real model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, MosaicMemorySto
 from mosaicmem.pipeline import AutoregressivePipeline, PipelineConfig
 from mosaicmem.synthetic import SyntheticWorld
 
-_OBSERVED = 4  # frames that are remembered before a run
+_OBSERVED = 4  # frames observed before a run
 _KEYFRAMES = 100  # in the memory at full size
 _LATENTS, _STRIDE, _CHANNELS = 21, 16, 48  # of a window of Wan 2.2's 5-billion-parameter model
-_FUNCTIONS = 15  # of a profile
+_FUNCTIONS = 15  # listed in a profile
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ProfileEntry:
-    """Own time of a function, seconds; its part of all; calls; where it is."""
+    """A function's own time in seconds, its fraction of the total, its number of calls, and its location."""
 
     seconds: float
     part: float
@@ -47,7 +47,7 @@ class ProfileEntry:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Median seconds of generate, and of each of its stages in that run."""
+    """Seconds of the median run of ``generate``, and of each of its stages in that run."""
 
     case: Case
     seconds: float
@@ -73,7 +73,7 @@ class MemoryResult:
 
     @property
     def seconds(self) -> float:
-        """Of all parts."""
+        """Total of all parts."""
         return sum(self.parts.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,17 +84,17 @@ class MemoryResult:
 def measure_case(
     config: PipelineConfig, case: Case, *, seed: int = 0, repeats: int = 5, profile: bool = False
 ) -> CaseResult:
-    """Time generate with the pipeline's own synthetic parts, in a synthetic world of which a few frames are remembered.
+    """Time ``generate`` with the pipeline's own synthetic parts, in a synthetic world after a few observed frames.
 
     Parameters
     ----------
     config : PipelineConfig
-        Its number of steps is the case's.
+        Its number of steps is replaced by the case's.
     case : Case
     seed : int
         Of the world.
     repeats : int
-        The run of median length counts.
+        Number of runs; the one of median duration is reported.
     profile : bool
         Also run once under a profiler.
     """
@@ -105,7 +105,7 @@ def measure_case(
     views = [world.render(camera, pose) for pose in path[:_OBSERVED]]
 
     def prepared() -> AutoregressivePipeline:
-        """A pipeline that has observed the views, and has done nothing else."""
+        """A new pipeline that has only observed the views."""
         pipeline = AutoregressivePipeline(settings)
         for view, pose in zip(views, path, strict=False):
             pipeline.observe(view.image, view.depth, camera, pose)
@@ -124,14 +124,14 @@ def measure_case(
 
 
 def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int = 0, repeats: int = 5) -> MemoryResult:
-    """Time what memory does for a window of 21 latents of 48 channels at 16 pixels per cell.
+    """Time the work of memory for a window of 21 latents of 48 channels at 16 pixels per cell.
 
     Parameters
     ----------
     config : PipelineConfig
-        Settings of retrieval.
+        Its retrieval settings are used.
     size : (int, int)
-        (width, height), pixels; extended to whole cells.
+        (width, height), pixels; padded to whole cells.
     seed, repeats : int
         As for `measure_case`.
     """
@@ -175,7 +175,7 @@ def _median(work: Callable[[], object], repeats: int) -> float:
 
 
 def _profiled(pipeline: AutoregressivePipeline, path: CameraTrajectory) -> list[ProfileEntry]:
-    """The functions with the most time of their own."""
+    """The functions with the largest own time."""
     profiler = cProfile.Profile()
     profiler.runcall(pipeline.generate, path)
     statistics: Any = pstats.Stats(profiler)

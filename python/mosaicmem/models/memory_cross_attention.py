@@ -14,16 +14,16 @@ from mosaicmem.attention import PRoPE, RotaryTable, WarpedRoPE
 
 
 class MemoryCrossAttention(nn.Module):
-    """`mosaicmem.MemoryCrossAttention` with parameters that can be trained.
+    """`mosaicmem.MemoryCrossAttention` with trainable parameters.
 
-    Its ``state_dict`` has the names of the layer's weights: ``query``, ``key``, ``value``, ``output``, ``gate``. A
-    safetensors file of either is read by the other.
+    Its ``state_dict`` uses the names of the layer's weights: ``query``, ``key``, ``value``, ``output``, ``gate``. A
+    safetensors file of either loads into the other.
 
     Parameters
     ----------
     dim, memory_dim, num_heads, head_dim, rope, half_life, gate, seed, num_threads
-        Those of `mosaicmem.MemoryCrossAttention`; the same seed draws the same weights. With ``gate`` 0 the module is
-        the identity until it has learnt otherwise.
+        As for `mosaicmem.MemoryCrossAttention`; the same seed draws the same weights. With ``gate`` 0 the module
+        starts as the identity.
     """
 
     query: Tensor
