@@ -71,23 +71,33 @@ def attention(
         an unmasked key (its log-sum-exp is -inf).
     """
     q, k, v = readable("q", q), readable("k", k), readable("v", v)
+    options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": scale}
+    options |= {"query_time": query_time, "key_time": key_time, "half_life": half_life}
+    options |= {"query_table": query_table, "key_table": key_table}
+    options["pairing"] = check_choice("pairing", pairing, PAIRINGS)
     if wants_gradient(q, k, v, bias):
-        return attention_with_gradient(
-            q,
-            k,
-            v,
-            mask=mask,
-            bias=bias,
-            query_time=query_time,
-            key_time=key_time,
-            half_life=half_life,
-            scale=scale,
-            query_table=query_table,
-            key_table=key_table,
-            pairing=check_choice("pairing", pairing, PAIRINGS),
-            return_lse=return_lse,
-        )
-    call = Call("q", q, num_threads)
+        return attention_with_gradient(q, k, v, **options, return_lse=return_lse)
+    out, lse = _attend(Call("q", q, num_threads), q, k, v, **options)
+    return (out, lse) if return_lse else out
+
+
+def _attend(
+    call: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    mask: ArrayLike | None,
+    bias: ArrayLike | None,
+    query_time: ArrayLike | None,
+    key_time: ArrayLike | None,
+    half_life: float | None,
+    scale: float | None,
+    query_table: RotaryTable | None,
+    key_table: RotaryTable | None,
+    pairing: str,
+) -> tuple[Any, Any]:
+    """The result of the kernel, and its log-sum-exp."""
     call.check_one_dtype({"q": q, "k": k, "v": v})
     queries = call.heads("q", q, ("B", "heads", "N_q", "d"), double=False)
     batch, heads, count, dim = queries.shape
@@ -115,12 +125,12 @@ def attention(
         *_times(call, query_time, key_time, half_life, count, key_count),
         1 / math.sqrt(dim) if scale is None else check_number("scale", scale),
         (*_rotation(call, "query_table", query_table, q), *_rotation(call, "key_table", key_table, k)),
-        check_choice("pairing", pairing, PAIRINGS) == "interleaved",
+        pairing == "interleaved",
         to_out,
         to_lse,
         call.handle,
     )
-    return (out, lse) if return_lse else out
+    return out, lse
 
 
 def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b: ArrayLike) -> tuple[Any, Any]:

@@ -93,38 +93,45 @@ def read_inputs(
     return Inputs(sequence, remembered, targets, path, memory)
 
 
-def check_depth(model: Path | None, output: str | None, size: str | None, files: Path | None) -> None:
+@dataclass(frozen=True)
+class DepthChoice:
+    """The options that say where the depth of generated frames comes from."""
+
+    model: Path | None
+    output: str | None
+    size: str | None
+    files: Path | None
+
+    def paths(self) -> dict[str, Path | None]:
+        """What is read, by option."""
+        return {"--depth-files": self.files, "--depth-model": self.model}
+
+
+def check_depth(depth: DepthChoice) -> None:
     """Reject invalid or incompatible depth options."""
-    if model is not None and files is not None:
+    if depth.model is not None and depth.files is not None:
         raise UsageError("--depth-model, --depth-files: expected at most one of the two")
-    if model is None:
-        check_useful({"--depth-output": output, "--depth-size": size}, "expected --depth-model, which they describe")
-    if output is not None:
-        check_choice("--depth-output", output, ("metric", "depth", "inverse"))
-    if size is not None:
-        parse_size("--depth-size", size)
+    if depth.model is None:
+        idle = {"--depth-output": depth.output, "--depth-size": depth.size}
+        check_useful(idle, "expected --depth-model, which they describe")
+    if depth.output is not None:
+        check_choice("--depth-output", depth.output, ("metric", "depth", "inverse"))
+    if depth.size is not None:
+        parse_size("--depth-size", depth.size)
 
 
-def make_depth_estimator(
-    path: CameraTrajectory,
-    settings: PipelineConfig,
-    model: Path | None,
-    output: str | None,
-    size: str | None,
-    files: Path | None,
-) -> DepthEstimator | None:
+def make_depth_estimator(path: CameraTrajectory, settings: PipelineConfig, depth: DepthChoice) -> DepthEstimator | None:
     """The network or the files that provide the depth of generated frames; None for the backend's own depth."""
     from mosaicmem.geometry import DepthFromFiles, OnnxDepthEstimator
 
-    if files is not None:
+    if depth.files is not None:
         try:
-            return DepthFromFiles.in_folder(files, [pose.timestamp for pose in path])
+            return DepthFromFiles.in_folder(depth.files, [pose.timestamp for pose in path])
         except FileNotFoundError as error:
             raise FileNotFoundError(f"--depth-files: {error}") from None
-    if model is None:
+    if depth.model is None:
         return None
-    pixels = None if size is None else parse_size("--depth-size", size)[::-1]
+    pixels = None if depth.size is None else parse_size("--depth-size", depth.size)[::-1]
+    output = depth.output or "inverse"
     with blames({"model": "--depth-model", "output": "--depth-output", "input_size": "--depth-size"}):
-        return OnnxDepthEstimator(
-            model, output=output or "inverse", input_size=pixels, num_threads=settings.num_threads
-        )
+        return OnnxDepthEstimator(depth.model, output=output, input_size=pixels, num_threads=settings.num_threads)

@@ -29,37 +29,42 @@ if TYPE_CHECKING:
     from mosaicmem.evaluation.throughput import Case
 
 
+Cases = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--case",
+        metavar="WxH,FRAMES,STEPS",
+        help="Images, frames and denoising steps of a run; may be repeated. Default: 64x64,32,5 128x128,32,5 and "
+        "256x256,16,50.",
+    ),
+]
+MemorySize = Annotated[str, typer.Option(metavar="WxH", help="Images of the model whose step memory is compared with.")]
+StepSeconds = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that one step of that model takes; about 1 for 5 billion parameters.", min=1e-3, callback=finite
+    ),
+]
+Repeats = Annotated[int, typer.Option(help="Runs of each case; the median counts.", min=1)]
+Profile = Annotated[bool, typer.Option("--profile", help="Where the time of each case goes, by function.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write too.")]
+OneThread = Annotated[
+    int | None, typer.Option("--threads", help="0: all cores. Default: that of --config, or 1.", min=0, max=1024)
+]
+
+
 @reports_errors
 def bench(
-    cases: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--case",
-            metavar="WxH,FRAMES,STEPS",
-            help="Images, frames and denoising steps of a run; may be repeated. Default: 64x64,32,5 128x128,32,5 and "
-            "256x256,16,50.",
-        ),
-    ] = None,
-    memory_size: Annotated[
-        str, typer.Option(metavar="WxH", help="Images of the model whose step memory is compared with.")
-    ] = "1280x704",
-    step_seconds: Annotated[
-        float,
-        typer.Option(
-            help="Seconds that one step of that model takes; about 1 for 5 billion parameters.",
-            min=1e-3,
-            callback=finite,
-        ),
-    ] = 1.0,
-    repeats: Annotated[int, typer.Option(help="Runs of each case; the median counts.", min=1)] = 5,
-    profile: Annotated[bool, typer.Option("--profile", help="Where the time of each case goes, by function.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write too.")] = None,
+    cases: Cases = None,
+    memory_size: MemorySize = "1280x704",
+    step_seconds: StepSeconds = 1.0,
+    repeats: Repeats = 5,
+    profile: Profile = False,
+    output: Output = None,
     config: Config = None,
     changes: Set = None,
     seed: Seed = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="0: all cores. Default: that of --config, or 1.", min=0, max=1024)
-    ] = None,
+    threads: OneThread = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,

@@ -30,10 +30,14 @@ from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from mosaicmem._arrays import F32
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.evaluation import Comparison
+    from mosaicmem.geometry import StreamingFusion
     from mosaicmem.pipeline import AutoregressivePipeline
+    from mosaicmem.synthetic import SyntheticWorld
 
 _OBSERVED_FRACTION = 0.2  # of the loop is seen before generation starts
 _REVISIT_COVERAGE = 0.75  # a view counts as revisited if what was observed covers this much of it
@@ -61,7 +65,7 @@ def demo(
     """
     from mosaicmem.camera import CameraIntrinsics
     from mosaicmem.cli._report import print_scores, run_summary, score_list, score_summary, write_run
-    from mosaicmem.evaluation import compare_memory, mean_score
+    from mosaicmem.evaluation import compare_memory
     from mosaicmem.geometry import StreamingFusion, SyntheticDepthEstimator
     from mosaicmem.media import save_png
     from mosaicmem.pipeline import AutoregressivePipeline
@@ -75,24 +79,16 @@ def demo(
         check_output_folder(save_memory, force, "demo", name="--save-memory", mark=MANIFEST)
     with output_folder(output, force, "demo") as folder:
         world = SyntheticWorld(settings.seed)
-        intrinsics = CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75))
-        loop = world.leave_and_return(intrinsics, frames, fps=_FPS)
+        loop = world.leave_and_return(CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75)), frames, fps=_FPS)
         pipeline = AutoregressivePipeline(settings, depth_estimator=SyntheticDepthEstimator(world))
         fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
-
         with progress_bar() as progress:
-            first_leg = loop[: max(2, int(_OBSERVED_FRACTION * frames))]
-            observed = first_leg.select_keyframes(0.2, 0.2, 3)
-            for i in progress.track(observed, description="Observing"):
-                view = world.render(intrinsics, loop[i])
-                pipeline.observe(view.image, view.depth, intrinsics, loop[i])
-                fusion.add_frame(view.depth, intrinsics, loop[i], view.image_uint8)
+            observed = _observe(world, loop, pipeline, fusion, progress)
             revisited = _revisited(pipeline, loop)
-            truth = {i: world.render(intrinsics, loop[i]).image for i in revisited}
+            truth = {i: world.render(loop.intrinsics, loop[i]).image for i in revisited}
             windows = len(loop.windows(settings.window_size, settings.window_overlap))
             bar = WindowBar(progress, "Generating with memory and without", windows, runs=2)
             comparison = compare_memory(pipeline, loop, truth, on_window=bar.on_window, on_step=bar.on_step)
-
         summary = {
             **run_summary(pipeline, comparison.with_memory, time.perf_counter() - started),
             "observed_frames": observed,
@@ -107,16 +103,37 @@ def demo(
         print_json(summary)
         return
     print_scores("Revisited views against the true scene (PSNR), with memory and without", comparison.scores, revisited)
-    with_memory, without_memory, seen, made_up = (
-        mean_score(comparison.scores, name)
-        for name in ("psnr_with_memory", "psnr_without_memory", "coverage_observed", "coverage_generated")
-    )
-    say(
+    say(_conclusion(comparison))
+    say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
+
+
+def _observe(
+    world: SyntheticWorld,
+    loop: CameraTrajectory,
+    pipeline: AutoregressivePipeline,
+    fusion: StreamingFusion,
+    progress: Progress,
+) -> list[int]:
+    """Remember keyframes of the first leg. Returns their frames."""
+    first_leg = loop[: max(2, int(_OBSERVED_FRACTION * len(loop)))]
+    observed = first_leg.select_keyframes(0.2, 0.2, 3)
+    for i in progress.track(observed, description="Observing"):
+        view = world.render(loop.intrinsics, loop[i])
+        pipeline.observe(view.image, view.depth, loop.intrinsics, loop[i])
+        fusion.add_frame(view.depth, loop.intrinsics, loop[i], view.image_uint8)
+    return observed
+
+
+def _conclusion(comparison: Comparison) -> str:
+    from mosaicmem.evaluation import mean_score
+
+    names = ("psnr_with_memory", "psnr_without_memory", "coverage_observed", "coverage_generated")
+    with_memory, without_memory, seen, made_up = (mean_score(comparison.scores, name) for name in names)
+    return (
         f"Coming back: {with_memory:.2f} dB with memory, {without_memory:.2f} dB without "
         f"({with_memory - without_memory:+.2f} dB). Memory covered {100 * seen:.1f} % of the views with what was "
         f"observed, {100 * made_up:.1f} % with what was generated."
     )
-    say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
 
 
 def _revisited(pipeline: AutoregressivePipeline, loop: CameraTrajectory) -> list[int]:

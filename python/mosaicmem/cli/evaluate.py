@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,76 +36,76 @@ if TYPE_CHECKING:
     from mosaicmem.cli._evaluation_report import Run
     from mosaicmem.evaluation import GridFrame, Noise
     from mosaicmem.evaluation.frames import RgbdSource
+    from mosaicmem.geometry import PoseCheck
+    from mosaicmem.pipeline import PipelineConfig
 
 SYNTHETIC = "synthetic"
 _USED = (  # settings that count here
-    *(
-        "strategy",
-        "max_keyframes",
-        "max_window_keyframes",
-        "composition",
-        "depth_tolerance",
-        "near",
-        "far",
-        "half_life",
-    ),
+    *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
+    *("near", "far", "half_life"),
     *("seed", "num_threads"),
 )
 
 
+Scene = Annotated[str, typer.Option(help=f"{A_SEQUENCE}, or synthetic.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")]
+MemoryFrames = Annotated[
+    str | None,
+    typer.Option(help="Frames to remember, A:B or A:B:STEP, by position from 0. Default: the first half."),
+]
+Frames = Annotated[
+    str | None,
+    typer.Option(help="Frames whose cameras come back, A:B or A:B:STEP, by position from 0. Default: the last third."),
+]
+Strategies = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Which parts of memory: {', '.join(strategy_names())}; may be repeated. Default: as --config, or "
+        f"{strategy_names()[0]}."
+    ),
+]
+Compositions = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="blend, backward, near or far (the published rules); may be repeated. Default: as --config, or blend."
+    ),
+]
+Stride = Annotated[int, typer.Option(help="Pixels per latent cell.", min=1)]
+Budgets = Annotated[
+    str | None, typer.Option(help="Megabytes that memory may hold, comma-separated: a forgetting curve for each.")
+]
+DepthNoise = Annotated[
+    float, typer.Option(help="Relative error of the memory's depth, per pixel and per frame.", min=0, callback=finite)
+]
+PoseNoise = Annotated[float, typer.Option(help="Error of the memory's positions, metres.", min=0, callback=finite)]
+RotationNoise = Annotated[
+    float, typer.Option(help="Error of the memory's rotations, degrees.", min=0, max=180, callback=finite)
+]
+Repeats = Annotated[int, typer.Option(help="Times that each window is timed.", min=1)]
+Plot = Annotated[bool, typer.Option("--plot", help="Write figures and pictures into --output.")]
+
+
 @reports_errors
 def evaluate(
-    scene: Annotated[
-        str,
-        typer.Option(help=f"{A_SEQUENCE}, or synthetic."),
-    ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
-    memory_frames: Annotated[
-        str | None,
-        typer.Option(help="Frames to remember, A:B or A:B:STEP, by position from 0. Default: the first half."),
-    ] = None,
-    frames: Annotated[
-        str | None,
-        typer.Option(
-            help="Frames whose cameras come back, A:B or A:B:STEP, by position from 0. Default: the last third."
-        ),
-    ] = None,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Which parts of memory: {', '.join(strategy_names())}; may be repeated. Default: as --config, or "
-            f"{strategy_names()[0]}."
-        ),
-    ] = None,
-    composition: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="blend, backward, near or far (the published rules); may be repeated. Default: as --config, or blend."
-        ),
-    ] = None,
-    stride: Annotated[int, typer.Option(help="Pixels per latent cell.", min=1)] = 16,
-    budgets: Annotated[
-        str | None,
-        typer.Option(help="Megabytes that memory may hold, comma-separated: a forgetting curve for each."),
-    ] = None,
-    depth_noise: Annotated[
-        float,
-        typer.Option(help="Relative error of the memory's depth, per pixel and per frame.", min=0, callback=finite),
-    ] = 0.0,
-    pose_noise: Annotated[
-        float, typer.Option(help="Error of the memory's positions, metres.", min=0, callback=finite)
-    ] = 0.0,
-    rotation_noise: Annotated[
-        float, typer.Option(help="Error of the memory's rotations, degrees.", min=0, max=180, callback=finite)
-    ] = 0.0,
+    scene: Scene,
+    output: Output = None,
+    memory_frames: MemoryFrames = None,
+    frames: Frames = None,
+    strategy: Strategies = None,
+    composition: Compositions = None,
+    stride: Stride = 16,
+    budgets: Budgets = None,
+    depth_noise: DepthNoise = 0.0,
+    pose_noise: PoseNoise = 0.0,
+    rotation_noise: RotationNoise = 0.0,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
     seed: Seed = None,
-    repeats: Annotated[int, typer.Option(help="Times that each window is timed.", min=1)] = 3,
+    repeats: Repeats = 3,
     threads: Threads = None,
     config: Config = None,
     changes: Set = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Write figures and pictures into --output.")] = False,
+    plot: Plot = False,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -116,88 +117,168 @@ def evaluate(
 
     Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
     """
-    from dataclasses import replace
-
-    from mosaicmem import __version__
-    from mosaicmem._files import write_json
-    from mosaicmem.cli._evaluation_report import EDGES, print_runs, run_summary, write_figures
-    from mosaicmem.cli._settings import read_changes, read_settings
-    from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
-    from mosaicmem.evaluation.frames import cropped
-    from mosaicmem.evaluation.image_metrics import require_metrics
-    from mosaicmem.geometry import PoseCheck
-    from mosaicmem.plots import require_matplotlib
-
-    require_metrics()
-    if output is None:
-        check_useful({"--plot": plot, "--force": force}, "expected --output too, the folder to write into")
-    if not (depth_noise or pose_noise or rotation_noise) and scene != SYNTHETIC:
-        check_useful({"--seed": seed}, f"expected --depth-noise, --pose-noise, --rotation-noise or --scene {SYNTHETIC}")
-    if plot:
-        require_matplotlib("--plot")
-    given = {"seed": seed, "num_threads": threads}
-    settings = read_settings(config, changes, given, command="evaluate", used=_USED)
-    options = settings.keyframe_options()
-    for name, chosen in (("strategy", strategy), ("composition", composition)):
-        if chosen and name in read_changes(changes):
-            raise UsageError(f"--{name}, --set {name}: expected at most one of the two")
+    errors = {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise}
+    _check_options(scene, output, errors, seed, plot, force)
+    settings = _settings(config, changes, seed, threads, {"strategy": strategy, "composition": composition})
     rules = _rules(strategy or [settings.strategy], composition or [settings.composition], budgets, stride)
     if output is not None:
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
     noise = _noise(depth_noise, pose_noise, rotation_noise, settings.seed)
-    source = _open(scene, intrinsics, size, settings.seed)
+    plan = _plan(_open(scene, intrinsics, size, settings.seed), stride, memory_frames, frames)
+    if not as_json:
+        plan.announce()
+    measured = _measure(plan, noise, rules, repeats, settings, with_curves=budgets is not None)
+    summary = _summarize(scene, plan, {**errors, "seed": settings.seed}, settings, measured)
+    if as_json:
+        print_json(summary)
+    else:
+        measured.print()
+    if output is None:
+        return
+    _write(output, force, plot, plan, measured, summary)
+    if not as_json:
+        say(f"Figures in {output}")
+
+
+def _check_options(
+    scene: str, output: Path | None, errors: dict[str, float], seed: int | None, plot: bool, force: bool
+) -> None:
+    """Refuse options that would do nothing, and figures that could not be drawn."""
+    from mosaicmem.evaluation.image_metrics import require_metrics
+    from mosaicmem.plots import require_matplotlib
+
+    require_metrics()
+    if output is None:
+        check_useful({"--plot": plot, "--force": force}, "expected --output too, the folder to write into")
+    if not any(errors.values()) and scene != SYNTHETIC:
+        check_useful({"--seed": seed}, f"expected --depth-noise, --pose-noise, --rotation-noise or --scene {SYNTHETIC}")
+    if plot:
+        require_matplotlib("--plot")
+
+
+def _settings(
+    config: Path | None,
+    changes: list[str] | None,
+    seed: int | None,
+    threads: int | None,
+    chosen: dict[str, list[str] | None],
+) -> PipelineConfig:
+    """The configuration; what options choose by name must not be among ``changes`` too."""
+    from mosaicmem.cli._settings import read_changes, read_settings
+
+    given = {"seed": seed, "num_threads": threads}
+    settings = read_settings(config, changes, given, command="evaluate", used=_USED)
+    for name, values in chosen.items():
+        if values and name in read_changes(changes):
+            raise UsageError(f"--{name}, --set {name}: expected at most one of the two")
+    return settings
+
+
+@dataclass
+class _Plan:
+    """What is remembered, and whose cameras come back."""
+
+    source: RgbdSource
+    camera: CameraIntrinsics
+    stride: int
+    remembered: range
+    targets: range
+
+    def announce(self) -> None:
+        say(f"Memory holds {selected(self.remembered, own_numbers(self.source, self.remembered))}.")
+        say(f"Cameras come back in {selected(self.targets, own_numbers(self.source, self.targets))}.")
+
+
+def _plan(source: RgbdSource, stride: int, memory_frames: str | None, frames: str | None) -> _Plan:
+    from mosaicmem.evaluation.frames import cropped
+
     with blames({"stride": "--stride"}):
         camera = cropped(source.intrinsics, stride)
-    remembered, targets = _choose(source, memory_frames, frames)
-    numbers = own_numbers(source, targets)
-    if not as_json:
-        say(f"Memory holds {selected(remembered, own_numbers(source, remembered))}.")
-        say(f"Cameras come back in {selected(targets, numbers)}.")
+    return _Plan(source, camera, stride, *_choose(source, memory_frames, frames))
+
+
+@dataclass
+class _Measured:
+    """What came of it."""
+
+    runs: list[Run]
+    truth: list[GridFrame]
+    check: PoseCheck
+
+    def print(self) -> None:
+        from mosaicmem.cli._evaluation_report import print_runs
+
+        print_runs(self.runs)
+        if not self.check.compared:
+            say(self.check.conclusion)
+
+
+def _measure(
+    plan: _Plan,
+    noise: Noise,
+    rules: list[tuple[str, str, int | None]],
+    repeats: int,
+    settings: PipelineConfig,
+    *,
+    with_curves: bool,
+) -> _Measured:
+    from mosaicmem.cli._evaluation_report import EDGES
+    from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
+    from mosaicmem.geometry import PoseCheck
+
+    source, camera, stride = plan.source, plan.camera, plan.stride
     with progress_bar() as progress:
-        exact = grid_frames(source, progress.track(remembered, description="Reading memory"), stride)
+        exact = grid_frames(source, progress.track(plan.remembered, description="Reading memory"), stride)
         memory = exact
         if noise:
-            memory = grid_frames(source, progress.track(remembered, description="Adding noise"), stride, noise)
-        truth = grid_frames(source, progress.track(targets, description="Reading targets"), stride)
-
+            memory = grid_frames(source, progress.track(plan.remembered, description="Adding noise"), stride, noise)
+        truth = grid_frames(source, progress.track(plan.targets, description="Reading targets"), stride)
     check = PoseCheck()
     for frame in exact:
         check.add(frame.pixel_depth, camera, frame.pose)
+    options = settings.keyframe_options()
     with progress_bar() as progress:
         runs = [
             _run(memory, truth, camera, stride, *each, repeats, settings.num_threads, options)
             for each in progress.track(rules, description="Composing")
         ]
-    if budgets is not None:
+    if with_curves:
         ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
-    summary = {
+    return _Measured(runs, truth, check)
+
+
+def _summarize(
+    scene: str, plan: _Plan, noise: dict[str, Any], settings: PipelineConfig, measured: _Measured
+) -> dict[str, Any]:
+    from mosaicmem import __version__
+    from mosaicmem.cli._evaluation_report import run_summary
+
+    numbers = own_numbers(plan.source, plan.targets)
+    return {
         "mosaicmem": __version__,
         "scene": scene,
-        "memory_frames": list(remembered),
-        "memory_numbers": own_numbers(source, remembered) or list(remembered),
-        "target_frames": list(targets),
-        "target_numbers": numbers or list(targets),
-        "stride": stride,
-        "noise": {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise, "seed": settings.seed},
-        "options": options,
-        "runs": [run_summary(run, targets, numbers) for run in runs],
+        "memory_frames": list(plan.remembered),
+        "memory_numbers": own_numbers(plan.source, plan.remembered) or list(plan.remembered),
+        "target_frames": list(plan.targets),
+        "target_numbers": numbers or list(plan.targets),
+        "stride": plan.stride,
+        "noise": noise,
+        "options": settings.keyframe_options(),
+        "runs": [run_summary(run, plan.targets, numbers) for run in measured.runs],
     }
-    if as_json:
-        print_json(summary)
-    else:
-        print_runs(runs)
-        if not check.compared:
-            say(check.conclusion)
-    if output is None:
-        return
+
+
+def _write(output: Path, force: bool, plot: bool, plan: _Plan, measured: _Measured, summary: dict[str, Any]) -> None:
+    from mosaicmem._files import write_json
+    from mosaicmem.cli._evaluation_report import write_figures
+
     with output_folder(output, force, "evaluate") as folder:
         write_json(folder / SUMMARY, summary)
         if plot:
-            write_figures(folder, runs, truth, targets, numbers)
-    if not as_json:
-        say(f"Figures in {output}")
+            numbers = own_numbers(plan.source, plan.targets)
+            write_figures(folder, measured.runs, measured.truth, plan.targets, numbers)
 
 
 def _open(scene: str, intrinsics: str | None, size: str | None, seed: int) -> RgbdSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_useful, reports_errors
 from mosaicmem.cli._frames import warn_of_overlap
-from mosaicmem.cli._generate_inputs import Inputs, check_depth, make_depth_estimator, read_inputs
+from mosaicmem.cli._generate_inputs import DepthChoice, Inputs, check_depth, make_depth_estimator, read_inputs
 from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
@@ -41,66 +42,81 @@ if TYPE_CHECKING:
     from mosaicmem._arrays import F32
     from mosaicmem.camera import CameraTrajectory
     from mosaicmem.evaluation import AblationScore, FrameScore
-    from mosaicmem.geometry import StreamingFusion
+    from mosaicmem.geometry import DepthEstimator, StreamingFusion
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.pipeline import AutoregressivePipeline, Checkpoint, GenerationResult, PipelineConfig
 
 
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+Scene = Annotated[Path | None, typer.Option(help=f"{A_SEQUENCE}.")]
+Memory = Annotated[Path | None, typer.Option(help="Folder of a saved store to begin with.")]
+MemoryFrames = Annotated[
+    str | None,
+    typer.Option(
+        help="Frames of the sequence to remember, A:B or A:B:STEP, by position from 0. Default: all that --frames "
+        "leaves, or none with --memory."
+    ),
+]
+Frames = Annotated[
+    str | None,
+    typer.Option(help="Follow the sequence's own cameras of these frames, A:B or A:B:STEP, by position from 0."),
+]
+Trajectory = Annotated[
+    Path | None, typer.Option(help="Follow a camera path instead, of any format that convert reads.")
+]
+SaveMemory = Annotated[
+    Path | None, typer.Option(help="Folder for the store as it is afterwards; that of --memory goes on in place.")
+]
+CheckpointFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps each window: the same command goes on from there, however it ended."),
+]
+Ablate = Annotated[bool, typer.Option("--ablate", help="Also generate with one part of memory left out at a time.")]
+DepthModel = Annotated[
+    Path | None, typer.Option(help="ONNX model that gives generated frames a depth, aligned to memory's.")
+]
+DepthOutput = Annotated[
+    str | None,
+    typer.Option(
+        help="What it gives: metric, depth (up to scale and shift) or inverse (1 / depth, the same). Default: inverse."
+    ),
+]
+DepthSize = Annotated[
+    str | None, typer.Option(metavar="WxH", help="Its input size. Default: that of the image, in multiples of 14.")
+]
+DepthFolder = Annotated[
+    Path | None, typer.Option(help="Folder of depth images instead, one a frame of the path, in order of names.")
+]
+Prompt = Annotated[str | None, typer.Option(help="What the unseen parts should be.")]
+HalfLife = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds after which an observation counts half (handheld sequences drift in pose and exposure); "
+        "0: never. Default: that of --config, or 2.",
+        min=0,
+        callback=finite,
+    ),
+]
+VideoFps = Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240, callback=finite)]
+
+
 @reports_errors
 def generate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    scene: Annotated[Path | None, typer.Option(help=f"{A_SEQUENCE}.")] = None,
-    memory: Annotated[Path | None, typer.Option(help="Folder of a saved store to begin with.")] = None,
-    memory_frames: Annotated[
-        str | None,
-        typer.Option(
-            help="Frames of the sequence to remember, A:B or A:B:STEP, by position from 0. Default: all that --frames "
-            "leaves, or none with --memory."
-        ),
-    ] = None,
-    frames: Annotated[
-        str | None,
-        typer.Option(help="Follow the sequence's own cameras of these frames, A:B or A:B:STEP, by position from 0."),
-    ] = None,
-    trajectory: Annotated[
-        Path | None, typer.Option(help="Follow a camera path instead, of any format that convert reads.")
-    ] = None,
-    save_memory: Annotated[
-        Path | None, typer.Option(help="Folder for the store as it is afterwards; that of --memory goes on in place.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps each window: the same command goes on from there, however it ended."),
-    ] = None,
-    ablate: Annotated[
-        bool, typer.Option("--ablate", help="Also generate with one part of memory left out at a time.")
-    ] = False,
-    depth_model: Annotated[
-        Path | None, typer.Option(help="ONNX model that gives generated frames a depth, aligned to memory's.")
-    ] = None,
-    depth_output: Annotated[
-        str | None,
-        typer.Option(
-            help="What it gives: metric, depth (up to scale and shift) or inverse (1 / depth, the same). "
-            "Default: inverse."
-        ),
-    ] = None,
-    depth_size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Its input size. Default: that of the image, in multiples of 14.")
-    ] = None,
-    depth_files: Annotated[
-        Path | None, typer.Option(help="Folder of depth images instead, one a frame of the path, in order of names.")
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the unseen parts should be.")] = None,
-    half_life: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds after which an observation counts half (handheld sequences drift in pose and exposure); "
-            "0: never. Default: that of --config, or 2.",
-            min=0,
-            callback=finite,
-        ),
-    ] = None,
+    output: Output,
+    scene: Scene = None,
+    memory: Memory = None,
+    memory_frames: MemoryFrames = None,
+    frames: Frames = None,
+    trajectory: Trajectory = None,
+    save_memory: SaveMemory = None,
+    checkpoint: CheckpointFolder = None,
+    ablate: Ablate = False,
+    depth_model: DepthModel = None,
+    depth_output: DepthOutput = None,
+    depth_size: DepthSize = None,
+    depth_files: DepthFolder = None,
+    prompt: Prompt = None,
+    half_life: HalfLife = None,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
     time_unit: TimeUnit = None,
@@ -108,7 +124,7 @@ def generate(
     changes: Set = None,
     seed: Seed = None,
     threads: Threads = None,
-    fps: Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240, callback=finite)] = 10.0,
+    fps: VideoFps = 10.0,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -121,75 +137,104 @@ def generate(
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
-    from mosaicmem.cli._report import ablation_list, run_summary, score_list, score_summary, write_run
-    from mosaicmem.geometry import StreamingFusion
-    from mosaicmem.pipeline import AutoregressivePipeline
+    from mosaicmem.cli._report import write_run
 
     started = time.perf_counter()
     given = {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life}
     settings = read_settings(config, changes, given, command="generate")
-    check_depth(depth_model, depth_output, depth_size, depth_files)
+    depth = DepthChoice(depth_model, depth_output, depth_size, depth_files)
+    check_depth(depth)
     if ablate and frames is None:
         raise UsageError("--ablate: expected --frames, whose true images its figures are measured against")
-    in_place = same_place(save_memory, memory)
-    check_apart(
-        {"--output": output, "--checkpoint": checkpoint, "--save-memory": None if in_place else save_memory},
-        {"--scene": scene, "--memory": memory, "--depth-files": depth_files, "--depth-model": depth_model}
-        | {"--trajectory": trajectory, "--config": config},
-    )
-    check_output_folder(output, force, "generate")
-    if save_memory is not None and not in_place:
-        check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
+    read = {"--scene": scene, "--memory": memory, "--trajectory": trajectory, "--config": config, **depth.paths()}
+    in_place = _check_places(output, checkpoint, save_memory, read, force)
     if trajectory is None:
         check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
     inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, time_unit)
     warn_of_overlap(inputs.targets, inputs.remembered)
-    estimator = make_depth_estimator(inputs.path, settings, depth_model, depth_output, depth_size, depth_files)
+    estimator = make_depth_estimator(inputs.path, settings, depth)
     store = None if memory is None else _open(memory, settings)
-    told: dict[str, Any] = {
-        "scene": scene,
-        "memory": memory,
-        "memory_frames": inputs.remembered,
-        "depth_model": depth_model,
-    }
-    told |= {"depth_files": depth_files, "depth_output": depth_output or "inverse", "depth_size": depth_size}
-    kept = None if checkpoint is None else _keep(checkpoint, told)
+    kept = None if checkpoint is None else _keep(checkpoint, scene, memory, inputs, depth)
     if not as_json:
         say(inputs.describe())
-
     with output_folder(output, force, "generate") as folder:
-        pipeline = AutoregressivePipeline(settings, depth_estimator=estimator, store=store)
-        fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
-        with progress_bar() as progress:
-            _remember(pipeline, fusion, inputs, lambda frames: progress.track(frames, description="Remembering"))
-            truth = inputs.truth()
-            variants = _ablate(pipeline, inputs.path, truth, progress) if ablate else []
-            result, scores = _generate(pipeline, inputs.path, truth, kept, progress)
-        summary = run_summary(pipeline, result, time.perf_counter() - started)
-        summary["memory_frames"] = inputs.remembered
-        summary["memory_numbers"] = inputs.numbers(inputs.remembered) or inputs.remembered
-        if inputs.targets:
-            summary["targets"] = {
-                "frames": score_list(scores, inputs.targets, inputs.numbers(inputs.targets)),
-                **score_summary(scores),
-            }
-        if ablate:
-            summary["ablation"] = ablation_list(variants)
-        write_run(folder, settings, inputs.path, result, fusion, summary, fps)
+        made = _make(settings, estimator, store, inputs, kept, ablate)
+        summary = made.summarize(inputs, time.perf_counter() - started)
+        write_run(folder, settings, inputs.path, made.result, made.fusion, summary, fps)
         if save_memory is not None:
             # A run with a checkpoint goes on from the store there, which knows nothing of the folder of --memory.
-            _save(pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)
-
+            _save(made.pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)
     if as_json:
         print_json(summary)
         return
-    _print(inputs, result, scores, variants)
-    say(f"{len(result.frames)} frames in {output}")
+    _print(inputs, made.result, made.scores, made.variants)
+    say(f"{len(made.result.frames)} frames in {output}")
     if save_memory is not None:
-        say(f"{len(pipeline.store)} patches in {save_memory}")
+        say(f"{len(made.pipeline.store)} patches in {save_memory}")
 
 
-def _print(inputs: Inputs, result: GenerationResult, scores: list[FrameScore], variants: list[AblationScore]) -> None:
+def _check_places(
+    output: Path, checkpoint: Path | None, save_memory: Path | None, read: dict[str, Path | None], force: bool
+) -> bool:
+    """Refuse folders that cannot be written. Returns whether memory is saved where it was read from."""
+    in_place = same_place(save_memory, read["--memory"])
+    written = {"--output": output, "--checkpoint": checkpoint, "--save-memory": None if in_place else save_memory}
+    check_apart(written, read)
+    check_output_folder(output, force, "generate")
+    if save_memory is not None and not in_place:
+        check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
+    return in_place
+
+
+@dataclass
+class _Made:
+    """What came out of a run."""
+
+    pipeline: AutoregressivePipeline
+    fusion: StreamingFusion
+    result: GenerationResult
+    scores: list[FrameScore]
+    variants: list[AblationScore] | None
+
+    def summarize(self, inputs: Inputs, seconds: float) -> dict[str, Any]:
+        from mosaicmem.cli._report import ablation_list, run_summary, score_list, score_summary
+
+        summary = run_summary(self.pipeline, self.result, seconds)
+        summary["memory_frames"] = inputs.remembered
+        summary["memory_numbers"] = inputs.numbers(inputs.remembered) or inputs.remembered
+        if inputs.targets:
+            scored = score_list(self.scores, inputs.targets, inputs.numbers(inputs.targets))
+            summary["targets"] = {"frames": scored, **score_summary(self.scores)}
+        if self.variants is not None:
+            summary["ablation"] = ablation_list(self.variants)
+        return summary
+
+
+def _make(
+    settings: PipelineConfig,
+    estimator: DepthEstimator | None,
+    store: MosaicMemoryStore | None,
+    inputs: Inputs,
+    kept: Checkpoint | None,
+    ablate: bool,
+) -> _Made:
+    """Remember, and generate."""
+    from mosaicmem.geometry import StreamingFusion
+    from mosaicmem.pipeline import AutoregressivePipeline
+
+    pipeline = AutoregressivePipeline(settings, depth_estimator=estimator, store=store)
+    fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
+    with progress_bar() as progress:
+        _remember(pipeline, fusion, inputs, lambda frames: progress.track(frames, description="Remembering"))
+        truth = inputs.truth()
+        variants = _ablate(pipeline, inputs.path, truth, progress) if ablate else None
+        result, scores = _generate(pipeline, inputs.path, truth, kept, progress)
+    return _Made(pipeline, fusion, result, scores, variants)
+
+
+def _print(
+    inputs: Inputs, result: GenerationResult, scores: list[FrameScore], variants: list[AblationScore] | None
+) -> None:
     """Tables of what came out."""
     from mosaicmem.cli._report import print_ablation, print_coverage, print_scores
 
@@ -202,10 +247,13 @@ def _print(inputs: Inputs, result: GenerationResult, scores: list[FrameScore], v
         print_ablation(variants)
 
 
-def _keep(folder: Path, told: dict[str, Any]) -> Checkpoint:
+def _keep(folder: Path, scene: Path | None, memory: Path | None, inputs: Inputs, depth: DepthChoice) -> Checkpoint:
     from mosaicmem.pipeline import Checkpoint
 
     keeps_checkpoint(folder)
+    told: dict[str, Any] = {"scene": scene, "memory": memory, "memory_frames": inputs.remembered}
+    told |= {"depth_model": depth.model, "depth_files": depth.files, "depth_output": depth.output or "inverse"}
+    told["depth_size"] = depth.size
     return Checkpoint(folder, {name: _plain(value) for name, value in told.items()})
 
 
