@@ -48,7 +48,7 @@ class RetrievalOptions:
         A value is not a number or out of its range; the message names it.
     """
 
-    top_k: int = 64
+    top_k: int = 1024
     near: float = 0.05
     far: float = math.inf
     half_life: float = 0.0

@@ -24,12 +24,12 @@ class MemoryRetrieval:
     temporal : {"target", "offset"}
         The t of a token's position: its target frame, or source time minus target time in latent frames.
     options
-        Fields of `RetrievalOptions`, for each target frame; ``top_k`` is 1024 if not given.
+        Fields of `RetrievalOptions`, for each target frame.
     """
 
     def __init__(self, *, temporal: str = "target", **options: Any) -> None:
         self.temporal = check_choice("temporal", temporal, ("target", "offset"))
-        self.options = RetrievalOptions(**{"top_k": 1024, **options})
+        self.options = RetrievalOptions(**options)
         self._has_warned = False
 
     def retrieve(
