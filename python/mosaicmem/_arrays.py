@@ -1,6 +1,6 @@
-"""Arrays at the border: whatever comes in is checked once, here, and the same kind goes out.
+"""Arrays at the API boundary: inputs are checked once, here, and results are the same kind of array.
 
-Everything behind this border may trust shapes, dtypes and contiguity.
+All code behind this boundary may rely on shapes, dtypes and contiguity.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _MOST_MEDIAN_DEPTH = 250.0
 
 
 def to_numpy(name: str, value: ArrayLike, *, values: bool = False) -> NDArray[Any]:
-    """A NumPy view of ``value``, without a copy where it has memory of its own on the CPU, in native byte order.
+    """``value`` as a NumPy array in native byte order, without a copy if it is already an array on the CPU.
 
-    bfloat16 is refused, unless these are ``values`` (features, latents, colours, weights): then it becomes float32,
-    which is exact.
+    bfloat16 is rejected unless ``values`` is set (features, latents, colours, weights): then it becomes float32, which
+    is exact.
     """
     if is_torch(value):
         return read_tensor(name, value, values)
@@ -77,7 +77,7 @@ def _matches(actual: tuple[int, ...], shape: Shape) -> bool:
 
 
 def _axes_hint(actual: tuple[int, ...], shape: Shape) -> str:
-    """What would make the shape fit, if that is a matter of its axes."""
+    """A hint on how to fix the shape, if removing or reordering axes would."""
     if 1 in actual and len(actual) > len(shape):
         axis = next((i for i, size in enumerate(actual) if size == 1 and _fits(actual, i, shape)), None)
         if axis is not None:
@@ -105,11 +105,11 @@ def as_array(
     values: bool = False,
     own: bool = False,
 ) -> NDArray[Any]:
-    """``value`` as an aligned C-contiguous array of ``dtype``; copies only what is not already so.
+    """``value`` as an aligned C-contiguous array of ``dtype``; copies only if needed.
 
     Real numbers convert to floating dtypes and integers to integer dtypes; nothing else converts. With ``values``,
-    bfloat16 is a real number (`to_numpy`). With ``own``, the result is not memory that someone else may write to:
-    what would be shared is copied, unless it is read-only (`is_frozen`).
+    bfloat16 counts as a real number (`to_numpy`). With ``own``, nobody else can write to the result: shared memory is
+    copied unless it is read-only (`is_frozen`).
     """
     array = given = to_numpy(name, value, values=values)
     wanted = np.dtype(dtype)
@@ -124,7 +124,7 @@ def as_array(
                     f"{name}: expected values in [{limits.min}, {limits.max}], got {array.min()} to {array.max()}"
                 )
     check_shape(name, array.shape, shape)
-    # Values beyond float32 become inf here, quietly; where that matters, `finite` reports it with a name.
+    # Values beyond float32 silently become inf here; where that matters, `finite` reports it with the argument's name.
     with np.errstate(over="ignore", invalid="ignore"):
         array = np.require(array, wanted, ("C", "A"))
     if own and np.may_share_memory(array, given) and not is_frozen(array):
@@ -136,14 +136,14 @@ def as_array(
 
 
 def float_dtype(value: ArrayLike) -> Any:
-    """What linear operators compute in: float64 for float64 in any byte order, and for what is finer; else float32."""
+    """The dtype that linear operators compute in: float64 for float64 (any byte order) or wider, else float32."""
     dtype = getattr(value, "dtype", None)
     fine = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize >= 8
     return np.float64 if fine else np.float32
 
 
 def as_depth(name: str, value: ArrayLike, shape: Shape, *, own: bool = False) -> F32:
-    """Depth in metres as float32. Integers are refused: they are millimetres nearly always."""
+    """Depth in metres as float32. Integers are rejected: they are nearly always millimetres."""
     array = to_numpy(name, value)
     if array.dtype.kind in "iu":
         raise TypeError(f"{name}: expected metres as floating-point numbers, got integers; millimetres? divide by 1000")
@@ -151,7 +151,7 @@ def as_depth(name: str, value: ArrayLike, shape: Shape, *, own: bool = False) ->
 
 
 def suspect_depth(name: str, depth: F32) -> None:
-    """Warn of depth that lies mostly hundreds of metres away: millimetres, nearly always."""
+    """Warn if most of the depth lies hundreds of metres away: it is nearly always in millimetres."""
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if valid.size and (median := float(np.median(valid))) > _MOST_MEDIAN_DEPTH:
         suspect(f"{name}: half of it lies beyond {median:.4g} m; millimetres? divide by 1000")
@@ -188,7 +188,7 @@ def check_number(
     maximum: float | None = None,
     above: float | None = None,
 ) -> float:
-    """A finite real number within [minimum, maximum], or greater than ``above``."""
+    """A finite real number within [minimum, maximum] and greater than ``above``."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     try:
@@ -231,7 +231,7 @@ def check_threads(num_threads: Any) -> int:
 
 
 def check_instance(name: str, value: Any, kind: type[_T]) -> _T:
-    """An object of a class of this library."""
+    """``value``, which must be an instance of ``kind``."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
     return value
@@ -245,9 +245,9 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def check_methods(name: str, value: Any, protocol: type) -> None:
-    """An object with the members of a protocol, its own or those that it hands on (``__getattr__``).
+    """Require the members of a protocol, whether its own or delegated (``__getattr__``).
 
-    ``isinstance`` does not see the latter from Python 3.12 on.
+    From Python 3.12 on, ``isinstance`` does not see delegated members.
     """
     members = {*vars(protocol), *protocol.__annotations__}
     missing = sorted(each for each in members if not each.startswith("_") and not hasattr(value, each))

@@ -1,4 +1,4 @@
-"""Objects that cannot be copied, or only in ways that would surprise: they say so, and what to do instead."""
+"""Objects that cannot be copied safely raise an error that says what to do instead."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import ClassVar, NoReturn
 
 
 class Uncopied:
-    """A class whose objects are neither pickled nor copied deeply, nor, without a ``__copy__`` of their own, at all.
+    """Base of classes whose objects cannot be pickled, nor copied unless the class defines ``__copy__`` or
+    ``__deepcopy__``.
 
-    ``copy.copy`` would share what changes: what is done to one would half show in the other.
+    The default ``copy.copy`` would share mutable state: changes to one object would partly show in the other.
     """
 
     _instead: ClassVar[str]
-    """Why not, and what to do instead: the end of a sentence."""
+    """Why not, and what to do instead: the end of the error message."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot copy or pickle a {type(self).__name__}: {self._instead}")

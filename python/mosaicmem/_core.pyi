@@ -19,7 +19,7 @@ class Splat:
 
 class PatchMemory:
     def __init__(self, channels: int, rows: int, columns: int) -> None: ...
-    def fork(self) -> PatchMemory: ...  # of the host alone
+    def fork(self) -> PatchMemory: ...  # host only
     def append(
         self,
         latents: _View,
@@ -138,7 +138,7 @@ class StoreCounts(TypedDict):
 
 class VoxelMap:
     def __init__(self, voxel_size: float) -> None: ...
-    def fork(self) -> VoxelMap: ...  # of the host alone
+    def fork(self) -> VoxelMap: ...  # host only
     def add(
         self,
         depth: _View,
@@ -155,7 +155,7 @@ class VoxelMap:
     def nbytes(self) -> int: ...
 
 class MemoryStore:
-    # Called without names: where Python has no memory, pybind11 looks for them at null.
+    # Pass arguments by position: if Python is out of memory, pybind11 looks up keywords through a null pointer.
     def __init__(self, patch_size: int, max_patches: int | None, max_bytes: int | None, policy: Eviction) -> None: ...
     def insert(
         self,
@@ -171,7 +171,7 @@ class MemoryStore:
         frame_id: int,
         num_threads: int = 0,
     ) -> int: ...
-    # Answers are written into padded arrays that are given; see cpp/memory/answers.hpp.
+    # Results are written into padded arrays that the caller provides; see cpp/memory/answers.hpp.
     def select_keyframes(
         self, targets: TargetGrids, params: KeyframeParams, picks: NDArray[np.int32], num_threads: int
     ) -> NDArray[np.uint64]: ...
@@ -279,10 +279,10 @@ def open_store(
     num_threads: int = 0,
 ) -> tuple[MemoryStore, NDArray[np.uint64]]: ...
 
-# The kernels below are twice: here for the host, with NumPy arrays and a number of threads, and in `cuda`, with
-# arrays on a device and a stream. Results are written to what is given for them, after all inputs. Features are
-# float32 or float64; those of heads may also be uint16 that holds bfloat16 (on a device: bfloat16, float16), with any
-# strides but the last. Tables are float64 for float64, else float32.
+# The kernels below exist twice: here for the host, with NumPy arrays and a number of threads, and in `cuda`, with GPU
+# arrays and a stream. The caller provides the output arrays, after all inputs. Features are float32 or float64; head
+# features may also be uint16 that holds bfloat16 (on the GPU: bfloat16, float16), with any strides but the last. Tables
+# are float64 for float64 features, else float32.
 
 _View = Any  # NDArray or _DeviceArray
 _Maybe = _View | None
@@ -390,8 +390,8 @@ def simd_level() -> SimdLevel: ...
 def limit_simd_level(most: SimdLevel) -> None: ...
 def ignore_grain(on: bool) -> None: ...
 
-# Where the core is built with MOSAICMEM_FAULTS or MOSAICMEM_SANITIZE: the n-th allocation from now on fails, and with
-# `lasting` all that follow; none for 0. Returns how many have failed since the last call.
+# Only in builds with MOSAICMEM_FAULTS or MOSAICMEM_SANITIZE: makes the n-th allocation from now on fail, and with
+# `lasting` all after it; 0 makes none fail. Returns how many have failed since the last call.
 def fail_allocation_after(n: int, lasting: bool, /) -> int: ...
 
 _Shape = tuple[int, ...]
@@ -405,10 +405,10 @@ class _DeviceArray:
     dtype: str
 
 class _Cuda:
-    """Everything runs in the order of the stream."""
+    """All operations run in stream order."""
 
     def __getattr__(self, name: str) -> Any:
-        """The kernels that the host has, too, with the same parameters."""
+        """The kernels of the host, with the same parameters."""
 
     CudaError: type[RuntimeError]
     DeviceArray: type[_DeviceArray]
@@ -427,7 +427,7 @@ class _Cuda:
     def store_bytes(self, source: NDArray[Any], target: _DeviceArray, stream: _Stream) -> None: ...
 
 class _DeviceStore:
-    """Tables that follow a store; they answer what `MemoryStore` does, with the same parameters."""
+    """GPU tables that mirror a store; they answer the queries of `MemoryStore`, with the same parameters."""
 
     def __init__(self, budget: int | None, room: tuple[int, int, int]) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
@@ -439,4 +439,4 @@ class _DeviceStore:
     latent_bytes: int
     used_chunks: int
 
-cuda: _Cuda  # missing where the library was built without CUDA
+cuda: _Cuda  # missing if the library was built without CUDA

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: for messages about files that are not what was asked for."""
+"""Identifies files by their first bytes, for error messages about files of the wrong kind."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ OTHER_IMAGES = frozenset(
         *("heic", "heif", "avif", "jxl", "npy", "npz", "raw"),
     )
 )
-"""Suffixes that colour and depth images have elsewhere, and that this library does not read."""
+"""Suffixes of colour and depth image formats that this library does not read."""
 
 
 def describe_file(path: Path) -> str:
-    """``a video``, ``a TIFF image`` and so on; ``a file`` where nothing tells. Only regular files are opened."""
+    """``a video``, ``a TIFF image`` and so on; ``a file`` if unknown. Reads only regular files."""
     head = _head(path)
     if head is None:
         return "not a regular file"
@@ -87,13 +87,13 @@ def describe_file(path: Path) -> str:
 
 
 def advice_on(kind: str) -> str:
-    """What to do with a file of this kind that was given for the folder of a sequence."""
+    """What to do with a file of this kind that was given in place of a sequence folder."""
     return next((what for start, what in _ADVICE.items() if kind.startswith(start)), "give the folder that it is in")
 
 
 def _head(path: Path) -> bytes | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block until it has a writer
     except OSError:
         return None
     try:

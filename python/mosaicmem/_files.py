@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files and folders atomically and durably."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mosaicmem.errors import FormatError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends without an error, and is durable then.
+    """A binary file that durably replaces ``path`` when the block ends without an error.
 
-    It has the permissions of the file that it replaces; those that the umask leaves, where there is none.
+    It keeps the permissions of the file that it replaces; a new file gets those that the umask leaves.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -43,27 +43,27 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def make_folder(path: str | Path) -> None:
-    """A folder and the folders that it is in, where they are missing, durably."""
+    """Create a folder and its missing parents durably."""
     path = Path(path).absolute()
     missing = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
     innermost_there = missing[-1].parent if missing else path
-    with suppress(PermissionError):  # it is somebody else's, then
-        sync_folder(innermost_there.parent)  # a kill may have come before, when it was made
+    with suppress(PermissionError):  # the parent belongs to somebody else
+        sync_folder(innermost_there.parent)  # whoever created the folder may have been killed before syncing it
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         try:
             sync_folder(folder.parent)
         except OSError:
-            with suppress(OSError):  # so that the next attempt makes it anew
+            with suppress(OSError):  # so that the next attempt creates it again
                 folder.rmdir()
             raise
 
 
 def put_folder_in_place(new: Path, path: Path) -> None:
-    """Give a folder its name durably. A folder that has the name is deleted after that, never before.
+    """Rename ``new`` to ``path`` durably. An existing folder ``path`` is deleted afterwards, never before.
 
-    Both stand in one folder. Where the file system can exchange two names, one of the two has the name at every
-    instant; elsewhere, there is one between two renames at which the old one is called ``NEW.old``.
+    Both must have the same parent. If the file system can exchange two names, ``path`` exists at every instant;
+    otherwise it is missing for an instant between two renames, while the old folder is called ``NEW.old``.
     """
     sync_tree(new)
     if not path.exists():
@@ -84,7 +84,7 @@ def put_folder_in_place(new: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where the system or the file system cannot."""
+    """Exchange two names atomically; False if the system or the file system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
@@ -100,7 +100,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make durable what a folder holds: its files, and the names in it and in the folders below."""
+    """Make a folder durable, recursively: the content and the names of all its files and folders."""
     for root, _, names in os.walk(folder):
         for name in names:
             sync_file(Path(root, name))
@@ -108,7 +108,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make durable what a file holds."""
+    """Make the content of a file durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -117,7 +117,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make durable what was created, renamed or removed in a folder."""
+    """Make the creations, renames and removals in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -132,13 +132,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20, *, follow: bool = True) -> dict[str, Any]:
-    """The JSON object in a file; in one that a link leads to only if ``follow``.
+    """The JSON object in a file; follows a symbolic link only if ``follow``.
 
     Raises
     ------
     FormatError
-        The file is no regular one, is larger than ``max_bytes``, is not UTF-8 JSON, would need more memory than a file
-        of its size may, or holds something else than an object.
+        The file is not regular, is larger than ``max_bytes``, is not JSON, would need more memory than a file of its
+        size may, or does not hold an object.
     OSError
         It cannot be opened.
     """

@@ -1,4 +1,4 @@
-"""Arrays of other libraries as NumPy reads them: torch, DLPack, ``__array__``, ml_dtypes. None of them is imported."""
+"""Converts arrays of other libraries to NumPy: torch, DLPack, ``__array__``, ml_dtypes. Imports none of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def is_torch(value: Any) -> bool:
 
 
 def is_bfloat16(value: Any) -> bool:
-    """Whether ``value`` is a torch tensor of bfloat16, or a NumPy array of the bfloat16 that ml_dtypes adds."""
+    """Whether ``value`` is a bfloat16 torch tensor, or a NumPy array of the bfloat16 that ml_dtypes adds."""
     if is_torch(value):
         return str(value.dtype) == "torch.bfloat16"
     return isinstance(value, np.ndarray) and value.dtype.kind == "V" and value.dtype.name == "bfloat16"
 
 
 def refuse_bfloat16(name: str) -> NoReturn:
-    """Positions, depths, cameras and times in bfloat16 are wrong already: no conversion brings their digits back."""
+    """Reject bfloat16 positions, depths, cameras and times: no conversion recovers their lost digits."""
     raise TypeError(
         f"{name}: expected float32 or float64, got bfloat16, whose 8 bits tell 256 from 258 and not from 257; use "
         ".float() before the product that makes it, outside of torch.autocast"
@@ -31,7 +31,7 @@ def refuse_bfloat16(name: str) -> NoReturn:
 
 
 def read_array(name: str, value: Any) -> NDArray[Any]:
-    """What is no torch tensor as NumPy's own array, in native byte order; bfloat16 stays as ml_dtypes has it."""
+    """Anything but a torch tensor as a plain NumPy array in native byte order; bfloat16 stays that of ml_dtypes."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a plain array, got a masked one; use .filled()")
     if hasattr(value, "unit") or hasattr(value, "units"):
@@ -46,7 +46,7 @@ def read_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def _read_foreign(name: str, value: Any) -> NDArray[Any]:
-    """Through DLPack, which shares memory; what that cannot carry (a dtype, say) through all else that NumPy reads."""
+    """Read through DLPack, which shares memory; if that fails (on an unsupported dtype, say), through `np.asarray`."""
     refusal: Exception | None = None
     if hasattr(value, "__dlpack__"):
         try:
@@ -74,7 +74,7 @@ def read_tensor(name: str, tensor: Any, values: bool) -> NDArray[Any]:
     if is_bfloat16(tensor):
         tensor = tensor.float() if values else refuse_bfloat16(name)
     try:
-        # Conjugates and negatives that torch has not written out yet.
+        # Materializes torch's lazy conjugation and negation.
         return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
     except (TypeError, RuntimeError) as error:
         raise TypeError(
@@ -84,9 +84,9 @@ def read_tensor(name: str, tensor: Any, values: bool) -> NDArray[Any]:
 
 
 def is_frozen(array: NDArray[Any]) -> bool:
-    """Whether nobody can write to the memory of an array: it and all that it is a view of are read-only.
+    """Whether nobody can write to the memory of an array: it and all arrays that it is a view of are read-only.
 
-    True for files that are mapped to be read, for bytes, and for arrays whose ``flags.writeable`` was set to False.
+    True for files mapped read-only, for bytes, and for arrays whose ``flags.writeable`` was set to False.
     """
     base: Any = array
     while isinstance(base, np.ndarray):
@@ -97,5 +97,5 @@ def is_frozen(array: NDArray[Any]) -> bool:
         return True
     try:
         return memoryview(base).readonly
-    except TypeError:  # memory of another library, which says nothing
+    except TypeError:  # memory of another library, which may be writable
         return False

@@ -1,4 +1,4 @@
-"""What PNG and JPEG files are made of, counted before a decoder sees them.
+"""Counts the parts of PNG and JPEG files (chunks, segments, scans) before a decoder sees them.
 
 A decoder takes memory for each part of a file, and time for each pass over the image: a small file may have thousands.
 """
@@ -17,7 +17,7 @@ _MAX_BYTES = 1 << 28
 _CHUNK = 1 << 20
 _MOST_PARTS = 1 << 16
 _MOST_SCANS = 512  # of a progressive JPEG, each a pass over the image; a dozen is usual
-_MOST_PACKED = 16  # parts of a PNG that are unpacked to as much as Pillow allows
+_MOST_PACKED = 16  # compressed text chunks of a PNG, each of which may unpack to as much as Pillow allows
 _PACKED_BYTES = 1 << 21
 _SEGMENT, _SCAN = re.compile(rb"\xff[\xe0-\xef\xfe]"), b"\xff\xda"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -25,7 +25,7 @@ _PACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 def check_parts(path: Path, file: IO[bytes]) -> int:
-    """Refuse an image of too many parts; the memory that those beside the pixels take. ``file`` is left at 0."""
+    """Reject an image with too many parts; return the memory that parts other than pixels take. Rewinds ``file``."""
     size = file_size(file)
     if size > _MAX_BYTES:
         raise FormatError(path, f"expected an image of at most {_MAX_BYTES} bytes, got {size}")

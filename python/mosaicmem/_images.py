@@ -1,4 +1,4 @@
-"""Colour and depth images of a sequence: each is read as what it means, or refused with a FormatError that names it."""
+"""Colour and depth images of a sequence; a FormatError names an image that is unreadable or ambiguous."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mosaicmem._opening import check_growth, foreign_parser, open_file
 from mosaicmem.errors import FormatError
 
 _MAX_PIXELS = 1 << 26
-_ORIENTATION = 0x0112  # the tag of EXIF
+_ORIENTATION = 0x0112  # EXIF tag
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_BYTES_OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel; of others 4
-_PROGRESSIVE_BYTES = 6  # of a pixel, which libjpeg keeps until the last scan
-_STRIP = 1 << 20  # pixels that are converted at a time
+_BYTES_OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # per pixel; 4 for others
+_PROGRESSIVE_BYTES = 6  # per pixel, kept by libjpeg until the last scan
+_STRIP = 1 << 20  # pixels converted at a time
 
 
 @contextmanager
 def _open_image(path: Path, size: tuple[int, int] | None, beside: Path | None) -> Iterator[tuple[Image.Image, int]]:
-    """An image that is not decoded yet, and the memory that its parts beside pixels take."""
+    """An image that is not decoded yet, and the memory that its parts other than pixels take."""
     with open_file(path, beside) as file:
         needed = check_parts(path, file)
         try:
@@ -45,7 +45,7 @@ def _open_image(path: Path, size: tuple[int, int] | None, beside: Path | None) -
 
 
 def _decode(path: Path, image: Image.Image, needed: int, each: int) -> None:
-    """Decode an image that a viewer would not turn, of which ``each`` pixel becomes so many bytes besides."""
+    """Decode an image unless EXIF turns or mirrors it; the caller needs another ``each`` bytes per pixel."""
     each += _BYTES_OF_MODE.get(image.mode, 4)
     each += _PROGRESSIVE_BYTES if "progressive" in image.info else 0
     size = path.stat().st_size
@@ -63,7 +63,7 @@ def _decode(path: Path, image: Image.Image, needed: int, each: int) -> None:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """An image in parts, so that what is made of them on the way takes little memory: their rows, and each part."""
+    """Pairs (rows, strip) that cover an image, small enough that temporaries take little memory."""
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
@@ -84,12 +84,12 @@ def image_size(path: Path, beside: Path | None = None) -> tuple[int, int]:
 
 
 def read_color(path: Path, size: tuple[int, int], resized: tuple[int, int] | None = None) -> U8:
-    """An image of ``size`` (width, height) as (H, W, 3) uint8, ``resized`` by averaging areas if that is given.
+    """An image of ``size`` (width, height) as (H, W, 3) uint8, resized to ``resized`` by averaging areas if given.
 
-    Grey, palette and RGB images are read, of 1 to 16 bits a channel. Refused are transparent pixels, whose colour is
-    whatever lies behind them; CMYK, whose colour depends on a printer; images that a viewer would turn, as depth and
-    pose may be those of the image before or after it was turned; and images of more pixels than a file of their size
-    may have, which is never so up to 3840x2160 (2560x1600 where a JPEG is progressive).
+    Grey, palette and RGB images of 1 to 16 bits per channel are read. Rejected are transparent pixels, whose colour
+    depends on the background; CMYK, whose colour depends on the printer; images that EXIF turns or mirrors, as depth
+    and pose may be those of the image before or after that; and images with more pixels than a file of their size may
+    have, which never happens up to 3840x2160 (2560x1600 for progressive JPEG).
     """
     with _open_image(path, size, None) as (image, needed):
         if resized is not None and resized != size:
@@ -113,8 +113,8 @@ def read_color(path: Path, size: tuple[int, int], resized: tuple[int, int] | Non
 
 
 def _as_rgb(path: Path, image: Image.Image) -> tuple[Image.Image, int]:
-    """RGB, and how many pixels are transparent."""
-    if image.mode in _GREY_16:  # convert would clip it: all that is brighter than 1/257 becomes white
+    """The RGB image, and how many pixels are transparent."""
+    if image.mode in _GREY_16:  # convert would clip: all values brighter than 1/257 would become white
         values = np.asarray(image).astype(np.int64)
         grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
         return grey.convert("RGB"), int(np.count_nonzero(values == image.info.get("transparency", -1)))
@@ -135,7 +135,7 @@ def read_depth(
     invalid: int = 0,
     beside: Path | None = None,
 ) -> F32:
-    """A 16-bit image of ``size`` (width, height) as (H, W) float32 metres; 0 stays 0, and so becomes ``invalid``."""
+    """A 16-bit image of ``size`` (width, height) as (H, W) float32 metres; 0 stays 0, and ``invalid`` becomes 0."""
     with _open_image(path, size, beside) as (image, needed):
         _decode(path, image, needed, 4)
         if image.mode not in _GREY_16:

@@ -1,4 +1,4 @@
-"""JSON of others: what it becomes is estimated before it is parsed, as objects are up to 30 times as large."""
+"""Untrusted JSON: the memory it needs is estimated before it is parsed, as objects are up to 30 times as large."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 from mosaicmem._opening import check_growth, foreign_parser
 from mosaicmem.errors import FormatError
 
-_MOST_LEVELS = 64  # of lists and objects in each other
+_MOST_LEVELS = 64  # of nested lists and objects
 _MOST_DIGITS = 300  # of an integer that float64 can hold
-_MOST_KEYS = 10_000  # different ones, that are counted
-# Bytes of memory for each of these characters, of CPython 3.10 to 3.13, at the worst that can follow it.
+_MOST_KEYS = 10_000  # distinct keys that are counted; beyond this, each key counts as distinct
+# Worst-case bytes of memory that each of these characters costs in CPython 3.10 to 3.13.
 _COSTS = {
     b"[": 64,  # a list
     b"{": 112,  # a dict
-    b",": 44,  # a place in a list that is about to grow, and a number
-    b'"': 20,  # of two that a text needs, beside its letters
-    b":": 64,  # a place in a dict that is about to grow
-    b"\\": 40,  # texts with escapes are put together from parts
+    b",": 44,  # a slot in a list that is about to grow, and a number
+    b'"': 20,  # half the overhead of a string, which has two quotes
+    b":": 64,  # a slot in a dict that is about to grow
+    b"\\": 40,  # strings with escapes are joined from parts
 }
-_NEW_KEY = 160  # a key that was not there before: its text, and its place among those that the parser remembers
+_NEW_KEY = 160  # a key seen for the first time: its string, and its entry in the parser's memo
 _KEY = re.compile(rb'"([^"\\]{0,64})"\s*:')
 
 
 def decode_json(path: Path, content: bytes, size: int | None = None) -> str:
-    """The text in bytes of a file of ``size`` (as many, if not given), if what it says is small enough.
+    """Decode the JSON bytes of a file of ``size`` (default: their length), if its value takes little enough memory.
 
-    A step of its own, so that whoever has the bytes can let them go before the text is parsed.
+    This is a separate step so that the caller can free the bytes before parsing the text.
 
     Raises
     ------
     FormatError
-        It is not UTF-8, or the objects in it would need more memory than a file of its size may.
+        It cannot be decoded, or its objects would need more memory than a file of its size may.
     """
     check_growth(path, len(content) if size is None else size, _memory(content), "JSON of many small parts")
     with foreign_parser(path, "not JSON"):
@@ -42,12 +42,12 @@ def decode_json(path: Path, content: bytes, size: int | None = None) -> str:
 
 
 def parse_json(path: Path, text: str) -> Any:
-    """The value of a JSON text that `decode_json` let pass. Integers beyond float64 become infinite.
+    """Parse a JSON text that `decode_json` accepted. Integers beyond float64 become infinite.
 
     Raises
     ------
     FormatError
-        It is not JSON, or is nested too deep.
+        It is not JSON, or is nested too deeply.
     """
     try:
         with foreign_parser(path, "not JSON"):
@@ -62,7 +62,7 @@ def parse_json(path: Path, text: str) -> Any:
 
 
 def _memory(content: bytes) -> int:
-    """What parsing takes at most: the text, and the objects."""
+    """Upper bound of the memory that parsing takes: the text, and the objects."""
     narrow = content.isascii() and b"\\u" not in content
     signs = {sign: content.count(sign) for sign in _COSTS}
     parts = sum(count * _COSTS[sign] for sign, count in signs.items())
@@ -70,7 +70,7 @@ def _memory(content: bytes) -> int:
 
 
 def _different_keys(content: bytes, colons: int) -> int:
-    """How many keys there are at most that differ from each other."""
+    """Upper bound of the number of distinct keys."""
     seen: set[bytes] = set()
     for key in _KEY.finditer(content):
         seen.add(key[1])
@@ -85,7 +85,7 @@ def _integer(digits: str) -> int | float:
 
 
 def _check_levels(path: Path, value: Any) -> None:
-    """Refuse what is nested so deep that walking it could end Python's stack."""
+    """Reject values nested so deeply that walking them could overflow Python's stack."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(_MOST_LEVELS):
         parts = (part for each in level for part in (each.values() if isinstance(each, dict) else each))

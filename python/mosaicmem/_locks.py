@@ -1,8 +1,8 @@
-"""Locks that a forked process finds free, and what they guard whole.
+"""Fork-safe locks: a forked process finds them free, and the data that they guard consistent.
 
-A fork, as of a data loader's workers, copies what all threads were writing but only the thread that forks. So before a
-fork every lock of this kind is taken, which waits for calls that are under way; afterwards the parent lets go of them,
-and the child has new ones. Locks of the compiled core do the same by themselves, after these.
+A fork, as of a data loader's workers, copies the memory that all threads were writing, but only the thread that forks.
+So a fork first acquires every lock of this kind, which waits for calls in progress; afterwards the parent releases
+them, and the child gets new ones. The locks of the compiled core do the same on their own, after these.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from types import TracebackType
 
 
 class ForkSafeLock:
-    """A lock for ``with``; the thread that holds it may take it again.
+    """A reentrant lock for ``with``.
 
-    Whoever holds one may take those of a larger ``rank`` only, so that no two wait for each other when all are taken.
-    One ``over_io`` may be held while files are read and written: no fork waits for it, so what it guards may change in
-    single assignments only.
+    A thread that holds one may acquire only locks of a larger ``rank``, so that acquiring all of them at a fork cannot
+    deadlock. A lock with ``over_io`` may be held during file I/O: no fork waits for it, so the data that it guards may
+    change only in single assignments.
     """
 
     def __init__(self, rank: int = 0, *, over_io: bool = False) -> None:

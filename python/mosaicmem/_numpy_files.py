@@ -1,4 +1,4 @@
-"""Arrays in NumPy's files, .npy and .npz: a header is read and judged before the numbers that it promises are."""
+"""Reads arrays from .npy and .npz files; a header is checked before its data is read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mosaicmem._opening import check_growth, file_size, foreign_parser
 from mosaicmem.errors import FormatError
 
 _PREFIX = {1: 10, 2: 12, 3: 12}  # bytes before the header's text, by version
-_MOST_HEADER = 10_000  # bytes, as NumPy has it
+_MOST_HEADER = 10_000  # bytes, NumPy's own limit
 _MOST_ENTRIES = 4096
-_CENTRAL = b"PK\1\2"  # before each entry of an archive's directory
+_CENTRAL = b"PK\1\2"  # signature of each entry in an archive's directory
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHUNK = 1 << 20
 
@@ -28,7 +28,7 @@ class _Readable(Protocol):
 
 
 class Header(NamedTuple):
-    """What a .npy file says of its array."""
+    """The header of a .npy file."""
 
     shape: tuple[int, ...]
     is_fortran: bool
@@ -36,17 +36,17 @@ class Header(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """How many numbers there are."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Of all numbers."""
+        """Size of the data."""
         return self.elements * self.dtype.itemsize
 
 
 def read_header(path: Path, file: _Readable, what: str) -> Header:
-    """The header of a .npy file, which leaves ``file`` where its numbers begin; ``what`` begins messages."""
+    """Read the header of a .npy file, leaving ``file`` at the data; error messages start with ``what``."""
     prefix = file.read(8)
     size = _PREFIX.get(prefix[6]) if len(prefix) == 8 and prefix[:6] == b"\x93NUMPY" else None
     if size is None:
@@ -58,7 +58,7 @@ def read_header(path: Path, file: _Readable, what: str) -> Header:
     text = io.BytesIO(prefix + file.read(length))
     with foreign_parser(path, what):
         version = np.lib.format.read_magic(text)
-        # Version 3 differs from 2 in the names of fields, which no array of numbers has.
+        # Version 3 differs from 2 only in the field names of structured arrays, which arrays of numbers do not have.
         read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read(text)
     if dtype.hasobject:
@@ -69,7 +69,7 @@ def read_header(path: Path, file: _Readable, what: str) -> Header:
 
 
 def read_data(path: Path, file: _Readable, header: Header, what: str) -> NDArray[Any]:
-    """The array of a header, and nothing after it; it can be written to."""
+    """Read the data of ``header``, after which the file must end, as a writable array."""
     data = bytearray()
     while len(data) <= header.nbytes:
         chunk = file.read(min(_CHUNK, header.nbytes + 1 - len(data)))
@@ -87,9 +87,9 @@ def read_data(path: Path, file: _Readable, header: Header, what: str) -> NDArray
 def read_npz(
     path: Path, file: IO[bytes], is_wanted: Callable[[str], bool], max_bytes: int
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The arrays of an archive whose names are wanted, and the other names.
+    """The wanted arrays of an archive by name, and the names of the others.
 
-    No more is unpacked than ``max_bytes``, and than a file of this size may become as float64.
+    Unpacks no more than ``max_bytes``, and no more than a file of this size may take in memory, converted to float64.
 
     Raises
     ------
@@ -128,11 +128,11 @@ def read_npz(
 
 
 class _Entry(io.RawIOBase):
-    """An entry of an archive as a file, whose foreign errors are FormatErrors."""
+    """An entry of an archive as a file; errors of the zip parser become FormatErrors."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> None:
         self._path, self._what = path, f"{what}: {entry.filename:.40}"
-        self._stream: IO[bytes] = io.BytesIO()  # the base class closes what could not be opened, too
+        self._stream: IO[bytes] = io.BytesIO()  # the base class calls close() even if opening fails
         with foreign_parser(path, self._what):
             self._stream = archive.open(entry)
 
@@ -142,13 +142,13 @@ class _Entry(io.RawIOBase):
             return self._stream.read(size)
 
     def close(self) -> None:
-        """Twice does no harm."""
+        """Close the entry; may be called twice."""
         self._stream.close()
         super().close()
 
 
 def _check_entries(path: Path, file: IO[bytes]) -> None:
-    """Refuse a directory of so many entries that listing it would take more than all arrays."""
+    """Reject a directory with so many entries that listing it would take more memory than all arrays."""
     count, before = 0, b""
     while chunk := file.read(_CHUNK):
         count += (before + chunk).count(_CENTRAL)

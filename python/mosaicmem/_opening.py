@@ -1,8 +1,8 @@
-"""Files of others, which may be hostile: the one way in that every reader takes.
+"""Opens untrusted files; every reader goes through this module.
 
-Only regular files are opened, and opening never waits. No reader takes more memory than `allowed_bytes` of its file: it
-says what the bytes will become before it does any work, through `check_growth`. Whatever a parser of another library
-raises becomes a `FormatError` in `foreign_parser`, and whatever our own checks of values raise does in `errors_in`.
+Only regular files are opened, and opening never blocks. No reader takes more memory than `allowed_bytes` of its file:
+before it does any work, it declares the memory that it needs to `check_growth`. `foreign_parser` turns any error of
+another library's parser into a `FormatError`, and `errors_in` does so for errors of our own value checks.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import IO
 
 from mosaicmem.errors import FormatError
 
-_GROWTH = 4  # bytes of memory that a byte of a file may become
-_SPARE = 59 * 10**6  # that every file may take besides; estimates are exact to the rest of 64 MB
+_GROWTH = 4  # bytes of memory allowed per byte of a file
+_SPARE = 59 * 10**6  # bytes allowed in addition; the rest of 64 MB is the error margin of the estimates
 
 
 def allowed_bytes(size: int) -> int:
@@ -27,9 +27,9 @@ def allowed_bytes(size: int) -> int:
 
 
 def check_growth(path: str | Path, size: int, needed: int, what: str) -> None:
-    """Refuse a file of ``size`` bytes that would need more memory than such a file may; call it before the work.
+    """Reject a file of ``size`` bytes that would need more memory than allowed; call it before the work.
 
-    ``what`` says what the file holds that needs so much.
+    ``what`` names the content that needs so much.
     """
     allowed = allowed_bytes(size)
     if needed > allowed:
@@ -42,7 +42,7 @@ def check_growth(path: str | Path, size: int, needed: int, what: str) -> None:
 
 @contextmanager
 def errors_in(path: Path, line: int | None = None) -> Iterator[None]:
-    """Whatever our own checks in the block find wrong is wrong with this file."""
+    """Turn errors of our own checks in the block into a FormatError that names this file."""
     try:
         yield
     except FormatError:
@@ -53,10 +53,10 @@ def errors_in(path: Path, line: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def foreign_parser(path: str | Path, what: str) -> Iterator[None]:
-    """Whatever a parser of another library raises in the block becomes a FormatError that begins with ``what``.
+    """Turn any error of another library's parser in the block into a FormatError that starts with ``what``.
 
-    Parsers raise any class on damaged input, IndexError and AttributeError too. So the block holds their call and
-    nothing else: a mistake of our own must not look like a damaged file.
+    Parsers raise any class on damaged input, even IndexError and AttributeError. So the block must hold their call and
+    nothing else: a bug of our own must not look like a damaged file.
     """
     try:
         yield
@@ -68,7 +68,7 @@ def foreign_parser(path: str | Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def open_regular(path: str | Path, *, follow: bool = True) -> Iterator[IO[bytes]]:
-    """A regular file, opened without waiting for anybody; one that a link leads to only if ``follow``.
+    """Open a regular file without blocking; follows a symbolic link only if ``follow``.
 
     Raises
     ------
@@ -83,9 +83,9 @@ def open_regular(path: str | Path, *, follow: bool = True) -> Iterator[IO[bytes]
 
 @contextmanager
 def open_file(path: Path, beside: Path | None = None) -> Iterator[IO[bytes]]:
-    """`open_regular`, where a file that cannot be opened is a FormatError.
+    """`open_regular`, but a file that cannot be opened raises FormatError.
 
-    ``beside`` is a file that calls for this one: the message says so when this one is missing.
+    ``beside`` is a file that requires this one: the message names it if this one is missing.
     """
     try:
         file = _open(path, "not a file: expected a regular file")
@@ -99,7 +99,7 @@ def open_file(path: Path, beside: Path | None = None) -> Iterator[IO[bytes]]:
 
 def _open(path: str | Path, refusal: str, flags: int = 0) -> IO[bytes]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)  # a pipe would wait for a writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)  # else a pipe would block
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise FormatError(path, refusal) from None
@@ -113,7 +113,7 @@ def _open(path: str | Path, refusal: str, flags: int = 0) -> IO[bytes]:
 
 
 def _missing(path: Path, beside: Path | None) -> str:
-    """Why a file is called for, and what is there in its place."""
+    """The message for a missing file: which file requires it, and which similar one exists."""
     others = [other.name for other in path.parent.iterdir() if other.stem == path.stem] if path.parent.is_dir() else []
     wrong = min((name for name in others if name != path.name and (beside is None or name != beside.name)), default="")
     though = f", though {beside.name} is there" if beside else ""
@@ -122,7 +122,7 @@ def _missing(path: Path, beside: Path | None) -> str:
 
 
 def file_size(file: IO[bytes]) -> int:
-    """The size that an open file says it has. It may grow: what is read is limited too."""
+    """The reported size of an open file. It may grow, so reads must be limited too."""
     return os.fstat(file.fileno()).st_size
 
 

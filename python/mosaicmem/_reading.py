@@ -1,4 +1,4 @@
-"""Files by name, and texts: whatever is wrong with one is a FormatError that names it."""
+"""Finds files by name and reads text files; a FormatError names the file at fault."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _DECIMAL_NAME = re.compile(r"[0-9]+(\.[0-9]+)?(\.[A-Za-z]\w*)?")
 
 
 def check_folder(folder: str | Path, advice: str | None = None) -> Path:
-    """``folder`` as a path, if there is one; ``advice`` is for whoever gives a file, if it is no sequence's folder.
+    """``folder`` as a path, if it exists; ``advice`` replaces the default hint for a file given in its place.
 
     Raises
     ------
     FileNotFoundError
-        There is nothing of that name.
+        It does not exist.
     FormatError
         It is a file; the message says of what kind, and what to do with it.
     TypeError
-        It is no path.
+        It is not a path.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"folder: expected a path, got {type(folder).__name__}")
@@ -56,10 +56,10 @@ def check_folder(folder: str | Path, advice: str | None = None) -> Path:
 
 
 def in_name_order(items: Iterable[_T], name_of: Callable[[_T], str], where: Path) -> list[_T]:
-    """Items by their names, in which numbers count as numbers: 2 before 10.
+    """Sort items by name in natural order: 2 before 10.
 
-    A point between digits begins another number, frame 10 of take 1 in ``1.10``, unless all names are decimal numbers:
-    ``1.10`` is then less than ``1.9``. Where that is uncertain and makes a difference, it is said of ``where``.
+    A point between digits separates two numbers (``1.10`` is frame 10 of take 1), unless all names are decimal numbers:
+    then ``1.10`` is less than ``1.9``. If that is ambiguous and changes the order, a warning names ``where``.
     """
     found = sorted(items, key=lambda item: _by_integers(name_of(item)))
     by_value = sorted(found, key=lambda item: _by_decimals(name_of(item)))
@@ -67,7 +67,7 @@ def in_name_order(items: Iterable[_T], name_of: Callable[[_T], str], where: Path
     if different is None:
         return found
     are_decimals = all(_DECIMAL_NAME.fullmatch(name_of(item)) for item in found)
-    # No counter begins with 0.
+    # No counter begins with 0, so these are certainly decimals.
     if not (are_decimals and any(re.search(r"\.0[0-9]", name_of(item)) for item in found)):
         first, second = (name_of(item) for item in different)
         how = "as decimal numbers" if are_decimals else "with each number in them counted by itself"
@@ -79,15 +79,15 @@ def in_name_order(items: Iterable[_T], name_of: Callable[[_T], str], where: Path
 
 
 def _by_integers(name: str) -> str:
-    """A text that sorts as a name does if its digits are integers: each begins with how many digits it has.
+    """A sort key that orders the digits in a name as integers, by prefixing each with its number of digits.
 
-    A text takes a tenth of the memory of a list of parts, and no number is ever converted.
+    A string takes a tenth of the memory of a list of parts, and no number is ever converted.
     """
     return f"{_INTEGER.sub(lambda number: _sized(number[0]), name)}\0\0{name}"
 
 
 def _by_decimals(name: str) -> str:
-    """The same for decimal numbers, in which no zeros at the end of a fraction count."""
+    """The same for decimal numbers; trailing zeros of a fraction do not count."""
     return f"{_DECIMAL.sub(_sized_decimal, name)}\0\0{name}"
 
 
@@ -102,13 +102,13 @@ def _sized_decimal(number: re.Match[str]) -> str:
 
 
 def numbered_files(folder: Path, stem: str, named: str) -> dict[int, Path]:
-    """JPEG and PNG files of a folder by the number that is the first group of the pattern ``stem``, in its order.
+    """JPEG and PNG files of a folder by number, ascending; the number is the first group of the pattern ``stem``.
 
     Raises
     ------
     FormatError
-        There is no such folder, no such file in it (the message says how they are ``named``), a number comes twice, or
-        a frame is only there as an image of another format.
+        There is no such folder, no such file in it (the message says how they are ``named``), a number occurs twice, or
+        a frame exists only in another image format.
     """
     if not folder.is_dir():
         raise FormatError(folder, "expected a folder" if folder.exists() else "missing")
@@ -146,7 +146,7 @@ def _holds(folder: Path) -> str:
 
 
 def read_lines(path: Path, max_bytes: int = _MAX_LIST_BYTES, beside: Path | None = None) -> Iterator[tuple[int, str]]:
-    """The lines of a text with their numbers, from 1, but for empty ones and comments (#); one at a time."""
+    """Iterate over the lines of a text file with their numbers, from 1; skips empty lines and comments (#)."""
     with open_file(path, beside) as file:
         size = file_size(file)
         if size > max_bytes:
@@ -176,12 +176,12 @@ def parse_numbers(path: Path, line: str, columns: int, number: int) -> list[floa
 def read_numbers(
     path: Path, columns: int, max_bytes: int = _MAX_LIST_BYTES, beside: Path | None = None
 ) -> tuple[F64, Sequence[int]]:
-    """A table (N, columns) float64, not necessarily finite, and the line that each row is on."""
+    """A table (N, columns) float64, not necessarily finite, and the line number of each row."""
     return table_of(path, read_lines(path, max_bytes, beside), columns)
 
 
 def table_of(path: Path, lines: Iterable[tuple[int, str]], columns: int) -> tuple[F64, Sequence[int]]:
-    """`read_numbers` of lines that were read in part."""
+    """`read_numbers` from numbered lines, some of which the caller may have consumed."""
     values, numbers = array("d"), array("q")
     for number, line in lines:
         values.extend(parse_numbers(path, line, columns, number))

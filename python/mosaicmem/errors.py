@@ -1,4 +1,4 @@
-"""Errors that are more than a TypeError or a ValueError."""
+"""The errors and warnings of this library beyond TypeError and ValueError."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-_MOST_PROBLEMS = 16  # that are described
-_LONGEST = 2000  # letters of a message
+_MOST_PROBLEMS = 16  # described per message
+_LONGEST = 2000  # characters per message
 
 
 def shorten(message: str) -> str:
-    """A message fit to be shown, whatever of a file it quotes: the middle of a long one is left out, and characters
-    that would move the cursor of a terminal are escaped.
+    """Make a message safe to show, whatever file content it quotes: cut the middle of a long one, and escape characters
+    that would move the cursor of a terminal.
     """
     if len(message) > _LONGEST:
         head, tail = message[: _LONGEST * 3 // 4], message[-_LONGEST // 4 :]
@@ -29,9 +29,9 @@ def shorten(message: str) -> str:
 
 
 class FormatError(ValueError):
-    """A file does not hold what it should.
+    """A file does not have the expected content.
 
-    The message starts with the file and, where known, the line. What it quotes of the file is cut to a readable length.
+    The message starts with the file and, if known, the line. Quoted file content is cut to a readable length.
     """
 
     def __init__(self, path: str | Path, message: str, line: int | None = None) -> None:
@@ -45,7 +45,7 @@ class FormatError(ValueError):
 
 
 def rebuilt_error(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    """An error as pickle brings it back, in another process, say: its class makes the message of other arguments."""
+    """Unpickle an error, bypassing its constructor, which takes other arguments than ``args``."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -53,15 +53,15 @@ def rebuilt_error(cls: type[BaseException], args: tuple[Any, ...], state: dict[s
 
 
 class SuspiciousInput(UserWarning):
-    """Input that is possible, but looks like a common mistake; the message says which and what to do."""
+    """Input that is valid but looks like a common mistake; the message says which one and what to do."""
 
 
-# Modules whose frames lie between this package and whoever called it.
+# Top-level modules whose stack frames may lie between a warning and the caller of this package.
 _NOT_THE_CALLER = ("mosaicmem", "contextlib", "dataclasses", "functools")
 
 
 def suspect(message: str) -> None:
-    """Warn of `SuspiciousInput`, at the line of the caller outside this package, wherever in it this is called."""
+    """Warn with `SuspiciousInput` at the line of the caller outside this package."""
     level, frame = 1, sys._getframe(1)
     while _is_ours(frame) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
@@ -73,11 +73,11 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 class StoreLockedError(OSError):
-    """Another process writes to the folder of a store, or has written to it meanwhile."""
+    """Another process is writing to a store's folder, or has written to it in the meantime."""
 
 
 def describe_validation(error: ValidationError) -> str:
-    """One line a problem: field, what was wrong, what came. The first ones are described, and the others counted."""
+    """Describe each problem by field, fault and value; only the first are described, the rest counted."""
     problems = error.errors(include_url=False)
     described = [shorten(_describe_one(problem)) for problem in problems[:_MOST_PROBLEMS]]
     more = len(problems) - len(described)

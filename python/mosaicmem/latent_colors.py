@@ -1,4 +1,4 @@
-"""Colours for latents: as a codec knows them, or by their principal components."""
+"""False colours for latents, from their principal components."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from mosaicmem._arrays import F32, F64, ArrayLike, as_array
 
-_FIT = 20_000  # cells that principal components are fitted to
+_FIT = 20_000  # maximum number of cells to fit principal components to
 
 
 class LatentColors:
     """False colours: three principal components of latents as red, green and blue.
 
-    Latents of any model show their structure so: the same latent has the same colour in all pictures of one fit.
+    This shows the structure of any model's latents: within one fit, the same latent always has the same colour.
 
     Parameters
     ----------
     latents : (N, C) array
-        What the components are fitted to, C >= 1.
+        Latents to fit the components to, C >= 1.
     """
 
     def __init__(self, latents: ArrayLike) -> None:
@@ -28,7 +28,7 @@ class LatentColors:
         centred = x - self._mean
         _, vectors = np.linalg.eigh(centred.T @ centred)
         axes = vectors[:, ::-1][:, :3]
-        # A component's sign is arbitrary: its largest weight shall be positive.
+        # A component's sign is arbitrary: make its largest weight positive.
         largest = np.abs(axes).argmax(axis=0)
         self._axes: F64 = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
         shown = centred @ self._axes

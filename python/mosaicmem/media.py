@@ -1,4 +1,4 @@
-"""Frames to files that people look at."""
+"""Writes frames as PNG images and MP4 videos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mosaicmem._files import atomic_write
 
 
 def to_uint8(name: str, frames: ArrayLike) -> U8:
-    """Pixels as uint8: uint8 as it is, float in [0, 1] rounded."""
+    """Pixels as uint8: uint8 unchanged, float in [0, 1] scaled to 255 and rounded."""
     array = to_numpy(name, frames)
     if array.dtype == np.uint8:
         return array
@@ -30,9 +30,9 @@ def save_png(path: str | Path, image: ArrayLike) -> None:
 def save_mp4(path: str | Path, frames: ArrayLike, fps: float = 15.0) -> None:
     """Write a video (T, H, W, 3), uint8 or float in [0, 1], as H.264 in MP4 that browsers play, atomically.
 
-    4:2:0 chroma needs even sides: an odd side is extended by repeating its last row or column. Colours are encoded by
-    BT.709 from 1280x720 up and by BT.601 below that, in limited range, and the file says so: a player that is not told
-    guesses, and shows other colours.
+    4:2:0 chroma needs even sides: an odd side is extended by repeating its last row or column. Colours are encoded in
+    BT.709 from 1280x720 up and in BT.601 below that, in limited range, and the file is tagged so: players guess for
+    untagged files, and show other colours.
     """
     import av
 
@@ -50,16 +50,16 @@ def save_mp4(path: str | Path, frames: ArrayLike, fps: float = 15.0) -> None:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast", **tags})
         stream.width, stream.height, stream.pix_fmt = pixels.shape[2], pixels.shape[1], "yuv420p"
         for image in pixels:
-            # Versions of PyAV differ in which matrix and range they convert by.
+            # We convert, because PyAV versions differ in the matrix and range of their conversion.
             frame = av.VideoFrame.from_ndarray(_yuv420(image, *weights), format="yuv420p")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
 def _color_tags(width: int, height: int) -> tuple[tuple[float, float], dict[str, str]]:
-    """The weights of red and blue in luma, and the encoder options that write the matrix they make into the file.
+    """The luma weights of red and blue, and the encoder options that tag the file with the matrix of these weights.
 
-    Primaries and transfer are those of sRGB screens at any size; only the matrix differs.
+    Primaries and transfer are tagged as BT.709, for sRGB screens, at any size; only the matrix differs.
     """
     is_hd = width >= 1280 or height >= 720
     tags = {"color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}

@@ -1,4 +1,4 @@
-"""How close two images are."""
+"""Metrics of image similarity."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def psnr(image: ArrayLike, reference: ArrayLike, mask: ArrayLike | None = None) 
     ----------
     image, reference : arrays of the same shape
     mask : bool array, optional
-        Of the shape without the last axis: the pixels that count.
+        The pixels to compare; the shape of the images without the last axis.
 
     Returns
     -------
     float
-        10 log10(1 / mean squared error); inf for equal inputs, NaN where no pixel counts.
+        10 log10(1 / mean squared error); inf for equal inputs, NaN if there are no pixels to compare.
     """
     expected = as_pixels("reference", reference, to_numpy("reference", reference).shape)
     actual = as_pixels("image", image, expected.shape)

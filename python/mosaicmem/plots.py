@@ -1,6 +1,6 @@
-"""Pictures of a memory: where its patches are, what views it covers, what it retrieves. Needs matplotlib.
+"""Plots of a memory: patch positions, view coverage and retrieved patches. Needs matplotlib.
 
-Each function returns a ``matplotlib.figure.Figure`` that shows itself in a notebook and saves itself with ``savefig``.
+Each function returns a ``matplotlib.figure.Figure``, which notebooks display and ``savefig`` writes to a file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS = 60_000
-_MOST_CAMERAS = 100  # of one kind, more would hide each other
-_FRUSTUM = 0.04  # of the picture's size
+_MOST_CAMERAS = 100  # per kind; more would hide each other
+_FRUSTUM = 0.04  # fraction of the plot's size
 _INK, _PATH, _GENERATED = "#333333", "#d62728", "#1f77b4"
 
 
 def require_matplotlib(what: str) -> None:
-    """Say what to install where matplotlib is not."""
+    """Raise an error that says what to install if matplotlib is missing."""
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
@@ -33,11 +33,11 @@ def require_matplotlib(what: str) -> None:
 
 
 def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None = None) -> Figure:
-    """Patches from above, with the cameras of their keyframes and, in red, a path with its frusta.
+    """Plot patches from above, with the cameras of their keyframes and, in red, a trajectory with its frusta.
 
     Cameras of observed keyframes are dark, those of generated ones blue.
 
-    Up is the mean of the cameras' own up directions. Patches have the colours of their latents' principal components.
+    Up is the mean of the cameras' own up directions. Patches are coloured by the principal components of their latents.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     cameras = np.stack([k.world_from_camera for k in keyframes])
     path = None if trajectory is None else trajectory.world_from_camera
     plane, up = _ground_plane(cameras if path is None else np.concatenate([cameras, path]))
-    order = np.argsort(points @ up)  # high ones over low ones, as seen from above
+    order = np.argsort(points @ up)  # draws high patches over low ones
     flat = points[order] @ plane.T
     width, height = np.maximum(np.ptp(flat, axis=0), 1e-9)
     figure, axes = _figure(8.0, float(np.clip(7.0 * height / width + 1.2, 3.0, 10.0)))
@@ -90,17 +90,17 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
 def plot_coverage(
     coverage: np.ndarray[Any, Any], times: np.ndarray[Any, Any], observed: np.ndarray[Any, Any] | None = None
 ) -> Figure:
-    """How much of each view memory covers: over time, over time by image column, and over the image.
+    """Plot how much of each view memory covers: over time, over time by image column, and over the image.
 
     Parameters
     ----------
     coverage : (T, h, w) bool
-        As a `ComposedMosaic` has it.
+        As in a `ComposedMosaic`.
     times : (T,) array
         Seconds.
     observed : (T, h, w) bool, optional
-        As a `ComposedMosaic` has it: the covered cells that show what was observed. The others count as generated; all
-        count as observed if it is not given.
+        As in a `ComposedMosaic`: the covered cells that show observed content. The other covered cells count as
+        generated; if not given, all count as observed.
     """
     figure, axes = _figure(10, 6.0, 2, 2, gridspec_kw={"width_ratios": [2.4, 1]}, squeeze=False)
     (line, corner), (heat, mean) = axes
@@ -145,19 +145,19 @@ def plot_retrieved(
     top_k: int = 256,
     retrieval: KeyframeRetrieval | None = None,
 ) -> Figure:
-    """One target view as memory composes it, and the patches that are retrieved for it, drawn where they land.
+    """Plot one target view as composed from memory, and the patches retrieved for it where they project.
 
     Parameters
     ----------
     store, trajectory
     frame : int
-        Which view.
+        Index of the view.
     stride : int
         Pixels per latent cell.
     top_k : int
         Patches to draw, spread over the image.
     retrieval : KeyframeRetrieval, optional
-        What composes the view.
+        Strategy that composes the view; `KeyframeRetrieval` by default.
     """
     check_integer("frame", frame, minimum=0, maximum=len(trajectory) - 1)
     view = CameraTrajectory([trajectory[frame]], trajectory.intrinsics)
@@ -194,7 +194,7 @@ def _picture(latents: F32, covered: np.ndarray[Any, Any]) -> F32:
 
 
 def _hatch(axes: Any, cells: np.ndarray[Any, Any], stride: int) -> None:
-    """Hatch some cells of the latent grid in an image of pixels."""
+    """Hatch the given cells of the latent grid on axes in pixels."""
     from matplotlib.collections import PolyCollection
 
     corners = stride * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
@@ -205,7 +205,7 @@ def _hatch(axes: Any, cells: np.ndarray[Any, Any], stride: int) -> None:
 def _draw_patches(
     figure: Figure, axes: Any, projected: F32, patch: np.ndarray[Any, Any], count: int, stride: int
 ) -> None:
-    """The outline of each patch's tokens, in the colour of its depth."""
+    """Draw the outline of each patch's tokens, coloured by depth."""
     from matplotlib.collections import LineCollection
 
     boxes, depths = [], []
@@ -225,7 +225,7 @@ def _draw_patches(
 
 
 def _ground_plane(world_from_camera: F64) -> tuple[F64, F64]:
-    """Two axes that span the plane seen from above, (2, 3), and the direction up, from the cameras' own."""
+    """Two axes that span the ground plane, (2, 3), and the up direction: the mean of the cameras' own."""
     up = -world_from_camera[:, :3, 1].mean(axis=0)
     if np.linalg.norm(up) < 1e-6:
         up = np.array([0.0, -1.0, 0.0])
@@ -238,7 +238,7 @@ def _ground_plane(world_from_camera: F64) -> tuple[F64, F64]:
 
 
 def _axis_name(direction: F64) -> str:
-    """The axis of the world that a direction of the plane follows, if it follows one."""
+    """Label of the world axis closest to a direction, with the tilt between them."""
     axis = int(np.abs(direction).argmax())
     sign = "-" if direction[axis] < 0 else ""
     degrees = float(np.degrees(np.arccos(min(abs(direction[axis]), 1.0))))
@@ -249,7 +249,7 @@ def _axis_name(direction: F64) -> str:
 def _draw_cameras(
     axes: Any, world_from_camera: F64, plane: F64, tan: float, length: float, color: str, label: str | None
 ) -> None:
-    """A wedge from each camera's centre: its horizontal field of view."""
+    """Draw each camera's horizontal field of view as a wedge from its centre."""
     from matplotlib.collections import PolyCollection
 
     local = np.array([[0, 0, 0], [-tan, 0, 1], [tan, 0, 1]])

@@ -1,8 +1,7 @@
-"""Vertices of PLY files, as columns by name.
+"""Reads and writes the vertices of PLY files as named columns.
 
-Our own reader, because libraries with a permissive licence read a file that is cut short, or a row that lacks a number,
-without a word. Nothing is allocated before the file is known to be large enough for it, and only what is wanted of a
-vertex is kept.
+We have our own reader because permissively licensed libraries silently accept truncated files and rows that lack a
+number. It allocates nothing before it knows that the file is large enough, and keeps only the requested properties.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from mosaicmem.geometry._ply_text import read_text
 
 Columns = dict[str, NDArray[Any]]
 
-_BLOCK = 1 << 20  # bytes that are read at a time
-_CLOUD_BYTES = 27  # of a vertex with colour and normal
+_BLOCK = 1 << 20  # bytes per read
+_CLOUD_BYTES = 27  # per vertex with colour and normal
 
 
 def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> Columns:
-    """Properties of the element "vertex", each of the type that the header declares.
+    """Read properties of the element "vertex", each in the type that the header declares.
 
-    ``choose`` gets the names of those that are no lists, and says which are wanted.
+    ``choose`` takes the names of the scalar properties and returns those to read.
 
     Raises
     ------
@@ -46,9 +45,9 @@ def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
         position = names.index("vertex")
         before, vertex = header.elements[:position], header.elements[position]
         for element in (*before, vertex):
-            if not element.types:  # rows that take no bytes
+            if not element.types:  # rows without properties take no bytes
                 continue
-            # Text has a digit and the end of a line in each row, but for the last.
+            # A text row takes at least a digit and a newline, which the last row may lack.
             least = element.count * element.least_bytes if header.byte_order else max(0, 2 * element.count - 1)
             if least > left:
                 raise cut_short(
@@ -74,7 +73,7 @@ def read_vertices(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) 
 
 
 def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: Literal["<", ">"], columns: Columns) -> bool:
-    """The rows of the vertices into ``columns``; whether anything follows them."""
+    """Read the vertex rows into ``columns``; return whether more data follows."""
     if vertex.lists:
         row_of_lists(path, file, vertex, order, columns)
         return bool(file.read(1 << 16).strip())
@@ -100,7 +99,7 @@ def _read_rows(path: Path, file: IO[bytes], vertex: Element, order: Literal["<",
 
 
 def write_vertices(file: IO[bytes], columns: Columns, count: int, *, binary: bool) -> None:
-    """A whole PLY file of columns of float32 and uint8, each ``count`` long."""
+    """Write a complete PLY file from float32 and uint8 columns of length ``count``."""
     kinds = {"f4": "float", "u1": "uchar"}
     types = {name: column.dtype.str[1:] for name, column in columns.items()}
     lines = ["ply", f"format {'binary_little_endian' if binary else 'ascii'} 1.0", f"element vertex {count}"]

@@ -1,4 +1,4 @@
-"""Colours of PLY files: which properties they are, and in which range."""
+"""Colours of PLY files: which properties hold them, and in which range."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ COLOR_NAMES = (
     ("r", "g", "b"),
 )
 _BLOCK = 1 << 16  # vertices
-_ROUNDING = 1e-3  # that a float from 0 to 1 may be off by
-_LEAST_OF_255 = 16.0  # the brightest float of a cloud with colours from 0 to 255 is above
+_ROUNDING = 1e-3  # tolerance at the bounds of float ranges
+_LEAST_OF_255 = 16.0  # fractional floats with a maximum below this are too dark for a range of 0 to 255
 
 
 def choose_colors(names: Collection[str]) -> tuple[str, ...]:
-    """Which of the properties of vertices are red, green and blue; none if they are not all there."""
+    """The names of the red, green and blue vertex properties; empty if any of the three is missing."""
     return next((chosen for chosen in COLOR_NAMES if set(chosen) <= set(names)), ())
 
 
 def suspect_unread(path: Path, names: Collection[str]) -> None:
-    """Say that there are no colours, if some properties look like colours of another kind."""
+    """Warn that no colours are read, if some properties look like colours in an unsupported form."""
     unread = [name for chosen in COLOR_NAMES for name in chosen if name in names]
     unread += [name for name in ("rgb", "rgba", "f_dc_0") if name in names]
     if unread:
@@ -39,7 +39,7 @@ def suspect_unread(path: Path, names: Collection[str]) -> None:
 
 
 def read_colors(path: Path, values: Mapping[str, NDArray[Any]]) -> U8:
-    """The colours (N, 3) in three properties of the vertices, red, green and blue by name.
+    """Colours (N, 3) from three vertex properties by name, in the order red, green, blue.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def read_colors(path: Path, values: Mapping[str, NDArray[Any]]) -> U8:
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """Slices of so many rows that what is made of them on the way takes little memory."""
+    """Slices that cover ``count`` rows, short enough that temporaries take little memory."""
     return (slice(first, first + _BLOCK) for first in range(0, count, _BLOCK))
 
 
@@ -93,7 +93,7 @@ def _scaled(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _is_from_0_to_1(path: Path, values: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether floats are parts of 1, as against parts of 255; refused where that is uncertain."""
+    """Whether floats range from 0 to 1 rather than 255; raises FormatError if that is ambiguous."""
     brightest = max(float(column.max()) for column in values.values())
     if brightest <= 1 + _ROUNDING:
         return True

@@ -18,12 +18,12 @@ _TYPES = {
 }
 _FORMATS: dict[str, Literal["<", ">"] | None] = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER_BYTES = 1 << 20
-_MOST_PROPERTIES = 4096  # of an element
+_MOST_PROPERTIES = 4096  # per element
 
 
 @dataclass
 class Element:
-    """An element as the header declares it. ``lists`` holds the type of the length of each property that is a list."""
+    """An element as the header declares it. ``lists`` maps each list property to the type of its length."""
 
     name: str
     count: int
@@ -32,18 +32,18 @@ class Element:
 
     @property
     def scalars(self) -> list[str]:
-        """The properties that are no lists."""
+        """The properties that are not lists."""
         return [name for name in self.types if name not in self.lists]
 
     @property
     def least_bytes(self) -> int:
-        """Of one row, if all its lists are empty."""
+        """Size of a row whose lists are all empty."""
         return sum(self.lists.get(name, dtype).itemsize for name, dtype in self.types.items())
 
 
 @dataclass
 class Header:
-    """What a file holds, and where its data starts: after ``size`` bytes, which are ``lines`` lines."""
+    """The declared elements, and the length of the header: the data starts after ``size`` bytes or ``lines`` lines."""
 
     byte_order: Literal["<", ">"] | None  # None for ASCII
     elements: list[Element]
@@ -52,7 +52,7 @@ class Header:
 
 
 def read_header(path: Path, file: IO[bytes]) -> Header:
-    """The header of an open file.
+    """Parse the header of an open file.
 
     Raises
     ------
@@ -123,5 +123,5 @@ def _add_property(elements: list[Element], words: list[str]) -> None:
 
 
 def cut_short(path: Path, message: str) -> FormatError:
-    """An error about a file that ends before what its header promises."""
+    """The error for a file that ends before the data that its header promises."""
     return FormatError(path, f"{message}; is the file cut short?")

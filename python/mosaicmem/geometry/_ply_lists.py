@@ -14,11 +14,11 @@ from mosaicmem.errors import FormatError
 from mosaicmem.geometry._ply_header import Element, cut_short
 
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f4": "f", "f8": "d"}
-_MOST_ROWS = 1 << 22  # that are read one by one
+_MOST_ROWS = 1 << 22  # read one by one
 
 
 def skip_rows(path: Path, file: IO[bytes], elements: list[Element], order: str) -> None:
-    """Go past all rows of some elements."""
+    """Skip all rows of ``elements``."""
     for element in elements:
         if element.lists:
             row_of_lists(path, file, element, order, {})
@@ -27,7 +27,7 @@ def skip_rows(path: Path, file: IO[bytes], elements: list[Element], order: str) 
 
 
 def row_of_lists(path: Path, file: IO[bytes], element: Element, order: str, columns: dict[str, NDArray[Any]]) -> None:
-    """Read an element with lists row by row; properties that are no lists go to ``columns``, if they are there."""
+    """Read an element with lists row by row, storing those scalar properties that ``columns`` contains."""
     if element.count > _MOST_ROWS:
         raise FormatError(
             path,

@@ -1,4 +1,4 @@
-"""Rows of PLY files in text, a block of lines at a time."""
+"""Rows of ASCII PLY files, read a block of lines at a time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mosaicmem._opening import foreign_parser
 from mosaicmem.errors import FormatError
 from mosaicmem.geometry._ply_header import Element, Header, cut_short
 
-_LONGEST = 1 << 20  # letters of a line
-_BLOCK = 1 << 19  # letters that are read at a time
+_LONGEST = 1 << 20  # characters per line
+_BLOCK = 1 << 19  # characters per block
 
 
 def read_text(
     path: Path, file: IO[bytes], header: Header, before: list[Element], vertex: Element, columns: dict[str, Any]
 ) -> bool:
-    """The rows of the vertices into ``columns``; whether anything follows them."""
+    """Read the vertex rows into ``columns``; return whether more data follows."""
     file.seek(header.size)
     with io.TextIOWrapper(file, "latin-1", newline=None) as text:
         return _read_rows(path, _filled_lines(path, text, header.lines), before, vertex, columns)
@@ -49,7 +49,7 @@ def _read_rows(
 
 
 def _filled_lines(path: Path, text: IO[str], number: int) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, with their numbers; any end of a line is one."""
+    """The non-blank lines with their numbers; any newline convention is accepted."""
     while line := text.readline(_LONGEST + 1):
         number += 1
         if len(line) > _LONGEST:
@@ -73,7 +73,7 @@ def _block(lines: Iterator[tuple[int, str]], most: int) -> tuple[list[int], list
 
 
 def _table(path: Path, numbers: list[int], texts: list[str], names: list[str]) -> NDArray[np.float64]:
-    """The numbers (N, P) of lines; a wrong one is named."""
+    """Parse lines into a table (N, P); a FormatError names the first bad line."""
     table: NDArray[np.float64] | None = None
     failure: FormatError | None = None
     try:
@@ -124,5 +124,5 @@ def _typed(path: Path, numbers: list[int], name: str, values: NDArray[Any], kind
             row = int(np.argmax(wrong))
             expected = f"an integer from {limits.min} to {limits.max}, as its type is"
             raise FormatError(path, f"{name}: expected {expected}, got {values[row]:g}", numbers[row])
-    with np.errstate(over="ignore", invalid="ignore"):  # inf where beyond float32, which whoever wants it finds
+    with np.errstate(over="ignore", invalid="ignore"):  # float32 overflow gives inf, which callers check
         return values.astype(kind)

@@ -1,4 +1,4 @@
-"""Depth of frames that were generated, not measured; and depth on the latent grid."""
+"""Depth estimators for generated frames, which have no measured depth, and depth on the latent grid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
     stride : int
         Pixels per cell; divides H and W.
     min_valid_fraction : float
-        A cell with a smaller part of valid pixels is invalid.
+        A cell with a smaller fraction of valid pixels is invalid.
 
     Returns
     -------
@@ -48,32 +48,33 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
 
 @runtime_checkable
 class DepthEstimator(Protocol):
-    """Anything that gives a frame a depth."""
+    """Anything that estimates the depth of a frame."""
 
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
-        """Depth (H, W) float32, metres; <= 0 where it has none.
+        """Depth (H, W) float32, metres; <= 0 where unknown.
 
         Parameters
         ----------
         image : (H, W, 3) float32 in [0, 1]
-            From the pipeline. The estimators of this library that look at it take uint8 too, and refuse other values.
+            As the pipeline passes it. This library's estimators that use the image also accept uint8, and reject
+            values outside these ranges.
         intrinsics : CameraIntrinsics
         pose : CameraPose
         known_depth : (H, W) float32
-            What memory already knows of this view, metres, 0 where it knows nothing. An estimator may align itself to
-            it: monocular depth has no scale of its own.
+            Depth of this view from memory, metres, 0 where unknown. An estimator may align its output to it, since
+            monocular depth has no absolute scale.
         """
         ...
 
 
 class SyntheticDepthEstimator:
-    """The exact depth of a synthetic world, optionally with seeded noise: the estimator that never fails.
+    """The exact depth of a synthetic world, optionally with seeded noise; never fails.
 
     Parameters
     ----------
     world : SyntheticWorld
     relative_noise : float
-        Standard deviation of a Gaussian factor 1 + noise on each pixel.
+        Standard deviation of the Gaussian noise in the factor 1 + noise of each pixel.
     seed : int
     """
 
@@ -83,7 +84,7 @@ class SyntheticDepthEstimator:
         self.seed = check_integer("seed", seed, minimum=0)
 
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
-        """Render the depth that the camera sees; the image and what memory knows are not looked at."""
+        """Render the depth that the camera sees; ignores the image and the known depth."""
         depth = self.world.depth(intrinsics, pose)
         if self.relative_noise:
             noise = np.random.default_rng(self.seed).standard_normal(depth.shape)
@@ -92,10 +93,10 @@ class SyntheticDepthEstimator:
 
 
 class DepthCompletion:
-    """Completes what memory knows of a view smoothly into what it does not, without looking at the image.
+    """Extends the depth known from memory smoothly to the rest of the view; ignores the image.
 
-    Pull-push: known depth is averaged up a pyramid of halved images until it reaches every pixel, then handed back down
-    to where a finer level knows nothing. With nothing known at all, a plane at ``default_depth``.
+    Pull-push: known depth is averaged up an image pyramid until it reaches every pixel, then interpolated back down
+    into the pixels that are unknown at the finer level. Without any known depth, a plane at ``default_depth``.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ class DepthCompletion:
 
 
 def _pull_push(values: F32, weights: F32) -> F32:
-    """``values`` where ``weights`` are positive, filled in elsewhere from the coarsest level that knows something."""
+    """``values`` where ``weights`` are positive, elsewhere filled recursively from the next coarser level."""
     if (weights > 0).all() or max(values.shape) == 1:
         return values
     rows, columns = values.shape

@@ -1,4 +1,4 @@
-"""Bringing depth without a scale of its own to the scale of what is known."""
+"""Aligns depth without an absolute scale to known depth."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 
 from mosaicmem._arrays import F32, F64, I64, ArrayLike, as_array, check_integer
 
-_MOST_SAMPLES = 4096  # pixels that are fitted
-_PAIRS = 256  # pairs of pixels that propose a line
-_JUDGES = 512  # pixels that judge what the pairs propose
+_MOST_SAMPLES = 4096  # pixels sampled for the fit
+_PAIRS = 256  # pairs of pixels that each propose a line
+_JUDGES = 512  # pixels that rank the proposed lines
 _TUKEY = 4.685  # standard deviations beyond which a pixel does not count; 95 % as efficient as least squares
 _HUBER = 1.345  # standard deviations beyond which a pixel counts less; 95 % as efficient
 _ROUNDS = 20
-_CAP = 0.35  # no pixel disagrees by more: it is wrong, and how wrong does not matter
-_INLIER = 0.25  # relative disagreement up to which a pixel supports a line, at most
-_SUPPORT = 0.45  # part of the pixels that a line must have for it
-_EXPLAINS = 0.95  # of the disagreement with a constant, at most, to be a fit
-_WIN, _CLEAR_WIN = 0.95, 0.8  # of the disagreement with least squares, at most, to be preferred to it
+_CAP = 0.35  # cap on a pixel's disagreement: all gross errors count the same
+_INLIER = 0.25  # upper limit of an inlier's relative disagreement
+_SUPPORT = 0.45  # minimum fraction of pixels that are inliers of a line
+_EXPLAINS = 0.95  # a fit has at most this fraction of a constant's disagreement
+_WIN, _CLEAR_WIN = 0.95, 0.8  # a line beats least squares with at most this fraction of its disagreement
 _CHANCE = 8.0
-_CORRELATED = 0.3  # least squares is a fit from here on
-_FLAT = 0.05  # disagreement up to which values say the same, though neither varies enough to tell a slope
+_CORRELATED = 0.3  # minimum correlation for least squares to count as a fit
+_FLAT = 0.05  # a mere scale with less disagreement fits data too flat to determine a slope
 
 
 class Alignment(NamedTuple):
@@ -31,7 +31,7 @@ class Alignment(NamedTuple):
     ----------
     scale, shift : float
     inliers : float
-        The part of pixels that support the fit, in [0, 1].
+        Fraction of pixels that support the fit, in [0, 1].
     """
 
     scale: float
@@ -42,32 +42,32 @@ class Alignment(NamedTuple):
 def fit_scale(
     predicted: ArrayLike, known: ArrayLike, *, with_shift: bool = True, least_pixels: int = 64
 ) -> Alignment | None:
-    """Scale, and shift, that take predicted values to known ones, robustly.
+    """Robustly fit the scale, and shift, that map predicted values to known ones.
 
     Several lines compete: plain least squares, and iteratively reweighted least squares (Huber's and Tukey's weights)
-    started from it, from the best lines through pairs of pixels, and from a scale alone. The line with the least
-    mean relative disagreement, capped so that gross errors do not count more the grosser they are, wins; least squares
-    itself gives way only to a line that is clearly better. A line must also agree with its inliers clearly better than
-    a constant does: the level line through a large wall is not a fit, however many pixels lie on it. Up to almost half
-    of the pixels may be wrong. The same arrays give the same answer.
+    started from it, from the best lines through pairs of pixels, and from a scale alone. The line with the least mean
+    relative disagreement wins, with a cap per pixel that bounds the influence of gross errors; least squares loses only
+    to a clearly better line. A line must also agree with its inliers clearly better than a constant does: the level
+    line through a large wall is not a fit, however many pixels lie on it. Up to almost half of the pixels may be wrong.
+    The result is deterministic.
 
     Parameters
     ----------
     predicted : array
-        Any shape; pixels that are not finite do not count.
+        Any shape; pixels that are not finite are ignored.
     known : array of the same shape
-        Depth, or inverse depth: the relative disagreement |a - b| / max(a, b) is the same for both. Pixels that are not
-        finite, or 0, do not count.
+        Depth, or inverse depth: the relative disagreement |a - b| / max(a, b) is the same for both. Pixels that are 0
+        or not finite are ignored.
     with_shift : bool
-        False: a scale alone.
+        False fits a scale alone.
     least_pixels : int
-        Fewer than this give no answer.
+        With fewer usable pixels, the result is None.
 
     Returns
     -------
     Alignment or None
-        None where nothing can be fitted: too few pixels are known, predicted values do not vary, they have nothing to
-        do with the known ones, or they decrease where those increase.
+        None if nothing can be fitted: too few pixels are known, predicted values do not vary, are unrelated to the
+        known ones, or decrease as those increase.
     """
     p = np.asarray(as_array("predicted", predicted, np.float64, np.shape(predicted))).ravel()
     z = np.asarray(as_array("known", known, np.float64, np.shape(predicted))).ravel()
@@ -94,12 +94,12 @@ def fit_scale(
 
 
 def _spread(count: int, most: int) -> I64:
-    """At most ``most`` indices, evenly over ``count``."""
+    """At most ``most`` indices, evenly spaced over ``count``."""
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
 def _candidates(x: F64, y: F64, with_shift: bool) -> F64:
-    """Lines (scale, shift) that may be right, (K, 2); least squares is the first."""
+    """Candidate lines (scale, shift), (K, 2), least squares first."""
     ones = np.ones((1, len(x)))
     plain = _weighted(x, y, ones, with_shift)
     ratio = float(np.median(y[x > 0] / x[x > 0])) if (x > 0).any() else 1.0
@@ -118,10 +118,12 @@ def _candidates(x: F64, y: F64, with_shift: bool) -> F64:
 
 
 def _proposals(x: F64, y: F64, with_shift: bool) -> F64:
-    """The best lines through pairs of pixels (or zero and one), (0 to 2, 2): by median, and by capped mean."""
+    """The best lines through two pixels (without shift: the origin and one), (0 or 2, 2): by median residual, and by
+    mean capped disagreement.
+    """
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, len(x), (2, _PAIRS))
-    # Pairs of far apart predictions propose better slopes where noise is large.
+    # With large noise, pairs of widely separated predictions propose better slopes.
     order, half = np.argsort(x, kind="stable"), len(x) // 2
     low = rng.integers(0, half, _PAIRS // 2)
     a[: _PAIRS // 2], b[: _PAIRS // 2] = order[low], order[low + half]
@@ -168,7 +170,7 @@ def _weighted(x: F64, y: F64, weight: F64, with_shift: bool) -> F64:
 
 
 def _best(x: F64, y: F64, lines: F64, with_shift: bool) -> int | None:
-    """The line that disagrees least, of those that increase and explain something; None without one."""
+    """Index of the line that disagrees least, of those that increase and explain the data; None if none does."""
     disagreement = _disagreement(x, y, lines)
     scores = np.minimum(disagreement, _CAP).mean(axis=1)
     fits = np.array([line[0] > 0 and (not with_shift or _explains(x, y, line)) for line in lines])
@@ -177,7 +179,7 @@ def _best(x: F64, y: F64, lines: F64, with_shift: bool) -> int | None:
     if not fits.any():
         return None
     best = int(np.where(fits, scores, np.inf).argmin())
-    # Least squares gives way where it is far worse, or a little worse but not only for the sake of the cap.
+    # Least squares loses to a much better line, or to a slightly better one that is no worse without the cap.
     gain = scores[best] / max(scores[0], 1e-300)
     uncapped = disagreement[best].mean() <= disagreement[0].mean()
     if fits[0] and gain > (_WIN if uncapped else _CLEAR_WIN):
@@ -186,7 +188,7 @@ def _best(x: F64, y: F64, lines: F64, with_shift: bool) -> int | None:
 
 
 def _explains(x: F64, y: F64, line: F64) -> bool:
-    """Whether a line says more of its inliers than a constant would; or both are flat, and the line a mere scale."""
+    """Whether a line fits its inliers better than a constant does, or is a pure scale that fits flat data."""
     disagreement = _disagreement(x, y, line[None])[0]
     inlier = disagreement < _inlier_limit(x, y, line)
     if inlier.mean() < _SUPPORT:
@@ -194,14 +196,14 @@ def _explains(x: F64, y: F64, line: F64) -> bool:
     level = float(np.median(y[inlier]))
     constant = _disagreement(x[inlier], y[inlier], np.array([[0.0, level]]))[0]
     mine = float(disagreement[inlier].mean())
-    chance = _CHANCE / int(inlier.sum())  # what a line gains on few pixels that have nothing to do with each other
+    chance = _CHANCE / int(inlier.sum())  # gain of a line by chance, where few pixels are unrelated
     if mine <= min(_EXPLAINS, 1 - chance) * float(constant.mean()):
         return True
     return line[1] == 0 and mine < _FLAT and _correlation(x[inlier], y[inlier]) > -_CORRELATED
 
 
 def _correlation(x: F64, y: F64) -> float:
-    """Pearson's, 0 where one of the two does not vary."""
+    """Pearson correlation, 0 if x or y does not vary."""
     off_x, off_y = x - x.mean(), y - y.mean()
     return float(off_x @ off_y / max(np.sqrt(float(off_x @ off_x) * float(off_y @ off_y)), 1e-300))
 

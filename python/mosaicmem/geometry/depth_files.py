@@ -1,4 +1,4 @@
-"""Depth that somebody has computed before, frame by frame, in files."""
+"""Precomputed depth in files, one per frame."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mosaicmem.errors import FormatError, suspect
 
 
 class DepthFromFiles:
-    """The depth of each frame from a file, found by the frame's time.
+    """Reads the depth of each frame from the file with the frame's timestamp.
 
     Parameters
     ----------
     files : sequence of paths
         16-bit PNG images, or ``.npy`` arrays (H, W) of floating-point metres.
     timestamps : sequence of float
-        Seconds, one a file, ascending.
+        Seconds, one per file, ascending.
     units_per_metre : float
-        Of PNG files; 1000 is millimetres. 0 is invalid there, as is 65535.
+        Of PNG files; 1000 means millimetres. Pixels of 0 and 65535 are invalid there.
     max_difference : float
-        Seconds that the time of a frame may be away from that of its file.
+        Maximum difference between the times of a frame and its file, seconds.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class DepthFromFiles:
         units_per_metre: float = 1000.0,
         max_difference: float = 1e-3,
     ) -> DepthFromFiles:
-        """The ``.png`` and ``.npy`` files of a folder in the order of their names, one for each timestamp.
+        """Use the ``.png`` and ``.npy`` files of a folder in the order of their names, one per timestamp.
 
-        Numbers in names count as numbers, as they do wherever this library orders files: ``2.npy`` before ``10.npy``.
+        Names sort in natural order, as everywhere in this library: ``2.npy`` before ``10.npy``.
 
         Raises
         ------
         FileNotFoundError
             There is no such folder.
         FormatError
-            It is a file, or does not hold one file a timestamp, or holds one frame twice.
+            It is a file, does not hold one file per timestamp, or holds a frame twice.
 
         Warns
         -----
         SuspiciousInput
-            The order of the names is uncertain, or they are those of two series.
+            The order of the names is ambiguous, or they seem to belong to several series.
         """
         folder = check_folder(folder, "give the folder of depth images, .png or .npy, one a frame")
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -89,12 +89,12 @@ class DepthFromFiles:
         return cls(files, timestamps, units_per_metre=units_per_metre, max_difference=max_difference)
 
     def estimate(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: F32) -> F32:
-        """Depth (H, W) float32, metres, 0 where the file has none; the image and what memory knows are not looked at.
+        """Depth (H, W) float32, metres, 0 where the file has none; ignores the image and the known depth.
 
         Raises
         ------
         ValueError
-            No file is of the time of this frame.
+            No file matches the time of this frame.
         FormatError
             The file is missing, damaged, or of another size than the image.
         """
@@ -113,7 +113,7 @@ class DepthFromFiles:
 
 
 def _check_series(folder: Path, names: Sequence[str]) -> None:
-    """Say so where names differ in more than their numbers: files of two kinds may be mixed. Refuse a frame twice."""
+    """Warn if names differ in more than their numbers, as series may be mixed; reject a frame that is there twice."""
     kinds: dict[str, str] = {}
     stems: dict[str, str] = {}
     for name in names:
@@ -147,7 +147,7 @@ def _read_array(path: Path, shape: tuple[int, int]) -> F32:
         values = read_data(path, file, header, "not a .npy array")
     depth: F32 = np.zeros(shape, np.float32)
     for given, row in zip(values, depth, strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):  # not finite, which is no depth
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow gives inf, which is invalid
             numbers = given.astype(np.float32)
         np.copyto(row, numbers, where=np.isfinite(numbers) & (numbers > 0))
     return depth

@@ -1,4 +1,4 @@
-"""An ONNX model from one image to one map of depth: what it takes and gives, checked when it is opened."""
+"""An ONNX model that maps one image to one depth map; its input and output are checked when it is opened."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_PIXEL_BYTES = 32  # of the copies that an image goes through
-_TRIAL = 224  # pixels of an image that a model of any size is tried on
+_PIXEL_BYTES = 32  # per pixel, for all copies of an image
+_TRIAL = 224  # side of the trial image for models that take any size, pixels
 
 
 @dataclass(frozen=True)
 class _Input:
-    """The image that a model takes. Sizes are None where the model takes any."""
+    """The image input of a model. Sizes are None where the model takes any."""
 
     name: str
     dtype: Any
@@ -39,25 +39,26 @@ class _Input:
 
 
 class DepthModel:
-    """A model that onnxruntime has opened, and that has answered once.
+    """A model that onnxruntime has opened and that has passed a trial run.
 
     Parameters
     ----------
     model : path or bytes
     input_size : (int, int), optional
-        (height, width) that images are resized to, where the model takes any.
+        (height, width) that images are resized to, if the model takes any size.
     multiple : int
-        Sizes that the model leaves open are multiples of this.
+        Sizes that the model leaves open are rounded to multiples of this.
     mean, std : three floats
-        Pixels in [0, 1] become (pixel - mean) / std. A model of uint8 normalises by itself and gets 0 to 255.
+        Pixels in [0, 1] become (pixel - mean) / std. A uint8 model normalises by itself and gets 0 to 255.
     output_name : str, optional
-        Of the depth. If not given: the map that is named after depth or disparity, or else the first one.
+        Name of the depth output. Default: the map that is named after depth or disparity, or else the first one.
     threads : int
 
     Raises
     ------
     FormatError
-        The model does not take one image, or does not give one map; the message names input or output and its shape.
+        The model does not take one image or does not return one map; the message names the input or output and its
+        shape.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class DepthModel:
         threads: int,
     ) -> None:
         self.name = Path(model) if isinstance(model, (str, Path)) else Path("<model>")
-        self._file = None if isinstance(model, bytes) else self.name.resolve()  # copies open it again
+        self._file = None if isinstance(model, bytes) else self.name.resolve()  # copies reopen it
         self._threads = threads
         self._session = _session(model, self.name, threads)
         self._input = _read_input(self.name, self._session.get_inputs())
@@ -92,7 +93,7 @@ class DepthModel:
         self.predict(np.broadcast_to(np.float32(0.5), (rows, columns, 3)))
 
     def _file_size(self) -> int:
-        """Of the model, and of the files beside it whose names begin with its own: weights may lie in them."""
+        """Size of the model plus the files beside it whose names start with its stem: they may hold weights."""
         beside = (path for path in self.name.parent.iterdir() if path.name.startswith(self.name.stem))
         return sum(path.stat().st_size for path in beside if path.is_file())
 
@@ -109,7 +110,7 @@ class DepthModel:
         self._session = _session(file, file, self._threads)
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of some size is resized to."""
+        """(height, width) that an image of the given size is resized to."""
         if self._size is not None:
             return self._size
         rows, columns = (max(1, round(size / self._multiple)) * self._multiple for size in (height, width))
@@ -129,7 +130,7 @@ class DepthModel:
         return resize(self._as_map(answer, rows / columns), height, width)
 
     def _batch(self, image: F32, rows: int, columns: int) -> NDArray[Any]:
-        """An image as the model takes it, made channel by channel."""
+        """The model's input for an image, made channel by channel."""
         sides = (rows, columns, 3) if self._input.channels_last else (3, rows, columns)
         batch = np.empty((1, *sides), self._input.dtype)
         for channel in range(3):
@@ -142,12 +143,14 @@ class DepthModel:
         return batch
 
     def _as_map(self, answer: Any, aspect: float) -> F32:
-        """The last two axes of an answer, or those before channels of one; ``aspect`` is height over width."""
+        """The last two axes of a model output, or those before a channel axis of length 1; ``aspect`` is height over
+        width.
+        """
         shape = answer.shape
         if shape[-1:] == (1,) and len(shape) > 2:
             shape = shape[:-1]  # channels last
         is_map = len(shape) >= 2 and all(size == 1 for size in shape[:-2]) and 0 not in shape
-        # A map of quite another form than the image is none: its axes are not height and width.
+        # The axes of an output with a very different aspect ratio are not height and width.
         if answer.dtype.kind != "f" or not is_map or not 0.5 < shape[-2] / shape[-1] / aspect < 2:
             raise FormatError(
                 self.name,
@@ -163,7 +166,7 @@ class DepthModel:
         return size
 
     def _is_plain(self) -> bool:
-        """Whether mean and std are the defaults, or do nothing."""
+        """Whether mean and std are the defaults or the identity."""
         given = (*self._mean, *self._std)
         return any(np.allclose(given, plain) for plain in ((*IMAGENET_MEAN, *IMAGENET_STD), (0, 0, 0, 1, 1, 1)))
 
@@ -178,22 +181,22 @@ def _session(model: str | Path | bytes, name: Path, threads: int) -> Any:
     if not isinstance(model, bytes):
         if not name.exists():
             raise FileNotFoundError(f"model: {name}: no such file")
-        with open_regular(name):  # a pipe would be awaited, a device read for ever
+        with open_regular(name):  # onnxruntime would block on a pipe, and read a device forever
             pass
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # errors are raised, too
+    options.log_severity_level = 4  # errors are raised anyway
     with foreign_parser(name, "not a model that onnxruntime reads"):
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(name),
             options,
             providers=["CPUExecutionProvider"],
-            enable_fallback=0,  # it would print what fails, and try the same again
+            enable_fallback=0,  # the fallback would print the failure and retry the same
         )
 
 
 def _check_declared(path: Path, size: int, rows: int, columns: int, outputs: Sequence[Any]) -> None:
-    """Refuse a model that declares an image or maps that are large for a file of its ``size``, before it is tried."""
+    """Reject a model whose declared image or maps are too large for a file of its ``size``, before the trial run."""
     pixels = max([rows * columns, *(_least_elements(each.shape) for each in outputs)])
     check_growth(
         path, size, pixels * _PIXEL_BYTES, f"an input of {rows}x{columns} and outputs of up to {pixels} values"
@@ -205,7 +208,7 @@ def _least_elements(shape: Sequence[Any]) -> int:
 
 
 def _read_input(path: Path, inputs: Sequence[Any]) -> _Input:
-    """The one input, if it is an image."""
+    """The only input, which must be an image."""
     listed = ", ".join(f"{each.name} {_text(each.shape)}" for each in inputs)
     if len(inputs) != 1:
         raise FormatError(path, f"expected a model of one input, an image, got {len(inputs)}: {listed}")
@@ -245,7 +248,7 @@ def _choose_output(path: Path, outputs: Sequence[Any], name: str | None) -> str:
 
 
 def _may_be_map(output: Any) -> bool:
-    """By what the model declares; what it does not declare may be."""
+    """Whether the declared type and shape allow a map; undeclared sizes do."""
     shape = list(output.shape)
     while len(shape) > 2 and shape[-1] == 1:
         shape.pop()
@@ -258,7 +261,7 @@ def _text(shape: Sequence[Any]) -> str:
 
 
 def resize(plane: F32, rows: int, columns: int) -> F32:
-    """Bilinear, by areas where it gets smaller."""
+    """Resize bilinearly, averaging areas when shrinking."""
     if plane.shape == (rows, columns):
         return plane
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))

@@ -27,62 +27,63 @@ from mosaicmem.geometry.depth_model import IMAGENET_MEAN, IMAGENET_STD, DepthMod
 
 OUTPUTS = ("metric", "depth", "inverse")
 
-_FARTHEST = 1e4  # metres; beyond is sky
-_LEAST_PIXELS = 64  # that are known, for a fit
+_FARTHEST = 1e4  # metres; anything beyond is sky
+_LEAST_PIXELS = 64  # known pixels that a fit needs
 
 
 class OnnxDepthEstimator:
-    """Monocular depth from an ONNX model, brought to the scale of memory.
+    """Monocular depth from an ONNX model, aligned to the scale of memory.
 
-    Monocular depth drifts from frame to frame, also where it claims to be metric. So what memory knows of a view fits
-    a scale (and, for affine outputs, a shift) by `fit_scale` on the pixels that it covers. Where that cannot be done:
+    Monocular depth drifts from frame to frame, even if it claims to be metric. So `fit_scale` fits a scale (and, for
+    affine outputs, a shift) to the depth known from memory, on the pixels that memory covers. If that fails:
 
-    - Memory knows nothing of the view: metric depth is taken as it is, affine depth is scaled to a median of
+    - Memory covers none of the view: metric depth is used as is, affine depth is scaled to a median of
       ``default_depth``.
-    - It knows fewer than 64 pixels: the same for metric depth; affine depth is scaled to agree with them in the median.
-    - It knows enough, but the model's answer has nothing to do with it: metric depth is taken as it is. Affine depth
-      is unaligned: the answer is what memory knows, and 0, no depth, elsewhere. A `SuspiciousInput` says so once.
+    - It covers fewer than 64 pixels: metric depth is used as is, affine depth is scaled to match their median.
+    - It covers enough, but the model's output is unrelated to it: metric depth is used as is. Affine depth cannot be
+      aligned: the result is the depth from memory, and 0 (no depth) elsewhere. A `SuspiciousInput` warning says so
+      once.
 
-    A model is a program. What it declares is checked before it runs, but what its operations take, in memory and in
-    time, is up to them: open models of people whom you trust.
+    A model is a program. Its declarations are checked before it runs, but nothing limits the memory and time of its
+    operations: open only models from people whom you trust.
 
     Parameters
     ----------
     model : path or bytes
-        With one input, an image: (1, 3, h, w) or (1, h, w, 3) in float32, float16, float64, normalised by ``mean`` and
-        ``std``, or in uint8, 0 to 255. It gives (h, w), (1, h, w), (1, 1, h, w) or (1, h, w, 1) of any size. Height
-        and width may be fixed, both or one. It runs once when it is opened, so that what does not fit is found then.
+        Takes one image: (1, 3, h, w) or (1, h, w, 3) in float32, float16 or float64, normalised by ``mean`` and
+        ``std``, or in uint8, 0 to 255. Returns (h, w), (1, h, w), (1, 1, h, w) or (1, h, w, 1) of any size. The input
+        may fix its height, its width or both. The model runs once when it is opened, so that mismatches are found then.
     output : {"metric", "depth", "inverse"}
-        What the model gives: ``metric``: metres; ``depth``: depth up to scale and shift; ``inverse``: 1 / depth up to
+        What the model returns: ``metric``: metres; ``depth``: depth up to scale and shift; ``inverse``: 1 / depth up to
         scale and shift, as most relative models do.
     input_size : (int, int), optional
-        (height, width) that images are resized to. Without it, that of the image in multiples of ``multiple``. Sides
-        that the model fixes are as it says.
+        (height, width) that images are resized to. Default: the image size, rounded to multiples of ``multiple``. Sides
+        that the model fixes stay as they are.
     multiple : int
-        Sizes must be multiples of this: 14 for models on DINOv2.
+        Sizes must be multiples of this: 14 for models built on DINOv2.
     mean, std : three floats
-        Pixels in [0, 1] become (pixel - mean) / std, by channel. The defaults are ImageNet's.
+        Pixels in [0, 1] become (pixel - mean) / std, per channel. The defaults are ImageNet's.
     default_depth : float
         Metres; see above.
     align : bool
-        False: never look at what memory knows.
+        False ignores the depth known from memory.
     num_threads : int
         Of the runtime; 0 lets it choose.
     output_name : str, optional
-        Which output is the depth. If not given: the map that is named after depth or disparity, or else the first.
+        Name of the depth output. Default: the map that is named after depth or disparity, or else the first one.
 
     Raises
     ------
     ModuleNotFoundError
         onnxruntime is not installed: ``pip install onnxruntime``.
     FormatError
-        Not a model that onnxruntime reads, or none from one image to one depth; the message names what does not
-        fit, and its shape. Or it declares an image or a map that is large for a file of its size.
+        onnxruntime cannot read the model, or it does not map one image to one depth map; the message names the mismatch
+        and its shape. Or it declares an image or a map that is too large for a file of its size.
 
     Warns
     -----
     SuspiciousInput
-        Several outputs may be the depth; or the model's answer does not fit to what memory knows.
+        Several outputs may be the depth; or the model's output does not fit the depth known from memory.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class OnnxDepthEstimator:
         )
 
     def estimate(self, image: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, known_depth: ArrayLike) -> F32:
-        """Depth (H, W) float32, metres; 0 where the model sees none, or sees more than 10 km.
+        """Depth (H, W) float32, metres; 0 where the model gives none, or more than 10 km.
 
         Parameters and errors are those of `DepthEstimator`.
         """
@@ -144,7 +145,7 @@ class OnnxDepthEstimator:
         return predicted if fit is None else predicted * np.float32(fit.scale)
 
     def _affine(self, predicted: F32, target: F32) -> F32:
-        """Values in metres, or in 1 / metres for inverse depth; 0 where they cannot be told."""
+        """Aligned values in metres, or in 1 / metres for inverse depth; 0 where unknown."""
         known = target > 0
         if not self.align or not known.any():
             middle = 1 / self.default_depth if self.output == "inverse" else self.default_depth
@@ -158,7 +159,7 @@ class OnnxDepthEstimator:
         return np.asarray(fit.scale * predicted + fit.shift, dtype=np.float32)
 
     def _suspect_kind(self, predicted: F32, target: F32) -> None:
-        """Say once that an answer does not fit, and whether it would if the model gave something else."""
+        """Warn once that a model output does not fit memory, and whether it would under another ``output`` setting."""
         if self._said:
             return
         other = fit_scale(predicted, inverse_or_zero(target), least_pixels=_LEAST_PIXELS)
@@ -177,7 +178,7 @@ class OnnxDepthEstimator:
 
 
 def _with_median(values: F32, where: Bool, middle: float) -> F32:
-    """``values`` scaled to a median of ``middle`` over ``where``; a plane there if that median is not positive."""
+    """``values`` scaled to a median of ``middle`` over ``where``; a plane at ``middle`` if their median is <= 0."""
     median = float(np.median(values[where])) if where.any() else 0.0
     if median <= 0:
         return np.full_like(values, middle)

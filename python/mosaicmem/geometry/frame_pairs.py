@@ -1,4 +1,4 @@
-"""Two posed frames of depth: where the surface of one lands in the other, under several readings of both."""
+"""Pairs of posed depth frames: where the surface of one lands in the other, under several readings of the input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from mosaicmem._arrays import F32, F64, Bool
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
-_TOLERANCE = 0.05  # of depth, to agree
+_TOLERANCE = 0.05  # relative disagreement up to which points agree
 _MOST_POINTS = 2000
-_LEAST_ANGLE, _LEAST_PARALLAX = math.radians(8.0), 0.1  # of depth
-_DENSE = 0.5  # part of the pixels with depth, from which on fewer points do
-CAP = 0.2  # relative disagreement of points of which one is hidden, or that are wrong
-LEAST_OVERLAP, CLEAR_OVERLAP = 0.1, 0.25  # part of the points, to say anything; where the poses as given have none
+_LEAST_ANGLE, _LEAST_PARALLAX = math.radians(8.0), 0.1  # parallax as a fraction of depth
+_DENSE = 0.5  # fraction of pixels with depth above which fewer points suffice
+CAP = 0.2  # relative disagreement is capped here, as points may be occluded or wrong
+LEAST_OVERLAP, CLEAR_OVERLAP = 0.1, 0.25  # minimum fraction of points; the second if none overlap as given
 _LEAST_LANDED, _LEAST_FOR_SCALE = 16, 100  # points; the best of many scales fits a few points by chance
 
 _FINE = np.exp(np.arange(-16, 17) * math.log(1.05))
 _COARSE = np.exp(np.arange(1, 42) * math.log(1.18)) * _FINE[-1]
 SCALES: F64 = np.concatenate([1 / _COARSE[::-1], _FINE, _COARSE])
-"""Scales of depth against poses that are tried, ascending; from 1 / 2000 to 2000."""
+"""Candidate scales of depth relative to the poses, ascending, from 1 / 2000 to 2000."""
 
 _AXES: Mapping[str, tuple[float, float, float]] = {
     "opengl": (1, -1, -1),
@@ -36,7 +36,7 @@ _AXES: Mapping[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A posed depth image, and some of its points.
+    """A posed depth image with a sample of its points.
 
     Attributes
     ----------
@@ -47,11 +47,11 @@ class Frame:
     timestamp : float
         Seconds.
     rays : (N, 3) float64
-        Camera frame, z = 1, of some pixels with depth.
+        Camera frame, z = 1, of the sampled pixels.
     z : (N,) float64
         Their depth.
     density : float
-        The part of all pixels that have depth.
+        The fraction of all pixels that have depth.
     """
 
     depth: F32
@@ -64,7 +64,7 @@ class Frame:
 
     @classmethod
     def of(cls, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> Frame:
-        """With at most 2000 points, spread over the valid pixels, and a copy of ``depth``: callers reuse buffers."""
+        """Sample at most 2000 points, spread over the valid pixels; copies ``depth``, as callers reuse buffers."""
         rows, columns = np.nonzero(np.isfinite(depth) & (depth > 0))
         density = max(len(rows), 1) / depth.size
         if len(rows):
@@ -76,7 +76,7 @@ class Frame:
 
 
 def has_moved(a: Frame, b: Frame) -> bool:
-    """Far enough apart for different readings to differ."""
+    """Whether the frames are far enough apart for the readings to differ."""
     relative = np.linalg.inv(b.world_from_camera) @ a.world_from_camera
     angle = math.acos(float(np.clip((np.trace(relative[:3, :3]) - 1) / 2, -1, 1)))
     depth = float(np.median(a.z)) if len(a.z) else math.inf
@@ -84,8 +84,8 @@ def has_moved(a: Frame, b: Frame) -> bool:
 
 
 def score(a: Frame, b: Frame, reading: str) -> tuple[float, float, float]:
-    """The overlap of a with b, the part of its points that are as far as b says, and by how much they are off, capped,
-    in the mean."""
+    """The overlap of ``a`` with ``b``, the fraction of overlapping points that agree with the depth of ``b``, and their
+    mean capped disagreement."""
     poses = [frame.world_from_camera for frame in (b, a)]
     if "inverse" in reading:
         poses = [np.asarray(np.linalg.inv(pose)) for pose in poses]
@@ -105,7 +105,7 @@ def score(a: Frame, b: Frame, reading: str) -> tuple[float, float, float]:
 
 
 def scale_curve(a: Frame, b: Frame, *, disparity: bool, least_overlap: float) -> F64:
-    """The mean capped disagreement for each of `SCALES`, by which depth is divided; the cap where overlap is less."""
+    """The mean capped disagreement with depth divided by each of `SCALES`; the cap where too few points overlap."""
     b_from_a = np.linalg.inv(b.world_from_camera) @ a.world_from_camera
     z = 1 / a.z if disparity else a.z
     some = slice(None, None, 3 if b.density > _DENSE else 1)
@@ -119,13 +119,13 @@ def scale_curve(a: Frame, b: Frame, *, disparity: bool, least_overlap: float) ->
 
 
 def _overlap(b: Frame, projected: Bool) -> float:
-    """The part of points that land on b, where all of it had depth; 0 for a few points."""
+    """The estimated fraction of points that would land on ``b`` if all of it had depth; 0 for too few points."""
     count = int(projected.sum())
     return min(1.0, count / len(projected) / b.density) if count >= _LEAST_LANDED else 0.0
 
 
 def _disagreement(b: Frame, points: F64, *, disparity: bool = False, along_ray: bool = False) -> tuple[Bool, F64]:
-    """Which points, in the camera of b, land on depth of it, and how far off that is in parts of the larger depth."""
+    """Which points, in the camera frame of ``b``, project onto its depth, and |a - b| / max(a, b) of the two depths."""
     camera = b.intrinsics
     z = points[:, 2]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -23,7 +23,7 @@ _NO_COUNTS: I64 = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class FusionCounts:
-    """What became of one frame.
+    """Counts of one fused frame.
 
     Attributes
     ----------
@@ -32,9 +32,9 @@ class FusionCounts:
     out_of_range : int
         Pixels dropped because they lie further than 2^20 voxels from the origin along an axis.
     new_voxels : int
-        Voxels that had been empty.
+        Voxels that were empty before.
 
-    For a frame on a GPU they are integer arrays of shape () there, which nothing has waited for.
+    For a frame on the GPU, these are integer arrays of shape () on the GPU, computed without synchronizing.
     """
 
     points: int
@@ -43,12 +43,12 @@ class FusionCounts:
 
 
 class StreamingFusion(Uncopied):
-    """A hash of voxels that each keep the mean position, colour and normal of the points that fell into them.
+    """A voxel hash map; each voxel keeps the mean position, colour and normal of the points that fell into it.
 
-    Adding a frame costs its own points, never the size of the map. The result does not depend on the number of threads.
-    Where the first frame is on a GPU, the map is there, and takes frames from there only; `point_cloud` and
-    `voxel_history` are on the host. ``copy.copy`` and ``copy.deepcopy`` give a map of its own with the same voxels; a
-    map on a GPU cannot be copied, and none can be pickled.
+    The cost of adding a frame depends on its points, not on the size of the map. The result does not depend on the
+    number of threads. If the first frame is on the GPU, the map stays there and accepts only frames on that GPU;
+    `point_cloud` and `voxel_history` return host arrays. ``copy.copy`` and ``copy.deepcopy`` return an independent map
+    with the same voxels; a map on the GPU cannot be copied, and no map can be pickled.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ class StreamingFusion(Uncopied):
     def __init__(self, voxel_size: float = 0.05, *, num_threads: int = 0) -> None:
         self.voxel_size = check_number("voxel_size", voxel_size, above=0.0)
         self._num_threads = check_threads(num_threads)
-        self._lock = ForkSafeLock()  # of these two
-        self._map: Any = None  # of the core that the first frame is for
-        self._place: Any = None  # an array of where that is
+        self._lock = ForkSafeLock()  # guards the next two
+        self._map: Any = None  # of the core (host or CUDA) that the first frame chose
+        self._place: Any = None  # an array on its device
 
     def __copy__(self) -> StreamingFusion:
         other = StreamingFusion(self.voxel_size, num_threads=self._num_threads)
@@ -95,9 +95,9 @@ class StreamingFusion(Uncopied):
         intrinsics : CameraIntrinsics
             Of an image of H x W pixels.
         pose : CameraPose or (4, 4) array
-            Where and when the frame was taken; or world_from_camera as any affine map, at time 0, for what was edited.
+            Pose and time of the frame; or world_from_camera as any affine matrix, at time 0, for edited keyframes.
         color : (H, W, 3) uint8 array, optional
-            RGB; black where not given.
+            RGB; black if not given.
 
         Returns
         -------
@@ -126,14 +126,14 @@ class StreamingFusion(Uncopied):
         return PointCloud(exported["points"], exported["colors"], exported["normals"])
 
     def voxel_history(self, min_count: int = 1) -> tuple[I64, F64]:
-        """How often and when each voxel of `point_cloud` was seen, in its order.
+        """How often and when each voxel was seen, in the order of `point_cloud`.
 
         Returns
         -------
         counts : (N,) int64
             Points that fell into the voxel.
         times : (N, 2) float64
-            Timestamp of the first and of the last of them, seconds.
+            Timestamps of the first and the last of these points, seconds.
         """
         exported = self._export(min_count)
         return exported["counts"], exported["times"]

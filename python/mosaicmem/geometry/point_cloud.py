@@ -1,4 +1,4 @@
-"""Clouds of points with colours and normals, in memory and in PLY files."""
+"""Point clouds with colours and normals, in memory and in PLY files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NORMAL_NAMES = ("nx", "ny", "nz")
 
 @dataclass(frozen=True, eq=False)
 class PointCloud:
-    """Points in the world with optional colours and normals, copied from what it is given unless that is read-only.
+    """World points with optional colours and normals; copies its inputs unless they are read-only.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class PointCloud:
 
     @property
     def bounds(self) -> tuple[F32, F32]:
-        """The lowest and highest corner of the box around all points, (3,) each.
+        """The minimum and maximum corners of the bounding box, (3,) each.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class PointCloud:
         return self.points.min(axis=0), self.points.max(axis=0)
 
     def merge(self, other: PointCloud) -> PointCloud:
-        """Both clouds. Colours and normals are kept if both have them."""
+        """Concatenate both clouds. Colours and normals are kept if both clouds have them."""
         return PointCloud(
             np.concatenate([self.points, other.points]),
             _concatenate(self.colors, other.colors),
@@ -128,21 +128,21 @@ class PointCloud:
         """Read the vertices of a PLY file: ASCII or binary, of either byte order.
 
         Colours are the properties ``red``, ``green``, ``blue``, or ``diffuse_red`` and so on, or ``r``, ``g``, ``b``:
-        integers of 0 to 255, ushort of 0 to 65535, or floats of 0 to 1 or of 0 to 255. Normals are made unit vectors;
-        those that are not finite become zero, that is unknown. Other elements and properties, such as faces and alpha,
+        integers of 0 to 255, ushort of 0 to 65535, or floats of 0 to 1 or of 0 to 255. Normals are normalised; those
+        that are not finite become zero, which means unknown. Other elements and properties, such as faces and alpha,
         are skipped.
 
         Warns
         -----
         SuspiciousInput
-            float32 rounds the positions noticeably; colours are there that cannot be read, or whose range is unusual;
-            normals are not finite, or one of their components is missing; data follows after the last vertex.
+            float32 rounds the positions noticeably; the file has colours that cannot be read, or whose range is
+            unusual; normals are not finite, or lack a component; data follows the last vertex.
 
         Raises
         ------
         FormatError
             The file is not a PLY file or is cut short; its vertices have no x, y, z, or positions that are not finite;
-            or the values of a colour are not in a range named above.
+            or colour values are outside the ranges named above.
         """
         path = Path(path)
         names: list[str] = []
@@ -153,7 +153,7 @@ class PointCloud:
 
         columns = read_vertices(path, choose)
         with errors_in(path):
-            cloud = object.__new__(cls)  # what is made here needs neither another check nor a copy
+            cloud = object.__new__(cls)  # skips __post_init__: these arrays are checked and owned
             object.__setattr__(cloud, "points", _points(path, columns))
             object.__setattr__(cloud, "colors", _colors(path, columns, names))
             object.__setattr__(cloud, "normals", _normals(path, columns, names))
@@ -161,7 +161,7 @@ class PointCloud:
 
 
 def _choose(path: Path, there: Sequence[str]) -> Sequence[str]:
-    """Of the properties of vertices, those that are read."""
+    """The vertex properties to read."""
     missing = [name for name in _POINT_NAMES if name not in there]
     if missing:
         listed = ", ".join(there) or "none"
@@ -177,7 +177,7 @@ def _concatenate(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | Non
 
 
 def _points(path: Path, columns: Columns) -> F32:
-    """Positions (N, 3), whose columns are let go as they are done with."""
+    """Positions (N, 3); removes their columns from ``columns`` to free memory."""
     count = len(columns[_POINT_NAMES[0]])
     points = np.empty((count, 3), np.float32)
     lost = np.zeros(count, bool)
@@ -189,7 +189,7 @@ def _points(path: Path, columns: Columns) -> F32:
                 points[rows, axis] = values[rows]
             lost[rows] |= ~np.isfinite(points[rows, axis])
         if lost.any():
-            continue  # the first vertex that is lost may be so along a later axis
+            continue  # the first vertex that is not finite may be so along a later axis
         if values.dtype != np.float32 and count:
             moved = max(moved, *(float(np.abs(points[rows, axis] - values[rows]).max()) for rows in blocks(count)))
         size = max(size, float(values.max()) - float(values.min())) if count else 0.0

@@ -1,4 +1,4 @@
-"""Do the poses of some frames fit their depth? If not: what was likely meant?"""
+"""Checks whether the poses of frames fit their depth and, if not, suggests what was likely meant."""
 
 from __future__ import annotations
 
@@ -36,46 +36,46 @@ READINGS: Mapping[str, str] = {
     "depth",
     "ray": "depth seems to be the distance along the ray, not z: divide it by the length of K^-1 [u, v, 1]",
 }
-"""How poses and images may have been meant, and what to do then."""
+"""Readings: how poses, images and depth may have been meant, and what to do then."""
 
 _MOST_PAIRS = 16
-_LEAST_TIMES = 3  # moved frames of one time
-_REST = 0.5  # of what points are off as given, at most, under another reading
-_CLEAR, _FEW = 0.25, 2  # the same for fewer pairs than this
-_NOT_BY_CHANCE = 3  # pairs for a scale, of which there are many, where frames have nothing in common as given
-_GAIN = 0.004  # of depth, at least, less off
-_WELL = 0.06  # of depth off, at most, for a reading to be right
-_MOST_OF_PAIRS = 0.75  # must be better under the other reading
-_ENOUGH, _HOPELESS = 6, 0.45  # pairs, and the part of the points that agree in them, to give up on poses
+_LEAST_TIMES = 3  # moved frames with one timestamp before a warning
+_REST = 0.5  # a better reading leaves at most this fraction of the disagreement as given
+_CLEAR, _FEW = 0.25, 2  # the same fraction for fewer pairs than _FEW
+_NOT_BY_CHANCE = 3  # pairs needed to trust one of the many scales if no pair overlaps as given
+_GAIN = 0.004  # minimum decrease of the mean disagreement
+_WELL = 0.06  # maximum mean disagreement of a right reading
+_MOST_OF_PAIRS = 0.75  # fraction of pairs that must be better under the other reading
+_ENOUGH, _HOPELESS = 6, 0.45  # give up on poses after this many pairs if a smaller fraction of points agrees
 _SAME_SCALE = 1.08
-_DISPARITY_IS_OFF = 0.02  # of depth, at least
-_NO_MATTER = 0.9  # a reading that is off by no more than the best, by this factor, is as good
+_DISPARITY_IS_OFF = 0.02  # minimum disagreement for disparity to be tried
+_NO_MATTER = 0.9  # readings tie if their disagreements differ by no more than this factor
 
 
 class PoseCheck:
-    """Compares frames with those before them, and warns once if their depth fits only when something is read otherwise.
+    """Compares successive frames, and warns once if their depth fits only under another reading of the input.
 
-    The surface that one frame has seen is brought into the other by the poses; where it lands, the other's depth should
-    be the same. If it is not, other readings are tried: those in `READINGS`, a scale of depth against the poses,
-    and disparity in place of depth. Frames between which the camera has hardly moved say nothing, and only the first
-    pairs are looked at. `conclusion` tells how it went, also if nothing could be compared.
+    The poses project the surface seen by one frame into the other, whose depth should be the same there. Other readings
+    compete with the input as given: those in `READINGS`, a scale of depth relative to the poses, and disparity in place
+    of depth. Frames between which the camera hardly moves are skipped, and only the first pairs are compared.
+    `conclusion` summarises the result, even if nothing could be compared.
 
-    Where the camera only turns about its own vertical and moves level, a world upside down has the same depth: images
-    upside down cannot be noticed then, nor mirrored ones told from rotated ones.
+    If the camera only yaws and moves level, an upside-down world has the same depth: upside-down images then go
+    unnoticed, and mirrored ones cannot be told from rotated ones.
 
     Parameters
     ----------
     times : bool, optional
-        Also warn if frames at different places all have the same timestamp. None: unless that is 0, which poses have
-        that are given no time. True where ages matter, False where they do not.
+        Also warn if frames at different places all have the same timestamp. None: unless that is 0, the default of
+        poses without a time. True if ages matter, False if they do not.
     """
 
     def __init__(self, *, times: bool | None = None) -> None:
-        self._last: Frame | None = None  # that has moved
+        self._last: Frame | None = None  # the last frame that has moved
         self._moved = 0
         self._stamps: set[float] = set()
-        self._off: dict[str, list[float]] = {name: [] for name in READINGS}  # by pair
-        self._agreed: list[float] = []  # as given, of pairs that have something in common
+        self._off: dict[str, list[float]] = {name: [] for name in READINGS}  # per pair
+        self._agreed: list[float] = []  # fraction of agreeing points as given, per overlapping pair
         self._curves: dict[str, list[F64]] = {"scale": [], "disparity": []}
         self._seen = 0
         self._found: str | None = None
@@ -83,7 +83,7 @@ class PoseCheck:
 
     @property
     def conclusion(self) -> str:
-        """What is known so far, in a sentence."""
+        """The result so far, in a sentence."""
         if self._found is not None:
             return f"poses and depth do not fit: {self._found}"
         pairs = len(self._agreed)
@@ -100,16 +100,16 @@ class PoseCheck:
 
     @property
     def _tells_up(self) -> bool:
-        """Whether the path turns or moves so that images upside down would not fit."""
+        """Whether the camera moves such that upside-down images would not fit."""
         return bool(np.mean(self._off["upside down"]) > np.mean(self._off["as given"]) + _GAIN)
 
     @property
     def compared(self) -> int:
-        """How many pairs of frames had something in common."""
+        """How many pairs of frames overlapped."""
         return len(self._agreed)
 
     def add(self, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose) -> str | None:
-        """Look at one more frame.
+        """Check one more frame.
 
         Parameters
         ----------
@@ -121,12 +121,12 @@ class PoseCheck:
         Returns
         -------
         str or None
-            What a warning was given for now: a name in `READINGS`, "scale", "disparity", "units" or "times".
+            What this call warned of, if anything: a name in `READINGS`, "scale", "disparity", "units" or "times".
 
         Warns
         -----
         SuspiciousInput
-            Poses and depth do not fit, and would if read otherwise.
+            Poses and depth do not fit as given, or all timestamps are the same.
         """
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         check_instance("pose", pose, CameraPose)
@@ -146,21 +146,21 @@ class PoseCheck:
         return self._judge()
 
     def __copy__(self) -> PoseCheck:
-        """Another check that goes on from here by itself."""
+        """An independent check that continues from this state."""
         return copy.deepcopy(self)
 
     def _compare(self, a: Frame, b: Frame) -> None:
         least = LEAST_OVERLAP
-        for name in READINGS:  # as given comes first
+        for name in READINGS:  # "as given" comes first
             overlap, agreed, off = score(a, b, name)
             if name == "as given":
-                # With nothing in common as given, other readings may have more, but then clearly more.
+                # Without overlap as given, another reading must overlap clearly.
                 least = LEAST_OVERLAP if overlap >= LEAST_OVERLAP else CLEAR_OVERLAP
                 if overlap >= LEAST_OVERLAP:
                     self._agreed.append(agreed)
             self._off[name].append(off if overlap >= least else CAP)
         self._curves["scale"].append(scale_curve(a, b, disparity=False, least_overlap=least))
-        # Disparity that is taken for depth is far off, and the curve is not cheap.
+        # The curve is costly, and disparity mistaken for depth disagrees a lot.
         may_be = self._off["as given"][-1] > _DISPARITY_IS_OFF
         curve = scale_curve(a, b, disparity=True, least_overlap=least) if may_be else np.full(len(SCALES), CAP)
         self._curves["disparity"].append(curve)
@@ -189,7 +189,7 @@ class PoseCheck:
         return None
 
     def _fits_better(self, name: str, off: F64, scale: float, given: F64) -> bool:
-        """Whether a reading explains pairs of frames clearly better than they are as given."""
+        """Whether a reading fits the pairs of frames clearly better than the input as given."""
         if name == "scale" and max(scale, 1 / scale) < _SAME_SCALE:
             return False
         if name in self._curves and not self._agreed and len(given) < _NOT_BY_CHANCE:

@@ -12,7 +12,7 @@ from mosaicmem.camera import CameraIntrinsics, CameraPose
 
 
 def check_depth(depth: ArrayLike, intrinsics: CameraIntrinsics, name: str = "depth") -> F32:
-    """Depth (H, W) as contiguous float32 of the size that ``intrinsics`` says. Invalid values are allowed."""
+    """Depth (H, W) as contiguous float32, of the image size of ``intrinsics``. Invalid values are allowed."""
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     return as_depth(name, depth, (intrinsics.height, intrinsics.width))
 
@@ -29,12 +29,12 @@ def unproject_depth(
     Parameters
     ----------
     depth : (H, W) array
-        Metres along z; values that are not finite or <= 0 are invalid. Zero-copy for contiguous float32. On a GPU this
-        waits for the device, since the size of the result depends on the values; `unproject_to_image` does not.
+        Metres along z; values that are not finite or <= 0 are invalid. Zero-copy for contiguous float32. On the GPU
+        this synchronizes, since the size of the result depends on the values; `unproject_to_image` does not.
     intrinsics : CameraIntrinsics
         Of an image of H x W pixels.
     pose : CameraPose, optional
-        Where the camera is; without one, points are in the camera frame.
+        Camera pose; without one, points are in the camera frame.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). The result does not depend on it.
 
@@ -65,7 +65,8 @@ def unproject_to_image(
 ) -> tuple[Any, Any]:
     """Points as an image: (H, W, 3) float32, zero where invalid, and the mask (H, W) of valid pixels.
 
-    Parameters are those of `unproject_depth`. With a list of B poses, depth is (B, H, W), and so begin the results.
+    Parameters are those of `unproject_depth`. With a list of B poses, depth is (B, H, W) and the results have a leading
+    axis B.
     """
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     size = (intrinsics.height, intrinsics.width)

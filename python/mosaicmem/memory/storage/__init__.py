@@ -1,16 +1,16 @@
-"""A store as a folder.
+"""A store as a folder on disk.
 
 ::
 
-    manifest.json                      what belongs to the store; replaced atomically, last of all
+    manifest.json                      names the files of the store; replaced atomically, as the last step
     keyframes-00000001-….safetensors   latents, depth and confidence of keyframes; never changed, mapped when opened
-    state-00000002-….safetensors       observations that came, changed or went since the state file before
-    attachment-00000003-….safetensors  what a save was given to keep beside: a window of a run, say
+    state-00000002-….safetensors       observations added, changed or removed since the previous state file
+    attachment-00000003-….safetensors  data that a save was given to keep with the store: a window of a run, say
     lock                               held by the process that writes
 
-Files are written once under new names, a number and eight random digits, and made durable before a manifest names them,
-so at every instant the manifest that is there describes a whole store. It has the size and the SHA-256 of each file.
-Files that no manifest names are left over from a write that did not end; the next one removes them.
+Each file is written once under a new name (a number and eight random hex digits) and made durable before a manifest
+names it, so at every instant the current manifest describes a complete store. It has the size and the SHA-256 of each
+file. Files that the manifest does not name are left over from an interrupted save; the next save removes them.
 """
 
 from mosaicmem.memory.storage.exported import ExportedStore

@@ -1,4 +1,4 @@
-"""Saving: only what is new, and in an order in which any instant leaves a whole store."""
+"""Saves a store: writes only changes, in an order that leaves a complete store at every instant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Attachment: TypeAlias = tuple[Mapping[str, NDArray[Any]], dict[str, str]]  # arr
 
 
 class Record(NamedTuple):
-    """An observation, as a folder has it."""
+    """An observation as recorded in a folder."""
 
     place: Place
     first_id: int
@@ -46,7 +46,7 @@ class Record(NamedTuple):
 
 @dataclass
 class StoreFolder(Uncopied):
-    """One folder, as one store knows it: what is there already, and where.
+    """A folder as one store knows it: what it already holds, and where.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class StoreFolder(Uncopied):
     places : dict
         Where keyframes are, by their serial in this process.
     recorded : dict
-        By slot: what the folder has of each observation.
+        The record of each observation in the folder, by slot.
     """
 
     _instead: ClassVar[str] = "one process may write to a folder; open the store again"
@@ -65,10 +65,10 @@ class StoreFolder(Uncopied):
     manifest: Manifest | None = None
     places: dict[int, Place] = field(default_factory=dict)
     recorded: dict[int, Record] = field(default_factory=dict)
-    _next_number: int = 1  # of a file; never given twice, also not after a save that failed
+    _next_number: int = 1  # of a file; never reused, even after a failed save
     _attempt: tuple[Manifest, dict[int, Place], dict[int, Record]] | None = None
     _is_durable: bool = True  # False from the first write of a save until all of it is known to be on the disk
-    _damaged: set[int] = field(default_factory=set)  # numbers of files that are kept as they are
+    _damaged: set[int] = field(default_factory=set)  # numbers of damaged files, which are kept as they are
     _lock: FolderLock | None = None
     _saving: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=1, over_io=True))
     _settling: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=2))
@@ -84,7 +84,7 @@ class StoreFolder(Uncopied):
         label: str = "",
         attachment: Attachment | None = None,
     ) -> None:
-        """Bring the folder to the state that a store had. Until this returns, the state before is what is there."""
+        """Save the exported state of a store. The previous state stays valid until the new manifest replaces it."""
         with self._saving:
             self._take_lock()
             self._make_durable()
@@ -126,7 +126,7 @@ class StoreFolder(Uncopied):
             label=label,
         )
         if manifest != self.manifest:
-            self._expect_unchanged()  # still, should the lock not keep others out
+            self._expect_unchanged()  # check again, in case the lock did not keep others out
             self._attempt = (manifest, places, recorded)
             manifest.write(self.path)
         else:
@@ -134,9 +134,9 @@ class StoreFolder(Uncopied):
         self._settle()
 
     def _make_durable(self) -> None:
-        """After a save that failed, nothing is taken for durable that has not been written out again.
+        """After a failed save, take nothing for durable before syncing all files and rewriting the manifest.
 
-        What the disk refused once the system may have forgotten, and say nothing of it the next time.
+        The system may report a failed write to the disk only once, and then forget it.
         """
         if self._is_durable or self.manifest is None:
             return
@@ -145,14 +145,14 @@ class StoreFolder(Uncopied):
         self.manifest.write(self.path)
 
     def close(self) -> None:
-        """Let another process write."""
+        """Release the lock, so that another process can write."""
         with self._saving:
             lock, self._lock = self._lock, None
             if lock is not None:
                 lock.release()
 
     def is_there(self) -> bool:
-        """Whether the folder that is locked is still what the path leads to; True where nothing is locked."""
+        """Whether the path still leads to the locked folder; True if nothing is locked."""
         return self._lock is None or self._lock.is_at(self.path / "lock")
 
     def _take_number(self) -> int:
@@ -160,14 +160,14 @@ class StoreFolder(Uncopied):
         return self._next_number - 1
 
     def _settle(self) -> None:
-        """What was attempted last is what is there."""
+        """Adopt the last attempted state as that of the folder."""
         assert self._attempt is not None
         with self._settling:
             self.manifest, self.places, self.recorded = self._attempt
             self._attempt = None
 
     def _take_lock(self) -> None:
-        """Be the one writer of the folder, for good, and be sure that it holds what this store has put there."""
+        """Lock the folder until `close`, and check that it still holds what this store last saved or opened."""
         if self._lock is not None and not self._lock.is_own():
             self._lock = None  # this process was forked from the one that holds it
         if self._lock is None:
@@ -188,7 +188,7 @@ class StoreFolder(Uncopied):
         except FileNotFoundError:
             found = None
         if self._attempt is not None and found == self._attempt[0]:
-            self._settle()  # the last save failed when all was done
+            self._settle()  # the last save failed only after it had replaced the manifest
         if found == self.manifest:
             return
         if self.manifest is None:
@@ -199,7 +199,7 @@ class StoreFolder(Uncopied):
         )
 
     def _write_changes(self, exported: ExportedStore, recorded: dict[int, Record]) -> list[FileEntry]:
-        """The state files that lead to what is recorded: one more, or a single new one in the place of many."""
+        """The state files that replay to ``recorded``: one more for the changes, or one that replaces all."""
         files = list(self.manifest.states) if self.manifest else []
         if len(files) >= _MOST_STATES or sum(entry.rows for entry in files) > 2 * len(recorded) + 64:
             files = []
@@ -240,7 +240,7 @@ class StoreFolder(Uncopied):
         return self._write("state", number, tensors, {"format": "mosaicmem state"}, rows=len(changed) + len(gone))
 
     def _remove_leftovers(self) -> None:
-        """Files that the manifest no longer names, or never did: of a save that did not end."""
+        """Remove files that the manifest no longer names, and those of an interrupted save, which it never named."""
         assert self.manifest is not None
         named = {entry.name for entry in self.manifest.files}
         for name in _files_in(self.path):
@@ -249,7 +249,7 @@ class StoreFolder(Uncopied):
 
 
 def _records(exported: ExportedStore, places: dict[int, Place]) -> dict[int, Record]:
-    """What there is to keep of each observation, by slot, ascending."""
+    """The record of each observation by slot, ascending."""
     columns = zip(exported.slot.tolist(), exported.keyframe.tolist(), exported.first_id.tolist(), strict=True)
     return {
         slot: Record(places[serial], first_id, pose.tobytes(), words.tobytes())
@@ -260,12 +260,12 @@ def _records(exported: ExportedStore, places: dict[int, Place]) -> dict[int, Rec
 
 
 def _files_in(path: Path) -> list[str]:
-    """Names of what is no folder."""
+    """Names of the entries that are not folders."""
     with os.scandir(path) as entries:
         return [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
 
 
-# What safetensors writes before it gives a file the name it was asked for.
+# Temporary names that the safetensors library gives to files until they are complete.
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
 
@@ -275,7 +275,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _expect_free(path: Path) -> None:
-    """A folder that is empty, or holds no more than what a first save left that did not end."""
+    """Require a folder that is empty, or holds nothing but leftovers of an interrupted first save."""
     names = os.listdir(path)
     if MANIFEST in names:
         raise FileExistsError(

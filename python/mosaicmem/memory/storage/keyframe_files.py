@@ -1,4 +1,4 @@
-"""Files of keyframes: what is new goes into new ones, what is mostly dead is rewritten, and what is damaged is kept."""
+"""Keyframe files: new keyframes go into new files, mostly dead files are rewritten, and damaged files are kept."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.manifest import FileEntry, new_name
 from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensors
 
-_SEGMENT_BYTES = 64 * 2**20  # of one file of keyframes, about
+_SEGMENT_BYTES = 64 * 2**20  # approximate size of a keyframe file
 _SEGMENT_KEYFRAMES = 16384
 _SMALL_BYTES = 16 * 2**20
-_MOST_SMALL = 64  # files of keyframes; more are joined
+_MOST_SMALL = 64  # small keyframe files; more are merged
 
-Place: TypeAlias = tuple[int, int]  # of a keyframe: number of its file, position in it
+Place: TypeAlias = tuple[int, int]  # where a keyframe is: file number, position in the file
 
 
 @dataclass(frozen=True, eq=False)
 class StoredKeyframe:
-    """The arrays of a keyframe, as they go into a file."""
+    """The arrays of a keyframe, as stored in a file."""
 
     latents: NDArray[Any]
     depth: NDArray[Any]
@@ -37,26 +37,26 @@ class StoredKeyframe:
 
 
 def keyframes_of(exported: ExportedStore) -> dict[int, StoredKeyframe]:
-    """The keyframes that observations show, each once, by serial."""
+    """The distinct keyframes of the exported observations, by serial."""
     serials = exported.keyframe.tolist()
     return {serial: StoredKeyframe(*arrays) for serial, arrays in zip(serials, exported.arrays, strict=True)}
 
 
 @dataclass
 class KeyframeFiles:
-    """What one save does to the files of keyframes of a folder.
+    """Updates the keyframe files of a folder in one save.
 
     Attributes
     ----------
     path : Path
     entries : list of FileEntry
-        The files that are there.
+        The existing files.
     places : dict
-        What is in them: where keyframes are, by their serial in this process.
+        Where the existing keyframes are, by their serial in this process.
     damaged : set of int
-        Numbers of files that are kept as they are. Those that are found are added.
+        Numbers of damaged files, which are kept as they are. Newly found ones are added.
     take_number : callable
-        The number of the next file.
+        Returns the number of the next file.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class KeyframeFiles:
     take_number: Callable[[], int]
 
     def write(self, keyframes: dict[int, StoredKeyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
-        """Write what is new or should be elsewhere: where all keyframes are then, and the files that hold one."""
+        """Write new and moved keyframes; return where all keyframes are, and the files that hold them."""
         rewritten = self._files_to_rewrite(keyframes) - self.damaged
         places = {
             serial: place for serial, place in self.places.items() if serial in keyframes and place[0] not in rewritten
@@ -83,7 +83,7 @@ class KeyframeFiles:
         return places, files
 
     def _files_to_rewrite(self, keyframes: dict[int, StoredKeyframe]) -> set[int]:
-        """Files of keyframes that are mostly dead, where those take half of the folder, or are many and small."""
+        """Mostly dead files, if dead keyframes take over half of the folder; small files, if there are too many."""
         living: dict[int, int] = defaultdict(int)
         for serial in keyframes:
             if serial in self.places:
@@ -99,14 +99,14 @@ class KeyframeFiles:
     def _carry_damage_over(
         self, serials: list[int], keyframes: dict[int, StoredKeyframe]
     ) -> tuple[dict[int, Place], list[FileEntry]]:
-        """Places of keyframes in files that no longer match their checksums, and copies that were made of such files.
+        """Places of keyframes in files that no longer match their checksums, and the copies made of such files.
 
-        To write what they hold to another file would give it a checksum that it matches. So the file stays as it is, or
-        comes along as it is, and goes on failing `verify`.
+        Writing their keyframes to a new file would give that a matching checksum and hide the damage. So the file is
+        kept, or copied byte for byte, and still fails `verify`.
         """
         places: dict[int, Place] = {}
         copies: list[FileEntry] = []
-        numbers: dict[MappedFile, int | None] = {}  # of files to which keyframes go; None: they are rewritten
+        numbers: dict[MappedFile, int | None] = {}  # file that keeps their keyframes; None: intact, they are rewritten
         for serial in serials:
             latents = keyframes[serial].latents
             source = MappedFile.of(latents)
@@ -120,7 +120,7 @@ class KeyframeFiles:
         return places, copies
 
     def _keep_as_it_is(self, source: MappedFile, copies: list[FileEntry]) -> int:
-        """The number in this folder of a damaged file, which is copied if it is from elsewhere."""
+        """The number of a damaged file in this folder; copies the file if it is from another folder."""
         entry = source.entry
         if entry not in self.entries:
             number = self.take_number()
@@ -147,7 +147,7 @@ class KeyframeFiles:
 
 
 def _groups(serials: Iterable[int], keyframes: dict[int, StoredKeyframe]) -> Iterator[list[int]]:
-    """Keyframes that go into one file each."""
+    """Groups of keyframes, one group per file."""
     group: list[int] = []
     nbytes = 0
     for serial in serials:

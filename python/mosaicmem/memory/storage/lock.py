@@ -1,4 +1,4 @@
-"""One writer a folder."""
+"""Ensures that each folder has a single writer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mosaicmem.errors import StoreLockedError
 
 @dataclass(frozen=True, eq=False)
 class FolderLock:
-    """The lock of a folder. The kernel lets go of it when the process ends, however it ends."""
+    """The lock of a folder. The operating system releases it when the process ends, however it ends."""
 
     descriptor: int
     process: int
@@ -22,7 +22,7 @@ class FolderLock:
 
     @classmethod
     def take(cls, folder: Path) -> FolderLock:
-        """Take the lock of a folder at once, or raise StoreLockedError with the process that has it."""
+        """Acquire the lock of a folder without waiting, or raise StoreLockedError naming the process that holds it."""
         path = folder / "lock"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -49,24 +49,24 @@ class FolderLock:
         return lock
 
     def is_own(self) -> bool:
-        """Whether it was this process, and not one that it was forked from, that took it."""
+        """Whether this process acquired the lock, rather than one that it was forked from."""
         return self.process == os.getpid()
 
     def is_at(self, path: Path) -> bool:
-        """Whether the path still leads to the file that is locked."""
+        """Whether ``path`` still leads to the locked file."""
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Let the next one take it."""
+        """Release the lock."""
         self._finalizer[0]()
 
 
 def _release(descriptor: int, process: int) -> None:
     try:
-        if process == os.getpid():  # a forked process shares the lock, and must not let go of it
+        if process == os.getpid():  # a forked process shares the lock, and must not release it
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

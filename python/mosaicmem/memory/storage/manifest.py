@@ -1,4 +1,4 @@
-"""The manifest: which files make up a store, and all that is not in them."""
+"""The manifest: which files make up a store, and all state that is not in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mosaicmem.errors import FormatError, describe_validation
 MANIFEST = "manifest.json"
 MAX_LABEL = 1000
 FORMAT = "mosaicmem store"
-VERSION = 3  # 1 did not keep provenance; 2 had no attachments, and names of numbers alone
+VERSION = 3  # 1 had no provenance; 2 had no attachments, and no random digits in file names
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _MOST_FILES = 100_000
@@ -32,7 +32,7 @@ class _Strict(BaseModel):
 
 
 class StoreSettings(_Strict):
-    """What a store was made with."""
+    """The settings that a store was created with."""
 
     latent_patch_size: Annotated[int, Field(ge=1, le=1024)]
     latent_dtype: Literal["float32", "float16", "bfloat16"]
@@ -42,15 +42,15 @@ class StoreSettings(_Strict):
 
 
 class FileEntry(_Strict):
-    """One file.
+    """One file of a store.
 
-    Its number is part of its name and is never given again. Another part is random, so that two writers never write to
-    the same name, should the lock of the folder not keep them apart.
+    Its name contains a number, which is never reused, and random digits, so that two writers never write to the same
+    name even if the folder's lock fails to keep them apart.
     """
 
     name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
     nbytes: Count
-    rows: Count  # keyframes in it, or observations that it changes
+    rows: Count  # number of keyframes in it, or of observations that it changes
     sha256: Digest
     header_sha256: Digest
 
@@ -61,24 +61,24 @@ class FileEntry(_Strict):
 
 
 class Manifest(_Strict):
-    """A whole store, at the time of a save.
+    """A complete store at the time of a save.
 
     Attributes
     ----------
     next_id, next_slot, next_file, next_frame_id : int
-        The first that have never been given.
+        The first ones that were never assigned.
     channels : int
         Of the latents; 0 before the first keyframe.
     origin : three floats
-        From where the index counts, world metres.
+        Origin of the spatial index, world metres.
     patches, observations : int
-        How many live.
-    keyframes, states : tuples of FileEntry
+        Number of live ones.
+    keyframes, states : lists of FileEntry
         States are replayed in order.
-    attachments : tuple of FileEntry
-        What saves were given to keep beside, in order.
+    attachments : list of FileEntry
+        Data that saves were given to keep with the store, in order.
     label : str
-        Whatever the save was given to keep.
+        Any text that the save was given to keep.
     """
 
     format: Literal["mosaicmem store"] = "mosaicmem store"
@@ -104,41 +104,41 @@ class Manifest(_Strict):
         return hashlib.sha256(body.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Put it in place of the one before, durably."""
+        """Durably replace the manifest of ``folder``."""
         write_json(folder / MANIFEST, {**self._content(), "checksum": self.checksum})
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
-        for name in ("label", "attachments"):  # unknown to versions that did not have them
+        for name in ("label", "attachments"):  # older versions do not know these fields
             if not content[name]:
                 del content[name]
         return content
 
     @property
     def files(self) -> list[FileEntry]:
-        """All of them."""
+        """All files of the store."""
         return [*self.keyframes, *self.states, *self.attachments]
 
 
 def new_name(kind: str, number: int) -> str:
-    """The name of a file that is about to be written: keyframes, state or attachment."""
+    """A name for a new file; ``kind`` is keyframes, state or attachment."""
     return f"{kind}-{number:08d}-{secrets.token_hex(4)}.safetensors"
 
 
 def is_own_file(name: str) -> bool:
-    """Whether a name is one that a save gives to data files."""
+    """Whether a name has the form of a store's data files."""
     return _NAME.fullmatch(name) is not None
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder, whole and unchanged.
+    """Read and validate the manifest of a folder.
 
     Raises
     ------
     FileNotFoundError
         There is none.
     FormatError
-        It is no manifest, unreadable, of a newer version, damaged, or impossible.
+        It is not a manifest, unreadable, of a newer version, damaged, or inconsistent.
     """
     path = folder / MANIFEST
     try:
@@ -155,7 +155,7 @@ def read_manifest(folder: Path) -> Manifest:
     checksum = content.pop("checksum", None)
     lists = (content.get(name) for name in ("keyframes", "states", "attachments"))
     most = max((len(entries) for entries in lists if isinstance(entries, list)), default=0)
-    if most > _MOST_FILES:  # each wrong one would be an error of its own
+    if most > _MOST_FILES:  # each invalid one would add an error
         raise FormatError(path, f"expected at most {_MOST_FILES} files of a kind, got {most}")
     try:
         manifest = Manifest(**content)

@@ -1,4 +1,4 @@
-"""Opening: everything is checked that could harm, and nothing is read that can wait."""
+"""Opens a store: checks everything that could do harm, and defers all reading that can wait."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _TYPES = {"f4": _core.LatentType.float32, "f2": _core.LatentType.float16, "u2": 
 _PROVENANCES = (_core.Provenance.observed, _core.Provenance.generated)  # by number
 _MOST = 1e12
 _MOST_INTRINSICS = 1e300
-MAX_CELLS = 2**26  # of a keyframe
+MAX_CELLS = 2**26  # per keyframe
 _MOST_ID = np.uint64(2**62)
-_PATIENCE = 10.0  # seconds, to find all files of one manifest while somebody saves
+_PATIENCE = 10.0  # seconds to find all files of one manifest while another process saves
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Observations, by slot ascending; alive (total,) holds their words one after the other."""
+    """Observations by ascending slot; ``alive`` (total,) concatenates their bit mask words."""
 
     slot: NDArray[np.uint64]
     first_id: NDArray[np.uint64]
-    place: NDArray[np.int64]  # (n, 2): number of the file, position in it
+    place: NDArray[np.int64]  # (n, 2): file number, position in the file
     world_from_camera: NDArray[np.float64]  # (n, 3, 4)
     camera: NDArray[np.float64]  # (n, 6): fx, fy, cx, cy, stride, timestamp
     frame_id: NDArray[np.int64]
@@ -49,7 +49,7 @@ class _Rows:
 def open_folder(
     path: Path, num_threads: int, **overrides: Any
 ) -> tuple[StoreFolder, _core.MemoryStore, StoreSettings, int]:
-    """The store that a folder holds: (folder, core, settings with ``overrides``, next frame id).
+    """Open the store in a folder: (folder, core, settings with ``overrides``, next frame id).
 
     Raises
     ------
@@ -121,12 +121,12 @@ def verify(path: Path) -> Manifest:
 
 
 def read_attachment(path: Path, manifest: Manifest, index: int) -> MappedTensors:
-    """What the save number ``index`` that had an attachment was given to keep, compared with its checksum.
+    """The attachment ``index`` of a store, compared with its checksum.
 
     Raises
     ------
     FormatError
-        It is missing, damaged, or no regular file.
+        It is missing, damaged, or not a regular file.
     """
     entry = manifest.attachments[index]
     try:
@@ -142,11 +142,11 @@ def _why_not(error: OSError) -> str:
 
 
 def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedTensors], dict[int, MappedTensors]]:
-    """A manifest and all its files: states in order, keyframes by number."""
+    """A manifest and its mapped files: states in order, keyframes by number."""
     if not path.is_dir():
         what = "a file, not the folder of a store" if path.exists() else "no folder of a store"
         raise FileNotFoundError(f"{path}: {what}")
-    mapped: dict[FileEntry, MappedTensors] = {}  # what was found stays found, also when it is removed
+    mapped: dict[FileEntry, MappedTensors] = {}  # a mapped file stays readable after it is removed
     until = time.monotonic() + _PATIENCE
     manifest = _manifest_of(path)
     while True:
@@ -156,7 +156,7 @@ def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedT
                     if entry not in mapped:
                         mapped[entry] = MappedTensors(path, entry, whole=all_of_it)
         except FileNotFoundError as error:
-            # Has somebody saved in between, and removed what the manifest before named?
+            # Another process may have saved in between, and removed files of the previous manifest.
             before, manifest = manifest, _manifest_of(path)
             if manifest == before:
                 raise FormatError(path, f"{Path(error.filename).name} is missing") from None
@@ -177,7 +177,7 @@ def _manifest_of(path: Path) -> Manifest:
 
 
 def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
-    """What is left when each state file has added, replaced and removed its observations."""
+    """The observations that remain after each state file has added, replaced and removed its own."""
     parts: dict[int, tuple[int, int]] = {}  # by slot: state file, row
     tables: list[_Rows] = []
     for number, file in enumerate(states):
@@ -204,7 +204,7 @@ def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
     chosen = [parts[slot] for slot in slots]
 
     def gather(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """A column of the rows that are left, from the state file of each."""
+        """A column of the remaining rows, each from its state file."""
         out = np.empty((len(chosen), *shape), dtype=dtype)
         source = np.array([number for number, _ in chosen], dtype=np.int64)
         row = np.array([row for _, row in chosen], dtype=np.int64)
@@ -229,7 +229,7 @@ def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
 
 
 def _provenance_in(file: MappedTensors, n: int) -> NDArray[np.uint8]:
-    """That of n observations. Files of version 1 do not have it: what they hold counts as observed."""
+    """The provenance of n observations. Files of version 1 lack it: their observations count as observed."""
     if "provenance" not in file:
         return np.zeros(n, np.uint8)
     return file.get("provenance", ("U8",), (n,))
@@ -262,7 +262,7 @@ def _check_rows(path: Path, manifest: Manifest, rows: _Rows) -> None:
 def _keyframes_of(
     path: Path, manifest: Manifest, rows: _Rows, files: dict[int, MappedTensors]
 ) -> tuple[list[Any], NDArray[np.int64]]:
-    """The distinct keyframes as the core takes them, and which one each observation shows."""
+    """The distinct keyframes as the core takes them, and the index of each observation's keyframe."""
     distinct, first, which = np.unique(rows.place, axis=0, return_index=True, return_inverse=True)
     which = which.reshape(-1).astype(np.int64)
     same = (rows.camera == rows.camera[first][which]).all(axis=1) & (rows.frame_id == rows.frame_id[first][which])
@@ -291,7 +291,7 @@ def _keyframes_of(
 
 
 def _check_ids(path: Path, manifest: Manifest, rows: _Rows, grids: NDArray[np.int64]) -> None:
-    """Ids and slots do not overlap, and each living patch has one id."""
+    """Check that ids and slots do not overlap, and that each live patch has one id."""
     size = manifest.settings.latent_patch_size
     counts = np.prod(-(-grids // size), axis=1)
     if (rows.words != -(-counts // 64)).any():
@@ -317,7 +317,7 @@ def _check_ids(path: Path, manifest: Manifest, rows: _Rows, grids: NDArray[np.in
 def _check_fragments(
     path: Path, ids: NDArray[np.int64], counts: NDArray[np.int64], lists: list[NDArray[np.uint64]]
 ) -> None:
-    """Of observations with the same ids, at most one has a patch alive."""
+    """Check that each patch is alive in at most one of the observations that share its id."""
     _, first, which, shared = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
     taken: dict[int, NDArray[np.uint64]] = {}
     for i in np.flatnonzero(shared[which] > 1).tolist():

@@ -38,9 +38,9 @@ _CHUNK = 2**20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int) -> FileEntry:
-    """Write a file and make it durable; it takes its name when it is whole.
+    """Write a file durably; it gets its name only when it is complete.
 
-    Nothing holds the interpreter for longer than it takes to ask for a write, so that other threads go on.
+    Writes in chunks that do not hold the GIL for long, so that other threads keep running.
     """
     arrays = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that each is aligned
     header = _header_of(arrays, metadata)
@@ -63,7 +63,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dic
 
 
 def copy_file(source: mmap.mmap, path: Path) -> None:
-    """Write the same bytes to another file, and make it durable."""
+    """Copy the bytes to another file, durably."""
     with _new_file(path) as file, memoryview(source) as content:
         for begin in range(0, len(content), _CHUNK):
             file.write(content[begin : begin + _CHUNK])
@@ -71,7 +71,7 @@ def copy_file(source: mmap.mmap, path: Path) -> None:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which is durable when the block ends, and has its name only then."""
+    """A file to write, which gets its name and is durable when the block ends."""
     temporary = path.with_name(f".{path.name}.writing")
     with open(temporary, "xb") as file:
         try:
@@ -86,7 +86,7 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _header_of(arrays: list[tuple[str, NDArray[Any]]], metadata: dict[str, str]) -> bytes:
-    """The beginning of a safetensors file: 8 bytes of length, then as many of JSON that says where arrays are."""
+    """The header of a safetensors file: 8 bytes of length, then JSON of that length that locates the arrays."""
     content: dict[str, Any] = {"__metadata__": metadata}
     begin = 0
     for name, array in arrays:
@@ -103,11 +103,11 @@ def _header_of(arrays: list[tuple[str, NDArray[Any]]], metadata: dict[str, str])
 
 
 class MappedFile(mmap.mmap):
-    """The bytes of a file of a store, as arrays look at them."""
+    """The mapped bytes of a store's file, which arrays are views of."""
 
     path: Path
     entry: FileEntry
-    begins: dict[str, int]  # of its arrays
+    begins: dict[str, int]  # byte offsets of its arrays
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> MappedFile | None:
@@ -119,17 +119,17 @@ class MappedFile(mmap.mmap):
         return source if isinstance(source, cls) else None
 
     def position_of(self, array: NDArray[Any]) -> int:
-        """Position in this file of the keyframe whose latents an array is."""
+        """Position in this file of the keyframe with the latents ``array``."""
         return self._positions[array.ctypes.data - np.frombuffer(self, np.uint8).ctypes.data]
 
     @cached_property
     def _positions(self) -> dict[int, int]:
-        """By where latents begin; only damaged files are asked."""
+        """Keyframe positions by the offset of their latents; needed only for damaged files."""
         latents = ((name.partition("."), begin) for name, begin in self.begins.items())
         return {begin: int(position) for (position, _, what), begin in latents if what == "latents"}
 
     def is_intact(self) -> bool:
-        """Whether all bytes are those that the manifest has the checksum of."""
+        """Whether the content matches the manifest's checksum."""
         digest = hashlib.sha256()
         with memoryview(self) as content:
             for begin in range(0, len(content), _CHUNK):
@@ -138,13 +138,13 @@ class MappedFile(mmap.mmap):
 
 
 class MappedTensors:
-    """The arrays of one file, as views of the mapped file. Nothing is read that is not looked at.
+    """The arrays of one file, as views of the mapped file; data is read only on access.
 
     Parameters
     ----------
     folder : Path
     entry : FileEntry
-        What the manifest says of it. A file of another size or header is refused; ``whole`` compares every byte.
+        Its manifest entry. A file of another size or header is rejected; ``whole`` compares every byte.
     """
 
     def __init__(self, folder: Path, entry: FileEntry, *, whole: bool = False) -> None:
@@ -175,7 +175,7 @@ class MappedTensors:
         return name in self._specs
 
     def get(self, name: str, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """A read-only view of one array of one of these dtypes and this shape; None stands for any extent."""
+        """A read-only view of an array, which must have one of ``dtypes`` and ``shape``; None stands for any extent."""
         try:
             dtype_name, actual, begin, end = self._specs[name]
         except KeyError:
@@ -189,7 +189,7 @@ class MappedTensors:
             raise FormatError(self.path, f"{name}: damaged: its place in the file does not fit its shape {actual}")
         content = self._data[begin:end]
         if content.ctypes.data % dtype.itemsize:
-            self._check_content()  # what is copied is no longer known to be of this file
+            self._check_content()  # a copy can no longer be traced to this file
             content = np.frombuffer(content.tobytes(), np.uint8)
         array: NDArray[Any] = content.view(dtype).reshape(actual)
         return array
@@ -201,7 +201,7 @@ class MappedTensors:
 
 
 def _header_end(path: Path, descriptor: int) -> int:
-    """Where the header ends: 8 bytes of length, little-endian, then as many of JSON."""
+    """Where the header ends: 8 bytes of length, little-endian, then JSON of that length."""
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     if not 2 <= length <= min(_MAX_HEADER_BYTES, os.fstat(descriptor).st_size - 8):
         raise FormatError(path, f"not a safetensors file: a header of {length} bytes in {os.fstat(descriptor).st_size}")
