@@ -246,7 +246,7 @@ class TestSaveAndOpen:
             before = resident(), read()
             sys.setprofile(lambda frame, event, argument: calls.__setitem__(0, calls[0] + event.endswith("call")))
             store = MosaicMemoryStore.open(sys.argv[1])
-            found = store.retrieve(K, CameraPose())
+            found = store.retrieve(K, CameraPose(), top_k=64)
             sys.setprofile(None)
             after = resident(), read()
             files = sum(str(path).startswith(sys.argv[1]) for path in opened)
