@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem import (
-    Box,
     CameraIntrinsics,
     KeyframeRetrieval,
     MosaicMemoryStore,
@@ -18,6 +17,7 @@ from mosaicmem import (
     SyntheticWorld,
     depth_to_grid,
 )
+from mosaicmem.memory import Box
 from mosaicmem.plots import plot_coverage, plot_retrieved, plot_top_down
 
 TABLE = Box([-3.45, -1.1, -1.45], [-2.55, -0.02, -0.35])  # with the objects on it

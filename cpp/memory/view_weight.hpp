@@ -124,7 +124,7 @@ struct RowProjection {
                             exp_negative(viewing * per_viewing + field * per_field) *
                             std::min(size, 1.0f / size);
         // A cell that is worth little is still better than none.
-        return {fx * u + cx, fy * v + cy, pz, valid & (trust > 0) ? std::max(value, 1e-9f) : 0.0f,
+        return {fx * u + cx, fy * v + cy, pz, (valid & (trust > 0)) ? std::max(value, 1e-9f) : 0.0f,
                 std::min(std::max(size, 1.0f), most)};
     }
 };

@@ -11,12 +11,12 @@ from mosaicmem import (
     CameraIntrinsics,
     CameraPose,
     CameraTrajectory,
-    Checkpoint,
     KeyframeRetrieval,
     MemoryRetrieval,
     MosaicMemoryStore,
 )
 from mosaicmem.memory.storage import Manifest, read_manifest, verify
+from mosaicmem.pipeline import Checkpoint
 from mosaicmem.pipeline.checkpoint import RUN, STORE, KeptWindow
 from mosaicmem.pipeline.results import WindowStatistics
 
