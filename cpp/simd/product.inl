@@ -16,7 +16,11 @@ struct BFloat16Pairs {
         acc = (Vector)_mm512_dpbf16_ps((__m512)acc, (__m512bh)splat_bits(a), (__m512bh)b);
     }
     static MOSAICMEM_INLINE __m512i splat_bits(float a) {
-        return _mm512_set1_epi32(__builtin_bit_cast(std::int32_t, a));
+        __m512i bits = _mm512_set1_epi32(__builtin_bit_cast(std::int32_t, a));
+#if defined(__clang__) && __clang_major__ < 18
+        asm("" : "+v"(bits));  // these crash when they fold the broadcast into the product
+#endif
+        return bits;
     }
 };
 #endif
