@@ -1,7 +1,7 @@
-"""Where a store is read: on the host, or in the memory of a GPU, which follows it.
+"""Where a store is read: on the host, or on a GPU that mirrors it.
 
-Both places offer the same. A question to memory opens a reading, makes room for its answer, and calls the core, whose
-two stores take the same arguments:
+Both places have the same interface. A query opens a reading, allocates its results, and calls the core, whose two
+stores take the same arguments:
 
     with place.reading(core, num_threads) as (call, store):
         count, out = call.empty((len(targets),), "int32")
@@ -24,16 +24,16 @@ from mosaicmem._border.host import HostCall
 from mosaicmem._locks import ForkSafeLock
 
 HOST = HostCall("store", None, 0)
-"""Makes arrays in the memory of the host."""
+"""Allocates arrays on the host."""
 
 
 class HostPlace:
-    """The memory of the host.
+    """Reads stores on the host.
 
     Attributes
     ----------
     may_look : bool
-        Whether the values of an answer can be looked at without waiting for a device.
+        Whether the values of a result can be inspected without synchronizing.
     """
 
     may_look = True
@@ -43,18 +43,18 @@ class HostPlace:
 
     @contextmanager
     def reading(self, core: _core.MemoryStore, num_threads: int) -> Iterator[tuple[HostCall, Any]]:
-        """The call, and the store that it asks, by so many threads."""
+        """The call, which uses ``num_threads``, and the store to query."""
         if self._call.handle != num_threads:
             self._call = HostCall("store", None, num_threads)
         yield self._call, core
 
     def room(self, top_k: int, patches: int) -> int:
-        """For the patches of a view, of a store of so many. Where the store grows before it is read, the core says that
-        there is too little."""
+        """How many patches per view to allocate, for a store of ``patches``. If the store grows before it is read, the
+        core reports that this is too few."""
         return min(top_k, patches)
 
     def kept(self, latents: NDArray[Any]) -> NDArray[Any]:
-        """Latents as a store keeps them."""
+        """Latents in the memory in which a store keeps them."""
         return latents
 
     def picks(self, _call: HostCall, _store: Any, picks: Any, _version: int | None) -> NDArray[np.int32]:
@@ -62,11 +62,11 @@ class HostPlace:
         return np.ascontiguousarray(to_host("picks", picks), np.int32)
 
     def version(self, _store: Any) -> int | None:
-        """What picks are good for; None: for good."""
+        """The version of the tables that picks refer to; None: picks stay valid."""
         return None
 
     def prefetch(self, core: _core.MemoryStore, observations: NDArray[np.uint64]) -> None:
-        """Nothing: all is here."""
+        """Does nothing: everything is on the host."""
 
     def anew(self) -> HostPlace:
         """The place for another store."""
@@ -74,14 +74,14 @@ class HostPlace:
 
 
 class DevicePlace:
-    """The memory of a GPU. It holds tables that follow the store, which stays on the host.
+    """Reads a store on a GPU, in tables that mirror the store, which stays on the host.
 
     Parameters
     ----------
     device
         See `mosaicmem._border.device.anchor`.
     budget : int or None
-        Bytes of latents in device memory; None for all.
+        Bytes of latents in GPU memory; None for all latents.
     """
 
     may_look = False
@@ -94,15 +94,15 @@ class DevicePlace:
 
     @contextmanager
     def reading(self, core: _core.MemoryStore, num_threads: int) -> Iterator[tuple[DeviceCall, Any]]:
-        """The call, and the tables as the store is now. One thread at a time: its kernels are in the stream when it
-        leaves, so what comes next cannot overtake them."""
+        """The call, and the tables, brought up to date with the store. One thread at a time: its kernels are in the
+        stream when it leaves, so later work cannot overtake them."""
         with self._lock:
             call = DeviceCall("device", self._anchor)
             self._store.follow(core, num_threads, call.handle)
             yield call, self._store
 
     def room(self, top_k: int, _patches: int) -> int:
-        """For the patches of a view: always the same, so that shapes do not depend on what is found."""
+        """How many patches per view to allocate: always ``top_k``, so that shapes do not depend on the results."""
         if top_k > _core.cuda.most_top_k:
             raise ValueError(f"top_k: expected at most {_core.cuda.most_top_k} on a GPU, got {top_k}")
         return top_k
@@ -112,18 +112,18 @@ class DevicePlace:
         return _core.cuda.pinned_copy(np.ascontiguousarray(latents))
 
     def picks(self, call: DeviceCall, store: Any, picks: Any, version: int | None) -> Any:
-        """Picks of keyframes as the core takes them. Those of the tables as they are now are used where they lie; for
-        others this waits."""
+        """Picks of keyframes as the core takes them. Picks from the current version of the tables are used in place;
+        other picks on the GPU synchronize."""
         if is_on_device(picks) and version == store.version:
             return call.view(picks)
         return np.ascontiguousarray(to_host("picks", picks), np.int32)
 
     def version(self, store: Any) -> int | None:
-        """Of the tables; no others have it."""
+        """The version of the tables, which no other tables have."""
         return int(store.version)
 
     def prefetch(self, core: _core.MemoryStore, observations: NDArray[np.uint64]) -> None:
-        """Begin to move the keyframes of observations into device memory, the most wanted first."""
+        """Begin moving the keyframes of observations into GPU memory, the most wanted first."""
         with self.reading(core, 0) as (call, store):
             store.prefetch(observations, call.handle)
 
@@ -133,11 +133,11 @@ class DevicePlace:
 
 
 Axes = Mapping[str, tuple[tuple[int, ...], str]]
-"""Arrays by name: their last axes and dtype."""
+"""Trailing axes and dtype of arrays, by name."""
 
 
 def room_for(call: HostCall | DeviceCall, shape: tuple[int, ...], axes: Axes) -> tuple[dict[str, Any], tuple[Any, ...]]:
-    """Arrays for an answer that have ``shape`` and axes of their own: by name, and as the core takes them."""
+    """Arrays for a result, of ``shape`` plus their own trailing axes: by name, and as the core takes them."""
     made = {name: call.empty((*shape, *own), dtype) for name, (own, dtype) in axes.items()}
     return {name: array for name, (array, _) in made.items()}, tuple(view for _, view in made.values())
 

@@ -1,4 +1,4 @@
-"""The diffusion side: what a backbone, a VAE and a scheduler must offer, and deterministic ones without weights."""
+"""Diffusion: the protocols of backbone, VAE and scheduler, and deterministic implementations without weights."""
 
 from mosaicmem.diffusion.backbone import SyntheticBackbone
 from mosaicmem.diffusion.flow_matching import FlowMatchingScheduler

@@ -1,4 +1,4 @@
-"""A denoiser without weights: the exact posterior mean of a Gaussian world whose mean is memory, or a prior."""
+"""A denoiser without weights: the exact posterior mean under a Gaussian whose mean is memory, or a prior."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from mosaicmem.diffusion.memory_attention import PlaceAttention
 from mosaicmem.diffusion.protocols import Array, MemoryContext, NoiseScheduler
 
 _PRIOR_WAVES = 12
-_LEAST_MASS = 0.2  # of what attention reads at a cell, to count as memory
+_LEAST_MASS = 0.2  # least attention mass with which a cell counts as memory
 
 
 class SyntheticBackbone:
-    """Denoises towards memory where it knows a cell, and towards a prior where it does not.
+    """Denoises towards memory in cells that memory knows, and towards a prior elsewhere.
 
-    It holds that x_0 ~ N(mean, deviation^2) in each cell. The mean is
+    It assumes x_0 ~ N(mean, deviation^2) in each cell. The mean is
 
-    - the warped latent where the canvas covers the cell; next to it counts what attention (Warped RoPE, PRoPE) reads
-      there, with the weight ``gate``;
-    - what attention reads alone, where the canvas shows nothing and tokens land near;
-    - otherwise a smooth field over viewing directions, drawn from prompt and seed.
+    - where the canvas covers the cell: the warped latent, blended with what attention (Warped RoPE, PRoPE) reads there
+      by the weight ``gate``;
+    - where the canvas is uncovered and tokens land near: what attention reads;
+    - elsewhere: a smooth field over viewing directions, drawn from prompt and seed.
 
     Given x_t = a x_0 + s noise, the best estimate is
 
         E[x_0 | x_t] = mean + deviation^2 a / (a^2 deviation^2 + s^2) * (x_t - a mean),
 
-    from which follows what it predicts. It knows memory, cameras, prompt and seed, and nothing of the scene.
+    from which its prediction follows. It knows memory, cameras, prompt and seed, and nothing else of the scene.
 
     Parameters
     ----------
     scheduler : NoiseScheduler
-        Tells signal and noise level at a timestep, as training would have.
+        Gives signal and noise level at a timestep, which a trained model would have learned.
     prediction_type : {"sample", "epsilon", "v_prediction", "velocity"}
-        What it predicts; that of the scheduler if not given.
+        What it predicts; the scheduler's type if not given.
     memory_deviation, prior_deviation : float
-        How far samples stray from memory, and from the prior.
+        Standard deviation of samples around memory, and around the prior.
     gate : float
-        Of attention to memory, in [0, 1]; a context may override it.
+        Gate of attention to memory, in [0, 1]; a context may override it.
     attention : PlaceAttention, optional
     num_threads : int
-        Of attention, where it is not given.
+        For the attention that is created if none is given.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SyntheticBackbone:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._known = weakref.WeakKeyDictionary()  # of contexts that the copy has not met
+        self._known = weakref.WeakKeyDictionary()  # a copy starts with an empty cache
 
     @property
     def prediction_type(self) -> str:
@@ -81,9 +81,9 @@ class SyntheticBackbone:
         return self._prediction_type
 
     def predict(self, sample: Array, timestep: float, context: MemoryContext) -> Array:
-        """From the posterior mean of x_0 given x_t, of the shape of ``sample``: (B, C, T, h, w).
+        """Predict from the posterior mean of x_0 given x_t, in the shape of ``sample``: (B, C, T, h, w).
 
-        Computed on the host: a sample on a GPU comes here and goes back, which waits.
+        Computed on the host: a sample on a GPU is copied there and back, which synchronizes.
         """
         here = to_host("sample", sample)
         predicted = self._predict(here, timestep, context)
@@ -129,16 +129,16 @@ class SyntheticBackbone:
 def prior_latents(context: MemoryContext, channels: int) -> F32:
     """A latent for each cell of each frame, (T, h, w, C), from prompt, seed and viewing direction alone.
 
-    A sum of random plane waves over the unit sphere: smooth, the same for the same direction. Like a blurred picture,
-    it lives in the first channels, which carry the mean of a cell. Each word of the prompt shifts the phases and the
-    mean colour along a direction of its own, so prompts that share words look alike.
+    A sum of random plane waves over the unit sphere: smooth, the same for the same direction. As in a blurred image,
+    its energy is in the first channels, which carry the mean of a cell. Each word of the prompt shifts the phases and
+    the mean colour along its own direction, so prompts that share words look alike.
     """
     rng = np.random.default_rng(context.seed)
     waves = rng.normal(scale=3.0, size=(_PRIOR_WAVES, 3))
     phases = rng.uniform(0, 2 * np.pi, size=(_PRIOR_WAVES, channels))
     tint = np.zeros(channels)
     if len(context.text):
-        # A fixed map from text to the look of the prior; the sum is the bag of words.
+        # The sum is a bag of words; a fixed random map turns it into the look of the prior.
         meaning = context.text.sum(axis=0, dtype=np.float64)
         draw = np.random.default_rng(0).standard_normal
         phases += np.tensordot(meaning, draw((len(meaning), *phases.shape)), 1)

@@ -1,4 +1,4 @@
-"""Flow matching: straight lines from noise to data, followed by Euler steps."""
+"""Flow matching: straight paths from noise to data, integrated by Euler steps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mosaicmem.diffusion.scheduler import check_order, spaced_timesteps
 class FlowMatchingScheduler:
     """x_t = (1 - sigma_t) x_0 + sigma_t noise, sampled by the ODE dx / dsigma = noise - x_0.
 
-    Works on NumPy arrays and torch tensors alike. Nothing is random after the first noise.
+    Works on NumPy arrays and torch tensors alike. Deterministic after the initial noise.
 
     Parameters
     ----------
     num_train_timesteps : int
-        T. Timestep t stands for sigma = t / T, as models of flow matching are conditioned; fractions are kept.
+        T. Timestep t stands for sigma = t / T, as flow-matching models are conditioned; it is not rounded.
     shift : float
-        Steps are spaced evenly in s, and sigma = shift * s / (1 + (shift - 1) * s): above 1, more of them are spent
-        where noise is high, as large images and long videos want it. 1 is none.
+        Steps are spaced evenly in s, and sigma = shift * s / (1 + (shift - 1) * s): above 1, more steps are spent at
+        high noise, as large images and long videos need. 1 is no shift.
     prediction_type : {"velocity", "sample"}
         What the backbone predicts: noise - x_0, or x_0.
 
@@ -36,7 +36,7 @@ class FlowMatchingScheduler:
         self.prediction_type = check_choice("prediction_type", prediction_type, ("velocity", "sample"))
 
     def inference_timesteps(self, num_steps: int) -> F64:
-        """T sigma of ``num_steps`` steps from pure noise, at T, down to where x_0 is one step away, (num_steps,)."""
+        """T sigma for ``num_steps`` steps, descending from pure noise, T, to one step before x_0, (num_steps,)."""
         steps = spaced_timesteps(self.num_train_timesteps, num_steps) + 1
         return self.num_train_timesteps * self._shifted(steps / self.num_train_timesteps)
 
@@ -69,7 +69,7 @@ class FlowMatchingScheduler:
         """
         check_order(timestep, previous_timestep)
         sigma, next_sigma = self._sigma(timestep), self._sigma(previous_timestep)
-        if self.prediction_type == "sample":  # the point that divides the way from x_t to x_0
+        if self.prediction_type == "sample":  # interpolate between x_t and x_0
             part = next_sigma / sigma
             return as_float32(part * sample + (1 - part) * prediction)
         return as_float32(sample + (next_sigma - sigma) * prediction)

@@ -1,4 +1,4 @@
-"""Attention that reads memory by place alone: Warped RoPE and PRoPE at work, without weights."""
+"""Attention that reads memory by position and camera alone: Warped RoPE and PRoPE, without weights."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from mosaicmem.diffusion.protocols import MemoryContext
 from mosaicmem.memory import Mosaic
 
 _CAMERA_DIMS = 16  # four four-vectors
-_PLACE_DIMS = 24  # along y, and along x
+_PLACE_DIMS = 24  # for y, and for x
 _HEAD_DIM = _CAMERA_DIMS + 2 * _PLACE_DIMS
 
 
 class PlaceAttention:
     """Each latent cell attends to the tokens of its frame, by where they land and by where they were seen from.
 
-    Queries and keys have no content: all are one vector, which Warped RoPE turns by position and PRoPE multiplies by
-    cameras. So a logit is a function of relative position and relative camera alone,
+    Queries and keys have no content: all are the same vector, which Warped RoPE rotates by position and PRoPE
+    multiplies by camera matrices. So a logit is a function of relative position and relative camera alone,
 
         place * sum_i (cos(f_i dy) + cos(f_i dx)) + view * trace(P_q P_k^-1),
 
-    largest where a token lands on the cell and was seen from the same direction. What is read is the softmax average of
-    latents; this is what trained attention starts from.
+    largest where a token lands on the cell and was seen from the same direction. The output is the softmax average of
+    the latents; trained attention starts from this.
 
     Parameters
     ----------
     place : float
-        A token that lands n cells away counts about exp(-place n^2 / 2) as much.
+        A token that lands n cells away has about exp(-place n^2 / 2) times the weight.
     view : float
-        A token seen from another angle counts exp(-2 view (1 - cos angle)) as much.
+        A token seen from another angle has exp(-2 view (1 - cos angle)) times the weight.
     num_threads : int
     """
 
@@ -43,13 +43,13 @@ class PlaceAttention:
         self._rope = WarpedRoPE(_HEAD_DIM, (_CAMERA_DIMS, _PLACE_DIMS, _PLACE_DIMS))
 
     def read(self, context: MemoryContext) -> tuple[F32, F32]:
-        """What attention finds in the mosaic at each cell.
+        """Attend to the mosaic from each cell.
 
         Returns
         -------
         latents : (T, h, w, C) float32
         mass : (T, h, w) float32
-            How much answers there: 1 for one token right on the cell, seen from the same direction; 0 for none.
+            Attention mass: 1 for one token exactly on the cell, seen from the same direction; 0 for no token.
         """
         mosaic, shape = context.mosaic, context.coverage.shape
         frames, cells = shape[0], shape[1] * shape[2]
@@ -76,7 +76,7 @@ class PlaceAttention:
         return read.reshape(*shape, -1), np.exp(lse - best).reshape(shape)
 
     def _feature(self, with_cameras: bool) -> F32:
-        """The one query and key: its square is the largest logit."""
+        """The vector of all queries and keys; its squared norm is the largest logit."""
         feature = np.zeros(_HEAD_DIM, np.float32)
         if with_cameras:
             feature[:_CAMERA_DIMS] = np.sqrt(self.view) * np.eye(4).ravel()  # sum_j e_j^T M e_j is the trace of M
@@ -106,6 +106,6 @@ def _cameras(context: MemoryContext, mosaic: Mosaic, cells: int) -> tuple[PRoPE,
 
 
 def _rigid(matrices: F64) -> F64:
-    """The nearest rigid transforms: edits may have scaled or mirrored what a camera saw."""
+    """The nearest rigid transforms, since edits may have scaled or mirrored a keyframe."""
     rotations = nearest_rotation(matrices[:, :3, :3])
     return np.concatenate([np.concatenate([rotations, matrices[:, :3, 3:]], axis=2), matrices[:, 3:]], axis=1)

@@ -1,4 +1,4 @@
-"""What a model must offer to be driven by the pipeline. Synthetic and real ones differ in nothing else."""
+"""The protocols of a model that the pipeline can drive, the same for synthetic and real models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mosaicmem.diffusion.temporal import TemporalLayout
 from mosaicmem.memory import Mosaic
 
 Array: TypeAlias = Any
-"""float32, of NumPy or, where the store is on a GPU, of the framework there."""
+"""A float32 array: NumPy's or, if the store is on a GPU, its framework's."""
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryContext:
-    """What conditions the denoising of one window. Arrays are where the store is read, but for the text.
+    """What conditions the denoising of one window. Arrays are on the store's device, except the text.
 
     Attributes
     ----------
@@ -40,14 +40,14 @@ class MemoryContext:
     window : int
         Index of the window in the run.
     text : (L, d) float32
-        The prompt as the text encoder gives it; L is 0 for none.
+        The prompt, encoded by the text encoder; L is 0 without a prompt.
     use_prope : bool
-        Whether attention to memory encodes cameras. False where a run leaves it out to see what it is worth.
+        Whether attention to memory encodes cameras; False for ablations.
     gate : float or None
-        Instead of the gates of attention to memory, if not None: 0 shuts it off, 1 opens it fully.
+        Overrides the gates of attention to memory, if not None: 0 shuts them, 1 opens them fully.
     observed : (T, h, w) bool or None
-        The covered cells of the canvas that show what cameras observed; the other covered ones show what a model made
-        up before. None where that is not known.
+        The covered cells of the canvas that show observed content; the other covered cells show content generated
+        earlier. None if unknown.
     """
 
     cameras: CameraTrajectory
@@ -65,7 +65,7 @@ class MemoryContext:
     observed: Any = None
 
     def on_host(self) -> MemoryContext:
-        """The same with arrays on the host; itself if they are there. On a GPU this waits."""
+        """The same with arrays on the host; itself if they are there. On a GPU this synchronizes."""
         names = ("canvas", "coverage", "depth", "observed")
         here = on_host({name: getattr(self, name) for name in names})
         if here["canvas"] is self.canvas:
@@ -73,13 +73,13 @@ class MemoryContext:
         return replace(self, **here, mosaic=None if self.mosaic is None else self.mosaic.on_host())
 
     def without_prompt(self) -> MemoryContext:
-        """The same memory and no text: what classifier-free guidance leads away from."""
+        """The same memory without text: the context that classifier-free guidance steers away from."""
         return replace(self, prompt="", text=self.text[:0])
 
 
 @runtime_checkable
 class VAE(Protocol):
-    """Between video and latents. On a GPU it takes and gives latents there; video comes and goes on the host."""
+    """Converts between video and latents. On a GPU, it takes and returns latents there, but video on the host."""
 
     @property
     def stride(self) -> int:
@@ -114,7 +114,7 @@ class NoiseScheduler(Protocol):
     """The noise process: x_t = signal * x_0 + noise_level * noise.
 
     A timestep is the number that the backbone was conditioned on in training: an index for DDPM, 1000 sigma for flow
-    matching, fractions kept. None stands for the clean sample, x_0.
+    matching, not rounded. None stands for the clean sample, x_0.
     """
 
     def inference_timesteps(self, num_steps: int) -> NDArray[Any]:
@@ -142,7 +142,7 @@ class DiffusionBackbone(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What it predicts: "epsilon", "sample", "v_prediction" or "velocity"; must be the scheduler's."""
+        """What it predicts: "epsilon", "sample", "v_prediction" or "velocity"; must match the scheduler."""
         ...
 
     def predict(self, sample: Array, timestep: float, context: MemoryContext) -> Array:

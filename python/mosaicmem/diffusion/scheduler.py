@@ -12,14 +12,14 @@ from mosaicmem.diffusion.protocols import Array
 
 
 def spaced_timesteps(num_train_timesteps: int, num_steps: int) -> I64:
-    """``num_steps`` of them from the last one evenly down, (num_steps,) int64."""
+    """``num_steps`` evenly spaced timesteps, descending from the last one, (num_steps,) int64."""
     num_steps = check_integer("num_steps", num_steps, minimum=1, maximum=num_train_timesteps)
     spacing = num_train_timesteps / num_steps
     return np.asarray(np.rint(num_train_timesteps - spacing * np.arange(num_steps)) - 1, dtype=np.int64)
 
 
 def check_order(timestep: float, previous_timestep: float | None) -> None:
-    """``previous_timestep`` has less noise than ``timestep``."""
+    """Check that ``previous_timestep`` has less noise than ``timestep``."""
     if previous_timestep is not None and not previous_timestep < timestep:
         raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
 
@@ -65,7 +65,7 @@ class DDPMScheduler:
         self.alphas_cumprod: F64 = np.cumprod(1 - betas, dtype=np.float64)
 
     def inference_timesteps(self, num_steps: int) -> I64:
-        """``num_steps`` timesteps from the noisiest, T - 1, evenly down, (num_steps,) int64."""
+        """``num_steps`` evenly spaced timesteps, descending from the noisiest, T - 1, (num_steps,) int64."""
         return spaced_timesteps(self.num_train_timesteps, num_steps)
 
     def levels(self, timestep: float | None) -> tuple[float, float]:
@@ -79,7 +79,7 @@ class DDPMScheduler:
         return as_float32(signal * sample + level * noise)
 
     def predict_clean(self, prediction: Array, timestep: float, sample: Array) -> Array:
-        """x_0 as the prediction implies it."""
+        """The x_0 that the prediction implies."""
         signal, level = self.levels(timestep)
         if self.prediction_type == "sample":
             return prediction
@@ -98,7 +98,7 @@ class DDPMScheduler:
             What the backbone predicts at ``timestep``.
         timestep : int
         previous_timestep : int or None
-            Less than ``timestep``; None is the clean sample, which takes no noise.
+            Less than ``timestep``; None is the clean sample, to which no noise is added.
         sample : array
             x_t.
         noise : array

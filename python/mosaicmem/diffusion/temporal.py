@@ -1,4 +1,4 @@
-"""Which frames a latent frame covers: the one place that knows."""
+"""Which frames a latent frame covers, defined only here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prompt is to a model: one vector a word."""
+"""Text encoders: from a prompt to one vector per token."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class TextEncoder(Protocol):
     """Anything that turns a prompt into vectors."""
 
     def encode(self, prompt: str) -> F32:
-        """One vector a token, (L, dim) float32; an empty prompt may have none."""
+        """One vector per token, (L, dim) float32; an empty prompt may have none."""
         ...
 
 
 class HashedTextEncoder:
-    """Words as fixed random directions: deterministic, without weights, and blind to meaning.
+    """Encodes words as fixed random directions: deterministic, without weights, and blind to meaning.
 
-    Prompts are cut into words, case and punctuation aside; each word has a unit vector that its hash has drawn. Prompts
-    that share words share vectors.
+    Prompts are split into words, ignoring case and punctuation; each word has a random unit vector seeded by its hash.
+    Prompts that share words share vectors.
 
     Parameters
     ----------
     dim : int
-        Of a vector.
+        Dimension of the vectors.
     """
 
     def __init__(self, dim: int = 64) -> None:
         self.dim = check_integer("dim", dim, minimum=1, maximum=2**16)
 
     def encode(self, prompt: str) -> F32:
-        """One unit vector a word, (L, dim) float32; (0, dim) for a prompt without words."""
+        """One unit vector per word, (L, dim) float32; (0, dim) for a prompt without words."""
         if not isinstance(prompt, str):
             raise TypeError(f"prompt: expected a string, got {type(prompt).__name__}")
         rows = [self._vector(word) for word in _WORD.findall(prompt.casefold())]

@@ -1,4 +1,4 @@
-"""A codec that stands in for a video VAE: lossy, linear, exact about what it drops, and without weights."""
+"""A codec that stands in for a video VAE: linear, without weights, and lossy in an exactly known way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mosaicmem.diffusion.temporal import TemporalLayout
 
 # Orthonormal: luma, then blue - red, then green - magenta.
 _OPPONENT_FROM_RGB = np.array([[1, 1, 1], [-1, 0, 1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
-_CHROMA_SHARE = 4  # one chroma pair for this many luma coefficients, about
+_CHROMA_SHARE = 4  # about this many luma coefficients per chroma pair
 _GREY = 0.5
 
 
@@ -31,7 +31,7 @@ class SyntheticVAE:
     channels : int
         At least 3, at most 3 * stride^2.
     temporal : TemporalLayout, optional
-        Default: one frame a latent frame.
+        Default: one frame per latent frame.
     """
 
     def __init__(self, stride: int = 8, channels: int = 16, temporal: TemporalLayout | None = None) -> None:
@@ -126,7 +126,7 @@ def _block_basis(stride: int, channels: int) -> tuple[F64, F64]:
     rows, scales = [], []
     for fy, fx, axis in chosen:
         rows.append(np.einsum("i,j,c->ijc", dct[fy], dct[fx], _OPPONENT_FROM_RGB[axis]).ravel())
-        # The mean of a block varies by about 0.2 a channel; coefficients fall as 1 / frequency; chroma is a quarter.
+        # The mean of a block varies by about 0.2 per channel; coefficients fall as 1 / frequency; chroma is a quarter.
         scale = 0.2 * math.sqrt(3) * stride / (1 + 2 * math.hypot(fy, fx))
         scales.append(scale if axis == 0 else 0.25 * scale)
     return np.array(rows), np.array(scales)

@@ -1,4 +1,4 @@
-"""The memory: what was seen, kept as patches in 3D, and what of it a new camera sees."""
+"""Spatial memory: keeps what was seen as patches in 3D, and retrieves what a new camera sees."""
 
 from mosaicmem.memory.edit import SpatialManipulation
 from mosaicmem.memory.keyframe_options import KeyframeOptions

@@ -1,4 +1,4 @@
-"""Why memory shows nothing to some cameras: what hides it, or why it may lie elsewhere."""
+"""Explains why memory shows nothing to some cameras: what hides patches, or why they may lie elsewhere."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mosaicmem.memory.store import MosaicMemoryStore
 
 _MOST_PATCHES = 20_000
 _MOST_TARGETS = 8
-_APART = 10.0  # typical depths between neighbouring cameras, from which on units look different
+_APART = 10.0  # neighbouring cameras this many typical depths apart suggest different units
 _MOSTLY = 0.9
 
 
 @dataclass(frozen=True)
 class Absence:
-    """What is known of it.
+    """Why memory shows nothing.
 
     Attributes
     ----------
     cause : str
-        Numbers, and what to do.
+        The cause in numbers, and what to do.
     is_mistake : bool
         Settings or units are the likely cause. False: the cameras may simply look where nothing was seen.
     """
@@ -36,15 +36,15 @@ class Absence:
 
 
 def explain_absence(store: MosaicMemoryStore, targets: CameraTrajectory, options: RetrievalOptions) -> Absence | None:
-    """Why no patch, or none that counts, is shown to ``targets``; None for an empty store.
+    """Why ``targets`` see no patch, or none that counts; None for an empty store.
 
     Parameters
     ----------
     store : MosaicMemoryStore
     targets : CameraTrajectory
-        The first 8 are looked at.
+        The first 8 are examined.
     options : RetrievalOptions
-        Those under which nothing was found.
+        The options with which nothing was found.
     """
     store = store.fork()  # other threads may write to the store meanwhile
     ids = store.patch_ids
@@ -116,7 +116,7 @@ def _hidden(
 
 
 def _elsewhere(origins: F64, targets: CameraTrajectory, depth: float, behind: list[float]) -> Absence:
-    """Nothing in view is hidden: units that differ, axes, or another place."""
+    """The cause where no setting hides patches in view: different units, wrong axes, or another place."""
     cameras = np.unique(origins, axis=0)
     step = _typical_step(cameras)
     away = float(np.linalg.norm(cameras - targets[0].position, axis=1).min())
@@ -143,5 +143,5 @@ def _typical_step(cameras: F64) -> float:
 
 
 def without_score(near: float, far: float, generated_weight: float) -> RetrievalOptions:
-    """Options under which nothing but these hides a patch: how whole keyframes are looked up."""
+    """Options with which only these settings hide a patch, as in the retrieval of whole keyframes."""
     return RetrievalOptions(near=near, far=far, min_visibility=0.0, generated_weight=generated_weight)

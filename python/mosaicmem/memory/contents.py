@@ -1,4 +1,4 @@
-"""What a store holds, keyframe by keyframe, for pictures and clouds."""
+"""The contents of a store, keyframe by keyframe, for images and point clouds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mosaicmem.memory.store import MosaicMemoryStore
 
 @dataclass(frozen=True, eq=False)
 class ObservedKeyframe:
-    """A keyframe as it stands in the world.
+    """A keyframe, placed in the world.
 
     Attributes
     ----------
     latents : (h, w, C) float32
     depth : (h, w) float32
-        Metres in its own camera; 0 where there is none, or where the patch does not live.
+        Metres in its own camera; 0 where there is no depth or no live patch.
     intrinsics : CameraIntrinsics
         Of the latent grid: pixels are cells.
     stride : int
@@ -49,7 +49,7 @@ class ObservedKeyframe:
 
     @property
     def points(self) -> F64:
-        """World coordinates of the cells with depth, (N, 3) metres, rows first."""
+        """World coordinates of the cells with depth, (N, 3) metres, row by row."""
         rows, columns = np.nonzero(self.depth > 0)
         pixels = np.stack([columns + 0.5, rows + 0.5], axis=1)
         local = self.intrinsics.unproject(pixels, self.depth[rows, columns])
@@ -57,7 +57,7 @@ class ObservedKeyframe:
 
 
 def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
-    """All observations of one state of a store that have a living patch."""
+    """All observations with a live patch, from one state of a store."""
     exported = store._exported()
     for i, words in enumerate(exported.alive_words):
         latents, depth, _ = exported.arrays[i]
@@ -83,14 +83,14 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
 
 
 def _cells(words: np.ndarray, rows: int, columns: int, size: int) -> Bool:
-    """Which cells are of living patches, (rows, columns); bits run over patches, rows first."""
+    """Which cells belong to live patches, (rows, columns); ``words`` has one bit per patch, row by row."""
     shape = (-(-rows // size), -(-columns // size))
     bits = np.unpackbits(words.view(np.uint8), count=shape[0] * shape[1], bitorder="little").reshape(shape)
     return np.asarray(np.kron(bits, np.ones((size, size), np.uint8))[:rows, :columns] != 0)
 
 
 def _widened(latents: np.ndarray) -> F32:
-    """float32 of float16, and of bfloat16 that is kept as integers."""
+    """Latents as float32; unsigned integers are bfloat16 bits."""
     if latents.dtype.kind == "u":
         return (latents.astype(np.uint32) << 16).view(np.float32)
     return latents.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Editing a memory: what was seen is moved, copied, joined or forgotten, and every operator stays exact."""
+"""Edits of a memory: patches are moved, copied, joined or forgotten, and every operator stays exact."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MOST = 1e12  # metres
 
 
 class SpatialManipulation(Uncopied):
-    """Edits a store in place, and takes edits back.
+    """Edits a store in place, with undo.
 
-    An edit changes where observations stand and which of their patches live; no tensor is copied or changed. Patches
-    keep their ids. ``where`` says which patches are meant: a `Sphere`, `Box` or `Frustum` (a patch
-    belongs to where its centre is), an array of ids, a bool mask over ``store.patch_ids``, or None for all.
+    An edit changes where observations are and which of their patches are live; no tensor is copied or changed. Patches
+    keep their ids. ``where`` selects patches: a `Sphere`, `Box` or `Frustum` (by the centres of patches), an array of
+    ids, a bool mask over ``store.patch_ids``, or None for all.
 
-    An edit that fails leaves the store as it was; one that chooses nothing is none to take back.
+    An edit that fails leaves the store unchanged; one that selects nothing adds nothing to undo.
 
     Parameters
     ----------
     store : MosaicMemoryStore
     undo_levels : int
-        How many edits can be taken back. What was erased stays in memory until it can no longer be.
+        How many edits can be undone. Erased patches stay in memory as long as their erasure can be undone.
     """
 
     _instead = "it edits its store in place; make another one of store.fork()"
@@ -48,7 +48,7 @@ class SpatialManipulation(Uncopied):
         about: ArrayLike = (0.0, 0.0, 0.0),
         where: Region | ArrayLike | None = None,
     ) -> int:
-        """Turn patches by ``angle`` radians around the line through ``about`` along ``axis`` (3,), right-handed."""
+        """Rotate patches by ``angle`` radians around the line through ``about`` along ``axis`` (3,), right-handed."""
         x, y, z = _unit("axis", axis)
         angle = check_number("angle", angle)
         cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -56,7 +56,7 @@ class SpatialManipulation(Uncopied):
         return self.transform(_fixing(about, rotation), where)
 
     def scale(self, factor: float, about: ArrayLike = (0.0, 0.0, 0.0), where: Region | ArrayLike | None = None) -> int:
-        """Make the world of the patches ``factor`` times as large, seen from the point ``about`` (3,)."""
+        """Scale patches by ``factor`` about the point ``about`` (3,)."""
         return self.transform(_fixing(about, check_number("factor", factor, above=0.0) * np.eye(3)), where)
 
     def flip(self, axis: ArrayLike, about: ArrayLike = (0.0, 0.0, 0.0), where: Region | ArrayLike | None = None) -> int:
@@ -65,7 +65,7 @@ class SpatialManipulation(Uncopied):
         return self.transform(_fixing(about, np.eye(3) - 2 * np.outer(normal, normal)), where)
 
     def transform(self, matrix: ArrayLike, where: Region | ArrayLike | None = None) -> int:
-        """Apply any invertible affine map (4, 4) to where patches are in the world. Returns how many were moved."""
+        """Move patches by any invertible affine map (4, 4) of the world. Returns how many were moved."""
         affine = as_affine("matrix", matrix)
         ids = None if where is None else choose(self.store, where)
         before = self.store.snapshot()
@@ -84,13 +84,13 @@ class SpatialManipulation(Uncopied):
         return erased
 
     def crop(self, where: Region | ArrayLike) -> int:
-        """Forget all patches but these. Returns how many were forgotten."""
+        """Forget all other patches. Returns how many."""
         return self.erase(np.setdiff1d(self.store.patch_ids, choose(self.store, where)))
 
     def duplicate(self, matrix: ArrayLike, where: Region | ArrayLike | None = None) -> U64:
-        """Have patches a second time, moved by an invertible affine map (4, 4). Returns the new ids, ascending.
+        """Copy patches, moved by an invertible affine map (4, 4). Returns the new ids, ascending.
 
-        Limits of the store hold: with them, the copies may push out others.
+        The limits of the store apply: the copies may evict other patches.
         """
         affine = as_affine("matrix", matrix)
         ids = None if where is None else choose(self.store, where)
@@ -108,7 +108,7 @@ class SpatialManipulation(Uncopied):
         layout: str | None = None,
         offset: float = 0.0,
     ) -> int:
-        """Join another store to this one; the other stays as it is, and tensors are shared.
+        """Join another store to this one; the other is unchanged, and tensors are shared.
 
         Parameters
         ----------
@@ -117,15 +117,15 @@ class SpatialManipulation(Uncopied):
         matrix : (4, 4) array, optional
             Invertible affine map from the other's world to this one's.
         layout : {"horizontal", "vertical"}, optional
-            Instead of ``matrix``: the other is set beside this one, so that its bounds begin at +x where this one's
+            Instead of ``matrix``: places the other beside this one, so that its bounds begin at +x where this one's
             end, or above it (towards -y).
         offset : float
-            Metres between the two in a layout; negative where they shall overlap.
+            Metres between the two in a layout; negative to overlap them.
 
         Returns
         -------
         int
-            Patch i of the other is patch i + this here.
+            The shift of ids: patch i of the other has id i plus this in this store.
         """
         check_instance("other", other, MosaicMemoryStore)
         if (matrix is None) == (layout is None):
@@ -148,13 +148,13 @@ class SpatialManipulation(Uncopied):
 
     @property
     def undo_count(self) -> int:
-        """How many edits can be taken back now."""
+        """How many edits can be undone now."""
         return len(self._history)
 
     def undo(self) -> bool:
-        """Bring the store back to before the last edit, and forget what was inserted since. False if there is none.
+        """Restore the store to before the last edit, without anything inserted since. False if there is no edit.
 
-        Ids that were given in the meantime are not given again.
+        Ids that were assigned in the meantime are not reused.
         """
         if not self._history:
             return False
@@ -168,7 +168,7 @@ def as_affine(name: str, matrix: ArrayLike) -> F64:
     Raises
     ------
     ValueError
-        It is not finite or beyond 1e12, its last row is not [0, 0, 0, 1], or it cannot be inverted.
+        It is not finite, exceeds 1e12, has a last row other than [0, 0, 0, 1], or cannot be inverted.
     """
     m = as_array(name, matrix, np.float64, (4, 4), finite=True)
     if not np.array_equal(m[3], [0, 0, 0, 1]):

@@ -1,4 +1,4 @@
-"""What enters a store as a keyframe: checked once, here, and made what the core takes."""
+"""Input of a new keyframe: checked once, here, and converted for the core."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.storage import MAX_CELLS
 
 PROVENANCES = ("observed", "generated")
-_MOST_PATCH_BYTES = 512  # of index and places
-_OBJECT_BYTES = 4096  # a keyframe, about
+_MOST_PATCH_BYTES = 512  # of index and redundancy map
+_OBJECT_BYTES = 4096  # of a keyframe object, about
 
 
 def as_keyframe(
@@ -39,14 +39,14 @@ def as_keyframe(
     *,
     own: bool,
 ) -> dict[str, Any]:
-    """The core's arguments for a keyframe, in its order and without its frame id.
+    """The core's arguments for a keyframe, in the core's order, without the frame id.
 
-    ``channels`` are those of before, None for any; ``dtype`` is what latents are kept as. With ``own``, no array is
-    memory that the caller can write to.
+    ``channels`` is the channel count of earlier keyframes, None for any; ``dtype`` is the storage dtype of latents.
+    With ``own``, the caller cannot write to any of the arrays.
     """
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
     _refuse_other_axes(to_numpy("latents", latents, values=True).shape, to_numpy("depth", depth).shape, intrinsics)
-    own_latents = own and dtype == "float32"  # a smaller type is made anew
+    own_latents = own and dtype == "float32"  # narrower dtypes are copies anyway
     grid = as_array("latents", latents, np.float32, ("h", "w", "C"), finite=True, values=True, own=own_latents)
     rows, columns, depth_of_grid = grid.shape
     if min(grid.shape) == 0 or rows * columns > MAX_CELLS:
@@ -79,7 +79,7 @@ def as_keyframe(
 
 
 def _refuse_other_axes(shape: tuple[int, ...], depth: tuple[int, ...], intrinsics: CameraIntrinsics) -> None:
-    """Refuse latents as a VAE gives them, whose grid would fit the image, or the depth, if their axes were others."""
+    """Reject latents as a VAE returns them: their grid would fit the image, or the depth, with permuted axes."""
     if len(shape) == 5:
         raise ValueError(
             f"latents: expected shape (h, w, C) of one frame, got {shape}; if that is (B, C, T, h, w), take frame t of "
@@ -101,7 +101,7 @@ def _refuse_other_axes(shape: tuple[int, ...], depth: tuple[int, ...], intrinsic
 
 
 def _is_grid(grid: tuple[int, ...], intrinsics: CameraIntrinsics) -> bool:
-    """Whether (rows, columns) of whole strides, the same along both axes, make the image."""
+    """Whether the image is (rows, columns) times one whole stride, the same along both axes."""
     rows, columns = grid
     if min(rows, columns) < 1:
         return False
@@ -120,7 +120,7 @@ def _stride_of(intrinsics: CameraIntrinsics, rows: int, columns: int) -> int:
 
 
 def _narrow(latents: F32, dtype: str) -> np.ndarray:
-    """Latents as they are kept: the array itself for float32, bfloat16 as uint16 bits rounded to nearest even."""
+    """Latents in their storage dtype: float32 as is, bfloat16 as uint16 bits rounded to nearest even."""
     if dtype == "float32":
         return latents
     if dtype == "float16":
@@ -142,7 +142,7 @@ def check_fits(
     eviction: str,
     num_threads: int,
 ) -> None:
-    """Refuse a keyframe that would not fit into an empty store."""
+    """Reject a keyframe that would not fit even into an empty store."""
     latents, depth, confidence = (keyframe[name] for name in ("latents", "depth", "confidence"))
     rows, columns, _ = latents.shape
     patches = -(-rows // patch_size) * -(-columns // patch_size)

@@ -1,4 +1,4 @@
-"""How whole keyframes are chosen for a window, and composed."""
+"""Options for choosing whole keyframes for a window and composing them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ COMPOSITIONS = ("blend", "backward")
 class KeyframeOptions:
     """Options of strategy ``visible_coverage`` and of the compositions ``blend`` and ``backward``.
 
-    A cell of a keyframe is worth, in a target view,
+    The worth of a keyframe cell in a target view is
 
         confidence * recency * weight * exp(-viewing / viewing_angle - field / field_angle) * resolution
 
     - viewing: the angle at the surface between the two cameras
-    - field: how far apart the surface is in the two images, as tangents; errors of calibration, distortion, vignetting
-      and registration of depth grow with it
+    - field: the distance between the surface's positions in the two images, in tangents; errors of calibration,
+      distortion, vignetting and depth registration grow with it
     - recency: 0.5^(age / half_life), 1 with half_life = 0; age is 0 for keyframes from the target's future
     - weight: ``generated_weight`` for generated keyframes, 1 for observed ones
-    - resolution: the sizes of the source and the target cell on the surface, the smaller over the larger
+    - resolution: the ratio of the source and target cell sizes on the surface, the smaller over the larger
 
     Parameters
     ----------
     max_keyframes : int
-        At most this many for a target latent frame.
+        At most this many per target latent frame.
     max_window_keyframes : int
-        At most this many for all targets together; they share.
+        At most this many for all targets of a window together, which share them.
     composition : {"blend", "backward"}
-        ``blend``: all cells that land within ``depth_tolerance`` of the front surface, averaged by worth and bilinear
-        weight. ``backward``: the front surface of each target cell is looked up in the sources, by bilinear
-        interpolation over the source cells that are at the depth expected there. Sharper where depth is exact.
+        ``blend`` averages all cells that land within ``depth_tolerance`` of the front surface, weighted by worth times
+        bilinear weight. ``backward`` looks up the front surface of each target cell in the sources, by bilinear
+        interpolation over the source cells at the depth expected there; it is sharper where depth is exact.
     depth_tolerance : float
         Relative thickness of a surface.
     viewing_angle, field_angle : float
@@ -43,15 +43,15 @@ class KeyframeOptions:
     half_life : float
         Seconds.
     near, far : float
-        In the unit of the scene, and 0.05 and infinite for metres: in a scene of another unit or size, give ``near``
-        as a few hundredths of its typical depth. Retrieval that finds nothing because of them says so.
+        In the unit of the scene; the defaults, 0.05 and infinity, assume metres. In a scene of another unit or size,
+        set ``near`` to a few hundredths of its typical depth. Retrieval warns if it finds nothing because of them.
     generated_weight : float
-        In [0, 1]. 0 leaves out what a model generated, and keeps to what cameras observed.
+        In [0, 1]. 0 excludes generated keyframes.
 
     Raises
     ------
     TypeError, ValueError
-        A value is not of its kind or out of its range; the message names it.
+        A value has the wrong type or is out of range; the message names it.
     """
 
     max_keyframes: int = 16
@@ -86,15 +86,15 @@ class KeyframeOptions:
 
     @property
     def most_picks(self) -> int:
-        """Keyframes of a target that there must be room for."""
+        """The most keyframes that a target can get, for allocation."""
         return min(self.max_keyframes, self.max_window_keyframes, _core.most_picks)
 
     def selection(self) -> _core.KeyframeParams:
-        """What the core takes to choose."""
+        """The core's parameters for selection."""
         return _core.KeyframeParams(self.max_keyframes, self.max_window_keyframes, self.depth_tolerance, self._scales())
 
     def blend(self) -> _core.BlendOptions:
-        """What the core takes to compose."""
+        """The core's parameters for composition."""
         direction = _core.Direction.backward if self.composition == "backward" else _core.Direction.forward
         return _core.BlendOptions(direction, self.depth_tolerance, self._scales())
 

@@ -21,16 +21,16 @@ from mosaicmem.memory.target_grids import target_grids
 
 
 class KeyframeRetrieval:
-    """Chooses the parts of memory that show a window of targets best, and composes canvases from them.
+    """Chooses the parts of memory that best show a window of targets, and composes canvases from them.
 
-    All targets of a window share the keyframes that are taken for it.
+    All targets of a window share the keyframes chosen for it.
 
     Parameters
     ----------
     strategy : str or Strategy
-        Which parts of memory: a name of `strategy_names`, or an object of your own. The default, ``visible_coverage``,
-        takes whole keyframes by the cells that each shows in front (see `KeyframeOptions`); its candidates come from
-        the patch index, so the cost does not grow with the store.
+        How to choose: a name of `strategy_names`, or an object of your own. The default, ``visible_coverage``, takes
+        whole keyframes by the front surfaces that each shows (see `KeyframeOptions`); its candidates come from the
+        patch index, so the cost does not grow with the store.
     options
         Fields of `KeyframeOptions`.
 
@@ -49,10 +49,10 @@ class KeyframeRetrieval:
         self._has_warned = False
 
     def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> KeyframeSelection | Mosaic:
-        """What the strategy takes for a window: keyframes, or patches.
+        """The strategy's choice for a window: keyframes, or patches.
 
-        The candidates of ``visible_coverage`` come from the index, on the host, which takes a few milliseconds where
-        the store has more than 96 keyframes.
+        The candidates of ``visible_coverage`` come from the index, on the host, which takes a few milliseconds if the
+        store has more than 96 keyframes.
 
         Parameters
         ----------
@@ -81,8 +81,8 @@ class KeyframeRetrieval:
             As for `select`.
         sources : KeyframeSelection or Mosaic
             For these targets. Keyframes and patches that are no longer in the store are skipped. On a GPU, patches are
-            composed on the host, and so is what this waits for; keyframes are waited for only where the store has
-            changed since they were chosen.
+            composed on the host, which synchronizes; keyframes synchronize only if the store has changed since they
+            were chosen.
         """
         grids = self._targets(store, targets, stride)
         if not isinstance(sources, (KeyframeSelection, Mosaic)):
@@ -103,13 +103,13 @@ class KeyframeRetrieval:
             return ComposedMosaic.of_core({name: call.there(array) for name, array in here.items()}, table, None)
 
     def retrieve(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> ComposedMosaic:
-        """`select` and `compose`, both of one state of the store.
+        """`select` and `compose`, both on one state of the store.
 
         Warns
         -----
         SuspiciousInput
-            No cell is covered, and ``near`` or ``far`` hide what is in view, or poses and depth seem to be of different
-            units. Said once, and not for a store on a GPU.
+            No cell is covered, and ``near`` or ``far`` hides what is in view, or poses and depth seem to be in
+            different units. Given once, and not for a store on a GPU.
         """
         if isinstance(self.strategy, VisibleCoverage):
             grids = self._targets(store, targets, stride)
@@ -127,10 +127,10 @@ class KeyframeRetrieval:
         return composed
 
     def prefetch(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> None:
-        """Begin to move what a window will need into device memory, as far as the store's ``device_bytes`` go.
+        """Begin moving the keyframes that a window will need into GPU memory, up to the store's ``device_bytes``.
 
-        The keyframes are chosen on the host, so that this does not wait for the GPU; the copies run beside what the
-        GPU does. Call it for the next window while this one is generated. On the host it does nothing.
+        They are chosen on the host, so this does not wait for the GPU; the copies overlap with the GPU's work. Call it
+        for the next window while this one is generated. For a store on the host it does nothing.
         """
         grids = self._targets(store, targets, stride)
         if store._place.may_look:

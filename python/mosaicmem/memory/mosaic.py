@@ -1,4 +1,4 @@
-"""What memory hands to the model for a window of target frames."""
+"""What memory provides to the model for a window of target frames."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Mosaic:
     """Patches retrieved for T target latent frames, and their tokens aligned to those views, in padded arrays.
 
     Each target has room for K patches and N = K * latent_patch_size^2 tokens, patch by patch, front to back; ``valid``
-    says which tokens are there, and is the mask that attention takes. Arrays are where the store is read: on the host
-    K is as many as any target has; on a GPU, where nothing waits for that number, K is ``top_k``. `packed` gives the
-    same without padding.
+    marks the tokens that exist, and is the attention mask. Arrays are on the store's device: on the host K is the
+    largest number of patches of any target; on a GPU, where learning that number would synchronize, K is ``top_k``.
+    `packed` returns the same without padding.
 
     Attributes
     ----------
@@ -28,13 +28,13 @@ class Mosaic:
         -1 where there is no patch.
     patch_scores : (T, K) float64
     patch_generated : (T, K) bool
-        Whether a model made the patch's keyframe up; False for those that were observed.
+        Whether a model generated the patch's keyframe; False if it was observed.
     patch_sources : (T, K) int32
-        Position in ``sources`` of the keyframe that a patch comes from; -1 where there is no patch.
+        Index into ``sources`` of the keyframe that a patch comes from; -1 where there is no patch.
     sources : KeyframeTable
-        Keyframes, on the host; those that patches come from are among them.
+        Keyframes, on the host: at least those that patches come from.
     tokens : (T, N, C) float32
-        Latents. These and all that follows are zero where not valid.
+        Latents. This and the following arrays are zero where not valid.
     positions : (T, N, 3) float64
         Fractional (t, y, x): target frame (or time offset), and where the token lands in cell coordinates of the target
         grid, integers at cell centres.
@@ -47,7 +47,8 @@ class Mosaic:
     coverage : (T, rows, columns) bool
         Cells that the bilinear footprint of a token reaches.
     observed : (T, rows, columns) bool
-        Those of them that a token of an observed keyframe reaches; the others are known from generated ones alone.
+        Covered cells that a token of an observed keyframe reaches; the other covered cells are known only from
+        generated keyframes.
     """
 
     patch_ids: Any
@@ -81,36 +82,36 @@ class Mosaic:
 
     @property
     def coverage_ratio(self) -> F64:
-        """The part of each target frame's cells that is covered, (T,) float64, on the host."""
+        """The fraction of each target frame's cells that is covered, (T,) float64, on the host."""
         return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
 
     @property
     def observed_ratio(self) -> F64:
-        """The part of each target frame's cells that observed keyframes cover, (T,) float64, on the host."""
+        """The fraction of each target frame's cells that observed keyframes cover, (T,) float64, on the host."""
         return np.asarray(to_host("observed", self.observed).mean(axis=(1, 2)))
 
     def unwarped(self) -> Mosaic:
-        """The same tokens, each at the (y, x) that it has in its own keyframe: what Warped RoPE is there to mend."""
+        """The same tokens, each at its (y, x) in its own keyframe: the misalignment that Warped RoPE corrects."""
         positions = owned(self.positions)
         positions[..., 1:] = self.source_positions
         return replace(self, positions=positions)
 
     def on_host(self) -> Mosaic:
-        """The same on the host. On a GPU this waits."""
+        """The same on the host. On a GPU this synchronizes."""
         return Mosaic(sources=self.sources, **self._here())
 
     def _here(self) -> dict[str, Any]:
         return on_host({name: value for name, value in vars(self).items() if name != "sources"})
 
     def packed(self) -> PackedMosaic:
-        """The same without padding, on the host. On a GPU this waits."""
+        """The same without padding, on the host. On a GPU this synchronizes."""
         here = self._here()
         is_patch, valid = here["patch_ids"] >= 0, here["valid"]
         used, sources = np.unique(here["patch_sources"][is_patch], return_inverse=True)
         order = np.argsort(self.sources.observations[used])
         frame, token = np.nonzero(valid)
         cells = valid.shape[1] // max(is_patch.shape[1], 1)
-        number = np.cumsum(is_patch).reshape(is_patch.shape) - 1  # of each patch
+        number = np.cumsum(is_patch).reshape(is_patch.shape) - 1  # index of each patch
         table = self.sources.rows(used[order])
         return PackedMosaic(
             frames=self.frames,
@@ -162,11 +163,11 @@ class PackedMosaic:
     patch_sources : (P,) int32
         Which of those cameras saw the patch.
     tokens, positions, source_positions, depth, confidence : (N, ...)
-        As of `Mosaic`.
+        As in `Mosaic`.
     token_patches : (N,) int32
         Which patch each token belongs to.
     coverage, observed : (T, rows, columns) bool
-        As of `Mosaic`.
+        As in `Mosaic`.
     """
 
     frames: int

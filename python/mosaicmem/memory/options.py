@@ -1,4 +1,4 @@
-"""How patches are chosen for a view."""
+"""Options of patch retrieval for a view."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mosaicmem._arrays import check_integer, check_number
 class RetrievalOptions:
     """Options of strategy ``top_k``: score = centrality * proximity * footprint * recency * weight.
 
-    Of patches whose centre (u, v, z) is inside the image with near <= z <= far:
+    Only patches whose centre (u, v, z) is inside the image with near <= z <= far are scored:
 
     - centrality = max(0, 1 - sqrt(((u - cx) / W)^2 + ((v - cy) / H)^2))
     - proximity = 1 / (1 + 0.1 z)
     - footprint = max(0.25, visible tokens / tokens)
-    - recency = 0.5^(age / half_life), 1 with half_life = 0; age runs from the keyframe's timestamp to the pose's, 0 for
-      keyframes from its future
+    - recency = 0.5^(age / half_life), 1 with half_life = 0; age is the pose's timestamp minus the keyframe's, 0 for
+      keyframes from the pose's future
     - weight = ``generated_weight`` for patches of generated keyframes, 1 for those of observed ones
 
     Parameters
@@ -26,26 +26,26 @@ class RetrievalOptions:
     top_k : int
         At most this many patches.
     near, far : float
-        In the unit of the scene, and 0.05 and infinite for metres: in a scene of another unit or size, give ``near``
-        as a few hundredths of its typical depth. Retrieval that finds nothing because of them says so.
+        In the unit of the scene; the defaults, 0.05 and infinity, assume metres. In a scene of another unit or size,
+        set ``near`` to a few hundredths of its typical depth. Retrieval warns if it finds nothing because of them.
     half_life : float
         Seconds.
     min_visibility : float
-        Patches with a lower score are dropped. Proximity takes depth for metres, so at this limit nothing is found
-        beyond a depth of 990: where the scene is in millimetres, say, lower it in proportion, or give 0. Retrieval that
-        finds nothing because of it says so.
+        Patches with a lower score are dropped. Proximity assumes depth in metres, so with the default nothing is found
+        beyond a depth of 990: for a scene in millimetres, for example, lower it in proportion, or set it to 0.
+        Retrieval warns if it finds nothing because of it.
     diversity_radius : float
-        Pixels. Patches are taken greedily; each one taken within this radius multiplies a score by
+        Pixels. Patches are taken greedily; each patch taken multiplies the scores of patches within this radius by
         ``diversity_penalty``. 0 turns it off.
     diversity_penalty : float
         In [0, 1].
     generated_weight : float
-        In [0, 1]. 0 leaves out what a model generated, and keeps to what cameras observed.
+        In [0, 1]. 0 excludes generated keyframes.
 
     Raises
     ------
     TypeError, ValueError
-        A value is not a number or out of its range; the message names it.
+        A value is not a number or is out of range; the message names it.
     """
 
     top_k: int = 1024
@@ -71,7 +71,7 @@ class RetrievalOptions:
         check_number("generated_weight", self.generated_weight, minimum=0.0, maximum=1.0)
 
     def weights(self) -> tuple[float, float, float, float, float]:
-        """What the core takes beside cameras and ``top_k``."""
+        """The core's arguments besides cameras and ``top_k``."""
         return (
             self.half_life,
             self.min_visibility,

@@ -1,4 +1,4 @@
-"""Says so where a half-life leaves nothing of what a memory would have shown."""
+"""Warns if a half-life hides everything that memory would have shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from mosaicmem.memory.options import RetrievalOptions
     from mosaicmem.memory.store import MosaicMemoryStore
 
-_HALF_LIVES = 30.0  # a billionth of a score is left then, which no visibility makes up for
+_HALF_LIVES = 30.0  # a score has then decayed to a billionth, which no visibility makes up for
 
 
 def suspect_forgotten(
     store: MosaicMemoryStore, intrinsics: CameraIntrinsics, poses: Sequence[CameraPose], options: RetrievalOptions
 ) -> None:
-    """Warns of `SuspiciousInput`, once a store, if poses see patches of it and each is 30 half-lives old or older.
+    """Warn with `SuspiciousInput`, once per store, if poses see patches and each is at least 30 half-lives old.
 
-    To be called where nothing was retrieved. Ages that large are those of times in another unit, hardly ever wanted.
+    Call this when nothing was retrieved. Ages that large are hardly ever intended: they suggest times in another unit.
     """
     if not options.half_life or store._said_forgotten or not options.min_visibility > 0.5**_HALF_LIVES:
         return

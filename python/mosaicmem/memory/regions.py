@@ -1,4 +1,4 @@
-"""Parts of the world, to choose patches by where their centres lie."""
+"""Regions of the world, which select patches by their centres."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Box:
     Attributes
     ----------
     world_from_box : (4, 4) array, optional
-        Rigid: the corners are given in the frame of a turned box. The world's without it.
+        Rigid: the corners are given in the frame of a rotated box; in the world's frame if not given.
     """
 
     low: ArrayLike
@@ -61,7 +61,7 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Frustum:
-    """All points that a camera has in its image, with depths from ``near`` to ``far`` metres. Walls do not hide."""
+    """All points in a camera's image at depths from ``near`` to ``far`` metres, including occluded ones."""
 
     intrinsics: CameraIntrinsics
     pose: CameraPose
@@ -97,14 +97,14 @@ Region = Sphere | Box | Frustum
 
 
 def choose(store: MosaicMemoryStore, where: Region | ArrayLike) -> U64:
-    """Ids of the living patches that ``where`` means.
+    """Ids of the patches that ``where`` selects.
 
     Parameters
     ----------
     store : MosaicMemoryStore
     where : Sphere, Box, Frustum, ids or mask
-        A region holds a patch if it holds its centre. Ids (N,) that do not live are skipped. A mask is bool, with
-        an entry for each of ``store.patch_ids``.
+        A region selects the live patches whose centres it contains. Ids (N,) are returned as they are; the store skips
+        those of no live patch. A mask is bool, with one entry per id of ``store.patch_ids``.
     """
     if isinstance(where, Sphere):
         centre = as_array("centre", where.centre, np.float64, (3,))

@@ -1,4 +1,4 @@
-"""What a store answers."""
+"""Results of queries to a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RetrievedPatches:
     ----------
     ids : (P,) uint64
     scores : (P,) float64
-        centrality * proximity * footprint * recency, before the diversity penalty.
+        Of `RetrievalOptions`, before the diversity penalty.
     pixels : (P, 2) float64
         (u, v) of the patch's centre in the image.
     depth : (P,) float64
@@ -40,24 +40,24 @@ class RetrievedPatches:
 
 
 FOUND = {"ids": ((), "int64"), "scores": ((), "float64"), "pixels": ((2,), "float64"), "depth": ((), "float64")}
-"""What the core writes for each patch that is retrieved, in its order."""
+"""Outputs of the core per retrieved patch, in its order."""
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievedWindow:
-    """Patches that each of T cameras sees, front to back, in padded arrays, where the store is read. K is ``top_k``.
+    """Patches that each of T cameras sees, front to back, in padded arrays on the store's device. K is ``top_k``.
 
     Attributes
     ----------
     ids : (T, K) int64
         -1 where there is no patch.
     scores : (T, K) float64
-        As of `RetrievedPatches`; these and the next two are 0 where there is no patch.
+        As in `RetrievedPatches`. This and the next two arrays are 0 where there is no patch.
     pixels : (T, K, 2) float64
     depth : (T, K) float64
         Metres.
     count : (T,) int32
-        Patches of each camera; they come first.
+        Number of patches of each camera; they come before the padding.
     """
 
     ids: Any
@@ -76,7 +76,7 @@ class RetrievedWindow:
         return self.ids >= 0
 
     def packed(self) -> list[RetrievedPatches]:
-        """The same without padding, for each camera, on the host. On a GPU this waits."""
+        """The same without padding, for each camera, on the host. On a GPU this synchronizes."""
         names = ("ids", "scores", "pixels", "depth", "count")
         ids, scores, pixels, depth, count = on_host({name: getattr(self, name) for name in names}).values()
         return [
@@ -87,12 +87,12 @@ class RetrievedWindow:
 
 @dataclass(frozen=True, eq=False)
 class KeyframeTable:
-    """K keyframes as they stand in the world, on the host. Rows of zeros may be among them, which nothing refers to.
+    """K keyframes, placed in the world, on the host. Some rows may be all zeros; nothing refers to those.
 
     Attributes
     ----------
     observations : (K,) uint64
-        The numbers that ``describe_patches()["observation"]`` has too.
+        Observation numbers, as in ``describe_patches()["observation"]``.
     frame_ids : (K,) int64
     timestamps : (K,) float64
         Seconds.
@@ -100,7 +100,7 @@ class KeyframeTable:
     intrinsics : (K, 4) float64
         fx, fy, cx, cy; pixels.
     generated : (K,) bool
-        Whether a model made a keyframe up; False for those that were observed.
+        Whether a model generated the keyframe; False if it was observed.
     """
 
     observations: U64
@@ -112,7 +112,7 @@ class KeyframeTable:
 
     @classmethod
     def of_core(cls, arrays: Mapping[str, Any]) -> KeyframeTable:
-        """From what the core gives."""
+        """From the core's output."""
         names = ("observation", "frame_id", "timestamp", "world_from_camera", "intrinsics", "generated")
         return cls(*(arrays[name] for name in names))
 
@@ -121,7 +121,7 @@ class KeyframeTable:
         return len(self.observations)
 
     def rows(self, which: I64) -> KeyframeTable:
-        """Some of the rows."""
+        """The selected rows."""
         return KeyframeTable(*(getattr(self, field.name)[which] for field in fields(self)))
 
     @property
@@ -134,7 +134,7 @@ class KeyframeTable:
 
     @property
     def matrices(self) -> F64:
-        """K of each, (K, 3, 3), pixels."""
+        """Camera matrix of each keyframe, (K, 3, 3), pixels."""
         matrices = np.zeros((len(self), 3, 3))
         fx, fy, cx, cy = self.intrinsics.T
         matrices[:, 0, 0], matrices[:, 1, 1] = fx, fy
@@ -144,24 +144,24 @@ class KeyframeTable:
 
 @dataclass(frozen=True)
 class StoreStatistics:
-    """What a store holds.
+    """Counts, bytes and times of a store.
 
     Attributes
     ----------
     patches : int
-        Living patches.
+        Live patches.
     keyframes : int
-        Observations with at least one living patch: a keyframe in one place.
+        Observations with at least one live patch. An observation is a keyframe at one place in the world.
     generated_patches, generated_keyframes : int
-        How many of those a model made up; the others were observed.
+        How many of those are generated; the others were observed.
     channels : int or None
         Of the latents; None before the first keyframe.
     latent_bytes, depth_bytes, confidence_bytes : int
-        Of the keyframes that are referred to, each counted once.
+        Of the referenced keyframes, each counted once.
     index_bytes : int
         The kd-trees.
     bookkeeping_bytes : int
-        Observations, and the places that the policy ``redundant`` follows.
+        Observations, and the map of places for eviction ``redundant``.
     first_time, last_time : float or None
         Timestamps of the oldest and the newest keyframe, seconds.
     """
@@ -186,13 +186,13 @@ class StoreStatistics:
 
     @property
     def nbytes(self) -> int:
-        """Everything."""
+        """Total bytes."""
         return self.keyframe_bytes + self.index_bytes + self.bookkeeping_bytes
 
 
 @dataclass(frozen=True, eq=False)
 class StoreSnapshot(Uncopied):
-    """A store as it was, for `MosaicMemoryStore.restore`. It never changes: a copy is the snapshot itself."""
+    """A past state of a store, for `MosaicMemoryStore.restore`. Immutable: a copy is the snapshot itself."""
 
     _instead: ClassVar[str] = "restore it, and save() the store"
 

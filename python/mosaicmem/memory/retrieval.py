@@ -24,7 +24,7 @@ class MemoryRetrieval:
     temporal : {"target", "offset"}
         The t of a token's position: its target frame, or source time minus target time in latent frames.
     options
-        Fields of `RetrievalOptions`, for each target frame.
+        Fields of `RetrievalOptions`, applied to each target frame.
     """
 
     def __init__(self, *, temporal: str = "target", **options: Any) -> None:
@@ -40,7 +40,7 @@ class MemoryRetrieval:
         *,
         seconds_per_latent: float | None = None,
     ) -> Mosaic:
-        """Build the mosaic of a window, all of one state of the store.
+        """Build the mosaic of a window, from one state of the store.
 
         Parameters
         ----------
@@ -55,8 +55,8 @@ class MemoryRetrieval:
         Warns
         -----
         SuspiciousInput
-            Nothing is found for any target, and ``near``, ``far``, ``min_visibility`` or ``half_life`` hide what is in
-            view, or poses and depth seem to be of different units. Said once, and not for a store on a GPU.
+            Nothing is found for any target, and ``near``, ``far``, ``min_visibility`` or ``half_life`` hides what is in
+            view, or poses and depth seem to be in different units. Given once, and not for a store on a GPU.
         """
         check_instance("store", store, MosaicMemoryStore)
         check_instance("targets", targets, CameraTrajectory)
@@ -65,7 +65,7 @@ class MemoryRetrieval:
         grid = targets.intrinsics.latent_grid(stride)
         age_unit = 0.0 if seconds_per_latent is None or self.temporal == "target" else seconds_per_latent
         answer = None
-        while answer is None:  # the store may grow between the counting of its patches and the reading
+        while answer is None:  # the store may grow after its patches are counted
             answer = self._read(store, targets, (grid.height, grid.width), float(stride), age_unit)
         mosaic = Mosaic(**answer)
         if store._place.may_look and not len(mosaic.sources):
@@ -80,7 +80,7 @@ class MemoryRetrieval:
         stride: float,
         seconds_per_latent: float,
     ) -> dict[str, Any] | None:
-        """The fields of a mosaic; None where the store has more patches than room was made for."""
+        """The fields of a mosaic; None if the store has more patches than were allocated for."""
         options, cells = self.options, store.latent_patch_size**2
         with store._reading() as (call, memory):
             room = (len(targets), store._place.room(options.top_k, len(store)))
@@ -110,17 +110,17 @@ class MemoryRetrieval:
     def _suspect_absence(self, store: MosaicMemoryStore, targets: CameraTrajectory) -> None:
         suspect_forgotten(store, targets.intrinsics, list(targets), self.options)
         if not self._has_warned:
-            ageless = replace(self.options, half_life=0.0)  # ages are looked at by the store
+            ageless = replace(self.options, half_life=0.0)  # suspect_forgotten has checked ages
             self._has_warned = suspect_mistake(store, targets, ageless)
 
 
 def _joined(array: Any) -> tuple[int, ...]:
-    """The shape of (T, K, cells, ...) with tokens along one axis."""
+    """The shape of an array (T, K, cells, ...) with its tokens along one axis."""
     views, patches, cells, *rest = array.shape
     return (views, patches * cells, *rest)
 
 
-# What the core writes, in its order, beside latents: for each patch, each token, each cell of a target.
+# Outputs of the core besides latents, in its order: per patch, per token, per cell of a target.
 _SOURCES = {"patch_sources": ((), "int32"), "patch_generated": ((), "bool")}
 _TOKENS = {
     "positions": ((3,), "float64"),

@@ -1,4 +1,4 @@
-"""What a question to memory about whole keyframes is answered with: a choice, and canvases."""
+"""Results of keyframe retrieval: selected keyframes, and canvases."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from mosaicmem.memory.results import KeyframeTable
 
 @dataclass(frozen=True, eq=False)
 class KeyframeSelection:
-    """The keyframes chosen for T targets, in a padded array where the store is read.
+    """The keyframes chosen for T targets, in a padded array on the store's device.
 
     Parameters
     ----------
     chosen : list of T (n,) arrays
-        The best first: the numbers that ``describe_patches()["observation"]`` has too. Integers of any kind are taken;
-        what is given twice counts once.
+        Observation numbers, as in ``describe_patches()["observation"]``, the best first. Any integer dtype is accepted;
+        duplicates count once.
 
     Attributes
     ----------
     picks : (T, K) int32
-        Positions in ``observations``, the best first; -1 beyond those that were chosen.
+        Indices into ``observations``, the best first, padded with -1.
     observations : (R,) uint64
-        On the host. From a store on a GPU, all that it has.
+        On the host. From a store on a GPU, all observations of the store.
 
     Raises
     ------
     TypeError, ValueError
-        Something else is given.
+        ``chosen`` is anything else.
     """
 
     picks: Any
     observations: U64
-    _version: int | None  # of the tables on a GPU that picks are rows of
+    _version: int | None  # of the GPU tables whose rows the picks are
 
     def __init__(self, chosen: Sequence[ArrayLike]) -> None:
         if not isinstance(chosen, Sequence):
@@ -52,7 +52,7 @@ class KeyframeSelection:
 
     @classmethod
     def of_core(cls, picks: Any, observations: U64, version: int | None) -> KeyframeSelection:
-        """From what the core gives."""
+        """From the core's output."""
         selection = object.__new__(cls)
         selection._set(picks, observations, version)
         return selection
@@ -62,7 +62,7 @@ class KeyframeSelection:
             object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_version": None}  # of this process
+        return {**self.__dict__, "_version": None}  # meaningless in another process
 
     def __len__(self) -> int:
         """T."""
@@ -74,17 +74,17 @@ class KeyframeSelection:
         return self.picks >= 0
 
     def packed(self) -> list[U64]:
-        """The observations that were chosen for each target, the best first. On a GPU this waits."""
+        """The observations chosen for each target, the best first. On a GPU this synchronizes."""
         return [self.observations[row[row >= 0]] for row in to_host("picks", self.picks)]
 
     @property
     def window(self) -> U64:
-        """All that any target uses, ascending. On a GPU this waits."""
+        """All observations that any target uses, ascending. On a GPU this synchronizes."""
         return np.unique(np.concatenate([*self.packed(), np.zeros(0, np.uint64)]))
 
 
 def _distinct(name: str, ids: ArrayLike) -> U64:
-    """Each id once, where it first comes."""
+    """Each id once, in order of first occurrence."""
     array = as_ids(name, ids)
     _, first = np.unique(array, return_index=True)
     return array[np.sort(first)]
@@ -94,7 +94,7 @@ def _distinct(name: str, ids: ArrayLike) -> U64:
 class ComposedMosaic:
     """Canvases for T targets, and what each cell was composed from.
 
-    Canvases are where the store is read. From a store on a GPU the K keyframes are all that it has.
+    Canvases are on the store's device. From a store on a GPU, the K keyframes are all keyframes of the store.
 
     Attributes
     ----------
@@ -104,16 +104,17 @@ class ComposedMosaic:
     depth : (T, h, w) float32
         Of the front surface, metres; 0 where uncovered.
     source : (T, h, w) int32
-        Which of the K keyframes has the token that counts most in a cell; -1 where uncovered.
+        Which of the K keyframes has the token with the most weight in a cell; -1 where uncovered.
     weight : (T, h, w) float32
-        What all that was averaged is worth together, bilinear weights included: how sure a cell is. 0 where uncovered.
+        Sum over the averaged cells of worth (see `KeyframeOptions`) times bilinear weight: how certain a cell is. 0
+        where uncovered.
     observed : (T, h, w) bool
-        The covered cells that show mostly what was observed: their ``source`` is an observed keyframe. The other
-        covered cells show what a model made up.
+        The covered cells that show mostly observed content: their ``source`` is an observed keyframe. The other covered
+        cells show generated content.
     observations, frame_ids, timestamps, world_from_camera, intrinsics, generated : (K, ...)
-        The K keyframes, on the host, as of `KeyframeTable`.
+        The K keyframes, on the host, as in `KeyframeTable`.
     selection : KeyframeSelection or None
-        None where patches were composed.
+        None if patches were composed.
     """
 
     latents: Any
@@ -134,15 +135,15 @@ class ComposedMosaic:
     def of_core(
         cls, canvases: dict[str, Any], table: Mapping[str, Any], selection: KeyframeSelection | None
     ) -> ComposedMosaic:
-        """From what the core gives."""
+        """From the core's output."""
         return cls(**canvases, **vars(KeyframeTable.of_core(table)), selection=selection)
 
     @property
     def coverage_ratio(self) -> F64:
-        """The part of each target's cells that is covered, (T,) float64, on the host."""
+        """The fraction of each target's cells that is covered, (T,) float64, on the host."""
         return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
 
     @property
     def observed_ratio(self) -> F64:
-        """The part of each target's cells that show what was observed, (T,) float64, on the host."""
+        """The fraction of each target's cells that shows observed content, (T,) float64, on the host."""
         return np.asarray(to_host("observed", self.observed).mean(axis=(1, 2)))

@@ -1,4 +1,4 @@
-"""The store of patches: keyframes on the latent grid, placed in the world, indexed by a kd-tree."""
+"""The patch store: keyframes on the latent grid, placed in the world, indexed by kd-trees."""
 
 from __future__ import annotations
 
@@ -44,36 +44,37 @@ _MOST_COORDINATE = 1e13  # metres; squared distances stay within float32
 class MosaicMemoryStore(Uncopied):
     """Keeps observed frames as patches of latent tokens in 3D.
 
-    A keyframe's arrays are copied when it is inserted, unless they are read-only or `insert_keyframe` is told to share
-    them; from then on they never change, and forks, snapshots and edits share them. A patch is a tile of
-    ``latent_patch_size`` x ``latent_patch_size`` cells of a keyframe; its id is stable for life. Several threads may
-    use a store: each call sees one state of it.
+    `insert_keyframe` copies a keyframe's arrays, unless they are read-only or it is told to share them. They never
+    change afterwards; forks, snapshots and edits share them. A patch is a tile of
+    ``latent_patch_size`` x ``latent_patch_size`` cells of a keyframe; its id never changes. A store is thread-safe:
+    each call sees one consistent state.
 
     Parameters
     ----------
     latent_patch_size : int
         Cells along the edge of a patch.
     latent_dtype : {"float32", "float16", "bfloat16"}
-        What latents are kept as; they are handed out as float32.
+        Storage dtype of latents; they are returned as float32.
     max_patches : int, optional
-        When more live, patches are erased.
+        Limit on live patches; the excess is evicted.
     max_bytes : int, optional
-        When `nbytes` is more, keyframes are let go.
+        Limit on `nbytes`; beyond it, keyframes are evicted.
     eviction : {"oldest", "redundant"}
-        What goes first. ``"redundant"``: patches whose place is held by closer or newer views, and then the oldest.
-        Under ``max_bytes`` whole keyframes go, since bytes are only free when all patches of one are gone: the one
-        that holds the fewest places for its bytes. So coverage of the world is kept as long as it can be.
+        What is evicted first. ``"redundant"``: patches whose place closer or newer views also hold, then the oldest.
+        ``max_bytes`` evicts whole keyframes, since memory is freed only when all patches of a keyframe are gone: with
+        ``"redundant"``, the keyframe that holds the fewest places per byte. This keeps coverage of the world as long
+        as possible.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
     device : optional
-        ``"cuda"`` or ``"cuda:1"`` for torch, or an array module such as ``cupy``: tables on that GPU follow the store.
-        `retrieve_window`, `MemoryRetrieval`, `KeyframeRetrieval` and `AutoregressivePipeline` then run and answer
-        there; all else is as it was, on the host, which has everything. Keyframes may be given from the GPU; that
-        waits for them.
+        ``"cuda"`` or ``"cuda:1"`` for torch, or an array module such as ``cupy``: tables on that GPU mirror the store.
+        `retrieve_window`, `MemoryRetrieval`, `KeyframeRetrieval` and `AutoregressivePipeline` then run there and
+        return arrays there; everything else stays on the host, which holds the whole store. Keyframes may be given as
+        arrays on the GPU; inserting them synchronizes.
     device_bytes : int, optional
-        Latents that are kept in device memory. Those of other keyframes are read from pinned memory of the host, until
-        `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the device: 12 bytes per patch
-        and 4 per cell.
+        Bytes of latents kept in GPU memory. Latents of the other keyframes are read from pinned host memory until
+        `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the GPU: 12 bytes per patch and 4 per
+        cell.
     """
 
     _instead = "use fork() for a second store, save() and open() for another process"
@@ -104,11 +105,11 @@ class MosaicMemoryStore(Uncopied):
         self._place = place_of(device, self.device_bytes)
         self._next_frame_id = 0
         self._said_forgotten = False
-        self._lock = ForkSafeLock(rank=1)  # of the number above
+        self._lock = ForkSafeLock(rank=1)  # guards _next_frame_id
         self._home = StoreHome()
 
     def __len__(self) -> int:
-        """The number of living patches."""
+        """The number of live patches."""
         return self._core.alive_count
 
     @property
@@ -135,34 +136,34 @@ class MosaicMemoryStore(Uncopied):
         Parameters
         ----------
         latents : (h, w, C) array
-            Channel-last; C is that of the first keyframe. bfloat16 and float16 are widened exactly.
+            Channel-last; C must match the first keyframe. bfloat16 and float16 are widened exactly.
         depth : (h, w) array
-            Depth of each cell, metres (see `depth_to_grid`); cells whose depth is not finite
-            or <= 0 are not remembered, nor are patches further than 1e12 from where the first camera stood.
+            Depth of each cell, metres (see `depth_to_grid`). Cells whose depth is not finite or <= 0 are not
+            remembered, nor are patches further than 1e12 from where the first camera stood.
         intrinsics : CameraIntrinsics
-            Of the image in pixels: a whole multiple of the grid, the same for rows and columns.
+            Of the image, in pixels. Its size must be the same whole multiple of the grid in rows and columns.
         pose : CameraPose
             Where and when the frame was seen.
         frame_id : int, optional
-            An id of your own, by which `delete_frame` finds the keyframe; auto-incremented if not given.
+            An id of your choice, for `delete_frame`; auto-incremented if not given.
         valid : (h, w) bool array, optional
             Cells that are False are not remembered.
         dynamic : (h, w) bool array, optional
-            Cells that show something that moves: it will be elsewhere, so they are not remembered.
+            Cells that show something moving. It will be elsewhere later, so they are not remembered.
         confidence : (h, w) array, optional
-            In [0, 1], 1 if not given. Tokens and canvases weigh a cell by it.
+            In [0, 1], 1 if not given. Weights a cell in tokens and canvases.
         provenance : {"observed", "generated"}
-            Whether a camera saw the frame, or a model made it up. It is kept for good: coverage tells the two apart,
-            and ``generated_weight`` weighs or excludes what was generated in retrieval.
+            Whether a camera saw the frame or a model generated it. Permanent: coverage reports the two separately,
+            and ``generated_weight`` downweights or excludes generated keyframes in retrieval.
         copy : bool
-            False: share contiguous float32 arrays instead of copying them. Do not write to them afterwards, since
-            memory would change without knowing. Arrays that nobody can write to (``flags.writeable`` is False for them
-            and all that they are views of, as for files that are mapped to be read) are shared always.
+            False: share contiguous float32 arrays instead of copying them. Do not write to them afterwards: the store
+            would change unnoticed. Arrays that nobody can write to (``flags.writeable`` is False for them and for every
+            array they are views of, as with files mapped read-only) are always shared.
 
         Returns
         -------
         int
-            Id of the first patch. The patches of the frame have consecutive ids, row by row.
+            Id of the first patch. The patches of a frame have consecutive ids, row by row.
         """
         given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
         if not isinstance(copy, bool):
@@ -191,12 +192,12 @@ class MosaicMemoryStore(Uncopied):
         return self._core.insert(*[*keyframe.values(), frame_id, self.num_threads])
 
     def retrieve(self, intrinsics: CameraIntrinsics, pose: CameraPose, **options: Any) -> RetrievedPatches:
-        """The patches that matter most to a camera, exactly.
+        """The patches with the highest scores for a camera, exactly.
 
         Parameters
         ----------
         intrinsics, pose
-            The camera, and when it looks.
+            The camera, and the time of the view.
         options
             Fields of `RetrievalOptions`: top_k, near, far, half_life, min_visibility, diversity_radius,
             diversity_penalty, generated_weight.
@@ -204,12 +205,12 @@ class MosaicMemoryStore(Uncopied):
         Returns
         -------
         RetrievedPatches
-            Front to back, on the host. Equal scores go to the smaller id.
+            Front to back, on the host. Among equal scores, smaller ids win.
 
         Warns
         -----
         SuspiciousInput
-            Nothing is left of what the camera sees, since all of the store is 30 half-lives old or older; once a store.
+            Nothing in view is found, because the whole store is at least 30 half-lives old. Given once per store.
         """
         chosen = RetrievalOptions(**options)
         found = self._retrieved(intrinsics, pose, chosen)
@@ -218,14 +219,14 @@ class MosaicMemoryStore(Uncopied):
         return found
 
     def _retrieved(self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions) -> RetrievedPatches:
-        """`retrieve` without a word where nothing is found."""
+        """`retrieve` without the warning."""
         camera, camera_from_world = _view(intrinsics, pose, options.near, options.far)
         window = self._window(camera, camera_from_world[None], np.array([pose.timestamp]), options, len(self))
         return window.packed()[0]
 
     def retrieve_window(self, targets: CameraTrajectory, **options: Any) -> RetrievedWindow:
-        """`retrieve` for each camera of a window, in padded arrays, where the store is read. On a GPU all cameras go
-        in one launch, and nothing waits.
+        """`retrieve` for each camera of a window, in padded arrays, on the store's device. On a GPU all cameras are
+        processed at once, and nothing synchronizes.
 
         Parameters
         ----------
@@ -243,7 +244,7 @@ class MosaicMemoryStore(Uncopied):
     def _window(
         self, camera: Any, camera_from_world: F64, times: F64, options: RetrievalOptions, most: int
     ) -> RetrievedWindow:
-        """With room for ``most`` patches of each camera."""
+        """`retrieve_window` with room for ``most`` patches per camera."""
         views, asked = len(camera_from_world), (camera, camera_from_world, times, options.top_k, options.weights())
         while True:
             with self._reading() as (call, memory):
@@ -251,13 +252,13 @@ class MosaicMemoryStore(Uncopied):
                 count, counted = call.empty((views,), "int32")
                 if memory.retrieve_window(*asked, (*found, counted), call.handle):
                     return RetrievedWindow(**arrays, count=count)
-            most = len(self)  # it has grown since its patches were counted
+            most = len(self)  # the store has grown since its patches were counted
 
-    # For the modules beside this one, which do not reach into the core.
+    # For the other modules of this package, which do not use the core directly.
 
     @property
     def _revision(self) -> int:
-        """Grows with every write."""
+        """Increases with every write."""
         return self._core.revision
 
     def _exported(self) -> ExportedStore:
@@ -288,7 +289,7 @@ class MosaicMemoryStore(Uncopied):
         self._place.prefetch(self._core, observations)
 
     def _there(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """NumPy arrays where the store is read."""
+        """NumPy arrays on the store's device."""
         with self._reading() as (call, _):
             return {name: call.there(array) for name, array in arrays.items()}
 
@@ -328,7 +329,7 @@ class MosaicMemoryStore(Uncopied):
         Returns
         -------
         offsets : (N + 1,) int64
-            The patches of point i are at offsets[i] to offsets[i + 1] in the other two.
+            The patches of point i are ``[offsets[i]:offsets[i + 1]]`` of the other two.
         distances : (M,) float32
             Metres, ascending for each point; ties go to the smaller id.
         ids : (M,) uint64
@@ -337,7 +338,7 @@ class MosaicMemoryStore(Uncopied):
         return self._core.within(queries, check_number("radius", radius, minimum=0.0, maximum=1e12), self.num_threads)
 
     def delete_patches(self, ids: ArrayLike) -> int:
-        """Erase patches by id; ids that do not live are skipped. Returns how many were erased."""
+        """Erase patches by id; ids of no live patch are skipped. Returns how many were erased."""
         return self._core.erase(as_ids("ids", ids))
 
     def delete_frame(self, frame_id: int) -> int:
@@ -346,25 +347,25 @@ class MosaicMemoryStore(Uncopied):
 
     @property
     def patch_ids(self) -> U64:
-        """Ids of all living patches, ascending."""
+        """Ids of all live patches, ascending."""
         return self._core.alive_ids()
 
     def describe_patches(self, ids: ArrayLike) -> dict[str, Any]:
-        """What is known of living patches, as arrays with one entry per patch.
+        """Describe live patches, in arrays with one entry per patch.
 
         Returns
         -------
         dict
             ``centre`` (P, 3) world metres; ``frame_id`` (P,); ``timestamp`` (P,) seconds;
-            ``generated`` (P,) bool: whether a model made the keyframe up; ``row`` and ``column`` (P,)
-            in the keyframe's patch grid; ``observation`` (P,) a number that patches have in common which are of one
-            keyframe and were never moved apart; ``world_from_camera``
-            (P, 3, 4) and ``intrinsics`` (P, 4: fx, fy, cx, cy) of the keyframe.
+            ``generated`` (P,) bool: whether a model generated the keyframe; ``row`` and ``column`` (P,)
+            in the keyframe's patch grid; ``observation`` (P,) a number shared by the patches of one keyframe, unless
+            edits have moved them apart; ``world_from_camera`` (P, 3, 4) and ``intrinsics`` (P, 4: fx, fy, cx, cy) of
+            the keyframe.
 
         Raises
         ------
         KeyError
-            An id does not live.
+            An id belongs to no live patch.
         """
         return cast(dict[str, Any], self._core.describe(as_ids("ids", ids)))
 
@@ -373,7 +374,7 @@ class MosaicMemoryStore(Uncopied):
     ) -> dict[str, Any]:
         """The tokens of patches, and where they land in a camera.
 
-        Tokens without depth and tokens that land nearer than ``near`` are left out, as are ids that do not live.
+        Tokens without depth, tokens that land nearer than ``near``, and ids of no live patch are left out.
 
         Returns
         -------
@@ -386,15 +387,15 @@ class MosaicMemoryStore(Uncopied):
         return cast(dict[str, Any], self._core.project_tokens(as_ids("ids", ids), *view))
 
     def snapshot(self) -> StoreSnapshot:
-        """The store as it is now, to come back to with `restore`.
+        """The current state of the store, for `restore`.
 
-        Takes less than a millisecond for a thousand keyframes: tensors and trees are shared, and stay in memory as long
-        as the snapshot does.
+        Takes less than a millisecond for a thousand keyframes: it shares tensors and trees, which stay in memory as
+        long as the snapshot does.
         """
         return StoreSnapshot(self._core.fork(), self._settings())
 
     def restore(self, snapshot: StoreSnapshot) -> None:
-        """Restore a snapshot. Ids that were given since it was taken are not given again."""
+        """Restore a snapshot. Ids that were assigned since it was taken are not reused."""
         check_instance("snapshot", snapshot, StoreSnapshot)
         for name, own in self._settings():
             theirs = getattr(snapshot._settings, name)
@@ -405,7 +406,7 @@ class MosaicMemoryStore(Uncopied):
     def fork(self) -> MosaicMemoryStore:
         """A second store with the same content and settings.
 
-        Costs as little as `snapshot`. What is done to one never shows in the other.
+        As cheap as `snapshot`. Changes to one never show in the other.
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
@@ -415,40 +416,40 @@ class MosaicMemoryStore(Uncopied):
 
     @property
     def bounds(self) -> F64 | None:
-        """The smallest and the largest world coordinates of living patches, (2, 3) metres; None for an empty store."""
+        """The smallest and the largest world coordinates of live patches, (2, 3) metres; None for an empty store."""
         return self._core.bounds(self.num_threads)
 
     def save(self, path: str | Path, *, label: str = "", attachment: Attachment | None = None) -> None:
-        """Keep the store in a folder; see `mosaicmem.memory.storage` for what is in it.
+        """Save the store to a folder; `mosaicmem.memory.storage` documents its layout.
 
-        Writes what is new since the last save there. The save before stays readable until this one is durable, and when
-        this returns, a power cut loses nothing of it. From the first save on, this store is the only one that may write
-        there, until `close` or the end of the process; any number of processes may read. Other threads insert,
-        retrieve and edit meanwhile: what is kept is the store as it was when this was called.
+        Writes only what is new since the last save there. The previous save stays readable until this one is durable,
+        and once this returns, a power cut loses nothing of it. From the first save on, only this store may write
+        there, until `close` or the end of the process; any number of processes may read. Other threads may insert,
+        retrieve and edit meanwhile: the state at the time of the call is saved.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or the one that this store was last saved to or opened from.
         label : str
-            Kept with this save, at most 1000 characters: it is there if and only if the rest is.
+            At most 1000 characters, saved atomically with the rest.
         attachment : (dict of str to array, dict of str to str), optional
-            Arrays and texts to keep beside the store from this save on; see `mosaicmem.memory.storage.read_attachment`.
+            Arrays and texts to keep with the store from this save on; see `mosaicmem.memory.storage.read_attachment`.
 
         Raises
         ------
         FileExistsError
             Something else is there.
         StoreLockedError
-            Another process writes there, or has saved since this store was opened.
+            Another process writes there, or has saved there since this store was opened.
         OSError
-            The disk is full, say. The save before is as it was; saving again is fine.
+            The disk is full, for example. The previous save is intact; saving again is safe.
 
         Warns
         -----
         SuspiciousInput
-            A file that this store was opened from no longer matches its checksum. It is kept as it is, also in another
-            folder, so that `mosaicmem inspect --verify` goes on saying so.
+            A file that this store was opened from no longer matches its checksum. It is kept unchanged, also in another
+            folder, so that `mosaicmem inspect --verify` still reports it.
         """
         check_instance("label", label, str)
         with self._home.saving:
@@ -469,16 +470,17 @@ class MosaicMemoryStore(Uncopied):
         device: Any = None,
         device_bytes: int | None = None,
     ) -> MosaicMemoryStore:
-        """A store that was saved. Its tensors are mapped, not read, and stay on disk until they are looked at.
+        """Open a saved store. Its tensors are memory-mapped, and stay on disk until they are accessed.
 
-        Files may be removed while they are mapped, but must not be cut short: reading beyond their end is fatal.
+        Files may be removed while they are mapped, but must not be truncated: reading beyond their end kills the
+        process.
 
         Parameters
         ----------
         path : path
             The folder.
         max_patches, max_bytes, eviction
-            As for a new store; those it was saved with if left out.
+            As for a new store; those it was saved with if omitted.
         num_threads, device, device_bytes
             As for a new store.
 
@@ -487,8 +489,8 @@ class MosaicMemoryStore(Uncopied):
         FileNotFoundError
             No store is there.
         FormatError
-            Files are damaged, missing, or of a newer version; the message names the file. Bytes of tensors are only
-            compared with their checksums by `mosaicmem.memory.storage.verify` (``mosaicmem inspect --verify``).
+            Files are damaged, missing, or of a newer version; the message names the file. Tensor data is compared with
+            its checksums only by `mosaicmem.memory.storage.verify` (``mosaicmem inspect --verify``).
         """
         given = {"max_patches": max_patches, "max_bytes": max_bytes, "eviction": eviction}
         given = {name: value for name, value in given.items() if value is not ...}
@@ -500,7 +502,7 @@ class MosaicMemoryStore(Uncopied):
         return store
 
     def close(self) -> None:
-        """Let another process write to the folder that this store was saved to. The store itself goes on."""
+        """Let another process write to the folder that this store was saved to. The store itself stays usable."""
         self._home.close()
 
     def __copy__(self) -> MosaicMemoryStore:
@@ -515,7 +517,7 @@ class MosaicMemoryStore(Uncopied):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the store holds: keyframes (each counted once, whoever made its arrays), index, bookkeeping."""
+        """Bytes that the store holds: keyframes (each once, whoever allocated its arrays), index, bookkeeping."""
         return self._core.nbytes
 
 

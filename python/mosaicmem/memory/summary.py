@@ -1,4 +1,4 @@
-"""What is in a store, as figures."""
+"""Figures about the contents of a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.storage import read_manifest
 from mosaicmem.memory.store import MosaicMemoryStore
 
-_DTYPES = ("float32", "float16", "bfloat16")  # by the core's number
+_DTYPES = ("float32", "float16", "bfloat16")  # indexed by the core's LatentType
 
 
 def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def stride_of(store: MosaicMemoryStore) -> int:
     Raises
     ------
     ValueError
-        The store is empty, or its keyframes have several.
+        The store is empty, or its keyframes have several strides.
     """
     strides = {kind["stride"] for kind in summarize(store)["kinds"]}
     if not strides:
@@ -91,13 +91,13 @@ def stride_of(store: MosaicMemoryStore) -> int:
 
 
 COVERAGE = ("coverage", "coverage_observed", "coverage_generated")
-"""Names of parts of a view: that memory covers, and that by what was observed and by what was generated apart."""
+"""Names of the fractions of a view that memory covers: in total, by observed and by generated keyframes."""
 
 
 def coverage_figures(coverage: Bool, observed: Bool) -> dict[str, float]:
-    """The part of all cells that is covered, and that by what was observed and by what was generated apart.
+    """The fractions of all cells that are covered: in total, by observed keyframes, and by generated ones only.
 
-    Masks of one shape; ``observed`` is within ``coverage``.
+    The masks have one shape; ``observed`` is a subset of ``coverage``.
     """
     return dict(
         zip(COVERAGE, map(float, (coverage.mean(), observed.mean(), (coverage & ~observed).mean())), strict=True)
@@ -111,7 +111,7 @@ def coverage_along(
     patches: dict[str, Any],
     keyframes: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """For each camera: how many patches it retrieves, and the part of its latent cells that a canvas covers.
+    """For each camera: how many patches it retrieves, and the fraction of its latent cells that a canvas covers.
 
     ``coverage`` is the sum of ``coverage_observed`` and ``coverage_generated``.
     ``patches`` are fields of `RetrievalOptions`, ``keyframes`` of `KeyframeOptions`.

@@ -10,7 +10,7 @@ from mosaicmem.memory.storage import MAX_CELLS
 
 
 def target_grids(targets: CameraTrajectory, stride: int, near: float, far: float) -> _core.TargetGrids:
-    """Grids of ``stride`` pixels per cell; what lies nearer than ``near`` or beyond ``far`` is not shown."""
+    """Grids of ``stride`` pixels per cell; surfaces nearer than ``near`` or beyond ``far`` are not shown."""
     camera = targets.intrinsics
     grid = camera.latent_grid(stride)
     if grid.width * grid.height > MAX_CELLS:

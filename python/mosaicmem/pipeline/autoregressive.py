@@ -1,4 +1,4 @@
-"""A video along a camera path, window after window, with a memory of the space it shows."""
+"""Generates a video along a camera path, window by window, with a memory of the space it shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from mosaicmem.pipeline.first_view import suspect_unseen
 from mosaicmem.pipeline.frames import blend, cropped, extended, padded_path
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
 
-_FIXED = (  # settings of parts
+_FIXED = (  # settings of the shared parts, which `varied` cannot change
     *("latent_patch_size", "latent_dtype", "max_patches", "max_bytes", "eviction"),
     *("vae_stride", "latent_channels", "temporal_kind", "temporal_factor"),
     *("scheduler", "noise_schedule", "flow_shift"),
@@ -48,33 +48,33 @@ _FIXED = (  # settings of parts
 class AutoregressivePipeline(Uncopied):
     """Drives a diffusion backbone along a camera path with spatial memory.
 
-    Each window: retrieve what its cameras see, align it to them, denoise, decode, blend with the window before, choose
-    keyframes by motion, remember them. The result has exactly as many frames as the trajectory.
+    Each window: retrieve what its cameras see, align it to them, denoise, decode, blend with the previous window,
+    choose keyframes by motion, remember them. The result has exactly as many frames as the trajectory.
 
-    Images need not be of whole latent cells: they are extended at the right and the bottom for the VAE, observed ones
-    by their last pixels without depth, and what is generated there is cut off.
+    Image sizes need not be multiples of the latent cell: images are padded at the right and the bottom for the VAE.
+    Observed images repeat their edge pixels there, without depth; generated padding is cropped.
 
     Parameters
     ----------
     config : PipelineConfig, optional
     backbone, vae, scheduler : optional
-        Anything that follows `DiffusionBackbone`, `VAE`, `NoiseScheduler`; synthetic ones if not
-        given, and the scheduler that the configuration names, for what the backbone predicts.
+        Any implementations of `DiffusionBackbone`, `VAE`, `NoiseScheduler`. If not given: synthetic ones, and the
+        scheduler that ``config`` names, for the backbone's prediction type.
     depth_estimator : DepthEstimator, optional
         Depth of generated keyframes; `DepthCompletion` if not given.
     text_encoder : TextEncoder, optional
         For the contexts' ``text``; `HashedTextEncoder` if not given.
     store : MosaicMemoryStore, optional
-        Carried over from before; a new one if not given. The loop runs where it is read: of a store on a GPU, mosaics,
-        canvases and latents are there from retrieval until the VAE has decoded them, for parts that take them there.
+        An existing memory; a new one if not given. The loop runs on the store's device: with a store on a GPU, mosaics,
+        canvases and latents stay there from retrieval until the VAE has decoded them, if the parts support it.
 
     Attributes
     ----------
     store : MosaicMemoryStore
-        The memory; it goes on from one call to the next. A run with a checkpoint replaces it by what it has kept.
+        The memory, which carries over from one call to the next. A run with a checkpoint replaces it with the memory
+        in the checkpoint.
     pose_check : PoseCheck
-        Compares the frames that are observed; its ``conclusion`` says what came of it, also if nothing could be
-        compared.
+        Compares the observed frames; its ``conclusion`` states the result, also if nothing could be compared.
     """
 
     _instead = "use copy.copy or varied() for a second one, and a checkpoint or store.save() for another process"
@@ -120,7 +120,7 @@ class AutoregressivePipeline(Uncopied):
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:
-        """A pipeline of the same parts with other settings, and with a copy of this memory.
+        """A pipeline with the same parts, other settings, and a copy of this memory.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class AutoregressivePipeline(Uncopied):
         Raises
         ------
         ValueError
-            A field is one of the store, the VAE or the scheduler, which are shared and were made before.
+            A field belongs to the store, the VAE or the scheduler, which exist already and are shared.
         """
         config = PipelineConfig(**{**self.config.model_dump(), **changes})
         fixed = [name for name in _FIXED if getattr(config, name) != getattr(self.config, name)]
@@ -177,8 +177,8 @@ class AutoregressivePipeline(Uncopied):
         Warns
         -----
         SuspiciousInput
-            Depth looks like millimetres; or the depth of the frames so far does not fit their poses and would if those
-            were read as the inverse, or with OpenGL axes.
+            Depth looks like millimetres; or the depth of the frames so far does not fit their poses, but would if the
+            poses were inverted or had OpenGL axes.
         """
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
@@ -188,7 +188,7 @@ class AutoregressivePipeline(Uncopied):
         self._insert(extended(pixels, padded, "edge"), z, padded, pose, "observed", confidence=1.0, valid=None)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
-        """What memory shows to the cameras of some latent frames, over whole latent cells."""
+        """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
         return self._conditioner.context(self.store, padded_path(cameras, self.vae.stride), window)
 
     def generate(
@@ -207,20 +207,20 @@ class AutoregressivePipeline(Uncopied):
         on_window : callable, optional
             Called with each finished `Window`.
         on_step : callable, optional
-            Called after each denoising step with the window's number, how many of its steps are done, and how many
-            it has: for a progress bar. A window that a checkpoint brings back has no steps.
+            Called after each denoising step with the window's index, its number of finished steps and its total number
+            of steps: for a progress bar. A window restored from a checkpoint has no steps.
         checkpoint : path or Checkpoint, optional
-            Folder in which each window and the memory after it are kept. If a run of the same configuration and path
-            has begun there, it goes on from its last window, whatever ended it, and gives the same bytes. What memory
-            the run began with is in the folder: that of ``self.store`` gives way to it. (Under ``max_bytes``, a run
-            with a checkpoint may forget other keyframes than one without: a store that was read back is smaller.)
+            Folder that keeps each window and the memory after it. If a run of the same configuration and path has begun
+            there, it resumes after its last window, whatever ended it, and gives the same bytes. A resumed run takes
+            its memory from the folder and replaces ``self.store`` with it. (Under ``max_bytes``, a run with a
+            checkpoint may forget other keyframes than one without, because a reopened store is smaller.)
 
         Raises
         ------
         WindowError
-            A stage of a window failed; it carries what was done before.
+            A stage of a window failed; the error carries the windows completed before.
         ValueError
-            The checkpoint is that of another run; the message names what differs.
+            The checkpoint belongs to another run; the message names the differences.
 
         Warns
         -----
@@ -238,9 +238,9 @@ class AutoregressivePipeline(Uncopied):
     def stream(
         self, trajectory: CameraTrajectory, *, checkpoint: str | Path | Checkpoint | None = None
     ) -> Iterator[Window]:
-        """`generate`, window by window as each is done.
+        """`generate` as an iterator over finished windows.
 
-        Parameters and errors are those of `generate`. A window is generated when it is asked for.
+        Parameters and errors are those of `generate`. Each window is generated when it is requested.
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
         run = Progress((trajectory.intrinsics.height, trajectory.intrinsics.width))
@@ -295,7 +295,7 @@ class AutoregressivePipeline(Uncopied):
         keyframes: list[int],
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[F32, MemoryContext, WindowStatistics]:
-        """A window's images, of whole latent cells, and what they came from. If it fails, memory is as before."""
+        """A window's images, padded to whole latent cells, context and statistics. On failure, memory is restored."""
         c = self.config
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
@@ -313,8 +313,8 @@ class AutoregressivePipeline(Uncopied):
                 values=True,
             )
             blended = blend(run.shared(frames), decoded)
-        # Keyframes are remembered as this window shows them, so that the next one, which shares frames with it and
-        # is blended into it, is conditioned on them.
+        # Keyframes are remembered as this window shows them, before the next window is blended over its last frames,
+        # because the next window is conditioned on them.
         before = self.store.snapshot()
         try:
             with run("remember"):
@@ -345,7 +345,7 @@ class AutoregressivePipeline(Uncopied):
     def _bring_back(
         self, path: CameraTrajectory, run: Progress, kept: Checkpoint, index: int, frames: range
     ) -> tuple[F32, MemoryContext, WindowStatistics]:
-        """A window that a checkpoint has kept."""
+        """A window restored from a checkpoint."""
         with run("checkpoint"):
             record = kept.load(index)
             expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
@@ -370,7 +370,7 @@ class AutoregressivePipeline(Uncopied):
     def _remember(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
         """Insert a generated keyframe; by default only the cells that memory does not show yet.
 
-        ``image`` is of whole latent cells, ``intrinsics`` of the image that is wanted.
+        ``image`` is padded to whole latent cells; ``intrinsics`` are those of the unpadded image.
         """
         s = self.vae.stride
         padded = intrinsics.padded(s)
@@ -405,29 +405,29 @@ class AutoregressivePipeline(Uncopied):
         confidence: float,
         valid: Bool | None,
     ) -> None:
-        """Image and ``intrinsics`` are of whole latent cells; depth may be smaller, and is unknown beyond."""
+        """Image and ``intrinsics`` are padded to whole latent cells; depth may be smaller: the rest is unknown."""
         grid = depth_to_grid(extended(depth, intrinsics, "constant"), self.vae.stride)
         shape = (*grid.shape, self.vae.channels)
         encoded = to_host("encoded image", self.vae.encode_image(image))
         self.store.insert_keyframe(
-            as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may use it again
+            as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may reuse its array
             grid,
             intrinsics,
             pose,
             valid=valid,
             confidence=np.full(grid.shape, confidence, dtype=np.float32),
             provenance=provenance,
-            copy=False,  # all of these are the pipeline's own
+            copy=False,  # the pipeline owns all of these
         )
 
 
 def _count(name: str, mosaic: Mosaic | None, is_there: Callable[[Any], Any]) -> int:
-    """How much is there in an array of a window's mosaic."""
+    """The number of existing entries in an array of a window's mosaic; 0 without a mosaic."""
     return 0 if mosaic is None else int(is_there(to_host(name, getattr(mosaic, name))).sum())
 
 
 def _scheduler(config: PipelineConfig, backbone: DiffusionBackbone | None) -> NoiseScheduler:
-    """The scheduler that a configuration names, for what the backbone predicts."""
+    """The scheduler that a configuration names, for the backbone's prediction type."""
     predicts = "sample" if backbone is None else getattr(backbone, "prediction_type", "sample")
     if config.scheduler == "flow_matching":
         return FlowMatchingScheduler(shift=config.flow_shift, prediction_type=predicts)

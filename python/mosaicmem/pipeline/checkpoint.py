@@ -1,9 +1,9 @@
-"""A run that may be killed at any moment: each window is kept when it is done, and not computed again.
+"""Checkpoints: a run may be killed at any moment; each finished window is kept, and not computed again.
 
-A folder holds ``run.json`` (what the run was told, and by which mosaicmem on which processor) and ``store``: the memory
-after the last window, to which what each window showed is attached, so that all of it has checksums and a window counts
-when the manifest of the store is replaced, which is one rename. A run goes on from the store as it was read back, also
-one that was never stopped, so that both give the same bytes.
+The folder holds ``run.json`` (the settings of the run, the version of mosaicmem and its vector instructions) and
+``store``: the memory after the last window, with the output of each window attached. So everything has checksums, and
+one rename commits a window: the one that replaces the store's manifest. Even a run that is never stopped continues from
+the reopened store after each window, so that a resumed run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ RUN = "run.json"
 STORE = "store"
 
 _RUN = "run, sha256 "
-_OF_BEFORE = "windows done: "  # of runs whose windows were files of their own
+_OF_BEFORE = "windows done: "  # label of older runs, whose windows were separate files
 _STATISTICS = TypeAdapter(WindowStatistics)
 _FREE_FIELDS = {"num_threads"}  # no result depends on them
 
 
 @dataclass(frozen=True, eq=False)
 class KeptWindow:
-    """What is kept of a window.
+    """The parts of a window that are kept.
 
     Attributes
     ----------
     decoded : (F, H, W, 3) float32
-        Before it was blended with the window before; sizes are those of whole latent cells.
+        Before blending with the previous window; padded to whole latent cells.
     canvas : (T, h, w, C) float32
     coverage : (T, h, w) bool
     depth : (T, h, w) float32
@@ -64,15 +64,15 @@ class KeptWindow:
 
 
 class Checkpoint:
-    """The folder of a run that can be continued.
+    """The folder of a run that can be resumed.
 
     Parameters
     ----------
     path : path
-        A new or empty folder, or that of a run to continue.
+        A new or empty folder, or that of a run to resume.
     inputs : mapping, optional
-        What else the run depends on, as plain JSON: where its memory came from, say. A run is only continued with the
-        same. What is in those files, and in the parts of a pipeline, is not compared.
+        What else the run depends on, as plain JSON: for example, where its memory came from. A run resumes only with
+        the same inputs. The contents of such files, and of the parts of a pipeline, are not compared.
     """
 
     def __init__(self, path: str | Path, inputs: Mapping[str, Any] | None = None) -> None:
@@ -96,12 +96,12 @@ class Checkpoint:
         return type(self), (self.path, self.inputs)
 
     def __enter__(self) -> Checkpoint:
-        """Be the only run that goes on from here, until the block or the process ends.
+        """Lock the folder for this run, until the block or the process ends.
 
         Raises
         ------
         StoreLockedError
-            Another run does.
+            Another run has locked it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -139,12 +139,12 @@ class Checkpoint:
     def begin(
         self, config: PipelineConfig, trajectory: CameraTrajectory, parts: Mapping[str, str], store: MosaicMemoryStore
     ) -> MosaicMemoryStore:
-        """Begin a run with a store, or find that it has begun; the store to go on with.
+        """Begin a run with a store, or resume it. Returns the store to continue with.
 
         Raises
         ------
         ValueError
-            Another run was begun here; the message names what differs.
+            Another run was begun here; the message names the differences.
         """
         run = {
             "config": config.model_dump(mode="json"),
@@ -152,7 +152,7 @@ class Checkpoint:
             "inputs": self.inputs,
             "trajectory": trajectory.to_dict(),
         }
-        run = json.loads(json.dumps(run))  # tuples are lists from here on
+        run = json.loads(json.dumps(run))  # turns tuples into lists
         manifest = self._manifest()
         if (self.path / RUN).is_file():
             self._expect_same(run, manifest)
@@ -164,13 +164,13 @@ class Checkpoint:
         return self._keep_store(store.fork())
 
     def _expect_same(self, run: dict[str, Any], manifest: Manifest | None) -> None:
-        """That the run that began here is this one, and on what it began."""
+        """Check that the run that began here is this one, and warn if it began with another version or instructions."""
         before = read_json_object(self.path / RUN, follow=False)
         if not all(isinstance(before.get(group), dict) for group in run):
             raise FileExistsError(f"checkpoint: {self.path / RUN} is no run of mosaicmem: it is left alone")
         if manifest is not None and manifest.label != self._label():
             raise FormatError(self.path / RUN, "damaged: it does not match the checksum in the store of the run")
-        # A setting that the version which began the run did not know yet has its default.
+        # Settings added since the version that began the run have their defaults.
         before["config"] = {**PipelineConfig().model_dump(mode="json"), **before["config"]}
         differences = _differences(before, run)
         if differences:
@@ -184,7 +184,7 @@ class Checkpoint:
             )
 
     def keep(self, index: int, window: KeptWindow, store: MosaicMemoryStore) -> MosaicMemoryStore:
-        """Keep a window, the next after those that are kept, and the memory after it; the store to go on with."""
+        """Keep the next window and the memory after it. Returns the store to continue with."""
         if index != self.windows:
             raise ValueError(f"index: expected {self.windows}, of the window after those that are kept, got {index}")
         arrays = {"decoded": window.decoded, "canvas": window.canvas, "depth": window.depth}
@@ -195,7 +195,7 @@ class Checkpoint:
         )
 
     def load(self, index: int) -> KeptWindow:
-        """A window that is kept.
+        """Load a kept window.
 
         Raises
         ------
@@ -225,23 +225,23 @@ class Checkpoint:
         return self._opened_like(store)
 
     def _opened_like(self, store: MosaicMemoryStore) -> MosaicMemoryStore:
-        """What is kept, read where and as ``store`` is."""
+        """The kept store, opened with the device and threads of ``store``."""
         return MosaicMemoryStore.open(
             self.path / STORE, num_threads=store.num_threads, device=store.device, device_bytes=store.device_bytes
         )
 
     def _label(self) -> str:
-        """What the store says of the run: the checksum of its file."""
+        """The store's label, which identifies the run by the checksum of its file."""
         return _RUN + hashlib.sha256((self.path / RUN).read_bytes()).hexdigest()
 
 
 def _is_temporary(path: Path) -> bool:
-    """A file of ours that was being written when the run was killed."""
+    """Whether a file is an unfinished write of ``run.json`` by a killed run."""
     return path.name.startswith(f".{RUN}.") and path.is_file()
 
 
 def _this_machine() -> dict[str, str]:
-    """What results depend on to the last bit, beside what a run is told."""
+    """What results depend on in their last bits, besides the settings of the run."""
     from mosaicmem import __version__
 
     return {"mosaicmem": __version__, "simd": _core.simd_level().name}
@@ -254,7 +254,7 @@ def _described(machine: Any) -> str:
 
 
 def _statistics_in(file: MappedTensors, index: int) -> WindowStatistics:
-    """Those that were kept, if they can be those of this window."""
+    """The kept statistics, checked for plausibility as those of this window."""
     try:
         statistics = _STATISTICS.validate_json(str(file.metadata["statistics"]), strict=True)
     except KeyError:

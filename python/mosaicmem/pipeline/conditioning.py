@@ -1,4 +1,4 @@
-"""What memory shows to the cameras of a window, as a model takes it."""
+"""What memory shows to the cameras of a window, as the context of a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Conditioner:
     Parameters
     ----------
     config : PipelineConfig
-        Its ``use_...`` fields leave parts out, so that their worth can be seen.
+        Its ``use_...`` fields leave parts out, for ablations.
     stride, channels : int
         Of the latents.
     text_encoder : TextEncoder
@@ -35,12 +35,12 @@ class Conditioner:
 
     @property
     def has_warned(self) -> bool:
-        """Whether retrieval has said already why it finds nothing."""
+        """Whether retrieval has already warned that it finds nothing."""
         return self._patches._has_warned or self._keyframes._has_warned
 
     def context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
-        """The context of a window, where the store is read; ``cameras`` are those of its latent frames, of whole latent
-        cells."""
+        """The context of a window, on the store's device; ``cameras`` are those of its latent frames, padded to whole
+        latent cells."""
         c = self._config
         is_asked = c.use_memory and len(store) > 0
         mosaic: Mosaic | None = None
@@ -96,7 +96,7 @@ class Conditioner:
 
 
 def coverage_of(context: MemoryContext) -> dict[str, float]:
-    """The part of a window's cells that memory reaches, on the canvas or by attention alone; see `coverage_figures`."""
+    """`coverage_figures` of a window's cells: of the canvas, or of attention alone if the canvas is empty."""
     coverage, observed, mosaic = to_host("coverage", context.coverage), context.observed, context.mosaic
     if not coverage.any() and mosaic is not None:
         coverage, observed = to_host("coverage", mosaic.coverage), mosaic.observed

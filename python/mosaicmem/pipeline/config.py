@@ -1,4 +1,4 @@
-"""Everything that a run can be told, with its defaults."""
+"""All settings of a run, with their defaults."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Bytes = Annotated[int, Field(ge=1, le=2**61)]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
-MAX_BYTES = 1 << 20  # of a file
-_MOST_UNKNOWN = 100  # that are named one by one
+MAX_BYTES = 1 << 20  # of a configuration file
+_MOST_UNKNOWN = 100  # unknown settings that errors name one by one
 _MOST_EVENTS = 10_000
 
-_LEFT_OPEN = ("prompt", "num_threads", "half_life")  # settings of which commands have defaults of their own
+_LEFT_OPEN = ("prompt", "num_threads", "half_life")  # settings for which commands have their own defaults
 
 
 def _or_null(schema: dict[str, Any]) -> None:
-    """In the JSON schema of a setting that a file may leave open."""
+    """Allow null in the JSON schema of a setting that a file may leave open."""
     schema["type"] = [schema["type"], "null"]
 
 
@@ -43,7 +43,7 @@ class PromptEvent(BaseModel):
 class PipelineConfig(BaseModel):
     """Configuration of an `AutoregressivePipeline`. Immutable; unknown keys are errors.
 
-    ``prompt``, ``num_threads`` and ``half_life`` may be None, or null in a file: they are left open, and have the
+    ``prompt``, ``num_threads`` and ``half_life`` may be None, or null in a file: they are then left open, and take the
     default of the command that reads them, or the one here.
     """
 
@@ -131,7 +131,7 @@ class PipelineConfig(BaseModel):
         if not isinstance(fields, dict):
             return fields
         events = fields.get("events")
-        if isinstance(events, Sized) and len(events) > _MOST_EVENTS:  # each wrong one would be an error of its own
+        if isinstance(events, Sized) and len(events) > _MOST_EVENTS:  # each invalid event would be a separate error
             raise ValueError(f"events: expected at most {_MOST_EVENTS}, got {len(events)}")
         return {name: value for name, value in fields.items() if value is not None or name not in _LEFT_OPEN}
 

@@ -22,17 +22,17 @@ def denoise(
     context: MemoryContext,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Any:
-    """The clean latents (C, T, h, w) of a window, where its canvas is. All noise depends on seed and window alone.
+    """The clean latents (C, T, h, w) of a window, on the device of its canvas. Noise depends only on seed and window.
 
-    Noise is drawn on the host; nothing else passes through it at a step. ``on_step`` is called after each step with
-    how many are done, and how many there are.
+    Noise is drawn on the host; nothing else passes through it during a step. ``on_step`` is called after each step with
+    the number of finished steps and their total number.
     """
     shape = (1, channels, *context.coverage.shape)
     here = Call("canvas", context.canvas, config.num_threads)
     noise = window_noise(config.seed, context.window)
 
     def fresh() -> Any:
-        # By a call of its own, since a call keeps what it made.
+        # In a separate call, since a call keeps the arrays that it made.
         drawn = noise.standard_normal(shape, dtype=np.float32)
         return Call("canvas", context.canvas, config.num_threads).there(drawn)
 
@@ -47,7 +47,7 @@ def denoise(
     for done, (timestep, previous) in enumerate(pairwise(steps), 1):
         prediction = predict(sample, timestep, context)
         if scale != 1:
-            prediction = here.owned(prediction)  # a model may answer in the same array each time
+            prediction = here.owned(prediction)  # a model may reuse its output array
             base = predict(sample, timestep, unprompted)
             prediction = base + scale * (prediction - base)
         sample = scheduler.previous_sample(prediction, timestep, previous, sample, fresh())

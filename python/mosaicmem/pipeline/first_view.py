@@ -1,4 +1,4 @@
-"""A run whose first target memory hardly covers says so, and why."""
+"""Warns if memory hardly covers the first target of a run, and says why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEAST_COVERAGE = 0.01
 
 
 def suspect_unseen(store: MosaicMemoryStore, context: MemoryContext, config: PipelineConfig) -> None:
-    """Warn if memory is not empty, is asked, and shows next to nothing to the first target of ``context``."""
+    """Warn if memory is not empty, is used, and shows next to nothing to the first target of ``context``."""
     mosaic = context.mosaic
     is_asked = config.use_memory and (config.memory_gate != 0 or config.use_warped_latent)
     if not (is_asked and len(store) and len(context.cameras)):

@@ -1,4 +1,4 @@
-"""Images of whole latent cells and of the size that is wanted, and windows that are blended over their overlap."""
+"""Pads images to whole latent cells, crops them to the output size, and blends windows over their overlap."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 
 
 def padded_path(trajectory: CameraTrajectory, stride: int) -> CameraTrajectory:
-    """The same path of a camera whose image is of whole latent cells."""
+    """The same path, with the camera's image padded to whole latent cells."""
     return CameraTrajectory(trajectory.poses, trajectory.intrinsics.padded(stride))
 
 
 def extended(pixels: F32, camera: CameraIntrinsics, mode: str) -> F32:
-    """An image or a depth (H, W, ...), extended at the right and the bottom to the size of a camera."""
+    """An image or a depth map (H, W, ...), padded at the right and the bottom to the size of a camera's image."""
     more = ((0, camera.height - pixels.shape[0]), (0, camera.width - pixels.shape[1]))
     if more == ((0, 0), (0, 0)):
         return pixels
@@ -23,14 +23,14 @@ def extended(pixels: F32, camera: CameraIntrinsics, mode: str) -> F32:
 
 
 def cropped(frames: F32, camera: CameraIntrinsics) -> F32:
-    """Frames (F, H, W, ...) as large as a camera's image."""
+    """Frames (F, H, W, ...) cropped to the size of a camera's image."""
     if frames.shape[1:3] == (camera.height, camera.width):
         return frames
     return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
 
 
 def blend(before: F32, decoded: F32) -> F32:
-    """The images of a window; the first ones exist already, in ``before``, and cross-fade linearly into the new."""
+    """The images of a window; over its first ones, linear cross-fade from ``before``, those of the previous window."""
     images: F32 = np.clip(decoded, 0, 1)
     shared = len(before)
     if not shared:

@@ -1,4 +1,4 @@
-"""Noise that depends on seed and window alone, so that a window can be made again without those before it."""
+"""Noise that depends only on seed and window, so that a window can be regenerated without those before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run gives: windows as they are done, the whole video, or the window that failed."""
+"""Results of a run: finished windows, the whole video, or the window that failed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class WindowStatistics:
     patches, tokens : int
         Retrieved for attention, over all latent frames.
     coverage : float
-        Part of the window's latent cells that memory covered; the sum of the next two.
+        Fraction of the window's latent cells that memory covered; the sum of the next two.
     coverage_observed, coverage_generated : float
-        Parts of the cells that showed mostly what cameras observed, and what was generated before.
+        Fractions of the cells that showed mostly observed content, and content generated earlier.
     keyframes : int
         Remembered from this window.
     store_patches : int
@@ -58,14 +58,14 @@ class Window:
     Attributes
     ----------
     frames : range
-        Its frames of the trajectory.
+        Its frames in the trajectory.
     video : (len(frames), H, W, 3) float32 in [0, 1]
-        Blended with the window before. The next window may still blend into the frames that it shares.
+        Blended with the previous window. The next window may still be blended into the frames that they share.
     final : range
-        The frames that are final since this window; together they are all frames, once each, in order.
+        The frames that this window made final. Over all windows, these are all frames, once each, in order.
     final_video : (len(final), H, W, 3) float32 in [0, 1]
     context : MemoryContext
-        What conditioned it. Its mosaic is None for a window that a checkpoint brought back.
+        What conditioned it. Its mosaic is None for a window restored from a checkpoint.
     statistics : WindowStatistics
     """
 
@@ -93,7 +93,7 @@ class GenerationResult:
 
 
 class WindowError(RuntimeError):
-    """A window failed; what was done before it is kept.
+    """A window failed; the results before it are kept.
 
     Attributes
     ----------
@@ -103,8 +103,8 @@ class WindowError(RuntimeError):
     stage : str
         retrieve, denoise, decode, remember, checkpoint or callback.
     completed : GenerationResult
-        All windows before it; the window itself too in stage callback. From a stream, which has handed out all frames
-        that were final, the frames that were not yet.
+        All windows before it; in stage callback, the window itself too. From a stream, which has already handed out
+        the final frames, only the frames that were not final yet.
     """
 
     def __init__(self, window: int, frames: range, stage: str, completed: GenerationResult, cause: Exception) -> None:
@@ -122,14 +122,14 @@ class WindowError(RuntimeError):
 
 
 class Progress:
-    """What of the video is still needed, the stage that runs, how long each took; a failure gets its place from here.
+    """Tracks a run: the images still needed, the current stage, and stage times; gives failures their context.
 
     Parameters
     ----------
     size : (int, int)
-        (height, width) of the images that are wanted; those of windows may be larger.
+        (height, width) of the output; the images of windows may be larger.
     video : (T, height, width, 3) float32, optional
-        Filled with frames as they become final. Without it only the last window is held.
+        Filled with frames as they become final. Without it only the last window is kept.
     """
 
     def __init__(self, size: tuple[int, int], video: F32 | None = None) -> None:
@@ -148,15 +148,15 @@ class Progress:
         return self.frames.stop
 
     def begin(self, window: int, frames: range) -> None:
-        """The stages from now on are those of this window."""
+        """Attribute the following stages to this window."""
         self._window, self._frames, self.seconds = window, frames, {}
 
     def shared(self, frames: range) -> F32:
-        """The images of a window's first frames, which the window before has generated."""
+        """The previous window's images of the frames that it shares with ``frames``."""
         return self.tail[frames.start - self.frames.start :]
 
     def add(self, frames: range, images: F32, final: int, statistics: WindowStatistics) -> range:
-        """A window is done, and frames before ``final`` are final; returns those that have become so."""
+        """Add a finished window; frames before ``final`` are final now. Returns the frames that became final."""
         self.frames, self.tail = frames, images
         finished, self.final = range(self.final, final), final
         self.done.append(statistics)
@@ -165,7 +165,7 @@ class Progress:
         return finished
 
     def images(self, frames: range) -> F32:
-        """Images of frames of the last window, as large as they are wanted, not shared with anything."""
+        """Copies of images of the last window, cropped to the output size."""
         start = self.frames.start
         height, width = self.size
         return np.array(self.tail[frames.start - start : frames.stop - start, :height, :width])
@@ -182,6 +182,6 @@ class Progress:
         self.seconds[stage] = time.perf_counter() - start
 
     def _completed(self) -> F32:
-        """All images so far, those that the next window would have blended into included."""
+        """All images so far; without ``video``, only those that are not final yet."""
         rest = self.images(range(self.final, self.end))
         return rest if self.video is None else np.concatenate([self.video[: self.final], rest])

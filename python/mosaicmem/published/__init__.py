@@ -1,6 +1,6 @@
-"""The memories of others under their own names, on this core, for models that were trained with them.
+"""Published memories under their original names, on this core, for models that were trained with them.
 
-`PatchMemory` is what Matrix-Game 3.5 has published. Its rules also choose keyframes of a store, as the strategies
+`PatchMemory` is the one published with Matrix-Game 3.5. Its rules also choose keyframes of a store, as the strategies
 ``pose_nearest`` and ``coverage``.
 """
 

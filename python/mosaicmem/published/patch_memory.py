@@ -1,4 +1,4 @@
-"""The patch memory that Matrix-Game 3.5 has published: same names, same answers."""
+"""The published patch memory of Matrix-Game 3.5: same names, same results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 
 SUBFRAMES = 4
-"""Poses of a group, which stands for one latent; the last is its reference."""
+"""Poses per group. A group stands for one latent; its last pose is its reference."""
 
 STRIDE = 16
 """Pixels per latent cell."""
 
 PICKS = 5
-"""Candidates of a group."""
+"""Candidates per group."""
 
 POLICIES = ("base", "distilled")
 
@@ -34,7 +34,7 @@ class PatchMemoryResult:
     latents : (C, G, h, w) float32
         Zero where nothing projected.
     valid_mask : (G, h, w) bool
-    candidate_frame_ids : tuple of G tuples of 5 int, or (G, 5) int64 on a device
+    candidate_frame_ids : tuple of G tuples of 5 int, or (G, 5) int64 on the GPU
         -1 for none.
     aligned_query_w2c : (4 G, 4, 4) float32
     """
@@ -46,24 +46,24 @@ class PatchMemoryResult:
 
 
 class PatchMemory(Uncopied):
-    """Frames of latents that are chosen and splatted by the published rules, about thirty times as fast.
+    """Keeps latent frames, and chooses and splats them by the published rules.
 
-    For a model that was trained on what these rules compose. They do not test for occlusion, look at every frame that
-    was ever appended, and take a cell without depth for a point at its camera. `KeyframeRetrieval`
-    does better.
+    For models trained on mosaics composed by these rules. The rules do not test for occlusion, search the whole history
+    of frames, and treat a cell without depth as a point at its camera. `KeyframeRetrieval` does better.
 
-    Cell (r, c) is at pixel (16 c, 16 r), its corner, unlike everywhere else in this library, and its depth is that of
-    pixel (floor(c W / w), floor(r H / h)). Matrices are taken as they come: no rotation is made orthonormal.
+    Unlike everywhere else in this library, cell (r, c) is at its corner, pixel (16 c, 16 r), and its depth is that of
+    pixel (floor(c W / w), floor(r H / h)). Matrices are used as given: rotations are not made orthonormal.
 
-    Latents may be torch tensors of any dtype; results are then tensors too. With latents and depths on a GPU, memory is
-    there, and so are candidates and results; poses and intrinsics stay on the host. ``copy.copy`` and ``copy.deepcopy``
-    give a memory of its own that shares the frames so far; one on a GPU cannot be copied, and none can be pickled.
+    Latents may be torch tensors of any dtype; results are then tensors too. With latents and depths on the GPU, the
+    memory, candidates and results are there too; poses and intrinsics stay on the host. ``copy.copy`` and
+    ``copy.deepcopy`` return an independent memory that shares the frames so far. A memory on the GPU cannot be copied,
+    and none can be pickled.
 
     Parameters
     ----------
     policy : {"base", "distilled"}
-        ``base``: ``pose_nearest`` candidates, of which the nearest surface is kept. ``distilled``: ``coverage``
-        candidates, of which the farthest is kept.
+        ``base``: ``pose_nearest`` candidates, keeping the nearest surface. ``distilled``: ``coverage`` candidates,
+        keeping the farthest.
     num_threads : int
         0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
     """
@@ -73,12 +73,12 @@ class PatchMemory(Uncopied):
     def __init__(self, policy: str = "base", *, num_threads: int = 0) -> None:
         self.policy = check_choice("policy", policy, POLICIES)
         self.num_threads = check_threads(num_threads)
-        self._core: Any = None  # of the core that the first latents are for
+        self._core: Any = None  # of the host or CUDA core, where the first latents are
         self._shape: tuple[int, int, int] | None = None  # channels, rows, columns
         self._last_w2c: F32 | None = None
         self._last_intrinsics: F32 | None = None
-        self._place: Any = None  # an array of the kind of the latents, where they are
-        self._lock = ForkSafeLock()  # of all these
+        self._place: Any = None  # an array in the framework and on the device of the latents
+        self._lock = ForkSafeLock()  # guards all of these
 
     def __copy__(self) -> PatchMemory:
         other = PatchMemory(self.policy, num_threads=self.num_threads)
@@ -107,7 +107,7 @@ class PatchMemory(Uncopied):
         Parameters
         ----------
         latents : (C, F, h, w) array
-            Of the shape of before, but for F.
+            Of the same shape in each call, except F.
         w2c : (F, 4, 4) array
             camera_from_world.
         intrinsics : (F, 3, 3) array
@@ -172,8 +172,8 @@ class PatchMemory(Uncopied):
 
         Returns
         -------
-        tuple of G tuples of 5 int, or, for a memory on a device, (G, 5) int64 there
-            Frame ids in order; -1 where ``pose_nearest`` has no more, and where nothing covers anything.
+        tuple of G tuples of 5 int, or, for a memory on the GPU, (G, 5) int64 there
+            Frame ids in order; -1 where ``pose_nearest`` has no more, or if no frame covers anything.
         """
         core = self._filled()
         poses, cameras = self._references(query_w2c, query_intrinsics)
@@ -198,9 +198,9 @@ class PatchMemory(Uncopied):
         ----------
         query_w2c : (4 G, 4, 4) array
             Aligned camera_from_world.
-        candidate_frame_ids : G sequences of int, or (G, N) int64 on the device
-            Negative ids are skipped; a group without any takes frame 0. Those that come after 95 % of the cells are
-            filled do not count.
+        candidate_frame_ids : G sequences of int, or (G, N) int64 on the GPU
+            Negative ids are skipped; a group with no other ids uses frame 0. Candidates after 95 % of the cells are
+            filled are ignored.
         query_intrinsics : (4 G, 3, 3) array, optional
             K, pixels; those of the last frame of memory if not given.
 
@@ -233,7 +233,7 @@ class PatchMemory(Uncopied):
         return PatchMemoryResult(latents, valid, ids, aligned)
 
     def _call(self) -> Any:
-        """Where memory is."""
+        """A call on the device of the memory."""
         return Call("PatchMemory", self._place, self.num_threads)
 
     def _filled(self) -> Any:
@@ -254,7 +254,7 @@ class PatchMemory(Uncopied):
         return np.ascontiguousarray(poses[last]), np.ascontiguousarray(cameras[last])
 
     def _ids(self, candidate_frame_ids: Sequence[ArrayLike], groups: int) -> I64:
-        """(G, most) frame ids, -1 for none."""
+        """(G, N) frame ids, padded with -1."""
         if not isinstance(candidate_frame_ids, (Sequence, np.ndarray)):
             raise TypeError(
                 "candidate_frame_ids: expected a sequence of ids for each group, "

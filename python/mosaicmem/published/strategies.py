@@ -1,4 +1,4 @@
-"""Whole keyframes by the rules of the published patch memory: for models that were trained on what these choose."""
+"""Whole keyframes by the rules of the published patch memory, for models that were trained on their choices."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mosaicmem.published.patch_memory import STRIDE, SUBFRAMES, PatchMemory
 
 
 class PublishedRule:
-    """Chooses keyframes as `PatchMemory` does, from those of a store.
+    """Chooses keyframes of a store as `PatchMemory` does.
 
-    The rule wants grids of 16 pixels per cell, all of one size. It reads the depth of one pixel for each cell; a store
-    knows the median of all that are under it, so `read_depth` is for those who still have the images.
+    The rule requires grids of 16 pixels per cell, all of one size. It reads the depth of one pixel per cell; a store
+    only has the median over the cell, so if you still have the depth images, pass them to `read_depth`.
 
     Parameters
     ----------
     options : KeyframeOptions
-        Of which ``max_keyframes`` and ``generated_weight`` = 0 count.
+        Only ``max_keyframes``, and whether ``generated_weight`` is 0, are used.
     """
 
     policy: str
@@ -42,19 +42,19 @@ class PublishedRule:
         self._observations: U64 = np.zeros(0, np.uint64)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_options": self._options, "_pixel_depths": self._pixel_depths}  # the rest is of a store
+        return {"_options": self._options, "_pixel_depths": self._pixel_depths}  # the rest caches a store
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
     def read_depth(self, images: Mapping[int, F32]) -> None:
-        """Read these depth images (H, W), metres, by observation, in place of the store's grids."""
+        """Use these depth images (H, W), metres, keyed by observation, instead of the store's grids."""
         self._pixel_depths = dict(images)
         self._forget()
 
     def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> KeyframeSelection:
-        """Keyframes; none where the store has none."""
+        """Keyframes; none if the store has none."""
         if stride != STRIDE:
             raise ValueError(f"stride: expected {STRIDE}, which the published rules are made for, got {stride}")
         self._follow(store)
@@ -65,7 +65,7 @@ class PublishedRule:
         return KeyframeSelection([self._observations[[i for i in group if i >= 0][:most]] for group in groups])
 
     def _follow(self, store: MosaicMemoryStore) -> None:
-        """Take over what is in a store, unless it is as it was."""
+        """Load the keyframes of a store, unless it is unchanged."""
         revision = store._revision
         if self._known is not None and self._known[0]() is store and self._known[1] == revision:
             return
@@ -107,13 +107,13 @@ class PoseNearest(PublishedRule):
 
 
 class Coverage(PublishedRule):
-    """The keyframes that together cover most of the view, whatever stands in front."""
+    """The keyframes that together cover most of the view, ignoring occlusion."""
 
     policy = "distilled"
 
 
 def published_queries(targets: CameraTrajectory) -> tuple[F32, F32]:
-    """Poses and intrinsics of targets: the published rules take four a latent, and all four are the target's."""
+    """Poses and intrinsics of targets, each four times: the published rules take four per latent."""
     poses = np.repeat(targets.camera_from_world, SUBFRAMES, axis=0).astype(np.float32)
     return poses, np.tile(targets.intrinsics.matrix, (len(poses), 1, 1)).astype(np.float32)
 

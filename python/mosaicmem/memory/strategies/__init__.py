@@ -1,7 +1,7 @@
-"""Which parts of memory a window of views needs.
+"""Strategies: which parts of memory a window of views needs.
 
-A strategy has a file of its own here and a line below. `PipelineConfig`, ``mosaicmem.evaluation`` and the command line
-then know it by its name. One that lives elsewhere is added with `register_strategy`.
+Each strategy has its own file here and a line below; `PipelineConfig`, ``mosaicmem.evaluation`` and the command line
+then accept its name. Strategies defined elsewhere are added with `register_strategy`.
 """
 
 from mosaicmem.memory.strategies.registry import Strategy, make_strategy, register_strategy, strategy_names

@@ -1,4 +1,4 @@
-"""The strategies by name."""
+"""The registry of strategies."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ _FACTORIES: dict[str, Callable[[KeyframeOptions], Strategy]] = {}
 
 
 def register_strategy(name: str, factory: Callable[[KeyframeOptions], Strategy], *, replace: bool = False) -> None:
-    """Make a strategy known under a name, for `PipelineConfig`, ``evaluate`` and the command line.
+    """Register a strategy under a name, for `PipelineConfig`, ``evaluate`` and the command line.
 
     Parameters
     ----------
     name : str
         An identifier that no other strategy has.
     factory : function
-        Makes the strategy from the `KeyframeOptions` of a retrieval: a class that takes them, say.
+        Makes the strategy from the `KeyframeOptions` of a retrieval; for example, a class that takes them.
     replace : bool
-        Whether it may take the place of one of the same name.
+        Whether it may replace a strategy of the same name.
 
     Raises
     ------
     ValueError
-        The name is no identifier, or taken.
+        The name is not an identifier, or is taken.
     """
     if not (isinstance(name, str) and name.isidentifier()):
         raise ValueError(f"name: expected an identifier, got {name!r}")
@@ -65,5 +65,5 @@ def strategy_names() -> tuple[str, ...]:
 
 
 def make_strategy(name: str, options: KeyframeOptions) -> Strategy:
-    """The strategy of a name."""
+    """A new strategy of the given name."""
     return _FACTORIES[check_choice("strategy", name, strategy_names())](options)

@@ -8,11 +8,11 @@ from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.retrieval import MemoryRetrieval
 from mosaicmem.memory.store import MosaicMemoryStore
 
-_MOST_PATCHES = 4096  # of a target: as many as a canvas of usual size has room for
+_MOST_PATCHES = 4096  # per target: as many as a canvas of usual size has room for
 
 
 class TopK:
-    """Takes the patches that `MemoryRetrieval` scores highest, however low: enough of them to fill a canvas."""
+    """Takes the patches with the highest scores of `MemoryRetrieval`, however low: enough to fill a canvas."""
 
     def __init__(self, options: KeyframeOptions) -> None:
         self._patches = MemoryRetrieval(

@@ -1,4 +1,4 @@
-"""Whole keyframes by what each shows in front."""
+"""Whole keyframes by the front surfaces that each shows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mosaicmem.memory.target_grids import target_grids
 
 
 class VisibleCoverage:
-    """Takes greedily the keyframe that adds most to what the cells of all targets are worth.
+    """Greedily takes the keyframe that adds most to the total worth of the cells of all targets.
 
-    A cell counts for a keyframe if the keyframe's surface is in front there; see `KeyframeOptions`.
+    A cell counts for a keyframe if the keyframe shows the front surface there; see `KeyframeOptions`.
     """
 
     def __init__(self, options: KeyframeOptions) -> None:
         self._options = options
 
     def select(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> KeyframeSelection:
-        """Keyframes, chosen where the store is read."""
+        """Keyframes, chosen on the store's device."""
         grids = target_grids(targets, stride, self._options.near, self._options.far)
         with store._reading() as (call, memory):
             picks, out = call.empty((len(targets), self._options.most_picks), "int32")
