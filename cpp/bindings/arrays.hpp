@@ -1,5 +1,5 @@
 // What the bindings share. Python has validated shapes and made arrays contiguous; here types are
-// only adapted.
+// only converted.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -19,12 +19,12 @@ namespace mosaicmem::bindings {
 
 namespace py = pybind11;
 
-// What is not aligned is copied on the way in, also where nothing else is converted.
+// Copies unaligned arrays on input, even with noconvert().
 constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 template <class T>
 using Array = py::array_t<T, py::array::c_style | kAligned>;
 
-// Room for a result, which must never be copied.
+// An output array, which must never be copied.
 template <class T>
 using Out = py::array_t<T, py::array::c_style>;
 
@@ -38,7 +38,7 @@ const T* data_or_null(const std::optional<Array<T>>& array) {
     return array ? array->data() : nullptr;
 }
 
-// Gives the vector to NumPy without a copy.
+// Hands the vector over to NumPy without a copy.
 template <class T>
 Array<T> take_vector(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
     auto owned = std::make_unique<std::vector<T>>(std::move(values));
@@ -48,8 +48,8 @@ Array<T> take_vector(std::vector<T>&& values, std::vector<py::ssize_t> shape) {
     return Array<T>(std::move(shape), data, owner);
 }
 
-// Keeps Python objects alive for the core, which lets go of them on any thread, with or without the
-// GIL. What it returns points to the tuple.
+// Keeps Python objects alive for the core, which releases them on any thread, with or without the
+// GIL. The result points to the tuple.
 std::shared_ptr<const void> keep_alive(py::tuple objects);
 
 inline std::size_t extent(const py::array& array, int axis) {

@@ -8,7 +8,7 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// Features under a rotation, in memory of their own where there is one.
+// Features of heads; turn() rotates them, if there is a rotation, into memory of its own.
 template <class T>
 class Rotated {
   public:
@@ -43,8 +43,8 @@ class Rotated {
     std::vector<T> turned_;
 };
 
-// Times are given together, as (queries), (keys) and a half-life, or not at all. rotations: cos and
-// sin of the queries, cos and sin of the keys.
+// query_time (queries), key_time (keys) and half_life are given together or not at all. rotations:
+// cos and sin of the queries, cos and sin of the keys.
 template <class T>
 void attention(const Strided<T>& q, const Strided<T>& k, const Strided<T>& v,
                const std::optional<Array<bool>>& mask, const std::optional<Array<float>>& bias,

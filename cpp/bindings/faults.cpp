@@ -36,8 +36,8 @@ PyMethodDef methods[] = {{"fail_allocation_after", fail_allocation_after, METH_V
 
 }  // namespace
 
-// The linker leads the core's calls of X to __wrap_X, and __real_X to X. What is allocated here is
-// the allocator's own, so whoever frees it need not know of this.
+// The linker redirects the core's calls of X to __wrap_X, and __real_X to X. Memory still comes
+// from the real allocator, so it is freed as usual.
 #define MOSAICMEM_THROWS(NAME, PARAMETERS, ...) \
     extern "C" void* __real_##NAME PARAMETERS;  \
     extern "C" void* __wrap_##NAME PARAMETERS;  \
@@ -52,7 +52,7 @@ PyMethodDef methods[] = {{"fail_allocation_after", fail_allocation_after, METH_V
         return fails() ? nullptr : __real_##NAME(__VA_ARGS__); \
     }
 
-// As the Itanium ABI names operator new and new[] where std::size_t is unsigned long.
+// The Itanium ABI's names of operator new and new[] where std::size_t is unsigned long.
 MOSAICMEM_THROWS(_Znwm, (std::size_t n), n)
 MOSAICMEM_THROWS(_Znam, (std::size_t n), n)
 MOSAICMEM_THROWS(_ZnwmSt11align_val_t, (std::size_t n, std::align_val_t align), n, align)

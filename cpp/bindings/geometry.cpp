@@ -27,7 +27,7 @@ void unproject_dense(const Array<float>& depth, const std::pair<std::size_t, std
     }
 }
 
-// Fills offsets (H + 1) with the number of valid pixels in the rows before each; returns them all.
+// Fills offsets (H + 1) with the number of valid pixels in the rows before each; returns the total.
 std::size_t count_valid(const Array<float>& depth, Out<std::int64_t> offsets, int num_threads) {
     const std::size_t height = extent(depth, 0), width = extent(depth, 1);
     const float* in = depth.data();
@@ -82,7 +82,7 @@ void reproject_grid(const Array<float>& depth, double stride, const std::array<d
                               mask, num_threads);
 }
 
-// A voxel map that several Python threads may use: adding and reading take turns.
+// A thread-safe voxel map: adding and reading take turns.
 class BoundVoxelMap {
   public:
     explicit BoundVoxelMap(double voxel_size) : map_(voxel_size) {}

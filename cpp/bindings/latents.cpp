@@ -21,14 +21,14 @@ void splat(const Array<T>& latents, const Array<float>& position, const Array<fl
     mosaicmem::splat(tokens, {mode, depth_tolerance}, in, channels, grid, out);
 }
 
-// surface and source are what splat gave.
+// surface and source are outputs of splat.
 template <class T>
 void splat_adjoint(const Array<T>& canvas, const Array<float>& position, const Array<float>& depth,
                    const std::optional<Array<float>>& weight, const Array<float>& surface,
                    const Array<std::int32_t>& source, Splat mode, float depth_tolerance,
                    Out<T> latents, int /*num_threads*/) {
     const SplatTokens tokens{position.data(), depth.data(), data_or_null(weight), extent(depth, 0)};
-    // The kernel only reads them here.
+    // The kernel only reads these arrays here.
     const SplatGrid grid{extent(canvas, 0), extent(canvas, 1), nullptr,
                          const_cast<float*>(surface.data()),
                          const_cast<std::int32_t*>(source.data())};

@@ -143,7 +143,7 @@ py::tuple within(const BoundStore& store, const Array<double>& queries, double r
                           take_vector(std::move(ids), {total}));
 }
 
-// A KeyError names the first id that is not alive.
+// Raises a KeyError that names the first id that is not alive.
 py::dict describe(const BoundStore& store, const Array<PatchId>& ids) {
     std::vector<PatchInfo> infos;
     std::optional<PatchId> missing;
@@ -167,7 +167,7 @@ Array<PatchId> alive_ids(const BoundStore& store) {
     return take_vector(std::move(ids), {n});
 }
 
-// Counts, bytes by kind, and times of one state of the store.
+// Counts, bytes by kind, and times, all of the same state of the store.
 py::dict statistics(const BoundStore& store) {
     std::size_t patches, observations, generated_patches = 0, generated_observations = 0;
     StoreBytes bytes;
@@ -232,7 +232,7 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
     static std::atomic<std::uint64_t> next_serial{0};
     const py::array cells = py::array::ensure(latents, py::array::c_style | kAligned);
     if (!cells) throw std::bad_alloc();
-    // Three array objects and a tuple, with what the allocator adds; measured.
+    // Bytes of three array objects and a tuple, with the allocator's overhead; measured.
     constexpr std::size_t kObjects = 432;
     return std::make_shared<const Keyframe>(Keyframe{
         cells.data(), latent_type, depth.data(), data_or_null(confidence), extent(cells, 0),

@@ -1,8 +1,8 @@
-// Objects of C++ as Python holds them, made so that memory that runs out is a MemoryError.
+// Makes C++ objects that Python owns, so that running out of memory raises MemoryError.
 //
-// pybind11 notes every object in a table of its own. Where that fails, its py::init ends the
-// process, or leaves the object to be freed twice: by whoever made it and by the half-made Python
-// object. Here the object is its maker's until the table has it.
+// pybind11 registers every object in a table of its own. If that fails, its py::init ends the
+// process, or the object is freed twice: by its maker and by the half-made Python object. Here the
+// maker owns the object until it is registered.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -15,14 +15,14 @@ namespace mosaicmem::bindings {
 
 namespace py = pybind11;
 
-// tp_new of pybind11, which does not ask whether there was memory.
+// Like pybind11's tp_new, which does not check that the allocation succeeded.
 extern "C" inline PyObject* new_instance(PyTypeObject* type, PyObject*, PyObject*) {
     PyObject* const self = type->tp_alloc(type, 0);
     if (self) reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
     return self;
 }
 
-// For py::class_ of what is made by def_init() or to_python().
+// For each py::class_ whose objects def_init() or to_python() make.
 inline py::custom_type_setup checked_new() {
     return py::custom_type_setup(
         [](PyHeapTypeObject* type) { type->ht_type.tp_new = &new_instance; });
@@ -56,7 +56,7 @@ void def_init(py::class_<T>& type, std::unique_ptr<T> (*make)(Args...), const Ex
         py::detail::is_new_style_constructor(), extra...);
 }
 
-// The object as Python's own.
+// Hands the object over to Python.
 template <class T>
 py::object to_python(std::unique_ptr<T> made) {
     const auto* const type = py::detail::get_type_info(typeid(T), true);
@@ -68,7 +68,7 @@ py::object to_python(std::unique_ptr<T> made) {
     return object;
 }
 
-// pybind11 says in a std::runtime_error, or as a TypeError, that Python had no memory.
+// pybind11 reports that Python ran out of memory as a std::runtime_error or a TypeError.
 inline void keep_memory_errors(std::exception_ptr failure) {
     if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) return;
     std::rethrow_exception(failure);

@@ -6,7 +6,7 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// Queries may run at once with queries; an append waits for them and runs alone.
+// Queries run concurrently; an append waits for them and runs alone.
 struct BoundPatchMemory {
     PatchMemory core;
     mutable ForkSafeMutex mutex;
@@ -43,7 +43,7 @@ void append(BoundPatchMemory& memory, const Array<float>& latents,
     memory.core.append(frames);
 }
 
-// Writes ids (groups, picks) of select(memory), which runs without the GIL.
+// Runs select(memory) without the GIL, and writes its picks to ids (groups, picks).
 template <class Select>
 void write_picks(const BoundPatchMemory& memory, const Select& select, Out<std::int64_t>& ids) {
     std::int64_t* const out = ids.mutable_data();

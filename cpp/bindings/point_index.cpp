@@ -8,7 +8,7 @@
 namespace mosaicmem::bindings {
 namespace {
 
-constexpr std::size_t kPart = 1 << 20;  // points that are built into one tree
+constexpr std::size_t kPart = 1 << 20;  // points per tree
 
 class PointIndex {
   public:

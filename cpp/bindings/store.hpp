@@ -1,4 +1,4 @@
-// The store as Python holds it, and what its two binding files share.
+// The store as bound to Python, and what its binding files share.
 #pragma once
 
 #include "cpp/bindings/arrays.hpp"
@@ -26,7 +26,7 @@ inline std::span<const PatchId> id_span(const Array<PatchId>& ids) {
     return {ids.data(), static_cast<std::size_t>(ids.size())};
 }
 
-// A keyframe over NumPy arrays, with a serial of its own.
+// A keyframe over NumPy arrays, with a new serial.
 std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
@@ -37,20 +37,20 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
 // half_life, min_visibility, diversity_radius, diversity_penalty, generated_weight.
 using RetrievalWeights = std::array<double, 5>;
 
-// At no time yet.
+// Leaves the time at 0.
 inline RetrievalParams to_retrieval_params(const RetrievalWeights& options, std::size_t top_k) {
     const auto [half_life, min_visibility, radius, penalty, generated_weight] = options;
     return {top_k, 0, half_life, min_visibility, radius, penalty, generated_weight};
 }
 
-// A row of a table of keyframes in the world.
+// A row of a table of placed keyframes.
 struct PlacedKeyframe {
-    const Keyframe* keyframe;  // null: the row is free, and all of it is zero
+    const Keyframe* keyframe;  // null: the row is free, and all zero
     Slot observation;
     Affine world_from_camera;
 };
 
-// observation, frame_id, timestamp, world_from_camera, intrinsics, generated: an array each.
+// One array each: observation, frame_id, timestamp, world_from_camera, intrinsics, generated.
 py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes);
 
 inline std::vector<PlacedKeyframe> placed(const ObservationTable& table) {

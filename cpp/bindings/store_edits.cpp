@@ -35,8 +35,8 @@ std::size_t transform(BoundStore& store, const Array<double>& matrix, const Opti
         [&](StoreState& state) { return state.transform(edit, to_ids(ids), num_threads); });
 }
 
-// The answer is allocated before the edit, after which nothing may fail. Where another thread has
-// written to the store meanwhile, so that it would not fit, both begin anew.
+// Allocates the result before the edit, after which nothing may fail. If another thread's write has
+// changed the number of copies meanwhile, starts again.
 Array<PatchId> duplicate(BoundStore& store, const Array<double>& matrix, const OptionalIds& ids,
                          int num_threads) {
     struct Outdated {};

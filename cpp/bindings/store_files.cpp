@@ -1,4 +1,4 @@
-// What a store is made of, as arrays: for writing it to files, and for making one of what was read.
+// Converts a store to arrays, to write to files, and arrays read from files to a store.
 
 #include <bit>
 #include <tuple>
@@ -8,9 +8,9 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// One entry for each observation, by slot; bits of living patches in words of 64, one observation
-// after the other. Keyframes by serial; arrays[i] = (latents, depth, confidence or None) of
-// observation i.
+// One entry per observation, by slot. `alive` holds the bits of living patches in words of 64,
+// `words` of them per observation; `keyframe` holds serials; arrays[i] = (latents, depth,
+// confidence or None) of observation i.
 py::dict export_observations(const BoundStore& store) {
     std::optional<StoreState> held;
     {
@@ -79,9 +79,10 @@ py::dict export_observations(const BoundStore& store) {
 using KeyframeArrays = std::tuple<py::array, LatentType, Array<float>, std::optional<Array<float>>,
                                   std::array<double, 6>, std::int64_t, Provenance>;
 
-// The inverse of export_observations(): `keyframe` (n) says which of the keyframes each observation
-// shows; ids and slots have been checked. Returns the store and the keyframes' serials. ValueError
-// if a living patch has no depth or lies out of reach, or if channels differ.
+// The inverse of export_observations(): `keyframe` (n) is the position in `keyframes` of each
+// observation's keyframe; ids and slots have been checked. Returns the store and the keyframes'
+// serials. Raises ValueError if a living patch has no depth or lies out of range, or if channels
+// differ.
 py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& max_patches,
                      const std::optional<std::size_t>& max_bytes, Eviction policy,
                      std::size_t channels, const std::array<double, 3>& origin, PatchId next_id,

@@ -1,4 +1,4 @@
-// Whole keyframes: choosing them, and composing canvases from them or from patches.
+// Whole keyframes: selects them, and composes canvases from them or from patches.
 
 #include <algorithm>
 #include <tuple>
@@ -38,8 +38,8 @@ CanvasArrays to_canvases(CanvasesOut& views) {
             reinterpret_cast<std::uint8_t*>(observed.mutable_data())};
 }
 
-// Writes positions in a table, which is returned: what was picked, ascending. picks (T, K), -1
-// beyond them.
+// Returns the table of picked observations, ascending, and writes positions in it to picks (T, K),
+// -1 beyond the last.
 Array<Slot> write_picks(const std::vector<std::vector<Slot>>& lists, Out<std::int32_t>& picks) {
     std::vector<Slot> table;
     for (const std::vector<Slot>& list : lists) table.insert(table.end(), list.begin(), list.end());
@@ -123,7 +123,7 @@ py::dict compose_patches(const BoundStore& store, const Targets& targets,
     return keyframe_arrays(placed(table));
 }
 
-// Both of one state of the store.
+// Both on the same state of the store.
 py::tuple select_and_compose(const BoundStore& store, const Targets& targets,
                              const KeyframeParams& params, const BlendOptions& options,
                              Out<std::int32_t> picks, CanvasesOut canvases, int num_threads) {

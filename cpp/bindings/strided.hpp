@@ -1,5 +1,5 @@
-// Features of attention heads at the border: (batch, heads, tokens, dim) with any strides, as long
-// as the features of a token are contiguous. Python has seen to that, and has made the results.
+// Adapters for features of attention heads: (batch, heads, tokens, dim) with any strides, as long
+// as the features of a token are contiguous. Python has ensured that, and allocated the outputs.
 #pragma once
 
 #include "cpp/attention/rope.hpp"

@@ -1,5 +1,5 @@
-// Where a store writes what it answers: arrays of the caller, in the memory of the host or of a
-// device. All are padded: each of the views has as much room as any.
+// Where a store writes query results: arrays that the caller owns, in host or device memory. All
+// are padded to equal room per view.
 #pragma once
 
 #include <cstddef>
@@ -7,46 +7,46 @@
 
 namespace mosaicmem {
 
-// Patches that each view sees, front to back, by (depth, id).
+// The patches retrieved for each view, front to back, by (depth, id).
 struct FoundArrays {
-    std::size_t top_k;  // that there is room for
-    // (views, top_k): -1, or 0, beyond the count
+    std::size_t top_k;  // room per view
+    // (views, top_k); beyond the count ids are -1, the rest 0
     std::int64_t* ids;
     double *scores, *pixels, *depth;  // before the diversity penalty; (u, v) and metres, of centres
     std::int32_t* count;              // (views)
 };
 
-// The tokens of those patches, `cells` for each, in place: fewer live at the borders of a keyframe,
-// and where it has no depth.
+// The tokens of those patches, `cells` entries per patch, one for each of its cells. Entries beyond
+// the keyframe's border or without depth hold no token.
 struct TokenArrays {
     std::size_t cells;     // patch_size^2
-    std::size_t channels;  // that there is room for
+    std::size_t channels;  // room per token
     // (views, top_k)
-    std::int32_t* sources;    // positions in a table of observations; -1: no patch
-    std::uint8_t* generated;  // whether a model made the patch's keyframe up
+    std::int32_t* sources;    // positions in the observation table; -1: no patch
+    std::uint8_t* generated;  // whether the patch's keyframe was generated
     // (views, top_k, cells, ...), zero where not valid
     float* latents;                  // channels
-    double* positions;               // t, y, x in cells of the target
+    double* positions;               // t, y, x in target cells
     std::int32_t* source_positions;  // row and column in the keyframe
     float* depth;                    // metres
     float* confidence;
     std::uint8_t* valid;
-    std::uint8_t* coverage;     // (views, rows, columns): what bilinear footprints reach
-    std::uint8_t* observed;     // of the coverage, what observed keyframes reach
+    std::uint8_t* coverage;     // (views, rows, columns): cells that bilinear footprints reach
+    std::uint8_t* observed;     // covered cells that observed keyframes reach
     std::size_t rows, columns;  // of the target grid
     double stride;              // pixels per cell
-    double seconds_per_latent;  // for t as the age in latent frames; 0: t is the view
+    double seconds_per_latent;  // makes t the age in latent frames; 0: t is the view's index
 };
 
-// Canvases of views, one after the other.
+// Canvases, one per view, contiguous.
 struct CanvasArrays {
-    std::size_t channels;    // that there is room for
+    std::size_t channels;    // room per cell
     float* latents;          // (views, rows, columns, channels), zero where uncovered
     std::uint8_t* coverage;  // (views, rows, columns)
     float* depth;            // metres, of the front surface; 0 where uncovered
-    std::int32_t* source;    // position in a table, of what counts most in a cell; -1 for none
-    float* weight;           // total worth; 0 where uncovered
-    std::uint8_t* observed;  // of the coverage, where `source` is an observed keyframe
+    std::int32_t* source;    // table position of the source that weighs most; -1: none
+    float* weight;           // total weight; 0 where uncovered
+    std::uint8_t* observed;  // covered cells whose `source` is an observed keyframe
 };
 
 }  // namespace mosaicmem

@@ -10,7 +10,7 @@
 namespace mosaicmem {
 namespace {
 
-constexpr std::size_t kUsualVisits = 5;  // of a projected cell
+constexpr std::size_t kUsualVisits = 5;  // per projected cell
 
 // What a source cell contributes to a target cell if its surface is in front there.
 struct Visit {
@@ -19,7 +19,7 @@ struct Visit {
     bool is_fringe;
 };
 
-// Appends the visits of what has projected.
+// Appends the visits of all projected cells.
 MOSAICMEM_CLONES
 void find_visits(const ProjectedCells& projected, std::int32_t rows, std::int32_t columns,
                  std::vector<Visit>& visits) {
@@ -38,7 +38,7 @@ void find_visits(const ProjectedCells& projected, std::int32_t rows, std::int32_
     }
 }
 
-// Sets the depth of what is in front in each target cell, kNoSurface where nothing is.
+// The depth of each target cell's front surface, kNoSurface where there is none.
 std::vector<float> front_of(const std::vector<std::vector<Visit>>& visits, std::size_t cells) {
     std::vector<float> front(cells, kNoSurface), fringe(cells, kNoSurface);
     for (const std::vector<Visit>& of_source : visits) {
@@ -71,7 +71,7 @@ std::vector<float> closed_holes(const std::vector<float>& front, const TargetGri
     return closed;
 }
 
-// Appends what the source shows where `depth` is known, of the surface at that depth.
+// Appends the source's visits to the target cells of known `depth`, for the surface at that depth.
 void look_up(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options,
              const std::vector<float>& depth, std::vector<Visit>& visits) {
     const Lookup lookup(source, target, options.scales, options.depth_tolerance);
@@ -85,15 +85,15 @@ void look_up(const SourceGrid& source, const TargetGrid& target, const BlendOpti
     }
 }
 
-// What is known of a target cell while it is composed.
+// The running sums of a target cell.
 struct CellState {
     float front;      // metres
     float total = 0;  // weight
-    float most = 0;   // weight of any one visit
+    float most = 0;   // largest weight of a single visit
     std::int32_t source = -1;
 };
 
-// Adds the visits of front surfaces to the canvas.
+// Adds the visits that lie on the front surface to the canvas.
 MOSAICMEM_CLONES
 void add_visits(std::span<const Visit> visits, const float* latents, std::size_t channels,
                 std::int32_t source, float tolerance, CellState* cells, float* canvas) {

@@ -10,8 +10,8 @@
 namespace mosaicmem {
 namespace {
 
-// An observation as the blend takes it. What is not float32 is converted, what does not live is
-// masked, all else is read where it lies.
+// An observation prepared for blending: converts latents that are not float32 and masks dead
+// patches; everything else is read in place.
 class PreparedSource {
   public:
     explicit PreparedSource(std::shared_ptr<const Observation> observation)
@@ -38,19 +38,19 @@ class PreparedSource {
     SourceGrid grid_{};
 };
 
-// What one target is composed from.
+// The sources of one target.
 struct ViewSources {
-    std::vector<std::size_t> at;                    // of the observations
-    std::vector<std::vector<std::size_t>> patches;  // of each; none given: all that live
+    std::vector<std::size_t> at;                    // positions of the observations
+    std::vector<std::vector<std::size_t>> patches;  // of each observation; empty: all living ones
 };
 
 ObservationTable compose_views(const StoreState& state, std::span<const TargetGrid> targets,
                                const std::vector<ViewSources>& sources, const BlendOptions& options,
                                const CanvasArrays& canvases, int num_threads) {
-    const bool is_empty = canvases.channels == 0;  // when its channels were asked for
+    const bool is_empty = canvases.channels == 0;  // the store was, when asked for its channels
     if (!is_empty && state.alive_count() > 0 && state.channels() != canvases.channels)
         throw std::runtime_error("the store has other channels than when it was asked");
-    std::map<std::size_t, std::size_t> place;  // of an observation among the keyframes
+    std::map<std::size_t, std::size_t> place;  // observation position -> table position
     for (const ViewSources& view : sources) {
         if (is_empty) break;
         for (const std::size_t at : view.at) place.emplace(at, 0);

@@ -1,5 +1,5 @@
-// Canvases of targets of equal grids, composed from whole observations (by first_slot) or from
-// patches; those that are not in the store, or do not live, are skipped.
+// Composes canvases, for targets of equal grid size, from whole observations (by first_slot) or
+// from patches. Skips observations that are not in the store and patches that are not alive.
 #pragma once
 
 #include <span>
@@ -11,8 +11,8 @@
 
 namespace mosaicmem {
 
-// Both return the observations in use, in the order of their slots: the table of `source`. Room for
-// channels is as of retrieve_tokens().
+// Both return the observations used, in slot order: the table that `source` refers to.
+// canvases.channels follows the rules of retrieve_tokens().
 ObservationTable compose_keyframes(const StoreState& state, std::span<const TargetGrid> targets,
                                    const std::vector<std::vector<Slot>>& observations,
                                    const BlendOptions& options, const CanvasArrays& canvases,

@@ -1,4 +1,4 @@
-// What choosing keyframes looks at: every few cells of a grid. On the CPU and on the device.
+// The coarse grids that keyframe selection compares: every few cells. For the CPU and the GPU.
 #pragma once
 
 #include <algorithm>
@@ -9,11 +9,11 @@
 
 namespace mosaicmem {
 
-constexpr std::size_t kCoarseCells = 320;  // at most, of a source or a target
-constexpr float kAnyView = 0.05f;          // worth of any sight at all, beside which quality counts
-constexpr double kLeastGain = 1e-5;        // of the cells of one target
+constexpr std::size_t kCoarseCells = 320;  // aimed for, per source or target grid
+constexpr float kAnyView = 0.05f;          // bonus for any view of a cell, on top of its worth
+constexpr double kLeastGain = 1e-5;        // as a fraction of one target's cells
 
-// Every how many cells a grid is looked at.
+// The sampling step of the coarse grid, in cells.
 MOSAICMEM_HOST_DEVICE inline std::size_t coarse_step(std::size_t rows, std::size_t columns) {
     std::size_t step = 1;
     while ((rows / step) * (columns / step) > kCoarseCells) ++step;
@@ -29,13 +29,13 @@ inline TargetGrid on_coarse_grid(const TargetGrid& target) {
     return result;
 }
 
-// Picks are fewer than what they will be blended with: fair sights count too.
+// Selection is more tolerant than blending: with few picks, fair views must count too.
 inline ViewWeightScales scales_of_choice(ViewWeightScales scales) {
     scales.field_angle *= 2;
     return scales;
 }
 
-// Calls visit(cell) for the target cells that a projected cell lies over.
+// Calls visit(cell) for the target cells that a projected cell covers.
 template <class Visit>
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE void for_each_covered(float x, float y, float worth,
                                                              float spread, std::int32_t rows,

@@ -1,5 +1,5 @@
-// Editing: what moves becomes an observation with the same keyframe and another place; tensors stay
-// where they are.
+// Editing: patches that move become an observation with the same keyframe and another pose; tensors
+// stay where they are.
 
 #include <algorithm>
 #include <cmath>

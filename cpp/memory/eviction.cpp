@@ -1,9 +1,10 @@
-// Keeping a store within its limits.
+// Keeps a store within its limits.
 //
-// Patches can go one by one, but a keyframe's bytes are free only when its last patch is gone. So
-// under `max_patches` it is patches that go: with the policy `redundant`, first those whose place
-// somebody else keeps, the oldest of them first; then, as with `oldest`, the oldest of all. Under
-// `max_bytes` it is observations: the oldest, or that which keeps the fewest patches for its bytes.
+// Patches can be evicted one by one, but a keyframe's bytes are only freed with its last patch. So
+// `max_patches` evicts patches: with the policy `redundant`, first those in places that another
+// observation keeps, oldest first; then, as with `oldest`, the oldest of all. `max_bytes` evicts
+// whole observations: the oldest, or, with `redundant`, the one that keeps the fewest patches per
+// byte.
 
 #include <algorithm>
 #include <new>
@@ -24,11 +25,12 @@ std::size_t StoreState::evict() {
     return before - alive_count_;
 }
 
-// Makes mortal what will have to go for an observation that comes, so that evict() does not fail
-// when that is here. It is a forecast: what goes changes who keeps which place.
+// Calls make_mortal() for the observations that lose patches to a new one, so that evict() does not
+// fail once the new one is in. Only a forecast: evictions change which observation keeps which
+// place.
 void StoreState::prepare_eviction(const Observation& coming) {
     const StoreBytes now = bytes(), more = bytes_of(coming);
-    constexpr std::size_t kIndexed = 64;  // bytes, of a patch in a tree; more than it takes
+    constexpr std::size_t kIndexed = 64;  // bytes per patch in a tree, an overestimate
     const std::size_t patches = alive_count_ + coming.alive_count,
                       total = now.total() + more.total() + kIndexed * coming.alive_count;
     std::size_t many = patches - std::min(patches, limits_.max_patches),
@@ -75,8 +77,8 @@ void StoreState::evict_patches() {
 
 void StoreState::evict_bytes() {
     if (bytes().total() <= limits_.max_bytes) return;
-    // Dead points hold memory until their tree is built again: sooner here than elsewhere, so that
-    // keyframes do not go in their stead.
+    // Dead points hold memory until their tree is rebuilt: sooner here than elsewhere, so that
+    // keyframes are not evicted in their stead.
     constexpr std::size_t kWorn = 8;
     if (!index_.rebuild(patch_of(), kWorn)) throw std::bad_alloc();
     std::size_t oldest = 0;

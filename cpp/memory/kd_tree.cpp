@@ -22,7 +22,7 @@ Box box_of(const Item* items, std::size_t n) {
     std::memcpy(&box.low, items, sizeof(Item));
     box.high = box.low;
     for (std::size_t i = 1; i < n; ++i) {
-        Lanes x;  // the last of them is a label, of which comparisons mean nothing
+        Lanes x;  // the last lane is a label, whose comparison is meaningless
         std::memcpy(&x, items + i, sizeof x);
         box.low = x < box.low ? x : box.low;
         box.high = x > box.high ? x : box.high;
@@ -32,7 +32,7 @@ Box box_of(const Item* items, std::size_t n) {
 }
 
 // Moves the items with x[axis] <= cut to the front and returns their number. `spare` has room for
-// n. Without branches: which side comes next cannot be foretold.
+// n. Branch-free, since the side of the next item is unpredictable.
 std::size_t partition(Item* items, std::size_t n, int axis, float cut, Item* spare) {
     std::size_t left = 0, right = 0;
     for (std::size_t i = 0; i < n; ++i) {
@@ -52,7 +52,7 @@ std::size_t partition(Item* items, std::size_t n, int axis, float cut, Item* spa
 template <class TimeOf>
 class KdTree::Builder {
   public:
-    // TimeOf: the time at which an item was seen.
+    // TimeOf: returns the time at which an item was seen.
     Builder(KdTree& tree, Item* items, std::size_t n, const TimeOf& time_of)
         : tree_(tree),
           items_(items),
@@ -80,7 +80,7 @@ class KdTree::Builder {
         float cut = low + 0.5f * (high - low);
         if (!(cut < high)) cut = low;
         const std::size_t left = low < high ? partition(items, n, axis, cut, spare_.get()) : n / 2;
-        BoxedNode* const children = allocate(2);  // side by side: whoever reads one reads both
+        BoxedNode* const children = allocate(2);  // adjacent, since a search reads both
         build(children, begin, begin + left);
         build(children + 1, begin + left, end);
         node->child1 = children;
@@ -104,7 +104,7 @@ KdTree::KdTree(const CentresAdaptor& adaptor, std::vector<std::uint64_t>& labels
                std::vector<float>& centres, std::vector<Seen>& seen)
     : NanoflannTree(3, adaptor,
                     {kLeafSize, nanoflann::KDTreeSingleIndexAdaptorFlags::SkipInitialBuildIndex}) {
-    // Labels travel as offsets from the smallest where those fit, else as positions in a copy.
+    // Items carry labels as offsets from the smallest if those fit, else as positions in a copy.
     const std::size_t n = labels.size();
     const auto [least, most] = std::minmax_element(labels.begin(), labels.end());
     const std::uint64_t first = *least;

@@ -1,8 +1,8 @@
-// nanoflann's kd-tree in three dimensions, over points that lie leaf by leaf in memory.
+// nanoflann's kd-tree in three dimensions, over points stored leaf by leaf.
 //
-// It is built here, not by nanoflann, which sorts indices to the points: moving the points
-// themselves reads and writes memory in order, and gives each node its tight box for the cost of
-// one more pass. Nodes, with that box added, are nanoflann's, and so are its searches.
+// Built here, not by nanoflann, which sorts indices to the points: moving the points themselves
+// accesses memory sequentially and yields each node's tight box for one extra pass. Nodes are
+// nanoflann's with that box added, so its searches still work.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ using NanoflannTree =
                                         CentresAdaptor, 3, std::uint32_t>;
 
 struct BoxedNode : NanoflannTree::Node {
-    Box box;             // of all its points, tight
+    Box box;             // tight, of all its points
     double newest_time;  // of its points
 
     bool is_leaf() const { return !child1; }
@@ -43,9 +43,9 @@ struct BoxedNode : NanoflannTree::Node {
 
 class KdTree : public NanoflannTree {
   public:
-    // Puts labels and centres (n, 3), n > 0, into the order of the leaves, and leaves out of
-    // `seen`, which ascends by label, what no point refers to. All must outlive the tree,
-    // unchanged; the adaptor is of the centres.
+    // Reorders labels and centres (n, 3), n > 0, leaf by leaf, and removes the entries of `seen`,
+    // which ascends by label, that no point uses. All must outlive the tree, unchanged; the adaptor
+    // wraps the centres.
     KdTree(const CentresAdaptor& adaptor, std::vector<std::uint64_t>& labels,
            std::vector<float>& centres, std::vector<Seen>& seen);
 

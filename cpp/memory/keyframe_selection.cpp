@@ -1,15 +1,15 @@
-// Which whole keyframes show a window of targets best, strategy visible_coverage.
+// Selects the whole keyframes that best show a window of targets, strategy visible_coverage.
 //
-// A cell of a target counts for a keyframe if the keyframe's surface is in front there, by what its
-// sight of it is worth. Greedily that keyframe is taken which adds most to the sum, over all cells
-// of all targets, of the best worth that a taken one has there: what is taken is worth at least
-// 1 - 1/e of the best choice of as many. All targets share what is taken for the window; each then
-// takes from those, the same way, for itself.
+// A target cell counts for a keyframe, by its worth, if the keyframe's surface is in front there.
+// Greedy selection repeatedly takes the keyframe that adds most to the sum, over all cells of all
+// targets, of the best worth among the keyframes taken: the result is worth at least 1 - 1/e of the
+// best selection of that size. All targets share the keyframes taken for the window; each target
+// then selects from those in the same way.
 //
 // The cost does not grow with the store. The index gives a bounded sample of the patches in each
-// frustum; in each part of the image, the keyframes whose patches are nearest, since they may hide
-// what is behind, and those whose patches are worth most are candidates, and only those are looked
-// at cell by cell. A store of few keyframes is looked at whole.
+// frustum. In each bin of the image, the keyframes with the nearest patches, which may occlude
+// others, and those with the patches of highest worth become candidates; only candidates are
+// compared cell by cell. In a store of few keyframes, all are candidates.
 
 #include "cpp/memory/keyframe_selection.hpp"
 
@@ -31,11 +31,11 @@ namespace {
 
 constexpr std::size_t kSamples = 256;  // patches of each tree in each frustum
 constexpr std::size_t kBinRows = 4, kBinColumns = 5;
-constexpr std::size_t kBestOfBin = 6;     // candidates from each part of each image
-constexpr std::size_t kNearestOfBin = 2;  // and those that may be in front
-constexpr double kPatchesAround = 1.5;    // beside the image, that may reach into it
+constexpr std::size_t kBestOfBin = 6;     // candidates of highest worth per image bin
+constexpr std::size_t kNearestOfBin = 2;  // nearest candidates per image bin, which may occlude
+constexpr double kPatchesAround = 1.5;    // margin from which patches may reach into the image
 
-// Notes in each target cell the nearest of what has landed there: its depth, and what it is worth.
+// Records the nearest source cell that lands in each target cell: its depth and its worth.
 MOSAICMEM_CLONES
 void cover(const ProjectedCells& projected, std::int32_t rows, std::int32_t columns, float* depth,
            float* worth) {
@@ -50,7 +50,7 @@ void cover(const ProjectedCells& projected, std::int32_t rows, std::int32_t colu
     }
 }
 
-// The sum over cells of what `worth` exceeds `best` by.
+// The sum over cells of max(worth - best, 0).
 MOSAICMEM_CLONES
 float excess(const float* worth, const float* best, std::size_t n) {
     constexpr std::size_t kLanes = 16;  // fixed, so that the sum does not depend on the machine
@@ -66,8 +66,8 @@ float excess(const float* worth, const float* best, std::size_t n) {
     return total;
 }
 
-// Lazy greedy choice of at most `most` of the candidates, whose worth is given cell by cell (n).
-// Gains only shrink, so stale gains are upper bounds, and few have to be computed again.
+// Lazy greedy selection of at most `most` candidates, given their worth per cell (n). Gains only
+// shrink, so a stale gain is an upper bound, and few have to be computed again.
 std::vector<std::size_t> greedy(const std::vector<const float*>& worth, std::size_t n,
                                 std::size_t most, double least_gain) {
     struct Entry {
@@ -112,7 +112,7 @@ class KeyframeSelection {
         params_.scales = scales_of_choice(params_.scales);
     }
 
-    // Those that are looked at cell by cell, by slot.
+    // The observations that are compared cell by cell, in slot order.
     std::vector<Slot> candidates() {
         std::vector<Slot> slots;
         if (targets_.empty()) return slots;
@@ -144,7 +144,7 @@ class KeyframeSelection {
 
   private:
     struct Seen {
-        double key;      // the lower, the better
+        double key;      // lower is better
         std::size_t at;  // of the observation
         bool operator<(const Seen& other) const {
             return key != other.key ? key < other.key : at < other.at;
@@ -166,7 +166,7 @@ class KeyframeSelection {
         parallel_for(targets_.size(), 1, num_threads_, [&](std::size_t begin, std::size_t end) {
             for (std::size_t v = begin; v < end; ++v) sample(v, bins[v]);
         });
-        // The first of all parts, then the second, as long as there is room.
+        // The first of all bins, then the second, as long as there is room.
         for (std::size_t rank = 0; rank < kBestOfBin; ++rank) {
             take_rank(bins, rank, &Bin::nearest);
             take_rank(bins, rank, &Bin::best);
@@ -174,7 +174,7 @@ class KeyframeSelection {
         std::sort(candidates_.begin(), candidates_.end());
     }
 
-    // Of the keyframes at one rank, those come first that are there in most parts.
+    // Among the keyframes at one rank, those that hold it in the most bins come first.
     void take_rank(const std::vector<Bins>& bins, std::size_t rank, std::vector<Seen> Bin::* list) {
         std::map<std::size_t, std::size_t> votes;
         for (const Bins& view : bins) {
@@ -191,7 +191,7 @@ class KeyframeSelection {
         }
     }
 
-    // Samples the patches in the frustum of a target, and around it.
+    // Samples the patches in and around the frustum of a target.
     void sample(std::size_t v, Bins& bins) const {
         View view = targets_[v].view;
         const double margin = kPatchesAround * static_cast<double>(store_.patch_size()) * stride_;
@@ -210,15 +210,15 @@ class KeyframeSelection {
         Affine camera_from_index;
     };
 
-    // The budget goes to the children that the view sees, by how much of the image they take: near
-    // ones take much of it, and may hide the others.
+    // Splits the budget between the children in view by the image area that they cover: near ones
+    // cover much of it and may occlude the others.
     void descend(const PatchIndex::Node& node, std::size_t budget, unsigned depth, const Look& look,
                  Bins& bins) const {
         if (store_.index().is_leaf(node)) {
             const PatchIndex::Leaf leaf = store_.index().leaf(node);
             const std::size_t count = std::min(budget, leaf.count);
             for (std::size_t i = 0; i < count; ++i) {
-                // Targets of one window look alike; each begins with another patch.
+                // Targets of one window look alike; each begins at a different patch.
                 const std::size_t at = (i * leaf.count / count + look.v) % leaf.count;
                 judge(leaf.slots[at], leaf.centres + 3 * at, look, bins);
             }
@@ -237,7 +237,7 @@ class KeyframeSelection {
         const double part = area[0] / (area[0] + area[1]);
         std::size_t left;
         if (budget == 1) {
-            // To either side, as if by chance, but the same way every time.
+            // Picks a side pseudo-randomly, but the same every time.
             const std::uint32_t mixed =
                 (static_cast<std::uint32_t>(look.v) + 1) * 0x9E3779B1u + depth * 0x85EBCA6Bu;
             left = static_cast<double>(mixed >> 8) * 0x1p-24 < part;
@@ -249,7 +249,7 @@ class KeyframeSelection {
         if (left < budget) descend(children[1], budget - left, depth + 1, look, bins);
     }
 
-    // Enters a patch's keyframe in the part of the image where it lies, or reaches into.
+    // Enters a patch's keyframe in the image bin that the patch lies in or reaches into.
     void judge(Slot slot, const float* centre, const Look& look, Bins& bins) const {
         const View& view = targets_[look.v].view;
         const Vec3 p = look.camera_from_index({centre[0], centre[1], centre[2]});
@@ -294,7 +294,7 @@ class KeyframeSelection {
         enter({-worth, at}, kBestOfBin, bin.best);
     }
 
-    // Keeps the first of a part of the image, one entry per keyframe.
+    // Keeps the first `most` entries of a bin, one per keyframe.
     static void enter(const Seen& seen, std::size_t most, std::vector<Seen>& list) {
         if (list.size() == most && !(seen < list.back())) return;
         const auto same = std::find_if(list.begin(), list.end(),
@@ -307,7 +307,7 @@ class KeyframeSelection {
         if (list.size() > most) list.pop_back();
     }
 
-    // What each candidate is worth in each cell of each target, where it is in front.
+    // Each candidate's worth in each cell of each target, 0 where it is not in front.
     void evaluate() {
         const std::size_t cells = targets_[0].rows * targets_[0].columns;
         const std::size_t all = cells * targets_.size();
@@ -352,8 +352,8 @@ class KeyframeSelection {
     KeyframeParams params_;
     int num_threads_;
     std::vector<TargetGrid> targets_;        // on the coarse grid
-    double stride_ = 1;                      // of the targets themselves
-    std::vector<std::size_t> candidates_;    // of the observations, ascending
+    double stride_ = 1;                      // of the original targets
+    std::vector<std::size_t> candidates_;    // positions of observations, ascending
     std::unordered_set<std::size_t> known_;  // the candidates so far
     std::vector<std::vector<float>> worth_;
 };

@@ -1,4 +1,4 @@
-// Which whole keyframes show a window of targets best, strategy visible_coverage.
+// Selects the whole keyframes that best show a window of targets, strategy visible_coverage.
 #pragma once
 
 #include <span>
@@ -15,14 +15,14 @@ struct KeyframeParams {
     ViewWeightScales scales;
 };
 
-constexpr std::size_t kCandidates = 96;  // for a window; no more are ever picked
+constexpr std::size_t kCandidates = 96;  // per window; no more are ever picked
 
-// For each target, the observations (by first_slot) that show it best, the best first.
+// For each target, the observations (by first_slot) that show it best, best first.
 std::vector<std::vector<Slot>> select_keyframes(const StoreState& state,
                                                 std::span<const TargetGrid> targets,
                                                 const KeyframeParams& params, int num_threads);
 
-// The observations that are compared cell by cell for that, by slot.
+// The observations that select_keyframes() compares cell by cell, in slot order.
 std::vector<Slot> keyframe_candidates(const StoreState& state, std::span<const TargetGrid> targets,
                                       const KeyframeParams& params, int num_threads);
 

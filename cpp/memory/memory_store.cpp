@@ -6,7 +6,7 @@ namespace mosaicmem {
 
 template <class Write>
 auto MemoryStore::write(const Write& write) {
-    StoreState::Observations dropped;  // destroyed after the lock
+    StoreState::Observations dropped;  // destroyed after the lock is released
     const auto lock = writing();
     const auto result = write(state_);
     ++revision_;
@@ -23,7 +23,7 @@ PatchId MemoryStore::insert(std::shared_ptr<const Keyframe> keyframe,
         try {
             state.evict();
         } catch (const std::bad_alloc&) {
-            // The keyframe is there. What still has to go, goes with the next one.
+            // The keyframe is in; the next insert evicts what is still over the limits.
         }
         return id;
     });

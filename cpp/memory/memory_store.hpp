@@ -1,5 +1,5 @@
-// A store that several threads may use. Reads may run at once with reads; a write waits for them
-// and runs alone. What a write replaces is destroyed when the lock is free again.
+// A thread-safe store. Reads run concurrently; a write waits for them and runs alone. What a write
+// replaces is destroyed after the lock is released.
 #pragma once
 
 #include <atomic>
@@ -23,13 +23,13 @@ class MemoryStore {
     explicit MemoryStore(StoreState state)
         : patch_size_(state.patch_size()), state_(std::move(state)) {}
 
-    // A copy of everything. It shares what it can and costs a pointer for each observation.
+    // A snapshot. Shares data with the store: costs a pointer per observation and tree.
     StoreState state() const {
         const auto lock = reading();
         return state_;
     }
 
-    // Takes a state that was taken before. Ids that were given since then are not given again.
+    // Restores a snapshot. Ids assigned since then are not reused.
     void restore(StoreState state) {
         const auto lock = writing();
         state.skip_ids_of(state_);
@@ -37,18 +37,18 @@ class MemoryStore {
         ++revision_;
     }
 
-    // As StoreState::insert; then evicts what is beyond the limits.
+    // Like StoreState::insert; then evicts down to the limits.
     PatchId insert(std::shared_ptr<const Keyframe> keyframe, const Affine& world_from_camera,
                    int num_threads);
 
     std::size_t erase(std::span<const PatchId> ids);
     std::size_t erase_frame(std::int64_t frame_id);
 
-    // Runs edit(state) on a copy, which takes the place of the state if there is no exception, and
-    // evicts what is beyond the limits.
+    // Runs edit(state) on a copy and evicts down to the limits; the copy replaces the state unless
+    // an exception is thrown.
     template <class Edit>
     auto edit(const Edit& edit) {
-        std::optional<StoreState> next;  // destroyed after the lock
+        std::optional<StoreState> next;  // destroyed after the lock is released
         StoreState::Observations dropped;
         const auto lock = writing();
         next = state_;
@@ -60,10 +60,10 @@ class MemoryStore {
         return result;
     }
 
-    // Grows with every write.
+    // Increases with every write.
     std::uint64_t revision() const { return revision_; }
 
-    // Runs read(state) beside other readers.
+    // Runs read(state) concurrently with other readers.
     template <class Read>
     auto read(const Read& read) const {
         const auto lock = reading();

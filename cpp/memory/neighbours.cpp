@@ -8,8 +8,8 @@
 namespace mosaicmem {
 namespace {
 
-// The order in which queries near each other follow each other, so that each finds in the cache
-// what the one before has read: along a Z-shaped curve through a grid of 1024^3 cells.
+// Orders queries along a Z-order curve through a grid of 1024^3 cells, so that each finds in the
+// cache what a nearby query has just read.
 std::vector<std::uint32_t> along_curve(const double* queries, std::size_t count) {
     std::array<double, 3> low, high;
     for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -22,13 +22,13 @@ std::vector<std::uint32_t> along_curve(const double* queries, std::size_t count)
     }
     const double extent = std::max({high[0] - low[0], high[1] - low[1], high[2] - low[2]});
     const double scale = extent > 0 ? 1023 / extent : 0;
-    const auto spread = [](std::uint64_t x) {  // ten bits to every third
+    const auto spread = [](std::uint64_t x) {  // moves ten bits to every third position
         x = (x | x << 16) & 0x030000FF;
         x = (x | x << 8) & 0x0300F00F;
         x = (x | x << 4) & 0x030C30C3;
         return (x | x << 2) & 0x09249249;
     };
-    std::vector<std::uint64_t> keys(count);  // place on the curve, then position
+    std::vector<std::uint64_t> keys(count);  // position on the curve, then query
     for (std::size_t i = 0; i < count; ++i) {
         std::uint64_t code = 0;
         for (std::size_t axis = 0; axis < 3; ++axis) {

@@ -1,4 +1,4 @@
-// Patches near points: for each of the queries (count, 3) in the world, nearest first.
+// Patches near each of the query points (count, 3) in the world, nearest first.
 #pragma once
 
 #include <cstddef>

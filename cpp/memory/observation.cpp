@@ -11,11 +11,11 @@
 namespace mosaicmem {
 namespace {
 
-constexpr std::size_t kAllocated = 32;  // what the allocator and a shared_ptr add to an object
+constexpr std::size_t kAllocated = 32;  // bytes that the allocator and a shared_ptr add per object
 
-// The valid depth of a tile that `rank` others are not larger than, found bit by bit: a patch may
-// have any number of cells, and dies where nothing can be allocated. Positive numbers are in the
-// order of their bits.
+// The valid depth at `rank` in a tile's ascending order, by bisection over bit patterns, since
+// positive floats order like their bits. Allocates nothing: a patch may have any number of cells,
+// and killing one must not fail.
 float ranked_depth(const Keyframe& keyframe, const Tile& cells, std::size_t rank) {
     std::uint32_t low = 0, high = std::bit_cast<std::uint32_t>(std::numeric_limits<float>::max());
     while (low < high) {

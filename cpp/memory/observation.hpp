@@ -13,8 +13,8 @@
 
 namespace mosaicmem {
 
-// One observed frame on the latent grid; never changes. Cell (r, c) has its centre at pixel ((c +
-// 0.5) stride, (r + 0.5) stride).
+// One frame on the latent grid; immutable. Cell (r, c) has its centre at pixel ((c + 0.5) stride,
+// (r + 0.5) stride).
 struct Keyframe {
     const void* latents;  // (rows, columns, channels) of latent_type
     LatentType latent_type;
@@ -26,9 +26,9 @@ struct Keyframe {
     std::int64_t frame_id;
     double timestamp;  // seconds
     Provenance provenance;
-    std::uint64_t serial;               // no other keyframe of the process has it
+    std::uint64_t serial;               // unique within the process
     std::shared_ptr<const void> owner;  // of the buffers
-    std::size_t owner_nbytes;           // that it takes beside them
+    std::size_t owner_nbytes;           // memory of the owner beside them
 
     std::size_t latent_nbytes() const {
         return rows * columns * channels * (latent_type == LatentType::float32 ? 4 : 2);
@@ -36,11 +36,11 @@ struct Keyframe {
     std::size_t depth_nbytes() const { return rows * columns * sizeof(float); }
     std::size_t confidence_nbytes() const { return confidence ? depth_nbytes() : 0; }
     std::size_t nbytes() const { return latent_nbytes() + depth_nbytes() + confidence_nbytes(); }
-    std::size_t overhead_nbytes() const;  // of this object and the owner, beside the buffers
+    std::size_t overhead_nbytes() const;  // of this object and the owner, without the buffers
 };
 
-// A number that nothing else of the process has, nor its owner before it was last changed: a copy
-// has another, since copies are made to be changed.
+// A number, unique within the process, that identifies one state of its owner. A copy gets a new
+// one, since copies are made to be changed.
 class Version {
   public:
     Version() : value_(next()) {}
@@ -60,9 +60,9 @@ class Version {
 };
 
 // A keyframe placed in the world. Patch p of it, in row-major order of the patch grid, has the id
-// first_id + p and, in the index, the slot first_slot + p. Patches that an edit moves apart from
-// the others become an observation of their own, with the same keyframe and ids: of observations
-// with one first_id, at most one has a patch alive.
+// first_id + p and, in the index, the slot first_slot + p. Patches that an edit moves away from the
+// others become a separate observation with the same keyframe and ids: each patch is alive in at
+// most one of the observations with the same first_id.
 struct Observation {
     std::shared_ptr<const Keyframe> keyframe;
     Affine world_from_camera;
@@ -72,7 +72,7 @@ struct Observation {
     std::size_t patch_rows, patch_columns;
     std::vector<std::uint64_t> alive_bits;
     std::size_t alive_count = 0;
-    Version version;  // for those who keep something made from it
+    Version version;  // lets caches of derived data detect changes
 
     Observation(std::shared_ptr<const Keyframe> seen, const Affine& placed, std::size_t size)
         : keyframe(std::move(seen)),
@@ -103,14 +103,14 @@ struct Observation {
 
     Tile tile(std::size_t patch) const;
 
-    // The median depth of the patch's valid cells, on the ray through their mean pixel: on a
-    // surface, at the patch. False if no cell is valid.
+    // The point at the median depth of the patch's valid cells, on the ray through their mean
+    // pixel, so that it lies on a surface. False if no cell is valid.
     bool centre(std::size_t patch, Vec3& world) const;
 
     std::size_t overhead_nbytes() const;  // of this object, without the keyframe
 };
 
-// What an answer refers to by position.
+// The observations that a query's results refer to by position.
 using ObservationTable = std::vector<std::shared_ptr<const Observation>>;
 
 }  // namespace mosaicmem

@@ -1,4 +1,4 @@
-// An observation of a store as a source of tokens.
+// An observation's grid, as a source of tokens.
 #pragma once
 
 #include <span>
@@ -12,7 +12,7 @@ namespace mosaicmem {
 // out[0..n) = latents[offset .. offset + n) as float32.
 void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n, float* out);
 
-// The depth of the keyframe's cells, 0 in patches that do not live, or are not among those given.
+// The depth of the keyframe's cells, 0 in patches that are not alive, or not in `patches`.
 std::vector<float> living_depth(const Observation& observation);
 std::vector<float> depth_of(const Observation& observation, std::span<const std::size_t> patches);
 

@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::size_t kBufferSize = 256;
 
-// A tree is swallowed if it is at most this many times what swallows it: the larger, the fewer
-// trees there are to search and the more often a point is built into a new one.
+// A tree is absorbed if it is at most this many times as large as what absorbs it. A larger ratio
+// leaves fewer trees to search, but builds each point into new trees more often.
 constexpr std::size_t kMergeRatio = 8;
 
 }  // namespace
@@ -37,7 +37,7 @@ void PatchIndex::Points::append(std::span<const Slot> more, const float* more_ce
     };
     grow(slots, more.size());
     grow(centres, 3 * more.size());
-    grow(seen, more_seen.size());  // the last that may fail
+    grow(seen, more_seen.size());  // last step that may fail
     slots.insert(slots.end(), more.begin(), more.end());
     centres.insert(centres.end(), more_centres, more_centres + 3 * more.size());
     seen.insert(seen.end(), more_seen.begin(), more_seen.end());
@@ -80,14 +80,14 @@ void PatchIndex::insert(const Points& points) {
 
 void PatchIndex::insert_trees(std::vector<Points>& parts, const PatchOf& patch_of,
                               int num_threads) {
-    Points waiting;  // their slots come before
+    Points waiting;  // the buffer, whose slots precede all parts
     waiting.append_living(buffer_, patch_of);
     if (waiting.size() > 0) parts.insert(parts.begin(), std::move(waiting));
     std::vector<Planted> planted(parts.size());
     parallel_for(parts.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) planted[i] = plant(std::move(parts[i]));
     });
-    trees_.reserve(trees_.size() + planted.size());  // the last that may fail
+    trees_.reserve(trees_.size() + planted.size());  // last step that may fail
     std::move(planted.begin(), planted.end(), std::back_inserter(trees_));
     buffer_ = {};
     buffer_dead_ = 0;
@@ -97,7 +97,7 @@ void PatchIndex::merge(const PatchOf& patch_of) noexcept {
     try {
         if (buffer_.size() >= kBufferSize) absorb_buffer(patch_of);
     } catch (const std::bad_alloc&) {
-        // Put off; nothing has changed.
+        // Left for later; nothing has changed.
     }
 }
 
@@ -123,7 +123,7 @@ void PatchIndex::absorb_buffer(const PatchOf& patch_of) {
     append(buffer_, buffer_dead_);
     const std::size_t left = merged.size();
     Planted planted = left > 0 ? plant(std::move(merged)) : Planted{};
-    trees_.reserve(trees_.size() + 1);  // the last that may fail
+    trees_.reserve(trees_.size() + 1);  // last step that may fail
     trees_.resize(first);
     if (left > 0) trees_.push_back(std::move(planted));
     buffer_ = {};
@@ -163,7 +163,7 @@ bool PatchIndex::rebuild(const PatchOf& patch_of, std::size_t worn) noexcept {
     return true;
 }
 
-// A small rest joins the tree after it, so that the number of trees stays in proportion to the
+// A small remainder joins the next tree, so that the number of trees stays in proportion to the
 // points.
 void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
     const std::size_t rest = trees_[i].tree->points.size() - trees_[i].dead;
@@ -173,7 +173,7 @@ void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
     if (rest > 0) alive.append_living(trees_[i].tree->points, patch_of);
     if (joins) alive.append_living(trees_[i + 1].tree->points, patch_of);
     const std::size_t left = alive.size();
-    Planted planted = left > 0 ? plant(std::move(alive)) : Planted{};  // the last that may fail
+    Planted planted = left > 0 ? plant(std::move(alive)) : Planted{};  // last step that may fail
     const auto at = trees_.begin() + static_cast<std::ptrdiff_t>(i);
     if (joins) trees_.erase(at + 1);
     if (left > 0) {
@@ -183,7 +183,7 @@ void PatchIndex::rebuild_tree(std::size_t i, const PatchOf& patch_of) {
     }
 }
 
-// Nodes. The buffer is a leaf of its own, with a handle of null.
+// Nodes. The buffer is a leaf of its own, with a null handle.
 
 std::vector<PatchIndex::Node> PatchIndex::roots() const {
     std::vector<Node> nodes;

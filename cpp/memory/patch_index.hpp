@@ -1,14 +1,13 @@
 // A spatial index over patch centres: a forest of static nanoflann kd-trees (the logarithmic
 // method).
 //
-// An entry is known by its slot, a number that is given once: a patch that moves leaves its slot
-// and takes a new one, so the index knows only entries that come and entries that die. New points
-// wait in a short buffer that is scanned. A full buffer becomes a tree and swallows the trees
-// before it that are not much larger than what it has swallowed so far, so each point is built into
-// a tree O(log n) times over its life. No tree exceeds kLargestTree, so no insert stalls for longer
-// than the building of one. Deletions are marks that the owner keeps; a tree that is more than half
-// dead is built again, alone. Trees hold disjoint ranges of slots, in ascending order, and never
-// change: copies of an index share them.
+// An entry is identified by its slot, a number that is never reused: a patch that moves leaves its
+// slot and takes a new one, so entries are only ever inserted or deleted. New points wait in a
+// short buffer that searches scan. A full buffer becomes a tree and absorbs the trees before it
+// that are not much larger than the total so far, so each point is built into a tree O(log n) times
+// over its life. No merge exceeds kLargestTree, so no insert stalls for longer than building one
+// such tree. The owner marks deletions; a tree that is more than half dead is rebuilt. Trees hold
+// disjoint ranges of slots, in ascending order, and are immutable: copies of an index share them.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +38,7 @@ struct Neighbour {
 
 class PatchIndex {
   public:
-    // The patch whose place the slot is, or kNoPatch if it has died there or left.
+    // The patch at the slot, or kNoPatch if it has died or moved to another slot.
     using PatchOf = std::function<PatchId(Slot)>;
 
     struct Points {
@@ -54,30 +53,30 @@ class PatchIndex {
         void append(std::span<const Slot> more, const float* more_centres,
                     std::span<const Seen> more_seen);
         void append_living(const Points& other, const PatchOf& patch_of);
-        void forget_unused_times();  // where slots ascend
+        void forget_unused_times();  // requires ascending slots
     };
 
     static constexpr std::size_t kLargestTree = 1 << 17;  // points; built in about 10 ms
 
-    // Slots ascend and are larger than all slots inserted before. After an exception the index is
-    // as it was.
+    // Slots must ascend and exceed all slots inserted before. An exception leaves the index
+    // unchanged.
     void insert(const Points& points);
 
-    // Many points at once, in parts that each become a tree; otherwise like insert(). The parts are
-    // left empty.
+    // Inserts many points at once, in parts that each become a tree; otherwise like insert().
+    // Empties the parts.
     void insert_trees(std::vector<Points>& parts, const PatchOf& patch_of, int num_threads);
 
-    // To be called after insert(): makes a tree of a full buffer. Where memory does not suffice, it
-    // is put off: the buffer is scanned until a later call succeeds.
+    // Call after insert(): turns a full buffer into a tree. If memory runs out, the buffer stays
+    // and is scanned until a later call succeeds.
     void merge(const PatchOf& patch_of) noexcept;
 
-    // To be called once for each slot that patch_of has begun to deny; then rebuild() builds again
-    // the trees of which more than one in `worn` points is dead, or, where memory does not suffice,
-    // puts it off, and returns false.
+    // Call note_dead() once for each slot for which patch_of now returns kNoPatch. rebuild() then
+    // rebuilds the trees in which more than one in `worn` points is dead; if memory runs out, it
+    // leaves the rest for later and returns false.
     void note_dead(Slot slot) noexcept;
     bool rebuild(const PatchOf& patch_of, std::size_t worn = 2) noexcept;
 
-    // The k nearest living points, nearest first, ties by id. At most k.
+    // The k nearest living points (or fewer), nearest first, ties by id.
     std::vector<Neighbour> nearest(const float query[3], std::size_t k,
                                    const PatchOf& patch_of) const;
 
@@ -85,9 +84,9 @@ class PatchIndex {
     std::vector<Neighbour> within(const float query[3], float radius,
                                   const PatchOf& patch_of) const;
 
-    // A subtree, for searches that descend by a bound of their own.
+    // A subtree, for searches that prune by a bound of their own.
     struct Node {
-        Box box;             // holds all its points
+        Box box;             // bounds all its points
         double newest_time;  // no point was seen later
         std::uint32_t tree;
         const BoxedNode* handle;  // null for the buffer

@@ -26,7 +26,7 @@ float squared_distance(const Lanes& point, const Box& box) {
     return outside[0] + outside[1] + outside[2];
 }
 
-// The k best so far, shared by all trees of the forest: sorted where they are few, else a max-heap,
+// The k nearest so far, over all trees of the forest: a sorted list if k is small, else a max-heap,
 // both on (distance, id).
 class Nearest {
   public:
@@ -70,7 +70,7 @@ class Nearest {
     }
 
     std::size_t k_;
-    const PatchIndex::PatchOf& patch_of_;  // empty: slots are ids, and all live
+    const PatchIndex::PatchOf& patch_of_;  // empty: slots are ids, and all are alive
     std::vector<Neighbour> best_;
 };
 
@@ -87,8 +87,8 @@ void scan(const Slot* slots, const float* centres, std::size_t n, const Lanes& q
     }
 }
 
-// Offers the points of a tree that can be among the k nearest: into the nearer child first, and
-// into the other only if its box, which is tight, is near enough.
+// Offers the points of a tree that may be among the k nearest. Visits the nearer child first, and
+// skips a child whose box, which is tight, is too far.
 void search(const BoxedNode& node, const Slot* slots, const float* centres, const Lanes& query,
             Nearest& nearest) {
     if (node.is_leaf()) {
@@ -137,7 +137,7 @@ std::vector<Neighbour> PatchIndex::nearest(const float query[3], std::size_t k,
     if (k == 0 || size() == 0) return {};
     Nearest nearest(std::min(k, size()), patch_of);
     const Lanes point{query[0], query[1], query[2], 0};
-    // The nearest first, of those the oldest; kept from query to query for its memory alone.
+    // Nearest tree first, the oldest among equals; thread_local only to reuse its memory.
     static thread_local std::vector<std::pair<float, std::size_t>> order;
     order.clear();
     for (std::size_t i = 0; i < trees_.size(); ++i)

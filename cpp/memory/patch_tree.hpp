@@ -1,5 +1,4 @@
-// One tree of the forest, with the points that it is over; for patch_index.cpp and
-// patch_search.cpp.
+// One tree of the forest with its points; for patch_index.cpp and patch_index_search.cpp.
 #pragma once
 
 #include <algorithm>

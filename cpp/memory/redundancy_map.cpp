@@ -7,8 +7,8 @@
 namespace mosaicmem {
 namespace {
 
-// A place is 2^(kGrain - 1) to 2^kGrain patches wide. Smaller places cost more memory, which is
-// then not there for keyframes.
+// A place is 2^(kGrain - 1) to 2^kGrain patches wide. Smaller places cost more memory, at the
+// expense of keyframes.
 constexpr int kGrain = 3;
 
 std::uint64_t mix(std::uint64_t h) {
@@ -17,7 +17,7 @@ std::uint64_t mix(std::uint64_t h) {
     return h ^ (h >> 32);
 }
 
-// The face of a cube around the camera that the direction passes.
+// The face of a cube around the camera that the direction passes through.
 std::uint64_t side(const std::array<double, 3>& direction) {
     std::size_t axis = 0;
     for (std::size_t i = 1; i < 3; ++i) {
@@ -28,7 +28,7 @@ std::uint64_t side(const std::array<double, 3>& direction) {
 
 }  // namespace
 
-// The places that a patch holds, its own first.
+// The places that a patch holds, the one at its own level first.
 RedundancyMap::Keys RedundancyMap::keys(const Observation& observation, std::size_t patch) {
     Vec3 centre{};
     observation.centre(patch, centre);
@@ -52,7 +52,7 @@ RedundancyMap::Keys RedundancyMap::keys(const Observation& observation, std::siz
     return keys;
 }
 
-// The last in the order of preference that covers at least half of what the largest covers.
+// The last in the order of holders that covers at least half of what the largest covers.
 const RedundancyMap::Holder* RedundancyMap::keeper(const Holders& holders) {
     const auto area = [](const Holder& holder) {
         std::uint64_t sum = 0;
@@ -124,7 +124,7 @@ void RedundancyMap::forget_if_empty(std::uint64_t key) noexcept {
     redundancy_.erase(place);
 }
 
-// A patch of the observation comes to a place or goes. Room for one more holder is there.
+// Adds or removes a patch of the observation at a place. Needs capacity for one more holder.
 void RedundancyMap::change(Holders& holders, Slot observation, std::size_t level, bool comes) {
     const auto count_kept = [&](bool add) {
         const Holder* holder = keeper(holders);
@@ -140,7 +140,7 @@ void RedundancyMap::change(Holders& holders, Slot observation, std::size_t level
     count_kept(false);
     auto at = std::find_if(holders.begin(), holders.end(),
                            [&](const Holder& holder) { return holder.observation == observation; });
-    // Depth that was written to after it was given would have moved a patch to another place.
+    // A caller that changes depth after inserting it may move the patch to another place.
     if (!comes && (at == holders.end() || at->patches[level] == 0)) {
         count_kept(true);
         return;
@@ -176,7 +176,7 @@ bool RedundancyMap::keeps(const Observation& observation, std::size_t patch) con
 }
 
 std::size_t RedundancyMap::nbytes() const {
-    // A node of the map: a pointer, the pair, and what the allocator adds.
+    // A map node: a pointer, the pair, and the allocator's overhead.
     constexpr std::size_t kNode = 2 * sizeof(void*);
     return redundancy_.size() * (sizeof(decltype(redundancy_)::value_type) + kNode) +
            redundancy_.bucket_count() * sizeof(void*) +

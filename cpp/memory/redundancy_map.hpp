@@ -1,10 +1,10 @@
-// Which observation keeps which place of the world: what the eviction policy `redundant` goes by.
+// Which observation keeps which place in the world: the basis of the eviction policy `redundant`.
 //
-// A place is a voxel a few patches wide, as seen from one of six sides; its level says how wide, in
-// powers of two. A patch holds the place at the level of its own size, and the coarser places
-// around it of the next two levels, so that a close view holds what a distant one saw. Of the
-// observations that hold enough of a place, the closest keeps it, of equally close ones the newest;
-// the others' patches there are redundant.
+// A place is a voxel a few patches wide (2^level metres), seen from one of six sides. A patch holds
+// the place at the level of its own size, and the enclosing places of the next two coarser levels,
+// so that a close view also holds what a distant one saw. Among the observations that hold enough
+// of a place, the closest keeps it, and the newest among equally close ones; the other
+// observations' patches there are redundant.
 #pragma once
 
 #include <array>
@@ -19,21 +19,21 @@ namespace mosaicmem {
 
 class RedundancyMap {
   public:
-    // All living patches of an observation that comes. After an exception the map is as it was.
+    // Adds all living patches of a new observation. An exception leaves the map unchanged.
     void add(const Observation& observation);
-    // Those of one that goes.
+    // Removes all living patches of an observation.
     void remove(const Observation& observation) noexcept;
-    // One that is about to die.
+    // Removes one patch, just before it is marked dead.
     void remove(const Observation& observation, std::size_t patch) noexcept;
 
-    // How many of its patches lie where it keeps the place, and whether this one does.
+    // How many of the observation's patches lie in places that it keeps, and whether this one does.
     std::size_t kept(const Observation& observation) const;
     bool keeps(const Observation& observation, std::size_t patch) const;
 
     std::size_t nbytes() const;
 
   private:
-    static constexpr std::size_t kLevels = 3;  // the patch's own, and coarser ones
+    static constexpr std::size_t kLevels = 3;  // the patch's own and coarser ones
 
     struct Holder {
         Slot observation;

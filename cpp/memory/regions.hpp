@@ -1,4 +1,4 @@
-// Patches in a part of the world, by their centres.
+// Patches whose centres lie in a region of the world.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@ std::vector<PatchId> inside(const StoreState& state, HalfSpaces half_spaces, int
 std::vector<PatchId> inside_sphere(const StoreState& state, const Vec3& centre, double radius,
                                    int num_threads);
 
-// The smallest and the largest coordinates of centres; false if nothing lives.
+// The smallest and the largest coordinates of patch centres; false if no patch is alive.
 bool bounds(const StoreState& state, std::array<Vec3, 2>& corners, int num_threads);
 
 }  // namespace mosaicmem

@@ -2,11 +2,11 @@
 //   score = centrality * proximity * footprint * recency * weight of its provenance, then greedy
 //   selection under a diversity penalty.
 //
-// The answer is exact and costs no scan. One queue holds subtrees, patches and penalised patches,
-// each under an upper bound of its score. Taking the best again and again, a subtree gives way to
-// its children or its patches, a patch to its exact score, a score to its penalised score; whatever
-// comes out of the queue as it went in is the next one that greedy selection would take, since
-// every step can only lower a bound.
+// Best-first search: exact, without a scan. One queue holds subtrees, patches and scored patches,
+// each under an upper bound of its penalised score. The entry with the largest bound is refined
+// repeatedly: a subtree into its children or its patches, a patch into its exact score, a score
+// into its penalised score. Every step can only lower a bound, so a scored patch that comes first
+// with its bound up to date is the next one that greedy selection would take.
 
 #include "cpp/memory/retrieval.hpp"
 
@@ -39,7 +39,7 @@ class TakenPatches {
 
     std::uint32_t size() const { return static_cast<std::uint32_t>(taken_.size()); }
 
-    // How many of those that came after the first `known` lie within the radius of every point of
+    // How many of the patches taken after the first `known` lie within the radius of every point of
     // the rectangle.
     std::uint32_t within_radius_of(const PixelRect& rect, std::uint32_t known) const {
         const double u = 0.5 * (rect.u_first + rect.u_last), half_width = rect.u_last - u;
@@ -67,7 +67,7 @@ class TakenPatches {
 
     struct Taken {
         double u, v;
-        std::int32_t next;  // of the same bin, taken earlier
+        std::int32_t next;  // in the same bin, taken earlier
     };
 
     int bin(double x) const { return static_cast<int>(x / bin_size_); }  // 0 <= x <= image size
@@ -128,7 +128,7 @@ class Retrieval {
     struct Entry {
         double bound;             // of the penalised score
         std::uint32_t index;      // into subtrees_ or patches_
-        std::uint32_t seen : 30;  // patches that had been taken when the bound was computed
+        std::uint32_t seen : 30;  // patches taken when the bound was computed
         Stage stage : 2;
     };
 
@@ -136,17 +136,17 @@ class Retrieval {
         PatchIndex::Node node;
         PixelRect rect;
         double bound;             // of the score, without penalties
-        std::uint32_t penalties;  // that are certain by now
+        std::uint32_t penalties;  // that apply to all its points so far
     };
 
     struct Candidate {
-        RetrievedPatch patch;  // with its slot for an id until it is scored
+        RetrievedPatch patch;  // its id is the slot until it is scored
         double bound;          // of the score, without penalties
         std::uint32_t penalties;
     };
 
-    // Among equal bounds what is least known comes first, so that when scored patches come out, all
-    // of that score are there, and the smallest id is first.
+    // Among equal bounds the least refined entry comes first: when a scored patch comes out, all
+    // patches of that score are scored, and the smallest id is first.
     struct Later {
         const std::vector<Candidate>& patches;
 
@@ -158,7 +158,7 @@ class Retrieval {
         }
     };
 
-    // An observation, with what all its patches share.
+    // An observation, with the values that all its patches share.
     struct Source {
         const Observation* observation;
         Reprojection reproject;
@@ -177,7 +177,7 @@ class Retrieval {
         std::push_heap(queue_.begin(), queue_.end(), Later{patches_});
     }
 
-    // Puts an entry that is not larger in the place of the front.
+    // Replaces the front with an entry that is not larger.
     void replace_front(const Entry& entry) {
         const Later later{patches_};
         std::size_t hole = 0;
@@ -198,8 +198,8 @@ class Retrieval {
         push(subtrees_.size() - 1, Stage::subtree);
     }
 
-    // The bound of an entry under the penalties that are certain by now: those of every point it
-    // may stand for. Only patches taken since it was last asked are looked at.
+    // The bound of an entry under the penalties that apply to every point it may stand for.
+    // Incremental: only looks at patches taken since the last call.
     double penalised(Entry& entry) {
         const bool is_subtree = entry.stage == Stage::subtree;
         const double bound =
@@ -241,7 +241,7 @@ class Retrieval {
         }
     }
 
-    // Makes the entry of a candidate that of its score; false if it has none that counts.
+    // Scores a candidate and updates its entry; false if the candidate is dropped.
     bool score(Entry& entry) {
         Candidate& candidate = patches_[entry.index];
         RetrievedPatch& patch = candidate.patch;
@@ -289,8 +289,8 @@ class Retrieval {
                             keyframe.stride, source_->reproject, view_);
     }
 
-    // No patch of the subtree scores more; -1 if all lie outside the frustum. Sets the pixels that
-    // they fall on inside the image. Rounding is covered by margins.
+    // An upper bound of the scores in the subtree; -1 if all of it lies outside the frustum. Sets
+    // the pixels inside the image that its points project to. Margins absorb rounding errors.
     double upper_bound(const PatchIndex::Node& node, PixelRect& rect) const {
         BoxInView seen;
         if (!see_box(node.box, camera_from_index_, view_, seen)) return -1;

@@ -58,7 +58,7 @@ class TokenWriter {
         std::ranges::fill(observed_, std::uint8_t{0});
     }
 
-    // Nothing, for the patches from `first` to `last`.
+    // Writes no tokens for the patches from `first` to `last`.
     void clear(std::size_t first, std::size_t last) const {
         const std::size_t from = view_ * top_k_ + first, patches = last - first;
         std::fill_n(out_.sources + from, patches, -1);
@@ -141,13 +141,13 @@ std::optional<ObservationTable> retrieve_tokens(const StoreState& state,
                                                 const FoundArrays& found, const TokenArrays& tokens,
                                                 int num_threads) {
     if (!has_room(state, params, found)) return std::nullopt;
-    const bool is_empty = tokens.channels == 0;  // when its channels were asked for
+    const bool is_empty = tokens.channels == 0;  // the store was, when asked for its channels
     if (!is_empty && state.alive_count() > 0 && state.channels() != tokens.channels)
         throw std::runtime_error("the store has other channels than when it was asked");
     const Retrieved retrieved =
         is_empty ? Retrieved(views.size()) : retrieve_all(state, views, params, num_threads);
     write(retrieved, found);
-    std::map<std::size_t, std::int32_t> sources;  // of the observations in use, by position
+    std::map<std::size_t, std::int32_t> sources;  // observation position -> table position
     std::size_t most = 0;
     for (const std::vector<RetrievedPatch>& patches : retrieved) {
         most = std::max(most, patches.size());

@@ -1,4 +1,4 @@
-// What a store shows to the views of a window: patches, and their tokens aligned to each view.
+// Retrieves patches for the views of a window, and their tokens aligned to each view.
 #pragma once
 
 #include <optional>
@@ -9,18 +9,19 @@
 
 namespace mosaicmem {
 
-// Views are looked through in parallel; params has one entry for each. False, and nothing is
-// written, where the store has more patches than there is room for, and top_k asks for them: it has
-// grown since they were counted.
+// Processes views in parallel; params has one entry per view. Returns false and writes nothing if
+// found.top_k is below both top_k and the number of living patches: the store has grown since the
+// caller counted them.
 bool retrieve_window(const StoreState& state, std::span<const View> views,
                      std::span<const RetrievalParams> params, const FoundArrays& found,
                      int num_threads);
 
-// The same, and the tokens. Written for as many patches as any view has; what is beyond them is
-// left as it is, but for the ids. Returns the observations that patches come from, in the order of
-// their slots: the table of `sources`. Room for no channels is of a store that was empty when it
-// was asked for them, and finds nothing; room for others than the store has is a
-// std::runtime_error.
+// Like retrieve_window(), but writes the tokens as well and returns nullopt for false. Writes
+// tokens for as many patches as the view with the most has; leaves token arrays beyond that
+// unchanged. Returns the observations that patches come from, in slot order: the table that
+// `sources` refers to. tokens.channels = 0 means that the store was empty when the caller asked for
+// its channels: nothing is found. Throws std::runtime_error if tokens.channels otherwise differs
+// from the store's.
 std::optional<ObservationTable> retrieve_tokens(const StoreState& state,
                                                 std::span<const View> views,
                                                 std::span<const RetrievalParams> params,

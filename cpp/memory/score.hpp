@@ -1,5 +1,5 @@
-// What a patch is worth to a view, strategy top_k: score = centrality * proximity * footprint *
-// recency * weight of its provenance. In double and in this order, on the CPU and on the device.
+// The score of a patch in a view, strategy top_k: score = centrality * proximity * footprint *
+// recency * weight of its provenance. In double and in the same order on the CPU and the GPU.
 #pragma once
 
 #include <algorithm>
@@ -15,29 +15,29 @@
 
 namespace mosaicmem {
 
-// Whether a camera saw a keyframe, or a model made it up.
+// Whether a camera observed a keyframe or a model generated it.
 enum class Provenance : std::uint8_t { observed, generated };
 
 struct RetrievalParams {
     std::size_t top_k;
     double time;               // of the query, seconds
     double half_life;          // seconds; 0 = age does not count
-    double min_visibility;     // a lower score is dropped
+    double min_visibility;     // patches with a lower score are dropped
     double diversity_radius;   // pixels; 0 = off
     double diversity_penalty;  // factor for each patch already taken within the radius
-    double generated_weight;   // factor of what was generated, in [0, 1]; 0 excludes it
+    double generated_weight;   // factor for generated keyframes, in [0, 1]; 0 excludes them
 
     MOSAICMEM_HOST_DEVICE bool is_diverse() const {
         return diversity_radius > 0 && diversity_penalty < 1;
     }
 };
 
-// 2^x for x <= 0, to an ulp or two; 0 below 2^-1000. The libraries of the host and the device round
-// it differently, which would let them choose differently.
+// 2^x for x <= 0, to an ulp or two; 0 below 2^-1000. The standard libraries of the CPU and the GPU
+// round it differently, which could make them select different patches.
 MOSAICMEM_HOST_DEVICE inline double power_of_two(double x) {
     if (!(x > -1000)) return 0;
     const double whole = std::floor(x + 0.5), y = (x - whole) * 0x1.62e42fefa39efp-1;  // ln 2
-    // Of e^y, |y| < 0.35.
+    // Series of e^y, |y| < 0.35.
     constexpr double kSeries[] = {1.0,
                                   1.0,
                                   1.0 / 2,
@@ -77,12 +77,12 @@ MOSAICMEM_HOST_DEVICE inline bool is_inside(double u, double v, const View& view
     return u >= 0 && u < view.width && v >= 0 && v < view.height;
 }
 
-// Where a centre lies in a view, and what is known of its score.
+// A centre projected into a view, with the factors of its score known so far.
 struct Projected {
     double score, u, v, depth;  // (u, v) in pixels, depth in metres
 };
 
-// Sets the place, and centrality * proximity as the score; false outside the frustum.
+// Sets u, v and depth, and the score to centrality * proximity; false outside the frustum.
 MOSAICMEM_HOST_DEVICE inline bool project_centre(const float* centre,
                                                  const Affine& camera_from_index, const View& view,
                                                  Projected& out) {
@@ -96,8 +96,8 @@ MOSAICMEM_HOST_DEVICE inline bool project_centre(const float* centre,
     return true;
 }
 
-// The part of a patch's tokens that the view sees, at least a quarter. depth (rows, columns) has
-// `columns` cells of `stride` pixels a row.
+// The fraction of a patch's tokens inside the view, at least a quarter. depth (rows, columns) has
+// `columns` cells of `stride` pixels per row.
 MOSAICMEM_HOST_DEVICE inline double footprint_of(const Tile& cells, const float* depth,
                                                  std::size_t columns, double stride,
                                                  const Reprojection& reproject, const View& view) {

@@ -22,10 +22,10 @@ void expect_channels(std::size_t expected, std::size_t got) {
     }
 }
 
-// Fewer points than this wait for a tree with others.
+// Fewer points than this go into the buffer instead of a tree of their own.
 constexpr std::size_t kGathered = PatchIndex::kLargestTree / 16;
 
-// So that one push_back will not fail.
+// Ensures that one push_back cannot fail.
 template <class T>
 void make_room(std::vector<T>& vector) {
     if (vector.size() == vector.capacity()) vector.reserve(2 * vector.size() + 8);
@@ -85,7 +85,7 @@ PatchId StoreState::insert(Placed&& placed) {
             noted = true;
             PatchIndex::Points points;
             points.append(slots, centres.data(), keyframe.timestamp);
-            index_.insert(points);  // the last that may fail
+            index_.insert(points);  // last step that may fail
         }
     } catch (...) {
         origin_ = origin_before;
@@ -107,7 +107,7 @@ PatchId StoreState::insert(Placed&& placed) {
 }
 
 void StoreState::adopt(Observations observations, int num_threads, bool keep_slots) {
-    std::vector<std::size_t> starts{0};  // of what each tree takes
+    std::vector<std::size_t> starts{0};  // the first observation of each tree
     std::vector<std::size_t> sizes;
     std::size_t points = 0;
     for (std::size_t i = 0; i < observations.size(); ++i) {
@@ -202,7 +202,7 @@ std::size_t StoreState::at_slot(Slot slot) const {
 }
 
 std::size_t StoreState::at_id(PatchId id) const {
-    std::size_t low = 0, high = observations_.size();  // to the first whose first_id exceeds id
+    std::size_t low = 0, high = observations_.size();  // finds the first whose first_id exceeds id
     while (low < high) {
         const std::size_t middle = low + (high - low) / 2;
         if (observations_[ordered(middle)]->first_id > id) {
@@ -314,7 +314,7 @@ void StoreState::drop_emptied() noexcept {
 
 std::size_t StoreState::erase(std::span<const PatchId> ids) {
     const std::size_t before = alive_count_;
-    std::vector<std::size_t> found;  // for each of the ids
+    std::vector<std::size_t> found;  // position for each of the ids
     found.reserve(ids.size());
     std::vector<std::size_t> positions;
     for (const PatchId id : ids) {
@@ -325,7 +325,7 @@ std::size_t StoreState::erase(std::span<const PatchId> ids) {
     }
     std::sort(positions.begin(), positions.end());
     positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
-    make_mortal(positions);  // the last that may fail
+    make_mortal(positions);  // last step that may fail
     for (std::size_t i = 0; i < ids.size(); ++i) {
         if (found[i] == kNowhere) continue;
         const Observation& observation = *observations_[found[i]];
@@ -342,7 +342,7 @@ std::size_t StoreState::erase_frame(std::int64_t frame_id) {
     for (std::size_t at = 0; at < observations_.size(); ++at) {
         if (observations_[at]->keyframe->frame_id == frame_id) positions.push_back(at);
     }
-    make_mortal(positions);  // the last that may fail
+    make_mortal(positions);  // last step that may fail
     for (const std::size_t at : positions) kill_all(at);
     drop_emptied();
     return before - alive_count_;
@@ -350,8 +350,8 @@ std::size_t StoreState::erase_frame(std::int64_t frame_id) {
 
 // Reading.
 
-// Patches that were moved apart from others of their keyframe have ids between those of the others,
-// also where the observations are in order.
+// Patches that were moved away from others of their keyframe have ids between those of the others,
+// so ids may be unsorted even where the observations are in order.
 void sort_ids(std::vector<PatchId>& ids) {
     if (!std::is_sorted(ids.begin(), ids.end())) std::sort(ids.begin(), ids.end());
 }

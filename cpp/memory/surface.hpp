@@ -1,5 +1,5 @@
-// What blending shares on the CPU and on the device: tents, closed holes, and looking a point up in
-// a source. See blend.hpp for what they are for.
+// What blending shares between the CPU and the GPU: tents, hole closing, and looking a point up in
+// a source. See blend.hpp for their use.
 #pragma once
 
 #include <algorithm>
@@ -38,15 +38,15 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE TentCells tent_cells(float x, float y, fl
             std::max(floor_of(y - spread) + 1, 0), std::min(floor_of(y + spread), rows - 1)};
 }
 
-// How high the tent of a projected cell is over one of its cells. per_cell is 1 / spread.
+// The height of a projected cell's tent over one target cell. per_cell is 1 / spread.
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE float tent_over(float x, float y, float per_cell,
                                                        std::int32_t r, std::int32_t c) {
     const float wy = 1.0f - std::abs(y - static_cast<float>(r)) * per_cell;
     return wy * (1.0f - std::abs(x - static_cast<float>(c)) * per_cell);
 }
 
-// A depth for a hole that lies between two sides of one surface, kNoSurface for others.
-// front(row, column) is the depth of a cell, kNoSurface where nothing is.
+// The depth of a hole between two sides of one surface, kNoSurface for other holes. front(row,
+// column) is the depth of a cell, kNoSurface if it is empty.
 template <class Front>
 MOSAICMEM_HOST_DEVICE inline float close_hole(const Front& front, std::ptrdiff_t rows,
                                               std::ptrdiff_t columns, std::ptrdiff_t r,
@@ -55,7 +55,7 @@ MOSAICMEM_HOST_DEVICE inline float close_hole(const Front& front, std::ptrdiff_t
         float depth;
         std::size_t away;
     };
-    // The nearest filled cell in one direction, and how far it is.
+    // The nearest filled cell in one direction, and its distance.
     const auto look = [&](std::ptrdiff_t dr, std::ptrdiff_t dc) -> Side {
         for (std::size_t away = 1; away <= kWidestHole; ++away) {
             const std::ptrdiff_t y = r + dr * static_cast<std::ptrdiff_t>(away),
@@ -79,7 +79,7 @@ MOSAICMEM_HOST_DEVICE inline float close_hole(const Front& front, std::ptrdiff_t
     return kNoSurface;
 }
 
-// One source, to be looked up from target cells.
+// Looks points on a target's surface up in one source.
 class Lookup {
   public:
     MOSAICMEM_HOST_DEVICE Lookup(const SourceGrid& source, const TargetGrid& target,
@@ -137,7 +137,7 @@ class Lookup {
     bool is_excluded_;
 };
 
-// The surface that a target cell shows, at the cell's middle, in the target's frame.
+// The surface point at a target cell's centre, in the target's frame.
 MOSAICMEM_HOST_DEVICE inline Vec3 surface_point(const TargetGrid& target, std::size_t cell,
                                                 float depth) {
     const PixelRay ray(target.view.k, {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}});

@@ -1,5 +1,5 @@
-// How well a camera has seen what another is to show: where the cells of a source grid land in a
-// target view, and what they are worth there. On the CPU and on the device.
+// Where the cells of a source grid land in a target view, and what they are worth there: how well
+// the source camera saw what the target is to show. For the CPU and the GPU.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace mosaicmem {
 // One keyframe on its latent grid, placed in the world.
 struct SourceGrid {
     const float* latents;     // (rows, columns, channels)
-    const float* depth;       // (rows, columns) metres, <= 0 or not finite where there is nothing
+    const float* depth;       // (rows, columns) metres, <= 0 or not finite where invalid
     const float* confidence;  // (rows, columns) in [0, 1], or null for 1 everywhere
     std::size_t rows, columns;
     double stride;  // pixels per cell
@@ -37,37 +37,37 @@ struct TargetGrid {
     double time;    // seconds
 };
 
-// A source cell is worth
+// The worth of a source cell is
 //   confidence * recency * weight * exp(-viewing / viewing_angle - field / field_angle) *
 //   resolution
 // where `viewing` is the angle at the surface between the two cameras, `field` the distance between
-// the places of the surface in the two images, as tangents (what calibration, lens and vignetting
-// get wrong cancels where they are the same), recency is 0.5^(age / half_life), weight is
-// generated_weight for what was generated and 1 for what was observed, and resolution is the ratio
-// of the sizes of source and target cell on the surface, the smaller over the larger.
+// the surface's positions in the two images, as tangents (errors of calibration, lens and
+// vignetting cancel where the positions agree), recency is 0.5^(age / half_life), weight is
+// generated_weight for generated and 1 for observed keyframes, and resolution is the ratio of the
+// sizes of source and target cell on the surface, the smaller over the larger.
 struct ViewWeightScales {
     double viewing_angle;     // radians
     double field_angle;       // radians
     double half_life;         // seconds; 0: age does not count
-    double generated_weight;  // in [0, 1]; 0 excludes what was generated
+    double generated_weight;  // in [0, 1]; 0 excludes generated keyframes
 
     MOSAICMEM_HOST_DEVICE bool excludes(Provenance provenance) const {
         return weight_of(provenance, generated_weight) == 0;
     }
-    // recency * weight: what a keyframe counts for, wherever it is seen from.
+    // recency * weight: the factors of a keyframe that do not depend on the viewpoint.
     MOSAICMEM_HOST_DEVICE double standing(Provenance provenance, double timestamp,
                                           double time) const {
         return recency_of(timestamp, time, half_life) * weight_of(provenance, generated_weight);
     }
 };
 
-constexpr double kMostSpread = 3;  // cells: a source that is coarser leaves holes
+constexpr double kMostSpread = 3;  // cells; coarser sources leave holes
 
-// Where a source cell lands.
+// A source cell, projected into the target.
 struct ProjectedCell {
     float x, y;    // cell coordinates of the target, integers at cell centres
     float z;       // metres
-    float worth;   // 0 where nothing lands
+    float worth;   // 0 if it does not project
     float spread;  // size of the source cell in target cells, at least 1
 };
 
@@ -84,7 +84,7 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE float exp_negative(float x) {
     return p * std::bit_cast<float>((n + 127) << 23);
 }
 
-// How much larger things are than their source camera saw them: 1 but for edits.
+// The factor by which edits have scaled things since their source camera saw them, 1 without edits.
 MOSAICMEM_HOST_DEVICE inline double scale_of(const Affine& target_from_source) {
     const auto& m = target_from_source.m;
     const double volume = m[0] * (m[5] * m[10] - m[6] * m[9]) -
@@ -92,9 +92,9 @@ MOSAICMEM_HOST_DEVICE inline double scale_of(const Affine& target_from_source) {
     return std::cbrt(std::abs(volume));
 }
 
-// What is constant over a row of cells.
+// The constants of a row of cells.
 struct RowProjection {
-    float start[3], step[3], centre[3];  // ray of cell 0, from cell to cell, and the source camera
+    float start[3], step[3], centre[3];  // ray of cell 0, step per cell, source camera
     float source_x, source_x_step, source_y;
     float fx, fy, cx, cy;  // of the target, in cells
     float near, far;
@@ -129,8 +129,8 @@ struct RowProjection {
     }
 };
 
-// What is constant over a source grid and a target. Every step-th cell of every step-th row is
-// looked at, each of which stands for a square of cells.
+// The constants of a source grid and a target. Samples every step-th cell of every step-th row,
+// each of which stands for a square of cells.
 class GridProjection {
   public:
     GridProjection() = default;
@@ -159,7 +159,7 @@ class GridProjection {
         if (scales.excludes(source.provenance)) row_.far = row_.near;  // nothing lands
     }
 
-    // Of the r-th row that is looked at.
+    // The constants of the r-th sampled row.
     MOSAICMEM_HOST_DEVICE RowProjection row(std::size_t r) const {
         RowProjection row = row_;
         const double v = middle(r);
@@ -181,7 +181,7 @@ class GridProjection {
     double step_, stride_;
     Intrinsics k_;
     PixelRay ray_;
-    RowProjection row_;  // but for start and source_y
+    RowProjection row_;  // except start and source_y
 };
 
 // One entry per cell, row by row.
@@ -197,14 +197,14 @@ struct ProjectedCells {
 void project_cells(const SourceGrid& source, const TargetGrid& target,
                    const ViewWeightScales& scales, std::size_t step, ProjectedCells& cells);
 
-// What a surface point is worth, seen from a source camera.
+// How a source camera sees a surface point.
 struct PointView {
     double source_x, source_y;  // tangents in the source image
     double size;                // of the source cell in target cells
     double standing;            // of the keyframe
 };
 
-// The worth of a point, whose source camera is at `centre`, both in the target's frame.
+// The worth of point p seen by a source camera at `centre`, both in the target's frame.
 MOSAICMEM_HOST_DEVICE inline double worth_of(const Vec3& p, const Vec3& centre,
                                              const PointView& seen_from,
                                              const ViewWeightScales& scales) {
@@ -221,7 +221,7 @@ MOSAICMEM_HOST_DEVICE inline double worth_of(const Vec3& p, const Vec3& centre,
            std::min(size, 1 / size);
 }
 
-// The largest integer up to x > -8, without the call that floor is below SSE4.1.
+// floor(x) for x > -8, without the function call that floor costs below SSE4.1.
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE std::int32_t floor_of(float x) {
     return static_cast<std::int32_t>(x + 8.0f) - 8;
 }

@@ -1,4 +1,5 @@
-// Arrays in device memory at the border. Python has validated them; here types are only adapted.
+// Arrays in device memory, as bound to Python. Python has validated them; here types are only
+// converted.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -24,14 +25,15 @@ struct DeviceArray {
 
     std::size_t extent(std::size_t axis) const { return shape.at(axis); }
 
-    // T is any type of the size of the elements.
+    // T is any type of the elements' size.
     template <class T>
     T* as() const {
         return reinterpret_cast<T*>(address);
     }
 };
 
-// A call of the border, which makes memory in the caller's framework. May be used without the GIL.
+// A call from Python, which allocates memory in the caller's framework. May be used without the
+// GIL.
 class Execution final : public cuda::Execution {
   public:
     py::object call;
@@ -49,7 +51,7 @@ class Execution final : public cuda::Execution {
         return {reinterpret_cast<void*>(address), keep_alive(py::make_tuple(array))};
     }
 
-    // An interrupt may come in between: it is put off, and the call made again.
+    // An interrupt may come in between: it is deferred, and the call made again.
     void release(std::shared_ptr<const void> owner) const noexcept override {
         const py::gil_scoped_acquire acquire;
         bool is_interrupted = false, is_done = false;
@@ -78,7 +80,7 @@ T* data_or_null(const std::optional<DeviceArray>& array) {
     return array ? array->as<T>() : nullptr;
 }
 
-// Calls body.operator()<T>() for the type of an array of float32 or float64.
+// Calls body.operator()<T>() for the element type of an array of float32 or float64.
 template <class Body>
 void with_floats(const DeviceArray& array, const Body& body) {
     if (array.dtype == "float64") return body.template operator()<double>();
@@ -111,7 +113,7 @@ struct type_caster<mosaicmem::cuda::Stream> {
     }
 };
 
-// (device, handle, call); a stream alone gives no memory.
+// (device, handle, call), or (device, handle), which cannot allocate memory.
 template <>
 struct type_caster<mosaicmem::bindings::Execution> {
     PYBIND11_TYPE_CASTER(mosaicmem::bindings::Execution, const_name("tuple[int, int, Any]"));

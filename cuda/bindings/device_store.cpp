@@ -1,6 +1,5 @@
-// A store in device memory at the border: what `MemoryStore` answers on the host, it answers here
-// with the same parameters. The tables are those of the last follow(); Python's lock keeps calls
-// apart.
+// Binds a store in device memory, which answers the queries of `MemoryStore` with the same
+// parameters. It reads the tables of the last follow(); Python's lock serialises calls.
 
 #include "cuda/memory/device_store.hpp"
 
@@ -68,7 +67,7 @@ class BoundDeviceStore {
         store_.prefetch({observations.data(), extent(observations, 0)}, execution);
     }
 
-    // There is always room: true, as the host says it.
+    // Always has room, so returns true, as the host does on success.
     bool retrieve_window(const Camera& camera, const Array<double>& camera_from_world,
                          const Array<double>& times, std::size_t, const RetrievalWeights& options,
                          const FoundViews& found, const Execution& execution) {
@@ -94,7 +93,7 @@ class BoundDeviceStore {
         return table();
     }
 
-    // The answer is the table that picks are positions in.
+    // Returns the table that the picks refer to by position.
     py::object select_keyframes(const Targets& targets, const KeyframeParams& params,
                                 const DeviceArray& picks, const Execution& execution) {
         {
@@ -104,7 +103,7 @@ class BoundDeviceStore {
         return table()["observation"];
     }
 
-    // picks (T, K) of rows; on the host, of positions in `observations`.
+    // picks (T, K): table rows if on the GPU, positions in `observations` if on the host.
     py::dict compose(const Targets& targets,
                      const std::variant<DeviceArray, Array<std::int32_t>>& picks,
                      const Array<Slot>& observations, const BlendOptions& options,
@@ -143,14 +142,14 @@ class BoundDeviceStore {
   private:
     using Views = std::vector<cuda::RetrievalView>;
 
-    // What is known of each row; zero for those that are free.
+    // The keyframe of each row; zero for free rows.
     const py::dict& table() {
         if (table_version_ != store_.version()) {
             std::vector<PlacedKeyframe> rows;
             for (const cuda::DeviceStore::Row& row : store_.rows())
                 rows.push_back({row.keyframe.get(), row.first_slot, row.world_from_camera});
             table_ = keyframe_arrays(rows);
-            for (const auto& column : table_)  // answers share them
+            for (const auto& column : table_)  // results share them
                 column.second.attr("setflags")(py::arg("write") = false);
             table_version_ = store_.version();
         }
@@ -168,7 +167,7 @@ class BoundDeviceStore {
                 "targets: expected a grid less thin, got one that is looked at in " +
                 std::to_string(rows) + "x" + std::to_string(columns) + " cells");
         }
-        // They come from the index, on the host.
+        // Candidates come from the index on the host.
         const std::vector<Slot> slots = host_->read([&](const StoreState& state) {
             return mosaicmem::keyframe_candidates(state, targets.grids, params, num_threads_);
         });
@@ -198,7 +197,7 @@ class BoundDeviceStore {
         return views;
     }
 
-    // The views and the places of what is found, on the device.
+    // Returns the views and the places of the patches found, both on the GPU.
     std::pair<const cuda::RetrievalView*, const std::int32_t*> retrieve(
         const Views& views, const RetrievalWeights& options, const FoundArrays& found,
         const Execution& execution) {
@@ -234,7 +233,7 @@ class BoundDeviceStore {
             workspace, execution);
     }
 
-    // The tables, for results of so many channels. An empty store has any number.
+    // The tables, for results of `channels` channels. An empty store accepts any number.
     cuda::Mirror mirror_with(std::size_t channels) const {
         cuda::Mirror mirror = store_.mirror();
         if (store_.most_cells() > 0 && mirror.channels != channels)
@@ -252,7 +251,7 @@ class BoundDeviceStore {
     cuda::DeviceStore store_;
     cuda::RetrievalRoom room_;
     const MemoryStore* host_ = nullptr;  // of the last follow(), as is the next
-    int num_threads_ = 0;                // of what is looked up on the host
+    int num_threads_ = 0;                // for queries on the host
     py::dict table_;
     std::uint64_t table_version_ = std::numeric_limits<std::uint64_t>::max();
 };
@@ -264,7 +263,7 @@ std::unique_ptr<BoundDeviceStore> new_device_store(
     return std::make_unique<BoundDeviceStore>(budget, cuda::RetrievalRoom{fewest, most, seen});
 }
 
-// A copy in pinned memory, which lives as long as the copy.
+// A copy in pinned memory, which the returned array owns.
 py::array pinned_copy(const py::array& array) {
     auto memory = std::make_unique<cuda::PinnedMemory>(static_cast<std::size_t>(array.nbytes()));
     std::memcpy(memory->data(), array.data(), memory->size());

@@ -1,5 +1,5 @@
-// Features of attention heads on the device at the border: (batch, heads, tokens, dim), features of
-// a token contiguous.
+// Adapters for features of attention heads on the GPU: (batch, heads, tokens, dim), with contiguous
+// features per token.
 #pragma once
 
 #include "cpp/base/heads.hpp"

@@ -8,8 +8,8 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// What `PatchMemory` of the host is: frames in device memory, whose room doubles as they grow.
-// Matrices come from the host with each call. Python's lock keeps calls apart.
+// `PatchMemory` on the GPU: frames in device memory, with room that doubles as they grow. Matrices
+// come from the host with each call. Python's lock serialises calls.
 class DevicePatchMemory {
   public:
     DevicePatchMemory(std::size_t channels, std::size_t rows, std::size_t columns)
@@ -53,7 +53,7 @@ class DevicePatchMemory {
         order_.follow(execution);
         const std::size_t groups = extent(camera_from_world, 0);
         Array<double> projection = make_array<double>({static_cast<py::ssize_t>(groups), 3, 4});
-        for (std::size_t g = 0; g < groups; ++g) {  // one product after the other, as the host sums
+        for (std::size_t g = 0; g < groups; ++g) {  // in the summation order of the host
             for (std::size_t i = 0; i < 12; ++i) {
                 double sum = 0;
                 for (std::size_t j = 0; j < 3; ++j)
@@ -69,7 +69,7 @@ class DevicePatchMemory {
                               workspace, execution);
     }
 
-    // candidates (groups, each), on the device or the host; those that do not exist count as none.
+    // candidates (groups, each), on the GPU or the host; ids that do not exist count as none.
     void fuse(const Array<float>& camera_from_world, const Array<float>& k,
               const std::variant<DeviceArray, Array<std::int64_t>>& candidates, bool keep_nearest,
               const DeviceArray& latents, const DeviceArray& valid, const Execution& execution) {
@@ -102,7 +102,7 @@ class DevicePatchMemory {
                 memory_[kInverses].as<float>()};
     }
 
-    // A copy of a small array of the host, for one call.
+    // Copies a small host array to the GPU, for one call.
     template <class T>
     static const T* on_device(const Array<T>& array, const Execution& execution) {
         const std::size_t bytes = static_cast<std::size_t>(array.nbytes());
@@ -111,7 +111,7 @@ class DevicePatchMemory {
         return static_cast<const T*>(there);
     }
 
-    // Behind the matrices of the frames so far.
+    // Appends to the matrices of the frames so far.
     void store(const Array<float>& matrices, Part part, const Execution& execution) {
         cuda::store_bytes(matrices.data(), memory_[part].as<char>() + count_ * frame_bytes_[part],
                           static_cast<std::size_t>(matrices.nbytes()), execution);

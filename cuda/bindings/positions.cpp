@@ -5,7 +5,7 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// Calls body.operator()<T, F>() for the type of features and that of their tables.
+// Calls body.operator()<T, F>() for the types of the features and of their tables.
 template <class Body>
 void with_features_and_tables(const DeviceArray& x, const Body& body) {
     if (x.dtype == "float64") return body.template operator()<double, double>();

@@ -22,14 +22,14 @@ double time_of(long long ordered) {
     return time;
 }
 
-// A voxel as it comes from the device.
+// A voxel as copied from the GPU.
 struct ExportedVoxel {
     unsigned long long key;
     const long long* words;
 };
 
-// What `VoxelMap` of the host is. Adding a frame waits for the device only where the table may be
-// full: it is then looked at, and perhaps doubled. Python's lock keeps calls apart.
+// `VoxelMap` on the GPU. Adding a frame waits for the GPU only if the table may be full: then it
+// reads the number of voxels, and may grow the table. Python's lock serialises calls.
 class DeviceVoxelMap {
   public:
     explicit DeviceVoxelMap(double voxel_size) : voxel_size_(voxel_size) {}
@@ -79,14 +79,14 @@ class DeviceVoxelMap {
                 voxels_.as<unsigned long long>(), capacity_};
     }
 
-    // The number of voxels; waits for the device.
+    // The number of voxels; waits for the GPU.
     std::size_t look(const Execution& execution) {
         unsigned long long voxels = 0;
         cuda::copy_to_host(voxels_.as<void>(), &voxels, sizeof voxels, execution);
         return most_ = voxels;
     }
 
-    // Half of the table stays free whatever the next frame brings.
+    // Keeps half of the table free, whatever the next frame adds.
     void make_room(std::size_t pixels, const Execution& execution) {
         if (capacity_ > 0 && 2 * (most_ + pixels) > capacity_) look(execution);
         const std::size_t needed = 2 * (most_ + pixels);
@@ -153,7 +153,7 @@ class DeviceVoxelMap {
     double voxel_size_;
     cuda::DeviceMemory keys_, words_, voxels_;
     std::size_t capacity_ = 0;
-    std::size_t most_ = 0;  // voxels that there may be
+    std::size_t most_ = 0;  // upper bound of the number of voxels
     cuda::StreamOrder order_;
 };
 

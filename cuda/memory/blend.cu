@@ -1,6 +1,6 @@
-// Source cells are projected once, and noted in a list of the target cell that they land in. Each
-// target cell then gathers, source by source, what lies around it, in the order of the source
-// cells: sums are those of the CPU, and the same on every run.
+// Each source cell is projected once and put into the list of the target cell that it lands in.
+// Each target cell then gathers, source by source, the source cells that land around it, in their
+// order: sums are those of the CPU, and the same on every run.
 
 #include "cpp/memory/surface.hpp"
 #include "cuda/base/launch.cuh"
@@ -12,9 +12,9 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr const char* kName = "blend";
-constexpr unsigned kGatherWarps = 4;  // of a block that gathers
+constexpr unsigned kGatherWarps = 4;  // per block of gather_kernel
 constexpr unsigned kGathered = 128;   // visits that a warp holds at once
-constexpr unsigned kLookups = 4;      // that a source gives a target cell
+constexpr unsigned kLookups = 4;      // at most, per source and target cell
 constexpr unsigned kNoCell = ~0u;
 
 struct Problem {
@@ -22,13 +22,13 @@ struct Problem {
     const TargetGrid* targets;
     std::size_t rows, columns;
     const std::int32_t* picks;
-    std::size_t count;  // of picks a view
+    std::size_t count;  // picks per view
     BlendOptions options;
     BlendScratch scratch;
 
     __device__ std::size_t cells() const { return rows * columns; }
 
-    // The row of the mirror that a pick stands for, or -1.
+    // The row of the mirror that a pick refers to, or -1 for none and for duplicates.
     __device__ std::int32_t row_of(std::size_t v, std::size_t s) const {
         const std::int32_t* const own = picks + v * count;
         for (std::size_t i = 0; i < s; ++i) {
@@ -43,7 +43,7 @@ __device__ SourceGrid grid_of(const MirroredObservation& from) {
             from.stride, from.k,     from.world_from_camera, from.timestamp, from.provenance};
 }
 
-// A block has cells of one source and one view.
+// One block projects cells of one source into one view.
 __global__ void project_cells_kernel(Problem problem) {
     GridProjection& projection = *reinterpret_cast<GridProjection*>(shared_memory());
     const std::size_t s = blockIdx.y, v = blockIdx.z, pair = v * problem.count + s;
@@ -81,7 +81,7 @@ __global__ void project_cells_kernel(Problem problem) {
                        c = min(max(floor_of(cell.x), 0), columns - 1);
     std::int32_t* const head = problem.scratch.head + pair * problem.cells() + r * columns + c;
     std::int32_t before = *head;
-    for (;;) {  // to the front of the list
+    for (;;) {  // pushes onto the front of the list
         problem.scratch.next[at] = before;
         const std::int32_t found = atomicCAS(head, before, static_cast<std::int32_t>(i));
         if (found == before) break;
@@ -118,12 +118,12 @@ __global__ void surface_kernel(Problem problem, std::size_t views) {
     problem.scratch.surface[i] = min(front, closed);
 }
 
-// What a warp has of a target cell.
+// A warp's memory for a target cell.
 struct WarpMemory {
     unsigned token[kGathered], sorted[kGathered];
     float weight[kGathered], sorted_weight[kGathered];
     unsigned count;
-    float latents[1];  // as many as there are channels
+    float latents[1];  // one per channel
 };
 
 __host__ __device__ constexpr std::size_t warp_bytes(std::size_t channels) {
@@ -135,7 +135,7 @@ struct CellSums {
     std::int32_t source = -1;
 };
 
-// Adds a visit to the sums; the channels by a lane each.
+// Adds a visit to the sums; the lanes share the channels.
 __device__ void add_visit(const Problem& problem, const MirroredObservation& from, std::int32_t row,
                           std::size_t token, float weight, WarpMemory& memory, CellSums& sums) {
     const std::size_t channels = problem.mirror.channels;
@@ -150,7 +150,8 @@ __device__ void add_visit(const Problem& problem, const MirroredObservation& fro
     }
 }
 
-// What a source cell weighs in a target cell (c, r), 0 if it does not reach it or its surface.
+// The weight of a source cell in target cell (r, c), 0 if it does not reach the cell or its
+// surface.
 __device__ float visit_weight(const Problem& problem, std::size_t pair, std::size_t token,
                               std::int32_t r, std::int32_t c, float surface) {
     const float* const projected =
@@ -166,8 +167,8 @@ __device__ float visit_weight(const Problem& problem, std::size_t pair, std::siz
     return tent * projected[3];
 }
 
-// Visits of source cells that have projected around a target cell, on its surface. Returns how many
-// there are, of which the memory holds kGathered.
+// Gathers the visits of source cells that land around a target cell, on its surface. Returns their
+// number; the memory holds at most kGathered of them.
 __device__ unsigned gather(const Problem& problem, std::size_t pair, std::int32_t r, std::int32_t c,
                            float surface, WarpMemory& memory) {
     const unsigned lane = threadIdx.x % kWarp;
@@ -192,11 +193,11 @@ __device__ unsigned gather(const Problem& problem, std::size_t pair, std::int32_
     }
     __syncwarp();
     const unsigned count = memory.count;
-    __syncwarp();  // before somebody counts anew
+    __syncwarp();  // before the next gather() resets it
     return count;
 }
 
-// Adds what is gathered, by source cell.
+// Adds the gathered visits, in the order of the source cells.
 __device__ void add_gathered(const Problem& problem, const MirroredObservation& from,
                              std::int32_t row, unsigned count, WarpMemory& memory, CellSums& sums) {
     for (unsigned i = threadIdx.x % kWarp; i < count; i += kWarp) {
@@ -211,7 +212,7 @@ __device__ void add_gathered(const Problem& problem, const MirroredObservation& 
     __syncwarp();
 }
 
-// Looks at all cells of a source, a lane each, and adds what they weigh in order.
+// Tests all cells of a source, one per lane, and adds their visits in order.
 __device__ void add_crowd(const Problem& problem, const MirroredObservation& from, std::int32_t row,
                           std::size_t pair, std::int32_t r, std::int32_t c, float surface,
                           WarpMemory& memory, CellSums& sums) {
@@ -246,7 +247,7 @@ __device__ void add_splats(const Problem& problem, std::size_t v, std::size_t ce
     }
 }
 
-// Lanes look sources up, 32 at a time; then all add what they have found, in order.
+// Lanes look up one source each, 32 at a time; then the warp adds the visits found, in order.
 __device__ void add_lookups(const Problem& problem, std::size_t v, std::size_t cell, float surface,
                             WarpMemory& memory, CellSums& sums) {
     static_assert(kWarp * kLookups <= kGathered);
@@ -280,7 +281,7 @@ __device__ void add_lookups(const Problem& problem, std::size_t v, std::size_t c
     }
 }
 
-// A warp a target cell.
+// One warp per target cell.
 __global__ void gather_kernel(Problem problem, std::size_t views, CanvasArrays out) {
     const std::size_t i = thread_index() / kWarp, channels = problem.mirror.channels;
     const unsigned lane = threadIdx.x % kWarp;

@@ -1,5 +1,5 @@
-// Canvases of a window from whole keyframes, on the device: the twin of cpp/memory/blend.cpp and
-// cpp/memory/canvas.cpp.
+// Composes the canvases of a window from whole keyframes on the GPU: the counterpart of
+// cpp/memory/blend.cpp and cpp/memory/canvas.cpp.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,10 @@
 namespace mosaicmem::cuda {
 
 struct BlendScratch {
-    float* projected;         // (views, picks, room, 5): of each source cell; see ProjectedCell
-    std::int32_t* next;       // (views, picks, room): lists of source cells by where they land
-    std::int32_t* head;       // (views, picks, target cells)
-    std::int32_t* reach;      // (views, picks): target cells that a source cell may reach
+    float* projected;         // (views, picks, room, 5): ProjectedCell of each source cell
+    std::int32_t* next;       // (views, picks, room): linked lists by landing target cell
+    std::int32_t* head;       // (views, picks, target cells): first source cell of each list
+    std::int32_t* reach;      // (views, picks): largest spread of a source cell, rounded up
     unsigned* front;          // (views, target cells, 2): bits of depth, of surfaces and of fringes
     float *surface, *closed;  // (views, target cells)
     std::size_t room;         // cells of the largest source
@@ -26,15 +26,14 @@ struct BlendScratch {
 std::size_t blend_workspace_bytes(std::size_t views, std::size_t cells, std::size_t picks,
                                   std::size_t room);
 
-// Targets are in device memory, of rows x columns cells each. picks (views, picks): rows of the
-// mirror, in the order in which they count; -1 and what is given twice are skipped. Sources are
-// rows of the mirror.
+// targets: in device memory, rows x columns cells each. picks (views, picks): rows of the mirror,
+// in summation order; -1 and duplicates are skipped. `source` holds rows of the mirror.
 void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, std::size_t rows,
            std::size_t columns, const std::int32_t* picks, std::size_t count, std::size_t room,
            const BlendOptions& options, const CanvasArrays& canvases, void* workspace,
            const Stream& stream);
 
-// Channels that a canvas may have.
+// The most channels that a canvas may have.
 constexpr std::size_t kMostChannels = 4096;
 
 }  // namespace mosaicmem::cuda

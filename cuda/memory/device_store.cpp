@@ -12,9 +12,9 @@ namespace mosaicmem::cuda {
 namespace {
 
 constexpr std::size_t kChunkBytes = kChunk * 3 * sizeof(float);
-constexpr std::size_t kCarried = 1 << 16;  // bytes that travel with launches: a graph keeps them
+constexpr std::size_t kCarried = 1 << 16;  // bytes sent as launch parameters; a graph keeps them
 
-// Centres of patches as the index has them, in whole chunks; NaN for those that do not live.
+// Patch centres in index coordinates, padded to whole chunks; NaN for dead patches.
 std::vector<float> living_centres(const StoreState& state, const Observation& observation,
                                   std::size_t chunks) {
     std::vector<float> centres(chunks * kChunk * 3, std::numeric_limits<float>::quiet_NaN());
@@ -46,7 +46,7 @@ void DeviceStore::follow(const MemoryStore& store, const Execution& execution) {
     if (revision_ == revision) return;
     version_.renew();
     revision_.reset();
-    // A copy: observations that others hold too are not written to.
+    // A copy: the store does not change observations that others hold too.
     const StoreState state = store.state();
     take_over(state, execution);
     std::size_t free = 0;
@@ -61,7 +61,7 @@ void DeviceStore::take_over(const StoreState& state, const Execution& execution)
     std::unordered_set<std::uint64_t> living;
     for (const auto& observation : state.observations()) {
         living.insert(observation->version.value());
-        // Before others leave: they may be of the same keyframes.
+        // Adds before removing: removed observations may share their keyframes with new ones.
         if (!row_of_version_.contains(observation->version.value()))
             add(state, *observation, execution);
     }
@@ -115,7 +115,7 @@ void DeviceStore::add(const StoreState& state, const Observation& observation,
              chunks,
              copied(living_depth(observation).data(), cells, execution),
              keyframe.confidence ? copied(keyframe.confidence, cells, execution) : DeviceMemory()};
-    // Whatever may fail has to, before the pool and the kernels know.
+    // Reserves memory before the pool and the kernels know of the row.
     rows_.reserve(row + 1);
     std::vector<std::size_t>& rows_of_keyframe = rows_of_keyframe_[keyframe.serial];
     rows_of_keyframe.reserve(rows_of_keyframe.size() + 1);
@@ -143,8 +143,7 @@ void DeviceStore::add(const StoreState& state, const Observation& observation,
                                          narrow(first_chunk),
                                          keyframe.provenance};
         staging_.upload(&packed, table_.as<MirroredObservation>() + row, sizeof packed, execution);
-        // Last of all kernels learn of it: where memory is used up before, nothing has changed for
-        // them.
+        // Kernels learn of the row last: if memory runs out before, nothing has changed for them.
         const std::vector<std::int32_t> rows(chunks, static_cast<std::int32_t>(row));
         staging_.upload(rows.data(), chunk_row_.as<std::int32_t>() + first_chunk,
                         chunks * sizeof(std::int32_t), execution);
@@ -195,7 +194,7 @@ void DeviceStore::let_go(Row& row, const Execution& execution) {
     pool_.drop(gone.keyframe->serial, execution);
 }
 
-// Writes into the table where the latents of keyframes are that have moved.
+// Writes the new addresses of moved latents into the table.
 void DeviceStore::point(const Execution& execution) {
     while (!pool_.moved().empty()) {
         const KeyframePool::Serial keyframe = *pool_.moved().begin();
@@ -211,7 +210,7 @@ void DeviceStore::point(const Execution& execution) {
     }
 }
 
-// Room for more chunks and rows than are used; what is there moves along.
+// Makes room for more chunks and rows, and keeps the contents of the tables.
 void DeviceStore::reserve(std::size_t chunks, std::size_t rows, const Execution& execution) {
     const std::size_t needed_chunks = used_chunks_ + chunks, needed_rows = rows_.size() + rows;
     if (needed_chunks > chunk_room_) {

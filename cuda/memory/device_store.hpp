@@ -1,8 +1,8 @@
-// A store in device memory: tables that follow it.
+// A store in device memory: tables that follow the store on the host.
 //
-// The store itself stays on the host, where it is edited, saved and bounded. Before each use the
-// tables take over what has changed: for each observation the centres of its patches, the depth of
-// what lives, and where its latents are.
+// The store itself stays on the host, where it is edited, saved and kept within its limits. Before
+// each use the tables take over what has changed: for each observation the centres of its patches,
+// the depth of its living patches, and the address of its latents.
 #pragma once
 
 #include <cstddef>
@@ -22,27 +22,27 @@
 
 namespace mosaicmem::cuda {
 
-// Not safe for threads by itself: the caller makes calls one after the other. Their streams follow
-// each other, so what a call puts into its stream after follow() reads the tables as they are then.
+// Not thread-safe: the caller makes calls one at a time. Their streams are ordered one after
+// another, so work that a call adds to its stream after follow() reads the tables as of then.
 class DeviceStore {
   public:
-    // budget: bytes of latents in device memory; nothing for all.
+    // budget: bytes of latents in device memory; nullopt: no limit.
     explicit DeviceStore(std::optional<std::size_t> budget) : pool_(budget) {}
     ~DeviceStore();  // waits for the kernels that read the tables
     DeviceStore(const DeviceStore&) = delete;
     DeviceStore& operator=(const DeviceStore&) = delete;
 
-    // Brings the tables up to date. After an exception part of the changes may be missing; kernels
-    // must not run before a call has succeeded.
+    // Brings the tables up to date. After an exception part of the changes may be missing; no
+    // kernel may run until a call has succeeded.
     void follow(const MemoryStore& store, const Execution& execution);
 
-    // Begins to move the keyframes of observations into device memory, the most wanted first.
+    // Starts to move the keyframes of observations into device memory, the most wanted first.
     void prefetch(std::span<const Slot> observations, const Execution& execution);
 
-    // A copy of small or large data of the host, for one call.
+    // Copies host data of any size to the GPU, for one call.
     const void* put(const void* data, std::size_t bytes, const Execution& execution);
 
-    // A row of the table of observations, beside its bytes.
+    // The host's record of a row of the observation table.
     struct Row {
         std::shared_ptr<const Keyframe> keyframe;  // null: the row is free
         Affine world_from_camera;
@@ -54,13 +54,13 @@ class DeviceStore {
 
     Mirror mirror() const;
     std::span<const Row> rows() const { return rows_; }
-    std::int32_t row_of(Slot observation) const;                // -1: not here
-    std::uint64_t version() const { return version_.value(); }  // of the table; nothing else has it
+    std::int32_t row_of(Slot observation) const;                // -1: none
+    std::uint64_t version() const { return version_.value(); }  // of the tables; unique
     std::size_t most_cells() const;                             // of the largest keyframe
     std::size_t channels() const { return channels_; }
     std::size_t used_chunks() const { return used_chunks_; }
     std::size_t latent_bytes() const { return pool_.bytes(); }  // in device memory
-    bool is_resident(Slot observation) const;                   // or on its way into device memory
+    bool is_resident(Slot observation) const;                   // in device memory or on its way
 
   private:
     void take_over(const StoreState& state, const Execution& execution);
@@ -76,7 +76,7 @@ class DeviceStore {
     KeyframePool pool_;
     StreamOrder order_;
     Version version_;
-    std::optional<std::uint64_t> revision_;  // of the store that the tables are of
+    std::optional<std::uint64_t> revision_;  // of the store, when the tables were last up to date
     Vec3 origin_{};
     std::size_t channels_ = 0;
     LatentType latent_type_ = LatentType::float32;
@@ -86,7 +86,7 @@ class DeviceStore {
     std::unordered_map<Slot, std::size_t> row_of_slot_;
     std::unordered_map<KeyframePool::Serial, std::vector<std::size_t>> rows_of_keyframe_;
     std::vector<std::size_t> free_rows_;
-    std::map<std::size_t, std::vector<std::size_t>> free_chunks_;  // first ones, by how many
+    std::map<std::size_t, std::vector<std::size_t>> free_chunks_;  // run length -> first chunks
     std::size_t used_chunks_ = 0;
 
     DeviceMemory centres_, chunk_row_, table_;  // see Mirror

@@ -10,7 +10,7 @@ namespace mosaicmem::cuda {
 KeyframePool::~KeyframePool() {
     if (arriving_.empty()) return;
     try {
-        synchronize(side_->stream());  // it writes to memory that is given back now
+        synchronize(side_->stream());  // it writes to memory that is freed now
     } catch (const CudaError&) {
         // The device is gone, and its memory with it.
     }
@@ -26,7 +26,7 @@ void KeyframePool::add(const std::shared_ptr<const Keyframe>& keyframe, Staging&
     make_room(bytes, {}, execution);
     Held held{keyframe, 1};
     DeviceMemory device;
-    std::list<Serial> node{keyframe->serial};  // whatever may fail, does so before a copy begins
+    std::list<Serial> node{keyframe->serial};  // allocated before a copy begins, since it may fail
     held_.reserve(held_.size() + 1);
     if (fits(bytes)) {
         device = DeviceMemory(execution, bytes);
@@ -90,13 +90,13 @@ void KeyframePool::fetch(Serial keyframe, Held& held, const Execution& execution
     if (!side_) side_ = std::make_unique<SideStream>(execution.stream.device);
     std::list<Serial> node{keyframe};
     arriving_.reserve(arriving_.size() + 1);
-    order_streams(execution, side_->stream());  // until here the memory was another's
+    order_streams(execution, side_->stream());  // earlier work may still use the memory
     copy_from_host(from, device.as<void>(), bytes, side_->stream());
     settle(held, std::move(node), std::move(device));
     arriving_.push_back(keyframe);
 }
 
-// Moves out what was not used for longest, if that makes room at all.
+// Moves out the least recently used keyframes, unless `bytes` exceeds the whole budget.
 void KeyframePool::make_room(std::size_t bytes, const std::unordered_set<Serial>& keep,
                              const Execution& execution) {
     if (!budget_ || bytes > *budget_) return;
@@ -108,7 +108,7 @@ void KeyframePool::make_room(std::size_t bytes, const std::unordered_set<Serial>
     }
 }
 
-// node: the serial of the keyframe.
+// node: holds the serial of the keyframe.
 void KeyframePool::settle(Held& held, std::list<Serial>&& node, DeviceMemory&& device) {
     held.place = node.begin();
     resident_.splice(resident_.end(), node);

@@ -1,8 +1,7 @@
-// Latents of keyframes in device memory, as far as a budget goes; of the others in pinned memory of
-// the host.
+// The latents of keyframes: in device memory up to a budget, the rest in pinned host memory.
 //
-// A kernel may read either: pinned memory has an address on the device too, it is only slower. So
-// where the latents of a keyframe are is never wrong, and nothing waits to find out.
+// A kernel may read either: pinned memory has an address on the GPU too and is only slower. So
+// either location is always valid, and nothing waits for a transfer.
 #pragma once
 
 #include <cstddef>
@@ -22,13 +21,13 @@
 
 namespace mosaicmem::cuda {
 
-// Calls are made one after the other, in streams that follow each other. Keyframes go by their
-// serial.
+// Calls are sequential, in streams that are ordered one after another. Keyframes are identified by
+// their serial.
 class KeyframePool {
   public:
     using Serial = std::uint64_t;
 
-    // budget: bytes of latents in device memory; nothing for all.
+    // budget: bytes of latents in device memory; nullopt: no limit.
     explicit KeyframePool(std::optional<std::size_t> budget) : budget_(budget) {}
     ~KeyframePool();
     KeyframePool(const KeyframePool&) = delete;
@@ -37,37 +36,37 @@ class KeyframePool {
     std::size_t bytes() const { return bytes_; }  // of latents in device memory
     bool is_resident(Serial keyframe) const { return static_cast<bool>(held_.at(keyframe).device); }
 
-    // Holds the latents of a keyframe, once more if they are held; others may be moved out for it.
-    // After an exception nothing is held.
+    // Holds the latents of a keyframe, or counts one more use if they are held; may move others out
+    // for it. After an exception this use is not counted.
     void add(const std::shared_ptr<const Keyframe>& keyframe, Staging& staging,
              const Execution& execution);
 
-    // Lets go of a keyframe that `add` was called with.
+    // Ends one use that add() has counted.
     void drop(Serial keyframe, const Execution& execution);
 
-    // Where kernels read the latents of a keyframe.
+    // The address at which kernels read the latents of a keyframe.
     const void* address(Serial keyframe);
 
-    // Begins to move keyframes into device memory, the most wanted first, as far as the budget
-    // goes; others leave. The copies run beside what is in the stream. Until `arrived`, kernels
-    // read those keyframes from the host.
+    // Starts to move keyframes into device memory, the most wanted first, as far as the budget
+    // allows; may move others out. The copies overlap with the work in the stream. Until arrived(),
+    // kernels read these keyframes from the host.
     void prefetch(std::span<const Serial> keyframes, const Execution& execution);
 
-    // The stream waits for the keyframes that are on their way.
+    // Makes the stream wait for the copies that prefetch() has started.
     void arrived(const Execution& execution);
 
-    // Keyframes whose address has changed: kernels must not run before they know the new one.
+    // Keyframes whose address has changed: no kernel may run before the tables have the new one.
     std::unordered_set<Serial>& moved() { return moved_; }
 
   private:
     struct Held {
         std::shared_ptr<const Keyframe> keyframe;
         std::size_t uses;
-        std::unique_ptr<PinnedMemory> pinned{};  // a copy, where its own memory is not pinned
+        std::unique_ptr<PinnedMemory> pinned{};  // a copy, if the keyframe is not pinned
         DeviceMemory device{};
-        std::list<Serial>::iterator place{};  // among the residents, if on the device
+        std::list<Serial>::iterator place{};  // in resident_, if in device memory
     };
-    struct Leaving {  // what the stream may read until an event
+    struct Leaving {  // memory that the stream may read until the event
         std::unique_ptr<Event> event;
         std::shared_ptr<const Keyframe> keyframe;
         std::unique_ptr<PinnedMemory> pinned;
@@ -84,7 +83,7 @@ class KeyframePool {
     std::optional<std::size_t> budget_;
     std::size_t bytes_ = 0;
     std::unordered_map<Serial, Held> held_;
-    std::list<Serial> resident_;  // on the device, the one that was not used for longest first
+    std::list<Serial> resident_;  // in device memory, the least recently used first
     std::vector<Serial> arriving_;
     std::unordered_set<Serial> moved_;
     std::vector<Leaving> leaving_;

@@ -7,7 +7,7 @@ namespace {
 
 constexpr const char* kName = "select_keyframes";
 constexpr unsigned long long kNothing = ~0ull;
-constexpr unsigned kLanes = 16;  // that sum, in the order of the CPU
+constexpr unsigned kLanes = 16;  // partial sums, added in the CPU's order
 
 struct Problem {
     Mirror mirror;
@@ -22,8 +22,8 @@ struct Problem {
     __device__ std::size_t all() const { return views * cells; }
 };
 
-// A block a candidate and a view: in each target cell the nearest of what lands there, and what it
-// is worth.
+// One block per candidate and view: the worth of the nearest source cell that lands in each target
+// cell.
 __global__ void cover_kernel(Problem problem) {
     GridProjection& projection = *reinterpret_cast<GridProjection*>(shared_memory());
     const std::size_t v = blockIdx.y, first = (blockIdx.x * problem.views + v) * problem.cells;
@@ -64,7 +64,7 @@ __global__ void cover_kernel(Problem problem) {
     }
 }
 
-// What is not in front of all candidates is worth nothing.
+// Zeroes the worth of what is not in front of all candidates.
 __global__ void front_kernel(Problem problem) {
     const std::size_t cell = thread_index();
     if (cell >= problem.all()) return;
@@ -83,8 +83,8 @@ __global__ void front_kernel(Problem problem) {
     problem.scratch.best[cell] = 0;
 }
 
-// The sum over cells of what `worth` exceeds `best` by, by kLanes threads, of which each brings its
-// lane; the memory holds a float each. For the first of them.
+// The sum over cells of max(worth - best, 0), by kLanes threads, each of which passes its lane;
+// `memory` holds one float per lane. Only the first gets the result.
 __device__ float excess(const float* worth, const float* best, std::size_t n, unsigned lane,
                         float* memory) {
     float sum = 0;
@@ -101,7 +101,7 @@ __device__ float excess(const float* worth, const float* best, std::size_t n, un
     return total;
 }
 
-// A block of one warp a candidate.
+// One block of one warp per candidate.
 __global__ void gain_kernel(Problem problem) {
     float* const memory = reinterpret_cast<float*>(shared_memory());
     const unsigned lane = threadIdx.x % kLanes;  // both halves of the warp do the same
@@ -111,7 +111,7 @@ __global__ void gain_kernel(Problem problem) {
     if (threadIdx.x == 0) problem.scratch.gains[blockIdx.x] = gain;
 }
 
-// One block takes the candidate that gains most, of equals the first.
+// A single block takes the candidate with the largest gain, the first among equals.
 __global__ void pick_kernel(Problem problem, std::size_t number, double least) {
     std::int32_t& pick = *reinterpret_cast<std::int32_t*>(shared_memory());
     std::int32_t* const shared = problem.scratch.shared;
@@ -121,7 +121,7 @@ __global__ void pick_kernel(Problem problem, std::size_t number, double least) {
         const bool goes_on = number == 0 || shared[number - 1] >= 0;
         for (std::size_t i = 0; goes_on && i < problem.count; ++i) {
             const double gain = problem.scratch.gains[i];
-            if (!(gain > most)) continue;  // what is taken gains nothing
+            if (!(gain > most)) continue;  // candidates already taken gain nothing
             most = gain;
             pick = static_cast<std::int32_t>(i);
         }
@@ -135,12 +135,12 @@ __global__ void pick_kernel(Problem problem, std::size_t number, double least) {
         problem.scratch.best[cell] = max(problem.scratch.best[cell], worth[cell]);
 }
 
-// A block a view takes from what is taken for the window, for itself.
+// One block per view: selects the view's picks from those taken for the window.
 __global__ void view_kernel(Problem problem, std::size_t per_window, std::size_t per_view,
                             double least, std::int32_t* all_picks) {
     struct Memory {
         std::int32_t pick;
-        float lanes[1];  // a thread one
+        float lanes[1];  // one per thread
     };
     Memory& memory = *reinterpret_cast<Memory*>(shared_memory());
     float* const gains = memory.lanes + blockDim.x;  // (per_window)

@@ -1,4 +1,4 @@
-// Latents of keyframes, in whatever they are kept as.
+// Reads latents of keyframes, whatever their storage type.
 #pragma once
 
 #include "cpp/base/tile.hpp"

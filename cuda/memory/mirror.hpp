@@ -11,15 +11,15 @@
 
 namespace mosaicmem::cuda {
 
-constexpr std::size_t kChunk = 128;  // patches; a chunk is of one observation
+constexpr std::size_t kChunk = 128;  // patches; a chunk belongs to one observation
 
 struct MirroredObservation {
     Affine world_from_camera;
     Intrinsics k;
     double stride, timestamp;
     std::uint64_t first_id, first_slot;
-    const void* latents;      // (rows, columns, channels), on the device or in pinned memory
-    const float* depth;       // (rows, columns), 0 where nothing lives
+    const void* latents;      // (rows, columns, channels), in device or pinned memory
+    const float* depth;       // (rows, columns), 0 in dead patches
     const float* confidence;  // or null
     std::uint32_t rows, columns, patch_size, patch_columns, patch_count, first_chunk;
     Provenance provenance;
@@ -30,8 +30,8 @@ struct MirroredObservation {
 };
 
 struct Mirror {
-    const float* centres;           // (chunks, kChunk, 3) in the index, NaN where nothing lives
-    const std::int32_t* chunk_row;  // (chunks) of the observations; -1: nothing there
+    const float* centres;           // (chunks, kChunk, 3) in index coordinates, NaN if dead
+    const std::int32_t* chunk_row;  // (chunks) row in `observations`; -1: free
     std::size_t chunks;
     const MirroredObservation* observations;
     Affine world_from_index;

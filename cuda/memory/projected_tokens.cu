@@ -6,7 +6,7 @@
 namespace mosaicmem::cuda {
 namespace {
 
-// A warp a token: its projected by all lanes alike, its channels by one each.
+// One warp per token: all lanes project it alike and share its channels.
 __global__ void project_tokens_kernel(Mirror mirror, const RetrievalView* views, std::size_t count,
                                       std::size_t top_k, const std::int32_t* places,
                                       TokenArrays out) {

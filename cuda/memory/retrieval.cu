@@ -1,10 +1,10 @@
-// Exact by rounds. Each lists, for each view, the patches at or above a threshold, about as many as
-// a sample of the store says, and takes from the list: nothing that is not listed can come before
-// it. Where more are listed than there is room for, as where a camera has stood still and all its
-// frames score alike, they are counted as well, in bins of score or, of equal scores, of ids; the
-// next round begins where the counts say, or counts again within one bin. Finished views still pay
-// one launch. What is left after some rounds is done by one block per view in rounds of its own:
-// slow, and needed by hardly any store.
+// Exact, in rounds. Each round lists, for each view, the patches at or above a threshold, which a
+// sample of the store sets so that about the wanted number is listed, and takes from the list: no
+// unlisted patch can come before the listed ones. If there are more than the list has room for, as
+// when a camera stood still and all its frames score alike, they are also counted, in bins of score
+// or, among equal scores, of ids; the next round sets its threshold by the counts, or counts again
+// within one bin. Finished views still pay one launch. Views that are unfinished after a few rounds
+// are completed by one block per view, in rounds of its own: slow, but hardly any store needs it.
 
 #include "cuda/base/launch.cuh"
 #include "cuda/base/workspace.hpp"
@@ -21,9 +21,9 @@ using namespace retrieval;
 constexpr const char* kName = "retrieve";
 constexpr unsigned kThresholdThreads = 256;
 constexpr unsigned kFinishThreads = 256;
-constexpr std::size_t kMostThreads = 1024, kListedEach = 32;  // of a block that takes from a list
+constexpr std::size_t kMostThreads = 1024, kListedEach = 32;  // size greedy_kernel's blocks
 constexpr std::size_t kSampledChunks = 8192;
-constexpr std::size_t kScanBlocks = 10;  // a multiprocessor, of kChunk threads: all at once, twice
+constexpr std::size_t kScanBlocks = 10;  // per multiprocessor, of kChunk threads: two full waves
 constexpr int kRounds = 4, kDiverseRounds = 8;
 constexpr double kLeastTarget = 256;
 
@@ -40,7 +40,8 @@ __global__ void begin_kernel(Problem problem, double target) {
     problem.scratch.states[v] = state;
 }
 
-// One chunk of every `every`, which one is by chance: keyframes have the same number of chunks.
+// Samples one chunk in every `every`, at a pseudo-random offset: at a fixed offset, it might hit
+// the same rows of all keyframes, which have the same number of chunks.
 __global__ void sample_kernel(Problem problem, std::size_t every, bool with_penalties) {
     if (!any_has_part(problem, Pass::sample)) return;
     const auto chunk_of = [=](std::size_t group) {
@@ -59,7 +60,7 @@ __global__ void sample_kernel(Problem problem, std::size_t every, bool with_pena
         [&](const Looked& patch) { look_at(problem, patch, Pass::sample, with_penalties, count); });
 }
 
-// Empty, unless all that was listed is counted in it.
+// The histogram is empty between lists, unless it counts everything that was listed.
 __device__ void clear_histogram(const Problem& problem, std::size_t v) {
     for (std::size_t i = threadIdx.x; i < kScoreBins; i += blockDim.x)
         problem.scratch.histogram[v * kScoreBins + i] = 0;
@@ -71,14 +72,14 @@ __device__ void begin_list(RetrievalState& state) {
     state.most = state.most_id = 0;
 }
 
-// Sets the threshold above which there are about as many as wanted; by a block of
-// kThresholdThreads, with as many words of memory.
+// Sets the threshold above which about the wanted number of patches lie; called by a block of
+// kThresholdThreads, with one word of `sums` per thread.
 __device__ void set_threshold(const Problem& problem, std::size_t v, std::size_t every,
                               std::uint32_t* sums) {
     RetrievalState& state = problem.scratch.states[v];
     const std::uint32_t* const histogram = problem.scratch.histogram + v * kScoreBins;
     constexpr std::size_t kEach = (kScoreBins + kThresholdThreads - 1) / kThresholdThreads;
-    std::uint32_t own = 0;  // of this thread's bins, the first thread has the highest
+    std::uint32_t own = 0;  // in this thread's bins; the first thread has the highest
     for (std::size_t i = threadIdx.x * kEach; i < (threadIdx.x + 1) * kEach; ++i)
         own += i < kScoreBins ? histogram[kScoreBins - 1 - i] : 0;
     sums[threadIdx.x] = own;
@@ -114,14 +115,14 @@ __device__ void set_threshold(const Problem& problem, std::size_t v, std::size_t
     clear_histogram(problem, v);
 }
 
-// A block a view.
+// One block per view.
 __global__ void threshold_kernel(Problem problem, std::size_t every) {
     if (problem.scratch.states[blockIdx.x].is_done) return;
     set_threshold(problem, blockIdx.x, every, reinterpret_cast<std::uint32_t*>(shared_memory()));
 }
 
-// Notes what could be at the threshold or above. Footprints are left to threads that all have one:
-// computed here they would cost the registers that let enough threads wait for memory.
+// Notes patches that may reach the threshold. Leaves footprints to list_kernel, where every thread
+// has one to compute: here their registers would cost the occupancy that hides memory latency.
 __global__ void see_kernel(Problem problem, bool with_penalties) {
     if (!any_has_part(problem, Pass::list)) return;
     for_all_chunks(problem.mirror, blockIdx.x, gridDim.x, [&](const Looked& patch) {
@@ -136,7 +137,7 @@ __global__ void see_kernel(Problem problem, bool with_penalties) {
     });
 }
 
-// Lists a candidate, and counts it.
+// Lists a candidate that reaches the threshold, and counts it.
 __device__ void list(const Problem& problem, std::size_t v, RetrievalCandidate& candidate) {
     RetrievalState& state = problem.scratch.states[v];
     const double score = add_footprint_and_penalise(problem, v, candidate);
@@ -153,7 +154,7 @@ __device__ void list(const Problem& problem, std::size_t v, RetrievalCandidate& 
     }
 }
 
-// One view of many, as a problem of its own.
+// The problem of one view alone.
 __device__ Problem only(const Problem& problem, std::size_t v) {
     Problem alone = problem;
     alone.views += v;
@@ -167,7 +168,7 @@ __device__ Problem only(const Problem& problem, std::size_t v) {
     return alone;
 }
 
-// Goes through the store once more, for the only view of a problem.
+// Scans the store once more, for a problem of one view.
 __device__ void list_all(const Problem& alone, std::size_t first, std::size_t step,
                          bool with_penalties) {
     for_all_chunks(alone.mirror, first, step, [&](const Looked& patch) {
@@ -178,7 +179,7 @@ __device__ void list_all(const Problem& alone, std::size_t first, std::size_t st
     });
 }
 
-// A thread a patch that was noted; the whole store where there was no room to note them.
+// One thread per noted patch; scans the whole store if there was no room to note them all.
 __global__ void list_kernel(Problem problem, bool with_penalties) {
     const std::size_t v = blockIdx.y;
     const RetrievalState& state = problem.scratch.states[v];
@@ -196,7 +197,7 @@ __global__ void list_kernel(Problem problem, bool with_penalties) {
     if (make_candidate(problem, v, patch, with_penalties, candidate)) list(problem, v, candidate);
 }
 
-// By one thread of a block.
+// Called by one thread of a block.
 __device__ void take(const Problem& problem, std::size_t v, std::uint32_t index,
                      const RetrievalCandidate& candidate) {
     problem.taken(v)[index] = candidate;
@@ -204,7 +205,7 @@ __device__ void take(const Problem& problem, std::size_t v, std::uint32_t index,
         TakenBins(problem, v).add(candidate.at.u, candidate.at.v, static_cast<std::int32_t>(index));
 }
 
-// What comes after a list: it is all, or there is more to list, or it had no room.
+// After a list: the view is done, needs another list, or had no room for this one.
 __device__ void end_round(const Problem& problem, RetrievalState& state, std::uint32_t taken,
                           bool is_used_up) {
     ++state.rounds;
@@ -221,8 +222,8 @@ __device__ void end_round(const Problem& problem, RetrievalState& state, std::ui
     count_all_scores(state);
 }
 
-// Without diversity the best of a list are taken at once, a thread each. The last block of a view
-// ends its round.
+// Without diversity: takes the best of a list at once, one thread per patch. The last block of a
+// view ends its round.
 __global__ void take_best_kernel(Problem problem) {
     const std::size_t v = blockIdx.y;
     RetrievalState& state = problem.scratch.states[v];
@@ -255,8 +256,8 @@ __global__ void take_best_kernel(Problem problem) {
     end_round(problem, state, min(state.taken + min(listed, most), most), true);
 }
 
-// Takes from a list one by one, and ends the round; by a block. Every pick looks at where all
-// others are, so their places are in shared memory, where there is room.
+// Takes from a list one by one, and ends the round; called by a block. Every pick reads the pixel
+// positions of all others, so shared memory holds them if they fit.
 __device__ void take_greedily(const Problem& problem, std::size_t v, Best* memory, bool has_room) {
     RetrievalState& state = problem.scratch.states[v];
     const std::uint32_t n = state.listed;
@@ -299,7 +300,7 @@ __device__ void take_greedily(const Problem& problem, std::size_t v, Best* memor
             take(problem, v, taken, listed[best.at]);
         }
         ++taken;
-        bool is_worse = is_mine;  // the thread's best; others only get worse too
+        bool is_worse = is_mine;  // whether own got worse; other entries only get worse too
         const Projected at = listed[best.at].at;
         for (std::uint32_t i = threadIdx.x; is_diverse && i < n; i += blockDim.x) {
             const double2 place = place_of(i);
@@ -313,13 +314,13 @@ __device__ void take_greedily(const Problem& problem, std::size_t v, Best* memor
     if (threadIdx.x == 0) end_round(problem, state, taken, is_used_up);
 }
 
-// A block a view.
+// One block per view.
 __global__ void __launch_bounds__(kMostThreads) greedy_kernel(Problem problem, bool has_room) {
     if (problem.scratch.states[blockIdx.x].is_done) return;
     take_greedily(problem, blockIdx.x, reinterpret_cast<Best*>(shared_memory()), has_room);
 }
 
-// More rounds, as many as it takes, by a block a view. What is not counted yet is counted all.
+// As many more rounds as it takes, one block per view. Without counts, a round lists all patches.
 __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem problem) {
     static_assert(kFinishThreads == kThresholdThreads);
     const Problem alone = only(problem, blockIdx.x);
@@ -342,7 +343,7 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(Problem probl
     }
 }
 
-// What is taken, front to back, a thread each.
+// Sorts the patches taken front to back, one thread per patch.
 __global__ void sort_kernel(Problem problem, FoundArrays out, std::int32_t* places) {
     const std::size_t v = blockIdx.y, first = v * problem.params.top_k, i = thread_index();
     const RetrievalCandidate* const taken = problem.taken(v);

@@ -1,5 +1,5 @@
-// Where a view begins to list: a threshold of score and, of equal scores, of id, and the bins that
-// tell how many are above it.
+// The threshold above which a view lists patches, by score and, among equal scores, by id; and the
+// bins that count how many patches are above it.
 #pragma once
 
 #include "cuda/base/launch.cuh"
@@ -7,16 +7,16 @@
 
 namespace mosaicmem::cuda::retrieval {
 
-// kScoreBins over all scores up to 1: the exponent and seven bits of a double.
+// kScoreBins cover all scores up to 1: the exponent and seven mantissa bits of a double.
 constexpr double kLeastScore = 0x1p-126;
 constexpr int kScoreShift = 45;
-// Within one of them, or of what is below all.
+// Bins within one of them, or within the range below all of them.
 constexpr int kWindowBits = 13;
 constexpr std::size_t kWindowBins = std::size_t{1} << kWindowBits;
-constexpr int kAllBelowShift = 49;  // of a window over all scores, 2.0 being 2^62
+constexpr int kAllBelowShift = 49;  // of a window over all scores; the bits of 2.0 are 2^62
 static_assert(kWindowBins << kAllBelowShift == std::size_t{1} << 62);
 
-// Scores as integers, which are ordered as they are.
+// Scores as integers: non-negative doubles order like their bits.
 __device__ inline unsigned long long bits_of(double score) {
     return static_cast<unsigned long long>(__double_as_longlong(score));
 }
@@ -40,7 +40,7 @@ __device__ inline std::size_t bin_of(const RetrievalState& state, double score, 
         min((bits - state.low) >> state.shift, static_cast<std::uint64_t>(kScoreBins - 1)));
 }
 
-// Bins over all scores, of which those next to each other differ by less than 1 %.
+// Resets the bins to cover all scores; scores that share a bin differ by less than 1 %.
 __device__ inline void count_all_scores(RetrievalState& state) {
     state.low = bits_of(kLeastScore);
     state.shift = kScoreShift;
@@ -48,7 +48,7 @@ __device__ inline void count_all_scores(RetrievalState& state) {
     state.counts_ids = state.is_window = state.is_counted = 0;
 }
 
-// Bins within one bin, which alone has more than there is room for.
+// Sets finer bins within one bin, which alone has more patches than there is room for.
 __device__ inline void count_within(RetrievalState& state, std::size_t bin) {
     const int finer = max(0, state.shift - kWindowBits);
     if (state.counts_ids) {
@@ -57,7 +57,7 @@ __device__ inline void count_within(RetrievalState& state, std::size_t bin) {
         state.shift = finer;
         return;
     }
-    if (bin == 0 && !state.is_window) {  // also what lies below all bins, down to a score of 0
+    if (bin == 0 && !state.is_window) {  // also scores below all bins, down to 0
         state.threshold = 0;
         state.low = 0;
         state.shift = kAllBelowShift;
@@ -79,7 +79,7 @@ __device__ inline void count_within(RetrievalState& state, std::size_t bin) {
     state.is_window = 1;
 }
 
-// The threshold at the lower end of a bin.
+// Sets the threshold to the lower end of a bin.
 __device__ inline void begin_at(RetrievalState& state, std::size_t bin) {
     if (state.counts_ids) {
         state.id_limit = state.low + ((kWindowBins - bin) << state.shift);

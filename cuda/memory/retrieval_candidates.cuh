@@ -1,5 +1,5 @@
-// What patches of the store are to the views of a retrieval: the scan over the table of centres,
-// and the scores, penalties and footprints of what is met in it.
+// The scan over the table of centres, and the scores, penalties and footprints of the patches that
+// it meets.
 #pragma once
 
 #include "cpp/geometry/frustum.hpp"
@@ -20,7 +20,7 @@ struct Problem {
     }
 };
 
-// Bins of the image at least as wide as the diversity radius.
+// Lists of taken patches, in image bins at least as wide as the diversity radius.
 struct TakenBins {
     double size;
     int columns, rows;
@@ -52,7 +52,7 @@ __device__ inline bool is_within(double u, double v, const Projected& other,
     return du * du + dv * dv <= squared_radius;
 }
 
-// How many taken patches lie within the radius of a place.
+// How many taken patches lie within the radius of a pixel position.
 __device__ inline std::uint32_t penalties_at(const Problem& problem, std::size_t view, double u,
                                              double v) {
     const TakenBins bins(problem, view);
@@ -76,7 +76,7 @@ __device__ inline double penalised(double score, std::uint32_t penalties, double
     return score * power;
 }
 
-// A patch that a thread looks at, by its place in the table.
+// The patch that a thread looks at, by its position in the table of centres.
 struct Looked {
     std::size_t place;
     std::int32_t row;  // -1: none
@@ -91,8 +91,8 @@ struct Looked {
     }
 };
 
-// Calls look(patch) for the chunks chunk_of(first), chunk_of(first + step) ... of n; reads ahead,
-// so that memory is busy while patches are looked at.
+// Calls look(patch) for the chunks chunk_of(first), chunk_of(first + step) ... of n; reads one
+// patch ahead, so that loads overlap with the work on the current one.
 template <class ChunkOf, class Look>
 __device__ void for_each_chunk(const Mirror& mirror, std::size_t first, std::size_t step,
                                std::size_t n, const ChunkOf& chunk_of, const Look& look) {
@@ -128,8 +128,8 @@ __device__ inline bool any_has_part(const Problem& problem, Pass pass) {
     return false;
 }
 
-// Sets the candidate that a patch of a chunk is to a view, but for its footprint; false if the view
-// does not take it.
+// Makes a patch of a chunk a candidate of a view, without its footprint; false if it is dead, out
+// of view, excluded or below min_visibility.
 __device__ inline bool make_candidate(const Problem& problem, std::size_t v, const Looked& patch,
                                       bool with_penalties, RetrievalCandidate& candidate) {
     const MirroredObservation& observation = problem.mirror.observations[patch.row];
@@ -152,8 +152,8 @@ __device__ inline bool make_candidate(const Problem& problem, std::size_t v, con
     return true;
 }
 
-// Calls visit(view, candidate, bound) for each view that may take the patch, whose footprint is not
-// known yet; all threads of a warp together, with patches of one chunk. The bound is that of the
+// Calls visit(view, candidate, bound) for each view that may take the patch, without its footprint;
+// all threads of a warp together, with patches of one chunk. `bound` is an upper bound of the
 // penalised score.
 template <class Visit>
 __device__ void look_at(const Problem& problem, const Looked& patch, Pass pass, bool with_penalties,
@@ -180,7 +180,7 @@ __device__ void look_at(const Problem& problem, const Looked& patch, Pass pass, 
         if (!(box.low[0] <= box.high[0])) return;
     }
     for (std::size_t first = 0; first < problem.count; first += kWarp) {
-        // Which of the next views see the warp's patches, a lane a view.
+        // Which of the next views see the warp's patches, one view per lane.
         const std::size_t own = first + lane;
         bool sees = own < problem.count && has_part(problem, own, pass);
         if (sees && problem.count > 1) {
@@ -209,7 +209,7 @@ __device__ inline bool is_taken(const Problem& problem, std::size_t v, std::uint
     return false;
 }
 
-// Multiplies the score of a candidate by its footprint; false if it does not count then.
+// Multiplies the score of a candidate by its footprint; false if that drops below min_visibility.
 __device__ inline bool add_footprint(const Problem& problem, std::size_t v,
                                      RetrievalCandidate& candidate) {
     const MirroredObservation& from = problem.mirror.observations[candidate.row];
@@ -220,7 +220,7 @@ __device__ inline bool add_footprint(const Problem& problem, std::size_t v,
     return candidate.at.score >= problem.params.min_visibility;
 }
 
-// The penalised score with the footprint; below 0 if it does not count.
+// The penalised score with the footprint; below 0 if the candidate is dropped.
 __device__ inline double add_footprint_and_penalise(const Problem& problem, std::size_t v,
                                                     RetrievalCandidate& candidate) {
     if (!add_footprint(problem, v, candidate)) return -1;

@@ -1,4 +1,4 @@
-// Which comes first: the best of a warp or a block, and the rank of one in a list.
+// Orders patches: the best of a warp or a block, and the rank of one in a list.
 #pragma once
 
 #include "cuda/base/launch.cuh"
@@ -9,7 +9,7 @@ namespace mosaicmem::cuda::retrieval {
 struct Best {
     double bound;
     std::uint64_t id;
-    std::uint32_t at;  // whose it is
+    std::uint32_t at;  // index in the list
 
     __device__ static Best none() { return {-1, ~std::uint64_t{0}, ~0u}; }
     __device__ bool before(const Best& other) const {
@@ -27,7 +27,7 @@ __device__ inline Best best_of_warp(Best own) {
     return own;
 }
 
-// The memory holds a Best a warp, and is free again afterwards.
+// `memory` holds one Best per warp; it may be reused afterwards.
 __device__ inline Best best_of_block(Best own, Best* memory) {
     own = best_of_warp(own);
     if (threadIdx.x % kWarp == 0) memory[threadIdx.x / kWarp] = own;
@@ -38,7 +38,7 @@ __device__ inline Best best_of_block(Best own, Best* memory) {
     return best;
 }
 
-// What lists are sorted by.
+// The sort key of lists.
 struct Keyed {
     double key;
     std::uint64_t id;
@@ -47,8 +47,8 @@ struct Keyed {
     }
 };
 
-// How many of n come before one of them; by all threads of a block, whose memory holds one a
-// thread.
+// How many of n entries come before `own`; called by all threads of a block, with one entry of
+// `memory` per thread.
 template <class Get>
 __device__ std::uint32_t rank_of(const Keyed& own, std::uint32_t n, Keyed* memory, const Get& get) {
     std::uint32_t rank = 0;
