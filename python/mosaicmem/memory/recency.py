@@ -11,13 +11,13 @@ from mosaicmem.errors import suspect
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics, CameraPose
     from mosaicmem.memory.options import RetrievalOptions
-    from mosaicmem.memory.store import MosaicMemoryStore
+    from mosaicmem.memory.queries import StoreQueries
 
 _HALF_LIVES = 30.0  # a score has then decayed to a billionth, which no visibility makes up for
 
 
 def suspect_forgotten(
-    store: MosaicMemoryStore, intrinsics: CameraIntrinsics, poses: Sequence[CameraPose], options: RetrievalOptions
+    store: StoreQueries, intrinsics: CameraIntrinsics, poses: Sequence[CameraPose], options: RetrievalOptions
 ) -> None:
     """Warn with `SuspiciousInput`, once per store, if poses see patches and each is at least 30 half-lives old.
 

@@ -11,9 +11,10 @@ from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.absence import suspect_mistake
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.queries import cameras
 from mosaicmem.memory.recency import suspect_forgotten
 from mosaicmem.memory.results import FOUND, KeyframeTable
-from mosaicmem.memory.store import MosaicMemoryStore, cameras
+from mosaicmem.memory.store import MosaicMemoryStore
 
 
 class MemoryRetrieval:
