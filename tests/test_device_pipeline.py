@@ -112,9 +112,9 @@ def test_a_checkpoint_goes_on_there(world, small_camera, path, device, tmp_path)
         stream.close()
         return made, windows
 
-    _, whole = run(3, tmp_path / "whole")
+    _, whole = run(2, tmp_path / "whole")
     run(1, tmp_path / "stopped")
-    resumed, again = run(3, tmp_path / "stopped")
+    resumed, again = run(2, tmp_path / "stopped")
     assert resumed.store.device is device.for_store
     for a, b in zip(whole, again, strict=True):
         np.testing.assert_array_equal(a.video, b.video)
