@@ -24,8 +24,8 @@ class Execution {
     };
     virtual Owned own(std::size_t bytes) const = 0;
 
-    // Drops an owner once everything now in the stream is done. Where the framework fails, the memory
-    // is leaked: its callers cannot undo what they did before.
+    // Drops an owner once everything now in the stream is done. Where the framework fails, the
+    // memory is leaked: its callers cannot undo what they did before.
     virtual void release(std::shared_ptr<const void> owner) const noexcept = 0;
 
     // An owner that keeps the stream alive.
