@@ -105,6 +105,11 @@ class TestProjection:
         report_rate(benchmark, self.FLOPS)
         np.testing.assert_allclose(out, operands[0] @ operands[1].T, atol=1e-3)
 
+    def test_numpy(self, benchmark, operands):
+        x, weight = operands
+        benchmark(lambda: x @ weight.T)
+        report_rate(benchmark, self.FLOPS)
+
     def test_torch(self, benchmark, operands, threads):
         torch = peer("torch")
         torch.set_num_threads(threads)
@@ -126,6 +131,18 @@ class TestLayer:
         ready, table = layer.project_memory(memory, landed), layer.rope.table(where)
         out = benchmark(layer.attend, hidden, ready, table)
         np.testing.assert_array_equal(out, layer(*case[1:]))
+
+    def test_step_beside_a_spinning_blas(self, benchmark, case):
+        """What the step would cost if NumPy's BLAS made the products: its threads spin after each."""
+        layer, hidden, memory, where, landed = case
+        ready, table = layer.project_memory(memory, landed), layer.rope.table(where)
+        weight = np.ones((768, 768), np.float32)
+
+        def step():
+            layer.attend(hidden, ready, table)
+            return hidden @ weight
+
+        benchmark(step)
 
     def test_whole_layer(self, benchmark, case):
         layer, *arguments = case

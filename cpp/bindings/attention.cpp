@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "cpp/attention/linear.hpp"
 #include "cpp/bindings/strided.hpp"
 #include "cpp/simd/levels.hpp"
 
@@ -94,6 +95,19 @@ void merge_attention(const Array<T>& out_a, const Array<float>& lse_a, const Arr
     }
 }
 
+// x (n, in)
+Array<float> linear(const Array<float>& x, const Array<float>& weight, int num_threads) {
+    auto out = make_array<float>({x.shape(0), weight.shape(0)});
+    const float *in = x.data(), *w = weight.data();
+    float* to = out.mutable_data();
+    const std::size_t n = extent(x, 0), in_dim = extent(x, 1), out_dim = extent(weight, 0);
+    {
+        const py::gil_scoped_release release;
+        mosaicmem::linear(in, w, n, in_dim, out_dim, to, num_threads);
+    }
+    return out;
+}
+
 template <class T>
 void bind_kernel(py::module_& m) {
     m.def("attention", &attention<T>, py::arg("q").noconvert(), py::arg("k").noconvert(),
@@ -119,6 +133,8 @@ void bind_attention(py::module_& m) {
     m.def("limit_simd_level", &limit_simd_level, py::arg("most"));
     bind_kernel<float>(m);
     bind_kernel<std::uint16_t>(m);  // bfloat16
+    m.def("linear", &linear, py::arg("x").noconvert(), py::arg("weight").noconvert(),
+          py::arg("num_threads") = 0);
 }
 
 }  // namespace mosaicmem::bindings

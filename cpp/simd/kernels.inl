@@ -10,6 +10,7 @@ namespace {
 //
 #include "cpp/simd/attention.inl"
 #include "cpp/simd/encode.inl"
+#include "cpp/simd/project.inl"
 
 void attend_float32(const AttentionTask& task) { attend<Float32, float>(task); }
 
@@ -47,6 +48,8 @@ void end_streaming() {
 constexpr Kernels kKernels = {
     .attend_float32 = attend_float32,
     .attend_bfloat16 = attend_bfloat16,
+    .project = project,
+    .panel_columns = 2 * kLanes,
     .rope_float32 = rope_float32,
     .rope_bfloat16 = rope_bfloat16,
     .prope_float32 = prope_float32,

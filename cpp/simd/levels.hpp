@@ -22,6 +22,11 @@ struct Kernels {
     void (*attend_float32)(const AttentionTask&);
     void (*attend_bfloat16)(const AttentionTask&);
 
+    // y (n, out) columns [0, columns) = x (n, in) * panel (in, panel_columns).
+    void (*project)(const float* x, std::size_t n, std::size_t in, const float* panel,
+                    std::size_t columns, std::size_t out, float* y);
+    std::size_t panel_columns;
+
     // RoPE and PRoPE on a tile of tokens, see encode_task.hpp.
     void (*rope_float32)(const HeadFeatures<float>&, const RotaryTask&);
     void (*rope_bfloat16)(const HeadFeatures<std::uint16_t>&, const RotaryTask&);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -158,8 +159,10 @@ class HostCall:
         return array.clone() if is_torch(array) else array.copy()
 
     def linear(self, x: Any, name: str, weight: F32, _copies: DeviceCopies) -> Any:
-        """x (..., in) times weight (out, in): (..., out), by NumPy's BLAS."""
-        return np.asarray(x) @ weight.T
+        """x (..., in) times weight (out, in): (..., out)."""
+        *leading, width = x.shape
+        rows = np.ascontiguousarray(x).reshape(math.prod(leading), width)
+        return _core.linear(rows, weight, self.handle).reshape(*leading, len(weight))
 
 
 def _is_ready(value: Any, dtype: str, shape: Shape) -> bool:
