@@ -1,7 +1,8 @@
 // Dense projection: y = x W^T.
 //
-// A BLAS may be faster at the product alone. But its threads spin for tens of milliseconds after it,
-// and take from the attention that follows more than the product gains (see bench_attention.py).
+// A BLAS may be faster at the product alone. But its threads spin for tens of milliseconds after
+// it, and take from the attention that follows more than the product gains (see
+// bench_attention.py).
 #pragma once
 
 #include <cstddef>
