@@ -21,16 +21,8 @@ from memory_helpers import K, filled_store
 from mosaicmem import datasets, diffusion, evaluation, geometry, memory, pipeline, published
 from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
-from mosaicmem.memory import strategies
+from mosaicmem.memory import storage, strategies
 from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
-from mosaicmem.memory.storage import (
-    ExportedStore,
-    Manifest,
-    StoreFolder,
-    StoreHome,
-    StoreSettings,
-    read_manifest,
-)
 from mosaicmem.synthetic import RenderedView
 from onnx_models import PLAIN, red_model
 from scene_helpers import write_scene
@@ -126,12 +118,14 @@ def saved(given):
     store, _ = filled_store(given.rng, 1)
     store.save(given.folder / "store")
     store.close()
-    return read_manifest(given.folder / "store")
+    return storage.read_manifest(given.folder / "store")
 
 
 def settings(_given):
     store = mm.MosaicMemoryStore()
-    return StoreSettings.model_validate({name: getattr(store, name) for name in StoreSettings.model_fields})
+    return storage.StoreSettings.model_validate(
+        {name: getattr(store, name) for name in storage.StoreSettings.model_fields}
+    )
 
 
 WALK = datasets.SyntheticWalk(4)
@@ -191,7 +185,7 @@ COPIED = {
     mm.Mosaic: mosaic_of,
     mm.OnnxDepthEstimator: onnx_estimator,
     mm.PRoPE: prope,
-    ExportedStore: lambda g: filled_store(g.rng, 2)[0]._exported(),
+    storage.ExportedStore: lambda g: filled_store(g.rng, 2)[0]._exported(),
     mm.PackedMosaic: lambda g: mosaic_of(g).packed(),
     mm.PipelineConfig: lambda g: mm.PipelineConfig(seed=3),
     mm.PointCloud: lambda g: mm.PointCloud(np.ones((2, 3)), np.zeros((2, 3), np.uint8)),
@@ -214,8 +208,8 @@ COPIED = {
     LatentColors: lambda g: LatentColors(g.rng.standard_normal((9, 4))),
     ObservedKeyframe: lambda g: next(observed_keyframes(filled_store(g.rng, 1)[0])),
     RenderedView: lambda g: g.world.render(K, g.path[0]),
-    Manifest: saved,
-    StoreSettings: settings,
+    storage.Manifest: saved,
+    storage.StoreSettings: settings,
     datasets.Replica: lambda g: datasets.Replica(frames_of(g, write_replica)),
     datasets.RgbdImage: lambda g: datasets.SyntheticWalk(4)[1],
     datasets.ScanNet: lambda g: datasets.ScanNet(frames_of(g, write_scannet)),
@@ -264,8 +258,12 @@ REFUSED = {
         r"make another one of store\.fork\(\)",
     ),
     mm.StreamingFusion: (lambda g: mm.StreamingFusion(), ("pickle",), r"keep point_cloud\(\)"),
-    StoreFolder: (lambda g: StoreFolder(g.folder / "new"), ("copy", "deepcopy", "pickle"), "open the store"),
-    StoreHome: (lambda g: StoreHome(), ("copy", "deepcopy", "pickle"), "open the store"),
+    storage.StoreFolder: (
+        lambda g: storage.StoreFolder(g.folder / "new"),
+        ("copy", "deepcopy", "pickle"),
+        "open the store",
+    ),
+    storage.StoreHome: (lambda g: storage.StoreHome(), ("copy", "deepcopy", "pickle"), "open the store"),
     evaluation.Composer: (
         composer,
         ("deepcopy", "pickle"),
