@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on from its last window and gives the same bytes."""
+"""A run that is killed at any moment resumes from its last window and gives the same bytes."""
 
 import os
 import random
@@ -236,7 +236,7 @@ class TestOtherRuns:
     def test_a_second_run_at_once_is_refused_and_harms_nothing(self, world, loop, straight, tmp_path):
         stream = start(world, loop).stream(loop, checkpoint=tmp_path / "run")
         windows = [next(stream)]
-        with pytest.raises(StoreLockedError, match="checkpoint: another run goes on in"):
+        with pytest.raises(StoreLockedError, match="checkpoint: another run continues in"):
             start(world, loop, seed=3).generate(loop, checkpoint=tmp_path / "run")
         windows += stream
         np.testing.assert_array_equal(np.concatenate([w.final_video for w in windows]), straight.frames)

@@ -198,7 +198,7 @@ class TestElsewhere:
     @pytest.mark.parametrize("part", ["mosaicmem", "simd"])
     def test_another_version_or_processor_is_said(self, world, path, folder, monkeypatch, part):
         monkeypatch.setattr(module, "_this_machine", lambda: {"mosaicmem": "1", "simd": "avx2", part: "other"})
-        with pytest.warns(SuspiciousInput, match=r"begun by mosaicmem .*, and goes on with .* last bits"):
+        with pytest.warns(SuspiciousInput, match=r"begun by mosaicmem .*, and resumes with .* last bits"):
             run(world, path, folder)
 
     def test_what_is_recorded(self, folder):

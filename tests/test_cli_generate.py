@@ -1,4 +1,4 @@
-"""`mosaicmem generate`: what it writes, replaces, and goes on with."""
+"""`mosaicmem generate`: what it writes, replaces, and continues with."""
 
 import json
 import shutil

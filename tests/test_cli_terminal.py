@@ -40,7 +40,7 @@ class TestSignals:
         while not list(tmp_path.glob("kept/store/attachment-*.safetensors")) and terminal.process.poll() is None:
             time.sleep(0.005)
         terminal.process.send_signal(signal.SIGINT)
-        assert "the same command goes on from the checkpoint in kept" in " ".join(terminal.read().split())
+        assert "the same command resumes from the checkpoint in kept" in " ".join(terminal.read().split())
         assert terminal.process.returncode == -signal.SIGINT
 
     def test_none_is_named_before_a_window_is_kept(self, tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ class TestSignals:
         (tmp_path / "store").mkdir()
         (tmp_path / "store" / "attachment-00000003-01234567.safetensors").touch()
         _common.end_on_signal(signal.SIGINT, None)
-        assert b"goes on from the checkpoint" in written[-1]
+        assert b"resumes from the checkpoint" in written[-1]
 
     def test_nohup_is_respected(self, tmp_path):
         code = """

@@ -228,7 +228,7 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
     if _unfinished:
         parts.append("no unfinished output is left")
     begun = [path for path in _checkpoints if any(path.glob("store/attachment-*.safetensors"))]
-    parts += [f"the same command goes on from the checkpoint in {path}" for path in begun]
+    parts += [f"the same command resumes from the checkpoint in {path}" for path in begun]
     with suppress(OSError):
         os.write(2, f"mosaicmem: {'; '.join(parts)}\n".encode())
     signal.signal(number, signal.SIG_DFL)

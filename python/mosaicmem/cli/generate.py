@@ -65,11 +65,11 @@ Trajectory = Annotated[
     Path | None, typer.Option(help="Follow a camera path instead, of any format that convert reads.")
 ]
 SaveMemory = Annotated[
-    Path | None, typer.Option(help="Folder for the store as it is afterwards; that of --memory goes on in place.")
+    Path | None, typer.Option(help="Folder for the store as it is afterwards; that of --memory is updated in place.")
 ]
 CheckpointFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder that keeps each window: the same command goes on from there, however it ended."),
+    typer.Option(help="Folder that keeps each window: the same command resumes there, however it ended."),
 ]
 Ablate = Annotated[bool, typer.Option("--ablate", help="Also generate with one part of memory left out at a time.")]
 DepthModel = Annotated[
@@ -162,7 +162,7 @@ def generate(
         summary = made.summarize(inputs, time.perf_counter() - started)
         write_run(folder, settings, inputs.path, made.result, made.fusion, summary, fps)
         if save_memory is not None:
-            # A run with a checkpoint goes on from the store there, which knows nothing of the folder of --memory.
+            # A run with a checkpoint continues with the store there, which knows nothing of the folder of --memory.
             _save(made.pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)
     if as_json:
         print_json(summary)

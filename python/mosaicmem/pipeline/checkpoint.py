@@ -107,7 +107,7 @@ class Checkpoint:
         try:
             self._lock = FolderLock.take(self.path)
         except StoreLockedError as error:
-            raise StoreLockedError(f"checkpoint: another run goes on in {self.path} ({error})") from None
+            raise StoreLockedError(f"checkpoint: another run continues in {self.path} ({error})") from None
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -129,8 +129,8 @@ class Checkpoint:
         if manifest.label.startswith(_OF_BEFORE):
             raise FormatError(
                 self.path / STORE,
-                "of a run whose windows have no checksums, as mosaicmem kept them before: it cannot go on; begin it "
-                "anew in another folder",
+                "of a run whose windows have no checksums, as mosaicmem kept them before: it cannot be resumed; begin "
+                "it anew in another folder",
             )
         if not manifest.label.startswith(_RUN):
             raise FormatError(self.path / STORE, f"not the store of a checkpoint: its label is {manifest.label!r:.80}")
@@ -178,7 +178,7 @@ class Checkpoint:
         begun_by, here = before.get("begun_by"), _this_machine()
         if manifest is not None and begun_by != here:
             suspect(
-                f"checkpoint: the run in {self.path} was begun by {_described(begun_by)}, and goes on with "
+                f"checkpoint: the run in {self.path} was begun by {_described(begun_by)}, and resumes with "
                 f"{_described(here)}; what is generated from here on may differ in the last bits "
                 "(MOSAICMEM_SIMD computes with the instructions of a lesser processor)"
             )

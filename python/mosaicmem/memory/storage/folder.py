@@ -279,7 +279,7 @@ def _expect_free(path: Path) -> None:
     names = os.listdir(path)
     if MANIFEST in names:
         raise FileExistsError(
-            f"{path}: another store is saved here; choose a new folder, or go on from it with MosaicMemoryStore.open()"
+            f"{path}: another store is saved here; choose a new folder, or continue it with MosaicMemoryStore.open()"
         )
     own = {name for name in _files_in(path) if name == "lock" or is_own_file(name) or _is_temporary(name)}
     foreign = [name for name in names if name not in own]
