@@ -56,22 +56,26 @@ class PlaceAttention:
         if mosaic is None or not mosaic.valid.any():
             return np.zeros((*shape, context.canvas.shape[3]), np.float32), np.zeros(shape, np.float32)
         feature = self._feature(context.use_prope)
-        threads, tokens = self.num_threads, mosaic.valid.size
+        threads = self.num_threads
+        # Valid tokens first, and room for no more than the longest frame has: what is masked costs a little, too.
+        order = np.argsort(~mosaic.valid, axis=1, kind="stable")[:, : int(mosaic.valid.sum(axis=1).max())]
+        tokens = order.size
         # A frame attends to its own tokens only, so time is the same on both sides and drops out.
         grid = grid_positions(1, shape[1], shape[2])
         queries = self._rope.apply(np.tile(feature, (cells, 1)), grid, num_threads=threads)
         queries = np.tile(queries, (frames, 1))
-        places = mosaic.positions.reshape(tokens, 3).copy()
+        places = np.take_along_axis(mosaic.positions, order[..., None], axis=1).reshape(tokens, 3)
         places[:, 0] = 0
         keys = self._rope.apply(np.tile(feature, (tokens, 1)), places, num_threads=threads)
         if context.use_prope:
-            of_queries, of_keys = _cameras(context, mosaic, cells)
+            of_queries, of_keys = _cameras(context, mosaic, order, cells)
             queries = of_queries.apply_to_q(queries, num_threads=threads)
             keys = of_keys.apply_to_kv(keys, num_threads=threads)
         queries = queries.reshape(frames, 1, cells, _HEAD_DIM)
         keys = keys.reshape(frames, 1, -1, _HEAD_DIM)
-        values = mosaic.tokens[:, None]  # the latents, which neither encoding touches
-        read, lse = attention(queries, keys, values, mask=mosaic.valid, scale=1.0, return_lse=True, num_threads=threads)
+        values = np.take_along_axis(mosaic.tokens, order[..., None], axis=1)[:, None]  # latents, which nothing rotates
+        mask = np.take_along_axis(mosaic.valid, order, axis=1)
+        read, lse = attention(queries, keys, values, mask=mask, scale=1.0, return_lse=True, num_threads=threads)
         best = float(feature @ feature)
         return read.reshape(*shape, -1), np.exp(lse - best).reshape(shape)
 
@@ -84,10 +88,11 @@ class PlaceAttention:
         return feature
 
 
-def _cameras(context: MemoryContext, mosaic: Mosaic, cells: int) -> tuple[PRoPE, PRoPE]:
+def _cameras(context: MemoryContext, mosaic: Mosaic, order: np.ndarray, cells: int) -> tuple[PRoPE, PRoPE]:
     """PRoPE of the target cells and of the tokens, in the frame of the first target, which keeps numbers small."""
     origin = context.cameras[0].world_from_camera
     frames = len(context.cameras)
+    cells_per_patch = mosaic.valid.shape[1] // mosaic.patch_ids.shape[1]
     of_queries = PRoPE(
         _HEAD_DIM,
         context.cameras.camera_from_world @ origin,
@@ -98,7 +103,7 @@ def _cameras(context: MemoryContext, mosaic: Mosaic, cells: int) -> tuple[PRoPE,
     of_keys = PRoPE(
         _HEAD_DIM,
         _rigid(mosaic.sources.camera_from_world) @ origin,
-        camera=np.repeat(mosaic.patch_sources.clip(0), mosaic.valid.shape[1] // mosaic.patch_ids.shape[1]),
+        camera=np.take_along_axis(mosaic.patch_sources, order // cells_per_patch, axis=1).ravel().clip(0),
         layout="contiguous",
         dims_per_camera=_CAMERA_DIMS,
     )
