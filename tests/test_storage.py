@@ -35,7 +35,7 @@ def files(folder):
 
 
 def run(script, *arguments, **options):
-    """A Python process of its own; the script's first lines are those that all of them need."""
+    """Run a script in a process of its own, after the imports that all scripts need."""
     head = """
         import os, signal, sys
         import numpy as np
@@ -95,7 +95,7 @@ class TestSaveAndOpen:
         assert not list((tmp_path / "store").glob("keyframes-*"))
 
     def test_grids_cameras_dtypes_and_edits_side_by_side(self, rng, tmp_path):
-        """Keyframes of different grids, cameras and latent dtypes, confidence here and there, moved and copied."""
+        """Keyframes of different grids, cameras and latent dtypes, some with confidence, moved and copied."""
         store, _ = filled_store(rng, 6)
         for i, (rows, columns, stride) in enumerate([(1, 1, 8), (7, 5, 16), (44, 80, 8), (3, 90, 4)]):
             camera = CameraIntrinsics.from_fov(columns * stride, rows * stride, fov_x=0.8 + 0.1 * i)
@@ -151,14 +151,14 @@ class TestSaveAndOpen:
             if rng.random() < 0.5:
                 store.save(folder)
                 assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
-            if rng.random() < 0.1:  # the process ends, another goes on
+            if rng.random() < 0.1:  # as if the process ended and another took over
                 store.save(folder)
                 store.close()
                 store = MosaicMemoryStore.open(folder)
                 edit = SpatialManipulation(store)
 
     def test_another_edit_after_an_undo(self, rng, tmp_path):
-        """What stands where something else stood at the last save is not taken for it."""
+        """An observation in a slot that held another at the last save is not mistaken for that one."""
         store, _ = filled_store(rng, 4)
         edit = SpatialManipulation(store)
         edit.translate([1, 0, 0], store.patch_ids[::2])
@@ -169,7 +169,7 @@ class TestSaveAndOpen:
         assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
 
     def test_a_snapshot_of_a_fork(self, rng, tmp_path):
-        """Both gave the same place in the index to different edits."""
+        """The store and its fork gave the same slot to different edits."""
         store, _ = filled_store(rng, 3)
         store.save(tmp_path / "store")
         fork = store.fork()
@@ -221,9 +221,9 @@ class TestSaveAndOpen:
                 assert array is None or not array.flags.owndata
 
     def test_opening_does_not_read_latents(self, tmp_path):
-        """Opening a million patches of 2x2x16 float16 costs what index and keyframes are, not what the latents are.
+        """The cost of opening a million patches of 2x2x16 float16 is that of index and depth, not of the latents.
 
-        bench_storage.py measures the time; here is what it is made of.
+        bench_storage.py measures the time; this test bounds the memory and work behind it.
         """
         store = MosaicMemoryStore(latent_dtype="float16")
         rng = np.random.default_rng(0)
@@ -259,7 +259,7 @@ class TestSaveAndOpen:
         assert (patches, found) == (1137 * 880, 64)
         assert mapped < 90  # MB: 33 of index, 16 of depth, pages around it; not 128 of latents
         assert read < 1
-        assert calls < 220 * 1137  # of Python, a keyframe of 880 patches; none a patch
+        assert calls < 220 * 1137  # Python calls per keyframe of 880 patches; none per patch
         assert opened < 20
 
 
@@ -402,7 +402,7 @@ class TestWhoMayWrite:
         store, _ = filled_store(rng, 2)
         store.save(folder)
         shutil.rmtree(folder)
-        store.save(folder)  # all of it, once more
+        store.save(folder)  # writes everything again
         assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
         folder.rename(tmp_path / "elsewhere")
         other, _ = filled_store(rng, 3)
@@ -466,7 +466,7 @@ class TestWhoMayWrite:
         assert len(MosaicMemoryStore.open(folder)) == len(opened)
 
     def test_two_read_while_one_writes(self, tmp_path):
-        """Whatever instant a reader opens at, it finds one whole state; later ones never shrink here."""
+        """Whenever a reader opens the store, it finds one whole state, never older than the one before."""
         folder = tmp_path / "store"
         writer = """
             rng = np.random.default_rng(0)
@@ -575,7 +575,7 @@ def expect_one_of_the_saved(folder, acknowledged, states):
     """The folder holds the last acknowledged state, or the one that was just being saved; a next save works."""
     if acknowledged == 0 and not (folder / "manifest.json").exists():
         fresh, _ = filled_store(np.random.default_rng(0), 2)
-        fresh.save(folder)  # what is left of a first save is no obstacle
+        fresh.save(folder)  # leftovers of a first save are no obstacle
         assert len(MosaicMemoryStore.open(folder)) == len(fresh)
         return
     opened = MosaicMemoryStore.open(folder)
@@ -604,7 +604,7 @@ class TestPowerCut:
                 expect_one_of_the_saved(folder, acknowledged, states)
 
     def test_what_a_killed_safetensors_leaves_is_swept_up(self, tmp_path):
-        """It writes under a name of its own first, which a kill can leave behind."""
+        """safetensors writes to a temporary name first, which a kill can leave behind."""
         store, _ = filled_store(np.random.default_rng(0), 2)
         (tmp_path / ".tmpDlGQgj").write_bytes(b"half")
         store.save(tmp_path)  # no obstacle to a first save either
@@ -615,7 +615,7 @@ class TestPowerCut:
         assert {name for name in os.listdir(tmp_path) if name.startswith(".")} == {".tmpfs"}
 
     def test_killed_at_any_time(self, tmp_path, steps):
-        """By the clock, so that also what happens inside of calls is met."""
+        """By the clock, so that kills also hit the inside of calls."""
         self.kill_by_the_clock(tmp_path, steps, 12)
 
     @pytest.mark.slow
@@ -642,7 +642,7 @@ class TestPowerCut:
         assert looked_at >= 0.8 * kills
 
     def test_files_are_durable_before_they_are_named(self, rng, tmp_path, monkeypatch):
-        """A power cut, other than a kill, forgets what was not synced: names may only point to what was."""
+        """Unlike a kill, a power cut loses what was not synced: names may only point to synced files."""
         log = []
         fsync, replace = os.fsync, os.replace
 

@@ -1,4 +1,4 @@
-"""Readers and writers of the trajectory files of others, against those others where PyPI has them."""
+"""Readers and writers of other tools' trajectory files, against those tools where PyPI has them."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ SUFFIX = {
     "colmap": "",
     "colmap-binary": "",
 }
-# What a reader must be told.
+# What a reader needs besides the file.
 OPTIONS = {
     "tum": {"intrinsics": CAMERA},
     "kitti": {"intrinsics": CAMERA},
@@ -187,7 +187,7 @@ class TestKitti:
         interface.write_kitti_poses_file(tmp_path / "theirs.txt", theirs)
         assert_same(
             load_trajectory(tmp_path / "theirs.txt", intrinsics=CAMERA), path, atol=1e-6
-        )  # it writes few digits
+        )  # evo writes few digits
 
 
 class TestColmap:
@@ -364,7 +364,7 @@ class TestColmap:
 
     @pytest.mark.parametrize(("number", "name", "count"), [(i, *model) for i, model in enumerate(MODELS)])
     def test_binary_models_are_read_past_and_named(self, tmp_path, path, number, name, count):
-        """Each before the pinhole that is used, and then used itself."""
+        """Each model stands before the pinhole that is used, and is then used itself."""
         save_trajectory(tmp_path / "m", path, "colmap-binary")
         cameras = tmp_path / "m" / "cameras.bin"
         content = cameras.read_bytes()
@@ -519,7 +519,7 @@ class TestNerfstudio:
             self.load(tmp_path, self.document(frames=[frame, {**frame, **field}]))
 
     def test_fields_of_real_exports_say_nothing(self, tmp_path):
-        """Of ns-process-data, instant-ngp's colmap2nerf, Neuralangelo, Blender: zero lenses, and what others need."""
+        """Of ns-process-data, instant-ngp's colmap2nerf, Neuralangelo, Blender: no distortion, and data for others."""
         nothing = {
             **dict.fromkeys(("k1", "k2", "k3", "k4", "p1", "p2", "sk_x", "sk_y"), 0.0),
             **{"is_fisheye": False, "distortion_params": [0] * 6, "camera_model": "OPENCV", "orthographic": None},
@@ -660,7 +660,7 @@ class TestMatrixGame:
             load_trajectory(tmp_path / "a.npz", size=(640, 480))
 
     def test_arrays_that_lie(self, tmp_path):
-        """Headers of sizes that there cannot be, and streams that are broken."""
+        """Headers with impossible sizes, and broken streams."""
         np.savez(tmp_path / "a.npz", extrinsics_c2w=np.zeros((3, 4, 4)))
         content = (tmp_path / "a.npz").read_bytes()
         for old, new in ((b"(3, 4, 4)", b"(10**12,)"), (b"(3, 4, 4), }   ", b"(999999999999,)")):
