@@ -1,4 +1,4 @@
-"""The command line as people run it, for tests."""
+"""Helpers that run the command line as a user does."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from mosaicmem.cli._terminal import show_warnings
 
 
 def run(*arguments, cwd=None):
-    """The command, within this process: to import everything takes longer than most commands."""
+    """Run a command in this process: importing everything takes longer than most commands."""
     before, code = os.getcwd(), 0
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
@@ -30,7 +30,7 @@ def run(*arguments, cwd=None):
         os.chdir(cwd or before)
         warnings.resetwarnings()
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-            warnings.simplefilter("ignore", kind)  # as Python begins
+            warnings.simplefilter("ignore", kind)  # Python's default filters
         show_warnings()
         try:
             app([str(a) for a in arguments], prog_name="mosaicmem")
@@ -53,11 +53,11 @@ class Terminal:
     Parameters
     ----------
     arguments
-        Of the command.
+        Arguments of the command.
     code : str, optional
         Python to run instead.
     columns : int
-        Of the terminal.
+        Width of the terminal.
     stderr : optional
         Where standard error goes, if not to the terminal.
     """
@@ -87,7 +87,7 @@ class Terminal:
         assert word in self.text
 
     def read(self):
-        """Read until the process has ended; what came since the last call."""
+        """Read until the process has ended; return the text that this call read."""
         before = len(self.text)
         while self._read():
             pass
@@ -98,7 +98,7 @@ class Terminal:
     def _read(self):
         try:
             content = os.read(self._own, 65536)
-        except OSError:  # nobody writes any more
+        except OSError:  # the process has closed its end
             return False
         self.text += content.decode(errors="replace")
         return bool(content)

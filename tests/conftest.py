@@ -12,7 +12,7 @@ from device_helpers import EmulatedDevice, TorchDevice, method_on_device, on_dev
 from mosaicmem import CameraIntrinsics, CameraPose, PRoPE, SyntheticWorld, WarpedLatent, WarpedRoPE, _core
 from scene_helpers import write_scene
 
-# A shell that runs the tests in the background ignores Ctrl+C for them, and so would the commands that they interrupt.
+# A shell that runs the tests in the background makes them ignore SIGINT, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -24,8 +24,8 @@ def rng():
 
 @pytest.fixture(autouse=True)
 def threads_for_small_inputs(request):
-    """Kernel tests run on all threads that they ask for, however small their input, where the core was built for
-    that: with MOSAICMEM_FAULTS or MOSAICMEM_SANITIZE."""
+    """Kernel tests use all the threads that they ask for, however small the input, if the core was built with
+    MOSAICMEM_FAULTS or MOSAICMEM_SANITIZE."""
     if request.node.get_closest_marker("kernel") is None or not hasattr(_core, "ignore_grain"):
         yield
         return
@@ -39,7 +39,7 @@ SIMD_LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
 
 @pytest.fixture(params=SIMD_LEVELS)
 def simd(request):
-    """Runs a test as each machine would, up to this one."""
+    """Runs a test at each SIMD level, up to the best of this machine."""
     best = _core.simd_level()
     if SIMD_LEVELS.index(request.param) > SIMD_LEVELS.index(best.name):
         pytest.skip(f"this machine has {best.name} at most")
@@ -50,7 +50,7 @@ def simd(request):
 
 @pytest.fixture(params=(EmulatedDevice, TorchDevice), ids=lambda device: device.name)
 def device(request):
-    """Where the CUDA kernels run: on a GPU, or on the host where they are built to be emulated."""
+    """Where the CUDA kernels run: on a GPU, or on the host if they were built for emulation."""
     missing = request.param.missing()
     if missing is not None:
         pytest.skip(missing)
@@ -76,7 +76,7 @@ METHODS = (
 
 @pytest.fixture(params=(None, EmulatedDevice, TorchDevice), ids=lambda device: device.name if device else "cpu")
 def anywhere(request, monkeypatch):
-    """Runs a test of an operator on the CPU, and then on each device that there is."""
+    """Runs a test of an operator on the CPU, and then on each available device."""
     device = request.param
     if device is None:
         return
@@ -122,7 +122,7 @@ def scene(tmp_path_factory, world, small_camera):
 
 @pytest.fixture(scope="session")
 def memory(tmp_path_factory, scene):
-    """A saved store of eight frames of the scene."""
+    """Folder of a saved store of eight frames of the scene, and of a camera path."""
     folder = tmp_path_factory.mktemp("memory")
     arguments = ["generate", "--scene", scene, "--memory-frames", "0:8", "--frames", "10:12", "-o", folder / "run"]
     succeed(*arguments, "--save-memory", folder / "store")
@@ -140,7 +140,7 @@ def random_pose(rng, spread=1.0, timestamp=0.0):
 def assert_within_twice(actual, single, exact):
     """The error of `actual` is at most twice that of the same formula in float32 (`single`), against float64 (`exact`).
 
-    Errors are the largest of the array; at least one unit in the last place of its largest value is allowed.
+    Errors are maxima over the array; `single` counts as off by at least one float32 epsilon of its largest value.
     """
     floor = np.finfo(np.float32).eps * np.abs(exact).max(initial=0)
     allowed = 2 * max(np.abs(single - exact).max(initial=0), floor)

@@ -1,4 +1,4 @@
-"""Four small frames of an RGB-D sequence, and each layout that they may be kept in."""
+"""Small frames of an RGB-D sequence, and writers for each data set layout."""
 
 import json
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ def write_replica(folder, frames, camera=REPLICA_CAMERA, shared=True):
 
 
 def write_scannet(folder, frames, color_size=(65, 48)):
-    """Frames 9, 10, 11, ...; colour in one shade each, of another size than depth."""
+    """Frames 9, 10, 11, ...; each colour image has a single colour, and another size than the depth."""
     for i, frame in enumerate(frames, start=9):
         color = np.full((color_size[1], color_size[0], 3), frame.image[0, 0])
         save(folder / "color" / f"{i}.jpg", color, quality=100, subsampling=0)

@@ -1,4 +1,4 @@
-"""Arrays on a device, for tests: those of torch on a GPU, or, where the kernels are emulated, NumPy's in disguise."""
+"""Device arrays for tests: torch tensors on a GPU, or disguised NumPy arrays where the kernels are emulated."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from mosaicmem import LatentCanvas, _core
 
 
 class EmulatedArray:
-    """A NumPy array that says it is on device 0, as the frameworks of GPU arrays do. Nothing else reads it."""
+    """A NumPy array that claims to be on device 0, as GPU arrays do; like them, it refuses `__array__`."""
 
     def __init__(self, array):
         self.array = np.asarray(array)
@@ -86,7 +86,7 @@ class EmulatedArray:
 
 
 class EmulatedModule:
-    """What the border asks of an array module. What is not written yet reads as NaN, or as much as there is."""
+    """The functions that the border needs of an array module. Uninitialised bytes are 0xFF: NaN in floats."""
 
     @staticmethod
     def empty(shape, dtype):
@@ -109,7 +109,7 @@ class EmulatedModule:
 
 
 class EmulatedDevice:
-    """Where the kernels are emulated."""
+    """The host, where the kernels are emulated."""
 
     name = "emulated"
 
@@ -174,7 +174,7 @@ class TorchDevice:
 
 
 def on_device(device, function):
-    """``function`` with the arrays it is given put on the device, and those it returns brought back."""
+    """Wrap ``function``: array arguments are put on the device, and array results are brought back."""
 
     def put(value):
         if isinstance(value, list) and np.asarray(value).dtype.kind in "fiub":

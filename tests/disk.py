@@ -1,9 +1,9 @@
-"""A disk that fails, and that loses power: what stands between a store and the file system in tests.
+"""A disk that fails or loses power; in tests it stands between a store and the file system.
 
-It passes every call on, and keeps a journal. From that it can tell what a power cut at any moment may leave: names that
-were given, taken or removed since their folder was last synced are there or not, each for itself; files hold what they
-held when they were last synced, and beyond that any part of what was written, or zeros. What a sync that failed should
-have made durable, no later one does.
+It forwards every call and keeps a journal, from which it derives what a power cut at any moment may leave. Each
+creation, renaming or removal of a name since the last sync of its folder is kept or lost, independently of the others.
+A file holds its content as of its last sync, followed by any part of what was written since, or by zeros. What a failed
+sync should have made durable is not made durable by a later one.
 """
 
 import builtins
@@ -16,7 +16,7 @@ from mosaicmem.memory.storage import tensors
 
 
 class PowerCut(BaseException):
-    """Nothing catches it."""
+    """Not an `Exception`, so that nothing catches it."""
 
 
 class _File:
@@ -56,7 +56,7 @@ class Disk:
 
     def __init__(self, monkeypatch, fail_at=None, *, forever=False):
         self.journal = []
-        self.steps = []  # what each call was
+        self.steps = []  # the kind of each call
         self.fail_at, self.forever = fail_at, forever
         self._live = {}  # inode by path
         self._inodes = 0
@@ -81,7 +81,7 @@ class Disk:
         self.fail_at = None
 
     def step(self, what, *details):
-        """A call that may fail, and is in the journal if it does not."""
+        """Make a call fail if its turn has come; otherwise enter it in the journal."""
         number = len(self.steps)
         self.steps.append(what)
         if self.fail_at is not None and (number == self.fail_at or (self.forever and number > self.fail_at)):
@@ -131,7 +131,7 @@ class Disk:
         self.step("make folder", str(path))
 
     def after_power_cut(self, at, rng, root, copy):
-        """Lay out in ``copy`` what may be left of ``root`` when the power goes after ``at`` entries of the journal."""
+        """Lay out in ``copy`` what may be left of ``root`` if the power fails after ``at`` entries of the journal."""
         names, written, durable = [], {}, {}
         for what, *details in self.journal[:at]:
             if what == "write":

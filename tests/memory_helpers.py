@@ -1,4 +1,4 @@
-"""Stores with something in them, and their patches as the reference sees them."""
+"""Filled stores, and their patches in the form that the reference takes."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def random_keyframe(rng, timestamp, spread=0.5, holes=0.2):
 
 
 def four_saves():
-    """A store before each of four saves: it grows, changes, shrinks, and a file of keyframes goes."""
+    """Yields one store before each of four saves: it grows, then loses patches, then all keyframes of one save."""
     rng = np.random.default_rng(1)
     store = MosaicMemoryStore()
     for step in range(4):
@@ -42,9 +42,9 @@ def filled_store(rng, count, **options):
 
 
 def reference_patches(keyframes, size=2):
-    """All patches with a valid cell, as dicts; ids as a store gives them that was filled with these keyframes."""
+    """All patches with a valid cell, as dicts, with the ids that a store gives them if filled with these keyframes."""
     patches, first = [], 0
-    origin = keyframes[0][2].position  # the index keeps centres as float32 from here
+    origin = keyframes[0][2].position  # the index stores centres as float32 offsets from here
     for _latents, depth, pose in keyframes:
         rows, columns = depth.shape
         tiles = [(r, c) for r in range(0, rows, size) for c in range(0, columns, size)]
@@ -77,17 +77,17 @@ def exact_centre(patch):
 
 
 def indexed_centre(patch, origin):
-    """The centre as the index has it: float32 from the origin."""
+    """The centre as the index stores it: a float32 offset from the origin."""
     return (exact_centre(patch) - origin).astype(np.float32).astype(np.float64) + origin
 
 
 def edited(patch, matrix, **changes):
-    """A patch after an edit of where it is; its indexed centre is yet to be set."""
+    """A patch moved by ``matrix``; the caller still has to update its indexed centre."""
     return {**patch, "world_from_camera": matrix @ patch["world_from_camera"], **changes}
 
 
 def fingerprint(store, pose):
-    """All that a store tells, as bytes."""
+    """Every answer of a store, as bytes."""
     ids = store.patch_ids
     parts = [ids, *store.describe_patches(ids).values()]
     parts += store.project_tokens(ids, K, pose).values()

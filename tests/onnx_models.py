@@ -7,7 +7,7 @@ PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "multiple": 1}
 
 
 def red_model(*, gain=1.0, offset=0.0, size=("h", "w"), squeeze=False, channels=3):
-    """Answers gain * red + offset, of the image as it comes in after normalisation."""
+    """A model that returns gain * red + offset of the normalised image."""
     onnx = pytest.importorskip("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     nodes = [
@@ -37,7 +37,7 @@ def red_model(*, gain=1.0, offset=0.0, size=("h", "w"), squeeze=False, channels=
 
 
 def mean_model(shape, dtype="FLOAT", *, axis=1, answer="FLOAT", outputs=("answer",), inputs=1):
-    """Answers the mean over the channels, under several names; further inputs are looked at by none of them."""
+    """A model that returns the mean over the channels under each name in ``outputs``; it ignores further inputs."""
     onnx = pytest.importorskip("onnx")
     helper, types = onnx.helper, onnx.TensorProto
     nodes = [

@@ -1,4 +1,4 @@
-"""Retrieval that finds nothing says why: settings in metres, units that differ, or another place."""
+"""Retrieval that finds nothing says why: settings that assume metres, mixed units, or a view of another place."""
 
 import warnings
 
@@ -30,7 +30,7 @@ def at(x, z=0.0, yaw=0.0, time=0.0):
 def store_of(depth, step, count=3):
     store = MosaicMemoryStore()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SuspiciousInput)  # of depth in millimetres
+        warnings.simplefilter("ignore", SuspiciousInput)  # about depth in millimetres
         for i in range(count):
             store.insert_keyframe(np.ones((6, 8, 4), np.float32), np.full((6, 8), float(depth)), K, at(step * i))
     return store
@@ -50,7 +50,7 @@ class TestRetrieval:
             with pytest.warns(SuspiciousInput, match=message):
                 retrieve(retrieval, store, at(0.05 * unit))
             assert len(retrieve(kind(near=0.02 * unit), store, at(0.05 * unit)).coverage_ratio) == 1
-        retrieve(retrieval, store, at(0.05 * unit))  # it is said once, or never
+        retrieve(retrieval, store, at(0.05 * unit))  # no second warning
 
     def test_what_scores_too_low(self):
         store = store_of(1200, 60)
@@ -118,7 +118,7 @@ class TestFirstTarget:
 
 
 class TestGeneratedKeyframes:
-    """Leaving out what was generated is a choice, so only a run whose first target shows nothing says so."""
+    """Excluding generated keyframes is a choice, so only a run whose first target shows nothing reports it."""
 
     def test_retrieval_is_silent(self):
         store = MosaicMemoryStore()

@@ -1,8 +1,8 @@
-"""Memory that runs out in the middle: an operation is done or not done, and the store goes on.
+"""Memory that runs out in the middle of an operation: it takes full effect or none, and the store stays usable.
 
-The build for tests lets the n-th allocation of the core fail. Each operation meets a failure at its first allocation,
-its second, and so on until it has no more; each time it raises MemoryError and the store is as it was, or it succeeds
-all the same.
+The build for tests can make the n-th allocation of the core fail. Each operation meets a failure at its first
+allocation, its second, and so on until it makes no more. Each time, it raises MemoryError and leaves the store
+unchanged, or it succeeds despite the failure.
 """
 
 import itertools
@@ -32,8 +32,8 @@ pytestmark = [
 ]
 
 SEED = 20261128
-_KEYFRAMES = 6  # of 60 patches: 256 make a tree
-_MOST = 5000  # allocations of an operation
+_KEYFRAMES = 6  # of 60 patches each: the index builds a tree from 256 on
+_MOST = 5000  # more allocations than any operation makes
 
 
 def keyframes(count=_KEYFRAMES + 2):
@@ -82,7 +82,7 @@ def restore(store):
 
 
 def everything(store):
-    """All that a store tells, from where no failure can come."""
+    """Every answer of a store, with injected failures switched off."""
     _core.fail_allocation_after(0, False)
     counted = store.statistics()
     parts = fingerprint(store, keyframes()[0][2]), len(store), counted.keyframes, counted.latent_bytes
@@ -100,7 +100,7 @@ def attempt(action, subject, n, lasting):
 
 
 def assert_done_or_not_done(make, action, lasting, observe=everything):
-    """Fails each allocation of an action in turn, on one subject as long as nothing is done to it."""
+    """Fail each allocation of an action in turn, on the same subject for as long as it stays unchanged."""
     twin = make()
     before = observe(twin)
     expected = action(twin)
@@ -178,7 +178,7 @@ def test_other_writes_to_a_store_that_evicts_what_is_redundant(write):
 
 
 def test_large_patches_die_without_an_allocation():
-    """Where a patch lies is asked for when it dies; the median of its cells takes no memory then."""
+    """Deleting a patch needs its centre; the median over its cells must not allocate then."""
 
     def make():
         return make_store(latent_patch_size=5, eviction="redundant", max_patches=100)
@@ -214,7 +214,7 @@ def test_reads(read):
 
 
 def given_without_a_change(operation, store, lasting):
-    """What an operation gives in the end that may fail at any allocation, and never changes the store."""
+    """The result of an operation that may fail at any allocation, and that never changes the store."""
     before = everything(store)
     for n in itertools.count(1):
         result, done, failed = attempt(operation, store, n, lasting)
@@ -274,7 +274,7 @@ def test_saving(tmp_path):
 
 
 def test_objects_of_the_core():
-    """Where Python's table of them cannot grow, neither the process nor the object is lost."""
+    """If pybind11's table of objects cannot grow, neither the process nor the object is lost."""
     scales = _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0)
     for make in (
         lambda _: _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0),

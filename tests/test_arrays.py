@@ -1,4 +1,4 @@
-"""Arrays at the border: kinds in, kinds out."""
+"""Arrays and numbers at the border: which are accepted, copied or refused."""
 
 import subprocess
 import sys

@@ -126,7 +126,7 @@ class TestKernel:
         q, k, v = inputs(rng, 2, 1, 4, 200, 8, 8)
         mask = np.ones((2, 200), dtype=bool)
         mask[1] = False
-        k[1], v[1] = np.nan, np.nan  # what is masked is not looked at
+        k[1], v[1] = np.nan, np.nan  # masked keys and values are ignored, even NaN
         out = attention(q, k, v, mask=mask)
         assert np.isfinite(out).all()
         assert (out[1] == 0).all()
@@ -134,7 +134,7 @@ class TestKernel:
 
     @pytest.mark.parametrize("keys", [5, 300])
     def test_nan_is_not_silence(self, rng, keys):
-        """A broken query or a broken memory gives NaN, never the zeros of an empty memory."""
+        """A NaN in a query or in the memory gives NaN, never the zeros of an empty memory."""
         q, k, v = inputs(rng, 1, 1, 7, keys, 16, 16)
         expected = attention(q, k, v)
         broken = q.copy()
@@ -187,7 +187,7 @@ class TestKernel:
         np.testing.assert_allclose(lse, whole_lse, atol=2e-6)
 
     def test_merging_rounds_bfloat16_to_the_nearest(self):
-        """Of equal weight: 1 + 2^-8 and 1 + 3 * 2^-8 lie halfway, and go to even."""
+        """With equal weights, the means 1 + 2^-8 and 1 + 3 * 2^-8 lie halfway between two bfloat16: round to even."""
         a, b = as_bfloat16(np.array([[1, 1 + 2**-7, np.nan]]), np.array([[1 + 2**-7, 1 + 2**-6, 1]]))
         merged, lse = merge_attention(a, [0.0], b, [0.0])
         np.testing.assert_array_equal(merged.astype(np.float64), [[1, 1 + 2**-6, np.nan]])
@@ -201,7 +201,7 @@ class TestKernel:
         assert (lse == -np.inf).all()
 
     def test_layouts_and_threads_give_the_same_bytes(self, rng):
-        """Views of (B, N, heads, d), as models have them, are read where they lie; so are slices and repeats."""
+        """Views of (B, N, heads, d), as models have them, are read in place; so are slices and broadcast arrays."""
         q, k, v = inputs(rng, 2, 4, 500, 400, 64, 64)
         for arrays in ((q, k, v), as_bfloat16(q, k, v)):
             expected = attention(*arrays, num_threads=1)
@@ -277,7 +277,7 @@ class TestCrossAttention:
 
     @pytest.mark.parametrize("cameras", [False, True])
     def test_keys_and_values_serve_all_steps(self, rng, cameras):
-        """K and V of a window, projected once, give at each denoising step what the whole layer gives."""
+        """K and V, projected once per window, give the same at each denoising step as the whole layer."""
         layer = self.layer(half_life=2.0)
         _, memory, where, landed = self.data(rng)
         own = {"image_width": 64, "image_height": 48}
@@ -349,7 +349,7 @@ class TestCrossAttention:
         )
 
     def test_memory_is_found_by_where_it_lands(self, rng):
-        """With constant queries and keys, RoPE alone makes a query attend to what lands on it."""
+        """With constant queries and keys, RoPE alone makes a query attend to the token that lands on it."""
         rope = WarpedRoPE(48, (0, 24, 24), theta=50.0)
         where = grid_positions(1, 6, 6)
         q = np.broadcast_to(np.ones(48, np.float32) * 6, (1, 1, 36, 48))
@@ -375,7 +375,7 @@ class TestCrossAttention:
 
     @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
     def test_weights_come_from_safetensors(self, rng, tmp_path, dtype):
-        """Of a larger checkpoint, under a prefix, in the precision that it has."""
+        """From a larger checkpoint, under a prefix, in the checkpoint's precision."""
         source, target = self.layer(seed=1), self.layer(seed=2)
         halves = {f"blocks.3.{name}": w.astype(dtype) for name, w in source.weights.items()}
         save_file({**halves, "another": np.zeros(3)}, tmp_path / "model.safetensors")

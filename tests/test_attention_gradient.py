@@ -1,4 +1,4 @@
-"""Attention on tensors that gradients flow to: the same numbers as the kernel's, and the right gradients."""
+"""Attention on tensors that require gradients: the kernel's numbers, and the right gradients."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def inputs(rng, dtype=torch.float32, key_heads=HEADS, keys=KEYS):
 
 def options(rng, which):
     mask = rng.random((B, KEYS)) < 0.6
-    mask[1] = False  # no key answers
+    mask[1] = False  # all keys are masked
     bias = rng.standard_normal((B, KEYS)).astype(np.float32)
     bias[0, 2] = -np.inf
     positions = rng.uniform(0, 9, (QUERIES + KEYS, 3))

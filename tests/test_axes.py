@@ -1,4 +1,4 @@
-"""Arrays whose axes come in another order: the message says which order, and how to get it."""
+"""Arrays with their axes in another order: the message names the expected order and the call that gives it."""
 
 import re
 

@@ -116,7 +116,7 @@ class TestIntrinsics:
     @pytest.mark.parametrize(
         "values",
         [
-            (0, 240, 640, 480),  # cut at its left edge to the middle
+            (0, 240, 640, 480),  # cropped on the left, up to the principal point
             (240, 240, 480, 480),
             (250, 260, 500, 512),
             (200, 300, 640, 480),
@@ -203,7 +203,7 @@ class TestPose:
 
     @pytest.mark.parametrize("decimals", [3, 4, 6])
     def test_rounded_rotations_are_made_orthonormal(self, rng, decimals):
-        """As far off as rounding may put them, over many turns: one matrix and a stack of them alike."""
+        """Over many random rotations; a single matrix and a stack are treated alike."""
         exact = np.stack([random_pose(rng).world_from_camera for _ in range(2000)])
         rounded = exact.round(decimals)
         for matrix in (check_rigid("m", rounded[0]), *check_rigid_stack("m", rounded)):

@@ -109,7 +109,7 @@ class TestResume:
         pipeline = start(world, loop)
         with pytest.raises(Killed):
             pipeline.generate(loop, checkpoint=tmp_path / "run")
-        pipeline.store.close()  # what the end of a process does
+        pipeline.store.close()  # as the end of a process would
         monkeypatch.undo()
         assert write_json is module.write_json
         expected = None if where == "run.json" else index + (where == "after the store")
@@ -135,10 +135,10 @@ class TestResume:
 
     @pytest.mark.parametrize("eviction", ["oldest", "redundant"])
     def test_a_bounded_memory(self, world, loop, tmp_path, eviction):
-        """What was evicted stays so, and what goes next is the same."""
+        """After a resume, evicted patches stay evicted and the next evictions are the same."""
         limits = {"max_patches": 60, "eviction": eviction}
         whole = start(world, loop, **limits).generate(loop, checkpoint=tmp_path / "whole")
-        for _ in range(5):  # one window at a time, each by another process as it were
+        for _ in range(5):  # one window at a time, as if each ran in a process of its own
             pipeline = start(world, loop, **limits)
             stream = pipeline.stream(loop, checkpoint=tmp_path / "parts")
             kept = Checkpoint(tmp_path / "parts").windows or 0
@@ -158,7 +158,7 @@ class TestResume:
         np.testing.assert_array_equal(again.frames, first.frames)
 
 
-# The process kills itself by the calls that it has made since a window, so that load changes nothing.
+# The process counts its calls and kills itself at one of them, so that the load on the machine changes nothing.
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
@@ -188,7 +188,7 @@ np.save({output!r}, pipeline.generate(loop, checkpoint={folder!r}).frames)
 
 
 def test_killed_again_and_again(straight, tmp_path):
-    """SIGKILL some calls after the first window of each attempt, at random, until one comes through."""
+    """SIGKILL a random number of calls after the start, or after a window of an attempt; the last attempt finishes."""
     rng, kills = random.Random(0), 0
     output, folder = tmp_path / "v.npy", tmp_path / "run"
     script = SCRIPT.format(tests=str(Path(__file__).parent), output=str(output), folder=str(folder))
@@ -202,7 +202,7 @@ def test_killed_again_and_again(straight, tmp_path):
 
 class TestOtherRuns:
     def test_a_setting_that_came_later_has_its_default(self, world, loop, straight, tmp_path, monkeypatch):
-        """A run that a version began which had no strategies."""
+        """A run begun by a version that had no strategies."""
         with monkeypatch.context() as before:
             dump = PipelineConfig.model_dump
             before.setattr(

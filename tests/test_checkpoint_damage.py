@@ -1,4 +1,4 @@
-"""What is kept of a run is checked before it is believed, and a run that is continued elsewhere says so."""
+"""A checkpoint is verified before it is used, and a run resumed on another version or processor warns."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def window_of(folder, index):
 
 
 def reseal(folder, index, change):
-    """Keep another window under a good checksum: arrays and statistics as ``change`` leaves them."""
+    """Replace a window by one whose arrays and statistics ``change`` has modified, with valid checksums."""
     store = folder / "store"
     manifest = read_manifest(store)
     window = Checkpoint(folder).load(index)
@@ -119,7 +119,7 @@ class TestChecksums:
         begin = time.monotonic()
         with pytest.raises(FormatError, match=file.name):
             Checkpoint(folder).load(1)
-        assert time.monotonic() - begin < 60  # it does not wait for a writer
+        assert time.monotonic() - begin < 60  # opening the pipe does not wait for a writer
 
     def test_the_file_of_the_run(self, world, path, folder):
         text = (folder / "run.json").read_text()

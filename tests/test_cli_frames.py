@@ -1,4 +1,4 @@
-"""Frames have one numbering: positions from 0 in every command, with the numbers of their files beside."""
+"""Every command numbers frames by position, from 0, and shows the numbers of their files beside."""
 
 import json
 import re
@@ -76,7 +76,7 @@ class TestEveryCommandSaysTheSame:
         assert "of 4 frames, 2 to 5 (files 8 to 20) in" in done.stdout
 
     def test_real_numbering(self, tmp_path, rgbd_scene):
-        """Every fourth of the frames 0 to 396: position 60 is file 240, and 396 is no position."""
+        """Files are numbered 0, 4, ..., 396: position 60 is file 240, and there is no position 240."""
         done = run("export-ply", "--scene", rgbd_scene, "--frames", "60:62", "-o", tmp_path / "a.ply")
         assert "2 frames, 60 to 61 (files 240 to 244)" in done.stdout
         done = run("export-ply", "--scene", rgbd_scene, "--frames", "240:244", "-o", tmp_path / "b.ply")
@@ -128,7 +128,7 @@ class TestPictures:
         bare = captioned_sheet("", ["", ""], [""], [[cell, cell + 0.5]])
         assert sheet.shape[0] > bare.shape[0] > 20
         assert sheet.shape[1] > bare.shape[1] > 120
-        assert ((sheet > 0.1) & (sheet < 0.2)).any()  # ink
+        assert ((sheet > 0.1) & (sheet < 0.2)).any()  # text was drawn
         narrow = captioned_sheet("", ["words that are wider than their column"], [""], [[cell]])
         assert narrow.shape[0] > bare.shape[0] + 15
 
@@ -180,7 +180,7 @@ class TestPictures:
 
 
 def said(figure):
-    """All words of a figure."""
+    """All texts of a figure."""
     import matplotlib.text
 
     return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}

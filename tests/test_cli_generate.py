@@ -152,7 +152,7 @@ class TestForce:
 
 class TestGenerateMore:
     def test_settings_from_everywhere(self, tmp_path, scene):
-        """The file, then --set, then options of their own."""
+        """Precedence, lowest first: the file, --set, dedicated options."""
         (tmp_path / "c.json").write_text('{"window_size": 5, "seed": 3, "prompt": "file", "half_life": 7.0}')
         arguments = ["generate", "--scene", scene, "--frames", "0:2", "-o", tmp_path / "out", "--config"]
         arguments += [tmp_path / "c.json", "--set", "window_size=6", "--set", "prompt=a b", "--seed", "4"]
@@ -178,7 +178,7 @@ class TestGenerateMore:
             assert entry["name"] in done.stdout
 
     def test_memory_goes_on(self, tmp_path, memory):
-        """From a saved store, without a scene; saved in place, and elsewhere."""
+        """A run from a saved store, without a scene; its memory is saved in place, and elsewhere."""
         store = tmp_path / "store"
         shutil.copytree(memory / "store", store)
         before = len(MosaicMemoryStore.open(store))
@@ -193,11 +193,11 @@ class TestGenerateMore:
         assert len(MosaicMemoryStore.open(tmp_path / "new")) > before
         summary = json.loads((tmp_path / "a" / "summary.json").read_text())
         assert summary["windows"][0]["coverage"] > 0.1
-        # With a checkpoint too, which goes on from a store of its own.
+        # With a checkpoint too, which keeps a store of its own.
         kept = ["--checkpoint", tmp_path / "kept", "--save-memory", store]
         succeed(*arguments, "-o", tmp_path / "c", *kept)
         assert len(MosaicMemoryStore.open(store)) > before
-        assert not (tmp_path / "a" / "scene.ply").exists()  # nothing was seen that could be fused
+        assert not (tmp_path / "a" / "scene.ply").exists()  # no frame was observed, so nothing to fuse
 
     def test_a_killed_run_goes_on(self, tmp_path, scene):
         """SIGKILL after the first window; the same command then gives the same frames."""

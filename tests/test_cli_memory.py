@@ -69,7 +69,7 @@ class TestInspect:
         content = bytearray(path.read_bytes())
         content[-5] ^= 1  # a bit of a tensor
         path.write_bytes(content)
-        succeed("inspect", tmp_path / "store")  # nobody looked
+        succeed("inspect", tmp_path / "store")  # without --verify, tensors are not checked
         failed = run("inspect", tmp_path / "store", "--verify")
         assert failed.returncode == 1
         assert failed.stderr.count("\n") == 1
@@ -193,7 +193,7 @@ class TestSplice:
         assert both_high[0] - both_low[0] == pytest.approx(2 * (high[0] - low[0]) + 1.5)
         assert (tmp_path / "both.png").stat().st_size > 5_000
         assert {p.name for p in tmp_path.iterdir()} == {"both", "both.png"}
-        assert run(*arguments).returncode == 1  # it is there
+        assert run(*arguments).returncode == 1  # the output exists already
         succeed(*arguments, "--force", "--layout", "vertical", "--picture", tmp_path / "up.svg")
         assert (tmp_path / "up.svg").stat().st_size > 5_000
         assert MosaicMemoryStore.open(tmp_path / "both").bounds[1, 0] == pytest.approx(high[0])

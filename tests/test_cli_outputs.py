@@ -1,4 +1,4 @@
-"""Outputs of commands never end an input, through whatever links, and have the names of what they are."""
+"""Outputs of commands never overwrite an input, through any kind of link, and their suffixes match their formats."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from mosaicmem.cli._errors import UsageError
 
 @pytest.fixture
 def path(tmp_path, memory):
-    """A camera path of the test's own."""
+    """A camera path that only this test uses."""
     shutil.copy(memory / "path.json", tmp_path / "path.json")
     return tmp_path / "path.json"
 
@@ -25,7 +25,7 @@ def store(tmp_path, memory):
 
 class TestApart:
     def links(self, tmp_path):
-        """Other names of tmp_path / a, and of what is in it."""
+        """Hard and symbolic links to tmp_path / a, to its file, and out of it."""
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "file").write_text("dear")
         os.link(tmp_path / "a" / "file", tmp_path / "hard")

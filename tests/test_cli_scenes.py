@@ -1,4 +1,4 @@
-"""What commands say of the sequence in ``--scene``, and of the camera that is given for it."""
+"""What commands say about the sequence in ``--scene``, and about the camera given for it."""
 
 import json
 

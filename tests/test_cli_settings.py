@@ -66,7 +66,7 @@ class TestRoundTrip:
         with pytest.raises(ValueError, match="window_size"):
             PipelineConfig(window_size=None)
 
-    @pytest.mark.filterwarnings("ignore:trajectory. memory has:mosaicmem.SuspiciousInput")  # it looks the other way
+    @pytest.mark.filterwarnings("ignore:trajectory. memory has:mosaicmem.SuspiciousInput")  # it looks away from memory
     def test_generate(self, tmp_path, scene, config):
         arguments = ["generate", "--scene", scene, "--memory-frames", "0:4", "--frames", "6:8"]
         for name, more in (("plain", []), ("file", ["--config", config])):

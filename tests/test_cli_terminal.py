@@ -28,7 +28,7 @@ class TestSignals:
         shown = terminal.read()
         assert terminal.process.returncode == -number  # a shell says 130 for SIGINT
         assert SHOW in shown
-        assert HIDE not in terminal.text  # so that not even SIGKILL could leave it hidden
+        assert HIDE not in terminal.text  # never hidden, so that not even SIGKILL can leave it hidden
         assert "no unfinished output is left" in shown
         assert "checkpoint" not in shown
         assert not list(tmp_path.iterdir())
@@ -97,7 +97,7 @@ class TestProgress:
 
 
 def script(*lines):
-    """A process that shows a progress bar in a terminal, and does something under it."""
+    """Code that imports the progress bar and the warnings of the command line, followed by ``lines``."""
     code = ["from mosaicmem.cli._terminal import progress_bar, warn, show_warnings", "import time, warnings", *lines]
     return "\n".join(code)
 
@@ -135,7 +135,7 @@ class TestWarnings:
 
 
 class TestNarrow:
-    """Sixty columns: nothing is cut, and no figure is torn apart."""
+    """In sixty columns, nothing is truncated and no number is separated from its unit."""
 
     def check(self, *arguments, cwd=None, columns=60):
         terminal = Terminal(*arguments, cwd=cwd, columns=columns)
@@ -156,7 +156,7 @@ class TestNarrow:
         shown = self.check(*arguments, "--repeats", 1)
         assert max(map(len, shown.splitlines())) <= 60
         assert re.search(r"\n  cover %     [0-9.]+\n  PSNR dB     [0-9.]+\n", shown)
-        assert re.search(r"memory +% +dB", run(*arguments).stdout)  # a pipe has the table
+        assert re.search(r"memory +% +dB", run(*arguments).stdout)  # in a pipe, it stays a table
 
     def test_a_figure_keeps_its_unit(self):
         lines = _tables._wrapped("Coming back: 21.99 dB with memory, 14.79 dB without (+7.20 dB), covered 98.8 %.", 18)

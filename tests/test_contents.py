@@ -1,4 +1,4 @@
-"""What a store holds, keyframe by keyframe; and the colours and pictures that are made of it."""
+"""The contents of a store, keyframe by keyframe, and the colours and pictures made from them."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ class TestObservedKeyframes:
         assert found == expected
 
     def test_points_are_where_the_patches_are(self, rng):
-        """On a plane before the camera, a patch's centre is the mean of its points."""
+        """On a plane parallel to the image, a patch's centre is the mean of its points."""
         store = MosaicMemoryStore(2)
         for i in range(3):
             latents, pose = np.zeros((5, 9, 1)), random_pose(rng, 2.0)

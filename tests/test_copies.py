@@ -31,7 +31,7 @@ NO_PACKAGE = ("errors", "latent_colors", "synthetic", "memory.contents")  # publ
 
 
 def public_classes():
-    """Classes in the ``__all__`` of the package and its packages, and those of public modules outside of them."""
+    """Classes in the ``__all__`` of any public module, and those of the public modules without one."""
     found = {}
     for info in pkgutil.walk_packages(mosaicmem.__path__, "mosaicmem."):
         name = info.name.removeprefix("mosaicmem.")
@@ -52,7 +52,7 @@ def public_classes():
 
 @pytest.fixture
 def given(rng, tmp_path):
-    """What objects are made of."""
+    """The inputs that the objects are made from."""
     world = mm.SyntheticWorld(3)
     return SimpleNamespace(rng=rng, folder=tmp_path, world=world, path=world.leave_and_return(K, 6))
 
@@ -91,7 +91,7 @@ def layer(_given):
 
 def prope(given):
     views = np.stack([random_pose(given.rng).camera_from_world for _ in range(2)])
-    views[:, :3, 3] += 50  # so that it makes products in a frame of its own
+    views[:, :3, 3] += 50  # far from the origin, so that it computes in a frame of its own
     return mm.PRoPE(16, views, patches_x=3, patches_y=2)
 
 
@@ -243,7 +243,7 @@ COPIED = {
     pipeline.WindowStatistics: lambda g: STATISTICS,
 }
 
-# Those that say why not: the ways that are refused, and what the message says to do.
+# Classes that refuse some ways: how to make an object, the ways refused, and what the message says to do.
 REFUSED = {
     mm.AutoregressivePipeline: (running, ("deepcopy", "pickle"), r"use copy\.copy or varied\(\)"),
     mm.MosaicMemoryStore: (
@@ -276,7 +276,7 @@ WAYS = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda value: pi
 
 
 def decided(kind):
-    """Nothing to decide for what has no objects."""
+    """Protocols and abstract classes have no instances, so there is nothing to decide."""
     return getattr(kind, "_is_protocol", False) or inspect.isabstract(kind) or kind in COPIED or kind in REFUSED
 
 
@@ -285,7 +285,7 @@ def test_every_public_class_is_decided():
 
 
 def state(value, seen=()):
-    """What an object holds, in plain containers that compare; functions and what refers back by name."""
+    """An object's content in plain containers that compare; a reference back to a container becomes a marker."""
     if isinstance(value, np.ndarray):
         return ("array", value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, (str, bytes, int, float, bool, type(None), Path, range, type)):
@@ -327,7 +327,7 @@ def test_what_cannot_be_copied_says_what_to_do(given, kind, way):
 
 
 class TestIndependence:
-    """What is done to one does not show in the other."""
+    """A change to one does not show in the other."""
 
     @pytest.mark.parametrize("way", WAYS)
     def test_layers(self, given, way):
@@ -405,7 +405,7 @@ class TestIndependence:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_errors_keep_what_they_say(way):
-    """A pool of processes whose worker raises what cannot be unpickled is broken."""
+    """An exception that cannot be unpickled breaks the process pool whose worker raises it."""
     twin = WAYS[way](mm.FormatError("./poses.txt", "expected 12 numbers, got 3", 4))
     assert str(twin) == "./poses.txt:4: expected 12 numbers, got 3"
     assert (twin.path, twin.line) == (Path("poses.txt"), 4)
@@ -417,7 +417,7 @@ def test_errors_keep_what_they_say(way):
 
 @pytest.mark.parametrize("way", ["copy", "deepcopy"])
 class TestObjectsOfTheCore:
-    """A copy holds what was there, and what comes to one afterwards does not show in the other."""
+    """A copy holds the same content, and later additions to one do not show in the other."""
 
     def test_patch_memory(self, way):
         camera = np.tile(np.float32([[300, 0, 32], [0, 300, 24], [0, 0, 1]]), (4, 1, 1))

@@ -1,4 +1,4 @@
-"""Whether the figures of a GPU in BENCHMARKS.md are those of the kernels as they are. Says so, and does not fail."""
+"""Are the GPU figures in BENCHMARKS.md those of the current kernels? If not, the test skips and says so."""
 
 import importlib.util
 import json

@@ -44,7 +44,7 @@ def test_invalid_depth(scene):
 
 
 class TestAssumedIntrinsics:
-    """Without a file, those of the data set; never without a word, and never for images of another shape."""
+    """Without a file, those of the data set: with a warning, and never for images of another aspect ratio."""
 
     @pytest.fixture
     def bare(self, tmp_path, rng):
@@ -57,7 +57,7 @@ class TestAssumedIntrinsics:
         assert caught[0].filename == __file__
         assert "write K (3x3) to camera-intrinsics.txt there, or give intrinsics" in str(caught[0].message)
         assert sequence.intrinsics.params == (29.25, 29.25, 16, 12)
-        sequence[0], sequence.trajectory([1, 2])  # nothing more
+        sequence[0], sequence.trajectory([1, 2])  # no further warning
 
     def test_full_size_too(self, bare):
         save(bare / "frame-000000.color.png", np.zeros((480, 640, 3), np.uint8))
@@ -76,7 +76,7 @@ class TestAssumedIntrinsics:
         assert SevenScenes(bare).intrinsics.params == (30, 31, 16, 12)
         monkeypatch.chdir(bare)
         assert SevenScenes(".").intrinsics.params == (30, 31, 16, 12)
-        (bare / "K.txt").write_text("33 0 16\n0 31 12\n0 0 1\n")  # nearer
+        (bare / "K.txt").write_text("33 0 16\n0 31 12\n0 0 1\n")  # the nearer file wins
         assert SevenScenes(bare).intrinsics.params == (33, 31, 16, 12)
 
     def test_another_file_in_the_folder_above_is_named(self, bare):

@@ -1,4 +1,4 @@
-"""A folder that looks like a layout, and has intrinsics under a name of its own."""
+"""A folder in a known layout whose intrinsics are in a file of another name."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which layout a folder has, and what holds for all of them."""
+"""Which layout a folder has, and what holds for all layouts."""
 
 import os
 import shutil
@@ -76,7 +76,7 @@ def test_no_layout_reads_what_is_no_image_of_its_size(case, kind):
     elif kind == "huge":
         path.write_bytes(png_header(60_000, 60_000))
         message = "not a readable image|pixels"
-    else:  # a text of 8 MB in 8 kB
+    else:  # 8 MB of text, compressed to 8 kB
         text = zlib.compress(bytes(8_000_000), 9)
         path.write_bytes(png_header(WIDTH, HEIGHT) + chunk(b"zTXt", b"note\0\0" + text))
         message = "not a readable image"

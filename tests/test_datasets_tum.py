@@ -19,7 +19,7 @@ def folder(tmp_path, frames):
 
 
 def edit(path, line, text):
-    """Another text in a line, counted from 0; None takes it out."""
+    """Replace a line, counted from 0; None deletes it."""
     lines = path.read_text().splitlines()
     lines[line : line + 1] = [] if text is None else [text]
     path.write_text("\n".join(lines))
@@ -133,7 +133,7 @@ def test_images_without_a_partner_are_left_out(folder):
 
 @pytest.mark.parametrize(("apart", "count"), [(0.02, 10), (-0.02, 10), (0.0201, 9), (-0.0201, 9)])
 def test_partners_are_at_most_20_ms_apart(tmp_path, rng, apart, count):
-    """One image of ten is left out without a word."""
+    """One missing image in ten is left out without a warning."""
     folder = write_tum(tmp_path / "freiburg2", make_frames(rng, 10))
     path = folder / "depth.txt"
     edit(path, 2, f"{START + 0.1 + apart:.6f} {path.read_text().splitlines()[2].split()[1]}")
@@ -162,7 +162,7 @@ def test_times_that_repeat_are_said(folder, frames, name):
     assert len(caught) == 1
     assert len(sequence) == (5 if name == "rgb" else 4)
     path.write_text("\n".join([*lines, lines[2]]) if name == "groundtruth" else "\n".join(reversed(lines)))
-    assert [seen.number for seen in TumRgbd(folder)] == [0, 1, 2, 3]  # the same pose again; or in another order
+    assert [seen.number for seen in TumRgbd(folder)] == [0, 1, 2, 3]  # the same pose repeated; another order
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_missing_empty_and_huge_lists(folder, name):
     path.write_bytes(b"\n" * 300_000)
     with pytest.raises(FormatError, match=rf"{name}: expected at most 262144 lines"):
         TumRgbd(folder)
-    os.truncate(path, 1 << 40)  # a hole: it takes no disk
+    os.truncate(path, 1 << 40)  # a sparse file: it takes no disk space
     with pytest.raises(FormatError, match=rf"{name}: expected at most 67108864 bytes, got 1099511627776"):
         TumRgbd(folder)
     path.unlink()
@@ -276,7 +276,7 @@ class TestTimesOfOtherUnits:
         self.rewrite(folder, ["rgb.txt", "depth.txt"], 1e6)
         with pytest.warns(SuspiciousInput, match=r"taken as (nano|micro)seconds") as caught:
             sequence = TumRgbd(folder)
-        assert len(caught) == 3  # once a file
+        assert len(caught) == 3  # once per file
         assert [seen.pose.timestamp for seen in sequence] == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-5)
 
     def test_intervals_alone_are_refused(self, folder):

@@ -62,7 +62,7 @@ class TestCompletion:
 
 
 def worse_than_least_squares(fit, predicted, known):
-    """The mean relative error of a fit, over that of the line by plain least squares."""
+    """The mean relative error of a fit, divided by that of the ordinary least squares line."""
 
     def error(scale, shift):
         return np.mean(np.abs(scale * predicted + shift - known) / known)
@@ -219,7 +219,7 @@ class TestFromFiles:
     def test_numbers_in_names_count_as_numbers(self, tmp_path, small_camera):
         for i in range(12):
             np.save(tmp_path / f"{i}.npy", np.full((48, 80), i + 1, np.float32))
-        (tmp_path / "._0.npy").write_bytes(b"")  # what other systems leave beside files
+        (tmp_path / "._0.npy").write_bytes(b"")  # macOS leaves such files beside others
         estimator = DepthFromFiles.in_folder(tmp_path, [i / 10 for i in range(12)])
         assert [self.estimate(estimator, small_camera, i / 10)[0, 0] for i in range(12)] == list(range(1, 13))
 

@@ -48,7 +48,7 @@ class TestScales:
     def test_metric_that_drifts_is_brought_back(self, rng, small_camera):
         image, depth = scene(rng)
         known = np.where(rng.random(depth.shape) < 0.2, depth, 0).astype(np.float32)
-        known[:6] *= np.where(known[:6] > 0, 0.3, 1)  # something else stood there
+        known[:6] *= np.where(known[:6] > 0, 0.3, 1)  # outliers: something else stood there
         model = red_model(gain=10 * 1.3)
         answer = estimate(OnnxDepthEstimator(model, output="metric", **PLAIN), image, known, small_camera)
         np.testing.assert_allclose(answer, depth, rtol=1e-3)
@@ -82,7 +82,7 @@ class TestScales:
     def test_beyond_the_horizon_is_no_depth(self, rng, small_camera):
         image, depth = scene(rng)
         image[..., 0] = 0.5 / depth
-        image[:5, :, 0] = 0.0  # the sky: 1 / depth of nothing, or less
+        image[:5, :, 0] = 0.0  # the sky: an inverse depth of 0 or less
         known = np.where(rng.random(depth.shape) < 0.3, depth, 0).astype(np.float32)
         known[:5] = 0
         answer = estimate(OnnxDepthEstimator(red_model(), output="inverse", **PLAIN), image, known, small_camera)
@@ -92,7 +92,7 @@ class TestScales:
 
 class TestInput:
     def test_normalisation_and_size(self, small_camera):
-        """(pixel - mean) / std at the size asked for, and back at the size of the image."""
+        """The model gets (pixel - mean) / std at the requested size; its answer is resized to that of the image."""
         image = np.full((48, 80, 3), 0.6, np.float32)
         estimator = OnnxDepthEstimator(
             red_model(), output="metric", input_size=(28, 42), mean=(0.1, 0, 0), std=(0.25, 1, 1), align=False
@@ -114,7 +114,7 @@ class TestInput:
 
 
 class TestWhatModelsTake:
-    """The mean of an image that is 0.25 everywhere, normalised to (0.25 - 0) / 0.125 = 2."""
+    """Models return the mean of an image that is 0.25 everywhere, normalised to (0.25 - 0) / 0.125 = 2."""
 
     def answer(self, model, camera, *, pixels=None, **options):
         given = {"output": "metric", "align": False, **PLAIN, "std": (0.125,) * 3, **options}
@@ -209,7 +209,7 @@ class TestWhatModelsTake:
 
 
 class TestWhereNothingFits:
-    """Nothing is invented: what memory knows is the answer, and no depth elsewhere."""
+    """Nothing is invented: the answer is the depth that memory knows, and no depth elsewhere."""
 
     def left_half(self, depth):
         known = depth.copy()
@@ -224,7 +224,7 @@ class TestWhereNothingFits:
         known = self.left_half(depth)
         with pytest.warns(SuspiciousInput, match="does not fit to what memory knows of the view"):
             answer = estimate(estimator, image, known, small_camera)
-        np.testing.assert_array_equal(estimate(estimator, image, known, small_camera), answer)  # it is said once
+        np.testing.assert_array_equal(estimate(estimator, image, known, small_camera), answer)  # warns once
         np.testing.assert_allclose(answer, self.left_half(depth), rtol=1e-6)
 
     @pytest.mark.parametrize(("output", "hint"), [("depth", "inverse"), ("inverse", "depth"), ("metric", "inverse")])
@@ -268,9 +268,9 @@ class TestErrors:
 
 
 def test_in_a_run(world, small_camera, tmp_path):
-    """The pipeline's memory brings drifting depth to its own scale: what was remembered fits together."""
+    """Drifting depth is brought to the scale of the memory, so that remembered frames fit together."""
     path = world.leave_and_return(small_camera, 60)[:10]
-    (tmp_path / "model.onnx").write_bytes(red_model(gain=0.0, offset=1.7))  # a wall at 1.7 m wherever one looks
+    (tmp_path / "model.onnx").write_bytes(red_model(gain=0.0, offset=1.7))  # a wall at 1.7 m in every direction
     estimator = OnnxDepthEstimator(tmp_path / "model.onnx", output="metric", **PLAIN)
     pipeline = AutoregressivePipeline(PipelineConfig(num_inference_steps=2), depth_estimator=estimator)
     view = world.render(small_camera, path[0])

@@ -1,6 +1,6 @@
-"""Operators on a device beside themselves on the CPU, and what only a device has: frameworks, streams, wrong places.
+"""Operators on the GPU against the CPU, and what only the GPU has: frameworks, streams, arrays in the wrong place.
 
-That they equal their formulas is tested where the CPU's are: with the fixture `anywhere`.
+The tests of the CPU compare operators with their formulas; the fixture `anywhere` runs those on the GPU too.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ HALVES = (np.float16, ml_dtypes.bfloat16)
 @pytest.mark.parametrize("size", [(7, 5), (12, 16), (1, 1), (33, 640)])
 def test_a_batch_of_images_has_a_pose_each(device, rng, size):
     k = CameraIntrinsics.from_fov(size[1], size[0], fov_x=1.2)
-    depth = rng.uniform(-0.5, 5, (40, *size)).astype(np.float32)  # more than a launch takes
+    depth = rng.uniform(-0.5, 5, (40, *size)).astype(np.float32)  # more than one launch takes
     depth[0, 0, 0], depth[1, 0, 0] = np.nan, np.inf
     poses = [random_pose(rng) for _ in depth]
     expected = unproject_to_image(depth, k, poses)
@@ -88,7 +88,7 @@ def test_more_cells_than_are_counted_at_once(device, rng):
 
 
 def test_all_places_in_one_cell(device, rng):
-    """The lists of cells are sorted, and one may hold everything."""
+    """The list of positions per cell is sorted, and one list may hold all of them."""
     gradient = rng.standard_normal((5000, 1))
     positions = np.full((5000, 2), 1.0)
     back = device.get(_sample_adjoint(device.put(gradient), device.put(positions), 3, 3, 0))
@@ -130,7 +130,7 @@ def test_prope_in_half_precision(device, rng, dtype, layout, dim, count):
 
 @pytest.mark.parametrize("dtype", [np.float32, *HALVES])
 def test_prope_far_from_the_origin(device, rng, dtype):
-    """The cameras are taken relative to one of them, as on the CPU."""
+    """Cameras are taken relative to one of them, as on the CPU."""
     near = np.stack([random_pose(rng).camera_from_world for _ in range(3)])
     far = near.copy()
     far[:, :3, 3] += 4e6 * near[:, :3, :3] @ np.array([0.6, 0.0, 0.8])
@@ -159,7 +159,7 @@ class TestBorder:
             )
 
     def test_a_table_keeps_its_positions(self, device, rng):
-        """Its angles in float64 are made when they are first needed, maybe after the positions were written over."""
+        """A table computes its float64 angles on first use, possibly after the caller has overwritten the positions."""
         places = rng.uniform(0, 9, (6, 3))
         buffer = device.put(places.copy())
         table, x = WarpedRoPE(12).table(buffer), rng.standard_normal((6, 12))
@@ -224,7 +224,7 @@ def _has_driver():
 def test_has_cuda_says_what_is_found():
     if EmulatedDevice.missing() is None or TorchDevice.missing() is None:
         assert mosaicmem.has_cuda()
-    elif not hasattr(_core, "cuda") or not _has_driver():  # a GPU that torch is not there to use counts as well
+    elif not hasattr(_core, "cuda") or not _has_driver():  # a GPU counts even without torch to use it
         assert not mosaicmem.has_cuda()
     version = subprocess.run(
         [sys.executable, "-m", "mosaicmem", "--version"], capture_output=True, text=True, check=True
@@ -242,7 +242,7 @@ def test_a_batch_beyond_a_launch_is_refused(device):
 
 
 def test_what_a_call_holds_goes_with_it(device):
-    """Scratch and results would otherwise stay until Python looks for cycles."""
+    """With a reference cycle, scratch and results would stay until the garbage collector runs."""
     gc.disable()
     try:
         call = Call("x", device.put(np.zeros(3)))

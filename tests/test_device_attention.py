@@ -1,4 +1,4 @@
-"""Attention on a device: the formula, for whatever keys, angles and times, on the tensor cores and beside them."""
+"""Attention on the GPU equals the formula for all kinds of keys, angles and times, with and without tensor cores."""
 
 import ml_dtypes
 import numpy as np
@@ -45,7 +45,7 @@ def attend(device, q, k, v, *, half_life=None, **options):
 
 
 def formula(q, k, v, *, half=None, dtype=np.float64, mask=None, bias=None, times=None):
-    """In `dtype`; with `half` also as the tensor cores do it: weights and result rounded."""
+    """The formula in `dtype`; `half` also rounds weights and result, as the tensor cores do."""
     wide = [x.astype(dtype) for x in (q, k, v)]
     options = {"mask": mask, "bias": bias, "decay": times, "dtype": dtype, "weights_dtype": half}
     out, lse = reference(*wide, q.shape[-1] ** -0.5, **options)
@@ -103,7 +103,7 @@ def test_warped_rope_while_loading_equals_a_pass_before(device, rng, dtype, dim,
     single, single_lse = formula(*turned, v, half=half, dtype=np.float32)
     assert_within_twice(out.astype(np.float64), single, exact)
     assert_within_twice(lse, single_lse, exact_lse)
-    # Tables made on the device, of one side only.
+    # A table made on the device, for the keys only.
     one_side = {"key_table": rope.table(device.put(places[1])), "pairing": pairing}
     expected = attend(device, q, k, v, key_table=tables["key_table"], pairing=pairing)
     for part, same in zip(attend(device, q, k, v, **one_side), expected, strict=True):
@@ -132,7 +132,7 @@ def test_strides_and_repetition_change_nothing(device, rng, dtype):
         assert attend(device, q, k, v)[0].tobytes() == expected[0].tobytes()
     tokens_first = [np.ascontiguousarray(x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3) for x in (q, k, v)]
     np.testing.assert_array_equal(attend(device, *tokens_first)[0], expected[0])
-    room = np.zeros((2, 2, 150, 67), dtype)  # rows that do not begin at 16 bytes
+    room = np.zeros((2, 2, 150, 67), dtype)  # rows that are not aligned to 16 bytes
     room[..., 3:] = q
     np.testing.assert_array_equal(attend(device, room[..., 3:], k, v)[0], expected[0])
 
@@ -169,7 +169,7 @@ def test_bad_input_is_named(device, rng):
 
 
 class TestCrossAttention:
-    """The layer on a device, beside itself on the host."""
+    """The layer on the GPU against the layer on the host."""
 
     def data(self, rng, tokens=40):
         hidden = rng.standard_normal((2, 30, 48)).astype(np.float32)
@@ -190,7 +190,7 @@ class TestCrossAttention:
         expected = layer(
             hidden, memory, where, landed, mask=mask, prope=prope, query_time=times[0], memory_time=times[1]
         )
-        put = device.put if positions_there else np.asarray  # what goes with them may be on the host
+        put = device.put if positions_there else np.asarray  # positions, mask and times may stay on the host
         got = layer(
             device.put(hidden),
             device.put(memory),

@@ -1,4 +1,4 @@
-"""Streaming fusion on a device: the CPU's voxels, and the same bytes whatever thread comes first."""
+"""Streaming fusion on the GPU: the CPU's voxels, and the same bytes in whatever order the threads run."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_the_same_bytes_on_every_run(device, rng):
 
 
 def test_a_table_grows_and_keeps_what_it_has(device, rng):
-    items = list(frames(rng, 45))  # 54 000 pixels, in voxels that hold few: more than half of the least table
+    items = list(frames(rng, 45))  # 54 000 pixels, few per voxel: the smallest table gets more than half full
     fusion, expected = fused_on(device, items, 0.01)[0], fused(items, 0.01)[0]
     assert len(fusion) == len(expected) > 40_000
     np.testing.assert_allclose(fusion.point_cloud().points, expected.point_cloud().points, rtol=1e-5, atol=1e-6)
@@ -52,7 +52,7 @@ def test_a_table_grows_and_keeps_what_it_has(device, rng):
 
 
 def test_edited_observations_negative_times_and_nothing(device, rng):
-    """Affine maps scale normals; times before zero are ordered as all others."""
+    """Affine maps scale normals; negative times are ordered like all others."""
     depth = (2 + 0.1 * rng.standard_normal((30, 40))).astype(np.float32)
     scaled = np.diag([2.0, 3.0, -1.0, 1.0]) @ random_pose(rng).world_from_camera
     on, off = StreamingFusion(0.1), StreamingFusion(0.1)

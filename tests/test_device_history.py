@@ -1,4 +1,4 @@
-"""Whatever happens to a store, on a device it answers as on the host."""
+"""After any sequence of operations, a store on the GPU answers as one on the host."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.kernel
 
 
 class History:
-    """Pairs of a store on the host and one on a device, to which the same happens by chance."""
+    """Pairs of a store on the host and one on the GPU that undergo the same random operations."""
 
     def __init__(self, seed, device):
         self.rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Keyframes are chosen and composed on a device as on the host."""
+"""Keyframes are chosen and composed on the GPU as on the host."""
 
 import numpy as np
 import pytest
@@ -61,14 +61,14 @@ def targets(count=3):
 
 
 def assert_alike(device, expected, got, part=2e-3):
-    """The same canvases, but for a part of the cells, where other roundings of float32 decide otherwise."""
+    """The canvases agree except in a fraction `part` of the cells, where float32 rounding tips a decision."""
     few = part * expected.coverage.size
     coverage = device.get(got.coverage)
     assert (coverage != expected.coverage).sum() <= few
     both = coverage & expected.coverage
     for name in ("depth", "weight", "latents"):
         a, b = device.get(getattr(got, name)), getattr(expected, name)
-        # An angle comes from its cosine near 1, where a rounding more or less is a part in a thousand.
+        # Angles come from a cosine near 1, where one rounding error changes them by a part in a thousand.
         close = np.isclose(a, b, rtol=2e-3, atol=2e-3 * np.abs(b).max(initial=0))
         close = close if close.ndim == 3 else close.all(axis=-1)
         assert (~close & both).sum() <= few, name
@@ -126,12 +126,12 @@ class TestComposing:
     def test_small_holes_are_closed(self, rng, device, composition):
         pair = MosaicMemoryStore(), MosaicMemoryStore(device=device.for_store)
         depth = np.full((12, 20), 2.0, np.float32)
-        depth[1::3, 1::3] = 0  # alone among others
+        depth[1::3, 1::3] = 0  # isolated holes
         latents = rng.standard_normal((12, 20, CHANNELS)).astype(np.float32)
         for store in pair:
             store.insert_keyframe(latents, depth, K, CameraPose())
         aside = np.eye(4)
-        aside[:2, 3] = 0.014, 0.01  # so that what is missing leaves two target cells between its neighbours
+        aside[:2, 3] = 0.014, 0.01  # so that a hole leaves two target cells between its neighbours
         retrieval = KeyframeRetrieval(composition=composition)
         window = CameraTrajectory([CameraPose(aside)], K)
         expected, got = (retrieval.retrieve(store, window, 2) for store in pair)
@@ -157,7 +157,7 @@ class TestComposing:
     def test_of_chosen_keyframes(self, device, stores, composition):
         retrieval = KeyframeRetrieval(composition=composition)
         chosen = retrieval.select(stores[0], targets(), STRIDE)
-        chosen = KeyframeSelection([*chosen.packed()[:2], np.array([], np.uint64)])  # and none
+        chosen = KeyframeSelection([*chosen.packed()[:2], np.array([], np.uint64)])  # and none for the third target
         expected, got = (retrieval.compose(store, targets(), STRIDE, chosen) for store in stores)
         assert not expected.coverage[2].any()
         assert_alike(device, expected, got)
@@ -169,7 +169,7 @@ class TestChoosing:
             retrieval = KeyframeRetrieval(**options)
             expected, got = (retrieval.select(store, targets(), STRIDE) for store in stores)
             assert len(got) == 3
-            device.get(got.picks)  # they are there
+            device.get(got.picks)  # `get` checks that they are on the device
             for a, b in zip(expected.packed(), got.packed(), strict=True):
                 assert len(a) > 1
                 np.testing.assert_array_equal(a, b)
@@ -208,7 +208,7 @@ class TestChoosing:
             assert (device.get(mosaic.latents) == 0).all()
 
     def test_a_choice_outlives_changes_of_the_store(self, rng, device, stores):
-        """Keyframes that are no longer in the store are skipped; the others are found in tables that have changed."""
+        """Keyframes that have left the store are skipped; the others are still found, in tables that have changed."""
         retrieval = KeyframeRetrieval()
         chosen = [retrieval.select(store, targets(), STRIDE) for store in stores]
         for store in stores:

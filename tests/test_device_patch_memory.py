@@ -1,4 +1,4 @@
-"""The published patch memory on a device: the same candidates and the same bits as on the CPU."""
+"""The published patch memory on the GPU: the same candidates and the same bits as on the CPU."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The pipeline runs where its store is: from retrieval to decoding nothing passes through the host."""
+"""The pipeline runs where its store is: between retrieval and decoding, nothing passes through the host."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CONFIG = {"window_size": 8, "window_overlap": 2, "num_inference_steps": 3, "keyf
 
 
 class TowardsTheCanvas:
-    """A backbone whose arithmetic is that of the arrays it is given, wherever they are."""
+    """A backbone that computes with the arrays it is given, on the host or on the GPU."""
 
     prediction_type = "sample"
 
@@ -56,7 +56,7 @@ def test_a_run_is_that_of_the_host(world, small_camera, path, device, backbone):
         here = context.on_host()
         assert here.on_host() is here
         assert isinstance(here.canvas, np.ndarray)
-    assert psnr(got.frames, expected.frames) > 40  # canvases differ by roundings, which may choose another cell
+    assert psnr(got.frames, expected.frames) > 40  # rounding may choose another cell on the canvas
     for a, b in zip(got.windows, expected.windows, strict=True):
         assert (a.patches, a.keyframes) == (b.patches, b.keyframes)
         assert a.coverage == pytest.approx(b.coverage, abs=5e-3)
@@ -90,12 +90,12 @@ def test_nothing_passes_through_the_host(world, small_camera, path, device, monk
     assert len(backbone.samples) >= 6
     for sample in backbone.samples:
         device.get(sample)
-    assert "else" in waits  # decoding, and what is known of frames that are remembered
+    assert "else" in waits  # decoding, and the known cells and depth of frames to remember
     assert not {"denoise", "retrieve"} & set(waits)
 
 
 def test_guidance(world, small_camera, path, device):
-    """Predictions that are mixed stay there, too."""
+    """Guided predictions stay on the GPU, too."""
     config = PipelineConfig(**CONFIG, guidance_scale=2.0, prompt="a red room")
     frames = []
     for store in (MosaicMemoryStore(), MosaicMemoryStore(device=device.for_store)):

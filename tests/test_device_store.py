@@ -1,4 +1,4 @@
-"""A store that is mirrored on a device answers as it does on the host."""
+"""A store mirrored on the GPU answers as it does on the host."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kernel
 
 
 class Twins:
-    """The same store on the host and on a device."""
+    """The same store on the host and on the GPU."""
 
     def __init__(self, device, **options):
         self.device = device
@@ -108,9 +108,9 @@ class TestTopK:
         for radius in (0.0, 6.0):
             both.assert_alike(CameraTrajectory([keyframe[2]], K), top_k=33, diversity_radius=radius)
 
-    @pytest.mark.parametrize("room", [64, 256, 1 << 14])  # the last is more than shared memory holds
+    @pytest.mark.parametrize("room", [64, 256, 1 << 14])  # the last exceeds shared memory
     def test_lists_of_any_length(self, rng, device, monkeypatch, room):
-        """Rounds that overflow, rounds that are not enough, and what is left over for the last kernel."""
+        """Rounds that overflow, too few rounds, and a remainder for the last kernel."""
         monkeypatch.setattr(_core.cuda, "retrieval_room", (room, room, 1))
         both = Twins(device)
         same = random_keyframe(rng, 0.0, holes=0.0)
@@ -124,7 +124,7 @@ class TestTopK:
     @pytest.mark.parametrize("room", [64, 1024])
     @pytest.mark.parametrize("top_k", [5, 16])
     def test_a_camera_that_stood_still_needs_no_last_resort(self, rng, device, monkeypatch, room, top_k):
-        """Hundreds of patches with one score, and of those that differ most have a small footprint."""
+        """Hundreds of patches share one score, and most of the others have a small footprint."""
         if device.name != "emulated":
             pytest.skip("only there does the core say where its rounds are")
         monkeypatch.setattr(_core.cuda, "retrieval_room", (room, room, 1))
@@ -145,10 +145,10 @@ class TestTopK:
         monkeypatch.setattr(DeviceCall, "allocate", remember)
         both.there.retrieve_window(targets, top_k=top_k, min_visibility=0.0)
         size, at = _core.cuda.retrieval_state_bytes, _core.cuda.retrieval_rounds_offset
-        states = device.get(scratch[-1])[: 3 * size].reshape(3, size)  # they come first in what the kernels divide
+        states = device.get(scratch[-1])[: 3 * size].reshape(3, size)  # the states come first in the scratch memory
         rounds = states[:, at : at + 4].copy().view(np.uint32)
         assert rounds.min() >= 1
-        assert rounds.max() <= 4  # what is not done then, one block does alone
+        assert rounds.max() <= 4  # after that, a single block does the rest
 
     def test_too_many(self, rng, twins):
         with pytest.raises(ValueError, match="top_k: expected at most 65536 on a GPU, got 70000"):
@@ -156,7 +156,7 @@ class TestTopK:
 
 
 class TestMirror:
-    """It follows whatever happens to the store."""
+    """The mirror follows every change of the store."""
 
     def test_inserting_and_deleting(self, rng, twins):
         targets = views(rng, 3)
@@ -237,7 +237,7 @@ class TestMirror:
 
     @pytest.mark.parametrize("n", range(6))
     def test_an_interrupt_while_memory_is_given_back(self, rng, device, monkeypatch, n):
-        """Whatever call it hits, it is raised, and what comes next is as it would have been."""
+        """Whichever call it hits, the interrupt is raised, and later answers are unaffected."""
         both = Twins(device)
         both.there._place = DevicePlace(device.for_store, 3 * ROWS * COLUMNS * 4 * 4)
         targets, release, left = views(rng, 2), DeviceCall.release, n
@@ -253,13 +253,13 @@ class TestMirror:
             both.insert(random_keyframe(rng, float(i)))
         both.assert_alike(targets, top_k=50)
         both.both(lambda store: store.delete_frame(0))
-        for i in range(70):  # tables grow, keyframes are evicted
+        for i in range(70):  # tables grow, latents leave device memory
             both.insert(random_keyframe(rng, float(i)))
         monkeypatch.setattr(DeviceCall, "release", interrupted)
 
         def look():
             both.there.retrieve_window(targets, top_k=50)
-            for _ in range(1000):  # an interrupt that was put off is raised where Python looks for one
+            for _ in range(1000):  # a deferred interrupt is raised where Python checks for one
                 pass
 
         with pytest.raises(KeyboardInterrupt):
@@ -320,7 +320,7 @@ class TestTokens:
 
 
 class TestBudget:
-    """Latents that are not in device memory are read from the host, and give the same."""
+    """Latents that are not in device memory are read from the host; answers are the same."""
 
     @pytest.mark.parametrize("keyframes", [0, 1, 3, 100])
     def test_answers_do_not_depend_on_it(self, rng, device, keyframes):
@@ -342,7 +342,7 @@ class TestBudget:
         assert there._place._store.latent_bytes == 0
 
     def test_memory_may_be_used_up_at_any_time(self, rng, device, monkeypatch):
-        """What comes next is as it would have been."""
+        """A failed call leaves later answers unaffected."""
         left = failures = 0
 
         def failing(real):
@@ -387,7 +387,7 @@ class TestRefusals:
     def test_devices(self):
         with pytest.raises(ValueError, match="device_bytes: expected with device only"):
             MosaicMemoryStore(device_bytes=5)
-        if not hasattr(_core, "cuda"):  # with the kernels but no driver, what was asked for is checked all the same
+        if not hasattr(_core, "cuda"):  # with kernels but no driver, arguments are still checked
             with pytest.raises(RuntimeError, match="built without CUDA"):
                 MosaicMemoryStore(device="cuda")
             return

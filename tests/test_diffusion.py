@@ -100,12 +100,12 @@ class TestScheduler:
                 }[prediction_type]
                 fresh = rng.standard_normal(clean.shape).astype(np.float32)
                 sample = scheduler.previous_sample(prediction, t, previous, sample, fresh)
-            # From epsilon, x_0 = (x_t - noise level * epsilon) / signal: rounding is blown up by 1 / signal.
+            # With epsilon, x_0 = (x_t - noise level * epsilon) / signal amplifies rounding by 1 / signal.
             amplified = scheduler.levels(999)[0] if prediction_type == "epsilon" else 1.0
             np.testing.assert_allclose(sample, clean, atol=16 * 2**-24 / amplified)
 
     def test_steps_keep_the_marginal(self, rng):
-        """From x_t of a known x_0, one step with the true x_0 gives samples of q(x_prev | x_0)."""
+        """Starting at x_t of a known x_0, one step with the true x_0 gives samples of q(x_prev | x_0)."""
         scheduler = DDPMScheduler()
         noise, fresh = rng.standard_normal((2, 200_000)).astype(np.float32)
         sample = scheduler.add_noise(np.full_like(noise, 2.0), noise, 700)
@@ -238,7 +238,7 @@ class TestText:
         np.testing.assert_array_equal(encoder.encode("a red door a red sky"), vectors)
 
     def test_known_value(self):
-        """The same on every machine and in every process: hash() of a string is not."""
+        """The same on every machine and in every process, unlike hash() of a string."""
         np.testing.assert_allclose(
             HashedTextEncoder(3).encode("door")[0], [0.16126344, 0.00544985, 0.98689634], atol=1e-6
         )

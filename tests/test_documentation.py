@@ -1,4 +1,4 @@
-"""The Python in the documentation runs as it stands, and what the pages name is there."""
+"""The Python in the documentation runs as it stands, and the files and commands that the pages name exist."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     assert len(blocks(page)) >= 2
-    again = [block for block in blocks(page) if ".save(" in block]  # a reader tries it once more in the same folder
+    again = [block for block in blocks(page) if ".save(" in block]  # a reader may run it again in the same folder
     for block in [*blocks(page), *again]:
         if "import torch" in block:
             pytest.importorskip("torch")
@@ -50,7 +50,7 @@ def test_documented_commands_can_be_run_again():
     for words in commands:
         command = group.commands[words[0]]
         words = words[: words.index(">")] if ">" in words else words
-        values = command.make_context(words[0], words[1:]).params  # all its options are there
+        values = command.make_context(words[0], words[1:]).params  # fails if an option does not exist
         writes = values.get("output") or values.get("target") if words[0] != "inspect" else None
         assert not writes or values["force"], words
 

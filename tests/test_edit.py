@@ -52,18 +52,18 @@ def tensors_of(store):
 
 @pytest.fixture(scope="module")
 def room(world):
-    """A memory of the first room at one cell a patch, and what it was made of."""
+    """A memory of the first room, with one cell per patch."""
     store = MosaicMemoryStore(1)
     for eye, target in (((-1.4, -1.5, -0.6), (-4, -1.2, -1)), ((-1.2, -1.5, 0.4), (-4, -1.2, 0.8))):
         pose = CameraPose.look_at(eye, target)
         view = world.render(CAMERA, pose)
-        depth = world.render(CAMERA.latent_grid(STRIDE), pose).depth  # at the centres of cells
+        depth = world.render(CAMERA.latent_grid(STRIDE), pose).depth  # at the cell centres
         store.insert_keyframe(SyntheticVAE().encode_image(view.image), depth, CAMERA, pose)
     return store
 
 
 def rendered_depth_at(depth, u, v):
-    """The depth of a rendered view between pixel centres: 1 / z is linear over a plane. NaN beside an edge."""
+    """Rendered depth, interpolated between pixel centres: 1 / z is linear over a plane. NaN beside an edge."""
     with np.errstate(divide="ignore"):
         inverse = 1 / depth.astype(np.float64)
     bent = np.zeros(depth.shape, dtype=bool)
@@ -80,22 +80,22 @@ def rendered_depth_at(depth, u, v):
 
 
 class TestDenseOperatorsStayExact:
-    """Against the synthetic world, rendered again with the same edit."""
+    """Edited memory against the synthetic world, rendered with the same edit."""
 
     @staticmethod
     def compare(store, target, depth, least):
-        """Tokens of the store lie on the surfaces of a rendered view; `least` of those inside can be judged."""
+        """Tokens that land in the image lie on the rendered surfaces; more than a fraction `least` must be visible."""
         landed = store.project_tokens(store.patch_ids, CAMERA, target)["projected"].astype(np.float64)
         u, v, z = landed[(landed[:, 0] > 1) & (landed[:, 0] < 319) & (landed[:, 1] > 1) & (landed[:, 1] < 191)].T
         assert len(z) > 50
         surface = rendered_depth_at(depth, u, v)
-        visible = np.abs(z - surface) < 1e-3 * surface  # not hidden from there, not beside an edge
+        visible = np.abs(z - surface) < 1e-3 * surface  # neither occluded nor beside an edge
         assert visible.mean() > least
         np.testing.assert_allclose(z[visible], surface[visible], rtol=2e-5)
 
     @pytest.mark.parametrize("kind", ["translate", "rotate", "scale", "flip"])
     def test_the_moved_world_from_a_camera_that_moved_along(self, world, room, kind):
-        """What the edited memory shows to a camera is what the world shows to that camera, moved back."""
+        """A camera moved along with the memory sees in it what the original camera sees in the world."""
         store = room.fork()
         edit = SpatialManipulation(store)
         target = CameraPose.look_at([-1.3, -1.4, 0.0], [-4, -1.3, 0.1])
@@ -134,13 +134,13 @@ class TestDenseOperatorsStayExact:
         np.testing.assert_array_equal(after["latents"], before["latents"])
 
     def test_a_moved_object(self, world, room):
-        """A table is carried away: its tokens lie on the table of a world where it stands there."""
+        """A table is moved: its tokens lie on the table of a world where it stands in the new place."""
         index = next(i for i, (low, _) in enumerate(world.furniture) if np.allclose(low, [-3.4, -0.75, -1.4]))
         low, high = world.furniture[index]
         offset = np.array([0.4, -0.3, 0.9])
         store = room.fork()
         SpatialManipulation(store).translate(offset, Box(low - 0.01, high + 0.01))
-        # The table's patches alone; others, of the floor under it say, lie in the box as well.
+        # Only the patches in the table's new box; it holds others as well, such as the floor below.
         moved = store.fork()
         SpatialManipulation(moved).crop(Box(low + offset - 0.01, high + offset + 0.01))
         assert len(moved) > 50
@@ -153,10 +153,10 @@ class TestDenseOperatorsStayExact:
         covered = np.repeat(np.repeat(mosaic.coverage[0], STRIDE, axis=0), STRIDE, axis=1)
         at_home = world.render(CAMERA, target)
         error = np.abs(image - rendered.image)[covered].mean()
-        assert error < 0.6 * np.abs(image - at_home.image)[covered].mean()  # it looks like the table, there
+        assert error < 0.6 * np.abs(image - at_home.image)[covered].mean()  # it looks like the moved table
 
     def test_precision_far_away(self, rng):
-        """The index counts from an origin that moves along: distances keep their precision."""
+        """The origin of the index moves along, so that distances keep their precision."""
         store, _ = filled_store(rng, 40)
         queries = rng.standard_normal((20, 3))
         before, ids = store.query_nearest(queries, 3)
@@ -185,7 +185,7 @@ class TestDenseOperatorsStayExact:
 
 
 def test_any_sequence_of_edits_equals_a_list_of_patches(rng):
-    """Everything that a store answers, against a plain list that is edited in the same way."""
+    """Every answer of a store, against a plain list edited in the same way."""
     for _ in range(6):
         store, keyframes = filled_store(rng, 20)
         edit = SpatialManipulation(store, undo_levels=100)
@@ -213,7 +213,7 @@ def test_any_sequence_of_edits_equals_a_list_of_patches(rng):
                 copies = edit.duplicate(matrix, some)
                 assert len(copies) == len(some)
                 assert not np.isin(copies, ids).any()
-                # Which copy is whose: by keyframe and place in it.
+                # Match each copy with its source, by keyframe and place in it.
                 described = store.describe_patches(copies)
                 mine = store.describe_patches(some)
                 key = {(f, r, c): [] for f, r, c in zip(mine["frame_id"], mine["row"], mine["column"], strict=True)}
@@ -230,7 +230,7 @@ def test_any_sequence_of_edits_equals_a_list_of_patches(rng):
                 first = store.insert_keyframe(latents, depth, K, pose, frame_id=1000 + len(past))
                 patches = reference_patches([(latents, depth, pose)])
                 model.update({first + p["id"]: {**p, "id": first + p["id"]} for p in patches})
-                past.clear()  # undo would forget it with the edit before
+                past.clear()  # undoing an earlier edit would also undo the insertion
                 edit._history.clear()
                 continue
             elif edit.undo():
@@ -374,7 +374,7 @@ class TestUndo:
         del latents
         gc.collect()
         assert alive() is not None
-        assert edit.erase(store.patch_ids) == 0  # nothing to take back, nothing forgotten
+        assert edit.erase(store.patch_ids) == 0  # no change, so no undo level is used up
         store.insert_keyframe(*random_keyframe(rng, 1.0)[:2], K, pose)
         edit.erase(store.patch_ids)
         gc.collect()

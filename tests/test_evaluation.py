@@ -1,4 +1,4 @@
-"""Leave and return: what is measured, and that the figures asked for are reached."""
+"""Leave and return: what is measured, and that the required figures are reached."""
 
 import json
 import math
@@ -31,7 +31,7 @@ STRIDE = 16
 
 
 class Wall:
-    """Frames of a wall at 3 m, whose colour is the time, from cameras side by side."""
+    """Frames of a wall at 3 m from cameras side by side; the colour encodes the time."""
 
     intrinsics = CameraIntrinsics(100.0, 100.0, 80.0, 64.0, 163, 130)
 
@@ -127,7 +127,7 @@ class TestMetrics:
 
 class TestComposition:
     def test_scores_are_of_what_was_composed(self):
-        """A composition that is known: half covered, 0.1 off, half of that behind what is to be seen."""
+        """A known composition: half of the cells covered, colours off by 0.1, half of the covered cells too deep."""
         camera = cropped(Wall.intrinsics, STRIDE)
         targets = grid_frames(Wall([0.0] * 30), range(30), STRIDE)
 
@@ -198,7 +198,7 @@ class TestComposition:
         assert result.mean("occlusion_error") < 0.005
 
     def test_a_real_room_comes_back(self, rgbd_scene):
-        """Better than the published rules, in quality and in coverage at once."""
+        """Better than the published rules in both quality and coverage."""
         sequence = SevenScenes(rgbd_scene)
         camera = cropped(sequence.intrinsics, STRIDE)
         memory = grid_frames(sequence, [*range(35), *range(66, 100)], STRIDE)
@@ -222,7 +222,7 @@ class TestForgetting:
         assert ages.shape == (1, 8, 10)
         assert (ages[0, :, 0] == 2).all()  # last seen by frame 1
         assert (ages[0, :, -1] == 1).all()  # frame 2 stands to the right
-        later = grid_frames(source, [0], STRIDE)  # what comes after the target has not been seen by then
+        later = grid_frames(source, [0], STRIDE)  # frames after the target do not count as seen
         assert np.isinf(seconds_since_seen(memory[1:], later, camera, STRIDE)).all()
         elsewhere = grid_frames(Wall([0.0, 50.0]), [1], STRIDE)
         assert np.isinf(seconds_since_seen(elsewhere, target, camera, STRIDE)).all()
@@ -237,7 +237,7 @@ class TestForgetting:
             curves.append(forgetting_curve(result, targets, ages, [0, 2, 4, 8, math.inf]))
         small, whole = curves
         assert [part.cells for part in small] == [part.cells for part in whole]
-        assert sum(part.cells for part in whole) < ages.size  # inf is in no bin
+        assert sum(part.cells for part in whole) < ages.size  # an age of inf falls into no bin
         oldest_small, oldest_whole = [[part for part in curve if part.cells][-1] for curve in curves]
         assert oldest_whole.coverage > 0.98
         assert oldest_small.coverage < oldest_whole.coverage - 0.05

@@ -17,7 +17,7 @@ WALL = CameraIntrinsics.from_fov(160, 96, fov_x=1.2)  # 12 x 20 cells of 8 pixel
 
 
 def look_at_wall(store, position, distance, frame_id, time):
-    """Insert a view straight at the wall z = 10, around x = position, from a distance of it."""
+    """Insert a view facing the wall z = 10 at x = position, from `distance` in front of it."""
     pose = CameraPose.look_at([position, 0, 10 - distance], [position, 0, 10], timestamp=time)
     latents = np.full((12, 20, CHANNELS), frame_id, dtype=np.float32)
     store.insert_keyframe(latents, np.full((12, 20), distance, np.float32), WALL, pose, frame_id=frame_id)
@@ -40,9 +40,9 @@ class TestLimits:
             first = store.insert_keyframe(latents, depth, K, pose, frame_id=i)
             held.append(store.nbytes)
             if policy == "oldest":
-                assert store.patch_ids.max() >= first  # what came last is there
+                assert store.patch_ids.max() >= first  # the newest keyframe is kept
         assert max(held) <= limit
-        assert min(held[150:]) > 0.8 * limit  # and no more goes than must
+        assert min(held[150:]) > 0.8 * limit  # and no more than necessary is evicted
         if policy == "oldest":
             assert list(patches_of(store)) == list(range(400 - store.statistics().keyframes, 400))
 
@@ -64,7 +64,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("policy", ["oldest", "redundant"])
     def test_few_patches_of_many_keyframes(self, rng, policy):
-        """The index of a hundred patches stays small, however many came and went."""
+        """The index of a hundred patches stays small, however many were inserted and evicted."""
         store = MosaicMemoryStore(max_patches=100, max_bytes=200_000, eviction=policy)
         sizes = []
         for i in range(4000):
@@ -110,7 +110,7 @@ class TestLimits:
 
 @kernel
 class TestRedundant:
-    """Views of one long wall, 3.9 metres wide from 3 metres away; 60 patches each."""
+    """Views of one long wall; from 3 metres away, a view is 3.9 metres wide. 60 patches each."""
 
     def test_what_a_newer_view_holds_goes_first(self):
         store = MosaicMemoryStore(max_patches=120, eviction="redundant")
@@ -118,19 +118,19 @@ class TestRedundant:
         look_at_wall(store, 20, 3, frame_id=1, time=1.0)
         look_at_wall(store, 0, 3, frame_id=2, time=2.0)
         assert patches_of(store) == {1: 60, 2: 60}
-        look_at_wall(store, 40, 3, frame_id=3, time=3.0)  # nobody else holds these: now age decides
+        look_at_wall(store, 40, 3, frame_id=3, time=3.0)  # no other view covers these: age decides
         assert patches_of(store) == {2: 60, 3: 60}
 
     def test_what_a_closer_view_holds_goes_first(self):
         store = MosaicMemoryStore(1, max_patches=600, eviction="redundant")
         look_at_wall(store, 0, 3, frame_id=0, time=0.0)
         look_at_wall(store, 20, 3, frame_id=1, time=1.0)
-        look_at_wall(store, 0, 6, frame_id=2, time=2.0)  # 120 patches too many; 60 of these lie on view 0's
+        look_at_wall(store, 0, 6, frame_id=2, time=2.0)  # 120 patches too many; 60 of its own lie on view 0's
         left = store.describe_patches(store.patch_ids)
         assert patches_of(store)[1] == 240
         distant = left["centre"][left["frame_id"] == 2]
         assert not ((np.abs(distant[:, 0]) < 1.9) & (np.abs(distant[:, 1]) < 1.2)).any()
-        assert (np.abs(distant[:, 0]) > 2.1).sum() == 120  # what only the distant view has is there
+        assert (np.abs(distant[:, 0]) > 2.1).sum() == 120  # what only the distant view shows is kept
 
     def test_by_bytes_the_least_useful_keyframe_goes(self):
         unbounded = MosaicMemoryStore(eviction="redundant")
@@ -148,18 +148,18 @@ class TestRedundant:
         behind = CameraPose.look_at([0, 0, 13], [0, 0, 10], timestamp=1.0)
         latents = np.zeros((12, 20, CHANNELS), np.float32)
         store.insert_keyframe(latents, np.full((12, 20), 3, np.float32), WALL, behind, frame_id=1)
-        look_at_wall(store, 0, 3, frame_id=2, time=2.0)  # holds nothing of what the view from behind holds
+        look_at_wall(store, 0, 3, frame_id=2, time=2.0)  # the view from behind covers none of this
         assert patches_of(store) == {1: 60, 2: 60}
 
     def test_coming_and_going_leaves_no_trace(self, rng):
-        """What is evicted depends on what is there, not on how it came to be."""
+        """Eviction depends on the store's content, not on its history."""
         one = MosaicMemoryStore(max_patches=600, eviction="redundant")
         two = MosaicMemoryStore(max_patches=600, eviction="redundant")
         keyframes = [random_keyframe(rng, float(i)) for i in range(60)]
         for latents, depth, pose in keyframes[:30]:
             for store in (one, two):
                 store.insert_keyframe(latents, depth, K, pose)
-        # One is edited, copied and brought back; forks of it go their own ways.
+        # One store is edited and brought back by undo; a fork of it changes independently.
         edit = SpatialManipulation(one)
         edit.translate([1, 0, 0], one.patch_ids[::2])
         edit.duplicate(np.eye(4), one.patch_ids[::5])
@@ -233,9 +233,9 @@ def test_nbytes_is_what_the_process_grows_by(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["oldest", "redundant"])
 def test_soak(policy):
-    """100 000 keyframes through a bounded store: memory stays flat, and so does what a call goes through.
+    """100 000 keyframes through a bounded store: memory stays flat, and so does the work of a call.
 
-    Latencies are printed; what they are made of is asserted.
+    Latencies are printed; the sizes that determine them are asserted.
     """
     rng = np.random.default_rng(0)
     store = MosaicMemoryStore(max_bytes=4_000_000, eviction=policy)

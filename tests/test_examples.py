@@ -1,4 +1,4 @@
-"""The examples run, and show what they say they show. Skipped where what they need is absent."""
+"""The examples run and show what they promise. Skipped where a package that they need is missing."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ def run_example(name, *arguments):
 
 
 def test_come_back(tmp_path):
-    """Stopped and gone on with, the last view is the first again."""
+    """After a stop and a resume, the last view shows the first one again."""
     printed = run_example("come_back.py", "--output", tmp_path)
     assert "window 1: a flat by day\nwindow 2: a flat at night" in printed
     assert float(re.search(r"first again: (\d+\.\d) dB", printed)[1]) > 22

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, durably, and with the permissions that their owner wants."""
+"""Files and folders appear whole or not at all, durably, and with the permissions that their owner wants."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def umask(request):
 
 @pytest.fixture
 def events(monkeypatch):
-    """What is made durable and renamed, in order, by name."""
+    """The syncs and renames, in order, with base names."""
     happened = []
     fsync, replace, rename = os.fsync, os.replace, os.rename
 
@@ -101,7 +101,7 @@ class TestDurability:
 
 class TestOneOfTheTwoIsAlwaysThere:
     def test_between_any_two_calls(self, tmp_path, monkeypatch):
-        """What a kill would leave at any call that touches names."""
+        """A kill before any call that touches names would leave a whole folder."""
         seen = []
         for name in ("rename", "replace", "unlink", "rmdir", "fsync", "open"):
             function = getattr(os, name)
@@ -120,7 +120,7 @@ class TestOneOfTheTwoIsAlwaysThere:
         assert (tmp_path / "out" / "text").read_text() == "new"
 
     def test_a_kill_in_the_middle(self, tmp_path):
-        """A process that replaces one folder without end is killed again and again."""
+        """A process that keeps replacing one folder is killed again and again."""
         script = (
             "import sys, itertools\n"
             "from pathlib import Path\n"
@@ -140,7 +140,7 @@ class TestOneOfTheTwoIsAlwaysThere:
             process.communicate()
             assert (tmp_path / "out" / "a").read_text() == (tmp_path / "out" / "b").read_text()
         with output_folder(tmp_path / "out", True, "demo", mark="a") as folder:
-            (folder / "a").touch()  # as the output of another kind, so that it need not be signed
+            (folder / "a").touch()  # another kind of output, so that no signature of the command is needed
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -162,7 +162,7 @@ class TestLeftovers:
         assert path.is_dir()
 
     def test_an_old_output_without_a_successor_comes_back(self, tmp_path):
-        """What a kill leaves between two renames, where a file system cannot exchange names."""
+        """A kill leaves this between two renames, on a file system that cannot exchange two names."""
         (tmp_path / ".out.0123456789ab").mkdir()
         (tmp_path / ".out.0123456789ab.old").mkdir()
         (tmp_path / ".out.0123456789ab.old" / "text").write_text("old")

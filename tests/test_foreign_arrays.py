@@ -1,4 +1,4 @@
-"""Arrays of other libraries: read as what they hold, or refused with the name of the argument."""
+"""Arrays of other libraries: their values are read correctly, or refused with the name of the argument."""
 
 import warnings
 
@@ -36,7 +36,7 @@ DEPTH = np.linspace(1, 3, 24, dtype=np.float32).reshape(4, 6)
 
 
 class Foreign:
-    """An array that speaks the protocols that it is told to, and fails in those that it is told to fail in."""
+    """An array that speaks the protocols in `speaks`; exporting by DLPack raises `error`, if given."""
 
     def __init__(self, array, speaks=("array", "dlpack", "device"), error=None):
         self.array, self.error = array, error
@@ -101,7 +101,7 @@ class TestProtocols:
 
     @pytest.mark.parametrize("operator", ["rope", "prope", "attention", "merge", "splat", "sample", "layer"])
     def test_operators_on_features(self, rng, operator):
-        """They look at shapes before they read."""
+        """These operators look at shapes before they read values."""
         x = rng.standard_normal((1, 2, 6, 16)).astype(np.float32)
         calls = {
             "rope": lambda wrap: WarpedRoPE(16).apply(wrap(x), grid_positions(1, 2, 3)),
@@ -117,7 +117,7 @@ class TestProtocols:
         np.testing.assert_array_equal(calls[operator](only_dlpack), calls[operator](lambda array: array))
 
     def test_bfloat16_of_a_library_without_dlpack_for_it(self, rng):
-        """As JAX: __dlpack__ fails, and __array__ gives the bfloat16 of ml_dtypes."""
+        """As in JAX: __dlpack__ fails, and __array__ gives ml_dtypes.bfloat16."""
         x = rng.standard_normal((1, 1, 3, 8)).astype(ml_dtypes.bfloat16)
         foreign = Foreign(x, error=BufferError("bfloat16"))
         out = attention(foreign, foreign, foreign)
@@ -162,7 +162,7 @@ class TestLayouts:
             unproject_depth(np.float32(2), SMALL)
 
     def test_subclasses(self):
-        """A matrix, say, would change what * and indices mean."""
+        """np.matrix, for example, changes the meaning of * and of indexing."""
 
         class Odd(np.ndarray):
             def __mul__(self, other):
@@ -218,7 +218,7 @@ def fill_patches(latents, w2c=None, k=None, depths=None):
 
 @pytest.mark.parametrize("library", BFLOAT16)
 class TestBfloat16:
-    """It is exact for values, and 8 bits are too few for places."""
+    """bfloat16 values are read exactly, but its 8 bits are too few for positions."""
 
     @pytest.mark.parametrize(
         ("name", "call"),
@@ -283,7 +283,7 @@ class TestBfloat16:
 @pytest.mark.skipif(torch is None, reason="needs torch")
 class TestTensors:
     def test_autocast(self):
-        """Positions that a product makes come out as bfloat16, whatever went in."""
+        """Under autocast, positions that are the result of a product become bfloat16."""
         places = torch.rand(5, 2)
         with (
             torch.autocast("cpu", torch.bfloat16),
@@ -292,7 +292,7 @@ class TestTensors:
             WarpedLatent().splat(torch.ones(5, 3), places @ torch.eye(2), torch.ones(5), 4, 4)
 
     def test_read_only_places_are_taken_in_silence(self):
-        """torch warns of tensors over memory that cannot be written to."""
+        """torch warns about tensors over read-only memory."""
         places = PLACES.copy()
         places.flags.writeable = False
         with warnings.catch_warnings():

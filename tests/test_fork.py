@@ -1,4 +1,4 @@
-"""A process that forks while another thread is inside a call, as data loaders do: the child finds everything whole."""
+"""A fork while another thread is inside a call, as data loaders do it: the child finds consistent objects."""
 
 import contextlib
 import os
@@ -68,7 +68,7 @@ def a_patch_memory():
 
 @contextlib.contextmanager
 def kept_busy(action, subject):
-    """Another thread that does nothing else."""
+    """Run ``action(subject)`` over and over in another thread."""
     stop = threading.Event()
 
     def work():
@@ -85,7 +85,7 @@ def kept_busy(action, subject):
 
 
 def exit_code_of_child(action):
-    """Of a forked child that does something; None if it hangs."""
+    """The exit code of a forked child that runs ``action``; None if it hangs."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -141,7 +141,7 @@ def test_a_child_may_use_a_store_that_was_being_saved(tmp_path):
 
 
 def test_what_a_lock_guards_is_whole_in_the_child():
-    """Two counters that change together, slowly."""
+    """Two counters that only a lock keeps equal."""
     lock, counts = ForkSafeLock(), [0, 0]
 
     def count(counts):

@@ -116,7 +116,7 @@ def test_bad_input_changes_nothing(rng):
 
 
 def test_normals_far_from_the_origin():
-    """100 km away, where float32 has 8 mm of room, an exact plane still has exact normals."""
+    """100 km away, where float32 resolves only 8 mm, an exact plane still has exact normals."""
     matrix = np.eye(4)
     matrix[:3, 3] = [1e5, 0, -1e5]
     fusion = StreamingFusion(0.5)

@@ -1,4 +1,4 @@
-"""Each kind of image is read as what a viewer shows, or refused."""
+"""Each kind of image is read as a viewer shows it, or refused."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ def save(path, image, **options):
 
 
 def write_png(path, values, color_type, extra=b""):
-    """16 bits a channel, as Pillow does not write."""
+    """A PNG with 16 bits per channel, which Pillow does not write."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -79,7 +79,7 @@ def random_sources(rng, count):
 
 
 def refine(source, times):
-    """Cells of a times-th of the size, for the same view."""
+    """Split each cell of a source into times x times cells, for the same view."""
     for name in ("latents", "depth", "confidence"):
         if source[name] is not None:
             source[name] = source[name].repeat(times, axis=0).repeat(times, axis=1)
@@ -116,7 +116,7 @@ def as_reference(pose, near=0.05, far=np.inf):
 
 
 def assert_same_canvas(actual, frame, expected, most_different=0.02):
-    """Cells where a threshold was met one way in float32 and the other in float64 may differ."""
+    """Cells may differ where a threshold decides differently in float32 and float64."""
     latents, coverage, depth, source, weight = expected
     near = {"rtol": 1e-4, "atol": 1e-4}
     same = (
@@ -146,7 +146,7 @@ class TestBlend:
     @pytest.mark.parametrize("composition", ["blend", "backward"])
     def test_the_wall_behind_a_post_does_not_show(self, composition):
         store = MosaicMemoryStore(1)
-        for x in (-0.6, 0.0, 0.6):  # from the sides the wall is seen where the post is in the target
+        for x in (-0.6, 0.0, 0.6):  # the side views see the wall that the post hides in the target
             depth = wall_with_post(sideways(x))
             insert(store, sideways(x), depth, np.where(depth[..., None] < 3, [1.0], [0.0]).astype(np.float32))
         target = sideways(0.15)
@@ -161,14 +161,14 @@ class TestBlend:
 
     @pytest.mark.parametrize("composition", ["blend", "backward"])
     def test_small_holes_close_where_both_sides_agree(self, composition):
-        """From 10 m the cells of a wall are 7.1 cells apart at 1.4 m, and 6 at most are under a source cell."""
+        """Cells of a wall seen from 10 m land 7.1 cells apart in a view from 1.4 m; a source cell spans 6 at most."""
         store = MosaicMemoryStore(1)
         depth = np.full((ROWS, COLUMNS), 10.0, np.float32)
         insert(store, sideways(0), depth, np.float32([1.0]))
         near = CameraTrajectory([sideways(0, z=8.6)], K)
         retrieval = KeyframeRetrieval(composition=composition)
         mosaic = retrieval.retrieve(store, near, STRIDE)
-        assert mosaic.coverage[0, 2:-2, 2:-2].all()  # the outermost lie between a source cell and none
+        assert mosaic.coverage[0, 2:-2, 2:-2].all()  # outermost holes have a source cell on one side only
         np.testing.assert_allclose(mosaic.depth[mosaic.coverage], 1.4, rtol=1e-5)
 
         nearer = CameraTrajectory([sideways(0, z=8.95)], K)  # 9.5 cells apart: holes of three and more
@@ -183,7 +183,7 @@ class TestBlend:
         assert either[mosaic.coverage].all()
 
     def test_coarse_sources_leave_no_holes(self):
-        """A wall seen from 4 m covers a view from 1.5 m, where its cells are 2.7 cells apart, before what is behind."""
+        """A wall seen from 4 m covers a view from 1.5 m, though its cells land 2.7 apart, and hides what is behind."""
         store = MosaicMemoryStore(1)
         insert(store, sideways(0), np.full((ROWS, COLUMNS), 4.0, np.float32), np.ones(1, np.float32))
         behind = np.full((ROWS, COLUMNS), 6.0, np.float32)  # as if it had been seen before the wall was there
@@ -304,7 +304,7 @@ class TestBlend:
 class TestChoice:
     @pytest.mark.parametrize("finer", [1, 3])
     def test_is_that_of_the_twin(self, finer):
-        """Grids of more than 320 cells, three times as fine, are looked at every few cells."""
+        """With `finer` = 3, grids exceed 320 cells, and the choice samples only one cell in several."""
         targets = targets_of(sideways(0.1, 0.05, 0.1, time=4.0), sideways(-0.2, 0, 0.3, -0.1, time=4.0))
         options = {"max_keyframes": 3, "max_window_keyframes": 6, "depth_tolerance": TOLERANCE, **SCALES}
         scales = (SCALES["viewing_angle"], 2 * SCALES["field_angle"], SCALES["half_life"])
@@ -329,11 +329,11 @@ class TestChoice:
                 value = worth[own, target].max(axis=0).sum()
                 assert value == pytest.approx(worth[theirs, target].max(axis=0).sum(), rel=0.02)
             equal += picks == expected
-        assert equal >= 6  # the others are as good, but for the rounding of where a cell lands
+        assert equal >= 6  # others are as good: rounding decides where a cell lands
 
     @pytest.mark.parametrize("hidden", [6, 150])
     def test_what_is_in_front_is_chosen_however_well_others_see_what_is_behind(self, hidden):
-        """One frame from aside of a wall; frames of the room behind it, from where the target looks."""
+        """One frame, from aside, shows the wall; many show the room behind it, in the direction of the target."""
         store = MosaicMemoryStore(2)
         insert(store, sideways(0.3), np.full((ROWS, COLUMNS), 3.0, np.float32), np.float32([0.0]))
         for i in range(hidden):
@@ -345,7 +345,7 @@ class TestChoice:
 
     @pytest.mark.parametrize("others", [0, 150])
     def test_a_view_within_a_patch_sees_it(self, others):
-        """No centre of a patch of 4x4 cells is in view, and yet they fill it."""
+        """No patch has its centre in view, and yet patches of 4x4 cells fill the view."""
         store = MosaicMemoryStore(4)
         depth = np.full((ROWS, COLUMNS), 3.0, np.float32)
         for i in range(others):
@@ -356,7 +356,7 @@ class TestChoice:
         np.testing.assert_allclose(mosaic.latents, 1)
 
     def test_a_few_frames_in_front_of_thousands(self):
-        """A sample of the patches in view finds the wall before a long corridor."""
+        """Sampling the patches in view finds the wall in front of a long corridor."""
         rng = np.random.default_rng(0)
         store, wall = MosaicMemoryStore(2), 1000
         for i in range(2000):
@@ -410,7 +410,7 @@ class TestChoice:
                 np.testing.assert_array_equal(getattr(mosaics[0], name), getattr(other, name))
 
     def test_candidates_are_few_however_many_there_are(self, world):
-        """In a store of copies of a walk, scattered over a town, the right ones are found."""
+        """In a store with copies of a walk in every house of a town, the copies in the right house are found."""
         camera = CameraIntrinsics.from_fov(96, 72, fov_x=1.0)
         path = world.leave_and_return(camera, 24)
         depth = [depth_to_grid(world.render(camera, pose).depth, STRIDE) for pose in path]

@@ -21,7 +21,7 @@ def test_mp4_that_browsers_play(tmp_path, world, small_camera, size):
     frames = np.stack([world.render(path.intrinsics, pose).image for pose in path])
     save_mp4(tmp_path / "v.mp4", frames, fps=12.5)
     content = (tmp_path / "v.mp4").read_bytes()
-    assert content.index(b"moov") < content.index(b"mdat")  # starts playing before it is loaded
+    assert content.index(b"moov") < content.index(b"mdat")  # so that playback starts before the download ends
     with av.open(str(tmp_path / "v.mp4")) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
@@ -45,7 +45,7 @@ def test_players_are_told_the_colours_of_an_mp4(tmp_path, size, matrix):
         codec = container.streams.video[0].codec_context
         assert (codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range) == (1, 1, matrix, 1)
         middles = [[plane[size[0] // 2, size[1] // 2] for plane in planes(f)] for f in container.decode(video=0)]
-    # Decoded by hand, by the tags alone: red and blue weigh as the matrix says.
+    # Decoded by hand from the tags alone: the tagged matrix gives the weights of red and blue.
     kr, kb = {6: (0.299, 0.114), 1: (0.2126, 0.0722)}[matrix]
     for (y, u, v), color in zip(middles, COLORS, strict=True):
         luma = (y - 16) / 219

@@ -1,6 +1,6 @@
 """Arrays whose elements lie at odd addresses, as in packed records and files: the core is given aligned copies.
 
-Most processors read them all the same, so that results tell nothing; what the core is given is looked at as well.
+Most processors read them anyway, so results alone prove nothing: the tests also inspect what the core is given.
 """
 
 import inspect
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.kernel
 
 
 def at_odd_address(array):
-    """Contiguous, as `np.frombuffer` gives it behind a header of an odd size."""
+    """A contiguous copy, as `np.frombuffer` gives it behind a header of odd size."""
     array = np.asarray(array)
     raw = np.zeros(array.nbytes + 16, np.uint8)
     start = 1 - raw.ctypes.data % 8 + 8
@@ -53,7 +53,7 @@ def at_odd_address(array):
 
 
 def field_of_records(array):
-    """A field of packed records, beside one byte."""
+    """A field of packed records that begin with a one-byte field."""
     array = np.asarray(array)
     records = np.zeros(array.shape, [("tag", "u1"), ("value", array.dtype)])
     records["value"] = array
@@ -77,7 +77,7 @@ def arrays_in(value):
 
 @pytest.fixture
 def looked_at(monkeypatch):
-    """How many arrays the core was given; none of them misaligned."""
+    """Fail if the core is given a misaligned array. Returns a list with an entry per array given."""
     seen = []
 
     def watched(function):
@@ -191,7 +191,7 @@ def store(wrap, copy=True, dtype="float32"):
 
 
 def retrieval(wrap):
-    """Cameras from matrices."""
+    """Retrieval with cameras made from wrapped matrices."""
     made, _ = filled_store(np.random.default_rng(1), 3)
     poses = [CameraPose(wrap(VIEWS[i]), float(i)) for i in range(2)]
     targets = CameraTrajectory(poses, K)
@@ -251,7 +251,7 @@ def test_what_is_given_here_is_misaligned(wrap):
 
 
 def test_the_core_copies_what_reaches_it_misaligned():
-    """Where a check was left out, the core still does not read at odd addresses."""
+    """Even if Python leaves out a check, the core does not read at odd addresses."""
     depth, pose = at_odd_address(DEPTH), at_odd_address(np.eye(4))
     grids = np.empty((2, DEPTH.shape[0], DEPTH.shape[1]), np.float32)
     for z, matrix, grid in ((depth, pose, grids[0]), (DEPTH, np.eye(4), grids[1])):

@@ -1,4 +1,4 @@
-"""The torch module beside the layer that it trains."""
+"""The torch module, compared with the layer whose weights it trains."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_gradients(rng):
 
 
 def test_it_begins_as_the_identity_and_learns(rng):
-    """Memory tokens hold what hidden states lack; a gate of 0 lets through neither, and its gradient opens it."""
+    """A gate of 0 lets nothing of the memory through, but its gradient opens it, and the loss falls."""
     module = models.MemoryCrossAttention(DIM, MEMORY_DIM, HEADS, HEAD_DIM, gate=0.0)
     hidden, memory, where, options = case(rng)
     parts = torch.from_numpy(hidden), torch.from_numpy(memory)

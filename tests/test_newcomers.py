@@ -1,4 +1,4 @@
-"""What people get wrong at first: a message says what to do, or a warning where it can only be suspected."""
+"""Common first mistakes: an error says what to do, or a warning if the mistake can only be suspected."""
 
 import re
 import warnings
@@ -28,7 +28,7 @@ def views(world, small_camera):
 
 @pytest.fixture(scope="module")
 def tilted_views(world, small_camera):
-    """Depth along a path that turns, nods, rolls and rises."""
+    """Depth along a path that yaws, pitches, rolls and rises."""
     poses = []
     for i in range(10):
         target = [-4 + 0.1 * i, -1.2 + 0.25 * np.sin(i), 0.3 * i - 1]
@@ -89,7 +89,7 @@ class TestPoses:
         assert ("millimetres" in str(caught[0].message)) == (factor in (0.001, 1000.0))
 
     def test_frames_that_see_different_walls_say_nothing_of_scale(self):
-        """Two views that have nothing in common fit by chance under some scale, which is no evidence."""
+        """Two views that share nothing fit at some scale by chance, which is no evidence."""
         world, camera, check = SyntheticWorld(3), CameraIntrinsics(70.0, 72.0, 41.0, 23.0, 80, 48), PoseCheck()
         for pose in world.leave_and_return(camera, 6)[:3]:
             check.add(world.render(camera, pose).depth, camera, pose)
@@ -120,7 +120,7 @@ class TestPoses:
         ],
     )
     def test_wrong_images_are_named(self, tilted_views, small_camera, name, change, message):
-        """On a path that nods and rises, so that up and down differ, and at the first pair that has moved."""
+        """The path pitches and rises, so that up and down differ; one of the first pairs gives the warning."""
         check = PoseCheck()
 
         def look_at_all():
@@ -160,7 +160,7 @@ class TestPoses:
             check = PoseCheck(**options)
             return [check.add(depth, small_camera, pose.at(time)) for depth, pose in tilted_views]
 
-        assert not any(check(0.0))  # poses that are given no time
+        assert not any(check(0.0))  # poses without times
         assert not any(check(3.0, times=False))
         for time, options in ((3.0, {}), (0.0, {"times": True})):
             with pytest.warns(SuspiciousInput, match=f"frames at different places all have the time {time:g} s"):
@@ -282,7 +282,7 @@ class TestIntrinsics:
 
 
 def test_colours_are_left_alone(world, small_camera):
-    """BGR cannot be told from RGB: nothing is swapped, nothing is said."""
+    """BGR cannot be told from RGB: nothing is swapped, and no warning is given."""
     view = world.render(small_camera, world.leave_and_return(small_camera, 2)[0])
     pipelines = [AutoregressivePipeline(), AutoregressivePipeline()]
     with warnings.catch_warnings():

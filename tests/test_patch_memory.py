@@ -17,7 +17,7 @@ K = np.array([[110, 0, 100], [0, 120, 70], [0, 0, 1]], np.float32)
 
 
 def scene(rng, frames, channels=3, spread=0.3):
-    """Frames that look at much the same, some of them without depth in places."""
+    """Frames with overlapping views and invalid depth in places."""
     depth = rng.uniform(1, 3, (frames, 2 * ROWS + 5, 3 * COLUMNS)).astype(np.float32)
     depth[:, :4, :7] = 0
     depth[::3, 5:9] = np.nan
@@ -42,7 +42,7 @@ def filled(policy, frames):
 
 
 def assert_nearly_equal(actual, expected):
-    """But for cells where a landing half-way between two cells, or two equal depths, were decided the other way."""
+    """Cells may differ where a tie (landing halfway between two cells, or equal depths) was decided the other way."""
     different = (actual != expected).any(axis=0) if actual.ndim == 4 else actual != expected
     assert different.mean() <= 1e-3, f"{different.sum()} of {different.size} cells differ"
 

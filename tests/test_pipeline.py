@@ -110,7 +110,7 @@ class TestGenerate:
         assert result.windows[-1].last_frame == count - 1
 
     def test_revisited_views_look_as_they_did(self, world, loop):
-        """The mission: coming back, what is generated is closer to what was observed than without memory."""
+        """The goal: on return, generated views are closer to the observed ones than without memory."""
         pipeline = observed(world, PipelineConfig(**SMALL), loop, range(5))
         revisit = range(20, 24)
         assert (pipeline.align(loop[20:]).coverage.mean(axis=(1, 2)) > 0.7).all()
@@ -118,12 +118,12 @@ class TestGenerate:
         comparison = compare_memory(pipeline, loop, truth)
         for score in comparison.scores:
             assert score.psnr_with_memory > score.psnr_without_memory + 4
-        # The last pose is the first, which was observed: what is decoded there is what was encoded.
+        # The last pose equals the first, which was observed: decoding there gives back what was encoded.
         first = truth[23]
         assert psnr(comparison.with_memory.frames[23], first) > 19
 
     def test_invented_views_stay_as_they_were_invented(self, world, loop):
-        """What was generated is remembered too: the same unseen place looks alike when seen again."""
+        """Generated views are remembered too: an invented place looks alike when seen again."""
         unseen = loop[8:12]
         there_and_back = CameraTrajectory([*unseen, *(p.at(p.timestamp + 5) for p in unseen)], loop.intrinsics)
         pipeline = observed(world, PipelineConfig(**{**SMALL, "keyframe_interval": 1}), loop, [0])

@@ -100,7 +100,7 @@ class TestStream:
 
 
 class TestReusedArrays:
-    """Models may answer in the same array each time, as those that run from a graph do."""
+    """Models may return the same array each time, as those that replay a graph do."""
 
     def test_of_the_backbone(self, loop):
         class Buffered(SyntheticBackbone):
@@ -234,7 +234,7 @@ class TestPrompts:
 
 class TestGuidance:
     def test_leads_away_from_the_answer_without_prompt(self, loop):
-        """A model that counts words makes the arithmetic plain: 0.1 without, 0.3 with two of them."""
+        """The model predicts (words + 1) / 10: 0.1 without a prompt, 0.3 with two words."""
         calls = []
 
         class Length:
@@ -286,7 +286,7 @@ class TestSchedulers:
 
 class TestSizes:
     def test_sizes_need_not_be_of_whole_cells(self, world, loop):
-        """What is beyond the image is computed and cut off; the rest is as a larger image shows it."""
+        """Partial cells are computed whole and cropped; the rest looks as in a larger image."""
         odd = replace(loop.intrinsics, width=157, height=91)
         path = CameraTrajectory(loop.poses[:8], odd)
         pipeline = observed(world, PipelineConfig(**SMALL), path, range(3))

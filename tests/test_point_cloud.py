@@ -155,7 +155,7 @@ class TestColors:
             ("float", [(0, 0.5, 1), (0.25, 1.0005, 0)], [(0, 128, 255), (64, 255, 0)]),
             ("float", [(0, 1, 1)], [(0, 255, 255)]),
             ("double", [(10, 20.4, 250), (1, 0, 0)], [(10, 20, 250), (1, 0, 0)]),
-            ("float", [(0, 3, 2)], [(0, 3, 2)]),  # integers, so not of a range up to 1
+            ("float", [(0, 3, 2)], [(0, 3, 2)]),  # whole numbers, so the range is not [0, 1]
         ],
     )
     def test_ranges(self, tmp_path, kind, stored, expected, byte_order):
@@ -301,7 +301,7 @@ class TestFilesOfOthers:
             for before in ("", f"element junk {count}\nproperty uchar a\n", f"element junk {count}\n" + FACES[15:]):
                 with pytest.raises(FormatError, match="cut short"):
                     load(tmp_path, ply(XYZ, [(1, 2, 3)] * 2, byte_order, before=before, count=count))
-            assert tracemalloc.get_traced_memory()[1] < 3 * 2**20  # the header is looked for in one
+            assert tracemalloc.get_traced_memory()[1] < 3 * 2**20  # 2**20 bytes are read in search of the header
         finally:
             tracemalloc.stop()
 

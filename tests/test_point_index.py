@@ -1,4 +1,4 @@
-"""The kd-tree of a point cloud, on points that trees find hard."""
+"""The kd-tree of a point cloud, on point sets that are hard for trees."""
 
 import copy
 import pickle

@@ -111,7 +111,7 @@ def test_equals_the_formula(rng, simd, layout, dim, subframes, chosen, method):
 
 @pytest.mark.usefixtures("anywhere")
 def test_four_subframes_share_the_first_half(rng):
-    """Layout "half": a quarter of the camera features for each sub-frame, the rotary part as ever."""
+    """Layout "half": a quarter of the camera features per sub-frame; the rotary part does not change."""
     dim = 64
     views, k = cameras(rng, subframes=4)
     together = prope(rng, dim, viewmats=views, Ks=k)
@@ -213,7 +213,7 @@ def test_temporal_decay_rides_on_attention(rng):
 
 
 def test_places_are_rows_and_columns(rng):
-    """A grid of tokens is the same as their (y, x)."""
+    """A token grid gives the same as explicit (y, x) positions."""
     views, k = cameras(np.random.default_rng(3), CAMERAS)
     image = {"image_width": 512, "image_height": 384}
     y, x = np.divmod(np.tile(np.arange(ROWS * COLUMNS), CAMERAS), COLUMNS)
@@ -225,7 +225,7 @@ def test_places_are_rows_and_columns(rng):
 
 
 def test_memory_with_cameras_of_its_own(rng):
-    """Tokens of a few cameras at fractional places, as a mosaic holds them."""
+    """Tokens of a few cameras at fractional positions, as in a mosaic."""
     own_views, own_k = cameras(rng, 2)
     camera = rng.integers(0, 2, 11)
     positions = rng.uniform(0, 4, (11, 2))
@@ -316,7 +316,7 @@ def test_bfloat16_rounds_ties_to_even(simd):
     ],
 )
 def test_results_beyond_the_caches_are_the_same(rng, simd, layout, dim, options):
-    """Large results are written past the caches, in whole vectors wherever these begin."""
+    """Large results are written with non-temporal stores, in whole vectors at any offset."""
     tokens = 3 * 2**20 // dim
     views, _ = cameras(rng, 5, options.pop("subframes", None))
     camera, positions = rng.integers(0, 5, tokens), rng.uniform(0, 9, (tokens, 2))

@@ -54,7 +54,7 @@ def error(of, exact):
 @pytest.mark.parametrize("translation", ["none", 2.5])
 @pytest.mark.parametrize(("layout", "subframes"), [("half", None), ("half", 4), ("full", 4), ("contiguous", 4)])
 def test_the_error_does_not_grow(rng, layout, subframes, translation, dtype):
-    """Of attention to memory with cameras of its own, against float64 at the origin."""
+    """The error of attention to memory with cameras of its own, against float64 at the origin."""
     own, theirs = poses(rng, CAMERAS, subframes), poses(rng, 3, subframes)
     places = rng.uniform(0, 3, (11, 2))
     q, k, v = features(rng), features(rng, 11), features(rng, 11)
@@ -91,7 +91,7 @@ def test_a_reference_makes_every_translation_independent_of_the_world(rng, trans
 
 
 def test_with_products_of_ones_own(rng):
-    """``apply_to_...`` of two encodings that have a reference in common."""
+    """``apply_to_...`` of two encodings that share a reference camera."""
     own, theirs = poses(rng, CAMERAS), poses(rng, CAMERAS)
     q, k, v = (features(rng).astype(np.float32) for _ in range(3))
 
@@ -147,14 +147,14 @@ def test_gradients_are_those_at_the_origin(rng):
 
 
 def test_products_are_made_once_a_frame(rng):
-    """A layer asks for them at every step, and on a GPU each would be a copy that waits."""
+    """A layer asks for the products at every step, and on the GPU each would cost a blocking copy."""
     encoding = PRoPE(64, views(poses(rng, CAMERAS), 100.0), **GRID)
     frame = encoding.products.shared_frame
     assert encoding.products.seen_from(frame, "x") is encoding.products.seen_from(frame, "x")
 
 
 def test_near_the_origin_nothing_changes(rng):
-    """Then ``attend`` is what the three methods give, to the last bit."""
+    """There, ``attend`` equals the three methods bit for bit."""
     encoding, (q, k, v) = PRoPE(64, views(poses(rng, CAMERAS), 0.0), **GRID), (features(rng) for _ in range(3))
     by_hand = encoding.apply_to_o(attention(encoding.apply_to_q(q), encoding.apply_to_kv(k), encoding.apply_to_kv(v)))
     np.testing.assert_array_equal(encoding.attend(q, k, v), by_hand)

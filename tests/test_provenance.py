@@ -1,4 +1,4 @@
-"""What cameras observed and what a model made up: kept apart for good, weighed in retrieval, told apart in coverage."""
+"""Observed and generated keyframes: kept apart for good, weighted in retrieval, told apart in coverage."""
 
 import numpy as np
 import pytest

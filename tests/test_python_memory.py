@@ -1,4 +1,4 @@
-"""Python itself runs out of memory while the core makes its answers: a MemoryError, and the process goes on."""
+"""Python itself runs out of memory while the core makes its answers: MemoryError is raised, the process survives."""
 
 import importlib.util
 import subprocess
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("_testcapi") is None, reason="this Python has no _testcapi, which lets its memory fail"
 )
 
-# NumPy's own functions do not always survive it, so only the core runs while memory fails; Python passes positions,
-# since pybind11 looks for names at null then.
+# NumPy's own functions do not always survive this, so only the core runs while allocations fail. Arguments are passed
+# by position, since looking up keywords makes pybind11 dereference null then.
 SCRIPT = """
 import sys
 import _testcapi

@@ -1,4 +1,4 @@
-"""Names in order, whoever wrote them."""
+"""File names in numeric order, whatever tool wrote them."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def order(names, tmp_path):
             "1.0.npy",
             "1.5.npy",
             "10.0.npy",
-        ],  # decimal numbers, as they begin with 0 too
+        ],  # decimal numbers, since some begin with 0
         ["1.png", "01.png", "2.png"],
         ["left.png", "right.png"],
     ],

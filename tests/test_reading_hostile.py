@@ -1,4 +1,4 @@
-"""Files that are none, small files that would become large, and what parsers of other libraries raise."""
+"""Non-regular files, small files that would expand to large ones, and what parsers of other libraries raise."""
 
 import io
 import json
@@ -214,7 +214,7 @@ class TestJson:
 
 
 class TestNerfstudioSharesFields:
-    """Fields of the file are judged once, and still with what each frame says over them."""
+    """Fields of the file are checked once, and yet together with the fields by which a frame overrides them."""
 
     @staticmethod
     def load(tmp_path, shared, *frames):

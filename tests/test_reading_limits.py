@@ -1,7 +1,7 @@
-"""Memory and time of every reader, for files that become as much as their bytes can: 4 times the file and 64 MB.
+"""Memory and time of every reader, for files that expand as far as they can: at most 4 times the file plus 64 MB.
 
-Each file is read in a process of its own, whose peak is measured. Time is that of the processor, and must not grow
-faster than the file: twice the bytes take less than three times as long.
+Each file is read in a process of its own, whose peak memory is measured. Processor time must not grow faster than the
+file: twice the bytes may take at most three times as long, plus one second.
 """
 
 import io
@@ -35,7 +35,7 @@ MATRIX = "[[1,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by /proc")
 
 
-# Files of about ``size`` bytes. What they hold is as small as it may be, so that there is as much of it as can be.
+# Files of about ``size`` bytes. Their items are as small as possible, so that there are as many as possible.
 
 
 def repeated(part, size, begin=b"", end=b""):
@@ -60,7 +60,7 @@ def different_keys(size):
 
 
 def keys_and_frames(size):
-    """Keys of the file that concern every frame, and frames."""
+    """Many keys that concern every frame, and many frames."""
     keys = ",".join(f'"distortion_{i}":0' for i in range(size // 50))
     frames = ",".join(f'{{"transform_matrix":{MATRIX}}}' for _ in range(size // 140))
     return f'{{"w":640,"h":480,"fl_x":500,{keys},"frames":[{frames}]}}'.encode()
@@ -90,7 +90,7 @@ def colmap_images(size):
 
 
 def colmap_names(size):
-    """Names that take most of the file, and more as what they are sorted by."""
+    """Names that take most of the file, and even more memory as sort keys."""
     count = max(1, size // 300)
     name = b"1a" * 110
     images = (
@@ -128,7 +128,7 @@ def ply_of_lists(size):
 
 
 def picture(mode, kind, **options):
-    """One colour, of three pixels for a byte: at first as many as are read of any file, then more."""
+    """A uniform image, three pixels per byte of ``size``: at SMALL few enough for any file, at LARGEST too many."""
 
     def make(size):
         side = int((size * 3) ** 0.5)
@@ -209,7 +209,7 @@ def as_path(name, **options):
 
 
 def as_sides(read):
-    """Images are of the size that their folder says, which is that of the first of them."""
+    """Wrap a reader that expects the image size of the data set: pass the image's own size."""
 
     def checked(path):
         read(path, image_size(path))
@@ -314,11 +314,11 @@ CASES = {
 }
 LARGE = {"onnx": 8, "ply binary": 8, "ply colours": 8, "tum data set": 0.3}  # times as large as others
 SMALL, LARGEST = 3, 12
-"""MB: none but the leanest readers would stay within 4 times the file and 64 MB, if there were no limit."""
+"""In MB: without checks, only the leanest readers would stay within 4 times the file plus 64 MB."""
 
 
 def measure(path, read, results):
-    """In a process of its own: what reading took, and how it ended."""
+    """In a process of its own: report the time and memory that reading took, and how it ended."""
     said = "read"
     before = resident_bytes()
     forget_peak()

@@ -1,4 +1,4 @@
-"""A half-life that leaves nothing of what memory would have shown is named, once a store."""
+"""A half-life that discards everything that memory would have shown gives a warning, once per store."""
 
 import warnings
 
@@ -49,8 +49,8 @@ class TestEveryQuestion:
         ("pose", "options"),
         [
             (CameraPose(timestamp=1e9), {}),  # age does not count
-            (CameraPose(timestamp=1000.0), {"half_life": 60.0}),  # forgotten as meant: 16 half-lives
-            (CameraPose(AWAY, 1e9), {"half_life": 60.0}),  # there is nothing to see
+            (CameraPose(timestamp=1000.0), {"half_life": 60.0}),  # 16 half-lives: forgotten as intended
+            (CameraPose(AWAY, 1e9), {"half_life": 60.0}),  # the camera looks away
             (CameraPose(timestamp=1e9), {"half_life": 60.0, "near": 5.0}),
             (CameraPose(timestamp=1e9), {"half_life": 60.0, "min_visibility": 0.0}),
             (CameraPose(timestamp=0.0), {"half_life": 60.0}),

@@ -1,4 +1,4 @@
-"""Formats and layouts of somebody's own, by name, as the built-in ones."""
+"""User-defined formats and layouts work by name, like the built-in ones."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ CAMERA = CameraIntrinsics(100.0, 100.0, 40.0, 24.0, 80, 48)
 
 
 def words(text):
-    """Without the spaces and borders at which help is broken into lines."""
+    """The text without the spaces and borders at which help is wrapped."""
     return "".join(text.replace("│", " ").split())
 
 
 class TestFormats:
     @pytest.fixture
     def heights(self):
-        """Cameras in a row, of which a file holds the heights alone."""
+        """A format that stores only the heights of the cameras."""
 
         def read(path, options):
             return CameraTrajectory([CameraPose.look_at([0, -h, 0], [0, 0, 9]) for h in np.loadtxt(path)], CAMERA)
@@ -51,7 +51,7 @@ class TestFormats:
 
 class TestLayouts:
     def test_one_of_your_own(self, tmp_path, rng):
-        """A folder that is Replica's but for the name of one file."""
+        """The layout of Replica, except for the name of one file."""
         write_replica(tmp_path / "scene", make_frames(rng, 3))
         (tmp_path / "scene" / "traj.txt").rename(tmp_path / "scene" / "poses.txt")
 

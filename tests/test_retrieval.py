@@ -77,7 +77,7 @@ class TestTopK:
 
     @pytest.mark.parametrize("half_life", [0.0, 40.0])
     def test_the_best_few_are_the_best_of_all(self, rng, half_life):
-        """Retrieving everything needs no bound; the first k by it are what the bounds must lead to."""
+        """Retrieving everything uses no bounds; its best k are what the bounded search must find."""
         store = MosaicMemoryStore(1)
         latents = np.zeros((ROWS, COLUMNS, 1), np.float32)
         for i in range(400):
@@ -151,7 +151,7 @@ class TestTopK:
             MemoryRetrieval(**change)
 
     def test_far_from_the_origin(self, rng):
-        """Half a million metres away, what a camera sees is still where it is to a thousandth of a pixel."""
+        """Half a million metres away, projected pixels are still exact to a thousandth of a pixel."""
         _, keyframes = filled_store(rng, 5)
         far_away = np.eye(4)
         far_away[:3, 3] = [5e5, -3e5, 4e5]

@@ -1,4 +1,4 @@
-"""Arrows between the rooms of the code point one way: a room includes or imports what stands before it, and itself."""
+"""Dependencies between the rooms of the code point one way: a room includes or imports itself and earlier rooms."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "python" / "mosaicmem"
-HELPERS = "helpers"  # modules of the package itself that begin with an underscore, and small ones beside them
+HELPERS = "helpers"  # modules directly in the package: those with an underscore, and a few small ones
 PYTHON_ROOMS = (
     *(HELPERS, "_border", "camera", "synthetic", "geometry", "datasets", "attention", "memory", "diffusion"),
     *("plots", "pipeline", "models", "published", "evaluation", "cli"),

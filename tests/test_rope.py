@@ -85,7 +85,7 @@ def test_tables_for_models_that_apply_rope_themselves(rng, pairing):
 
 @pytest.mark.usefixtures("anywhere")
 def test_positions_come_from_the_reprojection():
-    """A token seen by a camera that has not moved lands on its own grid position, with the time that it is given."""
+    """A token seen by a camera that has not moved lands on its own grid position, at the given time."""
     camera = CameraIntrinsics.from_fov(80, 48, fov_x=np.radians(70))
     projected, valid = reproject_depth_grid(np.full((6, 10), 2.0), 8, camera, CameraPose(), camera, CameraPose())
     assert valid.all()
@@ -170,7 +170,7 @@ def test_layouts_threads_and_empty_input(rng):
 
 @pytest.fixture(scope="module")
 def large():
-    """Values that no cache holds, and positions for as many tokens as there may be."""
+    """More values than any cache holds, and positions for their tokens at the smallest head dimension."""
     rng = np.random.default_rng(20261122)
     values = rng.standard_normal(3 * 2**20, dtype=np.float32)
     return [values, values.astype(ml_dtypes.bfloat16)], rng.uniform(0, 90, (len(values) // 16, 3))
@@ -179,7 +179,7 @@ def large():
 @pytest.mark.parametrize("pairing", ["interleaved", "split_half"])
 @pytest.mark.parametrize("dim", [16, 48, 64, 80, 96])
 def test_results_beyond_the_caches_are_the_same(large, simd, pairing, dim):
-    """Large results are written past the caches, in whole vectors wherever these begin."""
+    """Large results are written with non-temporal stores, in whole vectors at any offset."""
     rope = WarpedRoPE(dim, pairing=pairing)
     tokens = 3 * 2**20 // dim
     positions = large[1][:tokens]

@@ -1,4 +1,4 @@
-"""A buffer that its owner uses again changes nothing in what was made of it."""
+"""Results do not change when the owner of an input buffer reuses it."""
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_the_frame_that_a_pose_check_compares_with():
 
 
 class Reusing:
-    """A model whose answers are all in one buffer."""
+    """A model that returns all answers in the same buffer."""
 
     def __init__(self, part):
         self.part, self.rooms = part, {}
@@ -152,7 +152,7 @@ def observe(pipeline, world, path):
 
 
 class TestModels:
-    """A pipeline keeps what models answer, and they may answer in the same array each time."""
+    """A pipeline keeps what models return, and they may return the same array each time."""
 
     CONFIG = PipelineConfig(window_size=4, window_overlap=2, num_inference_steps=1, prompt="a room")
 

@@ -24,7 +24,7 @@ def files(folder):
 
 
 def run(script, *arguments, **options):
-    """A Python process of its own; the script's first lines are those that all of them need."""
+    """Run a script in a process of its own, after the imports that all scripts need."""
     head = """
         import os, signal, sys
         import numpy as np
@@ -84,7 +84,7 @@ class TestSaveAndOpen:
         assert not list((tmp_path / "store").glob("keyframes-*"))
 
     def test_grids_cameras_dtypes_and_edits_side_by_side(self, rng, tmp_path):
-        """Keyframes of different grids, cameras and latent dtypes, confidence here and there, moved and copied."""
+        """Keyframes of different grids, cameras and latent dtypes, some with confidence, moved and copied."""
         store, _ = filled_store(rng, 6)
         for i, (rows, columns, stride) in enumerate([(1, 1, 8), (7, 5, 16), (44, 80, 8), (3, 90, 4)]):
             camera = CameraIntrinsics.from_fov(columns * stride, rows * stride, fov_x=0.8 + 0.1 * i)
@@ -140,14 +140,14 @@ class TestSaveAndOpen:
             if rng.random() < 0.5:
                 store.save(folder)
                 assert fingerprint(MosaicMemoryStore.open(folder), POSE) == fingerprint(store, POSE)
-            if rng.random() < 0.1:  # the process ends, another goes on
+            if rng.random() < 0.1:  # as if the process ended and another took over
                 store.save(folder)
                 store.close()
                 store = MosaicMemoryStore.open(folder)
                 edit = SpatialManipulation(store)
 
     def test_another_edit_after_an_undo(self, rng, tmp_path):
-        """What stands where something else stood at the last save is not taken for it."""
+        """An observation in a slot that held another at the last save is not mistaken for that one."""
         store, _ = filled_store(rng, 4)
         edit = SpatialManipulation(store)
         edit.translate([1, 0, 0], store.patch_ids[::2])
@@ -158,7 +158,7 @@ class TestSaveAndOpen:
         assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
 
     def test_a_snapshot_of_a_fork(self, rng, tmp_path):
-        """Both gave the same place in the index to different edits."""
+        """The store and its fork gave the same slot to different edits."""
         store, _ = filled_store(rng, 3)
         store.save(tmp_path / "store")
         fork = store.fork()
@@ -210,9 +210,9 @@ class TestSaveAndOpen:
                 assert array is None or not array.flags.owndata
 
     def test_opening_does_not_read_latents(self, tmp_path):
-        """Opening a million patches of 2x2x16 float16 costs what index and keyframes are, not what the latents are.
+        """The cost of opening a million patches of 2x2x16 float16 is that of index and depth, not of the latents.
 
-        bench_storage.py measures the time; here is what it is made of.
+        bench_storage.py measures the time; this test bounds the memory and work behind it.
         """
         store = MosaicMemoryStore(latent_dtype="float16")
         rng = np.random.default_rng(0)
@@ -248,7 +248,7 @@ class TestSaveAndOpen:
         assert (patches, found) == (1137 * 880, 64)
         assert mapped < 90  # MB: 33 of index, 16 of depth, pages around it; not 128 of latents
         assert read < 1
-        assert calls < 220 * 1137  # of Python, a keyframe of 880 patches; none a patch
+        assert calls < 220 * 1137  # Python calls per keyframe of 880 patches; none per patch
         assert opened < 20
 
 

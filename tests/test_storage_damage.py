@@ -1,4 +1,4 @@
-"""Damage on the disk stays known as such: it is said, kept as it is, and nothing else is lost with it."""
+"""Damage on the disk is never hidden: it is reported and kept as it is, and nothing else is lost with it."""
 
 import os
 
@@ -27,7 +27,7 @@ def saved(rng, path, saves=(4, 4)):
 
 
 def rot(path, number):
-    """Flip a bit of the latents in a file of keyframes; their frames are the first four, or the next."""
+    """Flip a bit of the latents in a keyframe file: file 0 holds the first four frames, file 1 the next four."""
     file = path / storage.read_manifest(path).keyframes[number].name
     content = bytearray(file.read_bytes())
     content[-1000] ^= 8
@@ -51,7 +51,7 @@ class TestCompaction:
             storage.verify(tmp_path / "store")
         assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(store, POSE)
         store.delete_frame(7)
-        store.save(tmp_path / "store")  # it is said once
+        store.save(tmp_path / "store")  # warns only once
 
     def test_what_is_not_damaged_is_rewritten(self, rng, tmp_path):
         saved(rng, tmp_path / "store")
@@ -132,7 +132,7 @@ class TestAnotherFolder:
         assert {entry.name for entry in storage.read_manifest(tmp_path / "other").keyframes} == names
 
     def test_of_a_file_that_is_gone_from_the_disk(self, rng, tmp_path):
-        """What is mapped stays there, and so does its damage."""
+        """A mapped file stays readable after its removal, and so does its damage."""
         saved(rng, tmp_path / "store")
         file = rot(tmp_path / "store", 1)
         store = MosaicMemoryStore.open(tmp_path / "store")
@@ -190,7 +190,7 @@ class TestOddNeighbours:
         assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == expected
 
     def test_nor_do_they_where_both_are_at_it(self, rng, tmp_path, monkeypatch):
-        """The second saves when the first has written its files, and is about to name them."""
+        """The second saves after the first has written its files, and before it names them in the manifest."""
         saved(rng, tmp_path / "store")
         monkeypatch.setattr(module.FolderLock, "take", lambda path: FreeLock())
         one, other = MosaicMemoryStore.open(tmp_path / "store"), MosaicMemoryStore.open(tmp_path / "store")
@@ -212,7 +212,7 @@ class TestOddNeighbours:
 
 
 class FreeLock:
-    """As on a network file system without locks."""
+    """A lock that excludes nobody, as on a network file system without locks."""
 
     def is_own(self):
         return True

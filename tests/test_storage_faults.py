@@ -1,4 +1,4 @@
-"""A disk that fails at any call, and power that goes at any moment, cost nothing that was acknowledged."""
+"""A disk that fails at any call, or a power cut at any moment, loses nothing that was acknowledged."""
 
 import os
 import random
@@ -21,7 +21,7 @@ def states():
 
 
 def save_all(folder, disk=None):
-    """Save step by step; what fails is tried again once."""
+    """Save step by step; a save that fails is retried once."""
     failures = 0
     for number, store in enumerate(four_saves()):
         for _ in range(2):
@@ -82,7 +82,7 @@ class TestPower:
         assert fingerprint(MosaicMemoryStore.open(copy / "store"), POSE) in states[last or 0 :]
 
     def check(self, monkeypatch, tmp_path, states, fail_at, count, rng):
-        """States after a power cut: half of them when all has been acknowledged. Returns what the calls were."""
+        """Check ``count`` states after a power cut, half of them after the last call. Returns the kinds of calls."""
         with monkeypatch.context() as patch:
             disk = Disk(patch, fail_at)
             save_all(tmp_path / "root" / "store", disk)
@@ -99,7 +99,7 @@ class TestPower:
         self.check(monkeypatch, tmp_path, states, None, 150, random.Random(0))
 
     def test_goes_after_a_sync_has_failed(self, monkeypatch, tmp_path, states):
-        """What the disk did not take then, it may never be asked for again."""
+        """What a failed sync did not write, a later sync may not write either."""
         rng = random.Random(1)
         calls = self.check(monkeypatch, tmp_path, states, None, 0, rng)
         for at in [i for i, what in enumerate(calls) if what.startswith("sync")]:

@@ -43,14 +43,14 @@ def lay_out(folder, content):
 
 
 def sealed(manifest):
-    """A manifest whose checksums fit, whatever it says."""
+    """The manifest with its own checksum made valid, whatever it says."""
     body = {name: value for name, value in manifest.items() if name != "checksum"}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return {**body, "checksum": storage.manifest.hashlib.sha256(text.encode()).hexdigest()}
 
 
 def reseal(content, manifest):
-    """The files with checksums in the manifest that fit them."""
+    """The files, with sizes and checksums in the manifest that match them."""
     for entry in manifest["keyframes"] + manifest["states"]:
         data = content[entry["name"]]
         end = 8 + int.from_bytes(data[:8], "little")
@@ -178,7 +178,7 @@ class TestHostileFiles:
             MosaicMemoryStore.open(lay_out(tmp_path / "store", content))
 
     def test_a_header_that_is_another_one(self, saved, tmp_path):
-        """It still parses, and would show depth where latents are: noticed without reading the tensors."""
+        """It still parses, but gives a keyframe the latents of another: noticed without reading the tensors."""
         name = first(saved, "keyframes")
         damaged = saved[name].replace(b'"0.latents"', b'"0.latentt"').replace(b'"1.latents"', b'"0.latents"')
         assert len(damaged) == len(saved[name])
@@ -186,7 +186,7 @@ class TestHostileFiles:
             MosaicMemoryStore.open(lay_out(tmp_path / "store", {**saved, name: damaged}))
 
     def test_patches_beyond_the_keyframe(self, saved, tmp_path):
-        """15 patches per keyframe; bits for more would be counted and never found."""
+        """A keyframe has 15 patches; bits for more would be counted but never found."""
         name = first(saved, "state")
         manifest = json.loads(saved["manifest.json"])
         end = 8 + int.from_bytes(saved[name][:8], "little")
@@ -229,7 +229,7 @@ class TestHostileFiles:
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_lies_with_good_checksums_do_no_harm(self, saved, tmp_path_factory, data):
-        """Somebody who means harm can compute checksums: whatever opens then can be used without a crash."""
+        """An attacker can compute checksums: whatever still opens can be used without a crash."""
         content = dict(saved)
         manifest = json.loads(saved["manifest.json"])
         for _ in range(data.draw(st.integers(1, 3))):

@@ -1,4 +1,4 @@
-"""Nobody waits for a disk but the one who saves."""
+"""Only the thread that saves waits for the disk."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ POSE = CameraPose.look_at([0.2, 0.1, -1.0], [0, 0, 2], timestamp=50.0)
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """A disk that stands still from its first sync on, until it is let go."""
+    """A disk whose syncs block until it is released."""
     reached, go_on = threading.Event(), threading.Event()
     fsync, process = os.fsync, os.getpid()
 

@@ -120,11 +120,11 @@ class TestInsert:
             MosaicMemoryStore(latent_dtype="float16").insert_keyframe(latents * 1e6, depth, K, pose)
 
     def test_absurd_depth_and_places_are_not_remembered(self, rng):
-        """Depth of FLT_MAX is a common mark for the sky; centres that far away have no distance in float32."""
+        """Depth of FLT_MAX is a common mark for the sky; distances to centres that far away overflow float32."""
         store = MosaicMemoryStore(1)
         latents, depth, pose = random_keyframe(rng, 0.0, holes=0.0)
         depth[0] = np.finfo(np.float32).max
-        for _ in range(40):  # enough for trees
+        for _ in range(40):  # enough for the index to build trees
             store.insert_keyframe(latents, depth, K, pose)
         assert len(store) == 40 * (ROWS - 1) * COLUMNS
         far = np.eye(4)

@@ -1,4 +1,4 @@
-"""Many threads do everything at once to one store. Run under ThreadSanitizer too (CONTRIBUTING.md says how)."""
+"""Many threads use one store at once, in every way. Run under ThreadSanitizer too (CONTRIBUTING.md says how)."""
 
 import os
 import threading
@@ -22,15 +22,15 @@ pytestmark = [
 ]
 
 _WRITERS = 4
-_KEYFRAMES = 12  # of each writer
-_PATCHES = 15  # of a keyframe
+_KEYFRAMES = 12  # per writer
+_PATCHES = 15  # per keyframe
 
 
 def keyframe(number):
     return random_keyframe(np.random.default_rng(number), float(number), holes=0)
 
 
-keyframe(0)  # NumPy imports its generators here, and a child of a fork in the middle of an import could not
+keyframe(0)  # triggers NumPy's lazy import of its generators, which would fail in a child forked in the middle
 
 
 def insert(store, number):
@@ -39,7 +39,7 @@ def insert(store, number):
 
 
 def run_at_once(*works):
-    """Each on a thread of its own, all from the same moment on. Raises what one of them raised."""
+    """Run each on a thread of its own, all from the same moment on. Raises the first failure."""
     gate = threading.Barrier(len(works))
     failures = []
 
@@ -60,7 +60,7 @@ def run_at_once(*works):
 
 
 class Crowd:
-    """What threads do to a store, and what must be true of it meanwhile."""
+    """What the threads do with a store, and what must hold meanwhile."""
 
     def __init__(self, store, folder):
         self.store, self.folder = store, folder
@@ -68,7 +68,7 @@ class Crowd:
         self.written = threading.Event()
 
     def write(self, writer):
-        """Inserts frames; erases every third, and half of the patches of every third."""
+        """Inserts frames; of each three, deletes one, and half of the patches of another."""
         for i in range(_KEYFRAMES):
             number = writer * _KEYFRAMES + i
             first = self.first_ids[number] = insert(self.store, number)
@@ -99,7 +99,7 @@ class Crowd:
         self.store.statistics()
 
     def fork(self):
-        """A copy has a life of its own, and does not change when the store does."""
+        """A copy changes on its own, and does not change when the store does."""
         copy = self.store.fork()
         before = copy.patch_ids
         mine = insert(copy, 1000)
@@ -118,13 +118,13 @@ class Crowd:
 
     def save(self):
         self.store.save(self.folder)
-        # Others write on: what was saved is one of the states in between.
+        # Others keep writing: the saved state is one of those in between.
         opened = MosaicMemoryStore.open(self.folder)
         assert len(opened) == len(opened.patch_ids)
         opened.close()
 
     def branch(self):
-        """A process that forks here goes on by itself."""
+        """The child of a fork can use the store on its own."""
         if not hasattr(os, "fork"):
             return
 
@@ -173,7 +173,7 @@ def test_a_crowd(tmp_path, works):
     crowd = crowd_around(store, tmp_path / "store", works)
     assert sorted(crowd.first_ids.values()) == list(range(0, _WRITERS * _KEYFRAMES * _PATCHES, _PATCHES))
     assert store.patch_ids.tolist() == expected_ids(crowd.first_ids)
-    # A store that was made by one thread, in the order that they came in, is the same.
+    # A store filled by one thread, in the order of the insertions, is the same.
     twin = MosaicMemoryStore(latent_patch_size=2)
     for number in sorted(crowd.first_ids, key=crowd.first_ids.get):
         insert(twin, number)
@@ -214,7 +214,7 @@ def test_a_crowd_around_a_store_with_limits(tmp_path, eviction):
 
 
 def test_room_for_patches_that_come_meanwhile(monkeypatch):
-    """An answer is of one state of the store, also where patches come after room was made for those before."""
+    """An answer shows one state of the store, even if patches arrive after its arrays were allocated."""
     store = MosaicMemoryStore(latent_patch_size=2)
     insert(store, 0)
     pose = keyframe(0)[2]

@@ -1,4 +1,4 @@
-"""Strategies by name, one of somebody's own, and the published rules on what a store holds."""
+"""Strategies by name, a user-defined one, and the published rules on the keyframes of a store."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ TARGETS = CameraTrajectory(poses(4)[1:], CAMERA)
 
 @pytest.fixture
 def newest():
-    """A strategy of somebody's own: the keyframes that came last."""
+    """A user-defined strategy: the newest keyframes."""
 
     class Newest:
         def __init__(self, options):
@@ -115,7 +115,7 @@ class TestYourOwn:
 class TestPublishedRules:
     @pytest.mark.parametrize(("name", "policy"), [("pose_nearest", "base"), ("coverage", "distilled")])
     def test_are_those_of_the_patch_memory(self, rng, name, policy):
-        """With the depth images that the published rules read, to the last frame."""
+        """Given the depth images that the published rules read, the choices agree in every frame."""
         store, images = filled(rng), rng.uniform(2, 5, (12, 96, 160)).astype(np.float32)
         rules = PatchMemory(policy)
         for pose, image in zip(poses(12), images, strict=True):

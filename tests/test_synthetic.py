@@ -17,7 +17,7 @@ K = CameraIntrinsics.from_fov(160, 96, fov_x=1.3)
 
 
 def test_depth_is_exact(world):
-    """Straight at the far wall x = -4 (a picture 5 cm thick hangs on it), every pixel lies on a plane."""
+    """A view straight at the far wall x = -4, on which a picture 5 cm thick hangs."""
     pose = CameraPose.look_at([-1, -1.5, -1], [-4, -1.5, -1])
     view = world.render(K, pose)
     assert view.depth[48, 80] == pytest.approx(2.95, abs=1e-6)

@@ -49,7 +49,7 @@ def splat_arguments(rng):
 
 
 def linear_operators(rng):
-    """Name, function of the features alone, their shape."""
+    """For each operator: its name, a function of the features alone, and their shape."""
     table = WarpedRoPE(64).table(rng.uniform(0, 9, (TOKENS, 3)))
     rope, split = WarpedRoPE(64), WarpedRoPE(64, pairing="split_half")
     yield "rope", lambda x: rope.apply(x, table), (2, 2, TOKENS, 64)
@@ -216,7 +216,7 @@ class TestArraysAtTheBorder:
         torch.testing.assert_close(turned, rope.apply(q.double(), grid_positions(1, 5, 6)).bfloat16())
 
     def test_nothing_is_copied(self, rng):
-        """The kernels read where the tensors lie: what is written there between two calls is seen."""
+        """The kernels read tensors in place, without a copy."""
         from mosaicmem._border.heads import as_heads
 
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
@@ -275,7 +275,7 @@ def test_operators_called_by_hand_check_what_they_get(rng, name, index, value, m
 
 @pytest.mark.kernel
 class TestCudaKernels:
-    """What torch runs on CUDA tensors, given CPU tensors: an emulated device has the host's memory."""
+    """The kernels that torch calls for CUDA tensors, given CPU tensors: an emulated device uses host memory."""
 
     @pytest.fixture
     def on_cuda(self, monkeypatch):
@@ -312,7 +312,7 @@ class TestCudaKernels:
             assert_same(on_cuda(kernel, *arguments), kernel(*arguments), dtype)
         arguments = (x, products, products, camera, *turns, [0, 16, 0], 1, False, 0)
         with pytest.raises(ValueError, match="runs: expected whole four-vectors, one run behind the other, up to 32"):
-            kernel(*arguments)  # a rotation begins where the matrices end
+            kernel(*arguments)  # the rotary part must begin where the matrices end
 
     @pytest.mark.parametrize("mode", ["nearest", "block", "bilinear"])
     def test_splat_and_sample(self, rng, mode, on_cuda):

@@ -34,7 +34,7 @@ def test_schedulers(rng, scheduler):
 
 
 class Model(torch.nn.Module):
-    """A backbone of torch, which says of what kind its inputs were."""
+    """A torch backbone that records the types of its inputs."""
 
     prediction_type = "sample"
 
@@ -54,7 +54,7 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize("scheduler", ["ddpm", "flow_matching"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_denoising(world, small_camera, scheduler, guidance_scale):
-    """Where the canvas is a tensor, so are the sample and all between; the numbers are those of NumPy."""
+    """If the canvas is a tensor, so are the sample and all intermediates; the numbers are those of NumPy."""
     config = PipelineConfig(num_inference_steps=4, scheduler=scheduler, guidance_scale=guidance_scale)
     path = world.leave_and_return(small_camera, 12)
     model = Model()

@@ -1,4 +1,4 @@
-"""Readers and writers of the trajectory files of others, against those others where PyPI has them."""
+"""Readers and writers of other tools' trajectory files, against those tools where PyPI has them."""
 
 import json
 import warnings
@@ -23,7 +23,7 @@ SUFFIX = {
     "colmap": "",
     "colmap-binary": "",
 }
-# What a reader must be told.
+# What a reader needs besides the file.
 OPTIONS = {
     "tum": {"intrinsics": CAMERA},
     "kitti": {"intrinsics": CAMERA},
@@ -190,7 +190,7 @@ class TestKitti:
         interface.write_kitti_poses_file(tmp_path / "theirs.txt", theirs)
         assert_same(
             load_trajectory(tmp_path / "theirs.txt", intrinsics=CAMERA), path, atol=1e-6
-        )  # it writes few digits
+        )  # evo writes few digits
 
 
 class TestRealEstate10K:
@@ -280,7 +280,7 @@ class TestMatrixGame:
             load_trajectory(tmp_path / "a.npz", size=(640, 480))
 
     def test_arrays_that_lie(self, tmp_path):
-        """Headers of sizes that there cannot be, and streams that are broken."""
+        """Headers with impossible sizes, and broken streams."""
         np.savez(tmp_path / "a.npz", extrinsics_c2w=np.zeros((3, 4, 4)))
         content = (tmp_path / "a.npz").read_bytes()
         for old, new in ((b"(3, 4, 4)", b"(10**12,)"), (b"(3, 4, 4), }   ", b"(999999999999,)")):

@@ -1,4 +1,4 @@
-"""What people give in place of a camera path: the message says what it is, and what to do."""
+"""Wrong files and values in place of a camera path: the message says what they are, and what to do."""
 
 import json
 import pickle
@@ -130,7 +130,7 @@ class TestFolders:
 
 
 def test_what_is_missing_is_found_before_poses_are_read(tmp_path):
-    """Each file's poses are wrong too: what must be given is said first."""
+    """The poses of each file are wrong too, but the missing option is named first."""
     (tmp_path / "a.txt").write_text("not a number\n")
     for name in ("tum", "kitti"):
         with pytest.raises(FormatError, match=r"no intrinsics: give them, .* --intrinsics and --size"):

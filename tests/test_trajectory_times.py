@@ -19,7 +19,7 @@ EPOCH = 1_403_636_579.75
 
 
 def write(folder, name, times):
-    """A file whose numbers for times are these, whatever their unit."""
+    """A file that stores the numbers ``times`` as they are, whatever their unit."""
     rng = np.random.default_rng(3)
     per_second = PER_SECOND[NATIVE[name]]
     path = CameraTrajectory([random_pose(rng, 1.0, float(t) / per_second) for t in times], CAMERA)
@@ -39,7 +39,7 @@ class TestEvery:
         seconds = 2.0 + np.arange(6) * 0.05
         file = write(tmp_path, name, (seconds * PER_SECOND[unit]).round(3))
         if NATIVE[name] == "us" and unit == "s":
-            file = write(tmp_path, name, seconds := np.arange(2.0, 8.0))  # whole microseconds are all that it holds
+            file = write(tmp_path, name, seconds := np.arange(2.0, 8.0))  # the format holds only whole microseconds
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             np.testing.assert_allclose(load(file, time_unit=unit), seconds, atol=1e-9)
@@ -72,7 +72,7 @@ class TestImpossibleTimes:
         np.testing.assert_allclose(times, EPOCH + np.arange(frames) * 0.05, atol=1e-6)
 
     def test_nanoseconds_since_a_start(self, tmp_path):
-        """A telephone that has been on for a day."""
+        """The clock of a phone that has been on for a day."""
         file = write(tmp_path, "tum", 9e13 + np.arange(5) * 33_333_333)
         with pytest.warns(SuspiciousInput, match="taken as nanoseconds"):
             assert load(file)[0] == 9e4
@@ -80,7 +80,7 @@ class TestImpossibleTimes:
     @pytest.mark.parametrize(
         "times",
         [
-            [9e13],  # of one frame no interval tells
+            [9e13],  # one frame has no interval to tell by
             1.6e15 + np.arange(5) * 33_333_333,  # nanoseconds of 18 days, or microseconds since 1970, 33 seconds apart
         ],
     )

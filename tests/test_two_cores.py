@@ -1,4 +1,4 @@
-"""The core of the host and that of a device: what both have, both have with the same parameters."""
+"""The host core and the CUDA core: functions that both have take the same parameters."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A mutational loop: inputs that are nearly right are read, and none may do anything but what is promised."""
+"""A mutational fuzzing loop: readers get nearly valid inputs, and may only do what they promise."""
 
 import contextlib
 import faulthandler
@@ -18,15 +18,15 @@ from fuzz_mutations import mutate
 from memory_peak import forget_peak, peak_bytes, resident_bytes
 from mosaicmem import FormatError, SuspiciousInput
 
-CPU_SECONDS = 2.0  # of one input, all of which are small
-HANG_SECONDS = 120  # after which the process ends itself with the stack of where it is
+CPU_SECONDS = 2.0  # per input; all inputs are small
+HANG_SECONDS = 120  # then the process prints its stack and exits
 SPARE_BYTES = 64 * 10**6
 LONGEST_MESSAGE = 4000
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader, and what it is fed.
+    """A reader, and the inputs that it gets.
 
     To add one, append a `Target` to the list of a module that `fuzz_targets` collects.
 
@@ -34,20 +34,20 @@ class Target:
     ----------
     name : str
     file : str
-        The name that the input has in a folder of its own.
+        Name of the input, in a folder of its own.
     prepare : function
-        Writes what must lie beside the input into the folder that it is given, and returns inputs that are right, made
-        by our own writers or by hand.
+        Writes what must lie beside the input into the given folder, and returns valid inputs, made by our own writers
+        or by hand.
     read : function
         Reads the file whose path it is given.
     tokens : tuple of bytes
         Words of the format.
     wrap : function, optional
-        Of a mutated input: what makes it pass the first checks, checksums say. Half of all inputs go through it.
+        Makes a mutated input pass the first checks, such as checksums. Half of all inputs go through it.
     errors : tuple of classes
-        That are promised, beside `FormatError`.
+        Errors that are promised, besides `FormatError`.
     speed : float
-        Executions in proportion to those of other targets.
+        Number of executions, relative to other targets.
     """
 
     name: str
@@ -61,19 +61,19 @@ class Target:
 
 
 class TooSlow(BaseException):
-    """An input took more processor time than it may."""
+    """An input took more processor time than allowed."""
 
 
 @dataclass
 class Failure:
-    """An input that did what no reader promises."""
+    """An input that made a reader break a promise."""
 
     target: str
     content: bytes
     what: str
 
     def save(self, folder: Path) -> Path:
-        """Keep the input and what it did; the path of the input."""
+        """Save the input and what it did; return the path of the input."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.target}-{hashlib.sha256(self.content).hexdigest()[:12]}"
         path.write_bytes(self.content)
@@ -84,7 +84,7 @@ class Failure:
 def fuzz(
     target: Target, folder: Path, seed: int, executions: int, seconds: float | None = None, most_failures: int = 3
 ) -> tuple[int, list[Failure]]:
-    """Read mutated inputs in ``folder``: as many, or for so long; how many were read, and those that failed.
+    """Read mutated inputs in ``folder``, up to a number and a time; return how many were read, and the failures.
 
     The same seed and number of executions give the same inputs.
     """
@@ -107,7 +107,7 @@ def fuzz(
 
 
 def execute(target: Target, path: Path, content: bytes) -> str | None:
-    """Read one input; what it did, if that is not promised."""
+    """Read one input; return what it did if that breaks a promise, else None."""
     path.write_bytes(content)
     before = resident_bytes()
     forget_peak()
@@ -136,7 +136,7 @@ def execute(target: Target, path: Path, content: bytes) -> str | None:
 
 @contextlib.contextmanager
 def limited_time(seconds):
-    """Raise `TooSlow` where the block has used so much processor time."""
+    """Raise `TooSlow` once the block has used ``seconds`` of processor time."""
 
     def stop(number, frame):
         raise TooSlow
@@ -151,5 +151,5 @@ def limited_time(seconds):
 
 
 def scratch_folder() -> str | None:
-    """Where inputs are written: memory, if there is a folder of it, as most of the time would go into a disk."""
+    """Where inputs are written: in memory if possible, since writing to disk would take most of the time."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

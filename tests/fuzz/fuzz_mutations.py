@@ -1,4 +1,4 @@
-"""Changes to inputs that are right: bytes, numbers, lines and words of the format."""
+"""Mutations of valid inputs: bytes, numbers, lines and words of the format."""
 
 import contextlib
 import random
@@ -55,7 +55,7 @@ def mutate(
     tokens: Sequence[bytes],
     wrap: Callable[[bytes], bytes] | None,
 ) -> bytes:
-    """An input that is nearly right."""
+    """A nearly valid input: one of the seeds after a few mutations."""
     content = bytearray(random_numbers.choice(seeds))
     for _ in range(random_numbers.choice((1, 1, 1, 2, 3, 5, 8))):
         mutation = random_numbers.choice(MUTATIONS)

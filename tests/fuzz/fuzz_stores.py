@@ -1,4 +1,4 @@
-"""Fuzz targets for saved stores and kept runs: most inputs get good checksums, so that what is in them is looked at."""
+"""Fuzz targets for saved stores and checkpoints: most inputs get valid checksums, so that their content is parsed."""
 
 import contextlib
 import hashlib
@@ -41,7 +41,7 @@ def small_store():
 
 
 def save(folder, window=None):
-    """A store with names that do not change from run to run, and what is attached to it."""
+    """Save a store, with ``window`` attached, under file names that are the same in every run."""
     store = small_store()
     store.save(folder, label="a label", attachment=window)
     store.close()
@@ -63,7 +63,7 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 def seal_text(content: bytes) -> bytes:
-    """A manifest with the checksum of what it says, if it says anything."""
+    """The manifest with a valid checksum; unchanged if it is not a JSON object."""
     try:
         value = json.loads(content)
         value.pop("checksum", None)
@@ -85,12 +85,12 @@ def use(folder):
         KeyframeRetrieval().retrieve(store, CameraTrajectory([POSE], CAMERA), stride)
     store.statistics()
     store.delete_patches(store.patch_ids[:1])
-    with contextlib.suppress(ValueError):  # what a store's own limits refuse
+    with contextlib.suppress(ValueError):  # the limits of the store may refuse it
         store.insert_keyframe(np.ones((3, 4, store.channels or 2)), np.ones((3, 4)), CAMERA, POSE)
 
 
 def reseal(path, group):
-    """Name a changed file in its manifest, with its size and checksums."""
+    """Update the manifest with the size and checksums of a changed file."""
     folder, content = path.parent, path.read_bytes()
     manifest = read_manifest(folder)
     header = content[: 8 + int.from_bytes(content[:8], "little")]
@@ -140,7 +140,7 @@ def window_arrays():
 
 
 def window_target():
-    """A window of a kept run."""
+    """A window of a checkpoint."""
     statistics = WindowStatistics(0, 0, 3, 5, 6, 0.5, 0.25, 0.25, 1, 7, {"decode": 0.5})
     name = f"{STORE}/attachment-00000003-00000000.safetensors"
 

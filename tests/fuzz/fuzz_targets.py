@@ -54,7 +54,7 @@ def path_target(name, tokens=(), seeds=(), wrap=None, **options):
 
 
 def detected():
-    """What says its format itself: seeds of all of them."""
+    """Camera paths whose format is detected; seeds of each format that is a single file."""
 
     def prepare(folder):
         seeds = []
@@ -82,7 +82,7 @@ def colmap_target(name, *tokens):
 
 
 def npz_of(content):
-    """An archive in which the mutated array is the poses."""
+    """An npz archive whose poses are the mutated array."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("extrinsics_c2w.npy", content)
@@ -176,7 +176,7 @@ def depth_images(folder):
 
 
 def with_checksums(content):
-    """A PNG whose chunks have their checksums."""
+    """A PNG with valid checksums in all chunks."""
     parts, at = [content[:8]], 8
     while at + 12 <= len(content):
         length = min(struct.unpack_from(">I", content, at)[0], len(content) - at - 12)
@@ -265,7 +265,7 @@ def weights(folder):
 
 
 def with_length(content):
-    """A safetensors file whose header has the length that it says."""
+    """A safetensors file whose header length is right."""
     end = content.rindex(b"}") + 1
     return struct.pack("<Q", end - 8) + content[8:]
 

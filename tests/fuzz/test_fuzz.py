@@ -1,4 +1,4 @@
-"""Every reader for some hundreds of mutated files; with ``-m slow``, for more than a million in all."""
+"""Every reader gets some hundreds of mutated files; with ``-m slow``, more than a million in all."""
 
 import tempfile
 from pathlib import Path
@@ -39,7 +39,7 @@ def check(name, scratch, tmp_path, seed, executions):
 
 
 class TestTheLoopItself:
-    """A reader that breaks each promise, and is found out."""
+    """Readers that break each promise are found out."""
 
     @staticmethod
     def breaks(read, tmp_path, content=b"abc"):

@@ -1,1 +1,1 @@
-"""NumPy twins of the kernels: the formula, a line a step. `dtype` says in which precision it is computed."""
+"""NumPy twins of the kernels: the formula, one step per line, computed in the precision `dtype`."""

@@ -2,17 +2,17 @@ import numpy as np
 
 
 def plain_sum(products, axis):
-    """One term after the other in the precision of `products`: what the formula says, and no better."""
+    """Add one term after the other in the precision of `products`, without NumPy's more exact pairwise sum."""
     if products.shape[axis] == 0:
         return products.sum(axis=axis)
     return np.add.accumulate(products, axis=axis).take(-1, axis=axis)
 
 
 def attention(q, k, v, scale, mask=None, bias=None, decay=None, dtype=np.float64, weights_dtype=None):
-    """softmax(q k^T scale + bias) v and its log-sum-exp; zeros and -inf for a query that no key answers.
+    """softmax(q k^T scale + bias) v and its log-sum-exp; zeros and -inf for a query whose keys are all masked.
 
-    Heads of q read heads of k and v in groups. decay: (query_time, key_time, half_life). weights_dtype: what the
-    weights are rounded to before they meet v.
+    Groups of heads of q share a head of k and v. decay: (query_time, key_time, half_life). weights_dtype: the dtype to
+    which weights are rounded before they multiply v.
     """
     q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
     if k.shape[1]:
@@ -37,7 +37,7 @@ def attention(q, k, v, scale, mask=None, bias=None, decay=None, dtype=np.float64
 
 
 def rope(x, positions, axes_dims, theta, pairing, dtype=np.float64):
-    """Each pair (a, b) of head dimensions turned by position * theta^(-2i / d)."""
+    """Each pair (a, b) of head dimensions rotated by position * theta^(-2i / d)."""
     angles = np.concatenate(
         [
             positions[:, axis, None].astype(np.float64) / theta ** (np.arange(0, dim, 2) / dim)
@@ -68,7 +68,7 @@ def full_prope(x, matrices, camera, dtype=np.float64):
 
 
 def contiguous_prope(x, matrices, camera, subframes, dims, dtype=np.float64):
-    """Runs of `dims` features from the front, one for each sub-frame; the rest as it is."""
+    """4x4 blocks on runs of `dims` features from the front, one run per sub-frame; the rest is unchanged."""
     out = x.astype(dtype)
     for i, subframe in enumerate(subframes):
         run = slice(i * dims, (i + 1) * dims)

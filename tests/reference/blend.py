@@ -1,7 +1,7 @@
-"""What a source cell is worth in a target view, the blend of sources, and the choice of keyframes; in float64.
+"""The worth of a source cell in a target view, the blend of sources, and the choice of keyframes; in float64.
 
 A source is a dict: latents (h, w, C), depth (h, w), confidence (h, w) or None, k (fx, fy, cx, cy), stride,
-world_from_camera (3x4 or 4x4), timestamp, and maybe a weight, of which 0 excludes it. A target: k, stride,
+world_from_camera (3x4 or 4x4), timestamp, and optionally a weight; 0 excludes the source. A target: k, stride,
 camera_from_world, rows, columns, time, near, far.
 Scales are (viewing_angle, field_angle, half_life).
 """
@@ -19,7 +19,7 @@ def homogeneous(matrix):
 
 
 def worth_of(points, centre, source_tangents, size, trust, scales):
-    """points (..., 3) in the target's frame; size: of the source cell in target cells."""
+    """points (..., 3) in the target's frame; size: the size of the source cell in target cells."""
     viewing_angle, field_angle, _ = scales
     with np.errstate(all="ignore"):
         field = np.linalg.norm(source_tangents - points[..., :2] / points[..., 2:], axis=-1)
@@ -68,7 +68,7 @@ def land(source, target, scales, step=1):
 
 
 def tents(x, y, spread, rows, columns):
-    """The (cell, tent) that a landed cell is over."""
+    """The (cell, tent weight) of each target cell under a landed cell."""
     for r in range(max(0, int(np.floor(y - spread))), min(rows - 1, int(np.ceil(y + spread))) + 1):
         for c in range(max(0, int(np.floor(x - spread))), min(columns - 1, int(np.ceil(x + spread))) + 1):
             tent = max(0, 1 - abs(y - r) / spread) * max(0, 1 - abs(x - c) / spread)
@@ -93,7 +93,7 @@ def closed_holes(front, tolerance):
 
 
 def look_up(source, target, scales, tolerance, cell, depth):
-    """The (latent, weight) of the source cells around a target cell's point that are at its depth."""
+    """The (latent, weight) of the source cells around the point of a target cell whose depth agrees with it."""
     r, c = divmod(cell, target["columns"])
     fx, fy, cx, cy = target["k"]
     s = target["stride"]
@@ -177,9 +177,9 @@ def coarse_step(rows, columns):
 
 
 def choose(sources, targets, scales, tolerance, per_view, per_window):
-    """Positions of the sources that greedy choice takes for each target, among all of them.
+    """Indices of the sources that greedy selection takes per target, among those it takes for the whole window.
 
-    And worth (sources, targets, cells), which is what they are chosen by.
+    Also the worth (sources, targets, cells) by which it takes them.
     """
     step = coarse_step(targets[0]["rows"], targets[0]["columns"])
     targets = [

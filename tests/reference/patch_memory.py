@@ -96,12 +96,12 @@ def splat(depth, k, pose, query_k, query_pose):
     source, front = np.full(rows * columns, -1), np.full(rows * columns, np.inf, np.float32)
     np.minimum.at(front, cell[valid], seen[2, valid])
     winners = np.flatnonzero(valid & (seen[2] == front[cell]))
-    source[cell[winners]] = winners  # of equals the last
+    source[cell[winners]] = winners  # among equals, the last one
     return source, front
 
 
 def fuse(latents, memory_k, memory, depth, query_k, query, candidates, keep):
-    """latents (C, N, h, w); candidates a list of ids for each query. The mosaic (C, G, h, w) and where it is filled."""
+    """latents (C, N, h, w); candidates: a list of ids per query. The mosaic (C, G, h, w) and its filled cells."""
     channels, _, rows, columns = latents.shape
     grid = nearest_samples(depth, rows, columns)
     mosaic = np.zeros((channels, len(query), rows * columns), np.float32)
@@ -114,6 +114,6 @@ def fuse(latents, memory_k, memory, depth, query_k, query, candidates, keep):
             best[wins] = z[wins]
             mosaic[:, g, wins] = latents[:, i].reshape(channels, -1)[:, source[wins]]
             filled[g] |= wins
-            if float(np.float32(filled[g].mean())) >= 0.95:  # float32(0.95) is less
+            if float(np.float32(filled[g].mean())) >= 0.95:  # float32(0.95) is less than 0.95
                 break
     return mosaic.reshape(channels, -1, rows, columns), filled.reshape(-1, rows, columns)

@@ -42,7 +42,7 @@ def score_patches(patches, intrinsics, camera_from_world, time, near, far, half_
 
 
 def select(found, top_k, radius, penalty):
-    """Greedy by penalised score, ties by id; then front to back."""
+    """Greedy by penalised score, ties to the smaller id; then sorted front to back."""
     remaining, taken = list(found), []
     while remaining and len(taken) < top_k:
 
