@@ -180,7 +180,11 @@ class TestAblation:
         assert not context(use_prope=False).use_prope
         assert context(memory_gate=0.5).gate == 0.5
         assert context(memory_gate=0.0).mosaic is None
-        assert context(use_memory=False).mosaic is None
+        empty = context(use_memory=False)
+        assert empty.mosaic is None
+        for name in ("canvas", "coverage", "depth", "observed"):
+            blank, filled = getattr(empty, name), getattr(full, name)
+            assert (blank.shape, blank.dtype, blank.any()) == (filled.shape, filled.dtype, False), name
 
 
 class TestPrompts:
