@@ -186,6 +186,7 @@ class _Plan:
     targets: range
 
     def announce(self) -> None:
+        """Say which frames are remembered, and whose cameras come back."""
         say(f"Memory holds {selected(self.remembered, own_numbers(self.source, self.remembered))}.")
         say(f"Cameras come back in {selected(self.targets, own_numbers(self.source, self.targets))}.")
 
@@ -207,6 +208,7 @@ class _Measured:
     check: PoseCheck
 
     def print(self) -> None:
+        """Tables of the runs, and what is known of the poses if nothing could be compared."""
         from mosaicmem.cli._evaluation_report import print_runs
 
         print_runs(self.runs)

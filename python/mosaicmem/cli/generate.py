@@ -197,6 +197,7 @@ class _Made:
     variants: list[AblationScore] | None
 
     def summarize(self, inputs: Inputs, seconds: float) -> dict[str, Any]:
+        """The run as plain JSON; ``seconds`` is what it took."""
         from mosaicmem.cli._report import ablation_list, run_summary, score_list, score_summary
 
         summary = run_summary(self.pipeline, self.result, seconds)

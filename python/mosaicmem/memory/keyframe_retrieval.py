@@ -92,8 +92,8 @@ class KeyframeRetrieval:
             raise ValueError(f"sources: expected those of {len(targets)} targets, got those of {count}")
         blend = self.options.blend()
         with store._reading() as (call, memory):
-            canvases, out = _room_for_canvases(call, grids, memory.channels)
             if isinstance(sources, KeyframeSelection):
+                canvases, out = _room_for_canvases(call, grids, memory.channels)
                 picks = store._place.picks(call, memory, sources.picks, sources._version)
                 table = memory.compose(grids, picks, sources.observations, blend, out, call.handle)
                 return ComposedMosaic.of_core(canvases, table, sources)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import F32, F64, I32, I64, U64, Bool
-from mosaicmem._border.device import on_host, owned, to_host
+from mosaicmem._border.device import on_host, owned
 from mosaicmem.attention.warped_latent import LatentCanvas, WarpedLatent
-from mosaicmem.memory.results import KeyframeTable
+from mosaicmem.memory.results import KeyframeTable, part_of_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +83,12 @@ class Mosaic:
     @property
     def coverage_ratio(self) -> F64:
         """The fraction of each target frame's cells that is covered, (T,) float64, on the host."""
-        return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
+        return part_of_cells(self.coverage)
 
     @property
     def observed_ratio(self) -> F64:
         """The fraction of each target frame's cells that observed keyframes cover, (T,) float64, on the host."""
-        return np.asarray(to_host("observed", self.observed).mean(axis=(1, 2)))
+        return part_of_cells(self.observed)
 
     def unwarped(self) -> Mosaic:
         """The same tokens, each at its (y, x) in its own keyframe: the misalignment that Warped RoPE corrects."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from mosaicmem import _core
 from mosaicmem._arrays import F64, I64, U64, Bool
-from mosaicmem._border.device import on_host
+from mosaicmem._border.device import on_host, to_host
 from mosaicmem._copies import Uncopied
 from mosaicmem.memory.storage import StoreSettings
 
@@ -80,9 +80,17 @@ class RetrievedWindow:
         names = ("ids", "scores", "pixels", "depth", "count")
         ids, scores, pixels, depth, count = on_host({name: getattr(self, name) for name in names}).values()
         return [
-            RetrievedPatches(ids[t, :n].astype(np.uint64), scores[t, :n], pixels[t, :n], depth[t, :n])
+            # Copies, so that a few patches do not keep the padding alive.
+            RetrievedPatches(
+                ids[t, :n].astype(np.uint64), scores[t, :n].copy(), pixels[t, :n].copy(), depth[t, :n].copy()
+            )
             for t, n in enumerate(count.tolist())
         ]
+
+
+def part_of_cells(mask: Any) -> F64:
+    """The fraction of each target's cells in which a mask (T, h, w) is True, (T,) float64, on the host."""
+    return np.asarray(to_host("mask", mask).mean(axis=(1, 2)))
 
 
 @dataclass(frozen=True, eq=False)

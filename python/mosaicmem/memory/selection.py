@@ -10,7 +10,7 @@ import numpy as np
 
 from mosaicmem._arrays import F64, I64, U64, ArrayLike, Bool, as_ids
 from mosaicmem._border.device import to_host
-from mosaicmem.memory.results import KeyframeTable
+from mosaicmem.memory.results import KeyframeTable, part_of_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +141,9 @@ class ComposedMosaic:
     @property
     def coverage_ratio(self) -> F64:
         """The fraction of each target's cells that is covered, (T,) float64, on the host."""
-        return np.asarray(to_host("coverage", self.coverage).mean(axis=(1, 2)))
+        return part_of_cells(self.coverage)
 
     @property
     def observed_ratio(self) -> F64:
         """The fraction of each target's cells that shows observed content, (T,) float64, on the host."""
-        return np.asarray(to_host("observed", self.observed).mean(axis=(1, 2)))
+        return part_of_cells(self.observed)
