@@ -119,6 +119,13 @@ def nearest_rotation(matrices: F64) -> F64:
     return np.asarray(u @ vt)
 
 
+def rigid_part(matrices: F64) -> F64:
+    """The rigid transforms (..., 4, 4) nearest to affine ones, which an edit may have scaled or mirrored."""
+    rotations = nearest_rotation(matrices[..., :3, :3])
+    upper = np.concatenate([rotations, matrices[..., :3, 3:]], axis=-1)
+    return np.concatenate([upper, matrices[..., 3:, :]], axis=-2)
+
+
 def invert_rigid(matrix: F64) -> F64:
     """The inverse of a rigid 4x4: [R^T | -R^T t]."""
     inverse = np.eye(4)

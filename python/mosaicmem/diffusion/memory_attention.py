@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, check_number
+from mosaicmem._arrays import F32, check_number
 from mosaicmem.attention import PRoPE, WarpedRoPE, grid_positions
 from mosaicmem.attention.kernel import attention
-from mosaicmem.camera.pose import nearest_rotation
+from mosaicmem.camera.pose import rigid_part
 from mosaicmem.diffusion.protocols import MemoryContext
 from mosaicmem.memory import Mosaic
 
@@ -102,15 +102,9 @@ def _cameras(context: MemoryContext, mosaic: Mosaic, order: np.ndarray, cells: i
     )
     of_keys = PRoPE(
         _HEAD_DIM,
-        _rigid(mosaic.sources.camera_from_world) @ origin,
+        rigid_part(mosaic.sources.camera_from_world) @ origin,
         camera=np.take_along_axis(mosaic.patch_sources, order // cells_per_patch, axis=1).ravel().clip(0),
         layout="contiguous",
         dims_per_camera=_CAMERA_DIMS,
     )
     return of_queries, of_keys
-
-
-def _rigid(matrices: F64) -> F64:
-    """The nearest rigid transforms, since edits may have scaled or mirrored a keyframe."""
-    rotations = nearest_rotation(matrices[:, :3, :3])
-    return np.concatenate([np.concatenate([rotations, matrices[:, :3, 3:]], axis=2), matrices[:, 3:]], axis=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from mosaicmem._border import on_host
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion.temporal import TemporalLayout
 from mosaicmem.memory import Mosaic
+
+_T = TypeVar("_T")
 
 Array: TypeAlias = Any
 """A float32 array: NumPy's or, if the store is on a GPU, its framework's."""
@@ -48,6 +51,16 @@ class MemoryContext:
     observed : (T, h, w) bool or None
         The covered cells of the canvas that show observed content; the other covered cells show content generated
         earlier. None if unknown.
+    frames : CameraTrajectory or None
+        The camera of each frame of the window: the sub-frames of its latent frames, which ``temporal`` assigns.
+    temporal : TemporalLayout or None
+    anchor : (C, 1, h, w) float32 or None
+        The latents of the image that the window begins with, for backbones with ``uses_anchor``: the first image of
+        the run, or the first frame that the window shares with the one before. The result keeps them.
+    previous : (C, T, h, w) float32 or None
+        The latents of the window before, for backbones with ``uses_previous``. The windows share ``shared`` frames.
+    shared : int
+        How many frames at its beginning the window shares with the one before.
     """
 
     cameras: CameraTrajectory
@@ -63,14 +76,29 @@ class MemoryContext:
     use_prope: bool = True
     gate: float | None = None
     observed: Any = None
+    frames: CameraTrajectory | None = None
+    temporal: TemporalLayout | None = None
+    anchor: Array | None = None
+    previous: Array | None = None
+    shared: int = 0
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[], _T]) -> _T:
+        """What ``make`` returns, called once per window: for what a backbone computes from memory alone.
+
+        All steps and both guidance branches share it, since they see the same memory.
+        """
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(_T, self._made[name])
 
     def on_host(self) -> MemoryContext:
         """The same with arrays on the host; itself if they are there. On a GPU this synchronizes."""
-        names = ("canvas", "coverage", "depth", "observed")
-        here = on_host({name: getattr(self, name) for name in names})
+        names = ("canvas", "coverage", "depth", "observed", "anchor", "previous")
+        here = on_host({name: getattr(self, name) for name in names if getattr(self, name) is not None})
         if here["canvas"] is self.canvas:
             return self
-        return replace(self, **here, mosaic=None if self.mosaic is None else self.mosaic.on_host())
+        return replace(self, **here, mosaic=None if self.mosaic is None else self.mosaic.on_host(), _made={})
 
     def without_prompt(self) -> MemoryContext:
         """The same memory without text: the context that classifier-free guidance steers away from."""
@@ -138,7 +166,12 @@ class NoiseScheduler(Protocol):
 
 @runtime_checkable
 class DiffusionBackbone(Protocol):
-    """The denoiser."""
+    """The denoiser.
+
+    It may have two more attributes, False if they are missing: ``uses_anchor``, whether windows begin with the latents
+    of an image, as in image-to-video models; and ``uses_previous``, whether it continues from the latents of the window
+    before.
+    """
 
     @property
     def prediction_type(self) -> str:

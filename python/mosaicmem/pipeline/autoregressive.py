@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance, check_methods
+from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, as_pixels, check_instance, check_methods
 from mosaicmem._border import to_host
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
@@ -28,14 +28,15 @@ from mosaicmem.diffusion import (
     TemporalLayout,
     TextEncoder,
 )
-from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck, depth_to_grid
+from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck
 from mosaicmem.memory import Mosaic, MosaicMemoryStore
 from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
 from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.denoising import denoise
 from mosaicmem.pipeline.first_view import suspect_unseen
-from mosaicmem.pipeline.frames import blend, cropped, extended, padded_path
+from mosaicmem.pipeline.frames import cross_faded, extended, padded_path
+from mosaicmem.pipeline.keyframes import KeyframeWriter
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
 
 _FIXED = (  # settings of the shared parts, which `varied` cannot change
@@ -113,6 +114,10 @@ class AutoregressivePipeline(Uncopied):
                 f"backbone: expected prediction_type {expected!r} as the scheduler's, "
                 f"got {self.backbone.prediction_type!r}"
             )
+        if getattr(self.backbone, "uses_anchor", False) and not c.window_overlap:
+            raise ValueError(
+                "window_overlap: expected at least 1, got 0: the backbone begins each window with a frame of the last"
+            )
         self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
@@ -148,6 +153,11 @@ class AutoregressivePipeline(Uncopied):
             store=self.store.fork(),
         )
 
+    @property
+    def _keyframes(self) -> KeyframeWriter:
+        """Made for each use: parts may have been replaced."""
+        return KeyframeWriter(self.config, self.vae, self.depth_estimator, self._conditioner)
+
     def __copy__(self) -> AutoregressivePipeline:
         return self.varied()
 
@@ -162,7 +172,15 @@ class AutoregressivePipeline(Uncopied):
             num_threads=c.num_threads,
         )
 
-    def observe(self, image: ArrayLike, depth: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
+    def observe(
+        self,
+        image: ArrayLike,
+        depth: ArrayLike,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        *,
+        dynamic: ArrayLike | None = None,
+    ) -> None:
         """Remember a real frame.
 
         Parameters
@@ -173,6 +191,8 @@ class AutoregressivePipeline(Uncopied):
             Metres; invalid where not finite or <= 0.
         intrinsics, pose
             Of the frame.
+        dynamic : (H, W) bool array, optional
+            Pixels of things that move: they are not remembered.
 
         Warns
         -----
@@ -183,9 +203,10 @@ class AutoregressivePipeline(Uncopied):
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
+        if dynamic is not None:
+            z = np.where(as_array("dynamic", dynamic, np.bool_, z.shape), np.float32(0), z)
         self.pose_check.add(z, intrinsics, pose)
-        padded = intrinsics.padded(self.vae.stride)
-        self._insert(extended(pixels, padded, "edge"), z, padded, pose, "observed", confidence=1.0, valid=None)
+        self._keyframes.observe(self.store, pixels, z, intrinsics, pose)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
@@ -198,6 +219,8 @@ class AutoregressivePipeline(Uncopied):
         on_window: Callable[[Window], None] | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
         checkpoint: str | Path | Checkpoint | None = None,
+        image: ArrayLike | None = None,
+        depth: ArrayLike | None = None,
     ) -> GenerationResult:
         """Generate one frame for each pose.
 
@@ -214,6 +237,11 @@ class AutoregressivePipeline(Uncopied):
             there, it resumes after its last window, whatever ended it, and gives the same bytes. A resumed run takes
             its memory from the folder and replaces ``self.store`` with it. (Under ``max_bytes``, a run with a
             checkpoint may forget other keyframes than one without, because a reopened store is smaller.)
+        image : (H, W, 3) array, optional
+            What the first camera sees, as for `observe`: it is remembered before the first window, and backbones with
+            ``uses_anchor`` begin with it.
+        depth : (H, W) array, optional
+            Of the image; if not given, the depth estimator provides it.
 
         Raises
         ------
@@ -230,13 +258,19 @@ class AutoregressivePipeline(Uncopied):
         check_instance("trajectory", trajectory, CameraTrajectory)
         size = (trajectory.intrinsics.height, trajectory.intrinsics.width)
         run = Progress(size, np.zeros((len(trajectory), *size, 3), dtype=np.float32))
-        for window in self._windows(trajectory, run, checkpoint, on_window, on_step):
+        first = self._keyframes.first_frame(trajectory, image, depth)
+        for window in self._windows(trajectory, run, checkpoint, first, on_window, on_step):
             del window
         assert run.video is not None
         return GenerationResult(run.video, run.done)
 
     def stream(
-        self, trajectory: CameraTrajectory, *, checkpoint: str | Path | Checkpoint | None = None
+        self,
+        trajectory: CameraTrajectory,
+        *,
+        checkpoint: str | Path | Checkpoint | None = None,
+        image: ArrayLike | None = None,
+        depth: ArrayLike | None = None,
     ) -> Iterator[Window]:
         """`generate` as an iterator over finished windows.
 
@@ -244,13 +278,14 @@ class AutoregressivePipeline(Uncopied):
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
         run = Progress((trajectory.intrinsics.height, trajectory.intrinsics.width))
-        return self._windows(trajectory, run, checkpoint, None)
+        return self._windows(trajectory, run, checkpoint, self._keyframes.first_frame(trajectory, image, depth), None)
 
     def _windows(
         self,
         trajectory: CameraTrajectory,
         run: Progress,
         checkpoint: str | Path | Checkpoint | None,
+        first: tuple[F32, F32] | None,
         on_window: Callable[[Window], None] | None,
         on_step: Callable[[int, int, int], None] | None = None,
     ) -> Iterator[Window]:
@@ -266,6 +301,8 @@ class AutoregressivePipeline(Uncopied):
             if kept is not None:
                 self.store = kept.begin(c, trajectory, self._part_names(), self.store)
                 known = kept.windows or 0
+            if first is not None and not known:
+                self.observe(*first, trajectory.intrinsics, trajectory[0])
             for index, frames in enumerate(windows):
                 run.begin(index, frames)
                 if kept is not None and index < known:
@@ -273,8 +310,9 @@ class AutoregressivePipeline(Uncopied):
                 else:
                     size = trajectory.intrinsics
                     stepped = None if on_step is None else partial(on_step, index)
+                    image = None if first is None or index else first[0]
                     images, context, statistics = self._generate_window(
-                        path, size, run, kept, index, frames, keyframes, stepped
+                        path, size, run, kept, index, frames, keyframes, image, stepped
                     )
                 final = windows[index + 1].start if index + 1 < len(windows) else frames.stop
                 finished = run.add(frames, images, final, statistics)
@@ -293,12 +331,14 @@ class AutoregressivePipeline(Uncopied):
         index: int,
         frames: range,
         keyframes: list[int],
+        image: F32 | None,
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[F32, MemoryContext, WindowStatistics]:
         """A window's images, padded to whole latent cells, context and statistics. On failure, memory is restored."""
         c = self.config
         with run("retrieve"):
             context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
+            context = replace(context, **self._continuation(path, run, frames, image))
         if index == 0 and not self._conditioner.has_warned:
             suspect_unseen(self.store, context, c)
         with run("denoise"):
@@ -312,15 +352,15 @@ class AutoregressivePipeline(Uncopied):
                 finite=True,
                 values=True,
             )
-            blended = blend(run.shared(frames), decoded)
+            blended = cross_faded(run.shared(frames), decoded)
+        run.latents = latents if getattr(self.backbone, "uses_previous", False) else None
         # Keyframes are remembered as this window shows them, before the next window is blended over its last frames,
         # because the next window is conditioned on them.
         before = self.store.snapshot()
         try:
             with run("remember"):
                 new = [i for i in keyframes if run.end <= i < frames.stop] if c.use_memory else []
-                for i in new:
-                    self._remember(blended[i - frames.start], size, path[i])
+                self._keyframes.remember(self.store, new, frames, blended, latents, size, path)
             statistics = WindowStatistics(
                 window=index,
                 first_frame=frames.start,
@@ -335,7 +375,9 @@ class AutoregressivePipeline(Uncopied):
             if kept is not None:
                 with run("checkpoint"):
                     shown = context.on_host()
-                    record = KeptWindow(decoded, shown.canvas, shown.coverage, shown.depth, shown.observed, statistics)
+                    arrays = (decoded, shown.canvas, shown.coverage, shown.depth, shown.observed)
+                    before_next = None if run.latents is None else to_host("latents", run.latents)
+                    record = KeptWindow(*arrays, statistics, before_next)
                     self.store = kept.keep(index, record, self.store)
         except BaseException:
             self.store.restore(before)
@@ -350,7 +392,8 @@ class AutoregressivePipeline(Uncopied):
             record = kept.load(index)
             expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
             decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
-            images = blend(run.shared(frames), decoded)
+            images = cross_faded(run.shared(frames), decoded)
+            run.latents = record.latents
             empty = self._conditioner.empty(self.store, self._latent_cameras(path, frames), index)
             kept_arrays = {name: getattr(record, name) for name in ("canvas", "coverage", "depth", "observed")}
             there = self.store._there({name: array for name, array in kept_arrays.items() if array is not None})
@@ -367,58 +410,16 @@ class AutoregressivePipeline(Uncopied):
         references = [layout.reference_frame(i, count) for i in range(layout.num_latents(count))]
         return CameraTrajectory([trajectory[frames[i]] for i in references], trajectory.intrinsics)
 
-    def _remember(self, image: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
-        """Insert a generated keyframe; by default only the cells that memory does not show yet.
-
-        ``image`` is padded to whole latent cells; ``intrinsics`` are those of the unpadded image.
-        """
-        s = self.vae.stride
-        padded = intrinsics.padded(s)
-        covered, shown = self._conditioner.known(self.store, padded, pose)
-        known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
-        depth = as_array(
-            "estimated depth",
-            self.depth_estimator.estimate(cropped(image[None], intrinsics)[0], intrinsics, pose, known),
-            np.float32,
-            known.shape,
-        )
-        if np.isnan(depth).any():
-            raise ValueError("estimated depth: expected numbers, got NaN; 0 says that there is none")
-        self._insert(
-            image,
-            depth,
-            padded,
-            pose,
-            "generated",
-            confidence=self.config.generated_confidence,
-            valid=~covered if self.config.remember == "novel" else None,
-        )
-
-    def _insert(
-        self,
-        image: F32,
-        depth: F32,
-        intrinsics: CameraIntrinsics,
-        pose: CameraPose,
-        provenance: str,
-        *,
-        confidence: float,
-        valid: Bool | None,
-    ) -> None:
-        """Image and ``intrinsics`` are padded to whole latent cells; depth may be smaller: the rest is unknown."""
-        grid = depth_to_grid(extended(depth, intrinsics, "constant"), self.vae.stride)
-        shape = (*grid.shape, self.vae.channels)
-        encoded = to_host("encoded image", self.vae.encode_image(image))
-        self.store.insert_keyframe(
-            as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may reuse its array
-            grid,
-            intrinsics,
-            pose,
-            valid=valid,
-            confidence=np.full(grid.shape, confidence, dtype=np.float32),
-            provenance=provenance,
-            copy=False,  # the pipeline owns all of these
-        )
+    def _continuation(self, path: CameraTrajectory, run: Progress, frames: range, image: F32 | None) -> dict[str, Any]:
+        """The fields of a context that continue a video: cameras of frames, and what the backbone begins with."""
+        shared = run.shared(frames)
+        fields: dict[str, Any] = {"frames": path[frames.start : frames.stop], "temporal": self.vae.temporal}
+        fields |= {"shared": len(shared), "previous": run.latents}
+        if getattr(self.backbone, "uses_anchor", False):
+            begins = shared[0] if len(shared) else None if image is None else extended(image, path.intrinsics, "edge")
+            if begins is not None:
+                fields["anchor"] = self.vae.encode(begins[None])
+        return fields
 
 
 def _count(name: str, mosaic: Mosaic | None, is_there: Callable[[Any], Any]) -> int:

@@ -53,6 +53,8 @@ class KeptWindow:
     depth : (T, h, w) float32
     observed : (T, h, w) bool or None
     statistics : WindowStatistics
+    latents : (C, T, h, w) float32 or None
+        Kept if the backbone continues from them.
     """
 
     decoded: F32
@@ -61,6 +63,7 @@ class KeptWindow:
     depth: F32
     observed: Bool | None
     statistics: WindowStatistics
+    latents: F32 | None = None
 
 
 class Checkpoint:
@@ -188,6 +191,8 @@ class Checkpoint:
         if index != self.windows:
             raise ValueError(f"index: expected {self.windows}, of the window after those that are kept, got {index}")
         arrays = {"decoded": window.decoded, "canvas": window.canvas, "depth": window.depth}
+        if window.latents is not None:
+            arrays["latents"] = window.latents
         masks = {"coverage": window.coverage, "observed": window.observed}
         arrays |= {name: mask.astype(np.uint8) for name, mask in masks.items() if mask is not None}
         return self._keep_store(
@@ -209,15 +214,17 @@ class Checkpoint:
         grid = canvas.shape[:3]
         decoded = file.get("decoded", ("F32",), (None, None, None, 3))
         depth = file.get("depth", ("F32",), grid)
+        latents = file.get("latents", ("F32",), (canvas.shape[3], *grid)) if "latents" in file else None
         masks = {name: file.get(name, ("U8",), grid) for name in ("coverage", "observed") if name in file}
         statistics = _statistics_in(file, index)
-        if not (np.isfinite(canvas).all() and np.isfinite(decoded).all() and not np.isnan(depth).any()):
+        finite = [array for array in (canvas, decoded, latents) if array is not None]
+        if not all(np.isfinite(array).all() for array in finite) or np.isnan(depth).any():
             raise FormatError(file.path, "damaged: expected finite numbers")
         if "coverage" not in masks or any(mask.max(initial=0) > 1 for mask in masks.values()):
             raise FormatError(file.path, "damaged: expected masks of 0 and 1")
         coverage, observed = (masks[name] != 0 if name in masks else None for name in ("coverage", "observed"))
         assert coverage is not None
-        return KeptWindow(decoded, canvas, coverage, depth, observed, statistics)
+        return KeptWindow(decoded, canvas, coverage, depth, observed, statistics, latents)
 
     def _keep_store(self, store: MosaicMemoryStore, attachment: Attachment | None = None) -> MosaicMemoryStore:
         store.save(self.path / STORE, label=self._label(), attachment=attachment)

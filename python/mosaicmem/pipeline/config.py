@@ -118,6 +118,10 @@ class PipelineConfig(BaseModel):
         Literal["novel", "all"],
         Field(description="What of a generated keyframe is kept: what memory does not show yet, or everything."),
     ] = "novel"
+    keyframe_latents: Annotated[
+        Literal["encoded", "generated"],
+        Field(description="Of generated keyframes: the decoded frame, encoded again, or the latents as generated."),
+    ] = "encoded"
     generated_confidence: Annotated[_Fraction, Field(description="Of generated tokens; observed ones have 1.")] = 0.5
 
     @field_validator("strategy")

@@ -24,6 +24,8 @@ def denoise(
 ) -> Any:
     """The clean latents (C, T, h, w) of a window, on the device of its canvas. Noise depends only on seed and window.
 
+    If the context has an anchor, the first latent frame is that one.
+
     Noise is drawn on the host; nothing else passes through it during a step. ``on_step`` is called after each step with
     the number of finished steps and their total number.
     """
@@ -53,4 +55,7 @@ def denoise(
         sample = scheduler.previous_sample(prediction, timestep, previous, sample, fresh())
         if on_step is not None:
             on_step(done, len(steps) - 1)
-    return sample[0]
+    latents = sample[0]
+    if context.anchor is not None:
+        latents[:, :1] = context.anchor
+    return latents

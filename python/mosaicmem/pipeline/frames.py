@@ -1,4 +1,4 @@
-"""Pads images to whole latent cells, crops them to the output size, and blends windows over their overlap."""
+"""Pads images to whole latent cells, crops them to the output size, and cross-fades windows over their overlap."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cropped(frames: F32, camera: CameraIntrinsics) -> F32:
     return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
 
 
-def blend(before: F32, decoded: F32) -> F32:
+def cross_faded(before: F32, decoded: F32) -> F32:
     """The images of a window; over its first ones, linear cross-fade from ``before``, those of the previous window."""
     images: F32 = np.clip(decoded, 0, 1)
     shared = len(before)

@@ -137,6 +137,7 @@ class Progress:
         self.size = size
         self.frames = range(0)  # of the last window
         self.tail: F32 = np.zeros((0, *size, 3), np.float32)  # its images
+        self.latents: Any = None  # and its latents, if the backbone continues from them
         self.final = 0  # frames before this are final
         self.done: list[WindowStatistics] = []
         self.seconds: dict[str, float] = {}

@@ -1,0 +1,76 @@
+"""What a `MemoryBatch` is built from: stores, and the cameras of latent frames and of their sub-frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import check_instance, check_integer
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.diffusion import TemporalLayout
+from mosaicmem.memory import Mosaic, MosaicMemoryStore
+from mosaicmem.models.dit_tokens import DiTTokens
+from mosaicmem.models.prope_cameras import PRoPECameras, relative_sources, subframe_cameras
+
+
+def samples_of(
+    stores: Any, targets: Any, temporal: TemporalLayout | None
+) -> list[tuple[MosaicMemoryStore, CameraTrajectory, CameraTrajectory]]:
+    """Each sample's store, its cameras as given, and the camera of each of its latent frames."""
+    some = [stores] if isinstance(stores, MosaicMemoryStore) else list(stores)
+    paths = [targets] * len(some) if isinstance(targets, CameraTrajectory) else list(targets)
+    for i, store in enumerate(some):
+        check_instance(f"stores[{i}]", store, MosaicMemoryStore)
+    for i, path in enumerate(paths):
+        check_instance(f"targets[{i}]", path, CameraTrajectory)
+    if not some or len(some) != len(paths):
+        raise ValueError(f"targets: expected one trajectory per store, got {len(paths)} for {len(some)} stores")
+    if temporal is None:
+        return [(store, path, path) for store, path in zip(some, paths, strict=True)]
+    check_instance("temporal", temporal, TemporalLayout)
+    return [(store, path, latent_cameras(path, temporal)) for store, path in zip(some, paths, strict=True)]
+
+
+def latent_cameras(frames: CameraTrajectory, temporal: TemporalLayout) -> CameraTrajectory:
+    """The camera that stands for each latent frame of a video whose frames have these cameras."""
+    count = len(frames)
+    picked = [temporal.reference_frame(i, count) for i in range(temporal.num_latents(count))]
+    return CameraTrajectory([frames[i] for i in picked], frames.intrinsics)
+
+
+def check_patch(patch: Any) -> tuple[int, int]:
+    """Rows and columns of latent cells in a transformer's patch."""
+    if len(patch) != 3 or patch[0] != 1:
+        raise ValueError(
+            f"patch: expected (1, rows, columns) latent cells, got {tuple(patch)}: memory shows single latent frames"
+        )
+    return check_integer("patch[1]", patch[1], minimum=1), check_integer("patch[2]", patch[2], minimum=1)
+
+
+def cameras_of(
+    frames: CameraTrajectory,
+    cameras: CameraTrajectory,
+    temporal: TemporalLayout | None,
+    mosaic: Mosaic | None,
+    tokens: DiTTokens,
+    grid: tuple[int, int],
+    options: dict[str, Any],
+) -> PRoPECameras:
+    """The cameras of one sample. ``frames`` are its targets as given, ``cameras`` those of its latent frames."""
+    layout = options.get("layout", "half")
+    subframes = 4 if layout == "full" or (temporal is not None and layout == "contiguous") else 1
+    reference, matrix = cameras[0], np.asarray(cameras.intrinsics.matrix)
+    sources, matrices = relative_sources(None if mosaic is None else mosaic.sources, reference, matrix)
+    of_token = tokens.source.flatten().cpu().numpy()
+    return PRoPECameras(
+        targets=(subframe_cameras(frames, temporal, subframes) @ reference.world_from_camera)[None],
+        target_matrices=matrix[None],
+        sources=sources[None],
+        source_matrices=matrices[None],
+        source=of_token[None],
+        source_positions=tokens.source_positions.reshape(1, -1, 2).cpu().numpy(),
+        grid=grid,
+        size=(cameras.intrinsics.height, cameras.intrinsics.width),
+        options=options,
+    )

@@ -1,0 +1,159 @@
+"""Frames of a run become keyframes of its memory: observed ones, the image that it begins with, generated ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels
+from mosaicmem._border import to_host
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.diffusion import VAE
+from mosaicmem.geometry import DepthCompletion, DepthEstimator, depth_to_grid
+from mosaicmem.memory import MosaicMemoryStore
+from mosaicmem.pipeline.conditioning import Conditioner
+from mosaicmem.pipeline.config import PipelineConfig
+from mosaicmem.pipeline.frames import cropped, extended
+
+
+class KeyframeWriter:
+    """Encodes frames, gives them a depth, and inserts them.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+    vae : VAE
+    depth_estimator : DepthEstimator
+    conditioner : Conditioner
+        Knows what memory shows already.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, vae: VAE, depth_estimator: DepthEstimator, conditioner: Conditioner
+    ) -> None:
+        self._config, self._vae, self._depth, self._conditioner = config, vae, depth_estimator, conditioner
+
+    def observe(
+        self, store: MosaicMemoryStore, image: F32, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose
+    ) -> None:
+        """Insert a real frame."""
+        padded = intrinsics.padded(self._vae.stride)
+        self._insert(
+            store, extended(image, padded, "edge"), depth, padded, pose, "observed", confidence=1.0, valid=None
+        )
+
+    def first_frame(
+        self, trajectory: CameraTrajectory, image: ArrayLike | None, depth: ArrayLike | None
+    ) -> tuple[F32, F32] | None:
+        """The image that a run begins with, and its depth."""
+        if image is None:
+            if depth is not None:
+                raise ValueError("depth: expected image, whose depth it is")
+            return None
+        camera = trajectory.intrinsics
+        pixels = as_pixels("image", image, (camera.height, camera.width, 3))
+        if depth is None:
+            if isinstance(self._depth, DepthCompletion):
+                raise ValueError(
+                    "depth: expected the depth of image, or a depth_estimator that sees it in the image: "
+                    "DepthCompletion only extends what memory knows"
+                )
+            depth = self._depth.estimate(pixels, camera, trajectory[0], np.zeros(pixels.shape[:2], np.float32))
+        return pixels, as_depth("depth", depth, pixels.shape[:2])
+
+    def remember(
+        self,
+        store: MosaicMemoryStore,
+        new: list[int],
+        frames: range,
+        images: F32,
+        latents: Any,
+        size: CameraIntrinsics,
+        path: CameraTrajectory,
+    ) -> None:
+        """Insert generated frames of a window; by default only the cells that memory does not show yet.
+
+        Parameters
+        ----------
+        new : list of int
+            Frames of the path.
+        frames : range
+            Of the window.
+        images : (F, H, W, 3) float32
+            Of the window, padded to whole latent cells.
+        latents : (C, T, h, w) float32
+        size : CameraIntrinsics
+            Of the images without padding.
+        path : CameraTrajectory
+        """
+        if self._config.keyframe_latents == "encoded":
+            for i in new:
+                self._generated(store, images[i - frames.start], size, path[i])
+            return
+        layout, here = self._vae.temporal, to_host("latents", latents)
+        for latent in sorted({layout.latent_of(i - frames.start) for i in new}):
+            at = layout.reference_frame(latent, len(frames))
+            grid = np.ascontiguousarray(here[:, latent].transpose(1, 2, 0), dtype=np.float32)
+            self._generated(store, images[at], size, path[frames.start + at], grid)
+
+    def _generated(
+        self,
+        store: MosaicMemoryStore,
+        image: F32,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        latents: F32 | None = None,
+    ) -> None:
+        """Without ``latents`` (h, w, C), they are those of the image."""
+        s = self._vae.stride
+        padded = intrinsics.padded(s)
+        covered, shown = self._conditioner.known(store, padded, pose)
+        known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
+        depth = as_array(
+            "estimated depth",
+            self._depth.estimate(cropped(image[None], intrinsics)[0], intrinsics, pose, known),
+            np.float32,
+            known.shape,
+        )
+        if np.isnan(depth).any():
+            raise ValueError("estimated depth: expected numbers, got NaN; 0 says that there is none")
+        self._insert(
+            store,
+            image,
+            depth,
+            padded,
+            pose,
+            "generated",
+            confidence=self._config.generated_confidence,
+            valid=~covered if self._config.remember == "novel" else None,
+            latents=latents,
+        )
+
+    def _insert(
+        self,
+        store: MosaicMemoryStore,
+        image: F32,
+        depth: F32,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        provenance: str,
+        *,
+        confidence: float,
+        valid: Bool | None,
+        latents: F32 | None = None,
+    ) -> None:
+        """Image and ``intrinsics`` are padded to whole latent cells; depth may be smaller: the rest is unknown."""
+        grid = depth_to_grid(extended(depth, intrinsics, "constant"), self._vae.stride)
+        shape = (*grid.shape, self._vae.channels)
+        encoded = latents if latents is not None else to_host("encoded image", self._vae.encode_image(image))
+        store.insert_keyframe(
+            as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may reuse its array
+            grid,
+            intrinsics,
+            pose,
+            valid=valid,
+            confidence=np.full(grid.shape, confidence, dtype=np.float32),
+            provenance=provenance,
+            copy=False,  # the pipeline owns all of these
+        )
