@@ -98,40 +98,22 @@ class VAEAdapter:
         return np.ascontiguousarray(self.encode(image[None])[:, 0].transpose(1, 2, 0))
 
 
-class BackboneAdapter:
-    """Implements the `DiffusionBackbone` protocol. Computes once per window what all its steps share."""
+class Memory:
+    """What depends on memory alone, made once per window: all steps and both guidance branches share it."""
 
-    prediction_type = "velocity"
-
-    def __init__(self, denoiser):
-        self.denoiser = denoiser
-        self.rope = WarpedRoPE(HEAD_DIM)
-        self.window = None
-
-    @torch.no_grad()
-    def predict(self, sample, timestep, context: MemoryContext):
-        if self.window is not context:
-            self.prepare(context)
-            self.window = context
-        out = self.denoiser(torch.from_numpy(sample), timestep, self.canvas, self.mask, self.text(context), self.attend)
-        return out.numpy()
-
-    def text(self, context):
-        vectors = context.text if len(context.text) else np.zeros((1, 64), np.float32)
-        return torch.from_numpy(vectors.mean(axis=0, keepdims=True))
-
-    def prepare(self, context):
+    def __init__(self, context: MemoryContext, rope: WarpedRoPE):
         # Warped Latent: the canvas and its coverage mask, as extra channels of the noisy latents.
         self.canvas = torch.from_numpy(context.canvas).permute(3, 0, 1, 2)[None]
         self.mask = torch.from_numpy(context.coverage)[None, None].float()
         # Warped RoPE: queries at their grid positions, memory tokens where they land.
         frames, rows, columns = context.coverage.shape
-        self.query_table = self.rope.table(grid_positions(frames, rows, columns))
-        self.memory = None if context.mosaic is None else context.mosaic.packed()  # all frames attend to all tokens
-        if self.memory is None or not len(self.memory):
+        self.query_table = rope.table(grid_positions(frames, rows, columns))
+        mosaic = None if context.mosaic is None else context.mosaic.packed()  # all frames attend to all tokens
+        self.is_there = mosaic is not None and len(mosaic) > 0
+        if not self.is_there:
             return
-        self.key_table = self.rope.table(self.memory.positions)
-        self.tokens = torch.from_numpy(self.memory.tokens)[None]
+        self.key_table = rope.table(mosaic.positions)
+        self.tokens = torch.from_numpy(mosaic.tokens)[None]
         # PRoPE: the camera of each query, and the camera that saw each memory token.
         self.cameras = None
         if context.use_prope:
@@ -143,33 +125,53 @@ class BackboneAdapter:
             of_queries = PRoPE(HEAD_DIM, views, np.tile(camera.matrix, (frames, 1, 1)), **grid, **shared)
             of_memory = PRoPE(
                 HEAD_DIM,
-                self.memory.source_camera_from_world,
-                self.memory.source_intrinsics,
-                camera=self.memory.patch_sources[self.memory.token_patches],
-                positions=self.memory.source_positions,
+                mosaic.source_camera_from_world,
+                mosaic.source_intrinsics,
+                camera=mosaic.patch_sources[mosaic.token_patches],
+                positions=mosaic.source_positions,
                 **shared,
             )
             self.cameras = (of_queries, of_memory)
-        self.gate = context.gate  # an ablation may override the model's own gate
 
-    def attend(self, model, hidden):
+
+class BackboneAdapter:
+    """Implements the `DiffusionBackbone` protocol."""
+
+    prediction_type = "velocity"
+
+    def __init__(self, denoiser):
+        self.denoiser = denoiser
+        self.rope = WarpedRoPE(HEAD_DIM)
+
+    @torch.no_grad()
+    def predict(self, sample, timestep, context: MemoryContext):
+        memory = context.once("memory", lambda: Memory(context, self.rope))
+        vectors = context.text if len(context.text) else np.zeros((1, 64), np.float32)
+        text = torch.from_numpy(vectors.mean(axis=0, keepdims=True))
+
+        def attend(model, hidden):
+            return self.attend(model, hidden, memory, context.gate)
+
+        return self.denoiser(torch.from_numpy(sample), timestep, memory.canvas, memory.mask, text, attend).numpy()
+
+    def attend(self, model, hidden, memory, gate):
         """Attention from video tokens to memory tokens. Use your own attention kernel here."""
-        if self.memory is None or not len(self.memory):
+        if not memory.is_there:
             return torch.zeros_like(hidden)
 
         def heads(x):
             return x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)
 
-        q = self.rope.apply(heads(model.queries(hidden)), self.query_table)
-        k = self.rope.apply(heads(model.keys(self.tokens)), self.key_table)
-        v = heads(model.values(self.tokens))
-        if self.cameras is not None:
-            of_queries, of_memory = self.cameras
+        q = self.rope.apply(heads(model.queries(hidden)), memory.query_table)
+        k = self.rope.apply(heads(model.keys(memory.tokens)), memory.key_table)
+        v = heads(model.values(memory.tokens))
+        if memory.cameras is not None:
+            of_queries, of_memory = memory.cameras
             q, k, v = of_queries.apply_to_q(q), of_memory.apply_to_kv(k), of_memory.apply_to_kv(v)
         out = scaled_dot_product_attention(q, k, v)
-        if self.cameras is not None:
+        if memory.cameras is not None:
             out = of_queries.apply_to_o(out)
-        gate = torch.tanh(model.gate) if self.gate is None else self.gate
+        gate = torch.tanh(model.gate) if gate is None else gate  # an ablation may override the model's own gate
         return gate * model.back(out.transpose(1, 2).flatten(2))
 
 

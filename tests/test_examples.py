@@ -40,6 +40,23 @@ def test_plug_in_a_model():
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize(("kind", "scheduler", "dtype"), [("t2v", "unipc", "bfloat16"), ("ti2v", "euler", "float32")])
+def test_wan_memory(kind, scheduler, dtype):
+    pytest.importorskip("diffusers")
+    options = ("--kind", kind, "--scheduler", scheduler, "--dtype", dtype)
+    first, *windows = run_example("wan_memory.py", *options).splitlines()
+    assert first == "one window: (9, 64, 128, 3)"
+    assert len(windows) == 2
+    assert all(int(re.search(r"(\d+) memory tokens", line)[1]) > 20 for line in windows)
+
+
+def test_wan_memory_is_short():
+    """What a user writes: all that follows the arguments of the example."""
+    code = (EXAMPLES / "wan_memory.py").read_text().partition("parse_args()\n")[2].splitlines()
+    assert len([line for line in code if line.strip() and not line.startswith("#")]) <= 40
+
+
+@pytest.mark.torch
 def test_alignment_helps_a_transformer_to_use_memory(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")

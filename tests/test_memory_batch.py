@@ -19,7 +19,7 @@ TENSORS = ("latents", "filled", "positions", "cos", "sin", "mask", "frame")
 
 
 def build(stores, cameras=None, **options):
-    options = {"vae_stride": STRIDE, "rope": ROPE, "top_k": 20, **options}
+    options = {"vae_stride": STRIDE, "rope": ROPE, "top_k": 20, "retrieval": {"diversity_radius": 0}, **options}
     return MemoryBatch.build(stores, targets() if cameras is None else cameras, **options)
 
 
@@ -97,6 +97,14 @@ class TestTokens:
         one, other = (build(store, path()[:1], incomplete="fill", top_k=32) for store in (whole, holes))
         both = {tuple(x) for x in one.positions[one.mask].round(decimals=4).tolist()}
         assert {tuple(x) for x in other.positions[other.mask].round(decimals=4).tolist()} == both
+
+    def test_do_not_show_the_same_place_again_and_again(self):
+        """Of five keyframes that see the same, one is enough."""
+        cells = {}
+        for name, options in {"apart": {"retrieval": None}, "best": {}}.items():
+            batch = build(filled(5), **options)
+            cells[name] = len({(int(t), *place) for t, *place in batch.positions[batch.mask].round().tolist()})
+        assert cells["apart"] > 1.3 * cells["best"]
 
     def test_distinct_ones_come_once_where_they_score_best(self):
         store = filled(4)

@@ -126,8 +126,7 @@ def generate(pipe, **options):
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_in_the_loop_of_diffusers(kind, scheduler, dtype):
-    pipe = tiny_pipe(kind, scheduler)
-    pipe.transformer.to(dtype)
+    pipe = tiny_pipe(kind, scheduler, dtype=dtype)
     vae = WanMemoryVAE(pipe.vae)
     expected = generate(pipe)
     handle = add_memory(pipe.transformer)

@@ -76,7 +76,8 @@ class Canvases:
             each = [sample.canvas() for sample in self._samples]
             channels = max(self._channels + 1, *(len(canvas) for canvas in each))
             wide = [_with_channels(canvas, channels) for canvas in each]
-            self._made = torch.stack(wide).to(device, dtype)
+            joined = wide[0][None] if len(wide) == 1 else torch.stack(wide)
+            self._made = joined.to(device, dtype)
         return self._made
 
 

@@ -118,7 +118,8 @@ class MemoryBatch:
         temporal : TemporalLayout, optional
             Which frames of ``targets`` a latent frame covers; the last of them stands for it.
         retrieval : mapping, optional
-            Options of `MemoryRetrieval`.
+            Options of `MemoryRetrieval`. Unless they say otherwise, a patch counts half for each better one within a
+            token's width: memory then shows about as many cells as there are tokens, not the same ones repeatedly.
         canvas : mapping or bool
             Options of `KeyframeRetrieval`, which `canvas` uses; False if no canvas is needed.
 
@@ -131,8 +132,8 @@ class MemoryBatch:
         samples = samples_of(stores, targets, temporal)
         make = _Maker(rope, check_patch(patch), prope, incomplete, distinct)
         stride = check_integer("vae_stride", vae_stride, minimum=1)
-        options = {"top_k": check_integer("top_k", top_k, minimum=1), **(retrieval or {})}
-        search = MemoryRetrieval(**options)
+        apart = {"diversity_radius": float(stride * max(make.patch)), "diversity_penalty": 0.5}
+        search = MemoryRetrieval(top_k=check_integer("top_k", top_k, minimum=1), **{**apart, **(retrieval or {})})
         parts = []
         for store, frames, cameras in samples:
             make.check_size(cameras, stride)
