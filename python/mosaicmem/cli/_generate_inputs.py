@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mosaicmem.cli._errors import UsageError, blames, check_choice, check_useful
 from mosaicmem.cli._frames import own_numbers, parse_range, parse_size, selected
@@ -33,13 +33,14 @@ class Inputs:
         """The file numbers of some frames of the sequence; None if they equal the positions."""
         return own_numbers(self.sequence, frames)
 
-    def describe(self) -> str:
+    def describe(self, image: Path | None = None) -> str:
         """What the run is about to do, in a line or two."""
-        begins = "Memory begins empty" if self.memory is None else f"Memory begins with {self.memory}"
+        known = [str(path) for path in (self.memory, image) if path is not None]
+        begins = f"Memory begins with {' and '.join(known)}" if known else "Memory begins empty"
         if self.remembered:
-            begins = f"{begins} and" if self.memory is not None else "Memory"
+            begins = f"{begins} and" if known else "Memory"
             begins += f" remembers {selected(self.remembered, self.numbers(self.remembered))}"
-        elif self.memory is None:
+        elif not known:
             begins += ": the first window is made up, and those after it keep to what it showed"
         goes = (
             selected(self.targets, self.numbers(self.targets)) if self.targets else f"{len(self.path)} frames of a path"
@@ -135,3 +136,21 @@ def make_depth_estimator(path: CameraTrajectory, settings: PipelineConfig, depth
     output = depth.output or "inverse"
     with blames({"model": "--depth-model", "output": "--depth-output", "input_size": "--depth-size"}):
         return OnnxDepthEstimator(depth.model, output=output, input_size=pixels, num_threads=settings.num_threads)
+
+
+def read_first_image(
+    image: Path, depth_file: Path | None, path: CameraTrajectory, estimator: DepthEstimator | None
+) -> dict[str, Any]:
+    """The image that a run begins with and its depth, as arguments of the pipeline."""
+    from mosaicmem._arrays import as_pixels
+    from mosaicmem._images import read_color
+    from mosaicmem.geometry import DepthFromFiles
+
+    camera = path.intrinsics
+    pixels = as_pixels("--image", read_color(image, (camera.width, camera.height)), (camera.height, camera.width, 3))
+    if depth_file is None:
+        if estimator is None:
+            raise UsageError("--image: expected its depth too, from --depth-file, --depth-model or --depth-files")
+        return {"image": pixels}
+    known = DepthFromFiles([depth_file], [path[0].timestamp])
+    return {"image": pixels, "depth": known.estimate(pixels, camera, path[0], pixels[..., 0])}

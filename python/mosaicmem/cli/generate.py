@@ -29,7 +29,14 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_useful, reports_errors
 from mosaicmem.cli._frames import warn_of_overlap
-from mosaicmem.cli._generate_inputs import DepthChoice, Inputs, check_depth, make_depth_estimator, read_inputs
+from mosaicmem.cli._generate_inputs import (
+    DepthChoice,
+    Inputs,
+    check_depth,
+    make_depth_estimator,
+    read_first_image,
+    read_inputs,
+)
 from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
@@ -84,6 +91,14 @@ DepthOutput = Annotated[
 DepthSize = Annotated[
     str | None, typer.Option(metavar="WxH", help="Its input size. Default: that of the image, in multiples of 14.")
 ]
+FirstImage = Annotated[
+    Path | None,
+    typer.Option(help="What the first camera of --trajectory sees: the run begins with it, as image-to-video does."),
+]
+DepthFile = Annotated[
+    Path | None,
+    typer.Option(help="Depth of --image, a 16-bit PNG in millimetres or .npy in metres. Default: of --depth-model."),
+]
 DepthFolder = Annotated[
     Path | None, typer.Option(help="Folder of depth images instead, one a frame of the path, in order of names.")
 ]
@@ -108,6 +123,8 @@ def generate(
     memory_frames: MemoryFrames = None,
     frames: Frames = None,
     trajectory: Trajectory = None,
+    image: FirstImage = None,
+    depth_file: DepthFile = None,
     save_memory: SaveMemory = None,
     checkpoint: CheckpointFolder = None,
     ablate: Ablate = False,
@@ -129,11 +146,11 @@ def generate(
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """Remember frames of a real sequence, or open a saved memory, and generate video along a camera path.
+    """Remember frames of a real sequence, open a saved memory, or begin with one image; generate along a camera path.
 
     With --frames, each generated frame is compared with the true one, with memory and without. With --trajectory alone
-    memory begins empty. Video that memory has not seen is made up by a synthetic model from the prompt; a real one
-    takes its place in Python.
+    memory begins empty; with --image, it begins with what the first camera sees. Video that memory has not
+    seen is made up by a synthetic model from the prompt; a real one takes its place in Python.
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
@@ -147,18 +164,23 @@ def generate(
     if ablate and frames is None:
         raise UsageError("--ablate: expected --frames, whose true images its figures are measured against")
     read = {"--scene": scene, "--memory": memory, "--trajectory": trajectory, "--config": config, **depth.paths()}
+    read |= {"--image": image, "--depth-file": depth_file}
     in_place = _check_places(output, checkpoint, save_memory, read, force)
     if trajectory is None:
         check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
+        check_useful({"--image": image}, "expected --trajectory, whose first camera sees it")
+    if image is None:
+        check_useful({"--depth-file": depth_file}, "expected --image, whose depth it is")
     inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, time_unit)
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth)
+    first = {} if image is None else read_first_image(image, depth_file, inputs.path, estimator)
     store = None if memory is None else _open(memory, settings)
-    kept = None if checkpoint is None else _keep(checkpoint, scene, memory, inputs, depth)
+    kept = None if checkpoint is None else _keep(checkpoint, scene, memory, inputs, depth, image, depth_file)
     if not as_json:
-        say(inputs.describe())
+        say(inputs.describe(image))
     with output_folder(output, force, "generate") as folder:
-        made = _make(settings, estimator, store, inputs, kept, ablate)
+        made = _make(settings, estimator, store, inputs, first, kept, ablate)
         summary = made.summarize(inputs, time.perf_counter() - started)
         write_run(folder, settings, inputs.path, made.result, made.fusion, summary, fps)
         if save_memory is not None:
@@ -216,6 +238,7 @@ def _make(
     estimator: DepthEstimator | None,
     store: MosaicMemoryStore | None,
     inputs: Inputs,
+    first: dict[str, Any],
     kept: Checkpoint | None,
     ablate: bool,
 ) -> _Made:
@@ -229,7 +252,7 @@ def _make(
         _remember(pipeline, fusion, inputs, lambda frames: progress.track(frames, description="Remembering"))
         truth = inputs.truth()
         variants = _ablate(pipeline, inputs.path, truth, progress) if ablate else None
-        result, scores = _generate(pipeline, inputs.path, truth, kept, progress)
+        result, scores = _generate(pipeline, inputs.path, truth, first, kept, progress)
     return _Made(pipeline, fusion, result, scores, variants)
 
 
@@ -248,13 +271,23 @@ def _print(
         print_ablation(variants)
 
 
-def _keep(folder: Path, scene: Path | None, memory: Path | None, inputs: Inputs, depth: DepthChoice) -> Checkpoint:
+def _keep(
+    folder: Path,
+    scene: Path | None,
+    memory: Path | None,
+    inputs: Inputs,
+    depth: DepthChoice,
+    image: Path | None,
+    depth_file: Path | None,
+) -> Checkpoint:
     from mosaicmem.pipeline import Checkpoint
 
     keeps_checkpoint(folder)
     told: dict[str, Any] = {"scene": scene, "memory": memory, "memory_frames": inputs.remembered}
     told |= {"depth_model": depth.model, "depth_files": depth.files, "depth_output": depth.output or "inverse"}
     told["depth_size"] = depth.size
+    if image is not None:  # absent in runs that began before there was this option
+        told |= {"image": image, "depth_file": depth_file}
     return Checkpoint(folder, {name: _plain(value) for name, value in told.items()})
 
 
@@ -286,6 +319,7 @@ def _generate(
     pipeline: AutoregressivePipeline,
     path: CameraTrajectory,
     truth: dict[int, F32],
+    first: dict[str, Any],
     kept: Checkpoint | None,
     progress: Progress,
 ) -> tuple[GenerationResult, list[FrameScore]]:
@@ -297,7 +331,7 @@ def _generate(
     bar = WindowBar(progress, "Generating", windows, runs=2 if truth else 1)
     told: Any = {"checkpoint": kept, "on_window": bar.on_window, "on_step": bar.on_step}
     if not truth:
-        return pipeline.generate(path, **told), []
+        return pipeline.generate(path, **told, **first), []
     comparison = compare_memory(pipeline, path, truth, **told)
     return comparison.with_memory, comparison.scores
 
