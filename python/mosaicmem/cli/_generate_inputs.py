@@ -138,19 +138,39 @@ def make_depth_estimator(path: CameraTrajectory, settings: PipelineConfig, depth
         return OnnxDepthEstimator(depth.model, output=output, input_size=pixels, num_threads=settings.num_threads)
 
 
-def read_first_image(
-    image: Path, depth_file: Path | None, path: CameraTrajectory, estimator: DepthEstimator | None
-) -> dict[str, Any]:
-    """The image that a run begins with and its depth, as arguments of the pipeline."""
-    from mosaicmem._arrays import as_pixels
-    from mosaicmem._images import read_color
-    from mosaicmem.geometry import DepthFromFiles
+@dataclass(frozen=True)
+class FirstFrame:
+    """The options that say what a run begins with."""
 
-    camera = path.intrinsics
-    pixels = as_pixels("--image", read_color(image, (camera.width, camera.height)), (camera.height, camera.width, 3))
-    if depth_file is None:
-        if estimator is None:
-            raise UsageError("--image: expected its depth too, from --depth-file, --depth-model or --depth-files")
-        return {"image": pixels}
-    known = DepthFromFiles([depth_file], [path[0].timestamp])
-    return {"image": pixels, "depth": known.estimate(pixels, camera, path[0], pixels[..., 0])}
+    image: Path | None
+    depth_file: Path | None
+
+    def paths(self) -> dict[str, Path | None]:
+        """What is read, by option."""
+        return {"--image": self.image, "--depth-file": self.depth_file}
+
+    def check(self, trajectory: Path | None) -> None:
+        """Reject options that would have no effect."""
+        if trajectory is None:
+            check_useful({"--image": self.image}, "expected --trajectory, whose first camera sees it")
+        if self.image is None:
+            check_useful({"--depth-file": self.depth_file}, "expected --image, whose depth it is")
+
+    def read(self, path: CameraTrajectory, estimator: DepthEstimator | None) -> dict[str, Any]:
+        """The image and its depth, as arguments of the pipeline; nothing without an image."""
+        import numpy as np
+
+        from mosaicmem._images import read_color
+        from mosaicmem.geometry import DepthFromFiles
+
+        if self.image is None:
+            return {}
+        camera = path.intrinsics
+        pixels = read_color(self.image, (camera.width, camera.height))
+        if self.depth_file is None:
+            if estimator is None:
+                raise UsageError("--image: expected its depth too, from --depth-file, --depth-model or --depth-files")
+            return {"image": pixels}
+        known = DepthFromFiles([self.depth_file], [path[0].timestamp])
+        unused = np.zeros(pixels.shape[:2], np.float32)
+        return {"image": pixels, "depth": known.estimate(unused, camera, path[0], unused)}

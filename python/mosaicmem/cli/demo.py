@@ -86,7 +86,7 @@ def demo(
             observed = _observe(world, loop, pipeline, fusion, progress)
             revisited = _revisited(pipeline, loop)
             truth = {i: world.render(loop.intrinsics, loop[i]).image for i in revisited}
-            windows = len(loop.windows(settings.window_size, settings.window_overlap))
+            windows = len(pipeline.windows(loop))
             bar = WindowBar(progress, "Generating with memory and without", windows, runs=2)
             comparison = compare_memory(pipeline, loop, truth, on_window=bar.on_window, on_step=bar.on_step)
         summary = {

@@ -31,10 +31,10 @@ from mosaicmem.cli._errors import UsageError, check_useful, reports_errors
 from mosaicmem.cli._frames import warn_of_overlap
 from mosaicmem.cli._generate_inputs import (
     DepthChoice,
+    FirstFrame,
     Inputs,
     check_depth,
     make_depth_estimator,
-    read_first_image,
     read_inputs,
 )
 from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize
@@ -149,34 +149,30 @@ def generate(
     """Remember frames of a real sequence, open a saved memory, or begin with one image; generate along a camera path.
 
     With --frames, each generated frame is compared with the true one, with memory and without. With --trajectory alone
-    memory begins empty; with --image, it begins with what the first camera sees. Video that memory has not
-    seen is made up by a synthetic model from the prompt; a real one takes its place in Python.
+    memory begins empty; with --image, with what the first camera sees. Video that memory has not seen is made up by a
+    synthetic model from the prompt; a real one takes its place in Python.
 
     Example: mosaicmem generate --scene rgbd_scene --memory-frames 0:60 --frames 60:100:4 --output out
     """
     from mosaicmem.cli._report import write_run
 
-    started = time.perf_counter()
-    given = {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life}
-    settings = read_settings(config, changes, given, command="generate")
-    depth = DepthChoice(depth_model, depth_output, depth_size, depth_files)
-    check_depth(depth)
+    started, given = time.perf_counter(), {"prompt": prompt, "seed": seed, "num_threads": threads}
+    settings = read_settings(config, changes, given | {"half_life": half_life}, command="generate")
+    check_depth(depth := DepthChoice(depth_model, depth_output, depth_size, depth_files))
+    begin = FirstFrame(image, depth_file)
     if ablate and frames is None:
         raise UsageError("--ablate: expected --frames, whose true images its figures are measured against")
-    read = {"--scene": scene, "--memory": memory, "--trajectory": trajectory, "--config": config, **depth.paths()}
-    read |= {"--image": image, "--depth-file": depth_file}
-    in_place = _check_places(output, checkpoint, save_memory, read, force)
+    read = {"--scene": scene, "--memory": memory, "--trajectory": trajectory, "--config": config, **begin.paths()}
+    in_place = _check_places(output, checkpoint, save_memory, read | depth.paths(), force)
+    begin.check(trajectory)
     if trajectory is None:
         check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
-        check_useful({"--image": image}, "expected --trajectory, whose first camera sees it")
-    if image is None:
-        check_useful({"--depth-file": depth_file}, "expected --image, whose depth it is")
     inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, time_unit)
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth)
-    first = {} if image is None else read_first_image(image, depth_file, inputs.path, estimator)
+    first = begin.read(inputs.path, estimator)
     store = None if memory is None else _open(memory, settings)
-    kept = None if checkpoint is None else _keep(checkpoint, scene, memory, inputs, depth, image, depth_file)
+    kept = None if checkpoint is None else _keep(checkpoint, scene, memory, inputs, depth, begin)
     if not as_json:
         say(inputs.describe(image))
     with output_folder(output, force, "generate") as folder:
@@ -189,10 +185,7 @@ def generate(
     if as_json:
         print_json(summary)
         return
-    _print(inputs, made.result, made.scores, made.variants)
-    say(f"{len(made.result.frames)} frames in {output}")
-    if save_memory is not None:
-        say(f"{len(made.pipeline.store)} patches in {save_memory}")
+    _print(inputs, made, output, save_memory)
 
 
 def _check_places(
@@ -256,19 +249,20 @@ def _make(
     return _Made(pipeline, fusion, result, scores, variants)
 
 
-def _print(
-    inputs: Inputs, result: GenerationResult, scores: list[FrameScore], variants: list[AblationScore] | None
-) -> None:
-    """Tables of what came out."""
+def _print(inputs: Inputs, made: _Made, output: Path, save_memory: Path | None) -> None:
+    """Tables of what came out, and where it is."""
     from mosaicmem.cli._report import print_ablation, print_coverage, print_scores
 
     if inputs.targets:
         title = "Generated views against the true frames (PSNR), with memory and without"
-        print_scores(title, scores, inputs.targets, inputs.numbers(inputs.targets))
+        print_scores(title, made.scores, inputs.targets, inputs.numbers(inputs.targets))
     else:
-        print_coverage(result.windows)
-    if variants:
-        print_ablation(variants)
+        print_coverage(made.result.windows)
+    if made.variants:
+        print_ablation(made.variants)
+    say(f"{len(made.result.frames)} frames in {output}")
+    if save_memory is not None:
+        say(f"{len(made.pipeline.store)} patches in {save_memory}")
 
 
 def _keep(
@@ -277,8 +271,7 @@ def _keep(
     memory: Path | None,
     inputs: Inputs,
     depth: DepthChoice,
-    image: Path | None,
-    depth_file: Path | None,
+    begin: FirstFrame,
 ) -> Checkpoint:
     from mosaicmem.pipeline import Checkpoint
 
@@ -286,8 +279,8 @@ def _keep(
     told: dict[str, Any] = {"scene": scene, "memory": memory, "memory_frames": inputs.remembered}
     told |= {"depth_model": depth.model, "depth_files": depth.files, "depth_output": depth.output or "inverse"}
     told["depth_size"] = depth.size
-    if image is not None:  # absent in runs that began before there was this option
-        told |= {"image": image, "depth_file": depth_file}
+    if begin.image is not None:  # absent in runs that began before there was this option
+        told |= {"image": begin.image, "depth_file": begin.depth_file}
     return Checkpoint(folder, {name: _plain(value) for name, value in told.items()})
 
 
@@ -326,8 +319,7 @@ def _generate(
     """The video, and its scores where true frames are known."""
     from mosaicmem.evaluation import compare_memory
 
-    c = pipeline.config
-    windows = len(path.windows(c.window_size, c.window_overlap))
+    windows = len(pipeline.windows(path))
     bar = WindowBar(progress, "Generating", windows, runs=2 if truth else 1)
     told: Any = {"checkpoint": kept, "on_window": bar.on_window, "on_step": bar.on_step}
     if not truth:
@@ -341,8 +333,7 @@ def _ablate(
 ) -> list[AblationScore]:
     from mosaicmem.evaluation import ABLATIONS, ablate
 
-    c = pipeline.config
-    bar = WindowBar(progress, "Ablating", len(path.windows(c.window_size, c.window_overlap)), runs=len(ABLATIONS))
+    bar = WindowBar(progress, "Ablating", len(pipeline.windows(path)), runs=len(ABLATIONS))
     return ablate(pipeline, path, truth, on_step=bar.on_step)
 
 

@@ -118,8 +118,11 @@ def _inspect_store(
 def _inspect_path(given: _Given, settings: PipelineConfig) -> dict[str, Any]:
     from mosaicmem.camera.formats import detect_format
     from mosaicmem.camera.summary import summarize_trajectory
+    from mosaicmem.diffusion import TemporalLayout
+    from mosaicmem.pipeline.windows import WindowPlan
 
     file, path = given[0], read_trajectory(*given)
+    temporal = TemporalLayout(settings.temporal_kind, settings.temporal_factor)
     keyframes = path.select_keyframes(
         settings.keyframe_translation, settings.keyframe_angle, settings.keyframe_interval
     )
@@ -128,7 +131,7 @@ def _inspect_path(given: _Given, settings: PipelineConfig) -> dict[str, Any]:
         "format": detect_format(file),
         **summarize_trajectory(path),
         "keyframes": len(keyframes),
-        "windows": len(path.windows(settings.window_size, settings.window_overlap)),
+        "windows": len(WindowPlan(settings, temporal, path)),
     }
 
 

@@ -107,7 +107,12 @@ class MemoryContext:
 
 @runtime_checkable
 class VAE(Protocol):
-    """Converts between video and latents. On a GPU, it takes and returns latents there, but video on the host."""
+    """Converts between video and latents. On a GPU, it takes and returns latents there, but video on the host.
+
+    Runs in chunks need one more method, unless latent frames are frames: ``decode_chunk(latents, num_frames, *,
+    first)``, which decodes latents as those that follow the chunk that it decoded before, or with ``first`` as the
+    beginning of a video.
+    """
 
     @property
     def stride(self) -> int:
@@ -170,7 +175,9 @@ class DiffusionBackbone(Protocol):
 
     It may have two more attributes, False if they are missing: ``uses_anchor``, whether windows begin with the latents
     of an image, as in image-to-video models; and ``uses_previous``, whether it continues from the latents of the window
-    before.
+    before. A method ``finish_window(latents, context)`` is called with the clean latents of each window, (C, T, h, w),
+    before its frames are remembered: a causal model adds them to its cache of keys and values. For windows restored
+    from a checkpoint it is called too, with a context without mosaic. ``context.window`` 0 begins a run.
     """
 
     @property

@@ -85,6 +85,14 @@ class SyntheticVAE:
         decoded = self._decode_blocks(np.ascontiguousarray(grid.transpose(1, 2, 3, 0)))
         return np.asarray(decoded[[self._temporal.latent_of(frame) for frame in range(num_frames)]])
 
+    def decode_chunk(self, latents: F32, num_frames: int, *, first: bool) -> F32:
+        """`decode` of the latents that follow others: then each covers ``factor`` frames."""
+        return self.decode(latents, num_frames) if first else self._following.decode(latents, num_frames)
+
+    @property
+    def _following(self) -> SyntheticVAE:
+        return SyntheticVAE(self._stride, self._channels, TemporalLayout("uniform", self._temporal.factor))
+
     def decode_image(self, latents: F32) -> F32:
         """Latents (h, w, C) to an image (H, W, 3) float32, clipped to [0, 1]."""
         grid = as_array("latents", latents, np.float32, ("h", "w", self._channels), finite=True, values=True)

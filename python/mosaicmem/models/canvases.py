@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -47,9 +47,10 @@ class Canvases:
 
     @classmethod
     def later(
-        cls, retrieval: KeyframeRetrieval, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int
+        cls, options: Mapping[str, Any] | bool, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int
     ) -> Canvases:
-        """The canvas of one sample, from the store as it is now."""
+        """The canvas of one sample, from the store as it is now; ``options`` are those of `KeyframeRetrieval`."""
+        retrieval = KeyframeRetrieval(**(options if isinstance(options, Mapping) else {}))
         return cls([_Sample((retrieval, store.fork(), targets, stride))])
 
     @classmethod

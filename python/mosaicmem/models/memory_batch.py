@@ -15,7 +15,7 @@ from mosaicmem._arrays import check_choice, check_instance, check_integer
 from mosaicmem.attention import WarpedRoPE
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion import MemoryContext, TemporalLayout
-from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.memory import MemoryRetrieval, Mosaic, MosaicMemoryStore
 from mosaicmem.models.batch_inputs import cameras_of, check_patch, samples_of
 from mosaicmem.models.canvases import Canvases
 from mosaicmem.models.dit_tokens import INCOMPLETE, DiTTokens, group_cells, no_tokens
@@ -92,34 +92,30 @@ class MemoryBatch:
         stores : MosaicMemoryStore, or a sequence of them
             Of any size, empty ones included.
         targets : CameraTrajectory, or one per store
-            The camera of each of T latent frames; or, with ``temporal``, of each frame of the video.
+            The camera of each of T latent frames; with ``temporal``, of each frame of the video.
         vae_stride : int
             Pixels per latent cell.
         patch : (int, int, int)
-            The transformer's patch: 1 latent frame, and ph x pw latent cells, which divide the stores'
-            ``latent_patch_size``.
+            The transformer's patch, (1, ph, pw) latent cells; ph and pw divide the stores' ``latent_patch_size``.
         rope : WarpedRoPE
             Of the transformer: `wan_rope` for Wan.
         top_k : int
             Patches retrieved for each latent frame.
         pad_to : int, optional
-            M, for a shape that does not change from window to window. If not given, the least that holds all samples.
+            M, for a shape that no window changes. If not given, the least that holds all samples.
         prope : str or mapping, optional
-            A layout of `PRoPE`, or its options (``layout``, ``subframes``, ``translation`` and so on). ``full`` gives
-            the sub-frames of a latent frame a camera each, so pass ``temporal``.
+            A layout of `PRoPE`, or its options. ``full`` has a camera per sub-frame, so pass ``temporal`` with it.
         device, dtype : optional
             Of the result; those of memory if not given. RoPE stays float32.
         distinct : bool
-            Keep each patch for one latent frame only, the one that it scores best for: fewer tokens, for attention
-            from all latent frames to all tokens.
+            Keep each patch for one latent frame only, where it scores best: for attention from all to all.
         incomplete : {"drop", "fill", "mask"}
-            What becomes of tokens with cells without depth: left out; or their other cells' mean fills these cells;
-            or these cells are zero.
+            Of tokens with cells without depth: left out; or filled with their other cells' mean; or zero there.
         temporal : TemporalLayout, optional
             Which frames of ``targets`` a latent frame covers; the last of them stands for it.
         retrieval : mapping, optional
-            Options of `MemoryRetrieval`. Unless they say otherwise, a patch counts half for each better one within a
-            token's width: memory then shows about as many cells as there are tokens, not the same ones repeatedly.
+            Options of `MemoryRetrieval`. By default a patch counts half for each better one within a token's width:
+            memory then shows about as many cells as there are tokens, not the same ones repeatedly.
         canvas : mapping or bool
             Options of `KeyframeRetrieval`, which `canvas` uses; False if no canvas is needed.
 
@@ -137,12 +133,9 @@ class MemoryBatch:
         parts = []
         for store, frames, cameras in samples:
             make.check_size(cameras, stride)
-            mosaic = search.retrieve(store, cameras, stride)
-            made = make(mosaic, store.channels or 0, cameras, frames, temporal)
-            if canvas is not False:
-                keyframes = KeyframeRetrieval(**(canvas if isinstance(canvas, Mapping) else {}))
-                made = replace(made, _canvases=Canvases.later(keyframes, store, cameras, stride))
-            parts.append(made)
+            made = make(search.retrieve(store, cameras, stride), store.channels or 0, cameras, frames, temporal)
+            later = None if canvas is False else Canvases.later(canvas, store, cameras, stride)
+            parts.append(replace(made, _canvases=later))
         return cls._finished(parts, pad_to, device, dtype)
 
     @classmethod

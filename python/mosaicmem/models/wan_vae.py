@@ -45,6 +45,7 @@ class WanMemoryVAE:
                     f"vae: expected {self.channels} numbers in its configuration's {name}, one per channel, "
                     f"got {len(config[name])}"
                 )
+        self._features: list[Any] = []  # what the decoder keeps of the latents before
         self._mean, self._std = (
             torch.tensor(config[name])[:, None, None, None] for name in ("latents_mean", "latents_std")
         )
@@ -85,17 +86,48 @@ class WanMemoryVAE:
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def decode(self, latents: ArrayLike, num_frames: int | None = None) -> Any:
         """Latents (C, T, h, w) to the first ``num_frames`` frames of video, (F, H, W, 3) float32 in [0, 1]."""
-        is_tensor = isinstance(latents, Tensor)
+        x = self._unnormalized(latents)
+        return self._video(self.vae.decode(x).sample, num_frames, isinstance(latents, Tensor))
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def decode_chunk(self, latents: ArrayLike, num_frames: int | None = None, *, first: bool) -> Any:
+        """`decode` of the latents that follow those of the call before, or with ``first``, of those that begin a video.
+
+        The chunks of a video give what `decode` gives for the whole. Tiling is not used.
+        """
+        x = self.vae.post_quant_conv(self._unnormalized(latents))
+        if first:
+            self.vae.clear_cache()
+            self._features = list(self.vae._feat_map)
+        if not self._features:
+            raise ValueError("first: expected True at the beginning of a video, got False before any chunk")
+        parts = []
+        for i in range(x.shape[2]):
+            begins = {"first_chunk": True} if first and i == 0 else {}
+            parts.append(self.vae.decoder(x[:, :, i : i + 1], feat_cache=self._features, feat_idx=[0], **begins))
+        video = torch.cat(parts, 2)
+        if self.vae.config.patch_size is not None:
+            from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+            video = unpatchify(video, patch_size=self.vae.config.patch_size)
+        return self._video(video, num_frames, isinstance(latents, Tensor))
+
+    def _unnormalized(self, latents: ArrayLike) -> Tensor:
+        """(1, C, T, h, w) as the VAE takes them."""
+        shape = (self.channels, "T", "h", "w")
         x = (
             latents
-            if is_tensor
-            else torch.from_numpy(as_array("latents", latents, np.float32, (self.channels, "T", "h", "w")))
+            if isinstance(latents, Tensor)
+            else torch.from_numpy(as_array("latents", latents, np.float32, shape))
         )
         if x.ndim != 4 or x.shape[0] != self.channels:
             raise ValueError(f"latents: expected shape ({self.channels}, T, h, w), got {tuple(x.shape)}")
         x = x.to(self.vae.device, torch.float32)
-        x = (x * self._std.to(x.device) + self._mean.to(x.device)).to(self.vae.dtype)
-        video = self.vae.decode(x[None]).sample[0].float().clamp(-1, 1)[:, :num_frames]
+        return (x * self._std.to(x.device) + self._mean.to(x.device)).to(self.vae.dtype)[None]
+
+    def _video(self, decoded: Tensor, num_frames: int | None, is_tensor: bool) -> Any:
+        """(F, H, W, 3) of what the VAE gives, (1, 3, F, H, W) in [-1, 1]."""
+        video = decoded[0].float().clamp(-1, 1)[:, :num_frames]
         video = ((video + 1) / 2).permute(1, 2, 3, 0).contiguous()
         return video if is_tensor else video.cpu().numpy()
 

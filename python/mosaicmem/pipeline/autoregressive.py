@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, as_pixels, check_instance, check_methods
+from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, as_pixels, check_instance
 from mosaicmem._border import to_host
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
     VAE,
-    DDPMScheduler,
     DiffusionBackbone,
-    FlowMatchingScheduler,
     HashedTextEncoder,
     MemoryContext,
     NoiseScheduler,
@@ -37,7 +35,9 @@ from mosaicmem.pipeline.denoising import denoise
 from mosaicmem.pipeline.first_view import suspect_unseen
 from mosaicmem.pipeline.frames import cross_faded, extended, padded_path
 from mosaicmem.pipeline.keyframes import KeyframeWriter
+from mosaicmem.pipeline.parts import check_parts, scheduler_of
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
+from mosaicmem.pipeline.windows import RunPlan, WindowPlan
 
 _FIXED = (  # settings of the shared parts, which `varied` cannot change
     *("latent_patch_size", "latent_dtype", "max_patches", "max_bytes", "eviction"),
@@ -94,30 +94,13 @@ class AutoregressivePipeline(Uncopied):
         self.config = c = PipelineConfig() if config is None else check_instance("config", config, PipelineConfig)
         temporal = TemporalLayout(c.temporal_kind, c.temporal_factor)
         self.vae: VAE = SyntheticVAE(c.vae_stride, c.latent_channels, temporal) if vae is None else vae
-        self.scheduler: NoiseScheduler = _scheduler(c, backbone) if scheduler is None else scheduler
+        self.scheduler: NoiseScheduler = scheduler_of(c, backbone) if scheduler is None else scheduler
         self.backbone: DiffusionBackbone = (
             SyntheticBackbone(self.scheduler, num_threads=c.num_threads) if backbone is None else backbone
         )
         self.depth_estimator: DepthEstimator = DepthCompletion() if depth_estimator is None else depth_estimator
         self.text_encoder: TextEncoder = HashedTextEncoder() if text_encoder is None else text_encoder
-        for name, part, protocol in (
-            ("vae", self.vae, VAE),
-            ("scheduler", self.scheduler, NoiseScheduler),
-            ("backbone", self.backbone, DiffusionBackbone),
-            ("depth_estimator", self.depth_estimator, DepthEstimator),
-            ("text_encoder", self.text_encoder, TextEncoder),
-        ):
-            check_methods(name, part, protocol)
-        expected = getattr(self.scheduler, "prediction_type", self.backbone.prediction_type)
-        if self.backbone.prediction_type != expected:
-            raise ValueError(
-                f"backbone: expected prediction_type {expected!r} as the scheduler's, "
-                f"got {self.backbone.prediction_type!r}"
-            )
-        if getattr(self.backbone, "uses_anchor", False) and not c.window_overlap:
-            raise ValueError(
-                "window_overlap: expected at least 1, got 0: the backbone begins each window with a frame of the last"
-            )
+        check_parts(c, self.backbone, self.vae, self.scheduler, self.depth_estimator, self.text_encoder)
         self.store = self._new_store() if store is None else check_instance("store", store, MosaicMemoryStore)
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
@@ -212,6 +195,10 @@ class AutoregressivePipeline(Uncopied):
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
         return self._conditioner.context(self.store, padded_path(cameras, self.vae.stride), window)
 
+    def windows(self, trajectory: CameraTrajectory) -> list[range]:
+        """The frames of each window of a run along a path."""
+        return WindowPlan(self.config, self.vae.temporal, trajectory).ranges
+
     def generate(
         self,
         trajectory: CameraTrajectory,
@@ -295,7 +282,8 @@ class AutoregressivePipeline(Uncopied):
         kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
         path = padded_path(trajectory, self.vae.stride)
         keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
-        windows = path.windows(c.window_size, c.window_overlap)
+        plan = WindowPlan(c, self.vae.temporal, path)
+        given = RunPlan(path, trajectory.intrinsics, plan, keyframes, None if first is None else first[0])
         with kept or nullcontext():
             known = 0
             if kept is not None:
@@ -303,18 +291,14 @@ class AutoregressivePipeline(Uncopied):
                 known = kept.windows or 0
             if first is not None and not known:
                 self.observe(*first, trajectory.intrinsics, trajectory[0])
-            for index, frames in enumerate(windows):
+            for index, frames in enumerate(plan.ranges):
                 run.begin(index, frames)
                 if kept is not None and index < known:
-                    images, context, statistics = self._bring_back(path, run, kept, index, frames)
+                    images, context, statistics = self._bring_back(given, run, kept, index)
                 else:
-                    size = trajectory.intrinsics
                     stepped = None if on_step is None else partial(on_step, index)
-                    image = None if first is None or index else first[0]
-                    images, context, statistics = self._generate_window(
-                        path, size, run, kept, index, frames, keyframes, image, stepped
-                    )
-                final = windows[index + 1].start if index + 1 < len(windows) else frames.stop
+                    images, context, statistics = self._generate_window(given, run, kept, index, stepped)
+                final = plan.ranges[index + 1].start if index + 1 < len(plan) else frames.stop
                 finished = run.add(frames, images, final, statistics)
                 window = Window(frames, run.images(frames), finished, run.images(finished), context, statistics)
                 with run("callback"):
@@ -324,43 +308,42 @@ class AutoregressivePipeline(Uncopied):
 
     def _generate_window(
         self,
-        path: CameraTrajectory,
-        size: CameraIntrinsics,
+        given: RunPlan,
         run: Progress,
         kept: Checkpoint | None,
         index: int,
-        frames: range,
-        keyframes: list[int],
-        image: F32 | None,
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[F32, MemoryContext, WindowStatistics]:
         """A window's images, padded to whole latent cells, context and statistics. On failure, memory is restored."""
+        path, frames = given.path, given.windows.ranges[index]
         c = self.config
         with run("retrieve"):
-            context = self._conditioner.context(self.store, self._latent_cameras(path, frames), index)
-            context = replace(context, **self._continuation(path, run, frames, image))
+            context = self._conditioner.context(self.store, given.windows.cameras(path, index), index)
+            context = replace(context, **self._continuation(given, run, index))
         if index == 0 and not self._conditioner.has_warned:
             suspect_unseen(self.store, context, c)
         with run("denoise"):
             latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context, on_step)
+            self._finish(latents, context)
         with run("decode"):
             decoded = as_array(
                 "decoded video",
-                to_host("decoded video", self.vae.decode(latents, len(frames))),
+                to_host("decoded video", self._decode(latents, len(frames), index)),
                 np.float32,
                 (len(frames), path.intrinsics.height, path.intrinsics.width, 3),
                 finite=True,
                 values=True,
             )
             blended = cross_faded(run.shared(frames), decoded)
-        run.latents = latents if getattr(self.backbone, "uses_previous", False) else None
+        run.latents = latents if self._keeps_latents else None
         # Keyframes are remembered as this window shows them, before the next window is blended over its last frames,
         # because the next window is conditioned on them.
         before = self.store.snapshot()
         try:
             with run("remember"):
-                new = [i for i in keyframes if run.end <= i < frames.stop] if c.use_memory else []
-                self._keyframes.remember(self.store, new, frames, blended, latents, size, path)
+                new = [i for i in given.keyframes if run.end <= i < frames.stop] if c.use_memory else []
+                layout = given.windows.layout(index)
+                self._keyframes.remember(self.store, new, frames, blended, latents, given.size, path, layout)
             statistics = WindowStatistics(
                 window=index,
                 first_frame=frames.start,
@@ -385,51 +368,61 @@ class AutoregressivePipeline(Uncopied):
         return blended, context, statistics
 
     def _bring_back(
-        self, path: CameraTrajectory, run: Progress, kept: Checkpoint, index: int, frames: range
+        self, given: RunPlan, run: Progress, kept: Checkpoint, index: int
     ) -> tuple[F32, MemoryContext, WindowStatistics]:
         """A window restored from a checkpoint."""
         with run("checkpoint"):
-            record = kept.load(index)
+            record, path, frames = kept.load(index), given.path, given.windows.ranges[index]
             expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
             decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
             images = cross_faded(run.shared(frames), decoded)
-            run.latents = record.latents
-            empty = self._conditioner.empty(self.store, self._latent_cameras(path, frames), index)
+            empty = self._conditioner.empty(self.store, given.windows.cameras(path, index), index)
             kept_arrays = {name: getattr(record, name) for name in ("canvas", "coverage", "depth", "observed")}
             there = self.store._there({name: array for name, array in kept_arrays.items() if array is not None})
-            context = replace(empty, **{**kept_arrays, **there})
+            context = replace(empty, **{**kept_arrays, **there}, **self._continuation(given, run, index))
+            if record.latents is not None:
+                run.latents = self.store._there({"latents": record.latents})["latents"]
+                if self.config.chunks:
+                    self._decode(run.latents, len(frames), index)  # so that the VAE continues from here
+                self._finish(run.latents, context)
         return images, context, record.statistics
 
     def _part_names(self) -> dict[str, str]:
         parts = ("backbone", "vae", "scheduler", "depth_estimator", "text_encoder")
         return {name: type(getattr(self, name)).__name__ for name in parts}
 
-    def _latent_cameras(self, trajectory: CameraTrajectory, frames: range) -> CameraTrajectory:
-        """The camera that stands for each latent frame of a window."""
-        layout, count = self.vae.temporal, len(frames)
-        references = [layout.reference_frame(i, count) for i in range(layout.num_latents(count))]
-        return CameraTrajectory([trajectory[frames[i]] for i in references], trajectory.intrinsics)
+    @property
+    def _keeps_latents(self) -> bool:
+        """Whether later windows depend on the latents of earlier ones."""
+        asks = getattr(self.backbone, "uses_previous", False) or hasattr(self.backbone, "finish_window")
+        return bool(asks or self.config.chunks)
 
-    def _continuation(self, path: CameraTrajectory, run: Progress, frames: range, image: F32 | None) -> dict[str, Any]:
+    def _continuation(self, given: RunPlan, run: Progress, index: int) -> dict[str, Any]:
         """The fields of a context that continue a video: cameras of frames, and what the backbone begins with."""
+        frames = given.windows.ranges[index]
         shared = run.shared(frames)
-        fields: dict[str, Any] = {"frames": path[frames.start : frames.stop], "temporal": self.vae.temporal}
-        fields |= {"shared": len(shared), "previous": run.latents}
+        fields: dict[str, Any] = {"frames": given.path[frames.start : frames.stop], "shared": len(shared)}
+        fields |= {"temporal": given.windows.layout(index), "previous": run.latents}
         if getattr(self.backbone, "uses_anchor", False):
-            begins = shared[0] if len(shared) else None if image is None else extended(image, path.intrinsics, "edge")
+            first = None if given.image is None or index else extended(given.image, given.path.intrinsics, "edge")
+            begins = shared[0] if len(shared) else first
             if begins is not None:
                 fields["anchor"] = self.vae.encode(begins[None])
         return fields
+
+    def _decode(self, latents: Any, frames: int, index: int) -> Any:
+        """The video of a window; with chunks, as what follows the chunks before."""
+        if self.config.chunks and hasattr(self.vae, "decode_chunk"):
+            return self.vae.decode_chunk(latents, frames, first=index == 0)
+        return self.vae.decode(latents, frames)
+
+    def _finish(self, latents: Any, context: MemoryContext) -> None:
+        """Tell a backbone that wants to know that a window is done: it may keep the keys and values of its latents."""
+        finish = getattr(self.backbone, "finish_window", None)
+        if finish is not None:
+            finish(latents, context)
 
 
 def _count(name: str, mosaic: Mosaic | None, is_there: Callable[[Any], Any]) -> int:
     """The number of existing entries in an array of a window's mosaic; 0 without a mosaic."""
     return 0 if mosaic is None else int(is_there(to_host(name, getattr(mosaic, name))).sum())
-
-
-def _scheduler(config: PipelineConfig, backbone: DiffusionBackbone | None) -> NoiseScheduler:
-    """The scheduler that a configuration names, for the backbone's prediction type."""
-    predicts = "sample" if backbone is None else getattr(backbone, "prediction_type", "sample")
-    if config.scheduler == "flow_matching":
-        return FlowMatchingScheduler(shift=config.flow_shift, prediction_type=predicts)
-    return DDPMScheduler(schedule=config.noise_schedule, prediction_type=predicts)

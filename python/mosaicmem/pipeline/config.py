@@ -62,6 +62,9 @@ class PipelineConfig(BaseModel):
 
     window_size: Annotated[_Count, Field(description="Frames per window.")] = 16
     window_overlap: Annotated[int, Field(ge=0, description="Frames shared with the window before, blended.")] = 4
+    chunks: Annotated[
+        bool, Field(description="Windows are chunks that continue each other, for causal models; without overlap.")
+    ] = False
     num_inference_steps: Annotated[_Count, Field(le=1000, description="Denoising steps.")] = 10
     scheduler: Annotated[Literal["ddpm", "flow_matching"], Field(description="Used where none is given.")] = "ddpm"
     noise_schedule: Annotated[Literal["linear", "cosine"], Field(description="Of DDPM.")] = "cosine"
@@ -145,6 +148,8 @@ class PipelineConfig(BaseModel):
             raise ValueError(
                 f"window_overlap: expected less than window_size = {self.window_size}, got {self.window_overlap}"
             )
+        if self.chunks and self.window_overlap:
+            raise ValueError(f"window_overlap: expected 0, since chunks continue each other, got {self.window_overlap}")
         if self.far <= self.near:
             raise ValueError(f"far: expected more than near = {self.near}, got {self.far}")
         if self.max_window_keyframes < self.max_keyframes:

@@ -9,7 +9,7 @@ import numpy as np
 from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels
 from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.diffusion import VAE
+from mosaicmem.diffusion import VAE, TemporalLayout
 from mosaicmem.geometry import DepthCompletion, DepthEstimator, depth_to_grid
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.conditioning import Conditioner
@@ -71,6 +71,7 @@ class KeyframeWriter:
         latents: Any,
         size: CameraIntrinsics,
         path: CameraTrajectory,
+        layout: TemporalLayout,
     ) -> None:
         """Insert generated frames of a window; by default only the cells that memory does not show yet.
 
@@ -86,12 +87,14 @@ class KeyframeWriter:
         size : CameraIntrinsics
             Of the images without padding.
         path : CameraTrajectory
+        layout : TemporalLayout
+            Of the window.
         """
         if self._config.keyframe_latents == "encoded":
             for i in new:
                 self._generated(store, images[i - frames.start], size, path[i])
             return
-        layout, here = self._vae.temporal, to_host("latents", latents)
+        here = to_host("latents", latents)
         for latent in sorted({layout.latent_of(i - frames.start) for i in new}):
             at = layout.reference_frame(latent, len(frames))
             grid = np.ascontiguousarray(here[:, latent].transpose(1, 2, 0), dtype=np.float32)
