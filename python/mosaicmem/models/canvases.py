@@ -83,12 +83,12 @@ class Canvases:
 
 
 def _channels_first(latents: Any, coverage: Any) -> Tensor:
-    """(C + 1, T, h, w) of a canvas (T, h, w, C) and its coverage."""
+    """(C + 1, T, h, w) of a canvas (T, h, w, C) and its coverage; in memory, channels stay last."""
     latents, coverage = as_tensor(latents), as_tensor(coverage)
-    canvas: Tensor = latents.new_empty(latents.shape[-1] + 1, *coverage.shape)
-    canvas[:-1] = latents.movedim(-1, 0)
-    canvas[-1] = coverage
-    return canvas
+    canvas = latents.new_empty(*coverage.shape, latents.shape[-1] + 1)
+    canvas[..., :-1] = latents
+    canvas[..., -1] = coverage
+    return canvas.movedim(-1, 0)
 
 
 def _with_channels(canvas: Tensor, channels: int) -> Tensor:
