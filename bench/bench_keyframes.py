@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from building import depth_of, random_pose
-from conftest import peer
+from conftest import QUICK, peer
 from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, KeyframeRetrieval, MosaicMemoryStore, PatchMemory
 from mosaicmem.datasets import SevenScenes, SyntheticWalk
 
@@ -75,7 +75,7 @@ def real_frames(kind):
 
 def scene_of(kind):
     if kind == "synthetic":
-        return SyntheticWalk(180), range(121), range(140, 140 + WINDOW)
+        return SyntheticWalk(180), range(0, 121, 8 if QUICK else 1), range(140, 140 + WINDOW)
     return real_frames(kind)
 
 

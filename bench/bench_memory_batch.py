@@ -4,24 +4,21 @@
 in several ways, beside the same attention without memory.
 """
 
-import os
-
 import numpy as np
 import pytest
 
-from conftest import peer
+from conftest import QUICK, peer
 from mosaicmem import CameraIntrinsics, MosaicMemoryStore, SyntheticWorld, WarpedRoPE
 
 SHAPES = {"stride 16, 48 channels": (16, 48), "stride 8, 16 channels": (8, 16)}
 FRAMES = 21
 ROPE = WarpedRoPE(128)
-SMALL = "MOSAICMEM_BENCH_KEYFRAMES" in os.environ  # a quick pass, without figures
 
 
 @pytest.fixture(scope="module")
 def scene():
     """Stores by shape, and the target cameras: a look back over what 40 keyframes have seen."""
-    size = (320, 192) if SMALL else (1280, 704)
+    size = (320, 192) if QUICK else (1280, 704)
     camera, world, rng = CameraIntrinsics.from_fov(*size, fov_x=1.3), SyntheticWorld(), np.random.default_rng(0)
     path = world.leave_and_return(camera, 61)
     stores = {}

@@ -17,6 +17,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from mosaicmem import CameraIntrinsics, CameraPose, SyntheticWorld
 
+QUICK = "MOSAICMEM_BENCH_QUICK" in os.environ
+"""Smaller inputs, to see that the benchmarks run; their figures mean nothing."""
+
 
 def peer(name):
     """A module to compare with; skips the benchmark if it is not installed."""
@@ -50,7 +53,7 @@ def rgbd_frames():
         sequence = SevenScenes(Path(root) / "rgbd_scene")
         return [(f.depth, f.image, sequence.intrinsics, f.pose) for f in sequence[:32]]
     world = SyntheticWorld(0)
-    path = world.leave_and_return(CameraIntrinsics.from_fov(640, 480, fov_x=1.0), 32)
+    path = world.leave_and_return(CameraIntrinsics.from_fov(640, 480, fov_x=1.0), 8 if QUICK else 32)
     views = [world.render(path.intrinsics, pose) for pose in path]
     # The world's walls lie on multiples of 5 cm, where rounding alone decides which voxel a point falls into.
     aside = np.eye(4)
