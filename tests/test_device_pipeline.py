@@ -28,6 +28,16 @@ class TowardsTheCanvas:
         return sample * 0.25 + canvas * 0.75
 
 
+class FromAnImage(TowardsTheCanvas):
+    """Begins each window with the latents of an image, and continues from those of the window before."""
+
+    uses_anchor = uses_previous = True
+
+    def predict(self, sample, timestep, context):
+        prediction = super().predict(sample, timestep, context)
+        return prediction if context.previous is None else prediction + 0.01 * context.previous[None, :, -1:]
+
+
 def pipeline(world, camera, path, store, **parts):
     made = AutoregressivePipeline(PipelineConfig(**CONFIG), store=store, **parts)
     for i in (0, 5, 10):
@@ -41,7 +51,7 @@ def path(world, small_camera):
     return world.leave_and_return(small_camera, 20)
 
 
-@pytest.mark.parametrize("backbone", [None, TowardsTheCanvas], ids=["synthetic", "there"])
+@pytest.mark.parametrize("backbone", [None, TowardsTheCanvas, FromAnImage], ids=["synthetic", "there", "from an image"])
 def test_a_run_is_that_of_the_host(world, small_camera, path, device, backbone):
     parts = {} if backbone is None else {"backbone": backbone()}
     host = pipeline(world, small_camera, path, MosaicMemoryStore(), **parts)

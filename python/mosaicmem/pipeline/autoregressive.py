@@ -407,7 +407,9 @@ class AutoregressivePipeline(Uncopied):
             first = None if given.image is None or index else extended(given.image, given.path.intrinsics, "edge")
             begins = shared[0] if len(shared) else first
             if begins is not None:
-                fields["anchor"] = self.vae.encode(begins[None])
+                anchor = self.vae.encode(begins[None])
+                on_host = isinstance(anchor, np.ndarray)
+                fields["anchor"] = self.store._there({"anchor": anchor})["anchor"] if on_host else anchor
         return fields
 
     def _decode(self, latents: Any, frames: int, index: int) -> Any:
