@@ -158,7 +158,8 @@ class TestEqualities:
         other = text.flip(1)
         apart = torch.cat([forward(dit, (latents, text)), forward(dit, (latents, other))])
         with pytest.raises(
-            ValueError, match=r"got it for \(2, 5, 8, 16\); for guidance in one call, set\(batch.repeat\(2"
+            ValueError,
+            match=r"got it for \(2, 5, 8, 16\); for several videos or guidance in one call, set\(batch.repeat\(2",
         ):
             dit(torch.cat([latents, latents]), TIMES.repeat(2), torch.cat([text, other]))
         handle.set(batch_for(handle, top_k=20).repeat(2))
@@ -208,17 +209,26 @@ class TestCost:
             dit(latents, TIMES, text)
         assert passed.count(room) == 3
 
-    def test_changed_weights_need_a_new_batch_only_without_gradients(self, dit, inputs):
+    @pytest.mark.parametrize("what", ["weights", "an adapter", "the prompt", "latents"])
+    def test_what_is_kept_follows_changes_of(self, dit, inputs, what):
+        peft = pytest.importorskip("peft")
+        latents, text = inputs[0], inputs[1].clone()
+        dit.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
         handle = remembering(dit, gate=1.0)
-        before = forward(dit, inputs)
         with torch.no_grad():
-            dit.blocks[0].attn1.to_v.weight.mul_(2)
-        assert not torch.equal(forward(dit, inputs), before)
-        with torch.no_grad():
-            expected = forward(dit, inputs)
-            dit.blocks[0].attn1.to_v.weight.mul_(0.5)
-            handle.set(batch_for(handle, top_k=20))
-            assert not torch.equal(forward(dit, inputs), expected)
+            before = forward(dit, (latents, text))
+            if what == "weights":
+                dit.blocks[0].attn1.to_v.weight.mul_(2)
+            elif what == "an adapter":
+                dit.disable_adapters()
+            elif what == "the prompt":
+                text.mul_(2)
+            else:
+                handle._batch.latents.mul_(2)
+            got = forward(dit, (latents, text))
+            assert not torch.equal(got, before)
+            handle._known = []
+            assert torch.equal(got, forward(dit, (latents, text)))
 
 
 class TestTraining:
@@ -266,11 +276,16 @@ class TestTraining:
         torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.06)
 
     def test_in_two_processes(self, tmp_path):
+        """Replicated by DDP, and sharded by FSDP."""
         torch.multiprocessing.spawn(train_in_a_group, (str(tmp_path / "group"), str(tmp_path)), nprocs=2)
         one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)
-        assert one["module.blocks.0.attn1.memory_gate"].abs().max() > 0
+        assert one["replicated"].keys() == other["replicated"].keys()
+        assert all(torch.equal(one["replicated"][name], other["replicated"][name]) for name in one["replicated"])
+        assert one["replicated"]["module.blocks.0.attn1.memory_gate"].abs().max() > 0
+        for mode in ("kv", "concat", "canvas"):
+            for rank in (one, other):
+                torch.testing.assert_close(rank[mode]["sharded"], rank[mode]["whole"], rtol=0, atol=1e-6)
+                assert rank[mode]["gradient"] > 0
 
 
 def gradients(dit, out):
@@ -289,8 +304,26 @@ def train_in_a_group(rank, meeting, folder):
         out = model(torch.randn(1, CHANNELS, FRAMES, 8, 16), torch.tensor([500.0]), torch.randn(1, 7, 32)).sample
         out.square().mean().backward()
         optimizer.step()
-    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    done = {"replicated": model.state_dict(), **{mode: shard(mode) for mode in ("kv", "concat", "canvas")}}
+    torch.save(done, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def shard(mode):
+    """The output before and after the parameters are sharded, and the largest gradient of a gate."""
+    dit = tiny_pipe().transformer
+    handle = add_memory(dit, mode=mode)
+    handle.set(handle.batch(filled(3), targets(), vae_stride=STRIDE, top_k=8))
+    given = torch.randn(1, CHANNELS, FRAMES, 8, 16), torch.tensor([500.0]), torch.randn(1, 7, 32)
+    whole = dit(*given).sample.detach()
+    for block in dit.blocks:
+        torch.distributed.fsdp.fully_shard(block)
+    torch.distributed.fsdp.fully_shard(dit)
+    sharded = dit(*given).sample
+    sharded.square().mean().backward()
+    gates = [p for name, p in handle._state().items() if name.endswith("gate")]
+    gradient = max(p.grad.full_tensor().abs().max().item() for p in gates)
+    return {"whole": whole, "sharded": sharded.detach(), "gradient": gradient}
 
 
 class TestHandles:
@@ -309,7 +342,7 @@ class TestHandles:
     def test_of_another_transformer(self, dit, tmp_path):
         add_memory(dit).save_pretrained(tmp_path)
         other = tiny_pipe(num_attention_heads=4).transformer
-        with pytest.raises(FormatError, match=r"blocks.0.attn1.memory_gate: expected shape \(4,\), got \(2,\)"):
+        with pytest.raises(FormatError, match=r"blocks.0.attn1.memory_gate: expected shape \(4,\), got shape \(2,\)"):
             MemoryHandle.load(other, tmp_path)
         assert not any("memory" in name for name in other.state_dict())
 
@@ -367,8 +400,52 @@ class TestMistakes:
 
     def test_other_cameras(self, dit, inputs):
         handle = remembering(dit)
-        with pytest.raises(ValueError, match=r"got it for \(2, 5, 8, 16\); were its targets other cameras"):
+        with pytest.raises(
+            ValueError, match=r"got it for \(2, 5, 8, 16\); if targets has a camera for each frame.*temporal"
+        ):
             forward(dit, (inputs[0][:, :, :3], inputs[1]))
+        with pytest.raises(ValueError, match=r"got it for \(2, 5, 8, 16\); pass a store for each sample"):
+            dit(inputs[0][:1].expand(3, -1, -1, -1, -1), TIMES[:1].expand(3), inputs[1][:1].expand(3, -1, -1))
         handle.set(replace(batch_for(handle, top_k=20), rows=8))
-        with pytest.raises(ValueError, match=r"were its targets other cameras"):
+        with pytest.raises(ValueError, match=r"was it built with another vae_stride, or for images of another size"):
             forward(dit, inputs)
+        handle.set(batch_for(handle, top_k=20))
+        with pytest.raises(ValueError, match=r"batch: expected dtype torch.bfloat16, got torch.float32"):
+            forward(dit.to(torch.bfloat16), [x.bfloat16() for x in inputs])
+
+    def test_prope_of_no_layout_or_another_head(self, dit):
+        with pytest.raises(ValueError, match=r"prope: layout: expected one of"):
+            add_memory(dit, prope="typo")
+        with pytest.raises(ValueError, match=r'prope: head_dim: expected a multiple of 64 for layout "full", got 24'):
+            add_memory(dit, prope="full")
+        assert not hasattr(dit, "_mosaicmem")
+
+    def test_after_removal(self, dit):
+        handle = add_memory(dit)
+        batch = batch_for(handle, top_k=20)
+        handle.remove()
+        for call in (lambda: handle.set(batch), handle.parameters, lambda: handle.save_pretrained("never")):
+            with pytest.raises(RuntimeError, match=r"this handle was removed from its transformer"):
+                call()
+
+    def test_folders_and_kinds(self, dit, tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match=r"folder: expected one that save_pretrained wrote.* without memory.json"
+        ):
+            MemoryHandle.load(dit, tmp_path)
+        with pytest.raises(TypeError, match=r"mode: expected one of kv, concat, canvas.* once for each mode"):
+            add_memory(dit, mode=("kv", "canvas"))
+        canvas, kv = add_memory(dit, mode="canvas"), add_memory(dit)
+        with pytest.raises(
+            ValueError, match=r"batch: expected one with a canvas, got one that was built with canvas=False"
+        ):
+            canvas.set(batch_for(kv))
+        with pytest.raises(TypeError, match=r"gate: expected"):
+            kv.set(batch_for(kv), gate="1")
+        with pytest.raises(TypeError, match=r"targets: expected CameraTrajectory or a list of them, got CameraPose"):
+            kv.batch(filled(1), targets()[0], vae_stride=STRIDE)
+        with pytest.raises(
+            ValueError, match=r"targets\[0\]: expected a camera for each frame.* such as 5 or 9.* got 8"
+        ):
+            kv.batch(filled(1), path()[:8], vae_stride=STRIDE, temporal=TemporalLayout("causal", 4))
+        assert len(repr(batch_for(kv))) < 200

@@ -5,7 +5,14 @@ import copy
 import numpy as np
 import pytest
 
-from mosaicmem import AutoregressivePipeline, MosaicMemoryStore, PipelineConfig, TemporalLayout, depth_to_grid
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraIntrinsics,
+    MosaicMemoryStore,
+    PipelineConfig,
+    TemporalLayout,
+    depth_to_grid,
+)
 from wan_helpers import CAMERA, open_gates, path, tiny_pipe, world
 
 torch = pytest.importorskip("torch")
@@ -66,6 +73,10 @@ class TestVAE:
             (lambda vae: vae.encode(np.zeros((64, 128, 3), np.float32)), r"video: expected shape \(F, H, W, 3\)"),
             (lambda vae: vae.encode(np.zeros((3, 1, 64, 128), np.float32)), r"video: expected shape"),
             (lambda vae: vae.encode(np.zeros((1, 60, 128, 3), np.float32)), r"in multiples of 8, got \(60, 128\)"),
+            (
+                lambda vae: vae.encode_image(np.zeros((3, 64, 128), np.float32)),
+                r"image: expected .* channels come last",
+            ),
             (lambda vae: vae.decode(np.zeros((8, 1, 4, 4), np.float32)), r"latents: expected shape \(16, T, h, w\)"),
             (lambda vae: vae.decode(torch.zeros(8, 1, 4, 4)), r"latents: expected shape \(16, T, h, w\)"),
         ],
@@ -237,8 +248,32 @@ class TestLoop:
         assert all((time >= 875) == (name == "transformer") for name, time in used)
         assert len(model.handles()) == 2
 
+    def test_images_are_padded_to_whole_tokens(self):
+        """Of 32 pixels: 16 of the VAE, 2 x 2 latent cells per token."""
+        camera = CameraIntrinsics.from_fov(120, 48, fov_x=1.3)
+        model = WanMemoryModel(tiny_pipe("ti2v"), gate=0.5)
+        pipeline = AutoregressivePipeline(PipelineConfig(**SETTINGS), **model.parts())
+        route = world().leave_and_return(camera, 9)
+        view = world().render(camera, route[0])
+        assert pipeline.generate(route, image=view.image, depth=view.depth).frames.shape == (9, 48, 120, 3)
+        model.clear()
+        assert all(handle._batch is None for handle in model.handles())
+
     def test_mistakes(self):
         with pytest.raises(TypeError, match=r"pipe: expected a Wan pipeline of diffusers, got Linear without"):
             WanMemoryModel(torch.nn.Linear(1, 1))
+        pipe = tiny_pipe()
+        with pytest.raises(TypeError, match=r"without transformer; pass the pipeline, not its transformer"):
+            WanMemoryModel(pipe.transformer)
+        with pytest.raises(ValueError, match=r'mode: expected one of "kv" and "concat", and "canvas" or not'):
+            WanMemoryModel(pipe, mode=("kv", "concat"))
+        add_memory(pipe.transformer, mode="concat")
+        with pytest.raises(ValueError, match=r"mode: expected \('concat',\), which the transformer has already"):
+            WanMemoryModel(pipe, mode="kv")
+        assert [handle.mode for handle in WanMemoryModel(pipe).handles()] == ["concat"]
+        with pytest.raises(
+            ValueError, match=r'scheduler: expected flow matching for a backbone that predicts "velocity"'
+        ):
+            AutoregressivePipeline(backbone=WanMemoryModel(pipe))
         with pytest.raises(ValueError, match=r"image channels beside the latents are not supported"):
             WanMemoryModel(tiny_pipe(in_channels=36))

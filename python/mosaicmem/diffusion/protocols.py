@@ -173,6 +173,8 @@ class NoiseScheduler(Protocol):
 class DiffusionBackbone(Protocol):
     """The denoiser.
 
+    Images are padded to whole latent cells, or with an attribute ``patch`` to multiples of as many.
+
     It may have two more attributes, False if they are missing: ``uses_anchor``, whether windows begin with the latents
     of an image, as in image-to-video models; and ``uses_previous``, whether it continues from the latents of the window
     before. A method ``finish_window(latents, context)`` is called with the clean latents of each window, (C, T, h, w),

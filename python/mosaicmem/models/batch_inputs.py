@@ -18,6 +18,10 @@ def samples_of(
     stores: Any, targets: Any, temporal: TemporalLayout | None
 ) -> list[tuple[MosaicMemoryStore, CameraTrajectory, CameraTrajectory]]:
     """Each sample's store, its cameras as given, and the camera of each of its latent frames."""
+    for name, given in (("stores", stores), ("targets", targets)):
+        if not isinstance(given, (MosaicMemoryStore, CameraTrajectory, list, tuple)):
+            kind = "MosaicMemoryStore" if name == "stores" else "CameraTrajectory"
+            raise TypeError(f"{name}: expected {kind} or a list of them, got {type(given).__name__}")
     some = [stores] if isinstance(stores, MosaicMemoryStore) else list(stores)
     paths = [targets] * len(some) if isinstance(targets, CameraTrajectory) else list(targets)
     for i, store in enumerate(some):
@@ -29,6 +33,14 @@ def samples_of(
     if temporal is None:
         return [(store, path, path) for store, path in zip(some, paths, strict=True)]
     check_instance("temporal", temporal, TemporalLayout)
+    for i, path in enumerate(paths):
+        latents = temporal.num_latents(len(path))
+        last = temporal.frames_of(latents - 1, 1 + temporal.factor * latents)
+        if len(path) != last.stop:
+            raise ValueError(
+                f"targets[{i}]: expected a camera for each frame of whole latent frames, such as {last.start} or "
+                f"{last.stop}, since a latent frame covers {temporal.factor}, got {len(path)}"
+            )
     return [(store, path, latent_cameras(path, temporal)) for store, path in zip(some, paths, strict=True)]
 
 

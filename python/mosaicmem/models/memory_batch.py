@@ -203,6 +203,13 @@ class MemoryBatch:
         )
         return made if room else made._with_room(1)
 
+    def __repr__(self) -> str:
+        shape = ", ".join(f"{name}={value}" for name, value in (("frames", self.frames), ("rows", self.rows)))
+        return (
+            f"MemoryBatch({len(self)} samples of {self.mask.shape[1]} tokens, {shape}, columns={self.columns}, "
+            f"channels={self.channels}, dtype={self.latents.dtype}, device={str(self.device)!r})"
+        )
+
     def __len__(self) -> int:
         """B."""
         return len(self.mask)

@@ -67,8 +67,8 @@ class MemoryRotary:
     ----------
     cos, sin : (B, M, 1, d)
     layout : Layout
-    own : (k, v)
-        Of this block's memory tokens.
+    own : list of (k, v)
+        Of this block's memory tokens, if known; if empty, the block appends them.
     video : list of (k, v)
         Of the video's tokens, if memory sees them; else empty.
     """
@@ -76,7 +76,7 @@ class MemoryRotary:
     cos: Tensor
     sin: Tensor
     layout: Layout
-    own: tuple[Tensor, Tensor]
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     video: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
@@ -161,12 +161,14 @@ class WanMemoryProcessor:
         """Memory's tokens attend to each other, and to the video if it is there."""
         layout = given.layout
         q = queries(attn, hidden, given.cos, given.sin)
+        if not given.own:
+            given.own.append(keys_values(attn, hidden, given.cos, given.sin))
         if not layout.per_frame:
-            out, lse = attend(q, *given.own, layout.mask)
+            out, lse = attend(q, *given.own[0], layout.mask)
             return merge(out, lse, *attend(q, *given.video[0])) if given.video else out
         regular, tokens = layout.frames * layout.per_frame, q.shape[2]
         q = _by_frame(q[:, :, :regular], layout.frames)
-        k, v = (_by_frame(x[:, :, :regular], layout.frames) for x in given.own)
+        k, v = (_by_frame(x[:, :, :regular], layout.frames) for x in given.own[0])
         out, lse = attend(q, k, v, layout.mask[:, :regular].reshape(-1, layout.per_frame))
         if given.video:
             k, v = (_by_frame(x, layout.frames) for x in given.video[0])
@@ -175,18 +177,22 @@ class WanMemoryProcessor:
         return torch.nn.functional.pad(out, (0, 0, 0, tokens - regular))
 
 
-class ConcatBlock:
-    """The forward of a block through which memory's tokens pass together with the video's.
+class MemoryBlock:
+    """The forward of a block through which memory's tokens pass, by themselves or together with the video's.
 
-    Between blocks they follow the video's tokens; the first block adds them, the last drops them.
+    By themselves: the block returns their keys and values too, as outputs, whose gradients FSDP waits for.
+    Together: they follow the video's tokens between blocks; the first block adds them, the last drops them.
     """
 
     def __init__(self, block: Any, index: int, *, last: bool) -> None:
         self.block, self.stock, self.index, self.last = block, block.forward, index, last
 
-    def __call__(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any) -> Tensor:
+    def __call__(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any) -> Any:
         """What the block's own forward takes and returns, with memory's tokens behind the video's."""
         given = rotary_emb
+        if isinstance(given, MemoryRotary):
+            hidden_states = self.stock(hidden_states, encoder_hidden_states, temb, given)
+            return hidden_states, *given.own[0]
         if not isinstance(given, ConcatRotary):
             return self.stock(hidden_states, encoder_hidden_states, temb, given)
         tokens = given.embedded.shape[1]
@@ -200,7 +206,7 @@ class ConcatBlock:
         video = self.stock(video, encoder_hidden_states, temb, of_video)
         if self.last:
             return video
-        of_memory = MemoryRotary(given.memory_cos, given.memory_sin, given.layout, own, seen)
+        of_memory = MemoryRotary(given.memory_cos, given.memory_sin, given.layout, [own], seen)
         memory = self.stock(memory, encoder_hidden_states, given.modulation, of_memory)
         return torch.cat([video, memory], dim=1)
 

@@ -7,25 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mosaicmem._arrays import check_choice, check_instance, check_number
 from mosaicmem._files import read_json_object, write_json
-from mosaicmem.attention import WarpedRoPE
+from mosaicmem.attention import PRoPE, WarpedRoPE
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.errors import FormatError
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.models.wan_attention import (
-    ConcatBlock,
     ConcatRotary,
     Layout,
+    MemoryBlock,
     MemoryRotary,
     VideoRotary,
     WanMemoryProcessor,
-    block_keys_values,
 )
 
 MODES = ("kv", "concat", "canvas")
@@ -72,6 +72,8 @@ def add_memory(
     MemoryHandle
     """
     check_wan(dit)
+    if not isinstance(mode, str):
+        raise TypeError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}; call add_memory once for each mode")
     check_choice("mode", mode, MODES)
     kinds = {"canvas"} if mode == "canvas" else {"kv", "concat"}
     for other in getattr(dit, "_mosaicmem", []):
@@ -80,6 +82,8 @@ def add_memory(
     if prope is not None and mode == "canvas":
         raise ValueError('prope: mode "canvas" has no attention that it could enter')
     options = {"layout": prope} if isinstance(prope, str) else None if prope is None else dict(prope)
+    if options is not None:
+        _check_prope(options, dit.config.attention_head_dim)
     return MemoryHandle(dit, mode, bool(frame_local), options, check_number("gate", gate))
 
 
@@ -97,6 +101,7 @@ class MemoryHandle:
         self._gate: float | None = None
         self._use_prope = True
         self._canvas: Tensor | None = None
+        self._known_state: list[Any] = []
         self._known: list[tuple[Tensor, int, list[tuple[Tensor, Tensor]]]] = []
         self._next: Callable[[Tensor, Tensor], Any] | None = None  # what (cos, sin) becomes in this forward
         self._hooks: list[Any] = []
@@ -114,9 +119,11 @@ class MemoryHandle:
         ``gate`` overrides all gates, if not None, and ``use_prope=False`` leaves PRoPE out: for ablations. Setting what
         is set already keeps what was computed from it.
         """
+        self._check_there()
         if (batch, gate, use_prope) == self._given:
             return
         check_instance("batch", batch, MemoryBatch)
+        gate = None if gate is None else check_number("gate", gate)
         weight = self.dit.patch_embedding.weight
         config = self.dit.config
         expected = {
@@ -140,6 +147,11 @@ class MemoryHandle:
             raise ValueError(
                 "batch: expected tokens for each latent frame, since frame_local is True, got distinct ones; build it "
                 "with distinct=False, or pass frame_local=False to add_memory"
+            )
+        if self.mode == "canvas" and batch._canvases is None:
+            raise ValueError(
+                "batch: expected one with a canvas, got one that was built with canvas=False; build it by this handle, "
+                "or with canvas=True"
             )
         built = None if batch.prope is None else batch.prope.options
         if self.mode != "canvas" and built != self.prope:
@@ -170,7 +182,11 @@ class MemoryHandle:
     # --- Its parameters.
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters of memory, which are also the transformer's."""
+        """The trainable parameters of memory, which are also the transformer's.
+
+        What freezes all of a transformer's parameters (``requires_grad_(False)``, ``add_adapter``) freezes these too,
+        if it comes after `add_memory`.
+        """
         return list(self._state().values())
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -190,7 +206,10 @@ class MemoryHandle:
         FormatError
             The folder is not that of a memory, or of one for another transformer.
         """
+        check_wan(dit)
         path = Path(folder)
+        if not (path / _SETTINGS).is_file():
+            raise FileNotFoundError(f"folder: expected one that save_pretrained wrote, got {path}, without {_SETTINGS}")
         settings = read_json_object(path / _SETTINGS, 1 << 20)
         if set(settings) != {"mode", "frame_local", "prope"}:
             raise FormatError(path / _SETTINGS, f"expected mode, frame_local and prope, got {sorted(settings)}")
@@ -210,13 +229,22 @@ class MemoryHandle:
             name = sorted({name for name in {*got, *shapes} if got.get(name) != shapes.get(name)})[0]
             raise FormatError(
                 path,
-                f"{name}: expected shape {shapes.get(name)}, got {got.get(name)}; is it of another transformer?",
+                f"{name}: expected {_shape(shapes.get(name))}, got {_shape(got.get(name))}; of another transformer?",
             )
         with torch.no_grad():
             for name, x in own.items():
                 x.copy_(weights[name])
 
+    def __repr__(self) -> str:
+        holds = "nothing" if self._batch is None else repr(self._batch)
+        return f"MemoryHandle(mode={self.mode!r}, frame_local={self.frame_local}, prope={self.prope}, set={holds})"
+
+    def _check_there(self) -> None:
+        if self not in getattr(self.dit, "_mosaicmem", []):
+            raise RuntimeError("this handle was removed from its transformer: call add_memory again")
+
     def _state(self) -> dict[str, nn.Parameter]:
+        self._check_there()
         if self.mode == "canvas":
             embedding = self.dit.memory_embedding
             return {"memory_gate": self.dit.memory_gate, "memory_embedding.weight": embedding.weight}
@@ -234,8 +262,7 @@ class MemoryHandle:
             for block in self.dit.blocks:
                 del block.attn1.memory_gate
                 block.attn1.set_processor(block.attn1.processor.stock)
-                if self.mode == "concat":
-                    del block.forward
+                del block.forward
         left = [handle for handle in self.dit._mosaicmem if handle is not self]
         if left:
             self.dit._mosaicmem = left
@@ -272,8 +299,7 @@ class MemoryHandle:
             heads = torch.full((attn.heads,), gate, device=weight.device, dtype=weight.dtype)
             attn.register_parameter("memory_gate", nn.Parameter(heads))
             attn.set_processor(WanMemoryProcessor(attn.processor, i))
-            if self.mode == "concat":
-                block.forward = ConcatBlock(block, i, last=i + 1 == len(self.dit.blocks))
+            block.forward = MemoryBlock(block, i, last=i + 1 == len(self.dit.blocks))
         self._hooks = [
             self.dit.register_forward_pre_hook(self._before, with_kwargs=True),
             self.dit.rope.register_forward_hook(self._after_rope),
@@ -293,6 +319,10 @@ class MemoryHandle:
         )
         if (latents.shape[0], *latents.shape[2:]) != shape:
             raise ValueError(_mismatch(tuple(latents.shape), shape))
+        if batch.latents.dtype != (dtype := self.dit.patch_embedding.weight.dtype):
+            raise ValueError(
+                f"batch: expected dtype {dtype}, got {batch.latents.dtype}; was the transformer cast since?"
+            )
         image = _argument("encoder_hidden_states_image", 3, args, kwargs)
         per_frame, cameras = batch.per_frame if self.frame_local else 0, batch.prope if self._use_prope else None
         layout = Layout(batch.mask, batch.frames, per_frame, cameras, self._gate)
@@ -334,16 +364,18 @@ class MemoryHandle:
         """Of each block. Kept for the prompts of a window; computed anew where gradients need it."""
         may_keep = not (torch.is_grad_enabled() or torch.compiler.is_compiling()) and image is None
         if may_keep:
+            state = _state_of(self.dit, batch)
+            if state != self._known_state:
+                self._known, self._known_state = [], state
             for known, version, layers in self._known:
-                if (known is text and known._version == version) or _equal(known, text):
+                if known._version == version and (known is text or _equal(known, text)):
                     return layers
         modulation, embedded = self._clean(batch, text, image)
         hidden, layers = self._embedded(batch), []
-        for i, block in enumerate(self.dit.blocks):
-            own = block_keys_values(block, hidden, modulation, batch.cos, batch.sin)
-            layers.append(own)
-            if i + 1 < len(self.dit.blocks):
-                hidden = block(hidden, embedded, modulation, MemoryRotary(batch.cos, batch.sin, layout, own))
+        for block in self.dit.blocks:
+            given = MemoryRotary(batch.cos, batch.sin, layout)
+            hidden, *own = block(hidden, embedded, modulation, given)
+            layers.append((own[0], own[1]))
         if may_keep:
             self._known = [*self._known, (text, text._version, layers)][-_MOST_TEXTS:]
         return layers
@@ -364,8 +396,33 @@ def check_wan(dit: Any) -> Any:
     raise TypeError(f"dit: expected a WanTransformer3DModel of diffusers, got {type(dit).__name__}{hint}")
 
 
+def _check_prope(options: dict[str, Any], head_dim: int) -> None:
+    """Reject options that `PRoPE` does not take, or not for this head."""
+    subframes = 4 if options.get("layout") == "full" or options.get("subframes") is not None else 1
+    views = np.broadcast_to(np.eye(4), (1, subframes, 4, 4))
+    try:
+        PRoPE(head_dim, views, camera=np.zeros(1, np.int64), positions=np.zeros((1, 2)), **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"prope: {error}") from None
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else f"shape {shape}"
+
+
 def _argument(name: str, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[position] if len(args) > position else kwargs.get(name)
+
+
+def _state_of(dit: Any, batch: MemoryBatch) -> list[Any]:
+    """Changes whenever weights, adapters or latents do, except by ``.data`` behind autograd's back."""
+    tensors = [*dit.parameters(), batch.latents]
+    adapters = [
+        (module.disable_adapters, list(module.active_adapters), dict(module.scaling))
+        for module in dit.modules()
+        if hasattr(module, "active_adapters") and hasattr(module, "scaling")
+    ]
+    return [*((x.data_ptr(), x._version) for x in tensors), *adapters]
 
 
 def _equal(known: Tensor, text: Tensor) -> bool:
@@ -375,6 +432,12 @@ def _equal(known: Tensor, text: Tensor) -> bool:
 def _mismatch(latents: tuple[int, ...], memory: tuple[int, ...]) -> str:
     got = (latents[0], *latents[2:])
     hint = "were its targets other cameras than this window's?"
-    if got[1:] == memory[1:] and got[0] % memory[0] == 0:
-        hint = f"for guidance in one call, set(batch.repeat({got[0] // memory[0]}))"
+    if got[1:] == memory[1:]:
+        hint = "pass a store for each sample"
+        if got[0] % memory[0] == 0:
+            hint = f"for several videos or guidance in one call, set(batch.repeat({got[0] // memory[0]}))"
+    elif got[2:] != memory[2:]:
+        hint = "was it built with another vae_stride, or for images of another size?"
+    elif memory[1] > got[1]:
+        hint = "if targets has a camera for each frame, build it with temporal=vae.temporal"
     return f"batch: expected memory for latents of (B, T, h, w) = {got}, got it for {memory}; {hint}"

@@ -30,12 +30,13 @@ class WanMemoryModel:
     pipe : diffusers.WanPipeline or WanImageToVideoPipeline
         T2V, with one transformer or two; or TI2V (``expand_timesteps``), whose windows then begin with the latents of
         an image: the first image of the run, or the last frames of the window before.
-    mode : str or tuple of str
-        As for `add_memory`; for example ``("kv", "canvas")``.
+    mode : str or tuple of str, optional
+        As for `add_memory`; for example ``("kv", "canvas")``. If not given: that of the transformers' memory, or
+        ``kv``.
     negative_prompt : str
         What guidance steers away from.
     frame_local, prope, gate
-        As for `add_memory`. Transformers that have memory already keep it as it is.
+        As for `add_memory`; not used for transformers that have memory already.
     batch_options : mapping, optional
         Of `MemoryBatch.of_contexts`: ``distinct``, ``incomplete``, ``pad_to``.
     """
@@ -46,7 +47,7 @@ class WanMemoryModel:
         self,
         pipe: Any,
         *,
-        mode: str | tuple[str, ...] = "kv",
+        mode: str | tuple[str, ...] | None = None,
         negative_prompt: str = "",
         frame_local: bool = True,
         prope: str | Mapping[str, Any] | None = None,
@@ -55,7 +56,9 @@ class WanMemoryModel:
     ) -> None:
         for name in ("transformer", "vae", "scheduler", "encode_prompt"):
             if not hasattr(pipe, name):
-                raise TypeError(f"pipe: expected a Wan pipeline of diffusers, got {type(pipe).__name__} without {name}")
+                kind = type(pipe).__name__
+                hint = "; pass the pipeline, not its transformer" if kind == "WanTransformer3DModel" else ""
+                raise TypeError(f"pipe: expected a Wan pipeline of diffusers, got {kind} without {name}{hint}")
         self.pipe, self.negative_prompt = pipe, check_instance("negative_prompt", negative_prompt, str)
         self.vae, self.scheduler = WanMemoryVAE(pipe.vae), DiffusersScheduler(pipe.scheduler)
         self._options = dict(batch_options or {})
@@ -68,12 +71,18 @@ class WanMemoryModel:
                     f"pipe: expected a transformer of the {self.vae.channels} channels of its VAE, got "
                     f"{dit.config.in_channels}: models that take image channels beside the latents are not supported"
                 )
-        modes = (mode,) if isinstance(mode, str) else tuple(mode)
+        modes = None if mode is None else (mode,) if isinstance(mode, str) else tuple(mode)
+        if modes is not None and len({one == "canvas" for one in modes}) < len(modes):
+            raise ValueError(f'mode: expected one of "kv" and "concat", and "canvas" or not, got {modes}')
         for dit in self._transformers:
-            if not getattr(dit, "_mosaicmem", []):
-                for one in modes:
-                    of_cameras = None if one == "canvas" else prope
-                    add_memory(dit, mode=one, frame_local=frame_local, prope=of_cameras, gate=gate)
+            had = tuple(handle.mode for handle in getattr(dit, "_mosaicmem", []))
+            if had and modes is not None and set(had) != set(modes):
+                raise ValueError(
+                    f"mode: expected {had}, which the transformer has already, got {modes}; remove() it first"
+                )
+            for one in () if had else modes or ("kv",):
+                of_cameras = None if one == "canvas" else prope
+                add_memory(dit, mode=one, frame_local=frame_local, prope=of_cameras, gate=gate)
         self._texts: dict[str, Tensor] = {}
 
     @property
@@ -84,6 +93,16 @@ class WanMemoryModel:
     def handles(self) -> list[MemoryHandle]:
         """The memory of each transformer: to load trained gates, or to remove it."""
         return [handle for dit in self._transformers for handle in getattr(dit, "_mosaicmem", [])]
+
+    def clear(self) -> None:
+        """Forget the last window: the pipeline's own loop then runs without memory."""
+        for handle in self.handles():
+            handle.clear()
+
+    @property
+    def patch(self) -> int:
+        """Latent cells along a token: images are padded to whole tokens."""
+        return int(max(self._transformers[0].config.patch_size[1:]))
 
     def parts(self) -> dict[str, Any]:
         """Arguments of `AutoregressivePipeline`."""

@@ -77,6 +77,9 @@ class WanMemoryVAE:
 
     def encode_image(self, image: ArrayLike) -> Any:
         """One image (H, W, 3) to the latents of a keyframe, (h, w, C) float32: those of a video of one frame."""
+        if len(np.shape(image)) != 3 or np.shape(image)[-1] != 3:
+            hint = "; channels come last" if np.shape(image)[:1] == (3,) else ""
+            raise ValueError(f"image: expected shape (H, W, 3), got {tuple(np.shape(image))}{hint}")
         video = image[None] if isinstance(image, Tensor) else np.asarray(image)[None]
         latents = self.encode_video(video)[:, 0]
         if isinstance(latents, Tensor):

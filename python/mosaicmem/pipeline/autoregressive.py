@@ -139,7 +139,12 @@ class AutoregressivePipeline(Uncopied):
     @property
     def _keyframes(self) -> KeyframeWriter:
         """Made for each use: parts may have been replaced."""
-        return KeyframeWriter(self.config, self.vae, self.depth_estimator, self._conditioner)
+        return KeyframeWriter(self.config, self.vae, self._cell, self.depth_estimator, self._conditioner)
+
+    @property
+    def _cell(self) -> int:
+        """Pixels along what images are padded to whole numbers of: latent cells, or a backbone's tokens of them."""
+        return self.vae.stride * int(getattr(self.backbone, "patch", 1))
 
     def __copy__(self) -> AutoregressivePipeline:
         return self.varied()
@@ -193,7 +198,7 @@ class AutoregressivePipeline(Uncopied):
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
-        return self._conditioner.context(self.store, padded_path(cameras, self.vae.stride), window)
+        return self._conditioner.context(self.store, padded_path(cameras, self._cell), window)
 
     def windows(self, trajectory: CameraTrajectory) -> list[range]:
         """The frames of each window of a run along a path."""
@@ -280,7 +285,7 @@ class AutoregressivePipeline(Uncopied):
         if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
             raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
         kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        path = padded_path(trajectory, self.vae.stride)
+        path = padded_path(trajectory, self._cell)
         keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
         plan = WindowPlan(c, self.vae.temporal, path)
         given = RunPlan(path, trajectory.intrinsics, plan, keyframes, None if first is None else first[0])

@@ -24,21 +24,24 @@ class KeyframeWriter:
     ----------
     config : PipelineConfig
     vae : VAE
+    cell : int
+        Images are padded to multiples of this, pixels.
     depth_estimator : DepthEstimator
     conditioner : Conditioner
         Knows what memory shows already.
     """
 
     def __init__(
-        self, config: PipelineConfig, vae: VAE, depth_estimator: DepthEstimator, conditioner: Conditioner
+        self, config: PipelineConfig, vae: VAE, cell: int, depth_estimator: DepthEstimator, conditioner: Conditioner
     ) -> None:
-        self._config, self._vae, self._depth, self._conditioner = config, vae, depth_estimator, conditioner
+        self._config, self._vae, self._cell = config, vae, cell
+        self._depth, self._conditioner = depth_estimator, conditioner
 
     def observe(
         self, store: MosaicMemoryStore, image: F32, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose
     ) -> None:
         """Insert a real frame."""
-        padded = intrinsics.padded(self._vae.stride)
+        padded = intrinsics.padded(self._cell)
         self._insert(
             store, extended(image, padded, "edge"), depth, padded, pose, "observed", confidence=1.0, valid=None
         )
@@ -110,7 +113,7 @@ class KeyframeWriter:
     ) -> None:
         """Without ``latents`` (h, w, C), they are those of the image."""
         s = self._vae.stride
-        padded = intrinsics.padded(s)
+        padded = intrinsics.padded(self._cell)
         covered, shown = self._conditioner.known(store, padded, pose)
         known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
         depth = as_array(

@@ -21,6 +21,11 @@ def scheduler_of(config: PipelineConfig, backbone: DiffusionBackbone | None) -> 
     predicts = "sample" if backbone is None else getattr(backbone, "prediction_type", "sample")
     if config.scheduler == "flow_matching":
         return FlowMatchingScheduler(shift=config.flow_shift, prediction_type=predicts)
+    if predicts == "velocity":
+        raise ValueError(
+            'scheduler: expected flow matching for a backbone that predicts "velocity", got the default, ddpm; pass '
+            'scheduler="flow_matching" in the configuration, or the scheduler of your model'
+        )
     return DDPMScheduler(schedule=config.noise_schedule, prediction_type=predicts)
 
 
