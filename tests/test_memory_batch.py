@@ -175,10 +175,11 @@ class TestBatches:
         assert torch.equal(again.canvas(), batch.canvas())
 
     def test_in_the_workers_of_a_data_loader(self):
-        loader = torch.utils.data.DataLoader(Samples(), batch_size=2, num_workers=2, collate_fn=MemoryBatch.cat)
-        got = list(loader)
-        assert [len(batch) for batch in got] == [2, 1]
-        assert torch.equal(got[1].latents, build(filled(3)).latents)
+        loader = torch.utils.data.DataLoader(Samples(), batch_size=2, num_workers=2)
+        (numbers, got), (_, last) = loader
+        assert numbers.tolist() == [0, 1]
+        assert [len(got), len(last)] == [2, 1]
+        assert torch.equal(last.latents, build(filled(3)).latents)
 
     def test_frames_or_latent_frames(self):
         layout = TemporalLayout("causal", 4)
@@ -194,7 +195,7 @@ class Samples(torch.utils.data.Dataset):
         return 3
 
     def __getitem__(self, i):
-        return build(filled(i + 1))
+        return i, build(filled(i + 1))
 
 
 class TestMistakes:

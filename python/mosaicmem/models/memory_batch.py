@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from mosaicmem._arrays import check_choice, check_instance, check_integer
 from mosaicmem.attention import WarpedRoPE
@@ -259,7 +260,7 @@ class MemoryBatch:
 
     @staticmethod
     def cat(batches: Sequence[MemoryBatch]) -> MemoryBatch:
-        """The samples of all batches, padded to the same number of tokens. Also a DataLoader's ``collate_fn``."""
+        """The samples of all batches, padded to the same number of tokens; what a DataLoader does with batches."""
         batches = list(batches)
         if not batches:
             raise ValueError("batches: expected at least one")
@@ -409,6 +410,13 @@ class _Maker:
             known = cameras_of(frames, cameras, temporal, mosaic, tokens, shape, self.prope)
             made = replace(made, prope=known.padded(made.mask.shape[1], known.sources.shape[1]))
         return made._packed() if self.distinct else made
+
+
+def _collate(batches: Sequence[MemoryBatch], *, collate_fn_map: Any = None) -> MemoryBatch:
+    return MemoryBatch.cat(batches)
+
+
+default_collate_fn_map[MemoryBatch] = _collate  # in items of a data set, beside tensors
 
 
 def _per_feature(angles: Any, pairing: str, like: Tensor) -> Tensor:
