@@ -271,9 +271,7 @@ class TestLoop:
         with pytest.raises(ValueError, match=r"mode: expected \('concat',\), which the transformer has already"):
             WanMemoryModel(pipe, mode="kv")
         assert [handle.mode for handle in WanMemoryModel(pipe).handles()] == ["concat"]
-        with pytest.raises(
-            ValueError, match=r'scheduler: expected flow matching for a backbone that predicts "velocity"'
-        ):
+        with pytest.raises(ValueError, match=r"for the scheduler ddpm, the default, got velocity; pass scheduler="):
             AutoregressivePipeline(backbone=WanMemoryModel(pipe))
         with pytest.raises(ValueError, match=r"image channels beside the latents are not supported"):
             WanMemoryModel(tiny_pipe(in_channels=36))

@@ -23,8 +23,8 @@ def scheduler_of(config: PipelineConfig, backbone: DiffusionBackbone | None) -> 
         return FlowMatchingScheduler(shift=config.flow_shift, prediction_type=predicts)
     if predicts == "velocity":
         raise ValueError(
-            'scheduler: expected flow matching for a backbone that predicts "velocity", got the default, ddpm; pass '
-            'scheduler="flow_matching" in the configuration, or the scheduler of your model'
+            "prediction_type: expected one of epsilon, sample, v_prediction for the scheduler ddpm, the default, "
+            'got velocity; pass scheduler="flow_matching" in the configuration, or the scheduler of your model'
         )
     return DDPMScheduler(schedule=config.noise_schedule, prediction_type=predicts)
 
