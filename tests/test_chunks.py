@@ -94,6 +94,37 @@ def test_resumes_bit_for_bit(path, tmp_path):
     np.testing.assert_array_equal(pipeline_of()[0].generate(path, checkpoint=tmp_path / "cut").frames, whole)
 
 
+def test_a_vae_that_continues_resumes_too(path, tmp_path):
+    """What it decodes depends on the chunks before, so a resume decodes those again."""
+
+    def run(folder, windows):
+        pipeline, _ = pipeline_of()
+        decode, state = pipeline.vae.decode_chunk, []
+
+        def continued(latents, frames, *, first):
+            state[:] = [] if first else state
+            state.append(float(np.abs(latents).mean()))
+            return decode(latents, frames, first=first) * np.float32(sum(state) / len(state))
+
+        pipeline.vae.decode_chunk = continued
+        stream = pipeline.stream(path, checkpoint=folder)
+        return [window.video for window, _ in zip(stream, range(windows), strict=False)]
+
+    run(tmp_path / "cut", 2)
+    for one, other in zip(run(tmp_path / "cut", 3), run(tmp_path / "whole", 3), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_keyframes_of_later_chunks_are_at_their_own_frames(path):
+    pipeline, _ = pipeline_of({**CAUSAL, "keyframe_latents": "generated", "remember": "all"})
+    poses, insert = [], pipeline.store.insert_keyframe
+    pipeline.store.insert_keyframe = lambda *given, **named: poses.append(given[3].timestamp) or insert(*given, **named)
+    counts = [window.statistics.keyframes for window in pipeline.stream(path)]
+    frames = [next(i for i in range(30) if path[i].timestamp == time) for time in poses]
+    assert frames == [0, 4, 8, 12, 16, 20, 24, 28]  # the last frame of a latent frame
+    assert sum(counts) == len(frames)
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match=r"window_overlap: expected 0, since chunks continue each other, got 4"):
         PipelineConfig(chunks=True)

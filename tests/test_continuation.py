@@ -1,6 +1,7 @@
 """What a run begins with, what its windows continue from, and what it keeps of them."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,19 @@ class TestBeginsWithAnImage:
                 again.generate(path, **given, checkpoint=tmp_path / f"{stop}").frames, whole.frames
             )
 
+    def test_after_a_failure_it_is_observed_once(self, world, path):
+        view = world.render(CAMERA, path[0])
+        given = {"image": view.image, "depth": view.depth}
+        expected = AutoregressivePipeline(PipelineConfig(**SMALL)).generate(path, **given).frames
+        pipeline = AutoregressivePipeline(PipelineConfig(**SMALL))
+        decode = pipeline.vae.decode
+        pipeline.vae.decode = lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory"))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            pipeline.generate(path, **given)
+        assert not len(pipeline.store)
+        pipeline.vae.decode = decode
+        np.testing.assert_array_equal(pipeline.generate(path, **given).frames, expected)
+
     def test_mistakes(self, world, path):
         view = world.render(CAMERA, path[0])
         pipeline = AutoregressivePipeline(PipelineConfig(**SMALL))
@@ -113,7 +127,7 @@ class TestContexts:
             assert context.previous is None
 
     def test_anchors_are_the_shared_frames(self, world, path):
-        pipeline, backbone = recording(uses_anchor=True)
+        pipeline, backbone = recording({"window_overlap": 2}, uses_anchor=True)
         view = world.render(CAMERA, path[0])
         windows = list(pipeline.stream(path, image=view.image, depth=view.depth))
         np.testing.assert_array_equal(backbone.contexts[0].anchor, pipeline.vae.encode(view.image[None]))
@@ -149,6 +163,12 @@ class TestContexts:
         backbone.attach(pipeline)
         pipeline.generate(path)
         assert made == [0, 1, 2, 3]
+
+    def test_another_context_makes_its_own(self, path):
+        pipeline, _ = recording({"guidance_scale": 2.0})
+        context = pipeline.align(path[:2])
+        assert context.once("a", object) is context.without_prompt().once("a", object)
+        assert context.once("a", object) is not replace(context, mosaic=None).once("a", object)
 
     @pytest.mark.torch
     def test_the_example_makes_its_memory_once_per_window(self, world):

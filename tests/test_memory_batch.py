@@ -5,7 +5,15 @@ import pickle
 import numpy as np
 import pytest
 
-from mosaicmem import KeyframeRetrieval, MemoryRetrieval, MosaicMemoryStore, TemporalLayout, WarpedRoPE
+from mosaicmem import (
+    KeyframeRetrieval,
+    MemoryRetrieval,
+    MosaicMemoryStore,
+    SpatialManipulation,
+    TemporalLayout,
+    WarpedRoPE,
+)
+from mosaicmem.errors import SuspiciousInput
 from wan_helpers import CAMERA, CHANNELS, FRAMES, STRIDE, filled, path, targets
 
 torch = pytest.importorskip("torch")
@@ -153,6 +161,13 @@ class TestBatches:
         with pytest.raises(ValueError, match=r"batches: expected the same frames for all samples, got 5 and 2"):
             MemoryBatch.cat([batch, build(filled(2), path()[:2])])
 
+    def test_cat_of_other_prope_is_refused(self):
+        half, contiguous = build(filled(1), prope="half"), build(filled(1), prope="contiguous")
+        with pytest.raises(
+            ValueError, match=r"batches: expected the same prope and image size in all, got \{'layout': 'half"
+        ):
+            MemoryBatch.cat([half, contiguous])
+
     def test_the_canvas_is_that_of_memory_when_the_batch_was_built(self):
         store = filled(3).fork()
         expected = KeyframeRetrieval().retrieve(store, targets(), STRIDE)
@@ -196,6 +211,23 @@ class Samples(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         return i, build(filled(i + 1))
+
+
+class TestCameras:
+    def test_an_edited_keyframe_stays_where_it_is(self):
+        store = filled(1).fork()
+        SpatialManipulation(store).scale(1.5)
+        reference = targets()[0]
+        known = build(store, prope="half").prope
+        moved = known.sources[0] @ reference.camera_from_world  # camera_from_world again
+        np.testing.assert_allclose(moved[..., :3, :3] @ moved[..., :3, :3].swapaxes(-1, -2), [np.eye(3)], atol=1e-9)
+        centre = -moved[0, :3, :3].T @ moved[0, :3, 3]
+        np.testing.assert_allclose(centre, 1.5 * np.asarray(path()[0].world_from_camera)[:3, 3], atol=1e-9)
+
+    def test_keyframes_of_another_size_are_named(self):
+        store, wide = filled(1), CAMERA.scaled(256, 128)
+        with pytest.warns(SuspiciousInput, match=r"prope: keyframes seem to be of images of another size"):
+            build(store, type(path())(list(targets()), wide), vae_stride=16, prope="half")
 
 
 class TestMistakes:

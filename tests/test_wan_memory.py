@@ -192,8 +192,126 @@ class TestEqualities:
         handle.set(batch)
         assert torch.isfinite(forward(dit, inputs)).all()
 
+    def test_frames_of_different_fill(self, dit, inputs):
+        """A sample whose frames have room for fewer tokens than those of its neighbour in the batch."""
+        few = filled(1).fork()
+        few.delete_patches(few.patch_ids[::2])
+        for mode in ("kv", "concat"):
+            handle = add_memory(dit, mode=mode, gate=1.0)
+            assert batch_for(handle, few).per_frame < batch_for(handle, filled(5)).per_frame
+            handle.set(batch_for(handle, [filled(5), few]))
+            together = forward(dit, inputs)
+            for i, store in enumerate((filled(5), few)):
+                handle.set(batch_for(handle, store))
+                alone = forward(dit, [x[i : i + 1] for x in inputs], TIMES[i:])
+                torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1.5e-6)
+            handle.remove()
+
+    @pytest.mark.parametrize("mode", ["kv", "concat"])
+    def test_frame_by_frame_is_attention_with_a_mask(self, dit, inputs, mode):
+        """Against the whole sequence, video and memory, under one mask."""
+        latents, text, time = inputs[0][:1], inputs[1][:1], torch.tensor([500.0])
+        handle = add_memory(dit, mode=mode, gate=1.0)
+        batch = batch_for(handle, filled(5), top_k=8)
+        handle.set(batch)
+        got = forward(dit, (latents, text), time)
+        handle.remove()
+        video, frames = FRAMES * 32, torch.arange(FRAMES)
+        frame = torch.cat([frames.repeat_interleave(32), batch.frame[0]])
+        is_memory = torch.arange(len(frame)) >= video
+        same = frame[:, None] == frame[None]
+        mask = torch.where(is_memory[:, None] | is_memory[None], same, True)
+        if mode == "kv":
+            mask &= ~(is_memory[:, None] & ~is_memory[None])
+        mask &= torch.cat([torch.ones(video, dtype=torch.bool), batch.mask[0]]) | torch.eye(
+            len(frame), dtype=torch.bool
+        )
+        expected = by_mask(dit, latents, text, batch, mask, video)
+        torch.testing.assert_close(got, expected, rtol=0, atol=3e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_no_tokens_change_nothing_in_any_dtype(self, dtype):
+        dit = tiny_pipe(attention_head_dim=128, num_layers=1).transformer.to(dtype)
+        given = torch.randn(1, CHANNELS, FRAMES, 8, 16, dtype=dtype), torch.randn(1, 7, 32, dtype=dtype)
+        expected = forward(dit, given, TIMES[:1])
+        handle = add_memory(dit, gate=1.0)
+        handle.set(batch_for(handle, MosaicMemoryStore(2)))
+        assert torch.equal(forward(dit, given, TIMES[:1]), expected)
+
+    def test_cameras_of_sub_frames(self, dit):
+        frames = path()[:9]
+        layout = TemporalLayout("causal", 4)
+        made = {}
+        for prope in ("half", {"layout": "contiguous", "subframes": (0, 1, 2, 3), "dims_per_camera": 4}):
+            handle = add_memory(dit, prope=prope)
+            name = prope if prope == "half" else "contiguous"
+            made[name] = handle.batch(filled(2), frames, vae_stride=STRIDE, temporal=layout, top_k=8).prope.targets[0]
+            handle.remove()
+        origin = frames[0].world_from_camera
+        for latent, used in ((0, [0, 0, 0, 0]), (1, [1, 2, 3, 4]), (2, [5, 6, 7, 8])):
+            for subframe, frame in enumerate(used):
+                expected = frames[frame].camera_from_world @ origin
+                np.testing.assert_allclose(made["contiguous"][latent, subframe], expected, atol=1e-12)
+            np.testing.assert_allclose(made["half"][latent, 0], frames[used[-1]].camera_from_world @ origin, atol=1e-12)
+
+
+def by_mask(dit, latents, text, batch, mask, video):
+    """The transformer on the tokens of video and memory in one sequence, with a mask on all of self-attention."""
+    cos, sin = dit.rope(latents)
+    cos, sin = torch.cat([cos, batch.cos], 1), torch.cat([sin, batch.sin], 1)
+    hidden = dit.patch_embedding(latents).flatten(2).transpose(1, 2)
+    memory = dit.patch_embedding(batch.latents.transpose(1, 2)).flatten(2).transpose(1, 2)
+    hidden = torch.cat([hidden, memory], 1)
+    times = torch.full((hidden.shape[1],), 500.0)
+    times[video:] = 0
+    temb, modulation, text, _ = dit.condition_embedder(times, text, None, timestep_seq_len=len(times))
+    modulation = modulation.unflatten(2, (6, -1))
+    for block in dit.blocks:
+        stock = block.attn1.processor
+        block.attn1.processor = lambda attn, x, _e, _m, rotary, stock=stock: stock(attn, x, None, mask, rotary)
+        hidden = block(hidden, text, modulation, (cos, sin))
+        block.attn1.processor = stock
+    shift, scale = (dit.scale_shift_table[:, None] + temb[:, :video, None]).chunk(2, dim=2)
+    hidden = dit.proj_out(dit.norm_out(hidden[:, :video]) * (1 + scale[:, :, 0]) + shift[:, :, 0])
+    out = hidden.reshape(1, FRAMES, 4, 8, 1, 2, 2, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return out.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
 
 class TestCost:
+    def test_inference_mode(self, dit, inputs):
+        handle, passed = remembering(dit, gate=1.0), []
+        expected = forward(dit, inputs)
+        dit.blocks[1].attn1.to_k.register_forward_hook(lambda _m, given, _o: passed.append(given[0].shape[1]))
+        with torch.inference_mode():
+            latents, text = inputs[0], inputs[1] + 0
+            for _ in range(2):
+                torch.testing.assert_close(forward(dit, (latents, text)), expected, rtol=0, atol=1e-6)
+            assert len(passed) == 3
+            text.mul_(2)
+            assert not torch.allclose(forward(dit, (latents, text)), expected, atol=1e-4)
+        assert handle._batch is not None
+
+    def test_weights_that_come_only_for_the_forward(self, dit, inputs):
+        """As offloading does: on another device until the forward itself begins."""
+        handle = remembering(dit, gate=1.0)
+        expected = forward(dit, inputs)
+        rows, inner = [], dit.forward
+        real = {name: p.data for name, p in dit.named_parameters()}
+        for parameter in dit.parameters():
+            parameter.data = torch.full_like(parameter, float("nan"))
+
+        def onload(*given, **named):
+            for name, parameter in dit.named_parameters():
+                parameter.data = real[name]
+            rows.append(0)
+            return inner(*given, **named)
+
+        dit.forward = onload
+        with torch.no_grad():
+            torch.testing.assert_close(forward(dit, inputs), expected, rtol=0, atol=1e-6)
+        assert rows
+        assert handle._batch is not None
+
     def test_keys_and_values_once_per_window_and_prompt(self, dit, inputs):
         handle, passed = remembering(dit, gate=1.0), []
         room = batch_for(handle, top_k=20).mask.shape[1]
@@ -354,6 +472,33 @@ class TestHandles:
         both[1].remove()
         both[0].remove()
         assert not hasattr(dit, "_mosaicmem")
+
+    def test_wrappers_of_others_survive_removal(self, dit, inputs):
+        block, calls = dit.blocks[0], []
+        inner = block.forward
+        block.forward = lambda *given: calls.append("before") or inner(*given)
+        expected = forward(dit, inputs)
+        handle = remembering(dit, "concat", gate=1.0)
+        ours = block.forward
+        handle.remove()
+        calls.clear()
+        assert torch.equal(forward(dit, inputs), expected)
+        assert calls == ["before"]
+        handle = remembering(dit, gate=1.0)
+        ours = block.forward
+        block.forward = lambda *given: calls.append("after") or ours(*given)
+        handle.remove()
+        calls.clear()
+        assert torch.equal(forward(dit, inputs), expected)
+        assert calls == ["after", "before"]
+
+    def test_adapters_on_the_embedding(self, dit, inputs):
+        peft = pytest.importorskip("peft")
+        dit.add_adapter(peft.LoraConfig(r=2, target_modules=["patch_embedding", "to_k"], init_lora_weights=False))
+        for mode in ("kv", "concat", "canvas"):
+            handle = remembering(dit, mode, gate=1.0)
+            assert torch.isfinite(forward(dit, inputs)).all()
+            handle.remove()
 
     def test_fused_projections(self, dit, inputs):
         remembering(dit, gate=1.0)

@@ -120,9 +120,13 @@ def nearest_rotation(matrices: F64) -> F64:
 
 
 def rigid_part(matrices: F64) -> F64:
-    """The rigid transforms (..., 4, 4) nearest to affine ones, which an edit may have scaled or mirrored."""
+    """Rigid camera_from_world (..., 4, 4) for affine ones, which an edit may have scaled or mirrored.
+
+    The camera stays where it is, and turns as little as it can.
+    """
     rotations = nearest_rotation(matrices[..., :3, :3])
-    upper = np.concatenate([rotations, matrices[..., :3, 3:]], axis=-1)
+    centres = -np.linalg.solve(matrices[..., :3, :3], matrices[..., :3, 3:])
+    upper = np.concatenate([rotations, -rotations @ centres], axis=-1)
     return np.concatenate([upper, matrices[..., 3:, :]], axis=-2)
 
 

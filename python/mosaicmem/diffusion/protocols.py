@@ -81,12 +81,13 @@ class MemoryContext:
     anchor: Array | None = None
     previous: Array | None = None
     shared: int = 0
-    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, init=False)
 
     def once(self, name: str, make: Callable[[], _T]) -> _T:
         """What ``make`` returns, called once per window: for what a backbone computes from memory alone.
 
-        All steps and both guidance branches share it, since they see the same memory.
+        All steps and both guidance branches share it, since they see the same memory. A context that ``replace`` makes
+        of this one does not.
         """
         if name not in self._made:
             self._made[name] = make()
@@ -98,11 +99,13 @@ class MemoryContext:
         here = on_host({name: getattr(self, name) for name in names if getattr(self, name) is not None})
         if here["canvas"] is self.canvas:
             return self
-        return replace(self, **here, mosaic=None if self.mosaic is None else self.mosaic.on_host(), _made={})
+        return replace(self, **here, mosaic=None if self.mosaic is None else self.mosaic.on_host())
 
     def without_prompt(self) -> MemoryContext:
         """The same memory without text: the context that classifier-free guidance steers away from."""
-        return replace(self, prompt="", text=self.text[:0])
+        other = replace(self, prompt="", text=self.text[:0])
+        object.__setattr__(other, "_made", self._made)
+        return other
 
 
 @runtime_checkable
@@ -111,7 +114,7 @@ class VAE(Protocol):
 
     Runs in chunks need one more method, unless latent frames are frames: ``decode_chunk(latents, num_frames, *,
     first)``, which decodes latents as those that follow the chunk that it decoded before, or with ``first`` as the
-    beginning of a video.
+    beginning of a video. It continues one video at a time, so such runs must not be interleaved.
     """
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 from mosaicmem._arrays import check_instance, check_integer
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.diffusion import TemporalLayout
+from mosaicmem.errors import suspect
 from mosaicmem.memory import Mosaic, MosaicMemoryStore
 from mosaicmem.models.dit_tokens import DiTTokens
 from mosaicmem.models.prope_cameras import PRoPECameras, relative_sources, subframe_cameras
@@ -74,6 +75,12 @@ def cameras_of(
     subframes = 4 if layout == "full" or (temporal is not None and layout == "contiguous") else 1
     reference, matrix = cameras[0], np.asarray(cameras.intrinsics.matrix)
     sources, matrices = relative_sources(None if mosaic is None else mosaic.sources, reference, matrix)
+    likely = 2 * matrices[:, :2, 2] / (cameras.intrinsics.width, cameras.intrinsics.height)  # the middle is at half
+    if (likely < 2 / 3).any() or (likely > 1.5).any():
+        suspect(
+            "prope: keyframes seem to be of images of another size than the targets', by which PRoPE normalizes all "
+            "intrinsics; resize one or the other, or scale the stored intrinsics"
+        )
     of_token = tokens.source.flatten().cpu().numpy()
     return PRoPECameras(
         targets=(subframe_cameras(frames, temporal, subframes) @ reference.world_from_camera)[None],

@@ -87,6 +87,10 @@ class PRoPECameras:
             self._made[head_dim] = of_queries, of_memory
         return self._made[head_dim]
 
+    def prepare(self, head_dim: int) -> None:
+        """Compute the matrices of all cameras."""
+        self._pair(head_dim)
+
     def on_queries(self, q: Tensor) -> Tensor:
         """P^T q of video queries (B, H, N, d)."""
         return _together(self._pair(q.shape[-1])[0].apply_to_q, q)
@@ -120,6 +124,12 @@ class PRoPECameras:
     @staticmethod
     def cat(parts: Sequence[PRoPECameras]) -> PRoPECameras:
         """The samples of all parts; they have the same grid, image size and options."""
+        for part in parts[1:]:
+            if (part.options, part.size) != (parts[0].options, parts[0].size):
+                raise ValueError(
+                    f"batches: expected the same prope and image size in all, got {parts[0].options} at "
+                    f"{parts[0].size} and {part.options} at {part.size}"
+                )
         tokens = max(part.source.shape[1] for part in parts)
         views = max(part.sources.shape[1] for part in parts)
         parts = [part.padded(tokens, views) for part in parts]
@@ -143,13 +153,17 @@ def subframe_cameras(targets: CameraTrajectory, temporal: TemporalLayout | None,
     Without ``temporal``, targets are latent frames, whose sub-frames share one camera.
     """
     matrices = np.asarray(targets.camera_from_world)
+    if temporal is not None and subframes == 1:
+        count = len(targets)
+        picked = [temporal.reference_frame(i, count) for i in range(temporal.num_latents(count))]
+        return np.asarray(matrices[picked][:, None])
     if temporal is None:
         return np.repeat(matrices[:, None], subframes, axis=1)
-    picked = []
+    rows = []
     for latent in range(temporal.num_latents(len(targets))):
         frames = temporal.frames_of(latent, len(targets))
-        picked.append([frames[min(i * len(frames) // subframes, len(frames) - 1)] for i in range(subframes)])
-    return np.asarray(matrices[np.array(picked)])
+        rows.append([frames[min(i * len(frames) // subframes, len(frames) - 1)] for i in range(subframes)])
+    return np.asarray(matrices[np.array(rows)])
 
 
 def relative_sources(sources: KeyframeTable | None, reference: CameraPose, matrix: F64) -> tuple[F64, F64]:

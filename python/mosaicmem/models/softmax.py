@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _EXTRA = 8  # features that hold what is not a feature; GPU kernels need multiples of 8
-_MASKED = -1e4  # logit of a masked key: its weight underflows to 0
+_MASKED = -1e4  # logit of a masked key, or as near as the dtype comes: its weight underflows to 0
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     Parameters
     ----------
     mask : (B, M) bool, optional
-        Which keys exist. A query without any gets an arbitrary finite output and a log-sum-exp below -9000, so it has
+        Which keys exist. A query without any gets an arbitrary finite output and a log-sum-exp below -1000, so it has
         no weight in `merge`.
 
     Returns
@@ -36,7 +36,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     ones, zeros = q.new_zeros(_EXTRA), v.new_zeros(*v.shape[:-1], _EXTRA)
     ones[0] = 1
     offsets = k.new_zeros(k.shape[0], 1, k.shape[2], _EXTRA)
-    offsets[..., 0] = torch.where(mask, 0.0, _MASKED / scale)[:, None]
+    offsets[..., 0] = torch.where(mask, 0.0, max(_MASKED / scale, torch.finfo(k.dtype).min))[:, None]
     q = torch.cat([q, ones.expand(*q.shape[:-1], _EXTRA)], -1)
     k = torch.cat([k, offsets.expand(-1, k.shape[1], -1, -1)], -1)
     out, lse = _apply(q, k, torch.cat([v, zeros], -1), scale)

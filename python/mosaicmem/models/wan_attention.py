@@ -119,6 +119,15 @@ class WanMemoryProcessor:
     def __init__(self, stock: Any, block: int) -> None:
         self.stock, self.block = stock, block
 
+    @property
+    def _attention_backend(self) -> Any:
+        """Which diffusers sets on processors; the attention to memory has kernels of its own."""
+        return self.stock._attention_backend
+
+    @_attention_backend.setter
+    def _attention_backend(self, backend: Any) -> None:
+        self.stock._attention_backend = backend
+
     def __call__(
         self,
         attn: Any,
@@ -186,6 +195,16 @@ class MemoryBlock:
 
     def __init__(self, block: Any, index: int, *, last: bool) -> None:
         self.block, self.stock, self.index, self.last = block, block.forward, index, last
+        self._had = vars(block).get("forward")  # of another wrapper
+
+    def remove(self) -> None:
+        """Give the block its forward back; where another wrapper holds this one, it stays, and has no effect."""
+        if vars(self.block).get("forward") is not self:
+            return
+        if self._had is None:
+            del self.block.forward
+        else:
+            self.block.forward = self._had
 
     def __call__(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any) -> Any:
         """What the block's own forward takes and returns, with memory's tokens behind the video's."""

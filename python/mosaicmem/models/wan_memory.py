@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mosaicmem._arrays import check_choice, check_instance, check_number
 from mosaicmem._files import read_json_object, write_json
-from mosaicmem.attention import PRoPE, WarpedRoPE
+from mosaicmem.attention import WarpedRoPE
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.errors import FormatError
 from mosaicmem.memory import MosaicMemoryStore
@@ -26,6 +25,15 @@ from mosaicmem.models.wan_attention import (
     MemoryRotary,
     VideoRotary,
     WanMemoryProcessor,
+)
+from mosaicmem.models.wan_transformer import (
+    check_prope,
+    check_wan,
+    embedding_of,
+    mismatch,
+    plain_options,
+    state_of,
+    version_of,
 )
 
 MODES = ("kv", "concat", "canvas")
@@ -75,6 +83,8 @@ def add_memory(
     if not isinstance(mode, str):
         raise TypeError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}; call add_memory once for each mode")
     check_choice("mode", mode, MODES)
+    if type(embedding_of(dit).weight).__name__ == "DTensor":
+        raise ValueError("dit: add memory before fully_shard, so that its parameters are sharded too")
     kinds = {"canvas"} if mode == "canvas" else {"kv", "concat"}
     for other in getattr(dit, "_mosaicmem", []):
         if other.mode in kinds:
@@ -83,7 +93,7 @@ def add_memory(
         raise ValueError('prope: mode "canvas" has no attention that it could enter')
     options = {"layout": prope} if isinstance(prope, str) else None if prope is None else dict(prope)
     if options is not None:
-        _check_prope(options, dit.config.attention_head_dim)
+        check_prope(options, dit.config.attention_head_dim)
     return MemoryHandle(dit, mode, bool(frame_local), options, check_number("gate", gate))
 
 
@@ -102,9 +112,10 @@ class MemoryHandle:
         self._use_prope = True
         self._canvas: Tensor | None = None
         self._known_state: list[Any] = []
-        self._known: list[tuple[Tensor, int, list[tuple[Tensor, Tensor]]]] = []
+        self._known: list[tuple[Tensor, int | None, Tensor, list[tuple[Tensor, Tensor]]]] = []
         self._next: Callable[[Tensor, Tensor], Any] | None = None  # what (cos, sin) becomes in this forward
         self._hooks: list[Any] = []
+        self._wrappers: list[MemoryBlock] = []
         if mode == "canvas":
             self._add_canvas(gate)
         else:
@@ -124,20 +135,18 @@ class MemoryHandle:
             return
         check_instance("batch", batch, MemoryBatch)
         gate = None if gate is None else check_number("gate", gate)
-        weight = self.dit.patch_embedding.weight
+        weight = embedding_of(self.dit).weight
         config = self.dit.config
         expected = {
             "channels": (batch.channels or config.in_channels, config.in_channels),
             "patch": ((1, *batch.latents.shape[3:]), tuple(config.patch_size)),
             "head_dim": (batch.cos.shape[-1], config.attention_head_dim),
-            "device": (batch.device, weight.device),
             "dtype": (batch.latents.dtype, weight.dtype),
         }
         hints = {
             "channels": "were its keyframes encoded by another VAE?",
             "patch": "pass patch=dit.config.patch_size to build",
             "head_dim": "pass rope=wan_rope(dit) to build",
-            "device": "call batch.to(dit.device)",
             "dtype": "call batch.to(dtype=dit.dtype)",
         }
         for name, (got, wanted) in expected.items():
@@ -154,11 +163,13 @@ class MemoryHandle:
                 "or with canvas=True"
             )
         built = None if batch.prope is None else batch.prope.options
-        if self.mode != "canvas" and built != self.prope:
+        if self.mode != "canvas" and plain_options(built) != plain_options(self.prope):
             raise ValueError(f"batch: expected prope {self.prope} as the handle's, got {built}")
         self._given = (batch, gate, use_prope)
         self._batch, self._known = batch._with_channels(config.in_channels), []
         self._gate, self._use_prope = gate, use_prope
+        if batch.prope is not None:
+            batch.prope.prepare(config.attention_head_dim)  # not while a compiler traces
         self._canvas = self._batch.canvas() if self.mode == "canvas" else None
 
     def batch(
@@ -170,9 +181,15 @@ class MemoryHandle:
         **options: Any,
     ) -> MemoryBatch:
         """`MemoryBatch.build` for this transformer: with its patch, RoPE, PRoPE, device and dtype."""
-        weight = self.dit.patch_embedding.weight
+        weight = embedding_of(self.dit).weight
+        device = getattr(getattr(self.dit, "_hf_hook", None), "execution_device", None)  # of weights that are offloaded
         given: dict[str, Any] = {"patch": tuple(self.dit.config.patch_size), "rope": wan_rope(self.dit)}
-        given |= {"prope": self.prope, "device": weight.device, "dtype": weight.dtype, "canvas": self.mode == "canvas"}
+        given |= {
+            "prope": self.prope,
+            "device": device or weight.device,
+            "dtype": weight.dtype,
+            "canvas": self.mode == "canvas",
+        }
         return MemoryBatch.build(stores, targets, vae_stride=vae_stride, **(given | options))
 
     def clear(self) -> None:
@@ -193,7 +210,8 @@ class MemoryHandle:
         """Write the parameters and settings of memory: ``memory.safetensors`` and ``memory.json``."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().contiguous().cpu() for name, x in self._state().items()}, path / _WEIGHTS)
+        whole = {name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in self._state().items()}
+        save_file({name: x.detach().contiguous().cpu() for name, x in whole.items()}, path / _WEIGHTS)
         settings = {"mode": self.mode, "frame_local": self.frame_local, "prope": self.prope}
         write_json(path / _SETTINGS, settings)
 
@@ -261,8 +279,10 @@ class MemoryHandle:
         else:
             for block in self.dit.blocks:
                 del block.attn1.memory_gate
-                block.attn1.set_processor(block.attn1.processor.stock)
-                del block.forward
+                if isinstance(block.attn1.processor, WanMemoryProcessor):  # nobody has set another since
+                    block.attn1.set_processor(block.attn1.processor.stock)
+        for wrapper in self._wrappers:
+            wrapper.remove()
         left = [handle for handle in self.dit._mosaicmem if handle is not self]
         if left:
             self.dit._mosaicmem = left
@@ -273,7 +293,7 @@ class MemoryHandle:
     # --- What it adds to the transformer.
 
     def _add_canvas(self, gate: float) -> None:
-        stock, channels = self.dit.patch_embedding, self.dit.config.in_channels
+        stock, channels = embedding_of(self.dit), self.dit.config.in_channels
         # It begins as the transformer's own embedding, which understands latents; coverage has no weight yet.
         made = nn.Conv3d(channels + 1, stock.out_channels, stock.kernel_size, stock.stride, bias=False)
         made = made.to(stock.weight.device, stock.weight.dtype)
@@ -282,14 +302,14 @@ class MemoryHandle:
             made.weight[:, :channels] = stock.weight
         self.dit.memory_embedding = made
         self.dit.memory_gate = nn.Parameter(torch.full((1,), gate, device=made.weight.device, dtype=made.weight.dtype))
-        self._hooks = [stock.register_forward_hook(self._after_embedding)]
+        self._hooks = [self.dit.patch_embedding.register_forward_hook(self._after_embedding)]
 
     def _after_embedding(self, _module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor | None:
         canvas, latents = self._canvas, inputs[0]
         if canvas is None:
             return None
         if canvas.shape[0] != latents.shape[0] or canvas.shape[2:] != latents.shape[2:]:
-            raise ValueError(_mismatch(tuple(latents.shape), (len(canvas), *canvas.shape[2:])))
+            raise ValueError(mismatch(tuple(latents.shape), (len(canvas), *canvas.shape[2:])))
         gate = self.dit.memory_gate if self._gate is None else self._gate
         return embedded + gate * self.dit.memory_embedding(canvas)
 
@@ -300,6 +320,7 @@ class MemoryHandle:
             attn.register_parameter("memory_gate", nn.Parameter(heads))
             attn.set_processor(WanMemoryProcessor(attn.processor, i))
             block.forward = MemoryBlock(block, i, last=i + 1 == len(self.dit.blocks))
+            self._wrappers.append(block.forward)
         self._hooks = [
             self.dit.register_forward_pre_hook(self._before, with_kwargs=True),
             self.dit.rope.register_forward_hook(self._after_rope),
@@ -318,25 +339,23 @@ class MemoryHandle:
             *(n * p for n, p in zip((batch.rows, batch.columns), batch.latents.shape[3:], strict=True)),
         )
         if (latents.shape[0], *latents.shape[2:]) != shape:
-            raise ValueError(_mismatch(tuple(latents.shape), shape))
-        if batch.latents.dtype != (dtype := self.dit.patch_embedding.weight.dtype):
+            raise ValueError(mismatch(tuple(latents.shape), shape))
+        if batch.latents.dtype != (dtype := embedding_of(self.dit).weight.dtype):
             raise ValueError(
                 f"batch: expected dtype {dtype}, got {batch.latents.dtype}; was the transformer cast since?"
             )
-        image = _argument("encoder_hidden_states_image", 3, args, kwargs)
+        if batch.device != latents.device:
+            raise ValueError(f"batch: expected device {latents.device}, got {batch.device}; call batch.to(device)")
+        self._next = partial(self._rotary, batch, text, _argument("encoder_hidden_states_image", 3, args, kwargs))
+
+    def _rotary(self, batch: MemoryBatch, text: Tensor, image: Tensor | None, cos: Tensor, sin: Tensor) -> Any:
+        """What the blocks take in place of (cos, sin). Made within the forward, where weights are on its device."""
         per_frame, cameras = batch.per_frame if self.frame_local else 0, batch.prope if self._use_prope else None
         layout = Layout(batch.mask, batch.frames, per_frame, cameras, self._gate)
         if self.mode == "concat":
-            self._next = partial(
-                ConcatRotary,
-                layout=layout,
-                memory_cos=batch.cos,
-                memory_sin=batch.sin,
-                embedded=self._embedded(batch),
-                modulation=self._clean(batch, text, image)[0],
-            )
-        else:
-            self._next = partial(VideoRotary, layout=layout, memory=self._keys_values(batch, layout, text, image))
+            modulation = self._clean(batch, text, image)[0]
+            return ConcatRotary(cos, sin, layout, batch.cos, batch.sin, self._embedded(batch), modulation)
+        return VideoRotary(cos, sin, layout, self._keys_values(batch, layout, text, image))
 
     def _after_rope(self, _module: nn.Module, _inputs: Any, rotary: tuple[Tensor, Tensor]) -> Any:
         """What the blocks take in place of (cos, sin), so that recomputed blocks take it too."""
@@ -345,9 +364,8 @@ class MemoryHandle:
 
     def _embedded(self, batch: MemoryBatch) -> Tensor:
         """Memory's tokens as the transformer embeds its own patches, (B, M, dim)."""
-        embedding = self.dit.patch_embedding
-        # Each token is a latent frame of one patch.
-        x = nn.functional.conv3d(batch.latents.transpose(1, 2), embedding.weight, embedding.bias, embedding.stride)
+        # Each token is a latent frame of one patch. Without hooks, of which the canvas is one.
+        x = self.dit.patch_embedding.forward(batch.latents.transpose(1, 2))
         return x.flatten(2).transpose(1, 2).contiguous()
 
     def _clean(self, batch: MemoryBatch, text: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -364,11 +382,11 @@ class MemoryHandle:
         """Of each block. Kept for the prompts of a window; computed anew where gradients need it."""
         may_keep = not (torch.is_grad_enabled() or torch.compiler.is_compiling()) and image is None
         if may_keep:
-            state = _state_of(self.dit, batch)
+            state = state_of(self.dit, batch)
             if state != self._known_state:
                 self._known, self._known_state = [], state
-            for known, version, layers in self._known:
-                if known._version == version and (known is text or _equal(known, text)):
+            for known, version, copy, layers in self._known:
+                if (known is text and version is not None and version_of(text) == version) or _equal(copy, text):
                     return layers
         modulation, embedded = self._clean(batch, text, image)
         hidden, layers = self._embedded(batch), []
@@ -377,33 +395,8 @@ class MemoryHandle:
             hidden, *own = block(hidden, embedded, modulation, given)
             layers.append((own[0], own[1]))
         if may_keep:
-            self._known = [*self._known, (text, text._version, layers)][-_MOST_TEXTS:]
+            self._known = [*self._known, (text, version_of(text), text.clone(), layers)][-_MOST_TEXTS:]
         return layers
-
-
-def check_wan(dit: Any) -> Any:
-    """``dit``, if it is a Wan transformer of diffusers."""
-    from diffusers import WanTransformer3DModel
-
-    if isinstance(dit, WanTransformer3DModel):
-        return dit
-    inner = getattr(dit, "_orig_mod", None)
-    hint = ""
-    if isinstance(inner, WanTransformer3DModel):
-        hint = ": add memory to it before torch.compile"
-    elif isinstance(getattr(dit, "transformer", None), WanTransformer3DModel):
-        hint = ": did you mean pipe.transformer?"
-    raise TypeError(f"dit: expected a WanTransformer3DModel of diffusers, got {type(dit).__name__}{hint}")
-
-
-def _check_prope(options: dict[str, Any], head_dim: int) -> None:
-    """Reject options that `PRoPE` does not take, or not for this head."""
-    subframes = 4 if options.get("layout") == "full" or options.get("subframes") is not None else 1
-    views = np.broadcast_to(np.eye(4), (1, subframes, 4, 4))
-    try:
-        PRoPE(head_dim, views, camera=np.zeros(1, np.int64), positions=np.zeros((1, 2)), **options)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"prope: {error}") from None
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -414,30 +407,5 @@ def _argument(name: str, position: int, args: tuple[Any, ...], kwargs: dict[str,
     return args[position] if len(args) > position else kwargs.get(name)
 
 
-def _state_of(dit: Any, batch: MemoryBatch) -> list[Any]:
-    """Changes whenever weights, adapters or latents do, except by ``.data`` behind autograd's back."""
-    tensors = [*dit.parameters(), batch.latents]
-    adapters = [
-        (module.disable_adapters, list(module.active_adapters), dict(module.scaling))
-        for module in dit.modules()
-        if hasattr(module, "active_adapters") and hasattr(module, "scaling")
-    ]
-    return [*((x.data_ptr(), x._version) for x in tensors), *adapters]
-
-
 def _equal(known: Tensor, text: Tensor) -> bool:
     return bool(known.shape == text.shape and known.dtype == text.dtype and torch.equal(known, text))
-
-
-def _mismatch(latents: tuple[int, ...], memory: tuple[int, ...]) -> str:
-    got = (latents[0], *latents[2:])
-    hint = "were its targets other cameras than this window's?"
-    if got[1:] == memory[1:]:
-        hint = "pass a store for each sample"
-        if got[0] % memory[0] == 0:
-            hint = f"for several videos or guidance in one call, set(batch.repeat({got[0] // memory[0]}))"
-    elif got[2:] != memory[2:]:
-        hint = "was it built with another vae_stride, or for images of another size?"
-    elif memory[1] > got[1]:
-        hint = "if targets has a camera for each frame, build it with temporal=vae.temporal"
-    return f"batch: expected memory for latents of (B, T, h, w) = {got}, got it for {memory}; {hint}"

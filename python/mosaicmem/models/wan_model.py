@@ -14,7 +14,8 @@ from mosaicmem.diffusion import MemoryContext
 from mosaicmem.diffusion.protocols import Array
 from mosaicmem.models.diffusers_scheduler import DiffusersScheduler
 from mosaicmem.models.memory_batch import MemoryBatch
-from mosaicmem.models.wan_memory import MemoryHandle, add_memory, check_wan, wan_rope
+from mosaicmem.models.wan_memory import MemoryHandle, add_memory, wan_rope
+from mosaicmem.models.wan_transformer import check_wan, embedding_of
 from mosaicmem.models.wan_vae import WanMemoryVAE
 
 _TEXT_LENGTH = 512  # tokens, padded: what the pipelines give the transformers, whose attention sees the padding
@@ -112,7 +113,7 @@ class WanMemoryModel:
     def predict(self, sample: Array, timestep: float, context: MemoryContext) -> Array:
         """The velocity, (B, C, T, h, w) float32."""
         dit = self._transformer_at(timestep)
-        weight = dit.patch_embedding.weight
+        weight = embedding_of(dit).weight
         x = torch.as_tensor(sample)
         times = torch.full((len(x),), timestep, device=weight.device)
         if self.uses_anchor:
@@ -137,7 +138,7 @@ class WanMemoryModel:
     def _remember(self, dit: Any, context: MemoryContext) -> None:
         """Give a transformer's handles the memory of a window, made once for all steps and guidance branches."""
         for handle in dit._mosaicmem:
-            weight = dit.patch_embedding.weight
+            weight = embedding_of(dit).weight
             options = {"patch": tuple(dit.config.patch_size), "rope": wan_rope(dit), "prope": handle.prope}
             options |= {"device": weight.device, "dtype": weight.dtype, **self._options}
 
@@ -145,7 +146,8 @@ class WanMemoryModel:
                 return MemoryBatch.of_contexts(context, **given)
 
             batch = context.once(f"wan {handle.prope} {weight.device} {weight.dtype}", build)
-            handle.set(batch, gate=context.gate, use_prope=context.use_prope)
+            gate = None if handle.mode == "canvas" else context.gate  # that of attention to memory alone
+            handle.set(batch, gate=gate, use_prope=context.use_prope)
 
     def _text(self, prompt: str) -> Tensor:
         """The encoded prompt (1, L, d); the same tensor each time, by which memory knows it."""

@@ -64,11 +64,18 @@ class WanMemoryVAE:
             raise ValueError(
                 f"video: expected height and width in multiples of {self.stride}, got {tuple(frames.shape[1:3])}"
             )
-        frames = frames / 255 if frames.dtype == torch.uint8 else frames
+        if frames.dtype == torch.uint8:
+            frames = frames / 255
+        elif not frames.is_floating_point():
+            raise TypeError(f"video: expected uint8, or float in [0, 1], got {frames.dtype}")
+        elif is_tensor and not bool((frames.min() >= -1e-3) & (frames.max() <= 1.001)):
+            raise ValueError(
+                f"video: expected values in [0, 1], got {float(frames.min()):g} to {float(frames.max()):g}"
+            )
         count = len(frames)
         whole = 1 + self.temporal.factor * (self.temporal.num_latents(count) - 1)
         frames = torch.cat([frames, frames[-1:].expand(whole - count, -1, -1, -1)])
-        x = 2 * frames.to(self.vae.device, self.vae.dtype).permute(3, 0, 1, 2)[None] - 1
+        x = (2 * frames.to(self.vae.device, torch.float32) - 1).to(self.vae.dtype).permute(3, 0, 1, 2)[None]
         latents = self.vae.encode(x).latent_dist.mode()[0].float()
         latents = (latents - self._mean.to(latents.device)) / self._std.to(latents.device)
         return latents if is_tensor else latents.cpu().numpy()
@@ -96,7 +103,7 @@ class WanMemoryVAE:
     def decode_chunk(self, latents: ArrayLike, num_frames: int | None = None, *, first: bool) -> Any:
         """`decode` of the latents that follow those of the call before, or with ``first``, of those that begin a video.
 
-        The chunks of a video give what `decode` gives for the whole. Tiling is not used.
+        The chunks of a video give what `decode` gives for the whole; one video at a time. Tiling is not used.
         """
         x = self.vae.post_quant_conv(self._unnormalized(latents))
         if first:

@@ -294,6 +294,7 @@ class AutoregressivePipeline(Uncopied):
             if kept is not None:
                 self.store = kept.begin(c, trajectory, self._part_names(), self.store)
                 known = kept.windows or 0
+            before = self.store.snapshot()
             if first is not None and not known:
                 self.observe(*first, trajectory.intrinsics, trajectory[0])
             for index, frames in enumerate(plan.ranges):
@@ -302,7 +303,12 @@ class AutoregressivePipeline(Uncopied):
                     images, context, statistics = self._bring_back(given, run, kept, index)
                 else:
                     stepped = None if on_step is None else partial(on_step, index)
-                    images, context, statistics = self._generate_window(given, run, kept, index, stepped)
+                    try:
+                        images, context, statistics = self._generate_window(given, run, kept, index, stepped)
+                    except BaseException:
+                        if index == 0:
+                            self.store.restore(before)  # without the image that the run begins with
+                        raise
                 final = plan.ranges[index + 1].start if index + 1 < len(plan) else frames.stop
                 finished = run.add(frames, images, final, statistics)
                 window = Window(frames, run.images(frames), finished, run.images(finished), context, statistics)
@@ -348,7 +354,7 @@ class AutoregressivePipeline(Uncopied):
             with run("remember"):
                 new = [i for i in given.keyframes if run.end <= i < frames.stop] if c.use_memory else []
                 layout = given.windows.layout(index)
-                self._keyframes.remember(self.store, new, frames, blended, latents, given.size, path, layout)
+                count = self._keyframes.remember(self.store, new, frames, blended, latents, given.size, path, layout)
             statistics = WindowStatistics(
                 window=index,
                 first_frame=frames.start,
@@ -356,7 +362,7 @@ class AutoregressivePipeline(Uncopied):
                 patches=_count("patch_ids", context.mosaic, lambda ids: ids >= 0),
                 tokens=_count("valid", context.mosaic, lambda valid: valid),
                 **coverage_of(context),
-                keyframes=len(new),
+                keyframes=count,
                 store_patches=len(self.store),
                 seconds=dict(run.seconds),
             )

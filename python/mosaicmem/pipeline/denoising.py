@@ -55,7 +55,8 @@ def denoise(
         sample = scheduler.previous_sample(prediction, timestep, previous, sample, fresh())
         if on_step is not None:
             on_step(done, len(steps) - 1)
-    latents = sample[0]
-    if context.anchor is not None:
-        latents[:, :1] = context.anchor
+    if context.anchor is None:
+        return sample[0]
+    latents = here.owned(sample)[0]  # the last step may have returned an array of the backbone
+    latents[:, :1] = context.anchor
     return latents

@@ -75,8 +75,10 @@ class KeyframeWriter:
         size: CameraIntrinsics,
         path: CameraTrajectory,
         layout: TemporalLayout,
-    ) -> None:
+    ) -> int:
         """Insert generated frames of a window; by default only the cells that memory does not show yet.
+
+        Returns how many.
 
         Parameters
         ----------
@@ -96,12 +98,14 @@ class KeyframeWriter:
         if self._config.keyframe_latents == "encoded":
             for i in new:
                 self._generated(store, images[i - frames.start], size, path[i])
-            return
+            return len(new)
         here = to_host("latents", latents)
-        for latent in sorted({layout.latent_of(i - frames.start) for i in new}):
+        shown = sorted({layout.latent_of(i - frames.start) for i in new})
+        for latent in shown:
             at = layout.reference_frame(latent, len(frames))
             grid = np.ascontiguousarray(here[:, latent].transpose(1, 2, 0), dtype=np.float32)
             self._generated(store, images[at], size, path[frames.start + at], grid)
+        return len(shown)
 
     def _generated(
         self,
