@@ -1,6 +1,7 @@
 """Batches of memory for video transformers."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,6 +212,27 @@ class Samples(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         return i, build(filled(i + 1))
+
+
+class TestOnADevice:
+    """Tensors without data, which nothing can copy to the host: what a store on a GPU gives stays there."""
+
+    @pytest.mark.parametrize("incomplete", ["drop", "fill", "mask"])
+    @pytest.mark.parametrize("distinct", [False, True])
+    def test_tokens_are_grouped_there(self, incomplete, distinct):
+        mosaic = MemoryRetrieval(top_k=20).retrieve(filled(2), targets(), STRIDE)
+        arrays = {name: torch.as_tensor(x).to("meta") for name, x in vars(mosaic).items() if name != "sources"}
+        there = group_cells(replace(mosaic, **arrays), (2, 2), incomplete, distinct)
+        here = group_cells(mosaic, (2, 2), incomplete, distinct)
+        for name, x in vars(there).items():
+            assert x.is_meta, name
+            assert (x.shape, x.dtype) == (getattr(here, name).shape, getattr(here, name).dtype), name
+
+    def test_batches_are_joined_there(self):
+        batch, more = (build(filled(n), canvas=False).to("meta") for n in (1, 3))
+        joined = MemoryBatch.cat([batch, more]).repeat(2)._padded(700).to(dtype=torch.bfloat16)
+        assert all(getattr(joined, name).is_meta for name in TENSORS)
+        assert joined.latents.shape == (4, 700, CHANNELS, 2, 2)
 
 
 class TestCameras:
