@@ -108,7 +108,7 @@ def test_a_vae_that_continues_resumes_too(path, tmp_path):
 
         pipeline.vae.decode_chunk = continued
         stream = pipeline.stream(path, checkpoint=folder)
-        return [window.video for window, _ in zip(stream, range(windows), strict=False)]
+        return [window.video for _, window in zip(range(windows), stream, strict=False)]
 
     run(tmp_path / "cut", 2)
     for one, other in zip(run(tmp_path / "cut", 3), run(tmp_path / "whole", 3), strict=True):

@@ -214,7 +214,7 @@ class TestLoop:
             model = WanMemoryModel(tiny_pipe("ti2v"), gate=0.5)
             pipeline = AutoregressivePipeline(PipelineConfig(**SETTINGS), **model.parts())
             stream = pipeline.stream(path()[:24], checkpoint=folder, **given)
-            return [window.video for window, _ in zip(stream, range(windows), strict=False)]
+            return [window.video for _, window in zip(range(windows), stream, strict=False)]
 
         run(tmp_path / "cut", cut)
         for one, other in zip(run(tmp_path / "cut", 3), run(tmp_path / "whole", 3), strict=True):
