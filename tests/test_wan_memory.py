@@ -291,6 +291,15 @@ class TestCost:
             assert not torch.allclose(forward(dit, (latents, text)), expected, atol=1e-4)
         assert handle._batch is not None
 
+    @pytest.mark.filterwarnings("ignore:.*Mismatch dtype between input and weight")  # of the model itself
+    def test_autocast_on_and_off(self, dit, inputs):
+        remembering(dit, gate=1.0)
+        with torch.no_grad():
+            expected = forward(dit, inputs)
+            with torch.autocast("cpu", torch.bfloat16):
+                forward(dit, inputs)
+            assert torch.equal(forward(dit, inputs), expected)
+
     def test_weights_that_come_only_for_the_forward(self, dit, inputs):
         """As offloading does: on another device until the forward itself begins."""
         handle = remembering(dit, gate=1.0)
@@ -456,6 +465,13 @@ class TestHandles:
         assert (again.mode, again.frame_local) == (mode, frame_local)
         again.set(batch_for(again, top_k=20))
         assert torch.equal(forward(again.dit, inputs), forward(dit, inputs))
+
+    def test_tuples_of_prope_survive_a_file(self, dit, untouched, inputs, tmp_path):
+        prope = {"layout": "contiguous", "subframes": (0,), "dims_per_camera": 8}
+        add_memory(dit, prope=prope).save_pretrained(tmp_path)
+        again = MemoryHandle.load(copy.deepcopy(untouched), tmp_path)
+        again.set(again.batch([filled(2)] * 2, targets(), vae_stride=STRIDE, prope=prope))
+        assert torch.isfinite(forward(again.dit, inputs)).all()
 
     def test_of_another_transformer(self, dit, tmp_path):
         add_memory(dit).save_pretrained(tmp_path)

@@ -85,6 +85,13 @@ class TestVAE:
         with pytest.raises(ValueError, match=message):
             call(WanMemoryVAE(tiny_pipe().vae))
 
+    def test_values_of_tensors(self):
+        vae = WanMemoryVAE(tiny_pipe().vae)
+        with pytest.raises(ValueError, match=r"video: expected values in \[0, 1\], got 0 to 255"):
+            vae.encode(255 * torch.stack([torch.zeros(64, 128, 3), torch.ones(64, 128, 3)]))
+        with pytest.raises(TypeError, match=r"video: expected uint8, or float in \[0, 1\], got torch.int64"):
+            vae.encode(torch.zeros(1, 64, 128, 3, dtype=torch.int64))
+
     def test_another_model(self):
         with pytest.raises(TypeError, match=r"vae: expected an AutoencoderKLWan.* did you mean pipe.vae"):
             WanMemoryVAE(tiny_pipe())
@@ -232,6 +239,16 @@ class TestLoop:
             videos[name] = pipeline.generate(path()[4:9]).frames
         assert not np.array_equal(videos["all"], videos["shut"])
         assert not np.array_equal(videos["all"], videos["no PRoPE"])
+
+    def test_the_gate_of_attention_is_not_that_of_the_canvas(self):
+        model, videos = WanMemoryModel(tiny_pipe(), mode="canvas", gate=0.5), []
+        for change in ({}, {"memory_gate": 0.0}, {"use_memory": False}):
+            pipeline = AutoregressivePipeline(PipelineConfig(**SETTINGS, **change), **model.parts())
+            for view, pose in zip(views(3), path(), strict=False):
+                pipeline.observe(view.image, view.depth, CAMERA, pose)
+            videos.append(pipeline.generate(path()[4:9]).frames)
+        np.testing.assert_array_equal(videos[0], videos[1])
+        assert not np.array_equal(videos[0], videos[2])
 
     def test_two_transformers_share_the_steps(self):
         pipe = tiny_pipe()
