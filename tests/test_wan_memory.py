@@ -476,8 +476,16 @@ class TestHandles:
     def test_of_another_transformer(self, dit, tmp_path):
         add_memory(dit).save_pretrained(tmp_path)
         other = tiny_pipe(num_attention_heads=4).transformer
-        with pytest.raises(FormatError, match=r"blocks.0.attn1.memory_gate: expected shape \(4,\), got shape \(2,\)"):
+        with pytest.raises(FormatError, match=r"blocks.0.attn1.memory_gate: expected shape \(4,\), got \(2,\)"):
             MemoryHandle.load(other, tmp_path)
+        with pytest.raises(FormatError, match=r"blocks.1.attn1.memory_gate: expected no tensor of this name"):
+            MemoryHandle.load(tiny_pipe(num_layers=1).transformer, tmp_path)
+        (tmp_path / "memory.safetensors").write_bytes(b"\xff" * 100)
+        with pytest.raises(FormatError, match=r"not a safetensors file"):
+            MemoryHandle.load(tiny_pipe().transformer, tmp_path)
+        (tmp_path / "memory.json").write_text('{"mode": 1, "frame_local": true, "prope": null}')
+        with pytest.raises(FormatError, match=r"mode: not what save_pretrained writes: 1"):
+            MemoryHandle.load(tiny_pipe().transformer, tmp_path)
         assert not any("memory" in name for name in other.state_dict())
 
     def test_canvas_beside_attention(self, dit, inputs):

@@ -19,8 +19,12 @@ _WHAT = "not a safetensors file"
 _MAX_HEADER_BYTES = 1 << 25
 
 
-def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, F32]:
-    """The tensors ``prefix + name`` of these shapes, F32, F64, F16 or BF16, as float32. Other tensors are not read.
+def read_weights(
+    path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix: str, *, whole: bool = False
+) -> dict[str, F32]:
+    """The tensors ``prefix + name`` of these shapes, F32, F64, F16 or BF16, as float32.
+
+    Other tensors are not read, or with ``whole`` not allowed.
 
     Raises
     ------
@@ -33,6 +37,9 @@ def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]], prefix
     if not path.exists():
         raise FileNotFoundError(f"weights: expected a safetensors file, got {path}")
     header = _read_header(path)
+    others = sorted(header.keys() - {"__metadata__"} - {prefix + name for name in shapes})
+    if whole and others:
+        raise FormatError(path, f"{others[0]}: expected no tensor of this name; are they of a larger model?")
     with foreign_parser(path, _WHAT):
         opened = safe_open(path, framework="np")
     with opened as file:

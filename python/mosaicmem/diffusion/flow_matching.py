@@ -5,10 +5,10 @@ from __future__ import annotations
 from mosaicmem._arrays import F64, check_choice, check_integer, check_number
 from mosaicmem._border import as_float32
 from mosaicmem.diffusion.protocols import Array
-from mosaicmem.diffusion.scheduler import check_order, spaced_timesteps
+from mosaicmem.diffusion.scheduler import NoiseProcess, check_order, spaced_timesteps
 
 
-class FlowMatchingScheduler:
+class FlowMatchingScheduler(NoiseProcess):
     """x_t = (1 - sigma_t) x_0 + sigma_t noise, sampled by the ODE dx / dsigma = noise - x_0.
 
     Works on NumPy arrays and torch tensors alike. Deterministic after the initial noise.
@@ -44,11 +44,6 @@ class FlowMatchingScheduler:
         """(1 - sigma, sigma); (1, 0) for None, the clean sample."""
         sigma = self._sigma(timestep)
         return 1 - sigma, sigma
-
-    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
-        """x_t of a clean sample and standard normal noise of its shape."""
-        signal, sigma = self.levels(timestep)
-        return as_float32(signal * sample + sigma * noise)
 
     def previous_sample(
         self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array

@@ -1,4 +1,4 @@
-"""DDPM: the variance-preserving noise process and its ancestral sampler."""
+"""What schedulers share, and DDPM: the variance-preserving noise process and its ancestral sampler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,20 @@ def check_order(timestep: float, previous_timestep: float | None) -> None:
         raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
 
 
-class DDPMScheduler:
+class NoiseProcess:
+    """x_t = signal * x_0 + noise_level * noise, of a scheduler with ``levels``."""
+
+    def levels(self, timestep: float | None) -> tuple[float, float]:
+        """(signal, noise level) at a timestep; (1, 0) for None, the clean sample."""
+        raise NotImplementedError
+
+    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
+        """x_t of a clean sample and standard normal noise of its shape."""
+        signal, level = self.levels(timestep)
+        return as_float32(signal * sample + level * noise)
+
+
+class DDPMScheduler(NoiseProcess):
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, on NumPy arrays and torch tensors alike.
 
     Parameters
@@ -72,11 +85,6 @@ class DDPMScheduler:
         """(sqrt(abar_t), sqrt(1 - abar_t)); (1, 0) for None, the clean sample."""
         abar = self._abar(timestep)
         return math.sqrt(abar), math.sqrt(1 - abar)
-
-    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
-        """x_t of a clean sample and standard normal noise of its shape."""
-        signal, level = self.levels(timestep)
-        return as_float32(signal * sample + level * noise)
 
     def predict_clean(self, prediction: Array, timestep: float, sample: Array) -> Array:
         """The x_0 that the prediction implies."""

@@ -22,6 +22,7 @@ class _Sample:
         self._source, self._canvas = source, canvas
 
     def canvas(self) -> Tensor:
+        """(C + 1, T, h, w), composed at the first call."""
         if self._canvas is None:
             assert self._source is not None
             retrieval, store, targets, stride = self._source

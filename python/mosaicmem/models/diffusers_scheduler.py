@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from mosaicmem._arrays import F64, check_integer
-from mosaicmem._border import as_float32
 from mosaicmem.diffusion.protocols import Array
+from mosaicmem.diffusion.scheduler import NoiseProcess
 
 
-class DiffusersScheduler:
+class DiffusersScheduler(NoiseProcess):
     """A flow-matching scheduler of diffusers: ``FlowMatchEulerDiscreteScheduler``, ``UniPCMultistepScheduler``, ...
 
     Timesteps are the scheduler's own, with their fractions. A scheduler remembers the steps of a sample, so it
@@ -58,11 +58,6 @@ class DiffusersScheduler:
         else:
             sigma = timestep / self.num_train_timesteps
         return 1 - sigma, sigma
-
-    def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
-        """x_t of a clean sample and standard normal noise of its shape."""
-        signal, sigma = self.levels(timestep)
-        return as_float32(signal * sample + sigma * noise)
 
     def previous_sample(
         self, prediction: Array, timestep: float, previous_timestep: float | None, sample: Array, noise: Array

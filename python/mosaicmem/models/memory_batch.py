@@ -20,7 +20,7 @@ from mosaicmem.memory import MemoryRetrieval, Mosaic, MosaicMemoryStore
 from mosaicmem.models.batch_inputs import cameras_of, check_patch, samples_of
 from mosaicmem.models.canvases import Canvases
 from mosaicmem.models.dit_tokens import INCOMPLETE, DiTTokens, group_cells, no_tokens
-from mosaicmem.models.prope_cameras import PRoPECameras
+from mosaicmem.models.prope_cameras import PRoPECameras, prope_options
 
 _TOKENS = ("latents", "filled", "positions", "cos", "sin", "mask", "frame")
 
@@ -186,7 +186,7 @@ class MemoryBatch:
             else tokens.latents.new_zeros(*tokens.latents.shape[:2], channels, *tokens.latents.shape[3:])
         )
         positions = tokens.positions.reshape(-1, 3)
-        table = rope.table(positions if positions.is_cuda else positions.numpy())
+        table = rope.table(positions)
         cos, sin = (_per_feature(x, rope.pairing, positions) for x in (table.cos, table.sin))
         frame = torch.arange(frames, device=positions.device).repeat_interleave(room)
         made = cls(
@@ -371,7 +371,7 @@ class _Maker:
         distinct: bool,
     ) -> None:
         self.rope, self.patch = check_instance("rope", rope, WarpedRoPE), patch
-        self.prope = {"layout": prope} if isinstance(prope, str) else None if prope is None else dict(prope)
+        self.prope = prope_options(prope)
         self.incomplete, self.distinct = check_choice("incomplete", incomplete, INCOMPLETE), distinct
 
     def check_size(self, cameras: CameraTrajectory, stride: int) -> None:
@@ -413,6 +413,7 @@ class _Maker:
 
 
 def _collate(batches: Sequence[MemoryBatch], *, collate_fn_map: Any = None) -> MemoryBatch:
+    """`MemoryBatch.cat`, as torch calls it."""
     return MemoryBatch.cat(batches)
 
 

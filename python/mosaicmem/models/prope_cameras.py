@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -138,6 +138,11 @@ class PRoPECameras:
 
 
 _BY_SAMPLE = ("targets", "target_matrices", "sources", "source_matrices", "source", "source_positions")
+
+
+def prope_options(prope: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Options of `PRoPE` from a layout or from options; None for none."""
+    return {"layout": prope} if isinstance(prope, str) else None if prope is None else dict(prope)
 
 
 def _together(apply: Any, x: Tensor) -> Tensor:

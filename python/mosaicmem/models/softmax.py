@@ -64,6 +64,8 @@ def _same_dtype(*tensors: Tensor) -> list[Tensor]:
 
 
 class _Attend(torch.autograd.Function):
+    """(q, k, v, scale) to the output and its log-sum-exp; both have gradients."""
+
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse, state = _forward(q, k, v, scale)

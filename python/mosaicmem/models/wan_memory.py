@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mosaicmem._arrays import check_choice, check_instance, check_number
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.attention import WarpedRoPE
+from mosaicmem.attention._weights import read_weights, write_weights
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.errors import FormatError
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.prope_cameras import prope_options
 from mosaicmem.models.wan_attention import (
     ConcatRotary,
     Layout,
@@ -91,7 +92,7 @@ def add_memory(
             raise ValueError(f'dit: already has memory of mode "{other.mode}"; remove() that handle first')
     if prope is not None and mode == "canvas":
         raise ValueError('prope: mode "canvas" has no attention that it could enter')
-    options = {"layout": prope} if isinstance(prope, str) else None if prope is None else dict(prope)
+    options = prope_options(prope)
     if options is not None:
         check_prope(options, dit.config.attention_head_dim)
     return MemoryHandle(dit, mode, bool(frame_local), options, check_number("gate", gate))
@@ -207,11 +208,11 @@ class MemoryHandle:
         return list(self._state().values())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the parameters and settings of memory: ``memory.safetensors`` and ``memory.json``."""
+        """Write the parameters, as float32, and the settings of memory: ``memory.safetensors`` and ``memory.json``."""
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         whole = {name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in self._state().items()}
-        save_file({name: x.detach().contiguous().cpu() for name, x in whole.items()}, path / _WEIGHTS)
+        path.mkdir(parents=True, exist_ok=True)
+        write_weights(path / _WEIGHTS, {name: x.detach().float().cpu().numpy() for name, x in whole.items()})
         settings = {"mode": self.mode, "frame_local": self.frame_local, "prope": self.prope}
         write_json(path / _SETTINGS, settings)
 
@@ -221,8 +222,10 @@ class MemoryHandle:
 
         Raises
         ------
+        FileNotFoundError
+            The folder is not that of a memory.
         FormatError
-            The folder is not that of a memory, or of one for another transformer.
+            A file is damaged, or of a memory for another transformer.
         """
         check_wan(dit)
         path = Path(folder)
@@ -230,28 +233,25 @@ class MemoryHandle:
             raise FileNotFoundError(f"folder: expected one that save_pretrained wrote, got {path}, without {_SETTINGS}")
         settings = read_json_object(path / _SETTINGS, 1 << 20)
         if set(settings) != {"mode", "frame_local", "prope"}:
-            raise FormatError(path / _SETTINGS, f"expected mode, frame_local and prope, got {sorted(settings)}")
+            raise FormatError(path / _SETTINGS, f"expected mode, frame_local and prope, got {sorted(settings)!s:.200}")
+        kinds: dict[str, Any] = {"mode": str, "frame_local": bool, "prope": (dict, type(None))}
+        for name, kind in kinds.items():
+            if not isinstance(settings[name], kind):
+                raise FormatError(path / _SETTINGS, f"{name}: not what save_pretrained writes: {settings[name]!r:.80}")
         handle = add_memory(dit, **settings)
         try:
-            handle._load(load_file(path / _WEIGHTS), path / _WEIGHTS)
+            handle._load(path / _WEIGHTS)
         except BaseException:
             handle.remove()
             raise
         return handle
 
-    def _load(self, weights: dict[str, Tensor], path: Path) -> None:
+    def _load(self, path: Path) -> None:
         own = self._state()
-        shapes = {name: tuple(x.shape) for name, x in own.items()}
-        got = {name: tuple(x.shape) for name, x in weights.items()}
-        if got != shapes:
-            name = sorted({name for name in {*got, *shapes} if got.get(name) != shapes.get(name)})[0]
-            raise FormatError(
-                path,
-                f"{name}: expected {_shape(shapes.get(name))}, got {_shape(got.get(name))}; of another transformer?",
-            )
+        weights = read_weights(path, {name: tuple(x.shape) for name, x in own.items()}, "", whole=True)
         with torch.no_grad():
             for name, x in own.items():
-                x.copy_(weights[name])
+                x.copy_(torch.from_numpy(weights[name]))
 
     def __repr__(self) -> str:
         holds = "nothing" if self._batch is None else repr(self._batch)
@@ -397,10 +397,6 @@ class MemoryHandle:
         if may_keep:
             self._known = [*self._known, (text, version_of(text), text.clone(), layers)][-_MOST_TEXTS:]
         return layers
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else f"shape {shape}"
 
 
 def _argument(name: str, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
