@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from cli_helpers import succeed
 from device_helpers import EmulatedDevice, TorchDevice, method_on_device, on_device
 from mosaicmem import CameraIntrinsics, CameraPose, PRoPE, SyntheticWorld, WarpedLatent, WarpedRoPE, _core
 from scene_helpers import write_scene
+from wan_helpers import CHANNELS, FRAMES, tiny_pipe
 
 # A shell that runs the tests in the background makes them ignore SIGINT, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -149,3 +151,24 @@ def assert_within_twice(actual, single, exact):
     allowed = 2 * max(np.abs(single - exact).max(initial=0), floor)
     error = np.abs(actual - exact).max(initial=0)
     assert error <= allowed, f"error {error:.3g} exceeds {allowed:.3g}"
+
+
+@pytest.fixture(scope="session")
+def untouched():
+    """A tiny Wan transformer of diffusers; do not change it."""
+    return tiny_pipe(cross_attn_norm=True).transformer
+
+
+@pytest.fixture
+def dit(untouched):
+    """A copy of it."""
+    return copy.deepcopy(untouched)
+
+
+@pytest.fixture(scope="session")
+def inputs():
+    """Latents and a prompt of two samples for it."""
+    import torch
+
+    torch.manual_seed(1)
+    return torch.randn(2, CHANNELS, FRAMES, 8, 16), torch.randn(2, 7, 32)

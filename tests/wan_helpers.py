@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 CAMERA = CameraIntrinsics.from_fov(128, 64, fov_x=1.3)
 STRIDE, CHANNELS, FRAMES = 8, 16, 5
+WAYS = [("kv", True), ("kv", False), ("concat", True), ("concat", False), ("canvas", True)]
+"""mode and frame_local"""
 
 
 @cache
@@ -50,3 +52,24 @@ def open_gates(handle, value=1.0):
         for name, parameter in handle._state().items():
             if name.endswith("gate"):
                 parameter.fill_(value)
+
+
+def forward(dit, inputs, times=None):
+    import torch
+
+    latents, text = inputs
+    times = torch.tensor([500.0, 300.0]) if times is None else times
+    return dit(latents, times[: len(latents)], text).sample
+
+
+def batch_for(handle, stores=None, **options):
+    return handle.batch([filled(5), filled(1)] if stores is None else stores, targets(), vae_stride=STRIDE, **options)
+
+
+def remembering(dit, mode="kv", frame_local=True, **options):
+    """A handle with a batch of two samples."""
+    from mosaicmem.models import add_memory
+
+    handle = add_memory(dit, mode=mode, frame_local=frame_local, **options)
+    handle.set(batch_for(handle, top_k=20))
+    return handle
