@@ -51,3 +51,7 @@ class TemporalLayout:
     def reference_frame(self, latent: int, num_frames: int) -> int:
         """The frame whose camera stands for a latent frame: the last that it covers."""
         return self.frames_of(latent, num_frames)[-1]
+
+    def reference_frames(self, num_frames: int) -> list[int]:
+        """`reference_frame` of each latent frame."""
+        return [self.reference_frame(latent, num_frames) for latent in range(self.num_latents(num_frames))]

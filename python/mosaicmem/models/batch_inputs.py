@@ -47,9 +47,7 @@ def samples_of(
 
 def latent_cameras(frames: CameraTrajectory, temporal: TemporalLayout) -> CameraTrajectory:
     """The camera that stands for each latent frame of a video whose frames have these cameras."""
-    count = len(frames)
-    picked = [temporal.reference_frame(i, count) for i in range(temporal.num_latents(count))]
-    return CameraTrajectory([frames[i] for i in picked], frames.intrinsics)
+    return CameraTrajectory([frames[i] for i in temporal.reference_frames(len(frames))], frames.intrinsics)
 
 
 def check_patch(patch: Any) -> tuple[int, int]:

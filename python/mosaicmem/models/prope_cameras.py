@@ -159,9 +159,7 @@ def subframe_cameras(targets: CameraTrajectory, temporal: TemporalLayout | None,
     """
     matrices = np.asarray(targets.camera_from_world)
     if temporal is not None and subframes == 1:
-        count = len(targets)
-        picked = [temporal.reference_frame(i, count) for i in range(temporal.num_latents(count))]
-        return np.asarray(matrices[picked][:, None])
+        return np.asarray(matrices[temporal.reference_frames(len(targets))][:, None])
     if temporal is None:
         return np.repeat(matrices[:, None], subframes, axis=1)
     rows = []

@@ -50,8 +50,8 @@ class WindowPlan:
 
     def cameras(self, path: CameraTrajectory, index: int) -> CameraTrajectory:
         """The camera that stands for each latent frame of a window."""
-        frames, layout = self.ranges[index], self.layout(index)
-        references = [layout.reference_frame(i, len(frames)) for i in range(layout.num_latents(len(frames)))]
+        frames = self.ranges[index]
+        references = self.layout(index).reference_frames(len(frames))
         return CameraTrajectory([path[frames[i]] for i in references], path.intrinsics)
 
 
