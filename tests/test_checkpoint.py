@@ -17,6 +17,7 @@ from mosaicmem import (
     CameraTrajectory,
     PipelineConfig,
     StoreLockedError,
+    SuspiciousInput,
     SyntheticBackbone,
     WindowError,
 )
@@ -216,6 +217,16 @@ class TestOtherRuns:
             start(world, loop, strategy="top_k").generate(loop, checkpoint=tmp_path / "run")
         result = start(world, loop).generate(loop, checkpoint=tmp_path / "run")
         np.testing.assert_array_equal(result.frames, straight.frames)
+
+    def test_a_run_begun_with_the_far_of_before_resumes_without_a_limit(self, world, loop, straight, tmp_path):
+        stream = start(world, loop, far=100.0).stream(loop, checkpoint=tmp_path / "run")
+        next(stream)
+        stream.close()
+        with pytest.warns(SuspiciousInput, match="far: the run in .* was begun with far = 100, the default at that"):
+            result = start(world, loop).generate(loop, checkpoint=tmp_path / "run")
+        np.testing.assert_array_equal(result.frames, straight.frames)
+        with pytest.raises(ValueError, match="far"):
+            start(world, loop, far=50.0).generate(loop, checkpoint=tmp_path / "run")
 
     def test_a_config_that_differs_is_named(self, world, loop, tmp_path):
         start(world, loop).generate(loop[:5], checkpoint=tmp_path / "run")

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from mosaicmem import (
     DDPMScheduler,
     FlowMatchingScheduler,
     FormatError,
+    KeyframeRetrieval,
+    MemoryRetrieval,
     MosaicMemoryStore,
     PipelineConfig,
     SuspiciousInput,
@@ -20,6 +23,8 @@ from mosaicmem import (
     depth_to_grid,
 )
 from mosaicmem.evaluation import compare_memory
+from mosaicmem.memory.keyframe_options import KeyframeOptions
+from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.metrics import psnr
 from scene_helpers import observed
 
@@ -36,6 +41,16 @@ class TestConfig:
         config = PipelineConfig(seed=7, prompt="a garden", half_life=2.5, max_patches=None)
         config.save(tmp_path / "config.json")
         assert PipelineConfig.load(tmp_path / "config.json") == config
+
+    @pytest.mark.parametrize("far", [None, math.inf])
+    def test_far_has_no_limit_unless_one_is_set(self, tmp_path, far):
+        for config in (PipelineConfig(), PipelineConfig(far=far)):
+            config.save(tmp_path / "config.json")
+            config = PipelineConfig.load(tmp_path / "config.json")
+            assert config.far is None
+            assert MemoryRetrieval(**config.patch_options()).options.far == RetrievalOptions().far == math.inf
+            assert KeyframeRetrieval(**config.keyframe_options()).options.far == KeyframeOptions().far == math.inf
+        assert PipelineConfig(far=9.0).patch_options()["far"] == 9.0
 
     @pytest.mark.parametrize(
         ("content", "message"),

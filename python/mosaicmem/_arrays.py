@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,14 @@ from mosaicmem._foreign import is_bfloat16, is_frozen, read_array, read_tensor, 
 from mosaicmem._foreign import is_torch as is_torch
 from mosaicmem.errors import suspect
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ArrayLike: TypeAlias = Any
 """A NumPy array, a torch CPU tensor, anything with ``__dlpack__`` or ``__array__``, or nested sequences."""
+
+ArrayT = TypeVar("ArrayT", NDArray[Any], "Tensor")
+"""The kind of array that an operator takes and returns: torch in, torch out. It reads others (`ArrayLike`) as NumPy."""
 
 F32: TypeAlias = NDArray[np.float32]
 F64: TypeAlias = NDArray[np.float64]
@@ -51,9 +57,10 @@ def to_numpy(name: str, value: ArrayLike, *, values: bool = False) -> NDArray[An
     return array.astype(np.float32) if values else refuse_bfloat16(name)
 
 
-def like(reference: ArrayLike, result: NDArray[Any]) -> Any:
+def like(reference: ArrayT, result: NDArray[Any]) -> ArrayT:
     """``result`` as the kind of array that ``reference`` is: torch for torch (sharing memory), else NumPy."""
-    return sys.modules["torch"].from_numpy(result) if is_torch(reference) else result
+    kind: ArrayT = sys.modules["torch"].from_numpy(result) if is_torch(reference) else result
+    return kind
 
 
 def shape_text(shape: Shape) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, as_array, check_instance, check_integer, check_number, check_threads
+from mosaicmem._arrays import (
+    F32,
+    ArrayLike,
+    ArrayT,
+    as_array,
+    check_instance,
+    check_integer,
+    check_number,
+    check_threads,
+)
 from mosaicmem._border import Call, DeviceCopies
 from mosaicmem.attention._keys_values import MemoryKeysValues
 from mosaicmem.attention._weights import read_weights, write_weights
@@ -176,13 +185,13 @@ class MemoryCrossAttention:
 
     def attend(
         self,
-        hidden: ArrayLike,
+        hidden: ArrayT,
         memory: MemoryKeysValues,
         query_positions: ArrayLike | RotaryTable,
         *,
         prope: PRoPE | None = None,
         query_time: ArrayLike | None = None,
-    ) -> Any:
+    ) -> ArrayT:
         """Attend from hidden states to memory that `project_memory` has projected.
 
         Parameters
@@ -213,7 +222,8 @@ class MemoryCrossAttention:
         if (prope is not None) != memory.with_cameras:
             raise ValueError("prope: expected cameras of both queries and memory tokens, or of neither")
         if len(memory) == 0:
-            return call.result(call.owned(x))
+            unchanged: ArrayT = call.result(call.owned(x))
+            return unchanged
         decay: dict[str, Any] = {}
         if self.half_life is not None:
             if query_time is None:
@@ -229,11 +239,12 @@ class MemoryCrossAttention:
             heads = prope.multiply("outputs", heads, products.o, True, self.num_threads)
         batch, _, count, _ = heads.shape
         merged = heads.swapaxes(1, 2).reshape((batch, count, self.num_heads * self.head_dim))
-        return call.result(x + call.linear(merged, "gated output", self._gated_output, self._copies))
+        out: ArrayT = call.result(x + call.linear(merged, "gated output", self._gated_output, self._copies))
+        return out
 
     def __call__(
         self,
-        hidden: ArrayLike,
+        hidden: ArrayT,
         memory: ArrayLike,
         query_positions: ArrayLike | RotaryTable,
         memory_positions: ArrayLike | RotaryTable,
@@ -242,13 +253,14 @@ class MemoryCrossAttention:
         prope: tuple[PRoPE, PRoPE] | None = None,
         query_time: ArrayLike | None = None,
         memory_time: ArrayLike | None = None,
-    ) -> Any:
+    ) -> ArrayT:
         """`project_memory` and `attend` in one call; ``prope`` is the pair for queries and memory tokens."""
         if prope is not None and not (isinstance(prope, tuple) and len(prope) == 2):
             raise TypeError("prope: expected a pair, the PRoPE of the queries and that of the memory tokens")
         of_queries, of_memory = prope or (None, None)
         ready = self.project_memory(memory, memory_positions, mask=mask, prope=of_memory, time=memory_time)
-        return self.attend(hidden, ready, query_positions, prope=of_queries, query_time=query_time)
+        out: ArrayT = self.attend(hidden, ready, query_positions, prope=of_queries, query_time=query_time)
+        return out
 
     def __getstate__(self) -> dict[str, Any]:
         made = ("_weights", "_gated_output", "_copies")

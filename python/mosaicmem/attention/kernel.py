@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
-from mosaicmem._arrays import ArrayLike, check_choice, check_number, check_shape
+from mosaicmem._arrays import ArrayLike, ArrayT, check_choice, check_number, check_shape
 from mosaicmem._border import Call, View, readable
 from mosaicmem._border.operators import wants_gradient
 from mosaicmem.attention.attention_gradient import attention_with_gradient
 from mosaicmem.attention.rotary_table import PAIRINGS, RotaryTable
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class AttentionOptions(TypedDict, total=False):
+    """The keyword arguments of `attention`, but for ``return_lse``."""
+
+    mask: ArrayLike | None
+    bias: ArrayLike | None
+    query_time: ArrayLike | None
+    key_time: ArrayLike | None
+    half_life: float | None
+    scale: float | None
+    query_table: RotaryTable | None
+    key_table: RotaryTable | None
+    pairing: str
+    num_threads: int
+
+
+@overload
+def attention(
+    q: ArrayT, k: ArrayT, v: ArrayT, *, return_lse: Literal[False] = False, **options: Unpack[AttentionOptions]
+) -> ArrayT: ...
+
+
+@overload
+def attention(
+    q: ArrayT, k: ArrayT, v: ArrayT, *, return_lse: Literal[True], **options: Unpack[AttentionOptions]
+) -> tuple[ArrayT, ArrayT]: ...
+
 
 def attention(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
+    q: Any,
+    k: Any,
+    v: Any,
     *,
     mask: ArrayLike | None = None,
     bias: ArrayLike | None = None,
@@ -133,7 +163,7 @@ def _attend(
     return out, lse
 
 
-def merge_attention(out_a: ArrayLike, lse_a: ArrayLike, out_b: ArrayLike, lse_b: ArrayLike) -> tuple[Any, Any]:
+def merge_attention(out_a: ArrayT, lse_a: ArrayT, out_b: ArrayT, lse_b: ArrayT) -> tuple[ArrayT, ArrayT]:
     """Combine the results of attention over two sets of keys into the result over both.
 
     With it, a long memory can be attended to piece by piece, or on several machines.

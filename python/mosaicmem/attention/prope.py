@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from mosaicmem._arrays import (
     ArrayLike,
+    ArrayT,
     check_choice,
     check_instance,
     check_integer,
@@ -23,10 +24,13 @@ from mosaicmem.attention._cameras import ProjectedCameras
 from mosaicmem.attention._head_layout import HeadLayout, MatrixTable
 from mosaicmem.attention._products import CameraProducts
 from mosaicmem.attention._tokens import token_places
-from mosaicmem.attention.kernel import attention
+from mosaicmem.attention.kernel import AttentionOptions, attention
 from mosaicmem.attention.rotary_table import RotaryTable
 from mosaicmem.camera import CameraPose
 from mosaicmem.errors import suspect
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _SPACING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float64": 0.0}  # relative; others as float32
 _MOST_ERROR = 0.1
@@ -135,26 +139,53 @@ class PRoPE:
         """The number of tokens."""
         return len(self._camera)
 
-    def apply_to_q(self, q: ArrayLike, *, num_threads: int = 0) -> Any:
+    def apply_to_q(self, q: ArrayT, *, num_threads: int = 0) -> ArrayT:
         """P^T q with the rotary part; q is (..., N, head_dim).
 
         This and the other ``apply_to_...`` methods keep float64 and bfloat16; other dtypes are computed in float32.
         Transposed views of (B, N, heads, d) are read in place. A torch tensor may require a gradient.
         """
         self._suspect_distance(q)
-        return self.multiply("q", q, self.products.as_given.q, False, num_threads)
+        product: ArrayT = self.multiply("q", q, self.products.as_given.q, False, num_threads)
+        return product
 
-    def apply_to_kv(self, x: ArrayLike, *, num_threads: int = 0) -> Any:
+    def apply_to_kv(self, x: ArrayT, *, num_threads: int = 0) -> ArrayT:
         """P^-1 x with the rotary part; x is keys or values (..., N, head_dim)."""
         self._suspect_distance(x)
-        return self.multiply("x", x, self.products.as_given.kv, False, num_threads)
+        product: ArrayT = self.multiply("x", x, self.products.as_given.kv, False, num_threads)
+        return product
 
-    def apply_to_o(self, o: ArrayLike, *, num_threads: int = 0) -> Any:
+    def apply_to_o(self, o: ArrayT, *, num_threads: int = 0) -> ArrayT:
         """P o with the inverse rotary part; o is (..., N, head_dim)."""
         self._suspect_distance(o)
-        return self.multiply("o", o, self.products.as_given.o, True, num_threads)
+        product: ArrayT = self.multiply("o", o, self.products.as_given.o, True, num_threads)
+        return product
 
-    def attend(self, q: ArrayLike, k: ArrayLike, v: ArrayLike, *, memory: PRoPE | None = None, **options: Any) -> Any:
+    @overload
+    def attend(
+        self,
+        q: ArrayT,
+        k: ArrayT,
+        v: ArrayT,
+        *,
+        memory: PRoPE | None = None,
+        return_lse: Literal[False] = False,
+        **options: Unpack[AttentionOptions],
+    ) -> ArrayT: ...
+
+    @overload
+    def attend(
+        self,
+        q: ArrayT,
+        k: ArrayT,
+        v: ArrayT,
+        *,
+        memory: PRoPE | None = None,
+        return_lse: Literal[True],
+        **options: Unpack[AttentionOptions],
+    ) -> tuple[ArrayT, ArrayT]: ...
+
+    def attend(self, q: Any, k: Any, v: Any, *, memory: PRoPE | None = None, **options: Any) -> Any:
         """Attention under PRoPE. Keys and values have the cameras of ``memory``, or without it those of the queries.
 
         If the query cameras are far from the origin, all cameras are expressed relative to the first of them, so the
@@ -274,9 +305,9 @@ _PROPE = declare(
 
 
 def prope_attention(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
+    q: ArrayT,
+    k: ArrayT,
+    v: ArrayT,
     viewmats: ArrayLike,
     Ks: ArrayLike | None,
     patches_x: int,
@@ -290,8 +321,8 @@ def prope_attention(
     translation: str | float = "none",
     base: float = 100.0,
     world_from_reference: CameraPose | ArrayLike | None = None,
-    **options: Any,
-) -> Any:
+    **options: Unpack[AttentionOptions],
+) -> ArrayT:
     """Self-attention of V camera views under PRoPE, in one call; q, k, v are (B, heads, V * patches_y * patches_x, d).
 
     The arguments are those of `PRoPE`; ``options`` go to `attention`. If keys and queries have different cameras, or
@@ -312,4 +343,5 @@ def prope_attention(
         base=base,
         world_from_reference=world_from_reference,
     )
-    return encoding.attend(q, k, v, **options)
+    out: ArrayT = encoding.attend(q, k, v, **options)
+    return out

@@ -8,14 +8,24 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, I32, ArrayLike, Bool, check_choice, check_integer, check_number, check_threads
+from mosaicmem._arrays import (
+    F32,
+    I32,
+    ArrayLike,
+    ArrayT,
+    Bool,
+    check_choice,
+    check_integer,
+    check_number,
+    check_threads,
+)
 from mosaicmem._border import FLOATS, Call, View
 from mosaicmem._border.operators import declare, keep_inputs, kept, on_tensors
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
 
 def reproject_depth_grid(
-    depth: ArrayLike,
+    depth: ArrayT,
     stride: int,
     source_intrinsics: CameraIntrinsics,
     source: CameraPose,
@@ -24,7 +34,7 @@ def reproject_depth_grid(
     *,
     near: float = 0.05,
     num_threads: int = 0,
-) -> tuple[Any, Any]:
+) -> tuple[ArrayT, ArrayT]:
     """Where each cell of a source view lands in a target view (Eq. 2 of MosaicMem).
 
     (u', v') = proj(K_target * camera_from_world_target * world_from_camera_source * (depth * K_source^-1 [u, v, 1]))
@@ -57,7 +67,7 @@ def reproject_depth_grid(
         target.camera_from_world,
     )
     call = Call("depth", depth, num_threads)
-    z = call.depth("depth", depth, ("h", "w"))
+    z: View = call.depth("depth", depth, ("h", "w"))
     projected, to_projected = call.empty((*z.shape, 3), "float32")
     valid, to_valid = call.empty(z.shape, "bool")
     call.core.reproject_grid(z, *views, to_projected, to_valid, call.handle)
@@ -136,7 +146,7 @@ class WarpedLatent:
         return LatentCanvas(*_SPLAT(("tokens", tokens), constants, *options, half=False, values=("weights",)))
 
 
-def bilinear_sample(grid: ArrayLike, positions: ArrayLike, *, num_threads: int = 0) -> tuple[Any, Any]:
+def bilinear_sample(grid: ArrayT, positions: ArrayLike, *, num_threads: int = 0) -> tuple[ArrayT, ArrayT]:
     """Sample a grid of latents at fractional positions.
 
     Parameters

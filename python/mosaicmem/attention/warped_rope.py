@@ -9,6 +9,7 @@ import numpy as np
 from mosaicmem._arrays import (
     F64,
     ArrayLike,
+    ArrayT,
     as_array,
     check_choice,
     check_integer,
@@ -113,12 +114,12 @@ class WarpedRoPE:
 
     def apply(
         self,
-        x: ArrayLike,
+        x: ArrayT,
         positions: ArrayLike | RotaryTable,
         *,
         inverse: bool = False,
         num_threads: int = 0,
-    ) -> Any:
+    ) -> ArrayT:
         """Rotate the features of each token by its position.
 
         Parameters
@@ -137,7 +138,7 @@ class WarpedRoPE:
         Array of the shape of ``x``.
         """
         x = readable("x", x)
-        shape = tuple(np.shape(x))
+        shape: tuple[int, ...] = tuple(np.shape(x))
         check_shape("x", shape, (*[None] * max(0, len(shape) - 2), "N", self.head_dim))
         if isinstance(positions, RotaryTable):
             check_shape("positions", positions.shape, (shape[-2], self.head_dim // 2))
@@ -146,7 +147,8 @@ class WarpedRoPE:
             positions = self.table(positions, num_threads=num_threads)
         cos, sin = positions.beside("x", x, double=True)
         threads = check_threads(num_threads)
-        return _ROPE(("x", x), {"cos": cos, "sin": sin}, self.pairing == "interleaved", inverse, threads)
+        turned: ArrayT = _ROPE(("x", x), {"cos": cos, "sin": sin}, self.pairing == "interleaved", inverse, threads)
+        return turned
 
 
 def _rope(x: Any, cos: Any, sin: Any, interleaved: bool, inverse: bool, num_threads: int) -> Any:

@@ -267,7 +267,7 @@ def _summarize(
         "target_numbers": numbers or list(plan.targets),
         "stride": plan.stride,
         "noise": noise,
-        "options": settings.keyframe_options(),
+        "options": settings.keyframe_options() | {"far": settings.far},
         "runs": [run_summary(run, plan.targets, numbers) for run in measured.runs],
     }
 

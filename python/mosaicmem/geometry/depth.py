@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, as_depth, check_integer, check_number
+from mosaicmem._arrays import F32, ArrayLike, ArrayT, as_depth, check_integer, check_number
 from mosaicmem._border import Call
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mosaicmem.synthetic import SyntheticWorld
 
 
-def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 0.25, num_threads: int = 0) -> Any:
+def depth_to_grid(depth: ArrayT, stride: int, *, min_valid_fraction: float = 0.25, num_threads: int = 0) -> ArrayT:
     """Depth on a latent grid: the median of the valid pixels under each cell.
 
     Parameters
@@ -41,6 +41,7 @@ def depth_to_grid(depth: ArrayLike, stride: int, *, min_valid_fraction: float = 
         )
     fraction = check_number("min_valid_fraction", min_valid_fraction, minimum=0.0, maximum=1.0)
     least = max(1, int(np.ceil(fraction * stride * stride)))
+    grid: ArrayT
     grid, to_grid = call.empty((height // stride, width // stride), "float32")
     call.core.median_depth_grid(z, stride, least, to_grid, call.handle)
     return grid

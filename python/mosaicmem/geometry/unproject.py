@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, ArrayLike, as_depth, check_instance
+from mosaicmem._arrays import F32, F64, ArrayLike, ArrayT, as_depth, check_instance
 from mosaicmem._border import Call
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
@@ -18,12 +18,12 @@ def check_depth(depth: ArrayLike, intrinsics: CameraIntrinsics, name: str = "dep
 
 
 def unproject_depth(
-    depth: ArrayLike,
+    depth: ArrayT,
     intrinsics: CameraIntrinsics,
     pose: CameraPose | None = None,
     *,
     num_threads: int = 0,
-) -> tuple[Any, Any]:
+) -> tuple[ArrayT, ArrayT]:
     """Points of the valid pixels only, in row-major order.
 
     Parameters
@@ -57,22 +57,22 @@ def unproject_depth(
 
 
 def unproject_to_image(
-    depth: ArrayLike,
+    depth: ArrayT,
     intrinsics: CameraIntrinsics,
     pose: CameraPose | list[CameraPose] | tuple[CameraPose, ...] | None = None,
     *,
     num_threads: int = 0,
-) -> tuple[Any, Any]:
+) -> tuple[ArrayT, ArrayT]:
     """Points as an image: (H, W, 3) float32, zero where invalid, and the mask (H, W) of valid pixels.
 
     Parameters are those of `unproject_depth`. With a list of B poses, depth is (B, H, W) and the results have a leading
     axis B.
     """
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
-    size = (intrinsics.height, intrinsics.width)
+    size: tuple[int, ...] = (intrinsics.height, intrinsics.width)
     single = not isinstance(pose, (list, tuple))
     matrices = [_matrix(one) for one in pose] if isinstance(pose, (list, tuple)) else [_matrix(pose)]
-    shape = size if single else (len(matrices), *size)
+    shape: tuple[int, ...] = size if single else (len(matrices), *size)
     world_from_camera = np.stack(matrices) if matrices else np.empty((0, 4, 4))
     call = Call("depth", depth, num_threads)
     z = call.depth("depth", depth, shape)

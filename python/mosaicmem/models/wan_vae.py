@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mosaicmem._arrays import F32, ArrayLike, as_array, as_pixels
+from mosaicmem._arrays import F32, ArrayLike, ArrayT, as_array, as_pixels
 from mosaicmem.diffusion import TemporalLayout
 
 
@@ -51,13 +51,13 @@ class WanMemoryVAE:
         )
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def encode_video(self, video: ArrayLike) -> Any:
+    def encode_video(self, video: ArrayT) -> ArrayT:
         """Video (F, H, W, 3), uint8 or float in [0, 1], to latents (C, T, h, w) float32, T = temporal.num_latents(F).
 
         The last frame is repeated up to a whole latent frame.
         """
         is_tensor = isinstance(video, Tensor)
-        frames = video if is_tensor else torch.from_numpy(_pixels(video))
+        frames: Tensor = video if is_tensor else torch.from_numpy(_pixels(video))
         if frames.ndim != 4 or frames.shape[-1] != 3:
             raise ValueError(f"video: expected shape (F, H, W, 3), got {tuple(frames.shape)}")
         if any(size % self.stride for size in frames.shape[1:3]):
@@ -78,29 +78,34 @@ class WanMemoryVAE:
         x = (2 * frames.to(self.vae.device, torch.float32) - 1).to(self.vae.dtype).permute(3, 0, 1, 2)[None]
         latents = self.vae.encode(x).latent_dist.mode()[0].float()
         latents = (latents - self._mean.to(latents.device)) / self._std.to(latents.device)
-        return latents if is_tensor else latents.cpu().numpy()
+        encoded: ArrayT = latents if is_tensor else latents.cpu().numpy()
+        return encoded
 
     encode = encode_video
 
-    def encode_image(self, image: ArrayLike) -> Any:
+    def encode_image(self, image: ArrayT) -> ArrayT:
         """One image (H, W, 3) to the latents of a keyframe, (h, w, C) float32: those of a video of one frame."""
         if len(np.shape(image)) != 3 or np.shape(image)[-1] != 3:
             hint = "; channels come last" if np.shape(image)[:1] == (3,) else ""
             raise ValueError(f"image: expected shape (H, W, 3), got {tuple(np.shape(image))}{hint}")
         video = image[None] if isinstance(image, Tensor) else np.asarray(image)[None]
-        latents = self.encode_video(video)[:, 0]
-        if isinstance(latents, Tensor):
-            return latents.permute(1, 2, 0).contiguous()
-        return np.ascontiguousarray(latents.transpose(1, 2, 0))
+        latents: Any = self.encode_video(video)[:, 0]
+        grid: ArrayT = (
+            latents.permute(1, 2, 0).contiguous()
+            if isinstance(latents, Tensor)
+            else np.ascontiguousarray(latents.transpose(1, 2, 0))
+        )
+        return grid
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def decode(self, latents: ArrayLike, num_frames: int | None = None) -> Any:
+    def decode(self, latents: ArrayT, num_frames: int | None = None) -> ArrayT:
         """Latents (C, T, h, w) to the first ``num_frames`` frames of video, (F, H, W, 3) float32 in [0, 1]."""
         x = self._unnormalized(latents)
-        return self._video(self.vae.decode(x).sample, num_frames, isinstance(latents, Tensor))
+        video: ArrayT = self._video(self.vae.decode(x).sample, num_frames, isinstance(latents, Tensor))
+        return video
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def decode_chunk(self, latents: ArrayLike, num_frames: int | None = None, *, first: bool) -> Any:
+    def decode_chunk(self, latents: ArrayT, num_frames: int | None = None, *, first: bool) -> ArrayT:
         """`decode` of the latents that follow those of the call before, or with ``first``, of those that begin a video.
 
         The chunks of a video give what `decode` gives for the whole; one video at a time. Tiling is not used.
@@ -115,12 +120,13 @@ class WanMemoryVAE:
         for i in range(x.shape[2]):
             begins = {"first_chunk": True} if first and i == 0 else {}
             parts.append(self.vae.decoder(x[:, :, i : i + 1], feat_cache=self._features, feat_idx=[0], **begins))
-        video = torch.cat(parts, 2)
+        decoded = torch.cat(parts, 2)
         if self.vae.config.patch_size is not None:
             from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
-            video = unpatchify(video, patch_size=self.vae.config.patch_size)
-        return self._video(video, num_frames, isinstance(latents, Tensor))
+            decoded = unpatchify(decoded, patch_size=self.vae.config.patch_size)
+        video: ArrayT = self._video(decoded, num_frames, isinstance(latents, Tensor))
+        return video
 
     def _unnormalized(self, latents: ArrayLike) -> Tensor:
         """(1, C, T, h, w) as the VAE takes them."""

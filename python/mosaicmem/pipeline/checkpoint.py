@@ -38,6 +38,7 @@ _RUN = "run, sha256 "
 _OF_BEFORE = "windows done: "  # label of older runs, whose windows were separate files
 _STATISTICS = TypeAdapter(WindowStatistics)
 _FREE_FIELDS = {"num_threads"}  # no result depends on them
+_FAR_OF_BEFORE = 100.0  # once the default of ``far``, which has no limit now
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +176,12 @@ class Checkpoint:
             raise FormatError(self.path / RUN, "damaged: it does not match the checksum in the store of the run")
         # Settings added since the version that began the run have their defaults.
         before["config"] = {**PipelineConfig().model_dump(mode="json"), **before["config"]}
+        if before["config"]["far"] == _FAR_OF_BEFORE and run["config"]["far"] is None:
+            before["config"]["far"] = None
+            suspect(
+                f"far: the run in {self.path} was begun with far = {_FAR_OF_BEFORE:g}, the default at that time, and "
+                f"resumes without a limit; pass far={_FAR_OF_BEFORE:g} if the scene reaches farther"
+            )
         differences = _differences(before, run)
         if differences:
             raise ValueError(f"checkpoint: {self.path} is of another run: {'; '.join(differences)}")

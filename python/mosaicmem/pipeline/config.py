@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -94,7 +95,7 @@ class PipelineConfig(BaseModel):
 
     top_k: Annotated[_Count, Field(description="Patches retrieved for attention, for each latent frame.")] = 1024
     near: Annotated[_Positive, Field(description="Metres.")] = 0.05
-    far: Annotated[_Positive, Field(description="Metres.")] = 100.0
+    far: Annotated[_Positive | None, Field(description="Metres; null: no limit.")] = None
     half_life: Annotated[
         _NotNegative,
         Field(description="Seconds; 0: age does not count. Of generate: 2 if null.", json_schema_extra=_or_null),
@@ -140,6 +141,7 @@ class PipelineConfig(BaseModel):
         events = fields.get("events")
         if isinstance(events, Sized) and len(events) > _MOST_EVENTS:  # each invalid event would be a separate error
             raise ValueError(f"events: expected at most {_MOST_EVENTS}, got {len(events)}")
+        fields = {name: None if name == "far" and value == math.inf else value for name, value in fields.items()}
         return {name: value for name, value in fields.items() if value is not None or name not in _LEFT_OPEN}
 
     @model_validator(mode="after")
@@ -150,7 +152,7 @@ class PipelineConfig(BaseModel):
             )
         if self.chunks and self.window_overlap:
             raise ValueError(f"window_overlap: expected 0, since chunks continue each other, got {self.window_overlap}")
-        if self.far <= self.near:
+        if self.far is not None and self.far <= self.near:
             raise ValueError(f"far: expected more than near = {self.near}, got {self.far}")
         if self.max_window_keyframes < self.max_keyframes:
             raise ValueError(
@@ -166,19 +168,21 @@ class PipelineConfig(BaseModel):
 
     def patch_options(self) -> dict[str, Any]:
         """The fields that `MemoryRetrieval` takes."""
-        names = (
+        return self._options(
             *("top_k", "near", "far", "half_life", "min_visibility"),
             *("diversity_radius", "diversity_penalty", "generated_weight"),
         )
-        return {name: getattr(self, name) for name in names}
 
     def keyframe_options(self) -> dict[str, Any]:
         """The fields that `KeyframeRetrieval` takes."""
-        names = (
+        return self._options(
             *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
             *("near", "far", "half_life", "generated_weight"),
         )
-        return {name: getattr(self, name) for name in names}
+
+    def _options(self, *names: str) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in names}
+        return {**fields, "far": math.inf if self.far is None else self.far}
 
     def prompt_of(self, window: int) -> str:
         """The prompt of a window: that of the last event up to it, else ``prompt``."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, I64, ArrayLike, as_array, check_choice, check_threads, like
+from mosaicmem._arrays import F32, F64, I64, ArrayLike, ArrayT, as_array, check_choice, check_threads, like
 from mosaicmem._border import Call, check_place
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
@@ -140,7 +140,7 @@ class PatchMemory(Uncopied):
             self._place = call.empty((1,), "uint8")[0]
             self._last_w2c, self._last_intrinsics = poses[-1].copy(), cameras[-1].copy()
 
-    def align_query_trajectory(self, anchor_w2c: ArrayLike, query_w2c: ArrayLike) -> Any:
+    def align_query_trajectory(self, anchor_w2c: ArrayLike, query_w2c: ArrayT) -> ArrayT:
         """Move a trajectory so that its anchor falls on the last frame of memory.
 
         aligned[t] = query[t] anchor^-1 last, all camera_from_world.
@@ -158,7 +158,9 @@ class PatchMemory(Uncopied):
         self._filled()
         anchor = as_array("anchor_w2c", anchor_w2c, np.float32, (4, 4), finite=True)
         query = as_array("query_w2c", query_w2c, np.float32, ("T", 4, 4), finite=True)
-        return like(query_w2c, np.ascontiguousarray(query @ (_inverse("anchor_w2c", anchor) @ self._last_w2c)))
+        aligned = np.ascontiguousarray(query @ (_inverse("anchor_w2c", anchor) @ self._last_w2c))
+        result: ArrayT = like(query_w2c, aligned)
+        return result
 
     def select_candidate_frame_ids(self, query_w2c: ArrayLike, query_intrinsics: ArrayLike | None = None) -> Any:
         """Five candidates for each group of four poses, by the policy.
