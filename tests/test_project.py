@@ -59,7 +59,7 @@ def test_where_licences_are_found(licences, tmp_path, headers, licence):
 
 
 def test_every_dependency_declares_its_lowest_version():
-    command = [sys.executable, CI / "lowest.py", "test", "plot", "depth", "evaluate", "torch"]
+    command = [sys.executable, CI / "requirements.py", "lowest", "test", "plot", "depth", "evaluate", "torch"]
     if sys.version_info < (3, 11):
         pytest.importorskip("pip._vendor.tomli")
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
