@@ -1,14 +1,16 @@
 """Published memories under their original names, on this core, for models that were trained with them.
 
 `PatchMemory` is the one published with Matrix-Game 3.5. Its rules also choose keyframes of a store, as the strategies
-``pose_nearest`` and ``coverage``.
+``pose_nearest`` and ``coverage``. `SpatialMemoryState` is a memory in vllm-omni's sessions; the module
+`mosaicmem.published.worldplay` (needs torch) is HY-WorldPlay's choice of frames.
 """
 
 from mosaicmem.memory import register_strategy
 from mosaicmem.published.patch_memory import PatchMemory, PatchMemoryResult
 from mosaicmem.published.strategies import Coverage, PoseNearest
+from mosaicmem.published.vllm_omni import SpatialMemoryState
 
 register_strategy("pose_nearest", PoseNearest)
 register_strategy("coverage", Coverage)
 
-__all__ = ["Coverage", "PatchMemory", "PatchMemoryResult", "PoseNearest"]
+__all__ = ["Coverage", "PatchMemory", "PatchMemoryResult", "PoseNearest", "SpatialMemoryState"]
