@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mosaicmem._arrays import check_integer
+from mosaicmem._arrays import check_instance, check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
 from mosaicmem.synthetic import SyntheticWorld
@@ -17,16 +17,19 @@ class SyntheticWalk(RgbdSequence):
         Length of the loop; its first half leaves, its second half returns by another route.
     seed : int
         Determines colours and textures.
+    intrinsics : CameraIntrinsics, optional
+        Of 640x480 pixels if not given.
     """
 
-    def __init__(self, num_frames: int = 120, *, seed: int = 0) -> None:
-        camera = CameraIntrinsics.from_fov(640, 480, fov_x=1.0)
+    def __init__(self, num_frames: int = 120, *, seed: int = 0, intrinsics: CameraIntrinsics | None = None) -> None:
+        camera = CameraIntrinsics.from_fov(640, 480, fov_x=1.0) if intrinsics is None else intrinsics
+        check_instance("intrinsics", camera, CameraIntrinsics)
         self._world = SyntheticWorld(seed)
         self._path = self._world.leave_and_return(camera, check_integer("num_frames", num_frames, minimum=2))
 
     @property
     def intrinsics(self) -> CameraIntrinsics:
-        """640x480 pixels."""
+        """Of all frames."""
         return self._path.intrinsics
 
     def pose(self, index: int) -> CameraPose:

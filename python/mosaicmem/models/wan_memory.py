@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from mosaicmem._arrays import check_choice, check_instance, check_number
 from mosaicmem._files import read_json_object, write_json
@@ -61,6 +62,7 @@ def add_memory(
     Parameters
     ----------
     dit : diffusers.WanTransformer3DModel
+        It may take more channels than it returns, behind the noisy latents: those of an image, or of rays.
     mode : {"kv", "concat", "canvas"}
         ``kv``: memory's tokens pass through the blocks by themselves, at timestep 0, once per window and prompt; the
         video's self-attention sees their keys and values at all steps. ``concat``: they pass through the blocks
@@ -139,7 +141,7 @@ class MemoryHandle:
         weight = embedding_of(self.dit).weight
         config = self.dit.config
         expected = {
-            "channels": (batch.channels or config.in_channels, config.in_channels),
+            "channels": (batch.channels or config.out_channels, config.out_channels),
             "patch": ((1, *batch.latents.shape[3:]), tuple(config.patch_size)),
             "head_dim": (batch.cos.shape[-1], config.attention_head_dim),
             "dtype": (batch.latents.dtype, weight.dtype),
@@ -167,7 +169,7 @@ class MemoryHandle:
         if self.mode != "canvas" and plain_options(built) != plain_options(self.prope):
             raise ValueError(f"batch: expected prope {self.prope} as the handle's, got {built}")
         self._given = (batch, gate, use_prope)
-        self._batch, self._known = batch._with_channels(config.in_channels), []
+        self._batch, self._known = batch._with_channels(config.out_channels), []
         self._gate, self._use_prope = gate, use_prope
         if batch.prope is not None:
             batch.prope.prepare(config.attention_head_dim)  # not while a compiler traces
@@ -293,13 +295,13 @@ class MemoryHandle:
     # --- What it adds to the transformer.
 
     def _add_canvas(self, gate: float) -> None:
-        stock, channels = embedding_of(self.dit), self.dit.config.in_channels
+        stock, channels = embedding_of(self.dit), self.dit.config.out_channels
         # It begins as the transformer's own embedding, which understands latents; coverage has no weight yet.
         made = nn.Conv3d(channels + 1, stock.out_channels, stock.kernel_size, stock.stride, bias=False)
         made = made.to(stock.weight.device, stock.weight.dtype)
         with torch.no_grad():
             made.weight.zero_()
-            made.weight[:, :channels] = stock.weight
+            made.weight[:, :channels] = stock.weight[:, :channels]
         self.dit.memory_embedding = made
         self.dit.memory_gate = nn.Parameter(torch.full((1,), gate, device=made.weight.device, dtype=made.weight.dtype))
         self._hooks = [self.dit.patch_embedding.register_forward_hook(self._after_embedding)]
@@ -365,7 +367,9 @@ class MemoryHandle:
     def _embedded(self, batch: MemoryBatch) -> Tensor:
         """Memory's tokens as the transformer embeds its own patches, (B, M, dim)."""
         # Each token is a latent frame of one patch. Without hooks, of which the canvas is one.
-        x = self.dit.patch_embedding.forward(batch.latents.transpose(1, 2))
+        latents = batch.latents.transpose(1, 2)
+        others = self.dit.config.in_channels - latents.shape[1]  # of an image or of rays, behind the noisy latents
+        x = self.dit.patch_embedding.forward(pad(latents, (0, 0) * 3 + (0, others)) if others else latents)
         return x.flatten(2).transpose(1, 2).contiguous()
 
     def _clean(self, batch: MemoryBatch, text: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:

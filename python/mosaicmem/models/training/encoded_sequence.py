@@ -1,0 +1,223 @@
+"""A posed RGB-D sequence as a VAE encodes it, each part once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mosaicmem._arrays import F32, as_array
+from mosaicmem._border import to_host
+from mosaicmem._files import atomic_write, make_folder, read_json_object, write_json
+from mosaicmem._numpy_files import read_data, read_header
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.datasets import RgbdImage, RgbdSequence
+from mosaicmem.diffusion import VAE
+from mosaicmem.errors import FormatError
+from mosaicmem.geometry import depth_to_grid
+
+_ABOUT = "about.json"
+_PROBE = "probe.npy"
+_SAME = 0.05  # of the latents' unit variance: another machine or dtype, not another VAE
+
+
+class EncodedSequence:
+    """Latents and depth of a sequence, encoded when first asked for, and then kept in memory or in a folder.
+
+    Parameters
+    ----------
+    sequence : RgbdSequence
+        Frames with depth and poses: `open_sequence` reads them.
+    vae : VAE
+        For example `WanMemoryVAE`. Not needed again for what a folder has already.
+    size : (int, int), optional
+        Width and height, pixels, to resize images to; whole cells of the VAE. If not given: as they are.
+    folder : path, optional
+        Where to keep what is encoded, 4 bytes per number. It must have been filled from the same sequence, VAE and
+        size, or be new. Several processes may fill it at once.
+    dynamic : callable, optional
+        Takes an `RgbdImage`, returns the pixels (H, W) bool that show something moving, which memory does not keep.
+    name : str
+        Of the sequence, for error messages.
+
+    Raises
+    ------
+    ValueError
+        The images are not of whole cells; the folder is of another sequence, VAE or size: the message says which.
+    """
+
+    def __init__(
+        self,
+        sequence: RgbdSequence,
+        vae: VAE,
+        *,
+        size: tuple[int, int] | None = None,
+        folder: str | Path | None = None,
+        dynamic: Callable[[RgbdImage], Any] | None = None,
+        name: str = "sequence",
+    ) -> None:
+        self.sequence, self.vae, self.name = sequence, vae, name
+        self._dynamic = dynamic
+        frames = range(len(sequence))
+        if not frames:
+            raise ValueError(f"{name}: expected frames, got a sequence without any")
+        path = sequence.trajectory(frames)
+        camera = path.intrinsics if size is None else path.intrinsics.scaled(*size)
+        self.path = CameraTrajectory(path.poses, camera)
+        if camera.width % vae.stride or camera.height % vae.stride:
+            raise ValueError(
+                f"{name}: expected images of whole cells of {vae.stride} pixels, got {camera.width}x{camera.height}; "
+                "pass size=(width, height)"
+            )
+        self._made: dict[str, Any] = {}
+        self._folder = None if folder is None else Path(folder)
+        if self._folder is not None:
+            self._open(self._folder)
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def window(self, frames: range) -> F32:
+        """The latents of consecutive frames as a video, (C, T, h, w) float32."""
+        shape = (self.vae.channels, self.vae.temporal.num_latents(len(frames)), *self._grid)
+        return self._kept(f"window-{frames.start:06d}-{len(frames)}", shape, lambda: self._encode(frames))
+
+    def keyframe(self, index: int) -> tuple[F32, F32]:
+        """The latents (h, w, C) and the depth (h, w), metres, of one frame; depth 0 where unknown or moving."""
+        latents = self._kept(f"frame-{index:06d}", (*self._grid, self.vae.channels), lambda: self._encode_image(index))
+        return latents, self.depth(index)
+
+    def depth(self, index: int) -> F32:
+        """The depth of each latent cell of a frame, (h, w), metres; 0 where unknown or moving."""
+        return self._kept(f"depth-{index:06d}", self._grid, lambda: self._depth_grid(index))
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        camera = self.path.intrinsics
+        return camera.height // self.vae.stride, camera.width // self.vae.stride
+
+    # --- Encoding.
+
+    def _encode(self, frames: range) -> F32:
+        video = np.stack([self._pixels(self.sequence[i]) for i in frames])
+        return np.asarray(to_host("encoded video", self.vae.encode(video)), np.float32)
+
+    def _encode_image(self, index: int) -> F32:
+        encoded = to_host("encoded image", self.vae.encode_image(self._pixels(self.sequence[index])))
+        return np.asarray(encoded, np.float32)
+
+    def _pixels(self, frame: RgbdImage) -> Any:
+        camera = self.path.intrinsics
+        if frame.image.shape[:2] == (camera.height, camera.width):
+            return frame.image
+        return np.asarray(Image.fromarray(frame.image).resize((camera.width, camera.height), Image.Resampling.LANCZOS))
+
+    def _depth_grid(self, index: int) -> F32:
+        frame = self.sequence[index]
+        grid = np.asarray(depth_to_grid(_nearest(frame.depth, self.path.intrinsics), self.vae.stride))
+        if self._dynamic is None:
+            return grid
+        moving = as_array("dynamic", self._dynamic(frame), np.bool_, frame.depth.shape)
+        rows, columns = self._grid
+        cells = _nearest(moving, self.path.intrinsics).reshape(rows, self.vae.stride, columns, self.vae.stride)
+        return np.where(cells.any(axis=(1, 3)), np.float32(0), grid)
+
+    # --- Keeping.
+
+    def _kept(self, name: str, shape: tuple[int, ...], make: Callable[[], F32]) -> F32:
+        if self._folder is None:
+            if name not in self._made:
+                self._made[name] = self._checked(name, make(), shape)
+            kept: F32 = self._made[name]
+            return kept
+        path = self._folder / f"{name}.npy"
+        try:
+            return _load(path, shape)
+        except FileNotFoundError:
+            made = self._checked(name, make(), shape)
+            _save(path, made)
+            return made
+
+    def _checked(self, name: str, array: F32, shape: tuple[int, ...]) -> F32:
+        if array.shape != shape:
+            raise ValueError(f"vae: expected {name} of {self.name} to have shape {shape}, got {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"vae: expected finite latents, got NaN or infinity in {name} of {self.name}")
+        return np.ascontiguousarray(array)
+
+    def _open(self, folder: Path) -> None:
+        """Begin a folder, or check that it is of the same sequence, VAE and size."""
+        about = self._about()
+        probe = np.asarray(to_host("encoded image", self.vae.encode_image(_probe(self.vae.stride))), np.float32)
+        try:
+            before = read_json_object(folder / _ABOUT)
+        except FileNotFoundError:
+            make_folder(folder)
+            _save(folder / _PROBE, probe)
+            write_json(folder / _ABOUT, about)
+            return
+        for key, value in about.items():
+            if before.get(key) != value:
+                what = "the poses of its frames were others" if key == "poses" else f"{before.get(key)}, now {value}"
+                raise ValueError(
+                    f"cache: {folder} was filled from another {_SOURCES[key]} ({what}); use another folder"
+                )
+        if np.abs(_load(folder / _PROBE, probe.shape) - probe).max() > _SAME * max(1.0, float(probe.std())):
+            raise ValueError(f"cache: {folder} was filled by a VAE of other weights; use another folder")
+
+    def _about(self) -> dict[str, Any]:
+        camera, layout = self.path.intrinsics, self.vae.temporal
+        poses = hashlib.sha256(np.ascontiguousarray(self.path.world_from_camera.round(6) + 0.0).tobytes()).hexdigest()
+        about = {
+            "vae": [type(self.vae).__name__, self.vae.stride, self.vae.channels, layout.kind, layout.factor],
+            "size": [camera.width, camera.height],
+            "frames": len(self),
+            "dynamic": self._dynamic is not None,
+            "poses": poses,
+        }
+        return dict(json.loads(json.dumps(about)))
+
+
+_SOURCES = {
+    "vae": "VAE",
+    "size": "image size",
+    "frames": "sequence: its number of frames was",
+    "dynamic": "choice of dynamic masks",
+    "poses": "sequence",
+}
+
+
+def _nearest(image: Any, camera: Any) -> Any:
+    """An image of depth or of a mask at another size: each pixel takes the one under its centre."""
+    rows = ((np.arange(camera.height) + 0.5) * image.shape[0] / camera.height).astype(int)
+    columns = ((np.arange(camera.width) + 0.5) * image.shape[1] / camera.width).astype(int)
+    return np.ascontiguousarray(image[np.ix_(rows, columns)])
+
+
+def _probe(stride: int) -> Any:
+    """An image by whose latents a VAE is known again."""
+    size = 4 * stride
+    y, x = np.mgrid[:size, :size] / size
+    waves = np.stack([np.sin(9 * x + 4 * y), np.cos(7 * y), np.sin(11 * x * y)], axis=-1)
+    return np.rint(127.5 + 100 * waves).astype(np.uint8)
+
+
+def _save(path: Path, array: F32) -> None:
+    with atomic_write(path) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> F32:
+    with open(path, "rb") as file:
+        header = read_header(path, file, "latents")
+        if header.dtype != np.float32 or header.shape != shape:
+            raise FormatError(path, f"expected float32 of shape {shape}, got {header.dtype} of {header.shape}")
+        array = read_data(path, file, header, "latents")
+    if not np.isfinite(array).all():
+        raise FormatError(path, "damaged: expected finite numbers; delete it, and it will be made again")
+    return np.asarray(array)

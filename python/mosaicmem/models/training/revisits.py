@@ -1,0 +1,271 @@
+"""Windows of posed RGB-D sequences, each with the memory of other parts of its sequence: samples to train on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mosaicmem._arrays import check_instance, check_integer, check_methods, check_number
+from mosaicmem.attention import WarpedRoPE
+from mosaicmem.camera import CameraTrajectory
+from mosaicmem.datasets import RgbdImage, RgbdSequence
+from mosaicmem.diffusion import VAE
+from mosaicmem.errors import SuspiciousInput, suspect
+from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
+from mosaicmem.models.batch_inputs import latent_cameras
+from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.training.encoded_sequence import EncodedSequence
+from mosaicmem.models.training.memory_policy import MemoryPolicy
+
+_MOST_NAMED = 5  # sequences that an error names
+
+
+class RevisitDataset(Dataset[dict[str, Any]]):
+    """Windows of posed RGB-D sequences, each with the memory of other parts of its sequence.
+
+    A `torch.utils.data.Dataset`. DataLoader's default collation makes one `MemoryBatch` of the samples' memories. A
+    sample depends on the seed, the epoch and its index alone, so neither on workers nor on order.
+
+    Parameters
+    ----------
+    sequences : RgbdSequence, sequence of them, or mapping of names to them
+        `open_sequence` reads those of folders.
+    vae : VAE
+        For example `WanMemoryVAE`.
+    window : int
+        Frames per sample, whole latent frames of the VAE: 1 + 4 k for Wan.
+    rope : WarpedRoPE
+        Of the transformer: `wan_rope` for Wan.
+    patch : (int, int, int)
+        The transformer's patch.
+    policy : MemoryPolicy
+    size : (int, int), optional
+        Width and height of the images, pixels, to train at.
+    cache : path, optional
+        A folder for encoded latents, one folder per sequence. In memory if not given.
+    step : int, optional
+        Frames between the beginnings of windows; ``window`` if not given.
+    dynamic : callable, optional
+        Takes an `RgbdImage`, returns its pixels (H, W) bool that show something moving, which memory does not keep.
+    prompts : mapping, optional
+        Of sequence names to prompts. Names are those of the mapping, folder names, or "0", "1", ...
+    min_coverage : float
+        Leave out windows of which the memory of all candidates shows less than this fraction of cells.
+    seed : int
+    **options
+        Of `MemoryBatch.build`: ``top_k``, ``pad_to``, ``prope``, ``distinct``, ``canvas``, ...
+
+    Raises
+    ------
+    ValueError
+        A sequence is shorter than a window or all are without enough revisits; images are not whole tokens; the cache
+        is of other latents.
+
+    Attributes
+    ----------
+    windows : list of (int, range)
+        The sequence and the frames of each sample.
+    epoch : int
+        Set it before each epoch, for other memories of the same windows.
+    """
+
+    def __init__(
+        self,
+        sequences: RgbdSequence | Sequence[RgbdSequence] | Mapping[str, RgbdSequence],
+        vae: VAE,
+        *,
+        window: int,
+        rope: WarpedRoPE,
+        patch: tuple[int, int, int] = (1, 2, 2),
+        policy: MemoryPolicy | None = None,
+        size: tuple[int, int] | None = None,
+        cache: str | Path | None = None,
+        step: int | None = None,
+        dynamic: Callable[[RgbdImage], Any] | None = None,
+        prompts: Mapping[str, str] | None = None,
+        min_coverage: float = 0.0,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        check_methods("vae", vae, VAE)
+        self.vae, self.policy = vae, check_instance("policy", policy or MemoryPolicy(), MemoryPolicy)
+        self.epoch, self._seed = 0, check_integer("seed", seed, minimum=0)
+        self._rope, self._patch, self._options = check_instance("rope", rope, WarpedRoPE), patch, options
+        frames = check_integer("window", window, minimum=1)
+        _check_whole(frames, vae)
+        named = _named(sequences)
+        self._prompts = dict(prompts or {})
+        if unknown := set(self._prompts) - set(named):
+            raise ValueError(f"prompts: expected names of sequences, such as {next(iter(named))}, got {min(unknown)!r}")
+        self.sequences = [
+            EncodedSequence(
+                one,
+                vae,
+                size=size,
+                folder=None if cache is None else Path(cache) / name,
+                dynamic=dynamic,
+                name=f"sequences[{name!r}]",
+            )
+            for name, one in named.items()
+        ]
+        self._names = list(named)
+        self.windows = [
+            (i, range(start, start + frames))
+            for i, one in enumerate(self.sequences)
+            for start in range(0, len(one) - frames + 1, check_integer("step", step or frames, minimum=1))
+        ]
+        self._check_sizes(frames)
+        if least := check_number("min_coverage", min_coverage, minimum=0.0, maximum=1.0):
+            self._keep_revisits(least)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample.
+
+        Returns
+        -------
+        dict
+            ``latents`` (C, T, h, w) float32, to learn; ``memory``, a `MemoryBatch` of one sample;
+            ``camera_from_world`` (F, 4, 4) float32 of the window's frames, in a world in which the first is the
+            identity; ``intrinsics`` (3, 3) float32, pixels; ``prompt``; ``sequence`` and ``start``, ints.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index: expected less than {len(self)}, got {index}")
+        number, frames = self.windows[index]
+        one = self.sequences[number]
+        rng = np.random.default_rng([self._seed, self.epoch, index % len(self)])
+        path = one.path[frames.start : frames.stop]
+        memory = self.memory(index, self.policy.draw(self.policy.candidates(one.path, frames), frames, rng), rng)
+        return {
+            "latents": torch.from_numpy(one.window(frames).copy()),
+            "memory": memory,
+            "camera_from_world": torch.from_numpy(
+                (path.camera_from_world @ path[0].world_from_camera).astype(np.float32)
+            ),
+            "intrinsics": torch.from_numpy(np.asarray(path.intrinsics.matrix, np.float32)),
+            "prompt": self._prompts.get(self._names[number], ""),
+            "sequence": number,
+            "start": frames.start,
+        }
+
+    def memory(self, index: int, remembered: Sequence[int], rng: np.random.Generator | None = None) -> MemoryBatch:
+        """What the frames ``remembered`` of its sequence show to a window; disturbed by the policy with ``rng``.
+
+        That memory shows nothing is no reason for a `SuspiciousInput` here: in training it often does.
+        """
+        number, frames = self.windows[index]
+        one = self.sequences[number]
+        store = self._store(one, remembered, rng)
+        path = one.path[frames.start : frames.stop]
+        layout, options = self.vae.temporal, {"patch": self._patch, "rope": self._rope, **self._options}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "targets: nothing is found", SuspiciousInput)
+            batch = MemoryBatch.build(store, path, vae_stride=self.vae.stride, temporal=layout, **options)
+            if options.get("canvas", True) is not False:
+                batch.canvas()  # here, where a worker does it
+        return batch
+
+    def _store(
+        self, one: EncodedSequence, remembered: Sequence[int], rng: np.random.Generator | None
+    ) -> MosaicMemoryStore:
+        store = MosaicMemoryStore(latent_patch_size=max(self._patch[1:]))
+        level = 0.0 if rng is None else rng.random()
+        for i in remembered:
+            latents, depth = one.keyframe(i)
+            valid = None
+            if rng is not None:
+                latents, valid = self.policy.noisy(latents, level, rng), self.policy.remaining(depth.shape, rng)
+            store.insert_keyframe(latents, depth, one.path.intrinsics, one.path[i], frame_id=i, valid=valid)
+        return store
+
+    def _check_sizes(self, frames: int) -> None:
+        if not self.windows:
+            longest = max(len(one) for one in self.sequences)
+            raise ValueError(f"sequences: expected at least window = {frames} frames, got {longest} at most")
+        for one in self.sequences:
+            camera = one.path.intrinsics
+            token = (self.vae.stride * self._patch[2], self.vae.stride * self._patch[1])
+            if camera.width % token[0] or camera.height % token[1]:
+                raise ValueError(
+                    f"{one.name}: expected images of whole tokens of {token[0]}x{token[1]} pixels, got "
+                    f"{camera.width}x{camera.height}; pass size=(width, height)"
+                )
+        grids = {(one.path.intrinsics.width, one.path.intrinsics.height) for one in self.sequences}
+        if len(grids) > 1:
+            raise ValueError(f"sequences: expected images of one size, got {sorted(grids)}; pass size=(width, height)")
+
+    def _keep_revisits(self, least: float) -> None:
+        """Leave out windows of which memory shows too little, by depth alone: nothing is encoded for it."""
+        kept, best = [], [0.0] * len(self.sequences)
+        for number, frames in self.windows:
+            coverage = self._coverage(self.sequences[number], frames)
+            best[number] = max(best[number], coverage)
+            if coverage >= least:
+                kept.append((number, frames))
+        without = [f"{self._names[i]} ({share:.2f} at most)" for i, share in enumerate(best) if share < least]
+        shown = ", ".join(without[:_MOST_NAMED]) + (", ..." if len(without) > _MOST_NAMED else "")
+        message = (
+            f"sequences: expected windows of which memory shows at least min_coverage = {least:g}, got none in "
+            f"{shown}; does the camera come back? A smaller gap, remembered='around' or a lower min_coverage find more"
+        )
+        if not kept:
+            raise ValueError(message)
+        if without:
+            suspect(f"{message}; {len(without)} of {len(best)} sequences are left out")
+        self.windows = kept
+
+    def _coverage(self, one: EncodedSequence, frames: range) -> float:
+        store = MosaicMemoryStore(latent_patch_size=max(self._patch[1:]))
+        for i in self.policy.candidates(one.path, frames):
+            depth = one.depth(i)
+            store.insert_keyframe(np.zeros((*depth.shape, 1), np.float32), depth, one.path.intrinsics, one.path[i])
+        if len(store) == 0:
+            return 0.0
+        targets: CameraTrajectory = latent_cameras(one.path[frames.start : frames.stop], self.vae.temporal)
+        most = self.policy.max_keyframes
+        retrieval = KeyframeRetrieval(max_keyframes=most, max_window_keyframes=2 * most)
+        return float(np.mean(retrieval.retrieve(store, targets, self.vae.stride).coverage))
+
+
+def _check_whole(frames: int, vae: VAE) -> None:
+    layout = vae.temporal
+    latents = layout.num_latents(frames)
+    if layout.frames_of(latents - 1, 1 + layout.factor * latents).stop != frames:
+        first = 1 if layout.kind == "causal" else layout.factor
+        raise ValueError(
+            f"window: expected {first} + {layout.factor} k frames, whole latent frames of the VAE, got {frames}"
+        )
+
+
+def _named(sequences: Any) -> dict[str, RgbdSequence]:
+    if isinstance(sequences, RgbdSequence):
+        sequences = [sequences]
+    if isinstance(sequences, Mapping):
+        named = dict(sequences)
+    elif isinstance(sequences, Sequence) and not isinstance(sequences, (str, bytes)):
+        folders = [Path(getattr(one, "folder", "")).name or str(i) for i, one in enumerate(sequences)]
+        distinct = len(set(folders)) == len(folders)
+        named = {
+            name if distinct else str(i): one for i, (name, one) in enumerate(zip(folders, sequences, strict=True))
+        }
+    else:
+        raise TypeError(
+            f"sequences: expected RgbdSequence, a list or a mapping of them, got {type(sequences).__name__}"
+        )
+    if not named:
+        raise ValueError("sequences: expected at least one")
+    for name, one in named.items():
+        hint = "; open_sequence(folder) reads one" if isinstance(one, (str, Path)) else ""
+        if not isinstance(one, RgbdSequence):
+            raise TypeError(f"sequences[{name!r}]: expected an RgbdSequence, got {type(one).__name__}{hint}")
+        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ValueError(f"sequences: expected names that can be those of folders, got {name!r}")
+    return named
