@@ -1,7 +1,8 @@
-"""Writes frames as PNG images and MP4 videos."""
+"""Writes frames as PNG images and MP4 videos, and reads videos."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from PIL import Image
 
 from mosaicmem._arrays import U8, ArrayLike, as_array, as_pixels, check_number, to_numpy
 from mosaicmem._files import atomic_write
+from mosaicmem._opening import foreign_parser, open_regular
+from mosaicmem.errors import FormatError
 
 
 def to_uint8(name: str, frames: ArrayLike) -> U8:
@@ -54,6 +57,50 @@ def save_mp4(path: str | Path, frames: ArrayLike, fps: float = 15.0) -> None:
             frame = av.VideoFrame.from_ndarray(_yuv420(image, *weights), format="yuv420p")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def read_video(path: str | Path, num_frames: int, size: tuple[int, int]) -> Iterator[U8]:
+    """Read the frames of a video one by one, (H, W, 3) uint8.
+
+    Parameters
+    ----------
+    path : path
+        Of any format that FFmpeg reads.
+    num_frames : int
+        The video must have as many.
+    size : (int, int)
+        Its width and height, pixels; if they are odd, one more is cut off, as `save_mp4` adds it.
+
+    Raises
+    ------
+    FormatError
+        Not a video, damaged, or of another length or size.
+    """
+    import av
+
+    where, width, height = Path(path), *size
+    with open_regular(where) as file:
+        with foreign_parser(where, "not a video that FFmpeg reads"):
+            container = av.open(file, "r")
+        with container:
+            if not container.streams.video:
+                raise FormatError(where, "expected a video, got a file without pictures")
+            frames, count = container.decode(video=0), 0
+            while True:
+                with foreign_parser(where, f"damaged: frame {count} cannot be decoded"):
+                    frame = next(frames, None)
+                if frame is None:
+                    break
+                if (frame.width, frame.height) not in ((width, height), (width + width % 2, height + height % 2)):
+                    raise FormatError(where, f"expected frames of {width}x{height}, got {frame.width}x{frame.height}")
+                count += 1
+                if count > num_frames:
+                    raise FormatError(where, f"expected {num_frames} frames, one per pose, got more")
+                with foreign_parser(where, f"damaged: frame {count - 1} cannot be decoded"):
+                    pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                yield pixels[:height, :width]
+    if count != num_frames:
+        raise FormatError(where, f"expected {num_frames} frames, one per pose, got {count}")
 
 
 def _color_tags(width: int, height: int) -> tuple[tuple[float, float], dict[str, str]]:

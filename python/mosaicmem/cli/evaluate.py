@@ -29,11 +29,13 @@ from mosaicmem.cli._frames import own_numbers, parse_range, selected, warn_of_ov
 from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar
+from mosaicmem.cli._trajectories import read_trajectory
 from mosaicmem.memory import strategy_names
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraIntrinsics
     from mosaicmem.cli._evaluation_report import Run
+    from mosaicmem.datasets import RgbdSequence
     from mosaicmem.evaluation import GridFrame, Noise
     from mosaicmem.evaluation.frames import RgbdSource
     from mosaicmem.geometry import PoseCheck
@@ -47,7 +49,15 @@ _USED = (  # settings that count here
 )
 
 
-Scene = Annotated[str, typer.Option(help=f"{A_SEQUENCE}, or synthetic.")]
+Scene = Annotated[str | None, typer.Option(help=f"{A_SEQUENCE}, or synthetic.")]
+Video = Annotated[
+    Path | None,
+    typer.Option(
+        help="A generated video to evaluate in place of memory: RotErr, TransErr, returns, dynamics. With --scene, its "
+        "frames are those of the scene (--frames; all if left out); else --trajectory has their cameras."
+    ),
+]
+Trajectory = Annotated[Path | None, typer.Option(help="The cameras of --video, of any format that convert reads.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")]
 MemoryFrames = Annotated[
     str | None,
@@ -87,7 +97,9 @@ Plot = Annotated[bool, typer.Option("--plot", help="Write figures and pictures i
 
 @reports_errors
 def evaluate(
-    scene: Scene,
+    scene: Scene = None,
+    video: Video = None,
+    trajectory: Trajectory = None,
     output: Output = None,
     memory_frames: MemoryFrames = None,
     frames: Frames = None,
@@ -113,10 +125,24 @@ def evaluate(
     """Remember some frames of a sequence, and compare what memory shows to other cameras with what they saw.
 
     Colours pooled to the latent grid stand for latents, so figures are those of memory alone, without a model. Of the
-    settings, those that choose keyframes and compose a canvas count.
+    settings, those that choose keyframes and compose a canvas count. --video evaluates a generated video instead.
 
     Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
     """
+    if video is not None:
+        idle: dict[str, object] = {
+            "--memory-frames": memory_frames,
+            "--strategy": strategy,
+            "--composition": composition,
+        }
+        idle |= {"--budgets": budgets, "--depth-noise": depth_noise, "--pose-noise": pose_noise}
+        idle |= {"--rotation-noise": rotation_noise, "--config": config, "--set": changes, "--plot": plot}
+        check_useful(idle, "expected no --video with it, whose frames are all that is evaluated")
+        _evaluate_video(video, scene, trajectory, frames, intrinsics, size, seed or 0, output, force, as_json)
+        return
+    check_useful({"--trajectory": trajectory}, "expected --video too, whose cameras it has")
+    if scene is None:
+        raise UsageError(f"--scene: expected the folder of a sequence or {SYNTHETIC}, or else --video")
     errors = {"depth": depth_noise, "metres": pose_noise, "degrees": rotation_noise}
     _check_options(scene, output, errors, seed, plot, force)
     settings = _settings(config, changes, seed, threads, {"strategy": strategy, "composition": composition})
@@ -139,6 +165,57 @@ def evaluate(
     _write(output, force, plot, plan, measured, summary)
     if not as_json:
         say(f"Figures in {output}")
+
+
+def _evaluate_video(
+    video: Path,
+    scene: str | None,
+    trajectory: Path | None,
+    frames: str | None,
+    intrinsics: str | None,
+    size: str | None,
+    seed: int,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from mosaicmem._files import write_json
+    from mosaicmem.cli._video_evaluation import evaluate_video, print_video
+
+    if (scene is None) == (trajectory is None):
+        raise UsageError("--video: expected either --scene or --trajectory with it, for the cameras of its frames")
+    if output is None:
+        check_useful({"--force": force}, "expected --output too, the folder to write into")
+    else:
+        check_apart({"--output": output}, {"--video": video, "--trajectory": trajectory})
+        check_output_folder(output, force, "evaluate")
+    source, shown = None, range(0)
+    if scene is not None:
+        source = _open(scene, intrinsics, size, seed)
+        everything = f"0:{len(source)}" if frames is None else frames
+        shown = parse_range("--frames", everything, len(source), getattr(source, "number", None))
+        path = source.trajectory(shown)
+    else:
+        assert trajectory is not None
+        check_useful({"--frames": frames}, "expected --scene with it, of whose frames they are")
+        path = read_trajectory(trajectory, intrinsics, size)
+    summary = evaluate_video(video, path, source, shown)
+    if as_json:
+        print_json(_without_nan(summary))
+    else:
+        print_video(summary)
+    if output is not None:
+        with output_folder(output, force, "evaluate") as folder:
+            write_json(folder / SUMMARY, _without_nan(summary))
+
+
+def _without_nan(value: Any) -> Any:
+    """Plain values with None in place of NaN and infinity, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_options(
@@ -283,7 +360,7 @@ def _write(output: Path, force: bool, plot: bool, plan: _Plan, measured: _Measur
             write_figures(folder, measured.runs, measured.truth, plan.targets, numbers)
 
 
-def _open(scene: str, intrinsics: str | None, size: str | None, seed: int) -> RgbdSource:
+def _open(scene: str, intrinsics: str | None, size: str | None, seed: int) -> RgbdSequence:
     from mosaicmem.datasets import SyntheticWalk
 
     if scene != SYNTHETIC:

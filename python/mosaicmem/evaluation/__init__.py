@@ -1,17 +1,29 @@
-"""How well memory preserves what was seen: in generated video (`generation`), and in the canvases that memory composes
-(`composition`)."""
+"""How well memory preserves what was seen: in generated video (`generation`, `revisits`, `camera_errors`), and in the
+canvases that memory composes (`composition`)."""
 
 from mosaicmem.evaluation.ablation import ABLATIONS, AblationScore, ablate
+from mosaicmem.evaluation.camera_errors import CameraErrors, camera_errors
 from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_composition
 from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
 from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
 from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecorder, compare_memory, mean_score
+from mosaicmem.evaluation.pose_recovery import locate_frames, recover_path
+from mosaicmem.evaluation.revisits import (
+    Revisit,
+    RevisitBin,
+    find_revisits,
+    gain_per_gigabyte,
+    revisits_by,
+    score_revisits,
+)
 from mosaicmem.evaluation.strategies import COMPOSITIONS, Canvases, Composer
+from mosaicmem.evaluation.video_metrics import dynamic_degree, fid, frechet_distance, fvd
 
 __all__ = [
     "ABLATIONS",
     "COMPOSITIONS",
     "AblationScore",
+    "CameraErrors",
     "Canvases",
     "Comparison",
     "Composer",
@@ -21,12 +33,25 @@ __all__ = [
     "GridFrame",
     "MosaicRecorder",
     "Noise",
+    "Revisit",
+    "RevisitBin",
     "TargetScore",
     "ablate",
+    "camera_errors",
     "compare_memory",
+    "dynamic_degree",
     "evaluate_composition",
+    "fid",
+    "find_revisits",
     "forgetting_curve",
+    "frechet_distance",
+    "fvd",
+    "gain_per_gigabyte",
     "grid_frames",
+    "locate_frames",
     "mean_score",
+    "recover_path",
+    "revisits_by",
+    "score_revisits",
     "seconds_since_seen",
 ]

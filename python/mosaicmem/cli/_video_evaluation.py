@@ -1,0 +1,134 @@
+"""``mosaicmem evaluate --video``: whether a generated video follows its cameras, and shows places again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosaicmem.cli._tables import print_figures, print_pairs
+from mosaicmem.cli._terminal import progress_bar
+
+if TYPE_CHECKING:
+    from mosaicmem._arrays import U8
+    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.datasets import RgbdImage
+    from mosaicmem.evaluation import CameraErrors
+    from mosaicmem.evaluation.frames import RgbdSource
+
+_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, math.inf)  # seconds away
+
+
+def evaluate_video(
+    video: Path, path: CameraTrajectory, scene: RgbdSource | None, frames: Sequence[int]
+) -> dict[str, Any]:
+    """All figures of a video, as plain values.
+
+    Parameters
+    ----------
+    video : Path
+        With a frame for each pose of ``path``, and of its image size.
+    path : CameraTrajectory
+    scene : RgbdSource, optional
+        What the cameras really saw: ``frames`` of it.
+    frames : sequence of int
+    """
+    from mosaicmem.evaluation import dynamic_degree, find_revisits, score_revisits
+    from mosaicmem.evaluation.image_metrics import require_metrics
+    from mosaicmem.evaluation.pose_recovery import require_pycolmap
+    from mosaicmem.media import read_video
+
+    require_metrics()
+    require_pycolmap()
+    camera = path.intrinsics
+    shown = np.stack(list(read_video(video, len(path), (camera.width, camera.height))))
+    real: list[RgbdImage] = []
+    if scene is not None:
+        with progress_bar() as progress:
+            real = [scene[i] for i in progress.track(frames, description="Reading the scene")]
+    truth = np.stack([frame.image for frame in real]) if real else None
+    revisits = score_revisits(shown, path, truth=truth) if find_revisits(path) else []
+    return {
+        "video": str(video),
+        "frames": len(path),
+        "compared_with": "the scene" if real else "the video itself",
+        **({} if truth is None else _likeness(shown, truth)),
+        "cameras": _camera_summary(_camera_errors(shown, real, path), located=bool(real)),
+        "revisits": [asdict(one) for one in revisits],
+        "dynamic_degree": dynamic_degree(shown),
+    }
+
+
+def print_video(summary: dict[str, Any]) -> None:
+    """Print the figures of `evaluate_video`."""
+    cameras = summary["cameras"]
+    pairs = [("frames", str(summary["frames"]))]
+    if "psnr" in summary:
+        pairs += [("PSNR", f"{summary['psnr']:.2f} dB"), ("SSIM", f"{summary['ssim']:.3f}")]
+    pairs += [
+        ("cameras recovered", f"{cameras['recovered']} of {cameras['asked']} frames, {cameras['method']}"),
+        (
+            "RotErr",
+            f"{cameras['rot_err']:.3f} radians in all, {cameras['mean_rotation_degrees']:.2f} degrees per frame",
+        ),
+        ("TransErr", f"{cameras['trans_err']:.3f} in all, {cameras['mean_translation']:.3f} per frame"),
+        ("dynamic degree", f"{summary['dynamic_degree']:.4f} of the diagonal per frame"),
+    ]
+    print_pairs(f"{summary['video']}", pairs)
+    rows = _revisit_rows(summary["revisits"])
+    if rows:
+        headings = ("seconds\naway", "revisits", "degrees\nturned", "PSNR\ndB", "SSIM", "LPIPS")
+        print_figures(f"\nReturns, compared with {summary['compared_with']}", headings, rows)
+
+
+def _likeness(shown: U8, truth: U8) -> dict[str, float]:
+    from mosaicmem.evaluation.image_metrics import psnr_where, ssim_where
+
+    everywhere = np.ones(truth.shape[1:3], bool)
+    scores = []
+    for one, other in zip(shown, truth, strict=True):
+        pair = one.astype(np.float32) / 255, other.astype(np.float32) / 255
+        scores.append((psnr_where(*pair, everywhere), ssim_where(*pair, everywhere)))
+    psnr, ssim = np.mean(scores, axis=0)
+    return {"psnr": float(psnr), "ssim": float(ssim)}
+
+
+def _camera_errors(shown: U8, real: list[RgbdImage], path: CameraTrajectory) -> CameraErrors:
+    from mosaicmem.evaluation import camera_errors, locate_frames, recover_path
+
+    if not real:
+        return camera_errors(recover_path(shown, path.intrinsics), path)
+    images = {i: frame.image for i, frame in enumerate(real)}
+    depth = {i: frame.depth for i, frame in enumerate(real)}
+    return camera_errors(locate_frames(shown, images, depth, path), path, align="none")
+
+
+def _camera_summary(errors: CameraErrors, *, located: bool) -> dict[str, Any]:
+    return {
+        "method": "located in the scene" if located else "by structure from motion, scaled to the path",
+        "recovered": len(errors.frames),
+        "asked": errors.asked,
+        "rot_err": errors.rot_err,
+        "trans_err": errors.trans_err,
+        "mean_rotation_degrees": math.degrees(errors.mean_rotation),
+        "mean_translation": errors.mean_translation,
+        "scale": errors.scale,
+    }
+
+
+def _revisit_rows(revisits: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    from mosaicmem.evaluation import Revisit, revisits_by
+
+    ours = [Revisit(**one) for one in revisits]
+    rows: list[tuple[str, ...]] = []
+    for each in revisits_by(ours, "seconds_away", _EDGES):
+        if each.revisits:
+            turned = [one.angle_away for one in ours if each.since <= one.seconds_away < each.until]
+            span = f"{each.since:g}-{each.until:g}" if math.isfinite(each.until) else f"{each.since:g}-"
+            figures = (f"{math.degrees(np.mean(turned)):.0f}", f"{each.psnr:.2f}", f"{each.ssim:.3f}")
+            rows.append((span, str(each.revisits), *figures, "-" if math.isnan(each.lpips) else f"{each.lpips:.3f}"))
+    return rows
