@@ -86,6 +86,22 @@ class TestWithoutEffect:
 
 
 class TestEqualities:
+    @pytest.mark.parametrize("mode", ["kv", "concat", "canvas"])
+    def test_channels_beside_the_latents_are_zero_in_memory(self, dit, inputs, mode):
+        """Of an image or of rays: where they are zero, the model is the one without them."""
+        wide = tiny_pipe(in_channels=CHANNELS + 6).transformer
+        weights = dict(dit.state_dict())
+        own = wide.patch_embedding.weight.detach().clone()
+        own[:, :CHANNELS] = weights["patch_embedding.weight"]
+        wide.load_state_dict({**weights, "patch_embedding.weight": own})
+        remembering(dit, mode, gate=1.0)
+        remembering(wide, mode, gate=1.0)
+        latents, text = inputs
+        beside = torch.zeros(latents.shape[0], 6, *latents.shape[2:])
+        expected = forward(dit, inputs)
+        torch.testing.assert_close(forward(wide, (torch.cat([latents, beside], 1), text)), expected, rtol=0, atol=2e-6)
+        assert not torch.allclose(forward(wide, (torch.cat([latents, beside + 1], 1), text)), expected, atol=1e-3)
+
     def test_concat_at_integer_positions_is_an_extra_latent_frame(self, dit, inputs):
         latents, text = inputs[0][:1], inputs[1][:1]
         extra = torch.randn(1, CHANNELS, 1, 8, 16)
