@@ -24,6 +24,12 @@ def path():
     return SyntheticWorld().leave_and_return(CAMERA, 24)
 
 
+@pytest.fixture(scope="module")
+def seen(path):
+    pytest.importorskip("pycolmap")
+    return [SyntheticWorld().render(CAMERA, pose) for pose in path]
+
+
 class TestErrors:
     def test_by_the_formula(self, path):
         rng = np.random.default_rng(0)
@@ -76,11 +82,6 @@ class TestErrors:
 
 class TestRecovery:
     """Poses from pixels alone."""
-
-    @pytest.fixture(scope="class")
-    def seen(self, path):
-        pytest.importorskip("pycolmap")
-        return [SyntheticWorld().render(CAMERA, pose) for pose in path]
 
     def test_frames_are_located_in_the_scene(self, path, seen):
         known = range(0, 24, 2)

@@ -66,3 +66,41 @@ def test_alignment_helps_a_transformer_to_use_memory(tmp_path):
     aligned, plain = (float(loss) for loss in re.findall(r": (\d\.\d+)", run.stdout.splitlines()[-1]))
     assert aligned < 0.9 * plain < 0.9, run.stdout
     assert plot.stat().st_size > 10_000
+
+
+@pytest.mark.torch
+def test_finetune_wan(tmp_path):
+    """A few steps on tiny weights; what is saved loads again."""
+    pytest.importorskip("peft")
+    diffusers = pytest.importorskip("diffusers")
+    from mosaicmem.models import MemoryHandle
+
+    printed = run_example("finetune_wan.py", "--steps", "3", "--output", tmp_path, "--cache", tmp_path / "cache")
+    assert re.findall(r"step (\d): loss \d", printed) == ["1", "2", "3"]
+    sys.path.insert(0, str(EXAMPLES))
+    from tiny_wan import tiny_wan
+
+    pipe = tiny_wan()
+    pipe.load_lora_weights(tmp_path)
+    gates = [MemoryHandle.load(pipe.transformer, tmp_path / mode) for mode in ("kv", "canvas")]
+    assert any(parameter.abs().max() > 0 for handle in gates for parameter in handle.parameters())
+    assert isinstance(pipe, diffusers.WanPipeline)
+
+
+@pytest.mark.torch
+def test_finetune_ti2v(tmp_path):
+    pytest.importorskip("peft")
+    pytest.importorskip("diffusers")
+    arguments = ("--kind", "ti2v", "--size", "128", "64", "--window", "5", "--steps", "2", "--checkpointing")
+    assert "step 2: loss" in run_example("finetune_wan.py", *arguments, "--output", tmp_path)
+    assert {"kv", "canvas"} < {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.torch
+def test_train_world_model(tmp_path):
+    """Seconds of training show that it runs, not that it remembers."""
+    pytest.importorskip("diffusers")
+    arguments = ("--minutes", "0.1", "--rooms", "1", "--frames", "12", "--steps", "2", "--seeds", "1")
+    printed = run_example("train_world_model.py", *arguments, "--output", tmp_path)
+    assert re.search(r"PSNR on return: [+-]\d+\.\d+ dB by memory", printed)
+    assert (tmp_path / "scores.json").is_file()

@@ -135,8 +135,9 @@ def evaluate(
             "--strategy": strategy,
             "--composition": composition,
         }
-        idle |= {"--budgets": budgets, "--depth-noise": depth_noise, "--pose-noise": pose_noise}
-        idle |= {"--rotation-noise": rotation_noise, "--config": config, "--set": changes, "--plot": plot}
+        idle |= {"--budgets": budgets, "--config": config, "--set": changes, "--plot": plot}
+        levels = {"--depth-noise": depth_noise, "--pose-noise": pose_noise, "--rotation-noise": rotation_noise}
+        idle |= {name: level or None for name, level in levels.items()}
         check_useful(idle, "expected no --video with it, whose frames are all that is evaluated")
         _evaluate_video(video, scene, trajectory, frames, intrinsics, size, seed or 0, output, force, as_json)
         return

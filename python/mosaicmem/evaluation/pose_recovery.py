@@ -21,9 +21,14 @@ _MOST_ERROR = 4.0  # pixels of the enlarged image
 
 
 def require_pycolmap() -> None:
-    """Raise an error that says what to install if pycolmap is missing."""
+    """Raise an error that says what to install if pycolmap is missing or too old."""
+    needs = "recovering camera poses needs pycolmap 4: pip install -U pycolmap"
     if importlib.util.find_spec("pycolmap") is None:
-        raise ModuleNotFoundError("recovering camera poses needs pycolmap: pip install pycolmap")
+        raise ModuleNotFoundError(needs)
+    import pycolmap
+
+    if not hasattr(pycolmap, "FeatureExtractor"):
+        raise ModuleNotFoundError(f"{needs} (got {pycolmap.__version__})")
 
 
 def locate_frames(
@@ -161,9 +166,11 @@ def _features(image: F32) -> tuple[F64, F32]:
     import pycolmap
 
     large = Image.fromarray(_enlarged(image)).convert("L")
-    keypoints, descriptors = pycolmap.Sift().extract(np.ascontiguousarray(large, np.uint8))
-    places = np.asarray(keypoints, np.float64)[:, :2] * (image.shape[1] / large.width)
-    unit = np.asarray(descriptors, np.float32)
+    extractor = pycolmap.FeatureExtractor.create()
+    keypoints, descriptors = extractor.extract_from_uint8_array(np.ascontiguousarray(large, np.uint8))
+    corners = np.array([(one.x, one.y) for one in keypoints], np.float64).reshape(-1, 2)
+    places = corners * (image.shape[1] / large.width)
+    unit = np.asarray(descriptors.data, np.float32)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     return places, unit
 
