@@ -96,7 +96,8 @@ class TestCommand:
 
     def test_a_video_of_another_place(self, video, tmp_path):
         folder, frames = video
-        save_mp4(tmp_path / "v.mp4", np.random.default_rng(0).uniform(size=frames.shape))
+        blocks = np.random.default_rng(0).uniform(size=(len(frames), 12, 20, 3))
+        save_mp4(tmp_path / "v.mp4", blocks.repeat(8, axis=1).repeat(8, axis=2))
         out = succeed("evaluate", "--video", tmp_path / "v.mp4", "--scene", folder / "scene", "--json")
         cameras = json.loads(out.stdout)["cameras"]
         assert cameras["recovered"] == 0

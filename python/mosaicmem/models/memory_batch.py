@@ -123,8 +123,7 @@ class MemoryBatch:
         Raises
         ------
         ValueError
-            Samples differ in frames or image size; a patch does not fit the stores or the image; more than ``pad_to``
-            tokens.
+            Samples differ in frames or image size; a patch does not fit stores or image; more than ``pad_to`` tokens.
         """
         samples = samples_of(stores, targets, temporal)
         make = _Maker(rope, check_patch(patch), prope, incomplete, distinct)
