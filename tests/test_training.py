@@ -1,5 +1,6 @@
 """Training data: windows of sequences with the memory of their other parts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,16 @@ class TestSamples:
         np.testing.assert_array_equal(canvas[-1], expected.coverage)
         assert expected.coverage.mean() > 0.5
         assert memory.mask.sum() > 50
+
+    def test_memory_is_disturbed_as_the_policy_says(self, walk, vae):
+        exact, noisy, holed = (
+            dataset(walk, vae, policy=replace(LATEST, **change))[3]["memory"].canvas()[0]
+            for change in ({}, {"noise": 0.5}, {"holes": 0.9})
+        )
+        covered = exact[-1] > 0
+        assert torch.equal(noisy[-1], exact[-1])
+        assert 0.02 < (noisy - exact)[:-1, covered].std() < 0.5
+        assert 0.1 < holed[-1].mean() < 0.95 * exact[-1].mean()
 
     def test_of_a_causal_vae_a_latent_frame_has_four_frames(self, walk):
         sample = dataset(walk, SyntheticVAE(8, 16, TemporalLayout("causal", 4)), window=5)[2]
