@@ -28,6 +28,7 @@ from onnx_models import PLAIN, red_model
 from scene_helpers import write_scene
 
 NO_PACKAGE = ("errors", "latent_colors", "synthetic", "memory.contents")  # public modules without __all__
+NEED_TORCH = ("published.lyra", "published.fastvideo")  # tested beside their callers
 
 
 def public_classes():
@@ -37,7 +38,7 @@ def public_classes():
         name = info.name.removeprefix("mosaicmem.")
         if name.startswith("cli") or any(part.startswith("_") for part in name.split(".")):
             continue
-        if name.startswith("models"):
+        if name.startswith("models") or name in NEED_TORCH:
             continue  # torch copies and pickles its modules
         module = importlib.import_module(info.name)
         names = getattr(module, "__all__", None)
@@ -220,6 +221,9 @@ COPIED = {
     evaluation.AblationScore: lambda g: evaluation.AblationScore("all", 20.0, 0.5, 0.25, 0.25),
     evaluation.Canvases: canvases,
     evaluation.Comparison: lambda g: evaluation.Comparison(*[mm.GenerationResult(np.zeros((1, 2, 2, 3)))] * 2, []),
+    evaluation.CameraErrors: lambda g: evaluation.camera_errors(g.path, g.path),
+    evaluation.Revisit: lambda g: evaluation.Revisit(3, 1, 2.0, 1.0, 0.5, 20.0, 0.5, 0.1),
+    evaluation.RevisitBin: lambda g: evaluation.RevisitBin(0.0, 1.0, 2, 20.0, 0.5, 0.1),
     evaluation.Evaluation: lambda g: evaluated(),
     evaluation.ForgettingBin: lambda g: evaluation.ForgettingBin(0.0, 1.0, 3, 0.5, 20.0),
     evaluation.FrameScore: lambda g: evaluation.FrameScore(1, 0.5, 0.25, 0.25, 20.0, 21.0, 19.0),
@@ -252,6 +256,11 @@ REFUSED = {
         r"fork\(\) .* save\(\) and open",
     ),
     mm.PatchMemory: (patch_memory, ("pickle",), "append the same frames to another one"),
+    published.SpatialMemoryState: (
+        lambda g: published.SpatialMemoryState.allocated(),
+        ("copy", "deepcopy", "pickle"),
+        r"fork\(\) gives an independent one; save view\(\)",
+    ),
     mm.SpatialManipulation: (
         lambda g: mm.SpatialManipulation(filled_store(g.rng, 1)[0]),
         ("copy", "deepcopy", "pickle"),

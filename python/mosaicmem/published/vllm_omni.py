@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mosaicmem._copies import Uncopied
 from mosaicmem.memory import MosaicMemoryStore
 
 _Payload = Mapping[str, Any]
 _DEVICE = "cpu"
 
 
-class SpatialMemoryState:
+class SpatialMemoryState(Uncopied):
     """A `MosaicMemoryStore` under the lifecycle of vllm-omni: allocate, stage, commit, discard, view, evict, reset.
 
     A payload is a keyframe, as a mapping of the arguments of `MosaicMemoryStore.insert_keyframe`, or a list of them.
@@ -32,6 +33,8 @@ class SpatialMemoryState:
         Of `MosaicMemoryStore`, each time that one is allocated: ``max_bytes``, for example, is a budget that the memory
         keeps by itself.
     """
+
+    _instead = "fork() gives an independent one; save view() for another process"
 
     recompute_source: Any = None
     recompute_cost = 0
