@@ -63,6 +63,15 @@ class TestErrors:
         assert found.rot_err < 1e-6
         assert found.trans_err < 1e-6
 
+    def test_a_path_backwards_is_wrong(self, path):
+        start = path[0].world_from_camera
+        back = []
+        for pose in path:
+            matrix = np.linalg.inv(start) @ pose.world_from_camera
+            matrix[:3, 3] *= -1
+            back.append(CameraPose(start @ matrix, pose.timestamp))
+        assert camera_errors(CameraTrajectory(back, CAMERA), path).trans_err > 1
+
     def test_missing_frames_are_counted(self, path):
         found = camera_errors({i: path[i] for i in (2, 5, 7)}, path)
         assert (found.frames, found.asked) == ((2, 5, 7), 24)

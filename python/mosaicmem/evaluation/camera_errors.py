@@ -27,7 +27,7 @@ class CameraErrors:
     translation : (N,) float64
         Distance between recovered and given position of each, in units of the scene.
     scale : float
-        What recovered translations were multiplied with.
+        Factor of the recovered translations, >= 0.
     """
 
     frames: tuple[int, ...]
@@ -96,6 +96,7 @@ def camera_errors(
         theirs, ours = np.linalg.inv(theirs[0]) @ theirs, np.linalg.inv(ours[0]) @ ours
         moved = float((theirs[:, :3, 3] ** 2).sum())
         scale = float((theirs[:, :3, 3] * ours[:, :3, 3]).sum()) / moved if moved > 0 else 1.0
+        scale = max(0.0, scale)  # a negative one would mirror the path
     apart = theirs[:, :3, :3] @ ours[:, :3, :3].transpose(0, 2, 1)
     # atan2 keeps its precision where arccos of the trace loses it, at small angles.
     sine = np.linalg.norm([apart[:, i, j] - apart[:, j, i] for i, j in ((0, 1), (0, 2), (1, 2))], axis=0)

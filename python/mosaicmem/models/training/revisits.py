@@ -118,7 +118,9 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         self.windows = [
             (i, range(start, start + frames))
             for i, one in enumerate(self.sequences)
-            for start in range(0, len(one) - frames + 1, check_integer("step", step or frames, minimum=1))
+            for start in range(
+                0, len(one) - frames + 1, check_integer("step", frames if step is None else step, minimum=1)
+            )
         ]
         self._check_sizes(frames)
         if least := check_number("min_coverage", min_coverage, minimum=0.0, maximum=1.0):
