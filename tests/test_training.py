@@ -36,11 +36,15 @@ LATEST = MemoryPolicy(composition="latest", max_keyframes=5, **EXACT, **CLOSE)
 class CountingVAE(SyntheticVAE):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.encoded = 0
+        self.encoded = self.images = 0
 
     def encode(self, video):
         self.encoded += len(video)
         return super().encode(video)
+
+    def encode_image(self, image):
+        self.images += 1
+        return super().encode_image(image)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,14 @@ class TestSamples:
         for changed in ({"epoch": 1}, {"seed": 1}):
             assert not all(map(torch.equal, forward, canvases(0, [0, 1, 2, 3], **changed)))
 
+    def test_workers_that_persist_see_the_epoch(self, walk, vae):
+        data = dataset(walk, vae, policy=MemoryPolicy(remembered="around", dropout=0.0, **CLOSE))
+        loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, persistent_workers=True)
+        seen = []
+        for data.epoch in range(2):
+            seen.append([sample["memory"].canvas() for sample in loader])
+        assert not all(map(torch.equal, *seen))
+
     def test_a_loader_collates_them(self, walk, vae):
         loader = torch.utils.data.DataLoader(dataset(walk, vae, prompts={"0": "a room"}, policy=LATEST), batch_size=3)
         batch = next(iter(loader))
@@ -137,14 +149,16 @@ class TestSamples:
 class TestPolicy:
     def test_past_and_around_keep_away_from_the_window(self, walk):
         path, window = walk.trajectory(range(24)), range(8, 12)
-        past = MemoryPolicy(gap=2, **CLOSE).candidates(path, window)
-        around = MemoryPolicy(remembered="around", gap=2, **CLOSE).candidates(path, window)
+        keyframes = MemoryPolicy(**CLOSE).keyframes(path)
+        past = MemoryPolicy(gap=2, **CLOSE).candidates(keyframes, window)
+        around = MemoryPolicy(remembered="around", gap=2, **CLOSE).candidates(keyframes, window)
         assert past == list(range(6))
         assert around == [*range(6), *range(14, 24)]
 
     def test_keyframes_are_spaced(self, walk):
         path = walk.trajectory(range(24))
-        chosen = MemoryPolicy(translation=0.5, angle=9.0, interval=100).candidates(path, range(23, 24))
+        policy = MemoryPolicy(translation=0.5, angle=9.0, interval=100)
+        chosen = policy.candidates(policy.keyframes(path), range(23, 24))
         assert chosen == [i for i in path.select_keyframes(0.5, 9.0, 100) if i < 23]
         assert 2 < len(chosen) < 20
 
@@ -215,6 +229,11 @@ class TestCache:
             ({"vae": SyntheticVAE(8, 12)}, r"another VAE .*16.*12"),
             ({"size": (64, 32)}, "another image size"),
             ({"walk": SyntheticWalk(25, intrinsics=CAMERA)}, "another sequence: its number of frames was"),
+            (
+                {"walk": SyntheticWalk(24, seed=1, intrinsics=CAMERA)},
+                "another sequence: its images or its depth differ",
+            ),
+            ({"walk": SyntheticWalk(24, intrinsics=CameraIntrinsics.from_fov(96, 64, fov_x=1.3))}, "another camera"),
             ({"dynamic": lambda frame: frame.depth < 1}, "another choice of dynamic masks"),
         ],
     )
@@ -223,6 +242,25 @@ class TestCache:
         given = {"walk": walk, "vae": vae, **change}
         with pytest.raises(ValueError, match=f"cache: .* {message}"):
             dataset(given.pop("walk"), given.pop("vae"), cache=tmp_path, **given)
+
+    def test_all_is_encoded_at_once(self, walk, vae, tmp_path):
+        policy, steps = MemoryPolicy(remembered="around", dropout=0.0, **CLOSE), []
+        dataset(walk, vae, cache=tmp_path, policy=policy).encode(lambda done, of: steps.append((done, of)))
+        assert steps[-1] == (6 + 24, 6 + 24)
+        again = CountingVAE(8, 16)
+        data = dataset(walk, again, cache=tmp_path, policy=policy)
+        probed = again.images
+        for data.epoch in range(3):
+            for i in range(len(data)):
+                data[i]
+        assert (again.encoded, again.images) == (0, probed)
+
+    def test_a_lost_probe_is_made_again(self, walk, vae, tmp_path):
+        dataset(walk, vae, cache=tmp_path)
+        probe = next(tmp_path.rglob("probe.npy"))
+        probe.unlink()
+        dataset(walk, vae, cache=tmp_path)
+        assert probe.is_file()
 
     def test_of_other_weights_is_refused(self, walk, vae, tmp_path):
         dataset(walk, vae, cache=tmp_path)
@@ -287,6 +325,15 @@ class TestErrors:
         ]
         assert 0 < len(some) < len(everything)
         assert vae.encoded == 0 or len(some) == 5
+
+    def test_names_are_those_of_folders(self, walk, vae):
+        def at(folder):
+            one = SyntheticWalk(8, intrinsics=CAMERA)
+            one.folder = Path(folder)
+            return one
+
+        data = dataset([at("/a/chess/seq-01"), at("/a/fire/seq-01"), at("/a/office"), walk], vae)
+        assert data._names == ["chess-seq-01", "fire-seq-01", "office", "3"]
 
     def test_sequences_without_revisits_are_named(self, walk, vae):
         with pytest.warns(SuspiciousInput, match=r"got none in short \(0.00 at most\).*1 of 2 sequences are left out"):

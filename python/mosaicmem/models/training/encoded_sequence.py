@@ -34,21 +34,23 @@ class EncodedSequence:
     sequence : RgbdSequence
         Frames with depth and poses: `open_sequence` reads them.
     vae : VAE
-        For example `WanMemoryVAE`. Not needed again for what a folder has already.
+        For example `WanMemoryVAE`. With a folder, it encodes one small image at once, by which it is known again.
     size : (int, int), optional
         Width and height, pixels, to resize images to; whole cells of the VAE. If not given: as they are.
     folder : path, optional
         Where to keep what is encoded, 4 bytes per number. It must have been filled from the same sequence, VAE and
-        size, or be new. Several processes may fill it at once.
+        size, or be new. Several processes may fill it at once. If not given, each process keeps its own in memory.
     dynamic : callable, optional
-        Takes an `RgbdImage`, returns the pixels (H, W) bool that show something moving, which memory does not keep.
+        Takes an `RgbdImage`, returns the pixels (H, W) bool that show something moving, which memory does not keep. A
+        folder knows it by its name alone: after a change to the function itself, use another folder.
     name : str
         Of the sequence, for error messages.
 
     Raises
     ------
     ValueError
-        The images are not of whole cells; the folder is of another sequence, VAE or size: the message says which.
+        The images are not of whole cells; the folder is of another sequence, VAE or size: the message says which. A
+        sequence is known by its poses, and by the images and depth of its first, middle and last frame.
     """
 
     def __init__(
@@ -94,7 +96,11 @@ class EncodedSequence:
 
     def depth(self, index: int) -> F32:
         """The depth of each latent cell of a frame, (h, w), metres; 0 where unknown or moving."""
-        return self._kept(f"depth-{index:06d}", self._grid, lambda: self._depth_grid(index))
+        name = f"depth-{index:06d}"
+        if name not in self._made:  # small, and asked for often
+            self._made[name] = self._kept(name, self._grid, lambda: self._depth_grid(index))
+        kept: F32 = self._made[name]
+        return kept
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -158,27 +164,33 @@ class EncodedSequence:
             before = read_json_object(folder / _ABOUT)
         except FileNotFoundError:
             make_folder(folder)
-            _save(folder / _PROBE, probe)
             write_json(folder / _ABOUT, about)
-            return
+            before = about
         for key, value in about.items():
             if before.get(key) != value:
-                what = "the poses of its frames were others" if key == "poses" else f"{before.get(key)}, now {value}"
                 raise ValueError(
-                    f"cache: {folder} was filled from another {_SOURCES[key]} ({what}); use another folder"
+                    f"cache: {folder} was filled from another {_SOURCES[key]}"
+                    f"{'' if key in _DIGESTS else f' ({before.get(key)}, now {value})'}; use another folder"
                 )
-        if np.abs(_load(folder / _PROBE, probe.shape) - probe).max() > _SAME * max(1.0, float(probe.std())):
+        try:
+            known = _load(folder / _PROBE, probe.shape)
+        except FileNotFoundError:
+            _save(folder / _PROBE, probe)
+            return
+        if np.abs(known - probe).max() > _SAME * max(1.0, float(probe.std())):
             raise ValueError(f"cache: {folder} was filled by a VAE of other weights; use another folder")
 
     def _about(self) -> dict[str, Any]:
         camera, layout = self.path.intrinsics, self.vae.temporal
-        poses = hashlib.sha256(np.ascontiguousarray(self.path.world_from_camera.round(6) + 0.0).tobytes()).hexdigest()
+        ends = [self.sequence[i] for i in (0, len(self) // 2, len(self) - 1)]
         about = {
             "vae": [type(self.vae).__name__, self.vae.stride, self.vae.channels, layout.kind, layout.factor],
             "size": [camera.width, camera.height],
+            "intrinsics": [round(x, 6) for x in camera.params],
             "frames": len(self),
-            "dynamic": self._dynamic is not None,
-            "poses": poses,
+            "dynamic": None if self._dynamic is None else getattr(self._dynamic, "__qualname__", "a callable"),
+            "poses": _digest(self.path.world_from_camera.round(6) + 0.0),
+            "content": _digest(*(array for frame in ends for array in (frame.image, frame.depth))),
         }
         return dict(json.loads(json.dumps(about)))
 
@@ -186,10 +198,21 @@ class EncodedSequence:
 _SOURCES = {
     "vae": "VAE",
     "size": "image size",
+    "intrinsics": "camera: fx, fy, cx, cy",
     "frames": "sequence: its number of frames was",
     "dynamic": "choice of dynamic masks",
-    "poses": "sequence",
+    "poses": "sequence: its poses differ",
+    "content": "sequence: its images or its depth differ",
 }
+_DIGESTS = ("poses", "content")
+
+
+def _digest(*arrays: Any) -> str:
+    made = hashlib.sha256()
+    for array in arrays:
+        made.update(f"{array.dtype.str} {array.shape}".encode())
+        made.update(np.ascontiguousarray(array).tobytes())
+    return made.hexdigest()
 
 
 def _nearest(image: Any, camera: Any) -> Any:

@@ -63,11 +63,14 @@ class MemoryPolicy:
         for name in ("dropout", "holes"):
             check_number(name, getattr(self, name), minimum=0.0, maximum=1.0)
 
-    def candidates(self, path: CameraTrajectory, window: range) -> list[int]:
-        """The frames of a sequence that memory may hold for a window: keyframes of the path, in order of time."""
-        spaced = path.select_keyframes(self.translation, self.angle, self.interval)
-        before = [i for i in spaced if i < window.start - self.gap]
-        after = [i for i in spaced if i >= window.stop + self.gap]
+    def keyframes(self, path: CameraTrajectory) -> list[int]:
+        """The frames of a path that are spaced as keyframes are."""
+        return path.select_keyframes(self.translation, self.angle, self.interval)
+
+    def candidates(self, keyframes: list[int], window: range) -> list[int]:
+        """Those of a path's `keyframes` that memory may hold for a window, in order of time."""
+        before = [i for i in keyframes if i < window.start - self.gap]
+        after = [i for i in keyframes if i >= window.stop + self.gap]
         return before if self.remembered == "past" else before + after
 
     def draw(self, candidates: list[int], window: range, rng: np.random.Generator) -> list[int]:

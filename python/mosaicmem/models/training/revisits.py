@@ -48,7 +48,8 @@ class RevisitDataset(Dataset[dict[str, Any]]):
     size : (int, int), optional
         Width and height of the images, pixels, to train at.
     cache : path, optional
-        A folder for encoded latents, one folder per sequence. In memory if not given.
+        A folder for encoded latents, one folder per sequence. If not given, each process of a DataLoader encodes what
+        it needs, and keeps it in memory.
     step : int, optional
         Frames between the beginnings of windows; ``window`` if not given.
     dynamic : callable, optional
@@ -69,10 +70,9 @@ class RevisitDataset(Dataset[dict[str, Any]]):
 
     Attributes
     ----------
+    sequences : list of EncodedSequence
     windows : list of (int, range)
         The sequence and the frames of each sample.
-    epoch : int
-        Set it before each epoch, for other memories of the same windows.
     """
 
     def __init__(
@@ -95,7 +95,8 @@ class RevisitDataset(Dataset[dict[str, Any]]):
     ) -> None:
         check_methods("vae", vae, VAE)
         self.vae, self.policy = vae, check_instance("policy", policy or MemoryPolicy(), MemoryPolicy)
-        self.epoch, self._seed = 0, check_integer("seed", seed, minimum=0)
+        self._seed = check_integer("seed", seed, minimum=0)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
         self._rope, self._patch, self._options = check_instance("rope", rope, WarpedRoPE), patch, options
         frames = check_integer("window", window, minimum=1)
         _check_whole(frames, vae)
@@ -115,6 +116,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
             for name, one in named.items()
         ]
         self._names = list(named)
+        self._keyframes = [self.policy.keyframes(one.path) for one in self.sequences]
         self.windows = [
             (i, range(start, start + frames))
             for i, one in enumerate(self.sequences)
@@ -125,6 +127,39 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         self._check_sizes(frames)
         if least := check_number("min_coverage", min_coverage, minimum=0.0, maximum=1.0):
             self._keep_revisits(least)
+
+    @property
+    def epoch(self) -> int:
+        """Set it before each epoch, for other memories of the same windows."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(check_integer("epoch", epoch, minimum=0))
+
+    def encode(self, on_step: Callable[[int, int], None] | None = None) -> None:
+        """Encode all that samples of any epoch can need: with a cache, no worker and no later run needs the VAE for it.
+
+        Parameters
+        ----------
+        on_step : callable, optional
+            Called with how many windows and keyframes are done, and how many there are.
+        """
+        asked: dict[tuple[int, int | range], None] = {}
+        for number, frames in self.windows:
+            asked[number, frames] = None
+            asked.update(((number, i), None) for i in self._candidates(number, frames))
+        for done, (number, what) in enumerate(asked, 1):
+            one = self.sequences[number]
+            if isinstance(what, range):
+                one.window(what)
+            else:
+                one.keyframe(what)
+            if on_step is not None:
+                on_step(done, len(asked))
+
+    def _candidates(self, number: int, frames: range) -> list[int]:
+        return self.policy.candidates(self._keyframes[number], frames)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -145,7 +180,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         one = self.sequences[number]
         rng = np.random.default_rng([self._seed, self.epoch, index % len(self)])
         path = one.path[frames.start : frames.stop]
-        memory = self.memory(index, self.policy.draw(self.policy.candidates(one.path, frames), frames, rng), rng)
+        memory = self.memory(index, self.policy.draw(self._candidates(number, frames), frames, rng), rng)
         return {
             "latents": torch.from_numpy(one.window(frames).copy()),
             "memory": memory,
@@ -208,7 +243,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         """Leave out windows of which memory shows too little, by depth alone: nothing is encoded for it."""
         kept, best = [], [0.0] * len(self.sequences)
         for number, frames in self.windows:
-            coverage = self._coverage(self.sequences[number], frames)
+            coverage = self._coverage(number, frames)
             best[number] = max(best[number], coverage)
             if coverage >= least:
                 kept.append((number, frames))
@@ -224,9 +259,9 @@ class RevisitDataset(Dataset[dict[str, Any]]):
             suspect(f"{message}; {len(without)} of {len(best)} sequences are left out")
         self.windows = kept
 
-    def _coverage(self, one: EncodedSequence, frames: range) -> float:
-        store = MosaicMemoryStore(latent_patch_size=max(self._patch[1:]))
-        for i in self.policy.candidates(one.path, frames):
+    def _coverage(self, number: int, frames: range) -> float:
+        one, store = self.sequences[number], MosaicMemoryStore(latent_patch_size=max(self._patch[1:]))
+        for i in self._candidates(number, frames):
             depth = one.depth(i)
             store.insert_keyframe(np.zeros((*depth.shape, 1), np.float32), depth, one.path.intrinsics, one.path[i])
         if len(store) == 0:
@@ -247,17 +282,24 @@ def _check_whole(frames: int, vae: VAE) -> None:
         )
 
 
+def _folder_names(sequences: Sequence[Any]) -> list[str]:
+    """Distinct names: that of the folder, with as many parents as tell it from others; else the position."""
+    parts = [Path(getattr(one, "folder", "")).resolve().parts if hasattr(one, "folder") else () for one in sequences]
+    names = []
+    for i, own in enumerate(parts):
+        others = [other for j, other in enumerate(parts) if j != i]
+        depth = next((n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others)), None)
+        names.append(str(i) if depth is None else "-".join(own[-depth:]))
+    return names
+
+
 def _named(sequences: Any) -> dict[str, RgbdSequence]:
     if isinstance(sequences, RgbdSequence):
         sequences = [sequences]
     if isinstance(sequences, Mapping):
         named = dict(sequences)
     elif isinstance(sequences, Sequence) and not isinstance(sequences, (str, bytes)):
-        folders = [Path(getattr(one, "folder", "")).name or str(i) for i, one in enumerate(sequences)]
-        distinct = len(set(folders)) == len(folders)
-        named = {
-            name if distinct else str(i): one for i, (name, one) in enumerate(zip(folders, sequences, strict=True))
-        }
+        named = dict(zip(_folder_names(sequences), sequences, strict=True))
     else:
         raise TypeError(
             f"sequences: expected RgbdSequence, a list or a mapping of them, got {type(sequences).__name__}"
