@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers import WanPipeline
-from diffusers.training_utils import compute_density_for_timestep_sampling
+from diffusers.training_utils import cast_training_params, compute_density_for_timestep_sampling
 from peft import LoraConfig, get_peft_model_state_dict
 from torch.utils.data import DataLoader
 
@@ -62,8 +62,9 @@ def with_memory(pipe, rank):
     return handles
 
 
-def loss_of(dit, handles, batch, text, shift, anchored):
+def loss_of(dit, config, handles, batch, text, shift, anchored):
     """Flow matching; of TI2V models, whose first latent frame is given, on the frames after it."""
+    weight = handles[0].dit.patch_embedding.weight
     clean = batch["latents"]
     sigma = compute_density_for_timestep_sampling("logit_normal", len(clean), logit_mean=0.0, logit_std=1.0)
     sigma = (shift * sigma / (1 + (shift - 1) * sigma)).to(clean)
@@ -72,12 +73,12 @@ def loss_of(dit, handles, batch, text, shift, anchored):
     times = 1000 * sigma
     if anchored:
         noisy[:, :, 0] = clean[:, :, 0]
-        rows, columns = (n // p for n, p in zip(clean.shape[3:], dit.config.patch_size[1:], strict=True))
+        rows, columns = (n // p for n, p in zip(clean.shape[3:], config.patch_size[1:], strict=True))
         times = times[:, None].repeat(1, clean.shape[2] * rows * columns)
         times[:, : rows * columns] = 0
     for handle in handles:
-        handle.set(batch["memory"].to(clean.device, dit.dtype))
-    velocity = dit(noisy.to(dit.dtype), times, text.expand(len(clean), -1, -1), return_dict=False)[0]
+        handle.set(batch["memory"].to(clean.device, weight.dtype))
+    velocity = dit(noisy.to(weight), times, text.expand(len(clean), -1, -1), return_dict=False)[0]
     error = (velocity.float() - (noise - clean)) ** 2
     return error[:, :, 1:].mean() if anchored else error.mean()
 
@@ -111,6 +112,11 @@ def main():
         top_k=arguments.top_k,
         seed=arguments.seed,
     )
+    if arguments.cache is not None and accelerator.is_main_process:
+        dataset.encode()
+    accelerator.wait_for_everyone()
+    cast_training_params(pipe.transformer)  # float32, where bfloat16 would round most steps away
+    config = pipe.transformer.config
     trained = [p for p in pipe.transformer.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, arguments.rate)
     loader = DataLoader(dataset, arguments.batch, shuffle=True)
@@ -119,7 +125,7 @@ def main():
     for dataset.epoch in count():
         for batch in loader:
             with accelerator.autocast():
-                loss = loss_of(dit, handles, batch, text, arguments.shift, bool(pipe.config.expand_timesteps))
+                loss = loss_of(dit, config, handles, batch, text, arguments.shift, bool(pipe.config.expand_timesteps))
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(trained, 1.0)
             optimizer.step()
