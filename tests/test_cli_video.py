@@ -94,6 +94,13 @@ class TestCommand:
         assert "Returns, compared with the video itself" in out.stdout
         assert "RotErr" in out.stdout
 
+    def test_the_scene_is_not_written_to(self, video):
+        folder, _ = video
+        result = run("evaluate", "--video", folder / "video.mp4", "--scene", folder / "scene", "-o", folder / "scene")
+        assert result.returncode != 0
+        assert "--output" in result.stderr
+        assert "--scene" in result.stderr
+
     def test_a_video_of_another_place(self, video, tmp_path):
         folder, frames = video
         blocks = np.random.default_rng(0).uniform(size=(len(frames), 12, 20, 3))
@@ -111,6 +118,9 @@ class TestCommand:
         (("--video", "v.mp4"), "--video: expected either --scene or --trajectory with it"),
         (("--video", "v.mp4", "--scene", "s", "--trajectory", "p"), "--video: expected either --scene or --trajectory"),
         (("--video", "v.mp4", "--scene", "s", "--budgets", "3"), "--budgets: expected no --video with it"),
+        (("--video", "v.mp4", "--scene", "s", "--stride", "8"), "--stride: expected no --video with it"),
+        (("--video", "v.mp4", "--scene", "s", "--threads", "1"), "--threads: expected no --video with it"),
+        (("--video", "v.mp4", "--scene", "s", "--seed", "1"), "--seed: expected --scene synthetic with it"),
         (("--scene", "synthetic", "--trajectory", "p.json"), "--trajectory: expected --video too"),
     ],
 )

@@ -75,6 +75,9 @@ def test_staged_frames_are_seen_ahead_and_kept_by_commit_alone():
     assert memory.view(include_staged=False).statistics().keyframes == 2
     with pytest.raises(RuntimeError, match="nothing is staged"):
         memory.commit()
+    memory.stage(keyframe(2))
+    memory.append(keyframe(3))
+    assert memory.view().statistics().keyframes == 4  # what is staged stays
 
 
 def test_a_commit_that_fails_keeps_nothing_of_it():

@@ -122,10 +122,11 @@ class TestVideos:
     @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
     def test_fid_and_fvd_of_a_given_network(self, tmp_path):
         torch = pytest.importorskip("torch")
-        images = np.random.default_rng(0).uniform(size=(8, 20, 30, 3)).astype(np.float32)
+        images = np.random.default_rng(0).uniform(size=(20, 20, 30, 3)).astype(np.float32)
 
         def means(given):
             assert given.shape[2:] == (299, 299)
+            assert len(given) <= 16
             assert -1 <= given.min() < -0.8 < given.max() <= 1
             return given.mean(dim=(2, 3))
 
@@ -133,7 +134,7 @@ class TestVideos:
         assert fid(images, images / 2, network=means) > 0.1
         videos = images[:, None].repeat(3, axis=1)
         assert fvd(videos, videos / 2, network=lambda x: x.mean(dim=(2, 3, 4))) > 0.1
-        script = torch.jit.trace(lambda x: x.mean(dim=(2, 3, 4)), torch.zeros(8, 3, 3, 20, 30))
+        script = torch.jit.trace(lambda x: x.mean(dim=(2, 3, 4)), torch.zeros(16, 3, 3, 20, 30))
         script.save(str(tmp_path / "means.pt"))
         assert fvd(videos, videos / 2, network=tmp_path / "means.pt") > 0.1
         with pytest.raises(FileNotFoundError, match="expected the TorchScript file of a video network such as I3D"):

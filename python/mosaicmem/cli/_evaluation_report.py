@@ -82,8 +82,8 @@ def run_summary(run: Run, targets: Sequence[int], numbers: Sequence[int] | None)
         "strategy": run.strategy,
         "composition": run.composition,
         "max_bytes": run.max_bytes,
-        "psnr": _number(result.psnr),
-        **{name: _number(result.mean(name)) for name in ("coverage", "ssim", "lpips", "occlusion_error")},
+        "psnr": without_nan(result.psnr),
+        **{name: without_nan(result.mean(name)) for name in ("coverage", "ssim", "lpips", "occlusion_error")},
         "keyframes": result.keyframes,
         "choose_milliseconds": result.choose_milliseconds,
         "compose_milliseconds": result.compose_milliseconds,
@@ -122,8 +122,13 @@ def _figure(value: float, digits: int) -> str:
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    return {name: _number(value) for name, value in asdict(record).items()}
+    return {name: without_nan(value) for name, value in asdict(record).items()}
 
 
-def _number(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain values with None in place of NaN and infinity, for which JSON has no numbers."""
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_nan(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

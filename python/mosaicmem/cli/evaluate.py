@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mosaicmem.pipeline import PipelineConfig
 
 SYNTHETIC = "synthetic"
+_STRIDE, _REPEATS = 16, 3
 _USED = (  # settings that count here
     *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
     *("near", "far", "half_life"),
@@ -105,7 +106,7 @@ def evaluate(
     frames: Frames = None,
     strategy: Strategies = None,
     composition: Compositions = None,
-    stride: Stride = 16,
+    stride: Stride = _STRIDE,
     budgets: Budgets = None,
     depth_noise: DepthNoise = 0.0,
     pose_noise: PoseNoise = 0.0,
@@ -113,7 +114,7 @@ def evaluate(
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
     seed: Seed = None,
-    repeats: Repeats = 3,
+    repeats: Repeats = _REPEATS,
     threads: Threads = None,
     config: Config = None,
     changes: Set = None,
@@ -137,9 +138,13 @@ def evaluate(
         }
         idle |= {"--budgets": budgets, "--config": config, "--set": changes, "--plot": plot}
         levels = {"--depth-noise": depth_noise, "--pose-noise": pose_noise, "--rotation-noise": rotation_noise}
-        idle |= {name: level or None for name, level in levels.items()}
+        idle |= {name: level or None for name, level in levels.items()} | {"--threads": threads}
+        idle |= {
+            "--stride": stride if stride != _STRIDE else None,
+            "--repeats": repeats if repeats != _REPEATS else None,
+        }
         check_useful(idle, "expected no --video with it, whose frames are all that is evaluated")
-        _evaluate_video(video, scene, trajectory, frames, intrinsics, size, seed or 0, output, force, as_json)
+        _evaluate_video(video, scene, trajectory, frames, intrinsics, size, seed, output, force, as_json)
         return
     check_useful({"--trajectory": trajectory}, "expected --video too, whose cameras it has")
     if scene is None:
@@ -175,24 +180,28 @@ def _evaluate_video(
     frames: str | None,
     intrinsics: str | None,
     size: str | None,
-    seed: int,
+    seed: int | None,
     output: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     from mosaicmem._files import write_json
+    from mosaicmem.cli._evaluation_report import without_nan
     from mosaicmem.cli._video_evaluation import evaluate_video, print_video
 
     if (scene is None) == (trajectory is None):
         raise UsageError("--video: expected either --scene or --trajectory with it, for the cameras of its frames")
+    if scene != SYNTHETIC:
+        check_useful({"--seed": seed}, f"expected --scene {SYNTHETIC} with it")
     if output is None:
         check_useful({"--force": force}, "expected --output too, the folder to write into")
     else:
-        check_apart({"--output": output}, {"--video": video, "--trajectory": trajectory})
+        folder_of = None if scene is None or scene == SYNTHETIC else Path(scene)
+        check_apart({"--output": output}, {"--video": video, "--trajectory": trajectory, "--scene": folder_of})
         check_output_folder(output, force, "evaluate")
     source, shown = None, range(0)
     if scene is not None:
-        source = _open(scene, intrinsics, size, seed)
+        source = _open(scene, intrinsics, size, seed or 0)
         everything = f"0:{len(source)}" if frames is None else frames
         shown = parse_range("--frames", everything, len(source), getattr(source, "number", None))
         path = source.trajectory(shown)
@@ -202,21 +211,12 @@ def _evaluate_video(
         path = read_trajectory(trajectory, intrinsics, size)
     summary = evaluate_video(video, path, source, shown)
     if as_json:
-        print_json(_without_nan(summary))
+        print_json(without_nan(summary))
     else:
         print_video(summary)
     if output is not None:
         with output_folder(output, force, "evaluate") as folder:
-            write_json(folder / SUMMARY, _without_nan(summary))
-
-
-def _without_nan(value: Any) -> Any:
-    """Plain values with None in place of NaN and infinity, which JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            write_json(folder / SUMMARY, without_nan(summary))
 
 
 def _check_options(

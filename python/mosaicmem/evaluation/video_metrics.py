@@ -14,6 +14,7 @@ from mosaicmem._arrays import F32, F64, ArrayLike, as_array, as_pixels
 from mosaicmem.evaluation.image_metrics import require_metrics
 
 _MOVING = 0.05  # of the pixels: those that move most
+_AT_ONCE = 16  # images or videos in the network
 _INCEPTION = 299  # pixels along each side, the network's input
 
 
@@ -74,9 +75,9 @@ def fid(images: ArrayLike, reference: ArrayLike, *, network: Callable[[Any], Any
     ----------
     images, reference : (N, H, W, 3) arrays, uint8 or float in [0, 1]
     network : callable, optional
-        Takes (N, 3, 299, 299) float32 in [-1, 1], returns (N, D) features. If not given: torchvision's Inception v3
-        trained on ImageNet, whose weights are not those that most papers use; compare only with figures of the same
-        network.
+        Takes (N, 3, 299, 299) float32 in [-1, 1], a few images at a time, and returns (N, D) features. If not given:
+        torchvision's Inception v3 trained on ImageNet, whose weights are not those that most papers use; compare only
+        with figures of the same network.
 
     Raises
     ------
@@ -84,7 +85,12 @@ def fid(images: ArrayLike, reference: ArrayLike, *, network: Callable[[Any], Any
         The network is not at hand; the message says what to install.
     """
     embed = network or _inception()
-    return frechet_distance(_embedded("images", images, embed), _embedded("reference", reference, embed))
+
+    def features(name: str, given: ArrayLike) -> F64:
+        pixels = as_pixels(name, given, ("N", "H", "W", 3))
+        return _features(name, pixels.transpose(0, 3, 1, 2), lambda part: embed(_enlarged(part)))
+
+    return frechet_distance(features("images", images), features("reference", reference))
 
 
 def fvd(videos: ArrayLike, reference: ArrayLike, *, network: Callable[[Any], Any] | str | Path) -> float:
@@ -94,15 +100,16 @@ def fvd(videos: ArrayLike, reference: ArrayLike, *, network: Callable[[Any], Any
     ----------
     videos, reference : (N, F, H, W, 3) arrays, uint8 or float in [0, 1]
     network : callable or path
-        Takes (N, 3, F, H, W) float32 in [-1, 1], returns (N, D) features; or the TorchScript file of such a network:
-        I3D trained on Kinetics-400 is the field's usual choice. None comes with mosaicmem.
+        Takes (N, 3, F, H, W) float32 in [-1, 1], a few videos at a time, and returns (N, D) features; or the
+        TorchScript file of such a network. I3D trained on Kinetics-400 is the field's usual choice, on 224x224 pixels:
+        wrap a network that resizes, or takes options, in a function. None comes with mosaicmem.
     """
     if isinstance(network, (str, Path)):
         network = _torchscript(Path(network))
     sets = []
     for name, given in (("videos", videos), ("reference", reference)):
         frames = as_pixels(name, given, ("N", "F", "H", "W", 3))
-        sets.append(_features(name, np.ascontiguousarray(frames.transpose(0, 4, 1, 2, 3)) * 2 - 1, network))
+        sets.append(_features(name, frames.transpose(0, 4, 1, 2, 3), network))
     return frechet_distance(*sets)
 
 
@@ -110,21 +117,22 @@ def _covariance(samples: F64) -> F64:
     return np.atleast_2d(np.cov(samples, rowvar=False))
 
 
-def _embedded(name: str, images: ArrayLike, network: Callable[[Any], Any]) -> F64:
-    import torch
+def _enlarged(images: Any) -> Any:
     from torch.nn.functional import interpolate
 
-    pixels = torch.from_numpy(as_pixels(name, images, ("N", "H", "W", 3))).permute(0, 3, 1, 2)
-    large = interpolate(pixels, size=(_INCEPTION, _INCEPTION), mode="bilinear", antialias=True)
-    return _features(name, (2 * large - 1).numpy(), network)
+    return interpolate(images, size=(_INCEPTION, _INCEPTION), mode="bilinear", antialias=True).clamp(-1, 1)
 
 
 def _features(name: str, given: F32, network: Callable[[Any], Any]) -> F64:
+    """Features of images or videos (N, 3, ...) in [0, 1], a few at a time."""
     import torch
 
+    found = []
     with torch.no_grad():
-        found = network(torch.from_numpy(given))
-    return as_array(f"features of {name}", found, np.float64, (len(given), "D"), finite=True)
+        for i in range(0, len(given), _AT_ONCE):
+            part = np.ascontiguousarray(given[i : i + _AT_ONCE]) * np.float32(2) - np.float32(1)
+            found.append(as_array(f"features of {name}", network(torch.from_numpy(part)), np.float64, (len(part), "D")))
+    return as_array(f"features of {name}", np.concatenate(found), np.float64, (len(given), "D"), finite=True)
 
 
 def _torchscript(path: Path) -> Callable[[Any], Any]:
@@ -148,7 +156,7 @@ def _inception() -> Callable[[Any], Any]:
         made = inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1, transform_input=False)
     except OSError as error:  # includes urllib's errors
         raise FileNotFoundError(
-            f"FID needs the weights of torchvision's Inception v3, which are not to be had ({error}); put them into "
+            f"FID needs the weights of torchvision's Inception v3, which cannot be downloaded ({error}); put them into "
             f"{torch.hub.get_dir()}/checkpoints, or pass network="
         ) from error
     made.fc = torch.nn.Identity()

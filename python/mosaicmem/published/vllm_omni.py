@@ -60,7 +60,10 @@ class SpatialMemoryState(Uncopied):
         self._staged = _keyframes(payload)
 
     def commit(self, payload: _Payload | Sequence[_Payload] | None = None) -> None:
-        """Remember keyframes, those that are staged if none are given; all of them, or on an error none."""
+        """Remember keyframes, those that are staged if none are given; all of them, or on an error none.
+
+        Given keyframes leave what is staged as it is.
+        """
         given = self._staged if payload is None else _keyframes(payload)
         if given is None:
             raise RuntimeError("commit: expected a payload, since nothing is staged")
@@ -72,7 +75,8 @@ class SpatialMemoryState(Uncopied):
         except BaseException:
             store.restore(before)
             raise
-        self._staged = None
+        if payload is None:
+            self._staged = None
 
     def append(self, payload: _Payload | Sequence[_Payload]) -> None:
         """Remember keyframes."""
@@ -109,7 +113,7 @@ class SpatialMemoryState(Uncopied):
 
     @property
     def recomputable(self) -> bool:
-        """Whether another object could make it again: no, what was seen is known here alone."""
+        """Whether ``recompute_source``, of which there is none by default, could make it again now."""
         return self.recompute_source is not None and bool(self.recompute_source.resident)
 
     @property
