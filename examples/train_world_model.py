@@ -263,7 +263,13 @@ def main():
     parser.add_argument("--rooms", type=int, default=60, help="To train on.")
     parser.add_argument("--frames", type=int, default=48, help="Of the walk that leaves and returns.")
     parser.add_argument("--steps", type=int, default=10, help="Of denoising.")
-    parser.add_argument("--seeds", type=int, default=3, help="Of the noise, each in a room of its own.")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        choices=range(1, 1 + len(UNSEEN)),
+        help="Of the noise, each in a room of its own.",
+    )
     parser.add_argument("--weights", type=Path, help="Of an earlier run, in place of training.")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -276,7 +282,7 @@ def main():
         model = WorldModel().eval()
         model.dit.load_state_dict(torch.load(arguments.weights, weights_only=True))
     scores = []
-    for seed, room in zip(range(arguments.seeds), UNSEEN, strict=False):
+    for seed, room in enumerate(UNSEEN[: arguments.seeds]):
         path, views, videos, back = come_back(model, room, arguments.frames, arguments.steps, seed)
         scores.append({name: score(path, views, video, back) for name, video in videos.items()})
         draw(views, videos, back, arguments.output / f"room-{seed}.png")

@@ -111,5 +111,14 @@ class TestRecovery:
         assert len(errors.frames) >= 4
         assert errors.mean_rotation < 0.03
 
+    def test_input_errors(self, path, seen):
+        video, image, depth = np.zeros((24, 96, 160, 3)), seen[0].image, seen[0].depth
+        with pytest.raises(ValueError, match=r"depth: expected that of the frames of images, \[0\], got that of \[1\]"):
+            locate_frames(video, {0: image}, {1: depth}, path)
+        with pytest.raises(ValueError, match="images: frame"):
+            locate_frames(video, {24: image}, {24: depth}, path)
+        with pytest.raises(TypeError, match="intrinsics"):
+            recover_path(video, 3)
+
     def test_nothing_to_see(self, path, seen):
         assert recover_path(np.full((3, 96, 160, 3), 0.5, np.float32), CAMERA) == {}

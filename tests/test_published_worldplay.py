@@ -159,6 +159,8 @@ class TestSelection:
         for select in (worldplay.select_aligned_memory_frames, worldplay.select_mem_frames_wan):
             with pytest.raises(ValueError, match=r"current_frame_idx: expected 3 to 43, .* got 44"):
                 select(w2c, 44, 20, 12, 4, points_local=points)
+            with pytest.raises(ValueError, match="pred_latent_size"):
+                select(w2c, 40, 20, 12, 0, points_local=points)
         with pytest.raises(TypeError, match="points_local: expected points from generate_points_in_sphere"):
             worldplay.select_aligned_memory_frames(w2c, 40, 20, 12, 4)
         with pytest.raises(ValueError, match=r"w2c_list\[4\]: expected finite"):

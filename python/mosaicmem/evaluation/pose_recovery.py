@@ -60,11 +60,13 @@ def locate_frames(
         For the frames with an image of the scene, in the world of ``path``.
     """
     require_pycolmap()
-    camera = path.intrinsics
+    camera = check_instance("path", path, CameraTrajectory).intrinsics
     frames = as_pixels("video", video, (len(path), camera.height, camera.width, 3))
     around, found = check_integer("neighbours", neighbours, minimum=0), {}
-    known = sorted(images)
-    scene = {i: _SceneView(images[i], depth[i], path, check_integer("images: frame", i, minimum=0)) for i in known}
+    known = sorted(check_integer("images: frame", i, minimum=0, maximum=len(path) - 1) for i in images)
+    if set(depth) != set(known):
+        raise ValueError(f"depth: expected that of the frames of images, {known}, got that of {sorted(depth)}")
+    scene = {i: _SceneView(images[i], depth[i], path, i) for i in known}
     for place, i in enumerate(known):
         near = [scene[j] for j in known[max(0, place - around) : place + around + 1]]
         pose = _locate(frames[i], near, camera, path[i].timestamp)
@@ -87,8 +89,8 @@ def recover_path(video: ArrayLike, intrinsics: CameraIntrinsics) -> dict[int, Ca
     require_pycolmap()
     import pycolmap
 
-    frames = as_pixels("video", video, ("F", intrinsics.height, intrinsics.width, 3))
     check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    frames = as_pixels("video", video, ("F", intrinsics.height, intrinsics.width, 3))
     with tempfile.TemporaryDirectory() as folder:
         images, database, models = (Path(folder) / name for name in ("images", "database.db", "models"))
         images.mkdir()

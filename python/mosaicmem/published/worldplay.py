@@ -103,6 +103,7 @@ def select_aligned_memory_frames(
         In ascending order. All earlier frames, if they are ``memory_frames`` at most.
     """
     start, most = check_integer("current_frame_idx", current_frame_idx, minimum=0), memory_frames
+    check_integer("pred_latent_size", pred_latent_size, minimum=1)
     if start <= most:
         return list(range(start))
     _check_range(start, w2c_list)
@@ -136,6 +137,7 @@ def select_mem_frames_wan(
         Clips of four and the last frames do not make exactly ``memory_frames``.
     """
     start = check_integer("current_frame_idx", current_frame_idx, minimum=0)
+    check_integer("pred_latent_size", pred_latent_size, minimum=1)
     _check_range(start, w2c_list)
     context = range(max(0, start - temporal_context_size), start)
     chosen: list[int] = []
