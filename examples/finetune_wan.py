@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import WanPipeline
 from diffusers.training_utils import cast_training_params, compute_density_for_timestep_sampling
 from peft import LoraConfig, get_peft_model_state_dict
@@ -62,9 +62,10 @@ def with_memory(pipe, rank):
     return handles
 
 
-def loss_of(dit, config, handles, batch, text, shift, anchored):
+def loss_of(dit, handles, batch, text, shift, anchored):
     """Flow matching; of TI2V models, whose first latent frame is given, on the frames after it."""
-    weight = handles[0].dit.patch_embedding.weight
+    bare = handles[0].dit  # without what accelerate wraps around it
+    weight = bare.patch_embedding.weight
     clean = batch["latents"]
     sigma = compute_density_for_timestep_sampling("logit_normal", len(clean), logit_mean=0.0, logit_std=1.0)
     sigma = (shift * sigma / (1 + (shift - 1) * sigma)).to(clean)
@@ -73,7 +74,7 @@ def loss_of(dit, config, handles, batch, text, shift, anchored):
     times = 1000 * sigma
     if anchored:
         noisy[:, :, 0] = clean[:, :, 0]
-        rows, columns = (n // p for n, p in zip(clean.shape[3:], config.patch_size[1:], strict=True))
+        rows, columns = (n // p for n, p in zip(clean.shape[3:], bare.config.patch_size[1:], strict=True))
         times = times[:, None].repeat(1, clean.shape[2] * rows * columns)
         times[:, : rows * columns] = 0
     for handle in handles:
@@ -85,7 +86,8 @@ def loss_of(dit, config, handles, batch, text, shift, anchored):
 
 def main():
     arguments = parse_arguments()
-    accelerator = Accelerator(mixed_precision=arguments.precision)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # gates, where memory is empty
+    accelerator = Accelerator(mixed_precision=arguments.precision, kwargs_handlers=[unused])
     torch.manual_seed(arguments.seed + accelerator.process_index)
     pipe = (
         WanPipeline.from_pretrained(arguments.model, torch_dtype=torch.bfloat16)
@@ -116,23 +118,21 @@ def main():
         dataset.encode()
     accelerator.wait_for_everyone()
     cast_training_params(pipe.transformer)  # float32, where bfloat16 would round most steps away
-    config = pipe.transformer.config
     trained = [p for p in pipe.transformer.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, arguments.rate)
     loader = DataLoader(dataset, arguments.batch, shuffle=True)
     dit, optimizer, loader = accelerator.prepare(pipe.transformer, optimizer, loader)
-    done, losses = 0, []
+    done = 0
     for dataset.epoch in count():
         for batch in loader:
             with accelerator.autocast():
-                loss = loss_of(dit, config, handles, batch, text, arguments.shift, bool(pipe.config.expand_timesteps))
+                loss = loss_of(dit, handles, batch, text, arguments.shift, bool(pipe.config.expand_timesteps))
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.item())
             done += 1
-            accelerator.print(f"step {done}: loss {losses[-1]:.4f}")
+            accelerator.print(f"step {done}: loss {loss.item():.4f}")
             if done == arguments.steps:
                 break
         if done == arguments.steps:

@@ -1,5 +1,6 @@
 """The examples run and show what they promise. Skipped where a package that they need is missing."""
 
+import os
 import re
 import subprocess
 import sys
@@ -88,11 +89,14 @@ def test_finetune_wan(tmp_path):
 
 
 @pytest.mark.torch
-def test_finetune_ti2v(tmp_path):
+def test_finetune_ti2v_in_two_processes(tmp_path):
     pytest.importorskip("peft")
     pytest.importorskip("diffusers")
     arguments = ("--kind", "ti2v", "--size", "128", "64", "--window", "5", "--steps", "2", "--checkpointing")
-    assert "step 2: loss" in run_example("finetune_wan.py", *arguments, "--output", tmp_path)
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", EXAMPLES / "finetune_wan.py"]
+    run = {"capture_output": True, "text": True, "check": True, "env": {**os.environ, "ACCELERATE_USE_CPU": "true"}}
+    printed = subprocess.run([*two, *arguments, "--precision", "bf16", "--output", tmp_path], **run).stdout
+    assert re.findall(r"step (\d): loss \d", printed) == ["1", "2"]  # one process prints
     assert {"kv", "canvas"} < {path.name for path in tmp_path.iterdir()}
 
 
