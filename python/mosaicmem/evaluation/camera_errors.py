@@ -27,7 +27,7 @@ class CameraErrors:
     translation : (N,) float64
         Distance between recovered and given position of each, in units of the scene.
     scale : float
-        Factor of the recovered translations, >= 0.
+        Factor by which recovered translations were multiplied, >= 0.
     """
 
     frames: tuple[int, ...]
