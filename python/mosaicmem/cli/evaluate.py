@@ -131,18 +131,11 @@ def evaluate(
     Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
     """
     if video is not None:
-        idle: dict[str, object] = {
-            "--memory-frames": memory_frames,
-            "--strategy": strategy,
-            "--composition": composition,
-        }
-        idle |= {"--budgets": budgets, "--config": config, "--set": changes, "--plot": plot}
+        chosen = {"--strategy": strategy, "--composition": composition, "--config": config, "--set": changes}
+        idle = chosen | {"--memory-frames": memory_frames, "--budgets": budgets, "--threads": threads, "--plot": plot}
         levels = {"--depth-noise": depth_noise, "--pose-noise": pose_noise, "--rotation-noise": rotation_noise}
-        idle |= {name: level or None for name, level in levels.items()} | {"--threads": threads}
-        idle |= {
-            "--stride": stride if stride != _STRIDE else None,
-            "--repeats": repeats if repeats != _REPEATS else None,
-        }
+        given = {"--stride": stride != _STRIDE, "--repeats": repeats != _REPEATS}
+        idle |= given | {name: level > 0 for name, level in levels.items()}
         check_useful(idle, "expected no --video with it, whose frames are all that is evaluated")
         _evaluate_video(video, scene, trajectory, frames, intrinsics, size, seed, output, force, as_json)
         return
