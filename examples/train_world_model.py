@@ -31,7 +31,7 @@ from mosaicmem.models import MemoryBatch, add_memory, wan_rope
 from mosaicmem.models.training import MemoryPolicy, RevisitDataset
 
 CAMERA = mm.CameraIntrinsics.from_fov(160, 96, fov_x=np.radians(75))
-VAE = mm.SyntheticVAE(stride=8, channels=8)
+VAE = mm.SyntheticVAE(stride=4, channels=6)
 WINDOW, OVERLAP = 6, 1
 BATCH, RATE, SHIFT = 4, 2.5e-3, 3.0
 LEAST = 0.05  # of sigma^2 in the loss's weights, which would grow without bound at low noise
@@ -84,13 +84,15 @@ class WorldModel(torch.nn.Module):
 
     prediction_type = "sample"
     uses_anchor = True  # windows begin with the latents of an image
-    patch = 2
+    patch = 4  # latent cells along an edge of a token
+    patch_size = (1, patch, patch)
 
     def __init__(self):
         super().__init__()
         self.dit = WanTransformer3DModel(
             num_attention_heads=6,
             attention_head_dim=32,
+            patch_size=self.patch_size,
             in_channels=VAE.channels + 6,
             out_channels=VAE.channels,
             text_dim=8,
@@ -103,7 +105,8 @@ class WorldModel(torch.nn.Module):
     def forward(self, noisy, sigma, rays, memory, anchored):
         """Clean latents (B, C, T, h, w) from noisy ones; ``anchored`` (B,) tells whose first frame is clean already."""
         self.memory.set(memory)
-        times = 1000 * sigma[:, None, None].repeat(1, noisy.shape[2], noisy.shape[3] * noisy.shape[4] // self.patch**2)
+        tokens = noisy.shape[3] * noisy.shape[4] // self.patch**2
+        times = 1000 * sigma[:, None, None].repeat(1, noisy.shape[2], tokens)
         times[:, 0] *= ~anchored[:, None]
         no_text = noisy.new_zeros(len(noisy), 1, 8)
         return self.dit(torch.cat([noisy, rays], 1), times.flatten(1), no_text, return_dict=False)[0]
@@ -120,7 +123,7 @@ class WorldModel(torch.nn.Module):
                 plucker(
                     torch.from_numpy(context.cameras.camera_from_world @ context.cameras[0].world_from_camera)[None]
                 ),
-                MemoryBatch.of_contexts(context, rope=wan_rope(self.dit)),
+                MemoryBatch.of_contexts(context, rope=wan_rope(self.dit), patch=self.patch_size),
             ),
         )
         anchored = torch.tensor([context.anchor is not None])
@@ -171,6 +174,7 @@ def train(minutes, rooms, seed):
         window=WINDOW,
         step=3,
         rope=wan_rope(model.dit),
+        patch=model.patch_size,
         policy=policy,
         top_k=1,  # the canvas shows memory to this model, not tokens
         seed=seed,
@@ -212,6 +216,7 @@ def come_back(model, room, frames, steps, seed):
         seed=seed,
         window_size=WINDOW,
         window_overlap=OVERLAP,
+        latent_patch_size=model.patch,
         num_inference_steps=steps,
         top_k=1,
     )

@@ -28,7 +28,12 @@ from onnx_models import PLAIN, red_model
 from scene_helpers import write_scene
 
 NO_PACKAGE = ("errors", "latent_colors", "synthetic", "memory.contents")  # public modules without __all__
-NEED_TORCH = ("published.lyra", "published.fastvideo")  # tested beside their callers
+NEED_TORCH = (
+    "published.lyra",
+    "published.fastvideo",
+    "published.gen3c",
+    "published.vmem",
+)  # tested beside their callers
 
 
 def public_classes():

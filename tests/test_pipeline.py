@@ -309,6 +309,10 @@ class TestFailure:
             AutoregressivePipeline(store=store)
         with pytest.raises(TypeError, match="vae: expected the methods of VAE, got object"):
             AutoregressivePipeline(vae=object())
+        backbone = SyntheticBackbone(DDPMScheduler())
+        backbone.patch = (1, 2, 2)
+        with pytest.raises(TypeError, match=r"backbone.patch: expected an integer, got \(1, 2, 2\)"):
+            AutoregressivePipeline(backbone=backbone)
         with pytest.raises(TypeError, match="config: expected PipelineConfig, got dict"):
             AutoregressivePipeline({"seed": 1})
         with pytest.raises(TypeError, match="trajectory: expected CameraTrajectory, got list"):

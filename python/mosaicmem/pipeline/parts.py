@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mosaicmem._arrays import check_methods
+from mosaicmem._arrays import check_integer, check_methods
 from mosaicmem.diffusion import (
     VAE,
     DDPMScheduler,
@@ -46,6 +46,7 @@ def check_parts(
         ("text_encoder", text_encoder, TextEncoder),
     ):
         check_methods(name, part, protocol)
+    check_integer("backbone.patch", getattr(backbone, "patch", 1), minimum=1)
     expected = getattr(scheduler, "prediction_type", backbone.prediction_type)
     if backbone.prediction_type != expected:
         raise ValueError(

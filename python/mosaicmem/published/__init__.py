@@ -1,8 +1,8 @@
 """Published memories under their original names, on this core, for models that were trained with them.
 
 `PatchMemory` is the one published with Matrix-Game 3.5. Its rules also choose keyframes of a store, as the strategies
-``pose_nearest`` and ``coverage``. `SpatialMemoryState` is a memory in vllm-omni's sessions; the module
-`mosaicmem.published.worldplay` (needs torch) is HY-WorldPlay's choice of frames.
+``pose_nearest`` and ``coverage``. `SpatialMemoryState` is a memory in vllm-omni's sessions. Modules that need torch
+hold those of FastVideo, GEN3C, HY-WorldPlay, Lyra-2 and VMem.
 """
 
 from mosaicmem.memory import register_strategy

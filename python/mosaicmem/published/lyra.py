@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mosaicmem._arrays import check_integer, check_number
+from mosaicmem.published._points import moved, projected, unprojected
 
 _TINY_DEPTH = 1e-7
 _SAME_DEPTH = 1e-6  # of the points that own a pixel
@@ -185,14 +186,8 @@ class Sparse3DCache:
         """Points (B, h w, 3) of the world. As in Lyra, those without depth lie at its origin, and count."""
         _check(depth, w2c, intrinsics)
         step = self._downsample
-        z = depth[:, 0, ::step, ::step].float()
-        rows, columns = (torch.arange(n, dtype=torch.float32, device=z.device) for n in z.shape[1:])
-        inverse = torch.linalg.inv(_thinned(intrinsics.float(), step))
-        row, column = torch.meshgrid(rows, columns, indexing="ij")
-        ray = [inverse[:, i, 0, None, None] * column + inverse[:, i, 1, None, None] * row for i in range(3)]
-        x, y, depth_of = (z * (part + inverse[:, i, 2, None, None]) for i, part in enumerate(ray))
-        points = _moved(torch.linalg.inv(w2c.float()), torch.stack([x, y, depth_of], dim=-1).flatten(1, 2))
-        return self._stored(torch.where((z > 0).flatten(1)[..., None], points, torch.zeros_like(points)))
+        thin = depth[:, 0, ::step, ::step].float()
+        return self._stored(unprojected(thin, w2c.float(), _thinned(intrinsics.float(), step)))
 
     def _seen(self, points: Tensor, w2c: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> _Seen:
         """Where points land on the thinned grid of each view."""
@@ -203,7 +198,7 @@ class Sparse3DCache:
         pixels, depths = [], []
         for view in range(views):
             camera = _thinned(intrinsics[:, view].float(), self._downsample)
-            x, y, z = _projected(camera, _moved(w2c[:, view].float(), points)).unbind(-1)
+            x, y, z = projected(camera, moved(w2c[:, view].float(), points)).unbind(-1)
             column, row = torch.round(x / (z + _TINY_DEPTH)), torch.round(y / (z + _TINY_DEPTH))
             valid = (z > 0) & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
             item = (view * len(z) + torch.arange(len(z), device=z.device))[:, None].expand_as(z)
@@ -245,21 +240,6 @@ def _thinned(intrinsics: Tensor, step: int) -> Tensor:
     for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)):
         scaled[:, row, column] *= 1 / step
     return scaled
-
-
-def _moved(matrix: Tensor, points: Tensor) -> Tensor:
-    """Points (B, N, 3) moved by matrices (B, 4, 4); sums from left to right, so that all devices agree."""
-    x, y, z = points.unbind(-1)
-    return torch.stack([_row(matrix, i, x, y, z) + matrix[:, i, 3, None] for i in range(3)], dim=-1)
-
-
-def _projected(intrinsics: Tensor, points: Tensor) -> Tensor:
-    x, y, z = points.unbind(-1)
-    return torch.stack([_row(intrinsics, i, x, y, z) for i in range(3)], dim=-1)
-
-
-def _row(matrix: Tensor, i: int, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    return matrix[:, i, 0, None] * x + matrix[:, i, 1, None] * y + matrix[:, i, 2, None] * z
 
 
 def _check(depth: Any, w2c: Any, intrinsics: Any) -> None:
