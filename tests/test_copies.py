@@ -28,12 +28,8 @@ from onnx_models import PLAIN, red_model
 from scene_helpers import write_scene
 
 NO_PACKAGE = ("errors", "latent_colors", "synthetic", "memory.contents")  # public modules without __all__
-NEED_TORCH = (
-    "published.lyra",
-    "published.fastvideo",
-    "published.gen3c",
-    "published.vmem",
-)  # tested beside their callers
+# Tested beside their callers.
+NEED_TORCH = tuple(f"published.{name}" for name in ("lyra", "fastvideo", "gen3c", "matrix_game", "vmem"))
 
 
 def public_classes():

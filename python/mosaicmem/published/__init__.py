@@ -2,7 +2,7 @@
 
 `PatchMemory` is the one published with Matrix-Game 3.5. Its rules also choose keyframes of a store, as the strategies
 ``pose_nearest`` and ``coverage``. `SpatialMemoryState` is a memory in vllm-omni's sessions. Modules that need torch
-hold those of FastVideo, GEN3C, HY-WorldPlay, Lyra-2 and VMem.
+hold those of FastVideo, GEN3C, HY-WorldPlay, Lyra-2, Matrix-Game 3.5 and VMem.
 """
 
 from mosaicmem.memory import register_strategy
