@@ -5,7 +5,7 @@ furnished rooms that no two samples share, with what memory shows of each window
 that it learns to live without memory too. Then it walks through rooms that it has never seen: it gets a few real
 frames, generates the way out and back, and is scored on its return, with memory and without, from the same noise.
 
-Takes about 25 minutes on two cores, of which training is 20. ``--minutes 1`` shows that it runs.
+Takes about 22 minutes on two cores, of which training is 20. ``--minutes 1`` shows that it runs.
 
     pip install '.[diffusers,evaluate]' pycolmap && python examples/train_world_model.py --output world-model
 """
@@ -267,7 +267,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=20, help="Of training.")
     parser.add_argument("--rooms", type=int, default=60, help="To train on.")
     parser.add_argument("--frames", type=int, default=48, help="Of the walk that leaves and returns.")
-    parser.add_argument("--steps", type=int, default=10, help="Of denoising.")
+    parser.add_argument("--steps", type=int, default=20, help="Of denoising.")
     parser.add_argument(
         "--seeds",
         type=int,

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from mosaicmem.published import _gen3c_splatting  # noqa: E402
+from mosaicmem.published._gen3c_alignment import bent_depth  # noqa: E402
 from mosaicmem.published.gen3c import Cache3D_Base, Cache3D_Buffer, Cache3D_BufferSelector, Cache4D  # noqa: E402
 
 HEIGHT, WIDTH = 20, 28
@@ -126,6 +127,19 @@ class TestBuffer:
         paired, _ = buffer().render_cache(torch.stack([near, far])[None], K[None].expand(1, 2, 3, 3))
         assert (alone[:, 0] - paired[:, 0]).abs().max() > 0.02
 
+    def test_whole_coordinates_count_twice_along_each_axis(self):
+        """The first pixel lands on the second with 2 x 2, the second halfway to the third with 2 x 1 / 2."""
+        where = torch.tensor([[1.0, 0, 1], [1.5, 0, 1], [50, 0, 1], [50, 0, 1]])  # x z, y z, z
+        where[:, :2] *= 1 + 1e-7  # as the division takes it away
+        row, reached = _gen3c_splatting.soft_splat(torch.tensor([[[1.0, 0, 0, 0]]]), where, None, torch.tensor(1.0), -1)
+        assert row[0, 0].tolist() == pytest.approx([-1, 0.8, 0, -1])
+        assert reached.tolist() == [[False, True, True, False]]
+
+    def test_pixels_without_depth_are_at_the_worlds_origin(self):
+        points = buffer(input_w2c=w2c(0.4, 0.2)[None], filter_points_threshold=1.0).input_points[0, 0, 0, 0]
+        assert (points[0, :3] == 0).all()
+        assert (points[1:].abs().sum(-1) > 0.5).all()
+
     def test_depth_has_no_axis_of_channels(self):
         found, masks = buffer().render_cache(TARGETS, TARGET_KS, render_depth=True)
         assert found.shape == (1, 3, 1, HEIGHT, WIDTH)
@@ -177,6 +191,24 @@ class TestBuffer:
             found = cache.input_points[0, 0, 0, 0, ..., 2]
             errors[method] = (found - truth[0, 0])[4:12, 12:20].abs().mean()
         assert errors["non_rigid"] < 0.6 * errors["rigid"]
+
+    def test_bending_follows_the_gradient_of_its_loss(self):
+        generator = torch.Generator().manual_seed(5)
+        new, target = (2 + torch.rand(HEIGHT, WIDTH, generator=generator) for _ in range(2))
+        seen, pose = torch.rand(HEIGHT, WIDTH, generator=generator) > 0.4, w2c(0.2, 0.3)
+        rays = torch.from_numpy(pixel_rays() @ pose[:3, :3].numpy().T.astype(np.float64))
+        factor = torch.ones(HEIGHT, WIDTH, dtype=torch.float64, requires_grad=True)
+        adam = torch.optim.Adam([factor], lr=1e-3)
+        for _ in range(100):
+            apart = (new * factor)[..., None] * rays - target[..., None] * rays
+            around = torch.nn.functional.avg_pool2d(factor[None], 3, 1, 1)[0]
+            adam.zero_grad()
+            (apart.abs()[seen].mean() + 0.1 * (around - factor).abs().mean()).backward()
+            adam.step()
+        found = bent_depth(new, target, seen, pose, K[0]) / new
+        assert (found - factor).abs().median() < 1e-3
+        assert ((found - factor).abs() < 0.01).float().mean() > 0.9
+        assert (found[~seen] - 1).abs().mean() > 0.005  # the smoothness alone moves these
 
     def test_bending_runs_in_inference_mode(self):
         caches = buffer(), buffer()

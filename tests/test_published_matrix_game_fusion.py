@@ -75,6 +75,7 @@ class TestChoosing:
 
     def test_depth_is_sampled_as_opencv_rounds(self):
         assert nearest_rows(80, 448)[45] == 251  # not 252
+        assert nearest_rows(8, 186)[4] == 92  # not 93
         assert nearest_rows(44, 392)[[11, 22]].tolist() == [97, 195]
         assert nearest_rows(ROWS, DEPTH[0]).tolist() == [3 * i for i in range(ROWS)]
 

@@ -324,6 +324,21 @@ class TestChoice:
         assert pipeline.initial_threshold == measured
         assert found["context_time_indices"].tolist()[:2] == [8, 6]
 
+    def test_the_threshold_falls_by_a_sixth_until_there_are_enough(self):
+        """Frames 0.09 rad apart: from 0.3, the first threshold below 0.18 rad takes every second frame."""
+        pipeline = filled(8)
+        pipeline.initial_threshold = 0.3
+        found = pipeline.get_context_info(targets(7))["context_time_indices"].tolist()
+        threshold, wanted = 0.3, [7]
+        while len(wanted) < 4:
+            for frame in range(6, -1, -1):
+                far = all(apart(c2w(frame), c2w(other)) >= threshold for other in wanted)
+                if len(wanted) < 4 and far:
+                    wanted.append(frame)
+            threshold /= 1.2
+        assert found == wanted == [7, 3, 0, 5]
+        assert pipeline.initial_threshold == 0.3
+
     def test_without_suppression_the_newest_frame_is_second(self):
         pipeline = filled(9)
         found = pipeline.get_context_info(targets(2), use_non_maximum_suppression=False)
