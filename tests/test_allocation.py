@@ -280,7 +280,9 @@ def test_objects_of_the_core():
         lambda _: _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0),
         lambda _: _core.KeyframeParams(1, 1, 0.1, scales),
         lambda _: _core.BlendOptions(_core.Direction.forward, 0.1, scales),
-        lambda _: _core.TargetGrids((*K.params, 80, 48, 0.1, 10.0), np.eye(4)[None], np.zeros(1), 6, 10, 8.0),
+        lambda _: _core.TargetGrids(
+            np.array([(*K.params, 80, 48, 0.1, 10.0)]), np.eye(4)[None], np.zeros(1), 6, 10, 8.0
+        ),
         lambda _: _core.MemoryStore(2, None, None, _core.Eviction.redundant),
         lambda _: _core.VoxelMap(0.1),
         lambda _: _core.VoxelMap(0.1).fork(),

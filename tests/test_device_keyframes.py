@@ -60,6 +60,13 @@ def targets(count=3):
     return CameraTrajectory([CameraPose(p.world_from_camera, 20.0) for p in path(14)[4 : 4 + count]], K)
 
 
+def zooming(count=3):
+    some = targets(count)
+    return CameraTrajectory(
+        some.poses, [CameraIntrinsics.from_fov(160, 96, fov_x=np.radians(70 - 12 * i)) for i in range(count)]
+    )
+
+
 def assert_alike(device, expected, got, part=2e-3):
     """The canvases agree except in a fraction `part` of the cells, where float32 rounding tips a decision."""
     few = part * expected.coverage.size
@@ -219,6 +226,12 @@ class TestChoosing:
         )
         assert expected.coverage.any()
         assert_alike(device, expected, got)
+
+    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    def test_cameras_that_zoom(self, device, stores, composition):
+        host, there = stores
+        retrieval = KeyframeRetrieval(composition=composition)
+        assert_alike(device, retrieval.retrieve(host, zooming(), STRIDE), retrieval.retrieve(there, zooming(), STRIDE))
 
     def test_patches_are_composed_too(self, device, stores):
         patches = KeyframeRetrieval("top_k")

@@ -6,6 +6,7 @@ import pytest
 from conftest import random_pose
 from memory_helpers import COLUMNS, ROWS, STRIDE, K, random_keyframe
 from mosaicmem import (
+    CameraIntrinsics,
     CameraPose,
     CameraTrajectory,
     MemoryRetrieval,
@@ -73,6 +74,11 @@ class TestTopK:
                 diversity_penalty=penalty,
             )
         assert found.count.max() >= 3
+
+    def test_cameras_that_zoom(self, rng, twins):
+        cameras = [CameraIntrinsics(K.fx * f, K.fy * f, K.cx, K.cy, K.width, K.height) for f in (0.7, 1.0, 1.6)]
+        found = twins.assert_alike(CameraTrajectory(list(views(rng, 3)), cameras), top_k=50)
+        assert found.count.min() > 0
 
     def test_least_visibility(self, rng, twins):
         for least in (0.0, 0.3, 0.9):

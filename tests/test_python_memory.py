@@ -27,7 +27,7 @@ ids, eye, camera = store.patch_ids, np.eye(4), (*K.params, 80.0, 48.0, 0.05, 100
 keyframe = (latents, _core.LatentType.float32, depth, None, 8.0, K.params, eye, 0.0, _core.Provenance.observed, 100, 1)
 half, scales = ids[:20].copy(), _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0)
 earlier = store._core.fork()
-views, times, room = eye[None].copy(), np.zeros(1), (1, 9)
+views, cameras, times, room = eye[None].copy(), np.array([camera]), np.zeros(1), (1, 9)
 found = (np.empty(room, np.int64), np.empty(room), np.empty((*room, 2)), np.empty(room), np.empty(1, np.int32))
 cells = (*room, 4)
 tokens = (
@@ -46,9 +46,9 @@ ACTIONS = {
     "export": lambda core: core.export_observations(),
     "describe": lambda core: core.describe(half),
     "statistics": lambda core: core.statistics(),
-    "retrieve": lambda core: core.retrieve_window(camera, views, times, 9, (0.0, 0.01, 0.0, 1.0, 1.0), found, 0),
+    "retrieve": lambda core: core.retrieve_window(cameras, views, times, 9, (0.0, 0.01, 0.0, 1.0, 1.0), found, 0),
     "tokens": lambda core: core.retrieve_tokens(
-        camera, views, times, 9, (0.0, 0.01, 0.0, 1.0, 1.0), 8.0, 0.0, found, tokens, 0
+        cameras, views, times, 9, (0.0, 0.01, 0.0, 1.0, 1.0), 8.0, 0.0, found, tokens, 0
     ),
     "land": lambda core: core.project_tokens(half, camera, eye),
     "bounds": lambda core: core.bounds(),

@@ -230,9 +230,9 @@ class TestNerfstudioSharesFields:
         with pytest.raises(FormatError, match=r"frames\[1\]: camera_model"):
             self.load(tmp_path, {"camera_model": "PINHOLE"}, {}, {"camera_model": "OPENCV_FISHEYE"})
 
-    def test_the_first_camera_that_differs_is_named(self, tmp_path):
-        with pytest.raises(FormatError, match=r"frames\[1\]: expected the camera of frames\[0\]"):
-            self.load(tmp_path, {}, {}, {"fl_x": 501}, {"fl_x": 502})
+    def test_the_first_size_that_differs_is_named(self, tmp_path):
+        with pytest.raises(FormatError, match=r"frames\[1\]: expected the image size of frames\[0\]"):
+            self.load(tmp_path, {}, {}, {"w": 501}, {"w": 502})
 
 
 class TestPly:

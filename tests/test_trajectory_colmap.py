@@ -85,7 +85,7 @@ class TestColmap:
             (
                 PINHOLE + "2 PINHOLE 640 480 400 400 320 240\n",
                 IMAGE + "2 1 0 0 0 0 0 0 2 b.png\n\n",
-                r"b\.png: expected the camera of a\.png .* a trajectory has one camera",
+                r"b\.png: expected the image size of a\.png, 64x48, got 640x480; a trajectory has images of one size",
             ),
         ],
     )

@@ -300,7 +300,7 @@ class TestMatrixGame:
             (k.T, "transposed"),
             (k @ np.array([[1, 0.1, 0], [0, 1, 0], [0, 0, 1]]), "skew"),
             (2 * k, "scaled by 2"),
-            (k * [[1], [-1], [1]], "fy: expected more than 0|expected the camera of"),
+            (k * [[1], [-1], [1]], "fy: expected more than 0"),
         ):
             stack = np.stack([k, wrong, k])
             for intrinsics in (wrong, stack):

@@ -39,8 +39,7 @@ class TestNerfstudio:
         each = {"frames": [{**frame, **mine}, {**frame, **mine}]}
         assert self.load(tmp_path, each).intrinsics == CameraIntrinsics(70, 71, 30, 20, 60, 40)
         mixed = {"frames": [{**frame, **mine}, {**frame, **mine, "fl_x": 75}]}
-        with pytest.raises(FormatError, match=r"frames\[1\]: expected the camera of frames\[0\]"):
-            self.load(tmp_path, mixed)
+        assert [camera.fx for camera in self.load(tmp_path, mixed).cameras] == [70, 75]
 
     @pytest.mark.parametrize(
         ("changes", "message"),

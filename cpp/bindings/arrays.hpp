@@ -88,12 +88,20 @@ inline View to_view(const std::array<double, 8>& camera, const Array<double>& ca
     return to_view(camera, to_affine(camera_from_world));
 }
 
-// One view for each of camera_from_world (n, 4, 4).
-inline std::vector<View> to_views(const std::array<double, 8>& camera,
+// One view for each of camera_from_world (n, 4, 4). cameras (n, 8), as to_view takes them, or one
+// that all views share (1, 8).
+inline std::vector<View> to_views(const Array<double>& cameras,
                                   const Array<double>& camera_from_world) {
+    const std::vector<Affine> affines = to_affines(camera_from_world);
+    const bool shared = extent(cameras, 0) == 1;
+    if (extent(cameras, 1) != 8 || extent(cameras, 0) != (shared ? 1 : affines.size()))
+        throw py::value_error("expected one camera of 8 numbers, or one for each view");
     std::vector<View> views;
-    for (const Affine& affine : to_affines(camera_from_world))
-        views.push_back(to_view(camera, affine));
+    for (std::size_t i = 0; i < affines.size(); ++i) {
+        std::array<double, 8> camera;
+        std::memcpy(camera.data(), cameras.data() + (shared ? 0 : 8 * i), sizeof camera);
+        views.push_back(to_view(camera, affines[i]));
+    }
     return views;
 }
 

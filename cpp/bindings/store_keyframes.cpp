@@ -10,13 +10,14 @@
 namespace mosaicmem::bindings {
 namespace {
 
-// camera: fx, fy, cx, cy, width, height, near, far; camera_from_world (n, 4, 4); times (n).
-std::unique_ptr<Targets> to_targets(const std::array<double, 8>& camera,
+// cameras: fx, fy, cx, cy, width, height, near, far, (1, 8) or (n, 8); camera_from_world (n, 4, 4);
+// times (n).
+std::unique_ptr<Targets> to_targets(const Array<double>& cameras,
                                     const Array<double>& camera_from_world,
                                     const Array<double>& times, std::size_t rows,
                                     std::size_t columns, double stride) {
     auto targets = std::make_unique<Targets>();
-    for (const View& view : to_views(camera, camera_from_world)) {
+    for (const View& view : to_views(cameras, camera_from_world)) {
         const double time = times.data()[targets->grids.size()];
         targets->grids.push_back({view, rows, columns, stride, time});
     }
@@ -190,8 +191,9 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
              py::arg("direction"), py::arg("depth_tolerance"), py::arg("scales"));
     m.attr("most_picks") = kCandidates;
     py::class_<Targets> targets(m, "TargetGrids", checked_new());
-    def_init(targets, &to_targets, py::arg("camera"), py::arg("camera_from_world").noconvert(),
-             py::arg("times").noconvert(), py::arg("rows"), py::arg("columns"), py::arg("stride"));
+    def_init(targets, &to_targets, py::arg("cameras").noconvert(),
+             py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
+             py::arg("rows"), py::arg("columns"), py::arg("stride"));
     targets.def_property_readonly("count", [](const Targets& self) { return self.grids.size(); })
         .def_property_readonly("rows", [](const Targets& self) { return self.grids.at(0).rows; })
         .def_property_readonly("columns",

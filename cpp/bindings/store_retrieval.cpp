@@ -54,11 +54,11 @@ std::vector<RetrievalParams> to_params(const Array<double>& times, const Retriev
     return params;
 }
 
-bool retrieve_views(const BoundStore& store, const std::array<double, 8>& camera,
+bool retrieve_views(const BoundStore& store, const Array<double>& cameras,
                     const Array<double>& camera_from_world, const Array<double>& times,
                     std::size_t top_k, const RetrievalWeights& options, FoundOut found,
                     int num_threads) {
-    const std::vector<View> views = to_views(camera, camera_from_world);
+    const std::vector<View> views = to_views(cameras, camera_from_world);
     const FoundArrays out = to_found(found);
     const auto params = to_params(times, options, top_k);
     const py::gil_scoped_release release;
@@ -67,14 +67,11 @@ bool retrieve_views(const BoundStore& store, const std::array<double, 8>& camera
     });
 }
 
-std::optional<py::dict> retrieve_tokens_of_views(const BoundStore& store,
-                                                 const std::array<double, 8>& camera,
-                                                 const Array<double>& camera_from_world,
-                                                 const Array<double>& times, std::size_t top_k,
-                                                 const RetrievalWeights& options, double stride,
-                                                 double seconds_per_latent, FoundOut found,
-                                                 TokensOut tokens, int num_threads) {
-    const std::vector<View> views = to_views(camera, camera_from_world);
+std::optional<py::dict> retrieve_tokens_of_views(
+    const BoundStore& store, const Array<double>& cameras, const Array<double>& camera_from_world,
+    const Array<double>& times, std::size_t top_k, const RetrievalWeights& options, double stride,
+    double seconds_per_latent, FoundOut found, TokensOut tokens, int num_threads) {
+    const std::vector<View> views = to_views(cameras, camera_from_world);
     const FoundArrays out = to_found(found);
     const TokenArrays tokens_out = to_tokens(tokens, stride, seconds_per_latent);
     const auto params = to_params(times, options, top_k);
@@ -93,11 +90,11 @@ std::optional<py::dict> retrieve_tokens_of_views(const BoundStore& store,
 
 void bind_store_retrieval(BoundStoreClass& store) {
     store
-        .def("retrieve_window", &retrieve_views, py::arg("camera"),
+        .def("retrieve_window", &retrieve_views, py::arg("cameras").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
              py::arg("top_k"), py::arg("options"), py::arg("found").noconvert(),
              py::arg("num_threads"))
-        .def("retrieve_tokens", &retrieve_tokens_of_views, py::arg("camera"),
+        .def("retrieve_tokens", &retrieve_tokens_of_views, py::arg("cameras").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
              py::arg("top_k"), py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"),
              py::arg("found").noconvert(), py::arg("tokens").noconvert(), py::arg("num_threads"));

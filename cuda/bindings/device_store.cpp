@@ -19,7 +19,6 @@
 namespace mosaicmem::bindings {
 namespace {
 
-using Camera = std::array<double, 8>;  // fx, fy, cx, cy, width, height, near, far
 // See FoundArrays, TokenArrays and CanvasArrays.
 using FoundViews = std::array<DeviceArray, 5>;
 using TokenViews = std::array<DeviceArray, 10>;
@@ -68,20 +67,20 @@ class BoundDeviceStore {
     }
 
     // Always has room, so returns true, as the host does on success.
-    bool retrieve_window(const Camera& camera, const Array<double>& camera_from_world,
+    bool retrieve_window(const Array<double>& cameras, const Array<double>& camera_from_world,
                          const Array<double>& times, std::size_t, const RetrievalWeights& options,
                          const FoundViews& found, const Execution& execution) {
-        retrieve(views_of(camera, camera_from_world, times), options, to_found(found), execution);
+        retrieve(views_of(cameras, camera_from_world, times), options, to_found(found), execution);
         return true;
     }
 
-    py::dict retrieve_tokens(const Camera& camera, const Array<double>& camera_from_world,
+    py::dict retrieve_tokens(const Array<double>& cameras, const Array<double>& camera_from_world,
                              const Array<double>& times, std::size_t,
                              const RetrievalWeights& options, double stride,
                              double seconds_per_latent, const FoundViews& found,
                              const TokenViews& tokens, const Execution& execution) {
         const TokenArrays out = to_tokens(tokens, stride, seconds_per_latent);
-        const auto views = views_of(camera, camera_from_world, times);
+        const auto views = views_of(cameras, camera_from_world, times);
         const FoundArrays patches = to_found(found);
         const cuda::Mirror mirror = mirror_with(out.channels);
         {
@@ -186,11 +185,11 @@ class BoundDeviceStore {
                                execution);
     }
 
-    Views views_of(const Camera& camera, const Array<double>& camera_from_world,
+    Views views_of(const Array<double>& cameras, const Array<double>& camera_from_world,
                    const Array<double>& times) const {
         const Affine world_from_index = store_.mirror().world_from_index;
         Views views;
-        for (const View& view : to_views(camera, camera_from_world)) {
+        for (const View& view : to_views(cameras, camera_from_world)) {
             views.push_back(
                 {view, view.camera_from_world * world_from_index, times.data()[views.size()]});
         }
@@ -290,11 +289,11 @@ void bind_cuda_device_store(py::module_& m) {
              py::arg("execution"), Released())
         .def("prefetch", &Self::prefetch, py::arg("observations").noconvert(), py::arg("execution"),
              Released())
-        .def("retrieve_window", &Self::retrieve_window, py::arg("camera"),
+        .def("retrieve_window", &Self::retrieve_window, py::arg("cameras").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
              py::arg("top_k"), py::arg("options"), py::arg("found"), py::arg("execution"),
              Released())
-        .def("retrieve_tokens", &Self::retrieve_tokens, py::arg("camera"),
+        .def("retrieve_tokens", &Self::retrieve_tokens, py::arg("cameras").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
              py::arg("top_k"), py::arg("options"), py::arg("stride"), py::arg("seconds_per_latent"),
              py::arg("found"), py::arg("tokens"), py::arg("execution"))

@@ -114,7 +114,7 @@ most_picks: int
 
 class TargetGrids:
     def __init__(
-        self, camera: _Camera, camera_from_world: _F64, times: _F64, rows: int, columns: int, stride: float
+        self, cameras: _F64, camera_from_world: _F64, times: _F64, rows: int, columns: int, stride: float
     ) -> None: ...
     @property
     def count(self) -> int: ...
@@ -203,7 +203,7 @@ class MemoryStore:
     ) -> tuple[NDArray[np.uint64], KeyframeArrays]: ...
     def retrieve_window(
         self,
-        camera: _Camera,
+        cameras: _F64,
         camera_from_world: _F64,
         times: _F64,
         top_k: int,
@@ -213,7 +213,7 @@ class MemoryStore:
     ) -> bool: ...
     def retrieve_tokens(
         self,
-        camera: _Camera,
+        cameras: _F64,
         camera_from_world: _F64,
         times: _F64,
         top_k: int,

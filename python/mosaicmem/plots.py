@@ -72,7 +72,7 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     if trajectory is not None and path is not None:
         eyes = path[:, :3, 3] @ plane.T
         axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path, and some of its cameras")
-        tan = 0.5 * trajectory.intrinsics.width / trajectory.intrinsics.fx
+        tan = 0.5 * trajectory.cameras[0].width / trajectory.cameras[0].fx
         some = path[:: max(1, len(path) // 24)]
         _draw_cameras(axes, some, plane, tan, 1.5 * _FRUSTUM * size, _PATH, None)
     axes.set_aspect("equal")
@@ -160,12 +160,12 @@ def plot_retrieved(
         Strategy that composes the view; `KeyframeRetrieval` by default.
     """
     check_integer("frame", frame, minimum=0, maximum=len(trajectory) - 1)
-    view = CameraTrajectory([trajectory[frame]], trajectory.intrinsics)
+    view = trajectory[frame : frame + 1]
     composed = (retrieval or KeyframeRetrieval()).retrieve(store, view, stride)
     found = store.retrieve(view.intrinsics, view[0], top_k=top_k, diversity_radius=2.0 * stride)
     projected = store.project_tokens(found.ids, view.intrinsics, view[0])
     picture = _picture(composed.latents[0], composed.coverage[0])
-    camera = trajectory.intrinsics
+    camera = view.intrinsics
     figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 1.3, 1, 2)
     for each in axes:
         each.imshow(picture, extent=(0, camera.width, camera.height, 0), interpolation="nearest")

@@ -10,14 +10,15 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 
 
 def summarize_trajectory(path: CameraTrajectory) -> dict[str, Any]:
-    """Frame count, distance, rotation, duration and bounds as plain JSON; angles in degrees, lengths in metres."""
+    """Statistics as plain JSON, with the intrinsics of the first frame; angles in degrees, lengths in metres."""
     centres = path.world_from_camera[:, :3, 3]
     turns = [math.degrees(a.angle_to(b)) for a, b in pairwise(path)]
     steps = max(1, len(path) - 1)
     return {
         "frames": len(path),
-        "intrinsics": path.intrinsics.to_dict(),
-        "fov_degrees": [math.degrees(angle) for angle in path.intrinsics.fov],
+        "intrinsics": path.cameras[0].to_dict(),
+        "zooms": path.zooms,
+        "fov_degrees": [math.degrees(angle) for angle in path.cameras[0].fov],
         "seconds": path.duration,
         "metres": path.length,
         "metres_a_frame": path.length / steps,

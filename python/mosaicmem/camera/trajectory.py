@@ -15,7 +15,7 @@ from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_num
 from mosaicmem._files import write_json
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
-from mosaicmem.camera.trajectory_file import SCHEMA, SCHEMA_VERSION, read_frames
+from mosaicmem.camera.trajectory_file import SCHEMA, read_frames
 from mosaicmem.errors import FormatError
 
 _DOWN = np.array([0.0, 1.0, 0.0])
@@ -23,7 +23,7 @@ _DOWN = np.array([0.0, 1.0, 0.0])
 
 @dataclass(frozen=True)
 class CameraTrajectory(Sequence[CameraPose]):
-    """A sequence of poses that share intrinsics; one pose per frame.
+    """A sequence of poses with intrinsics; one pose per frame.
 
     The shapes (`circle`, `orbit`, `line`, `look_around`) move in the horizontal plane of a
     world whose up is -y, one pose every 1 / ``fps`` seconds.
@@ -32,13 +32,15 @@ class CameraTrajectory(Sequence[CameraPose]):
     ----------
     poses : sequence of CameraPose
         At least one; timestamps must not decrease.
-    intrinsics : CameraIntrinsics
+    intrinsics : CameraIntrinsics, or a sequence of one for each pose
+        Of images of one size. Frames may zoom: ``cameras`` has the intrinsics of each frame, and ``intrinsics`` those
+        that all frames share; it raises if they differ.
     """
 
     poses: tuple[CameraPose, ...]
-    intrinsics: CameraIntrinsics
+    cameras: tuple[CameraIntrinsics, ...]
 
-    def __init__(self, poses: Sequence[CameraPose], intrinsics: CameraIntrinsics) -> None:
+    def __init__(self, poses: Sequence[CameraPose], intrinsics: CameraIntrinsics | Sequence[CameraIntrinsics]) -> None:
         poses = tuple(poses)
         for i, pose in enumerate(poses):
             if not isinstance(pose, CameraPose):
@@ -50,10 +52,8 @@ class CameraTrajectory(Sequence[CameraPose]):
                 )
         if not poses:
             raise ValueError("poses: expected at least one pose, got none")
-        if not isinstance(intrinsics, CameraIntrinsics):
-            raise TypeError(f"intrinsics: expected CameraIntrinsics, got {type(intrinsics).__name__}")
         object.__setattr__(self, "poses", poses)
-        object.__setattr__(self, "intrinsics", intrinsics)
+        object.__setattr__(self, "cameras", _cameras(intrinsics, len(poses)))
 
     def __len__(self) -> int:
         return len(self.poses)
@@ -64,11 +64,51 @@ class CameraTrajectory(Sequence[CameraPose]):
     def __getitem__(self, index: slice) -> CameraTrajectory: ...
     def __getitem__(self, index: int | slice) -> CameraPose | CameraTrajectory:
         if isinstance(index, slice):
-            return CameraTrajectory(self.poses[index], self.intrinsics)
+            return CameraTrajectory(self.poses[index], self.cameras[index])
         return self.poses[index]
 
     def __iter__(self) -> Iterator[CameraPose]:
         return iter(self.poses)
+
+    # Cameras
+
+    @property
+    def zooms(self) -> bool:
+        """Whether the intrinsics of any two frames differ."""
+        first = self.cameras[0]
+        return any(camera is not first and camera != first for camera in self.cameras)
+
+    @property
+    def intrinsics(self) -> CameraIntrinsics:
+        """The intrinsics that all frames share.
+
+        Raises
+        ------
+        ValueError
+            Those of some frames differ; the message says which.
+        """
+        first = self.cameras[0]
+        for i, camera in enumerate(self.cameras):
+            if camera is not first and camera != first:
+                raise ValueError(
+                    f"intrinsics: expected those that all frames share, got {camera} of frame {i} after {first}; use "
+                    "cameras[i], or read the trajectory with intrinsics_mode='first_frame' or 'mean'"
+                )
+        return first
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the images, pixels."""
+        return self.cameras[0].width, self.cameras[0].height
+
+    def taken(self, frames: Sequence[int]) -> CameraTrajectory:
+        """The frames of these indices."""
+        return CameraTrajectory([self.poses[i] for i in frames], [self.cameras[i] for i in frames])
+
+    def padded(self, multiple: int) -> CameraTrajectory:
+        """The same path of images that are padded on the right and at the bottom; see `CameraIntrinsics.padded`."""
+        padded = {camera: camera.padded(multiple) for camera in set(self.cameras)}
+        return CameraTrajectory(self.poses, [padded[camera] for camera in self.cameras])
 
     # Shapes
 
@@ -156,15 +196,16 @@ class CameraTrajectory(Sequence[CameraPose]):
         """This path, then the same poses in reverse; the turning point is not repeated. Time keeps increasing."""
         end = self.poses[-1].timestamp
         back = [pose.at(end + (end - pose.timestamp)) for pose in reversed(self.poses[:-1])]
-        return CameraTrajectory([*self.poses, *back], self.intrinsics)
+        return CameraTrajectory([*self.poses, *back], [*self.cameras, *reversed(self.cameras[:-1])])
 
     def then(self, other: CameraTrajectory) -> CameraTrajectory:
         """This path, then ``other``, its times shifted to start one of its frame intervals after this path ends."""
-        if other.intrinsics != self.intrinsics:
-            raise ValueError(f"other: expected the intrinsics {self.intrinsics}, got {other.intrinsics}")
+        if not (self.zooms or other.zooms) and other.cameras[0] != self.cameras[0]:
+            raise ValueError(f"other: expected the intrinsics {self.cameras[0]}, got {other.cameras[0]}")
         step = other[1].timestamp - other[0].timestamp if len(other) > 1 else 0.0
         offset = self.poses[-1].timestamp + step - other[0].timestamp
-        return CameraTrajectory([*self.poses, *(pose.at(pose.timestamp + offset) for pose in other)], self.intrinsics)
+        poses = [*self.poses, *(pose.at(pose.timestamp + offset) for pose in other)]
+        return CameraTrajectory(poses, [*self.cameras, *other.cameras])
 
     # Measures
 
@@ -225,16 +266,19 @@ class CameraTrajectory(Sequence[CameraPose]):
     # Files
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: schema, version, intrinsics, and world_from_camera with a timestamp per frame."""
-        return {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
-            "intrinsics": self.intrinsics.to_dict(),
-            "frames": [
-                {"timestamp": pose.timestamp, "world_from_camera": pose.world_from_camera.tolist()}
-                for pose in self.poses
-            ],
-        }
+        """The JSON form: schema, version, intrinsics, and world_from_camera with a timestamp per frame.
+
+        Frames whose intrinsics differ from those of the first have their own.
+        """
+        first = self.cameras[0]
+        frames: list[dict[str, Any]] = [
+            {"timestamp": pose.timestamp, "world_from_camera": pose.world_from_camera.tolist()} for pose in self.poses
+        ]
+        for frame, camera in zip(frames, self.cameras, strict=True):
+            if camera != first:
+                frame["intrinsics"] = camera.to_dict()
+        version = 2 if self.zooms else 1  # readers of version 1 would give all frames the first one's
+        return {"schema": SCHEMA, "schema_version": version, "intrinsics": first.to_dict(), "frames": frames}
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON, atomically. Numbers round-trip exactly."""
@@ -259,11 +303,32 @@ class CameraTrajectory(Sequence[CameraPose]):
     @classmethod
     def _load(cls, path: str | Path, *, judged: bool) -> CameraTrajectory:
         """`load`; pass ``judged=False`` where the caller knows the unit of the times."""
-        poses, intrinsics = read_frames(path, judged=judged)
+        poses, cameras = read_frames(path, judged=judged)
         try:
-            return cls(poses, intrinsics)
+            return cls(poses, cameras)
         except ValueError as error:
             raise FormatError(path, f"frames: {error}") from None
+
+
+def _cameras(intrinsics: CameraIntrinsics | Sequence[CameraIntrinsics], frames: int) -> tuple[CameraIntrinsics, ...]:
+    """The intrinsics of each frame, those that are equal as one object."""
+    if isinstance(intrinsics, CameraIntrinsics):
+        return (intrinsics,) * frames
+    if not isinstance(intrinsics, Sequence):
+        raise TypeError(f"intrinsics: expected CameraIntrinsics, or one for each pose, got {type(intrinsics).__name__}")
+    if len(intrinsics) != frames:
+        raise ValueError(f"intrinsics: expected one, or one for each of the {frames} poses, got {len(intrinsics)}")
+    known: dict[CameraIntrinsics, CameraIntrinsics] = {}
+    for i, camera in enumerate(intrinsics):
+        if not isinstance(camera, CameraIntrinsics):
+            raise TypeError(f"intrinsics[{i}]: expected CameraIntrinsics, got {type(camera).__name__}")
+        known.setdefault(camera, camera)
+        if (camera.width, camera.height) != (intrinsics[0].width, intrinsics[0].height):
+            raise ValueError(
+                f"intrinsics[{i}]: expected those of images of {intrinsics[0].width}x{intrinsics[0].height}, as all "
+                f"frames of a trajectory, got {camera.width}x{camera.height}"
+            )
+    return tuple(known[camera] for camera in intrinsics)
 
 
 def _frame_times(num_frames: int, fps: float) -> list[float]:

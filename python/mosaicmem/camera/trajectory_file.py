@@ -1,4 +1,4 @@
-"""The JSON file of a trajectory, as `CameraTrajectory.save` writes it: schema, camera, and one pose per frame."""
+"""The JSON file of a trajectory, as `CameraTrajectory.save` writes it: schema, intrinsics, and one pose per frame."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mosaicmem.camera.times import judge_times
 from mosaicmem.errors import FormatError, suspect
 
 SCHEMA = "mosaicmem.trajectory"
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)  # 2: frames may have intrinsics of their own
 
 
-def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], CameraIntrinsics]:
-    """The poses of all frames and their camera; pass ``judged=False`` where the caller knows the unit of the times.
+def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], list[CameraIntrinsics]]:
+    """The poses of all frames and their intrinsics; pass ``judged=False`` where the caller knows the unit of the times.
 
     Raises
     ------
@@ -31,23 +31,20 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], Ca
     document = read_json_object(path)
     if document.get("schema") != SCHEMA:
         raise FormatError(path, f'expected "schema": "{SCHEMA}", got {document.get("schema")!r}')
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise FormatError(path, f'expected "schema_version": {SCHEMA_VERSION}, got {document.get("schema_version")!r}')
+    if document.get("schema_version") not in SCHEMA_VERSIONS:
+        versions = " or ".join(map(str, SCHEMA_VERSIONS))
+        raise FormatError(path, f'expected "schema_version": {versions}, got {document.get("schema_version")!r}')
     unread = Unread(("schema", "schema_version", "intrinsics", "frames", "timestamp", "world_from_camera"))
     unread.check("", document)
     where = "intrinsics"
     try:
-        fields = _object(document["intrinsics"])
-        refuse_bent({**document, **fields})
-        unknown = {name for name in fields if not may_bend(name)} - set(CameraIntrinsics.__dataclass_fields__)
-        if unknown:
-            raise ValueError(f"unknown key {min(unknown)!r}")
-        intrinsics = CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
+        refuse_bent(document)
+        shared = _intrinsics(document["intrinsics"])
         where = "frames"
         if not isinstance(document["frames"], list):
             raise TypeError(f"expected a list, got {type(document['frames']).__name__}")
         count = len(document["frames"])
-        matrices, times = np.empty((count, 4, 4)), np.empty(count)
+        matrices, times, cameras = np.empty((count, 4, 4)), np.empty(count), [shared] * count
         for i, frame in enumerate(document["frames"]):
             where = f"frames[{i}]"
             frame = _object(frame)
@@ -55,6 +52,8 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], Ca
             refuse_bent(frame)
             matrix = as_array("world_from_camera", frame["world_from_camera"], np.float64, (4, 4), finite=True)
             matrices[i], times[i] = matrix, check_number("timestamp", frame["timestamp"])
+            if "intrinsics" in frame:
+                cameras[i] = _intrinsics(frame["intrinsics"])
     except KeyError as error:
         raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
     except (TypeError, ValueError) as error:
@@ -70,7 +69,16 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], Ca
     unread.say(Path(path))
     if judged and (suspicion := judge_times(times)):
         suspect(f"{path}: {suspicion}")
-    return poses, intrinsics
+    return poses, cameras
+
+
+def _intrinsics(value: Any) -> CameraIntrinsics:
+    fields = _object(value)
+    refuse_bent(fields)
+    unknown = {name for name in fields if not may_bend(name)} - set(CameraIntrinsics.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"unknown key {min(unknown)!r}")
+    return CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Inputs:
 
         if self.sequence is None:
             return {}
-        shape = (self.path.intrinsics.height, self.path.intrinsics.width, 3)
+        shape = (*self.path.size[::-1], 3)
         return {n: as_pixels("image", self.sequence[i].image, shape) for n, i in enumerate(self.targets)}
 
 
@@ -165,7 +165,7 @@ class FirstFrame:
 
         if self.image is None:
             return {}
-        camera = path.intrinsics
+        camera = path.cameras[0]
         pixels = read_color(self.image, (camera.width, camera.height))
         if self.depth_file is None:
             if estimator is None:

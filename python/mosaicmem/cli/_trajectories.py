@@ -51,6 +51,7 @@ def read_trajectory(
     *,
     format: str | None = None,
     camera: CameraIntrinsics | None = None,
+    mode: str = "per_frame",
 ) -> CameraTrajectory:
     """A path from a file of any format. ``camera`` is that of a scene, used if the file has none of its own."""
     from mosaicmem.camera.formats import detect_format, load_trajectory
@@ -67,7 +68,9 @@ def read_trajectory(
         raise UsageError(f"--fps: expected none for {path}, as files of the format {kind} have times")
     rate = 30.0 if fps is None else fps
     with blames({"size": "--size", "intrinsics": "--intrinsics", "fps": "--fps", "time_unit": "--time-unit"}):
-        return load_trajectory(path, kind, intrinsics=given, size=pixels, fps=rate, time_unit=time_unit)
+        return load_trajectory(
+            path, kind, intrinsics=given, size=pixels, fps=rate, time_unit=time_unit, intrinsics_mode=mode
+        )
 
 
 def parse_camera(intrinsics: str | None, size: str | None) -> CameraIntrinsics | None:

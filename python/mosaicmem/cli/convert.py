@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mosaicmem.camera.formats import format_names
+from mosaicmem.camera.formats.options import INTRINSICS_MODES
 from mosaicmem.cli._common import (
     AsJson,
     Debug,
@@ -44,6 +45,15 @@ def convert(
     size: Size = None,
     fps: Fps = None,
     time_unit: TimeUnit = None,
+    intrinsics_mode: Annotated[
+        str,
+        typer.Option(
+            "--intrinsics-mode",
+            metavar="|".join(INTRINSICS_MODES),
+            help="Of a file whose frames have different intrinsics: keep them, or give all those of the first, or the "
+            "mean.",
+        ),
+    ] = "per_frame",
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -65,6 +75,7 @@ def convert(
     if kind is None:
         raise UsageError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
     check_choice("--to", kind, kinds)
+    check_choice("--intrinsics-mode", intrinsics_mode, INTRINSICS_MODES)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     check_apart({"TARGET": target}, {"SOURCE": source})
@@ -75,7 +86,7 @@ def convert(
     else:
         output = check_output_file(target, force, suffixes, name="TARGET")
     found = source_format or detect_format(source)
-    path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found)
+    path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found, mode=intrinsics_mode)
     if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)
@@ -92,7 +103,8 @@ def convert(
         "frames": len(path),
         "metres": path.length,
         "seconds": path.duration,
-        "intrinsics": path.intrinsics.to_dict(),
+        "intrinsics": path.cameras[0].to_dict(),
+        "zooms": path.zooms,
     }
     if as_json:
         print_json(figures)

@@ -94,7 +94,6 @@ def _inspect_store(
     verify: bool,
     settings: PipelineConfig,
 ) -> dict[str, Any]:
-    from mosaicmem.camera import CameraTrajectory
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.storage import verify as verify_folder
     from mosaicmem.memory.summary import COVERAGE, coverage_along, stride_of, summarize, summarize_files
@@ -107,7 +106,7 @@ def _inspect_store(
     if given is not None:
         path = read_trajectory(*given)
         pixels = stride or stride_of(opened)
-        path = CameraTrajectory(path.poses, path.intrinsics.padded(pixels))
+        path = path.padded(pixels)
         frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
         report.update({f"mean_{name}": sum(row[name] for row in frames) / len(frames) for name in COVERAGE})
         if coverage:

@@ -156,9 +156,7 @@ def _draw(
 
 
 def _padded(path: CameraTrajectory, stride: int) -> CameraTrajectory:
-    from mosaicmem.camera import CameraTrajectory
-
-    return CameraTrajectory(path.poses, path.intrinsics.padded(stride))
+    return path.padded(stride)
 
 
 def _draw_views(

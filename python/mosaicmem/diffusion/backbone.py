@@ -152,9 +152,12 @@ def prior_latents(context: MemoryContext, channels: int) -> F32:
 
 def _directions(cameras: CameraTrajectory, stride: int) -> F64:
     """Unit viewing direction in the world of each cell of each camera, (T, h, w, 3)."""
-    grid = cameras.intrinsics.latent_grid(stride)
+    grids = [camera.latent_grid(stride) for camera in (cameras.cameras if cameras.zooms else cameras.cameras[:1])]
+    grid = grids[0]
     y, x = np.meshgrid(np.arange(grid.height) + 0.5, np.arange(grid.width) + 0.5, indexing="ij")
-    rays = grid.unproject(np.stack([x.ravel(), y.ravel()], axis=1), np.ones(x.size))
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    world = np.einsum("tij,nj->tni", cameras.world_from_camera[:, :3, :3], rays)
+    cells = np.stack([x.ravel(), y.ravel()], axis=1)
+    rays = np.stack([each.unproject(cells, np.ones(x.size)) for each in grids])
+    rays /= np.linalg.norm(rays, axis=2, keepdims=True)
+    rays = np.broadcast_to(rays, (len(cameras), *rays.shape[1:]))
+    world = np.einsum("tij,tnj->tni", cameras.world_from_camera[:, :3, :3], rays)
     return np.asarray(world.reshape(len(cameras), grid.height, grid.width, 3))

@@ -110,7 +110,7 @@ def check_truth(trajectory: CameraTrajectory, truth: Mapping[int, F32]) -> None:
     ValueError
         A frame does not exist, or an image has another size.
     """
-    shape = (trajectory.intrinsics.height, trajectory.intrinsics.width, 3)
+    shape = (*trajectory.size[::-1], 3)
     for frame, image in truth.items():
         check_integer("truth: frame", frame, minimum=0, maximum=len(trajectory) - 1)
         check_shape(f"truth[{frame}]", np.shape(image), shape)

@@ -119,7 +119,7 @@ class _SceneView:
     """Features of a view of the scene, as points of the world."""
 
     def __init__(self, image: ArrayLike, depth: ArrayLike, path: CameraTrajectory, frame: int) -> None:
-        camera, pose = path.intrinsics, path[frame]
+        camera, pose = path.cameras[frame], path[frame]
         shape = (camera.height, camera.width)
         pixels, descriptors = _features(as_pixels(f"images[{frame}]", image, (*shape, 3)))
         z = as_depth(f"depth[{frame}]", depth, shape)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mosaicmem._arrays import F64, Bool
-from mosaicmem.camera import CameraTrajectory
+from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.errors import suspect
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.store import MosaicMemoryStore
@@ -55,18 +55,18 @@ def explain_absence(store: MosaicMemoryStore, targets: CameraTrajectory, options
     origins = described["world_from_camera"][:, :, 3]
     depth = float(np.median(np.linalg.norm(described["centre"] - origins, axis=1)))
     behind = []
-    for pose in targets[:_MOST_TARGETS]:
+    for pose, camera in zip(targets[:_MOST_TARGETS], targets.cameras, strict=False):
         local = described["centre"] @ pose.camera_from_world[:3, :3].T + pose.camera_from_world[:3, 3]
-        pixels, z = targets.intrinsics.project(local)
+        pixels, z = camera.project(local)
         inside = (z > 0) & (pixels >= 0).all(axis=1)
-        inside &= (pixels < [targets.intrinsics.width, targets.intrinsics.height]).all(axis=1)
+        inside &= (pixels < [camera.width, camera.height]).all(axis=1)
         if inside.any():
             ages = pose.timestamp - described["timestamp"][inside]
             generated = described["generated"][inside]
             if options.generated_weight == 0 and generated.mean() >= _MOSTLY:
                 count = f"{int(generated.sum())} of {len(generated)} patches in view"
                 return Absence(f"{count} were generated, and generated_weight = 0 leaves those out", False)
-            hidden = _hidden(targets, pixels[inside], z[inside], ages, generated, options)
+            hidden = _hidden(camera, pixels[inside], z[inside], ages, generated, options)
             if hidden is not None:
                 return Absence(f"{hidden}; typical depth in memory is {depth:.4g}", True)
         behind.append(float((z <= 0).mean()))
@@ -83,7 +83,7 @@ def suspect_mistake(store: MosaicMemoryStore, targets: CameraTrajectory, options
 
 
 def _hidden(
-    targets: CameraTrajectory, pixels: F64, z: F64, ages: F64, generated: Bool, options: RetrievalOptions
+    camera: CameraIntrinsics, pixels: F64, z: F64, ages: F64, generated: Bool, options: RetrievalOptions
 ) -> str | None:
     """Which setting hides most of the patches in view."""
 
@@ -96,7 +96,6 @@ def _hidden(
         return told(near, f"are nearer than near = {options.near:g}") + "; near is in units of the scene: set it lower"
     if far.mean() >= _MOSTLY:
         return told(far, f"are farther than far = {options.far:g}") + "; far is in units of the scene: set it higher"
-    camera = targets.intrinsics
     off = np.hypot((pixels[:, 0] - camera.cx) / camera.width, (pixels[:, 1] - camera.cy) / camera.height)
     score = np.maximum(0, 1 - off) / (1 + 0.1 * z) * np.where(generated, options.generated_weight, 1.0)
     low = (score < options.min_visibility) & ~near & ~far

@@ -25,6 +25,7 @@ from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.recency import suspect_forgotten
 from mosaicmem.memory.results import FOUND, RetrievedPatches, RetrievedWindow, StoreStatistics
 from mosaicmem.memory.storage import ExportedStore
+from mosaicmem.memory.target_grids import camera_rows
 
 if TYPE_CHECKING:
     from mosaicmem._core import BlendOptions, KeyframeParams, MemoryStore, TargetGrids
@@ -73,13 +74,14 @@ class StoreQueries:
         chosen = RetrievalOptions(**options)
         found = self._retrieved(intrinsics, pose, chosen)
         if not len(found):
-            suspect_forgotten(self, intrinsics, [pose], chosen)
+            suspect_forgotten(self, CameraTrajectory([pose], intrinsics), chosen)
         return found
 
     def _retrieved(self, intrinsics: CameraIntrinsics, pose: CameraPose, options: RetrievalOptions) -> RetrievedPatches:
         """`retrieve` without the warning."""
         camera, camera_from_world = _view(intrinsics, pose, options.near, options.far)
-        window = self._window(camera, camera_from_world[None], np.array([pose.timestamp]), options, len(self))
+        time = np.array([pose.timestamp])
+        window = self._window(np.array([camera]), camera_from_world[None], time, options, len(self))
         return window.packed()[0]
 
     def retrieve_window(self, targets: CameraTrajectory, **options: Any) -> RetrievedWindow:
@@ -96,14 +98,14 @@ class StoreQueries:
         chosen = RetrievalOptions(**options)
         window = self._window(*cameras(targets, chosen), chosen, chosen.top_k)
         if self._place.may_look and not window.count.any():
-            suspect_forgotten(self, targets.intrinsics, list(targets), chosen)
+            suspect_forgotten(self, targets, chosen)
         return window
 
     def _window(
-        self, camera: Any, camera_from_world: F64, times: F64, options: RetrievalOptions, most: int
+        self, cameras: F64, camera_from_world: F64, times: F64, options: RetrievalOptions, most: int
     ) -> RetrievedWindow:
         """`retrieve_window` with room for ``most`` patches per camera."""
-        views, asked = len(camera_from_world), (camera, camera_from_world, times, options.top_k, options.weights())
+        views, asked = len(camera_from_world), (cameras, camera_from_world, times, options.top_k, options.weights())
         while True:
             with self._reading() as (call, memory):
                 arrays, found = room_for(call, (views, self._place.room(options.top_k, most)), FOUND)
@@ -249,10 +251,10 @@ def _view(intrinsics: CameraIntrinsics, pose: CameraPose, near: float, far: floa
     return (*intrinsics.params, intrinsics.width, intrinsics.height, near, far), pose.camera_from_world
 
 
-def cameras(targets: CameraTrajectory, options: Any) -> tuple[Any, F64, F64]:
+def cameras(targets: CameraTrajectory, options: Any) -> tuple[F64, F64, F64]:
     """The cameras of a window as the core takes them; ``options`` has near and far."""
-    camera, _ = _view(targets.intrinsics, targets[0], options.near, options.far)
-    return camera, targets.camera_from_world, np.array([pose.timestamp for pose in targets])
+    times = np.array([pose.timestamp for pose in targets])
+    return camera_rows(targets, options.near, options.far), targets.camera_from_world, times
 
 
 def _as_points(points: ArrayLike) -> F64:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mosaicmem.errors import suspect
 
 if TYPE_CHECKING:
-    from mosaicmem.camera import CameraIntrinsics, CameraPose
+    from mosaicmem.camera import CameraTrajectory
     from mosaicmem.memory.options import RetrievalOptions
     from mosaicmem.memory.queries import StoreQueries
 
 _HALF_LIVES = 30.0  # a score has then decayed to a billionth, which no visibility makes up for
 
 
-def suspect_forgotten(
-    store: StoreQueries, intrinsics: CameraIntrinsics, poses: Sequence[CameraPose], options: RetrievalOptions
-) -> None:
-    """Warn with `SuspiciousInput`, once per store, if poses see patches and each is at least 30 half-lives old.
+def suspect_forgotten(store: StoreQueries, targets: CameraTrajectory, options: RetrievalOptions) -> None:
+    """Warn with `SuspiciousInput`, once per store, if targets see patches and each is at least 30 half-lives old.
 
     Call this when nothing was retrieved. Ages that large are hardly ever intended: they suggest times in another unit.
     """
@@ -28,11 +25,11 @@ def suspect_forgotten(
     last = store.statistics().last_time
     if last is None:
         return
-    age = min(pose.timestamp for pose in poses) - last
+    age = targets[0].timestamp - last
     if not age > _HALF_LIVES * options.half_life:
         return
     ageless = replace(options, half_life=0.0, top_k=1)
-    if not any(len(store._retrieved(intrinsics, pose, ageless)) for pose in poses):
+    if not any(len(store._retrieved(*camera, ageless)) for camera in zip(targets.cameras, targets, strict=True)):
         return
     store._said_forgotten = True
     suspect(

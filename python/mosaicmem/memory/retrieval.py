@@ -63,7 +63,7 @@ class MemoryRetrieval:
         check_instance("targets", targets, CameraTrajectory)
         if self.temporal == "offset":
             seconds_per_latent = check_number("seconds_per_latent", seconds_per_latent, above=0.0)
-        grid = targets.intrinsics.latent_grid(stride)
+        grid = targets.cameras[0].latent_grid(stride)
         age_unit = 0.0 if seconds_per_latent is None or self.temporal == "target" else seconds_per_latent
         answer = None
         while answer is None:  # the store may grow after its patches are counted
@@ -109,7 +109,7 @@ class MemoryRetrieval:
         return {**patches, **tokens, **masks, "sources": KeyframeTable.of_core(table)}
 
     def _suspect_absence(self, store: MosaicMemoryStore, targets: CameraTrajectory) -> None:
-        suspect_forgotten(store, targets.intrinsics, list(targets), self.options)
+        suspect_forgotten(store, targets, self.options)
         if not self._has_warned:
             ageless = replace(self.options, half_life=0.0)  # suspect_forgotten has checked ages
             self._has_warned = suspect_mistake(store, targets, ageless)

@@ -119,7 +119,7 @@ def coverage_along(
     retrieval = KeyframeRetrieval(**keyframes)
     frames = []
     for i, pose in enumerate(trajectory):
-        one = CameraTrajectory([pose], trajectory.intrinsics)
+        one = trajectory[i : i + 1]
         found = store.retrieve(one.intrinsics, pose, **patches)
         canvas = retrieval.retrieve(store, one, stride)
         frames.append(

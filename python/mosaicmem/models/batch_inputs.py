@@ -12,7 +12,7 @@ from mosaicmem.diffusion import TemporalLayout
 from mosaicmem.errors import suspect
 from mosaicmem.memory import Mosaic, MosaicMemoryStore
 from mosaicmem.models.dit_tokens import DiTTokens
-from mosaicmem.models.prope_cameras import PRoPECameras, relative_sources, subframe_cameras
+from mosaicmem.models.prope_cameras import PRoPECameras, relative_sources, subframes_of
 
 
 def samples_of(
@@ -47,7 +47,7 @@ def samples_of(
 
 def latent_cameras(frames: CameraTrajectory, temporal: TemporalLayout) -> CameraTrajectory:
     """The camera that stands for each latent frame of a video whose frames have these cameras."""
-    return CameraTrajectory([frames[i] for i in temporal.reference_frames(len(frames))], frames.intrinsics)
+    return frames.taken(temporal.reference_frames(len(frames)))
 
 
 def check_patch(patch: Any) -> tuple[int, int]:
@@ -71,9 +71,11 @@ def cameras_of(
     """The cameras of one sample. ``frames`` are its targets as given, ``cameras`` those of its latent frames."""
     layout = options.get("layout", "half")
     subframes = 4 if layout == "full" or (temporal is not None and layout == "contiguous") else 1
-    reference, matrix = cameras[0], np.asarray(cameras.intrinsics.matrix)
-    sources, matrices = relative_sources(None if mosaic is None else mosaic.sources, reference, matrix)
-    likely = 2 * matrices[:, :2, 2] / (cameras.intrinsics.width, cameras.intrinsics.height)  # the middle is at half
+    reference, rows = cameras[0], subframes_of(len(frames), temporal, subframes)
+    sources, matrices = relative_sources(
+        None if mosaic is None else mosaic.sources, reference, np.asarray(cameras.cameras[0].matrix)
+    )
+    likely = 2 * matrices[:, :2, 2] / cameras.size  # the middle is at half
     if (likely < 2 / 3).any() or (likely > 1.5).any():
         suspect(
             "prope: keyframes seem to be of images of another size than the targets', by which PRoPE normalizes all "
@@ -81,13 +83,13 @@ def cameras_of(
         )
     of_token = tokens.source.flatten().cpu().numpy()
     return PRoPECameras(
-        targets=(subframe_cameras(frames, temporal, subframes) @ reference.world_from_camera)[None],
-        target_matrices=matrix[None],
+        targets=(frames.camera_from_world[rows] @ reference.world_from_camera)[None],
+        target_matrices=np.array([camera.matrix for camera in frames.cameras])[rows][None],
         sources=sources[None],
         source_matrices=matrices[None],
         source=of_token[None],
         source_positions=tokens.source_positions.reshape(1, -1, 2).cpu().numpy(),
         grid=grid,
-        size=(cameras.intrinsics.height, cameras.intrinsics.width),
+        size=cameras.size[::-1],
         options=options,
     )

@@ -375,7 +375,7 @@ class _Maker:
 
     def check_size(self, cameras: CameraTrajectory, stride: int) -> None:
         """Check that a transformer's patches fill the images of a sample."""
-        camera, (rows, columns) = cameras.intrinsics, (stride * self.patch[0], stride * self.patch[1])
+        camera, (rows, columns) = cameras.cameras[0], (stride * self.patch[0], stride * self.patch[1])
         if camera.height % rows or camera.width % columns:
             raise ValueError(
                 f"targets: expected images of whole patches, in multiples of {rows} x {columns} pixels, "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mosaicmem._arrays import F64, I64
 from mosaicmem.attention import PRoPE
-from mosaicmem.camera import CameraPose, CameraTrajectory
+from mosaicmem.camera import CameraPose
 from mosaicmem.camera.pose import rigid_part
 from mosaicmem.diffusion.temporal import TemporalLayout
 from mosaicmem.memory.results import KeyframeTable
@@ -26,8 +26,8 @@ class PRoPECameras:
     ----------
     targets : (B, T, S, 4, 4) float64
         camera_from_world of the S sub-frames of each latent frame, relative to the sample's first target.
-    target_matrices : (B, 3, 3) float64
-        K of the targets, pixels.
+    target_matrices : (B, T, S, 3, 3) float64
+        K of these, pixels.
     sources : (B, V, 4, 4) float64
         Of the keyframes of memory, relative to the same camera.
     source_matrices : (B, V, 3, 3) float64
@@ -65,13 +65,13 @@ class PRoPECameras:
     def _pair(self, head_dim: int) -> tuple[PRoPE, PRoPE]:
         """PRoPE of the queries and of the memory tokens of all samples."""
         if head_dim not in self._made:
-            batch, frames, subframes = self.targets.shape[:3]
+            batch, _, subframes = self.targets.shape[:3]
             views = self.sources.shape[1]
             common = {"image_width": self.size[1], "image_height": self.size[0], **self.options}
             of_queries = PRoPE(
                 head_dim,
                 self.targets.reshape(-1, subframes, 4, 4),
-                np.repeat(self.target_matrices, frames, axis=0)[:, None].repeat(subframes, axis=1),
+                self.target_matrices.reshape(-1, subframes, 3, 3),
                 patches_y=self.grid[0],
                 patches_x=self.grid[1],
                 **common,
@@ -152,21 +152,20 @@ def _together(apply: Any, x: Tensor) -> Tensor:
     return apply(joined).reshape(heads, batch, tokens, dim).transpose(0, 1)
 
 
-def subframe_cameras(targets: CameraTrajectory, temporal: TemporalLayout | None, subframes: int) -> F64:
-    """camera_from_world of the sub-frames of each latent frame, (T, S, 4, 4).
+def subframes_of(count: int, temporal: TemporalLayout | None, subframes: int) -> I64:
+    """Which of ``count`` frames are the sub-frames of each latent frame, (T, S).
 
-    Without ``temporal``, targets are latent frames, whose sub-frames share one camera.
+    Without ``temporal``, frames are latent frames, whose sub-frames share one camera.
     """
-    matrices = np.asarray(targets.camera_from_world)
-    if temporal is not None and subframes == 1:
-        return np.asarray(matrices[temporal.reference_frames(len(targets))][:, None])
     if temporal is None:
-        return np.repeat(matrices[:, None], subframes, axis=1)
+        return np.arange(count)[:, None].repeat(subframes, axis=1)
+    if subframes == 1:
+        return np.array(temporal.reference_frames(count))[:, None]
     rows = []
-    for latent in range(temporal.num_latents(len(targets))):
-        frames = temporal.frames_of(latent, len(targets))
+    for latent in range(temporal.num_latents(count)):
+        frames = temporal.frames_of(latent, count)
         rows.append([frames[min(i * len(frames) // subframes, len(frames) - 1)] for i in range(subframes)])
-    return np.asarray(matrices[np.array(rows)])
+    return np.array(rows)
 
 
 def relative_sources(sources: KeyframeTable | None, reference: CameraPose, matrix: F64) -> tuple[F64, F64]:

@@ -33,7 +33,7 @@ from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.denoising import denoise
 from mosaicmem.pipeline.first_view import suspect_unseen
-from mosaicmem.pipeline.frames import cross_faded, extended, padded_path
+from mosaicmem.pipeline.frames import cross_faded, extended
 from mosaicmem.pipeline.keyframes import KeyframeWriter
 from mosaicmem.pipeline.parts import check_parts, scheduler_of
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
@@ -198,7 +198,7 @@ class AutoregressivePipeline(Uncopied):
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
-        return self._conditioner.context(self.store, padded_path(cameras, self._cell), window)
+        return self._conditioner.context(self.store, cameras.padded(self._cell), window)
 
     def windows(self, trajectory: CameraTrajectory) -> list[range]:
         """The frames of each window of a run along a path."""
@@ -248,7 +248,7 @@ class AutoregressivePipeline(Uncopied):
             Memory is not empty, but shows next to nothing to the first target; the message names the likely causes.
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
-        size = (trajectory.intrinsics.height, trajectory.intrinsics.width)
+        size = trajectory.size[::-1]
         run = Progress(size, np.zeros((len(trajectory), *size, 3), dtype=np.float32))
         first = self._keyframes.first_frame(trajectory, image, depth)
         for window in self._windows(trajectory, run, checkpoint, first, on_window, on_step):
@@ -269,7 +269,7 @@ class AutoregressivePipeline(Uncopied):
         Parameters and errors are those of `generate`. Each window is generated when it is requested.
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
-        run = Progress((trajectory.intrinsics.height, trajectory.intrinsics.width))
+        run = Progress(trajectory.size[::-1])
         return self._windows(trajectory, run, checkpoint, self._keyframes.first_frame(trajectory, image, depth), None)
 
     def _windows(
@@ -285,10 +285,10 @@ class AutoregressivePipeline(Uncopied):
         if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
             raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
         kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        path = padded_path(trajectory, self._cell)
+        path = trajectory.padded(self._cell)
         keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
         plan = WindowPlan(c, self.vae.temporal, path)
-        given = RunPlan(path, trajectory.intrinsics, plan, keyframes, None if first is None else first[0])
+        given = RunPlan(path, trajectory.cameras, plan, keyframes, None if first is None else first[0])
         with kept or nullcontext():
             known = 0
             if kept is not None:
@@ -296,7 +296,7 @@ class AutoregressivePipeline(Uncopied):
                 known = kept.windows or 0
             before = self.store.snapshot()
             if first is not None and not known:
-                self.observe(*first, trajectory.intrinsics, trajectory[0])
+                self.observe(*first, trajectory.cameras[0], trajectory[0])
             for index, frames in enumerate(plan.ranges):
                 run.begin(index, frames)
                 if kept is not None and index < known:
@@ -341,7 +341,7 @@ class AutoregressivePipeline(Uncopied):
                 "decoded video",
                 to_host("decoded video", self._decode(latents, len(frames), index)),
                 np.float32,
-                (len(frames), path.intrinsics.height, path.intrinsics.width, 3),
+                (len(frames), *path.size[::-1], 3),
                 finite=True,
                 values=True,
             )
@@ -354,7 +354,7 @@ class AutoregressivePipeline(Uncopied):
             with run("remember"):
                 new = [i for i in given.keyframes if run.end <= i < frames.stop] if c.use_memory else []
                 layout = given.windows.layout(index)
-                count = self._keyframes.remember(self.store, new, frames, blended, latents, given.size, path, layout)
+                count = self._keyframes.remember(self.store, new, frames, blended, latents, given.cameras, path, layout)
             statistics = WindowStatistics(
                 window=index,
                 first_frame=frames.start,
@@ -384,7 +384,7 @@ class AutoregressivePipeline(Uncopied):
         """A window restored from a checkpoint."""
         with run("checkpoint"):
             record, path, frames = kept.load(index), given.path, given.windows.ranges[index]
-            expected = (len(frames), path.intrinsics.height, path.intrinsics.width, 3)
+            expected = (len(frames), *path.size[::-1], 3)
             decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
             images = cross_faded(run.shared(frames), decoded)
             empty = self._conditioner.empty(self.store, given.windows.cameras(path, index), index)
@@ -415,7 +415,7 @@ class AutoregressivePipeline(Uncopied):
         fields: dict[str, Any] = {"frames": given.path[frames.start : frames.stop], "shared": len(shared)}
         fields |= {"temporal": given.windows.layout(index), "previous": run.latents}
         if getattr(self.backbone, "uses_anchor", False):
-            first = None if given.image is None or index else extended(given.image, given.path.intrinsics, "edge")
+            first = None if given.image is None or index else extended(given.image, given.path.cameras[0], "edge")
             begins = shared[0] if len(shared) else first
             if begins is not None:
                 anchor = self.vae.encode(begins[None])

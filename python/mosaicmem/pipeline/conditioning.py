@@ -57,7 +57,7 @@ class Conditioner:
         self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int, mosaic: Mosaic | None = None
     ) -> MemoryContext:
         """The context of a window with an empty canvas."""
-        grid = cameras.intrinsics.latent_grid(self._stride)
+        grid = cameras.cameras[0].latent_grid(self._stride)
         shape = (len(cameras), grid.height, grid.width)
         dtypes = {"coverage": np.bool_, "depth": np.float32, "observed": np.bool_}
         nothing: dict[str, Any] = {name: np.zeros(shape, dtype) for name, dtype in dtypes.items()}

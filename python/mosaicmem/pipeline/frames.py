@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mosaicmem._arrays import F32
-from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
-
-
-def padded_path(trajectory: CameraTrajectory, stride: int) -> CameraTrajectory:
-    """The same path, with the camera's image padded to whole latent cells."""
-    return CameraTrajectory(trajectory.poses, trajectory.intrinsics.padded(stride))
+from mosaicmem.camera import CameraIntrinsics
 
 
 def extended(pixels: F32, camera: CameraIntrinsics, mode: str) -> F32:

@@ -54,7 +54,7 @@ class KeyframeWriter:
             if depth is not None:
                 raise ValueError("depth: expected image, whose depth it is")
             return None
-        camera = trajectory.intrinsics
+        camera = trajectory.cameras[0]
         pixels = as_pixels("image", image, (camera.height, camera.width, 3))
         if depth is None:
             if isinstance(self._depth, DepthCompletion):
@@ -72,7 +72,7 @@ class KeyframeWriter:
         frames: range,
         images: F32,
         latents: Any,
-        size: CameraIntrinsics,
+        cameras: tuple[CameraIntrinsics, ...],
         path: CameraTrajectory,
         layout: TemporalLayout,
     ) -> int:
@@ -89,22 +89,23 @@ class KeyframeWriter:
         images : (F, H, W, 3) float32
             Of the window, padded to whole latent cells.
         latents : (C, T, h, w) float32
-        size : CameraIntrinsics
-            Of the images without padding.
+        cameras : tuple of CameraIntrinsics
+            Of each frame of the path, without padding.
         path : CameraTrajectory
         layout : TemporalLayout
             Of the window.
         """
         if self._config.keyframe_latents == "encoded":
             for i in new:
-                self._generated(store, images[i - frames.start], size, path[i])
+                self._generated(store, images[i - frames.start], cameras[i], path[i])
             return len(new)
         here = to_host("latents", latents)
         shown = sorted({layout.latent_of(i - frames.start) for i in new})
         for latent in shown:
             at = layout.reference_frame(latent, len(frames))
             grid = np.ascontiguousarray(here[:, latent].transpose(1, 2, 0), dtype=np.float32)
-            self._generated(store, images[at], size, path[frames.start + at], grid)
+            frame = frames.start + at
+            self._generated(store, images[at], cameras[frame], path[frame], grid)
         return len(shown)
 
     def _generated(

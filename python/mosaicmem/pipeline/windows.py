@@ -52,7 +52,7 @@ class WindowPlan:
         """The camera that stands for each latent frame of a window."""
         frames = self.ranges[index]
         references = self.layout(index).reference_frames(len(frames))
-        return CameraTrajectory([path[frames[i]] for i in references], path.intrinsics)
+        return path.taken([frames[i] for i in references])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,8 @@ class RunPlan:
     ----------
     path : CameraTrajectory
         With images padded to whole latent cells.
-    size : CameraIntrinsics
-        Of the images without padding.
+    cameras : tuple of CameraIntrinsics
+        Of each frame's image without padding.
     windows : WindowPlan
     keyframes : list of int
         The frames that are remembered.
@@ -73,7 +73,7 @@ class RunPlan:
     """
 
     path: CameraTrajectory
-    size: CameraIntrinsics
+    cameras: tuple[CameraIntrinsics, ...]
     windows: WindowPlan
     keyframes: list[int]
     image: F32 | None

@@ -13,7 +13,7 @@ from mosaicmem._files import atomic_write
 from mosaicmem._opening import errors_in
 from mosaicmem.camera.formats.colmap_model import find_model, read_cameras, read_images
 from mosaicmem.camera.formats.colmap_records import Camera
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, one_camera, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, cameras_of, trajectory
 from mosaicmem.camera.pose import (
     CameraPose,
     quaternion_from_rotation,
@@ -25,7 +25,7 @@ from mosaicmem.errors import FormatError
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
-    """Checks for an undistorted pinhole camera that all images share, and for unit quaternions."""
+    """Checks for undistorted pinhole cameras of images of one size, and for unit quaternions."""
     folder = find_model(path)
     if folder is None:
         if not path.exists():
@@ -39,12 +39,12 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     images_file, images = read_images(folder, cameras)
     if not 0 < len(images) <= MAX_FRAMES:
         raise FormatError(images_file, f"expected 1 to {MAX_FRAMES} images, got {len(images)}")
-    intrinsics = options.intrinsics or one_camera(
-        cameras_file, ((image.name, *cameras[image.camera].judged(cameras_file)) for image in images)
-    )
+    judged = ((image.name, *cameras[image.camera].judged(cameras_file)) for image in images)
+    intrinsics = options.intrinsics or cameras_of(cameras_file, options.intrinsics_mode, judged)
     with errors_in(cameras_file):
         if options.intrinsics is None:
-            options.check_size((intrinsics.width, intrinsics.height))
+            first = intrinsics[0] if isinstance(intrinsics, list) else intrinsics
+            options.check_size((first.width, first.height))
     times = options.times(path, len(images))
     rows = images.poses()
     matrices = matrices_of_quaternions(rows[:, :4], rows[:, 4:], lambda i: images[i].name, images_file)
@@ -58,30 +58,34 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 
 def write(path: Path, path_of_camera: CameraTrajectory, *, binary: bool = False) -> None:
-    """Writes a folder with one PINHOLE camera, images frame_000000.png and so on, and no points or times."""
+    """Writes a folder with a PINHOLE camera (one for each zoom), images frame_000000.png and so on, and no points or
+    times."""
     path.mkdir(parents=True, exist_ok=True)
-    k = path_of_camera.intrinsics
+    numbers = {camera: i + 1 for i, camera in enumerate(dict.fromkeys(path_of_camera.cameras))}
+    camera_of = [numbers[camera] for camera in path_of_camera.cameras]
     names = [f"frame_{i:06d}.png" for i in range(len(path_of_camera))]
     poses = [
         (*quaternion_from_rotation(m[:3, :3]), *m[:3, 3]) for m in (pose.camera_from_world for pose in path_of_camera)
     ]
     if binary:
         files = {
-            "cameras.bin": struct.pack("<QiiQQ4d", 1, 1, 1, k.width, k.height, *k.params),
+            "cameras.bin": struct.pack("<Q", len(numbers))
+            + b"".join(struct.pack("<iiQQ4d", n, 1, k.width, k.height, *k.params) for k, n in numbers.items()),
             "images.bin": struct.pack("<Q", len(poses))
             + b"".join(
-                struct.pack("<i7di", i + 1, *pose, 1) + name.encode() + b"\0" + struct.pack("<Q", 0)
+                struct.pack("<i7di", i + 1, *pose, camera_of[i]) + name.encode() + b"\0" + struct.pack("<Q", 0)
                 for i, (name, pose) in enumerate(zip(names, poses, strict=True))
             ),
             "points3D.bin": struct.pack("<Q", 0),
         }
     else:
-        size = f"{k.width} {k.height}"
+        cameras = [f"{n} PINHOLE {k.width} {k.height} {_numbers(k.params)}\n" for k, n in numbers.items()]
         lines = [
-            f"{i + 1} {_numbers(pose)} 1 {name}\n\n" for i, (name, pose) in enumerate(zip(names, poses, strict=True))
+            f"{i + 1} {_numbers(pose)} {camera_of[i]} {name}\n\n"
+            for i, (name, pose) in enumerate(zip(names, poses, strict=True))
         ]
         files = {
-            "cameras.txt": f"# CAMERA_ID MODEL WIDTH HEIGHT PARAMS\n1 PINHOLE {size} {_numbers(k.params)}\n".encode(),
+            "cameras.txt": "".join(["# CAMERA_ID MODEL WIDTH HEIGHT PARAMS\n", *cameras]).encode(),
             "images.txt": ("# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME\n" + "".join(lines)).encode(),
             "points3D.txt": b"# POINT3D_ID X Y Z R G B ERROR TRACK\n",
         }

@@ -16,7 +16,7 @@ from mosaicmem._files import atomic_write
 from mosaicmem._numpy_files import read_npz
 from mosaicmem._opening import errors_in, foreign_parser, open_file
 from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, check_frames, one_camera, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, cameras_of, check_frames, trajectory
 from mosaicmem.camera.intrinsics import params_of_matrix
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.pose_stacks import make_poses
@@ -60,8 +60,8 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         params = _params(path, arrays["intrinsics"], len(poses))
         assert options.size is not None
         size = options.size
-        shared = one_camera(path, ((f"intrinsics[{i}]", row, size) for i, row in enumerate(params)))
-        found = trajectory(path, poses, shared)
+        rows = ((f"intrinsics[{i}]", row, size) for i, row in enumerate(params))
+        found = trajectory(path, poses, cameras_of(path, options.intrinsics_mode, rows))
     else:
         found = trajectory(path, poses, options.intrinsics)
     unread.say(path)
@@ -70,7 +70,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     """The image size and times are not kept."""
-    params = np.tile(np.array(path_of_camera.intrinsics.params), (len(path_of_camera), 1))
+    params = np.array([camera.params for camera in path_of_camera.cameras])
     with atomic_write(path) as file:
         np.savez(file, extrinsics_c2w=path_of_camera.world_from_camera, intrinsics=params)
 

@@ -16,7 +16,7 @@ import numpy as np
 from mosaicmem._arrays import F64, as_array, check_number
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels, worth_judging
-from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, trajectory
 from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose, determinant
 from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -70,7 +70,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     times = _times(path, frames, options)
     # Only the shared fields that frames need: a copy of every field for every frame would be quadratic.
     shared = {name: document[name] for name in _CAMERA if name in document} | worth_judging(document)
-    matrices, camera = np.empty((len(frames), 4, 4)), OneCamera(path)
+    matrices, camera = np.empty((len(frames), 4, 4)), FrameCameras(path, options.intrinsics_mode)
     for i, frame in enumerate(frames):
         where = f"frames[{i}]"
         try:
@@ -100,7 +100,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     """Writes a "time" in seconds per frame, which nerfstudio reads for methods that use it."""
-    k = path_of_camera.intrinsics
+    k, zooms = path_of_camera.cameras[0], path_of_camera.zooms
     document = {
         "camera_model": "OPENCV",
         "w": k.width,
@@ -115,8 +115,9 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
                 "file_path": f"images/frame_{i:06d}.png",
                 "transform_matrix": (pose.world_from_camera @ OPENGL_FROM_OPENCV).tolist(),
                 "time": pose.timestamp,
+                **({"fl_x": own.fx, "fl_y": own.fy, "cx": own.cx, "cy": own.cy} if zooms else {}),
             }
-            for i, pose in enumerate(path_of_camera)
+            for i, (pose, own) in enumerate(zip(path_of_camera, path_of_camera.cameras, strict=True))
         ],
     }
     write_json(path, document)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
 MAX_FRAMES = 1 << 20
+INTRINSICS_MODES = ("per_frame", "first_frame", "mean")
 _FRAME_BYTES = 560  # in memory, of a pose and its metadata
 
 
@@ -34,12 +35,15 @@ class ReadOptions:
         Frames per second, for frames that have no times, or frame numbers instead.
     time_unit : str, optional
         One of `TIME_UNITS`: the unit of the times in the file, instead of that of its format.
+    intrinsics_mode : {"per_frame", "first_frame", "mean"}
+        What to make of frames whose intrinsics differ.
     """
 
     intrinsics: CameraIntrinsics | None = None
     size: tuple[int, int] | None = None
     fps: float = 30.0
     time_unit: str | None = None
+    intrinsics_mode: str = "per_frame"
 
     def __post_init__(self) -> None:
         if self.intrinsics is not None:
@@ -55,6 +59,7 @@ class ReadOptions:
         check_number("fps", self.fps, above=0.0)
         if self.time_unit is not None:
             check_choice("time_unit", self.time_unit, TIME_UNITS)
+        check_choice("intrinsics_mode", self.intrinsics_mode, INTRINSICS_MODES)
 
     def times(self, path: Path, count: int) -> list[float]:
         """Times in seconds for ``count`` frames that have none in the file."""
@@ -96,7 +101,9 @@ def check_frames(path: Path, count: int, size: int, each: int = 0) -> None:
     check_growth(path, size, count * (_FRAME_BYTES + each), f"{count} frames")
 
 
-def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrinsics) -> CameraTrajectory:
+def trajectory(
+    path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrinsics | Sequence[CameraIntrinsics]
+) -> CameraTrajectory:
     """A trajectory of at least one pose; a ValueError becomes a FormatError of the file."""
     found = list(poses)
     if not found:
@@ -107,51 +114,65 @@ def trajectory(path: Path, poses: Iterable[CameraPose], intrinsics: CameraIntrin
         raise FormatError(path, str(error)) from None
 
 
-class OneCamera:
-    """Checks that all frames share the camera of the first, and names the first frame that does not."""
+class FrameCameras:
+    """Collects the cameras of frames, in the order of the file, and makes intrinsics of them.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._first: tuple[str, F64, tuple[int, int]] | None = None
+    Cameras that differ from the first by rounding alone count as equal to it.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._path, self._mode = path, mode
+        self._where: list[str] = []
+        self._params: list[F64] = []
+        self._size: tuple[int, int] = (0, 0)
         self._other: FormatError | None = None
 
     def add(self, where: str, params: F64, size: tuple[int, int]) -> None:
-        """Check the (fx, fy, cx, cy) and (width, height) of a frame."""
-        if self._first is None:
-            self._first = where, params, size
-            return
-        first, known, its_size = self._first
-        with np.errstate(over="ignore", invalid="ignore"):  # values may be huge
-            is_close = bool((params == known).all()) or np.allclose(params, known, rtol=1e-6, atol=1e-6)
-        same = size == its_size and is_close
-        if not same and self._other is None:
+        """The (fx, fy, cx, cy) and (width, height) of a frame."""
+        if not self._params:
+            self._size = size
+        elif size != self._size and self._other is None:
             self._other = FormatError(
                 self._path,
-                f"{where}: expected the camera of {first} ({_text(known, its_size)}), got {_text(params, size)}; "
-                "a trajectory has one camera",
+                f"{where}: expected the image size of {self._where[0]}, {self._size[0]}x{self._size[1]}, got "
+                f"{size[0]}x{size[1]}; a trajectory has images of one size",
             )
+        first = self._params[0] if self._params else params
+        with np.errstate(over="ignore", invalid="ignore"):  # values may be huge
+            is_close = bool((params == first).all()) or np.allclose(params, first, rtol=1e-6, atol=1e-6)
+        self._where.append(where)
+        self._params.append(first if is_close else params)
 
-    def intrinsics(self) -> CameraIntrinsics:
-        """The shared intrinsics, after at least one frame was added."""
-        assert self._first is not None
-        where, params, size = self._first
-        try:
-            fx, fy, cx, cy = (float(x) for x in params)
-            camera = CameraIntrinsics(fx, fy, cx, cy, *size)
-        except (TypeError, ValueError) as error:
-            raise FormatError(self._path, f"{where}: {error}") from None
+    def intrinsics(self) -> CameraIntrinsics | list[CameraIntrinsics]:
+        """The intrinsics of all frames, after at least one was added: one for all, or one for each."""
+        first = self._made(0, self._params[0])
         if self._other is not None:
             raise self._other
-        return camera
+        if all(params is self._params[0] for params in self._params) or self._mode == "first_frame":
+            return first
+        made: dict[tuple[float, ...], CameraIntrinsics] = {first.params: first}
+        for i, params in enumerate(self._params):
+            key = tuple(float(x) for x in params)
+            if key not in made:
+                made[key] = self._made(i, params)
+        cameras = [made[tuple(float(x) for x in params)] for params in self._params]
+        if self._mode == "mean":
+            return self._made(0, np.mean([camera.params for camera in cameras], axis=0))
+        return cameras
+
+    def _made(self, frame: int, params: F64) -> CameraIntrinsics:
+        try:
+            fx, fy, cx, cy = (float(x) for x in params)
+            return CameraIntrinsics(fx, fy, cx, cy, *self._size)
+        except (TypeError, ValueError) as error:
+            raise FormatError(self._path, f"{self._where[frame]}: {error}") from None
 
 
-def one_camera(path: Path, cameras: Iterable[tuple[str, F64, tuple[int, int]]]) -> CameraIntrinsics:
-    """The intrinsics that all frames share, from (where, (fx, fy, cx, cy), (width, height)) of each."""
-    shared = OneCamera(path)
+def cameras_of(
+    path: Path, mode: str, cameras: Iterable[tuple[str, F64, tuple[int, int]]]
+) -> CameraIntrinsics | list[CameraIntrinsics]:
+    """Intrinsics from (where, (fx, fy, cx, cy), (width, height)) of each frame."""
+    collected = FrameCameras(path, mode)
     for where, params, size in cameras:
-        shared.add(where, params, size)
-    return shared.intrinsics()
-
-
-def _text(params: F64, size: tuple[int, int]) -> str:
-    return f"fx, fy, cx, cy = {', '.join(f'{x:g}' for x in params)} of {size[0]}x{size[1]}"
+        collected.add(where, params, size)
+    return collected.intrinsics()

@@ -1,4 +1,4 @@
-"""This library's JSON: one camera, and world_from_camera and a time per frame. Values round-trip bit for bit."""
+"""This library's JSON: intrinsics, and world_from_camera and a time per frame. Values round-trip bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._opening import errors_in
-from mosaicmem.camera.formats.options import ReadOptions
+from mosaicmem.camera.formats.options import ReadOptions, cameras_of
 from mosaicmem.camera.trajectory import CameraTrajectory
 
 
@@ -17,11 +17,14 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     if options.time_unit is not None:
         times = options.seconds(path, np.array([pose.timestamp for pose in found]))
         poses = [pose.at(time) for pose, time in zip(found, times, strict=True)]
-        found = CameraTrajectory(poses, found.intrinsics)
-    if options.intrinsics is None:
-        with errors_in(path):
-            options.check_size((found.intrinsics.width, found.intrinsics.height))
-    return found if options.intrinsics is None else CameraTrajectory(found.poses, options.intrinsics)
+        found = CameraTrajectory(poses, found.cameras)
+    if options.intrinsics is not None:
+        return CameraTrajectory(found.poses, options.intrinsics)
+    with errors_in(path):
+        options.check_size(found.size)
+    frames = ((f"frames[{i}]", np.array(camera.params), found.size) for i, camera in enumerate(found.cameras))
+    cameras = cameras_of(path, options.intrinsics_mode, frames) if found.zooms else found.cameras
+    return CameraTrajectory(found.poses, cameras)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

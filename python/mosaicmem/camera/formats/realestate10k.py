@@ -14,7 +14,7 @@ from mosaicmem._arrays import F64
 from mosaicmem._files import atomic_write
 from mosaicmem._opening import errors_in
 from mosaicmem._reading import read_lines, table_of
-from mosaicmem.camera.formats.options import OneCamera, ReadOptions, check_frames, trajectory
+from mosaicmem.camera.formats.options import FrameCameras, ReadOptions, check_frames, trajectory
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -39,11 +39,11 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     times = options.seconds(path, rows[:, 0], "us")
     if options.intrinsics is None:
         _suspect_swapped_size(path, rows[0], size)
-    shared = OneCamera(path)
+    cameras = FrameCameras(path, options.intrinsics_mode)
     with np.errstate(over="ignore"):  # CameraIntrinsics refuses infinity
         pixels = rows[:, 1:5] * [size[0], size[1], size[0], size[1]]
     for number, params in zip(lines, pixels, strict=True):
-        shared.add(f"line {number}", params, size)
+        cameras.add(f"line {number}", params, size)
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     matrices[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
 
@@ -52,15 +52,14 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             return CameraPose.from_camera_from_world(matrices[i], times[i])
 
     poses = make_poses(matrices, times, one, are_inverse=True)
-    return trajectory(path, poses, options.intrinsics or shared.intrinsics())
+    return trajectory(path, poses, options.intrinsics or cameras.intrinsics())
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     """Times are rounded to microseconds; the image size is not kept."""
-    k = path_of_camera.intrinsics
-    parts = (k.fx / k.width, k.fy / k.height, k.cx / k.width, k.cy / k.height, 0.0, 0.0)
     lines = ["mosaicmem"]
-    for pose in path_of_camera:
+    for pose, k in zip(path_of_camera, path_of_camera.cameras, strict=True):
+        parts = (k.fx / k.width, k.fy / k.height, k.cx / k.width, k.cy / k.height, 0.0, 0.0)
         numbers = (*parts, *pose.camera_from_world[:3].ravel())
         lines.append(" ".join([str(round(pose.timestamp * 1e6)), *(repr(float(x)) for x in numbers)]))
     with atomic_write(path) as file:

@@ -80,6 +80,7 @@ def load_trajectory(
     size: tuple[int, int] | None = None,
     fps: float = 30.0,
     time_unit: str | None = None,
+    intrinsics_mode: str = "per_frame",
 ) -> CameraTrajectory:
     """Read a camera path.
 
@@ -97,6 +98,8 @@ def load_trajectory(
         Frames per second, for formats without times, and for ``time_unit="frames"``.
     time_unit : {"s", "ms", "us", "ns", "frames"}, optional
         The unit of the times in the file; if not given, that of the format: seconds, or microseconds for ``re10k``.
+    intrinsics_mode : {"per_frame", "first_frame", "mean"}
+        Of a file whose frames have different intrinsics: keep them, or give all frames those of the first, or the mean.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def load_trajectory(
         unit and were read in that unit. Each is reported once per file.
     """
     path = Path(path)
-    options = ReadOptions(intrinsics, size, fps, time_unit)
+    options = ReadOptions(intrinsics, size, fps, time_unit, intrinsics_mode)
     name = detect_format(path) if format is None else check_choice("format", format, tuple(FORMATS))
     if format is not None and not format.startswith("colmap") and path.is_file():
         _refuse_foreign(path)

@@ -13,7 +13,7 @@ import numpy as np
 from mosaicmem._arrays import F64, as_array
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, refuse_bent
-from mosaicmem.camera.formats.options import MAX_FRAMES, OneCamera, ReadOptions, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, trajectory
 from mosaicmem.camera.intrinsics import CameraIntrinsics, params_of_matrix
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.pose_stacks import make_poses
@@ -31,7 +31,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         raise FormatError(path, f'expected the keys "0", "1", ... without a gap, and no other, got "{odd:.40}"')
     times = options.times(path, len(document))
     unread = Unread(("extrinsic", "K"))
-    matrices, camera = np.empty((len(document), 4, 4)), OneCamera(path)
+    matrices, camera = np.empty((len(document), 4, 4)), FrameCameras(path, options.intrinsics_mode)
     for i in range(len(document)):
         try:
             entry = document[str(i)]
@@ -57,7 +57,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     if options.intrinsics is None and options.size is None:
-        _suspect_pixel_centres(path, found.intrinsics)
+        _suspect_pixel_centres(path, found.cameras[0])
     return found
 
 
@@ -69,15 +69,16 @@ def write(path: Path, path_of_camera: CameraTrajectory) -> None:
     ValueError
         The principal point is not at the image centre, where the format assumes it.
     """
-    k = path_of_camera.intrinsics
-    if not np.allclose([2 * k.cx, 2 * k.cy], [k.width, k.height], rtol=0, atol=1e-6):
-        raise ValueError(
-            f"trajectory: expected a principal point in the middle of the image ({k.width / 2:g}, {k.height / 2:g}), "
-            f"since HY-WorldPlay takes the image as 2 cx by 2 cy pixels, got ({k.cx:g}, {k.cy:g})"
-        )
-    matrix = k.matrix.tolist()
+    for k in dict.fromkeys(path_of_camera.cameras):
+        if not np.allclose([2 * k.cx, 2 * k.cy], [k.width, k.height], rtol=0, atol=1e-6):
+            raise ValueError(
+                f"trajectory: expected a principal point in the middle of the image ({k.width / 2:g}, "
+                f"{k.height / 2:g}), since HY-WorldPlay takes the image as 2 cx by 2 cy pixels, got ({k.cx:g}, "
+                f"{k.cy:g})"
+            )
     entries: dict[str, Any] = {
-        str(i): {"extrinsic": pose.world_from_camera.tolist(), "K": matrix} for i, pose in enumerate(path_of_camera)
+        str(i): {"extrinsic": pose.world_from_camera.tolist(), "K": k.matrix.tolist()}
+        for i, (pose, k) in enumerate(zip(path_of_camera, path_of_camera.cameras, strict=True))
     }
     write_json(path, entries)
 
