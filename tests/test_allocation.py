@@ -275,14 +275,12 @@ def test_saving(tmp_path):
 
 def test_objects_of_the_core():
     """If pybind11's table of objects cannot grow, neither the process nor the object is lost."""
-    scales = _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0)
+    scales, camera = _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0), np.array([(*K.params, 80, 48, 0.1, 10.0)])
     for make in (
         lambda _: _core.ViewWeightScales(1.0, 1.0, 1.0, 1.0),
         lambda _: _core.KeyframeParams(1, 1, 0.1, scales),
         lambda _: _core.BlendOptions(_core.Direction.forward, 0.1, scales),
-        lambda _: _core.TargetGrids(
-            np.array([(*K.params, 80, 48, 0.1, 10.0)]), np.eye(4)[None], np.zeros(1), 6, 10, 8.0
-        ),
+        lambda _: _core.TargetGrids(camera, np.eye(4)[None], np.zeros(1), 6, 10, 8.0),
         lambda _: _core.MemoryStore(2, None, None, _core.Eviction.redundant),
         lambda _: _core.VoxelMap(0.1),
         lambda _: _core.VoxelMap(0.1).fork(),
