@@ -83,9 +83,9 @@ class TestColmap:
             (PINHOLE, "1 1 0 0 0 0 0 zero 1 a.png\n\n", r"images\.txt:1: expected IMAGE_ID QW"),
             (PINHOLE, "", "expected 1 to 1048576 images, got 0"),
             (
-                PINHOLE + "2 PINHOLE 640 480 400 400 320 240\n",
+                PINHOLE + "2 PINHOLE 320 240 400 400 160 120\n",
                 IMAGE + "2 1 0 0 0 0 0 0 2 b.png\n\n",
-                r"b\.png: expected the image size of a\.png, 64x48, got 640x480; a trajectory has images of one size",
+                r"b\.png: expected the image size of a\.png, 640x480, got 320x240; a trajectory has images of one size",
             ),
         ],
     )

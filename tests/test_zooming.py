@@ -178,8 +178,10 @@ class TestRetrieval:
 
 
 class TestPipeline:
-    def test_generates_along_the_path_and_remembers_each_zoom(self, world, path):
-        config = mm.PipelineConfig(num_inference_steps=2, window_size=8, keyframe_interval=2, seed=1)
+    @pytest.mark.parametrize("latents", ["encoded", "generated"])
+    def test_generates_along_the_path_and_remembers_each_zoom(self, world, path, latents):
+        windows = {"window_size": 8, "keyframe_interval": 2, "keyframe_latents": latents}
+        config = mm.PipelineConfig(num_inference_steps=2, seed=1, **windows)
         pipeline = mm.AutoregressivePipeline(config, depth_estimator=mm.SyntheticDepthEstimator(world))
         view = world.render(path.cameras[0], path[0])
         pipeline.observe(view.image, view.depth, path.cameras[0], path[0])

@@ -131,21 +131,26 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20, *, follow: bool = True) -> dict[str, Any]:
-    """The JSON object in a file; follows a symbolic link only if ``follow``.
+def read_json(path: str | Path, max_bytes: int = 256 * 2**20, *, follow: bool = True) -> Any:
+    """The JSON value in a file; follows a symbolic link only if ``follow``.
 
     Raises
     ------
     FormatError
-        The file is not regular, is larger than ``max_bytes``, is not JSON, would need more memory than a file of its
-        size may, or does not hold an object.
+        The file is not regular, is larger than ``max_bytes``, is not JSON, or would need more memory than a file of its
+        size may.
     OSError
         It cannot be opened.
     """
     path = Path(path)
     with open_regular(path, follow=follow) as file:
         text = decode_json(path, read_bytes(path, file, max_bytes))
-    value = parse_json(path, text)
+    return parse_json(path, text)
+
+
+def read_json_object(path: str | Path, max_bytes: int = 256 * 2**20, *, follow: bool = True) -> dict[str, Any]:
+    """The JSON object in a file; as `read_json`, and FormatError for other values."""
+    value = read_json(path, max_bytes, follow=follow)
     if not isinstance(value, dict):
         raise FormatError(path, f"expected a JSON object, got {type(value).__name__}")
     return value

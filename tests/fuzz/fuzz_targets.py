@@ -66,6 +66,45 @@ def detected():
     return Target("path-detected", "a", prepare, lambda path: load_trajectory(path, intrinsics=CAMERA), tokens=JSON)
 
 
+def read_only_target(name, seed, tokens=(), file="a.txt", **options):
+    """A format that is only read."""
+    data = seed if isinstance(seed, bytes) else json.dumps(seed).encode()
+    tokens = (*NUMBERS, *tokens) if isinstance(seed, bytes) else (*NUMBERS, *JSON, *tokens)
+    target = f"path-{name}{'-log' if file.endswith('.log') else ''}"
+    return Target(target, file, lambda _: [data], lambda path: load_trajectory(path, name, **options), tokens=tokens)
+
+
+def read_only_targets():
+    eye = np.eye(4)
+    line = " ".join(map(str, eye.ravel()))
+    size = {"width": WIDTH, "height": HEIGHT}
+    splat = {"position": [0, 1, 2], "rotation": eye[:3, :3].tolist(), "fx": 20.0, "fy": 21.0, **size}
+    shot = {"rotation": [0.1, 0, 0], "translation": [0, 1, 2], "camera": "a"}
+    sfm = [{"cameras": {"a": {"focal": 1.1, "k1": 0, **size}}, "shots": {"x.png": shot, "y.png": shot}}]
+    frame = {"camera_to_world": eye.ravel().tolist(), "fov": 50.0}
+    viewer = {"camera_path": [frame] * 2, "render_width": WIDTH, "render_height": HEIGHT, "fps": 24}
+    pinhole = {"intrinsic_matrix": CAMERA.matrix.T.ravel().tolist(), **size}
+    frames = [{"extrinsic": eye.T.ravel().tolist(), "intrinsic": pinhole}]
+    open3d = {"class_name": "PinholeCameraTrajectory", "parameters": frames}
+    log = b"0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+    bundle = b"# Bundle file v0.3\n2 0\n" + 2 * b"20 0 0\n1 0 0\n0 1 0\n0 0 1\n0 1 2\n"
+    bounds = np.array([[1, 0, 0, 0, HEIGHT, 0, 1, 0, 0, WIDTH, 0, 0, -1, 2, 20, 1, 9.0]] * 2)
+    projections = io.BytesIO()
+    np.savez(projections, world_mat_0=eye, world_mat_1=np.diag([20.0, 20, 1, 1]))
+    return [
+        read_only_target("3dgs", [splat, splat], (b'"k1"',)),
+        read_only_target("opensfm", sfm, (b'"projection_type"', b'"brown"')),
+        read_only_target("camera-path", viewer, (b'"camera_type"',)),
+        read_only_target("open3d", open3d, file="a.json"),
+        read_only_target("open3d", log * 2, file="a.log", intrinsics=CAMERA),
+        read_only_target("bundler", bundle, size=(WIDTH, HEIGHT)),
+        read_only_target("matrices", f"{line}\n{line}\n".encode(), intrinsics=CAMERA),
+        read_only_target("tartanair", b"1 2 3 0 0 0 1\n2 3 4 0 0 0 1\n"),
+        read_only_target("llff", npy(bounds), (b"(2, 17)", b"|O", b"<f8", b"True")),
+        read_only_target("neus", projections.getvalue(), (b"PK\1\2", b".npy", b"world_mat_"), size=(WIDTH, HEIGHT)),
+    ]
+
+
 def colmap_target(name, *tokens):
     kind = "colmap-binary" if name.endswith(".bin") else "colmap"
 
@@ -128,6 +167,7 @@ PATHS = [
     path_target("nerfstudio", (*JSON, b'"k1"', b'"camera_model"', b'"applied_transform"', b'"w"', b'"camera_angle_x"')),
     path_target("matrixgame", (b"PK\1\2", b"PK\5\6", b".npy"), size=(WIDTH, HEIGHT)),
     path_target("worldplay", (*JSON, b'"K"', b'"3"')),
+    *read_only_targets(),
     npz_target(),
     detected(),
     colmap_target("cameras.txt", b"PINHOLE", b"OPENCV"),

@@ -68,7 +68,7 @@ def matrices_of_quaternions(wxyz: F64, positions: F64, where: Callable[[int], st
 
     Warns of coarse quaternions. Those too far from unit norm become NaN, which `make_poses` refuses.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         norms = np.linalg.norm(wxyz, axis=1)
         can_be = can_be_unit(norms)
         units = np.where(can_be[:, None], wxyz / norms[:, None], np.nan)

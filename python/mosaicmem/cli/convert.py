@@ -19,11 +19,11 @@ from mosaicmem.cli._common import (
     output_folder,
     print_json,
 )
-from mosaicmem.cli._errors import UsageError, check_choice, reports_errors
+from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._tables import say
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, parse_camera, read_trajectory
 
-_FORMATS = ", ".join(format_names())
+_FORMATS, _WRITTEN = ", ".join(format_names()), ", ".join(format_names(written=True))
 _GUESSED = {".json": "mosaicmem", ".npz": "matrixgame"}
 _SUFFIXES = {  # of files that are written
     **{"mosaicmem": (".json",), "nerfstudio": (".json",), "worldplay": (".json",), "matrixgame": (".npz",)},
@@ -33,13 +33,13 @@ _SUFFIXES = {  # of files that are written
 
 @reports_errors
 def convert(
-    source: Annotated[Path, typer.Argument(help="File of a camera path, or the folder of a COLMAP model.")],
+    source: Annotated[Path, typer.Argument(help="File of a camera path, folder of a COLMAP model, or a scene.")],
     target: Annotated[Path, typer.Argument(help="File to write, or folder for COLMAP.")],
     source_format: Annotated[
         str | None, typer.Option("--from", help=f"One of {_FORMATS}. Default: found out from the file.")
     ] = None,
     target_format: Annotated[
-        str | None, typer.Option("--to", help="The same. Default: mosaicmem for .json, matrixgame for .npz.")
+        str | None, typer.Option("--to", help=f"One of {_WRITTEN}. Default: mosaicmem for .json, matrixgame for .npz.")
     ] = None,
     intrinsics: Intrinsics = None,
     size: Size = None,
@@ -67,14 +67,14 @@ def convert(
     Example: mosaicmem convert traj.txt transforms.json --to nerfstudio --intrinsics 525,525,320,240 --size 640x480
     """
     from mosaicmem.camera.formats import detect_format, save_trajectory
+    from mosaicmem.datasets import is_sequence, open_sequence
 
-    kinds = format_names()
     if source_format is not None:
-        check_choice("--from", source_format, kinds)
+        check_choice("--from", source_format, format_names())
     kind = target_format or _GUESSED.get(target.suffix.lower())
     if kind is None:
-        raise UsageError(f"--to: expected one of {_FORMATS}, as {target.name} does not tell")
-    check_choice("--to", kind, kinds)
+        raise UsageError(f"--to: expected one of {_WRITTEN}, as {target.name} does not tell")
+    check_choice("--to", kind, format_names(written=True))
     check_choice("--intrinsics-mode", intrinsics_mode, INTRINSICS_MODES)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
@@ -85,8 +85,13 @@ def convert(
         check_output_folder(target, force, "convert", name="TARGET", mark=mark)
     else:
         output = check_output_file(target, force, suffixes, name="TARGET")
-    found = source_format or detect_format(source)
-    path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found, mode=intrinsics_mode)
+    if source_format is None and is_sequence(source):
+        check_useful({"--fps": fps, "--time-unit": time_unit}, "expected the file of a camera path: a scene has times")
+        found, sequence = "scene", open_sequence(source, intrinsics=parse_camera(intrinsics, size))
+        path = sequence.trajectory(range(len(sequence)))
+    else:
+        found = source_format or detect_format(source)
+        path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found, mode=intrinsics_mode)
     if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)

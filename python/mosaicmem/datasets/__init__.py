@@ -3,7 +3,7 @@
 Each reader is a sequence of `RgbdImage` whose files are read on access; `open_sequence` detects the layout of a folder.
 """
 
-from mosaicmem.datasets.layouts import layout_names, open_sequence, register_layout
+from mosaicmem.datasets.layouts import is_sequence, layout_names, open_sequence, register_layout
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
@@ -19,6 +19,7 @@ __all__ = [
     "SevenScenes",
     "SyntheticWalk",
     "TumRgbd",
+    "is_sequence",
     "layout_names",
     "open_sequence",
     "register_layout",

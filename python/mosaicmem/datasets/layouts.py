@@ -92,6 +92,12 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
     )
 
 
+def is_sequence(folder: str | Path) -> bool:
+    """Whether a folder has one of the layouts that `open_sequence` reads."""
+    folder = Path(folder)
+    return folder.is_dir() and _layout_of(folder) is not None
+
+
 def _layout_of(folder: Path) -> tuple[str, Callable[..., RgbdSequence]] | None:
     for name, patterns, layout in _LAYOUTS:
         if not _lacks(folder, patterns):

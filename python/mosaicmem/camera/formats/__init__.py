@@ -14,10 +14,20 @@ format          pose                                intrinsics                  
 ``nerfstudio``  world_from_camera, OpenGL axes      yes                         if frames have "time"
 ``matrixgame``  world_from_camera                   yes, without image size     no
 ``worldplay``   world_from_camera                   yes, image is 2 cx x 2 cy   no
+``3dgs``        world_from_camera                   yes, without centre         no
+``bundler``     camera_from_world, OpenGL axes      focal length                no
+``camera-path`` world_from_camera, OpenGL axes      field of view               by frames a second
+``llff``        world_from_camera, own axes         focal length and size       no: ordered by name
+``matrices``    world_from_camera, 4x4              no                          no, or numbers of frames
+``neus``        projection K camera_from_world      yes, without image size     no
+``open3d``      either, in .log or .json            in .json                    no
+``opensfm``     camera_from_world, rotation vector  yes                         no: ordered by name
+``tartanair``   world_from_camera, quaternion, NED  constant                    no
 ==============  ==================================  ==========================  ================
 
-All but nerfstudio have OpenCV's camera axes (+x right, +y down, +z forward). ``nerfstudio`` is also what instant-ngp,
-Blender and Neuralangelo write. Times are in seconds, except in ``re10k``, unless ``time_unit`` says otherwise.
+The formats from ``3dgs`` on are only read. Axes are OpenCV's (+x right, +y down, +z forward) unless the table says
+otherwise. ``nerfstudio`` is also what instant-ngp, Blender and Neuralangelo write. Times are in seconds, except in
+``re10k``, unless ``time_unit`` says otherwise. A file without a principal point has it in the middle of the image.
 
 Distortion and skew are refused, other unknown fields are named in a `SuspiciousInput`, and every K passes the same
 check, `params_of_matrix` in `mosaicmem.camera.intrinsics`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from pathlib import Path
 
 from mosaicmem._opening import open_file
@@ -82,6 +84,26 @@ def what_folder_is(folder: Path) -> str:
     return "empty" if not any(folder.iterdir()) else "nothing in it is known"
 
 
+def is_poses_bounds(path: Path) -> bool:
+    """Whether a file is an array of NumPy with 17 columns, as LLFF's poses_bounds.npy is."""
+    head = _head(path)
+    return head.startswith(b"\x93NUMPY") and re.search(rb"'shape': \(\d+, 17\)", head[:200]) is not None
+
+
+def begins_with(path: Path, heading: bytes) -> bool:
+    """Whether a file begins so."""
+    return _head(path).startswith(heading)
+
+
+def has_entry(path: Path, name: str) -> bool:
+    """Whether an archive of NumPy has an array of this name; False for a damaged one."""
+    try:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            return f"{name}.npy" in archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False
+
+
 def is_zip(path: Path) -> bool:
     """Whether a file is a zip archive, as every .npz is."""
     return _head(path).startswith(b"PK\x03\x04")
@@ -101,9 +123,9 @@ def what_text_is(line: str) -> str:
             "(evo_traj euroc FILE --save_as_tum)"
         )
     hints = {
-        7: "a position and a quaternion without its time? put one before each line, and it is TUM",
+        7: "a position and a quaternion without its time? if they are TartanAir's, name the format (tartanair); "
+        "otherwise put a time before each line, and it is TUM",
         9: "rotations, or a K? expected poses",
-        16: "4x4 matrices: without their last four numbers, 0 0 0 1, world_from_camera is KITTI's format",
         4: "one 4x4 matrix: a camera path has one for each frame",
         3: "positions alone, or a K? expected poses",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mosaicmem._arrays import F64, check_choice, check_instance, check_integer, 
 from mosaicmem._opening import check_growth, errors_in
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.times import TIME_UNITS, to_seconds
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
@@ -82,6 +83,14 @@ class ReadOptions:
                 "intrinsics that it has"
             )
 
+    def need_size(self, path: Path) -> tuple[int, int]:
+        """(width, height) of the images, that the caller gave; FormatError if not."""
+        if self.size is not None:
+            return self.size
+        if self.intrinsics is None:
+            raise FormatError(path, "the file has no image size: give it (size, --size)")
+        return self.intrinsics.width, self.intrinsics.height
+
     def need_intrinsics(self, path: Path) -> CameraIntrinsics:
         """The intrinsics that the caller gave; FormatError if none."""
         if self.intrinsics is None:
@@ -112,6 +121,31 @@ def trajectory(
         return CameraTrajectory(found, intrinsics)
     except ValueError as error:
         raise FormatError(path, str(error)) from None
+
+
+_MAKE = {
+    "world_from_camera": CameraPose.from_world_from_camera,
+    "camera_from_world": CameraPose.from_camera_from_world,
+    "opengl": CameraPose.from_opengl,
+}
+
+
+def poses_of(
+    path: Path,
+    matrices: F64,
+    times: Sequence[float],
+    where: Callable[[int], str],
+    kind: str = "world_from_camera",
+) -> list[CameraPose]:
+    """Poses of matrices (N, 4, 4) of a kind; a FormatError begins with ``where`` of the frame that is wrong."""
+
+    def one(i: int) -> CameraPose:
+        try:
+            return _MAKE[kind](matrices[i], times[i])
+        except ValueError as error:
+            raise FormatError(path, f"{where(i)}: {error}") from None
+
+    return make_poses(matrices, times, one, are_inverse=kind == "camera_from_world", are_opengl=kind == "opengl")
 
 
 class FrameCameras:

@@ -5,14 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mosaicmem._arrays import check_choice, check_instance
-from mosaicmem._files import read_json_object
+from mosaicmem._files import read_json
 from mosaicmem._reading import read_lines
-from mosaicmem.camera.formats import colmap, kitti, matrixgame, nerfstudio, own, realestate10k, tum, worldplay
+from mosaicmem.camera.formats import (
+    bundler,
+    camera_path,
+    colmap,
+    gaussian_splatting,
+    kitti,
+    llff,
+    matrices,
+    matrixgame,
+    nerfstudio,
+    neus,
+    open3d,
+    opensfm,
+    own,
+    realestate10k,
+    tartanair,
+    tum,
+    worldplay,
+)
 from mosaicmem.camera.formats.colmap_model import find_model
-from mosaicmem.camera.formats.foreign import is_json, is_zip, what_file_is, what_folder_is, what_text_is
+from mosaicmem.camera.formats.foreign import (
+    begins_with,
+    has_entry,
+    is_json,
+    is_poses_bounds,
+    is_zip,
+    what_file_is,
+    what_folder_is,
+    what_text_is,
+)
 from mosaicmem.camera.formats.options import ReadOptions
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -22,7 +49,7 @@ from mosaicmem.errors import FormatError
 
 class _Format(NamedTuple):
     read: Callable[[Path, ReadOptions], CameraTrajectory]
-    write: Callable[[Path, CameraTrajectory], None]
+    write: Callable[[Path, CameraTrajectory], None] | None
 
 
 FORMATS: dict[str, _Format] = {
@@ -35,14 +62,23 @@ FORMATS: dict[str, _Format] = {
     "nerfstudio": _Format(nerfstudio.read, nerfstudio.write),
     "matrixgame": _Format(matrixgame.read, matrixgame.write),
     "worldplay": _Format(worldplay.read, worldplay.write),
+    "3dgs": _Format(gaussian_splatting.read, None),
+    "bundler": _Format(bundler.read, None),
+    "camera-path": _Format(camera_path.read, None),
+    "llff": _Format(llff.read, None),
+    "matrices": _Format(matrices.read, None),
+    "neus": _Format(neus.read, None),
+    "open3d": _Format(open3d.read, None),
+    "opensfm": _Format(opensfm.read, None),
+    "tartanair": _Format(tartanair.read, None),
 }
-"""Reader and writer by name."""
+"""Reader and writer by name; some are only read."""
 
 
 def register_format(
     name: str,
     read: Callable[[Path, ReadOptions], CameraTrajectory],
-    write: Callable[[Path, CameraTrajectory], None],
+    write: Callable[[Path, CameraTrajectory], None] | None = None,
 ) -> None:
     """Register a format for `load_trajectory`, `save_trajectory` and the command line.
 
@@ -51,8 +87,8 @@ def register_format(
     name : str
     read : function
         Takes a path and the caller's `ReadOptions`; raises FormatError for a file that it cannot read.
-    write : function
-        Takes a path and a trajectory.
+    write : function, optional
+        Takes a path and a trajectory; without it the format is only read.
 
     Raises
     ------
@@ -64,12 +100,12 @@ def register_format(
     FORMATS[name] = _Format(read, write)
 
 
-def format_names() -> tuple[str, ...]:
-    """The names of all formats."""
-    return tuple(FORMATS)
+def format_names(*, written: bool = False) -> tuple[str, ...]:
+    """The names of all formats, or of those that can be written."""
+    return tuple(name for name, format in FORMATS.items() if format.write is not None or not written)
 
 
-_BY_COLUMNS = {8: "tum", 12: "kitti", 19: "re10k"}
+_BY_COLUMNS = {8: "tum", 12: "kitti", 19: "re10k", **dict.fromkeys(matrices.COLUMNS, "matrices")}
 
 
 def load_trajectory(
@@ -116,7 +152,7 @@ def load_trajectory(
     path = Path(path)
     options = ReadOptions(intrinsics, size, fps, time_unit, intrinsics_mode)
     name = detect_format(path) if format is None else check_choice("format", format, tuple(FORMATS))
-    if format is not None and not format.startswith("colmap") and path.is_file():
+    if format is not None and not format.startswith(("colmap", "llff")) and path.is_file():
         _refuse_foreign(path)
     return FORMATS[name].read(path, options)
 
@@ -132,7 +168,9 @@ def save_trajectory(path: str | Path, trajectory: CameraTrajectory, format: str)
     format : str
     """
     check_instance("trajectory", trajectory, CameraTrajectory)
-    FORMATS[check_choice("format", format, tuple(FORMATS))].write(Path(path), trajectory)
+    write = FORMATS[check_choice("format", format, format_names(written=True))].write
+    assert write is not None
+    write(Path(path), trajectory)
 
 
 def detect_format(path: str | Path) -> str:
@@ -148,19 +186,27 @@ def detect_format(path: str | Path) -> str:
         return "colmap"
     if path.is_dir():
         raise FormatError(path, f"expected the file of a camera path, got a folder: {what_folder_is(path)}")
+    if is_poses_bounds(path):
+        return "llff"
     _refuse_foreign(path)
     if path.suffix == ".npz" or is_zip(path):
-        return "matrixgame"
+        return "neus" if has_entry(path, f"{neus.PREFIX}0") else "matrixgame"
     if path.suffix == ".json" or is_json(path):
         return _detect_json(path)
+    if begins_with(path, bundler.HEADING):
+        return "bundler"
     lines = list(islice(read_lines(path), 2))
+    if [len(line.split()) for _, line in lines] == [3, 4]:
+        return "open3d"
     for _, line in lines:
         name = _BY_COLUMNS.get(len(line.split()))
         if name is not None:
             return name
     found = what_text_is(lines[0][1]) if lines else "none"
     raise FormatError(
-        path, f"expected lines of 8 (tum), 12 (kitti) or 19 (re10k) numbers, got {found}; no trajectory that is known"
+        path,
+        f"expected lines of 8 (tum), 12 (kitti), 16 (matrices) or 19 (re10k) numbers, got {found}; no trajectory that "
+        "is known",
     )
 
 
@@ -171,15 +217,37 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _detect_json(path: Path) -> str:
-    document = read_json_object(path)
+    document = read_json(path)
+    if isinstance(document, list):
+        return _detect_list(path, document)
+    if not isinstance(document, dict):
+        raise FormatError(path, f"expected a JSON object, got {type(document).__name__}")
     if document.get("schema") == SCHEMA:
         return "mosaicmem"
+    if "camera_path" in document:
+        return "camera-path"
+    if document.get("class_name") == open3d.CLASS_NAME:
+        return "open3d"
     if "frames" in document:
         return "nerfstudio"
     if "0" in document:
         return "worldplay"
     keys = ", ".join(key[:40] for key in list(document)[:12]) or "none"
-    hint = "; a path of nerfstudio's viewer? its transforms.json is read" if "camera_path" in document else ""
     raise FormatError(
-        path, f'expected "schema", "frames" or "0" among the keys, got {keys}{hint}: no trajectory that is known'
+        path,
+        f'expected "schema", "frames", "camera_path" or "0" among the keys, got {keys}: no trajectory that is known',
+    )
+
+
+def _detect_list(path: Path, document: list[Any]) -> str:
+    first = document[0] if document and isinstance(document[0], dict) else {}
+    if "shots" in first:
+        return "opensfm"
+    if {"rotation", "position"} <= first.keys():
+        return "3dgs"
+    keys = ", ".join(key[:40] for key in list(first)[:12]) or "none"
+    raise FormatError(
+        path,
+        f'expected "rotation" and "position" (3DGS\'s cameras.json) or "shots" (OpenSfM) in the list, got {keys}: no '
+        "trajectory that is known",
     )
