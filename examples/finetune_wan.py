@@ -5,12 +5,13 @@ Runs on tiny random weights unless ``--model`` names published ones.
 
     pip install '.[diffusers]' && accelerate launch examples/finetune_wan.py --scenes SCENE [SCENE ...]
 
-For Wan 2.2 TI2V 5B: ``--model Wan-AI/Wan2.2-TI2V-5B-Diffusers --size 1280 704 --window 81 --top-k 256 --rank 64
---rate 1e-4 --precision bf16 --checkpointing``, some 10,000 steps over some hundred sequences, on GPUs with 80 GB.
+For Wan 2.2 TI2V 5B: ``--model Wan-AI/Wan2.2-TI2V-5B-Diffusers --size 1280 704 --window 81 --gap 8 --min-coverage 0.2
+--top-k 256 --rank 64 --rate 1e-4 --precision bf16 --checkpointing --workers 4``, some 10,000 steps over some hundred
+sequences, on GPUs with 80 GB. On several GPUs encode first, in one process: ``--steps 0``.
 """
 
 import argparse
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -37,6 +38,8 @@ def parse_arguments():
     parser.add_argument("--prompt", default="a room", help="Of all windows.")
     parser.add_argument("--size", type=int, nargs=2, default=(128, 96), help="Width and height, pixels.")
     parser.add_argument("--window", type=int, default=9, help="Frames per sample.")
+    parser.add_argument("--gap", type=int, default=0, help="Frames next to a window that memory never holds.")
+    parser.add_argument("--min-coverage", type=float, default=0.0, help="Leave out windows of which memory shows less.")
     parser.add_argument("--top-k", type=int, default=64, help="Patches of memory per latent frame.")
     parser.add_argument("--rank", type=int, default=4, help="Of the LoRA.")
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -45,6 +48,8 @@ def parse_arguments():
     parser.add_argument("--shift", type=float, default=5.0, help="Of the noise levels; above 1: more at high noise.")
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--checkpointing", action="store_true", help="Less memory, more computation.")
+    parser.add_argument("--workers", type=int, default=0, help="Processes that prepare samples; needs --cache.")
+    parser.add_argument("--save-every", type=int, default=500, help="Steps.")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -53,13 +58,9 @@ def with_memory(pipe, rank):
     """The transformer's handles of memory. LoRA and the gates train; all else is frozen."""
     dit = pipe.transformer.requires_grad_(False).train()
     targets = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
-    # Gates at 0 leave the model as it is; memory's keys and values pass through the same weights as the video's.
-    handles = [add_memory(dit, mode="kv"), add_memory(dit, mode="canvas")]
     dit.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian"))
-    for handle in handles:
-        for parameter in handle.parameters():
-            parameter.requires_grad_(True)
-    return handles
+    # Gates at 0 leave the model as it is; memory's keys and values pass through the same weights as the video's.
+    return [add_memory(dit, mode="kv"), add_memory(dit, mode="canvas")]
 
 
 def loss_of(dit, handles, batch, text, shift, anchored):
@@ -89,11 +90,9 @@ def main():
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # gates, where memory is empty
     accelerator = Accelerator(mixed_precision=arguments.precision, kwargs_handlers=[unused])
     torch.manual_seed(arguments.seed + accelerator.process_index)
-    pipe = (
-        WanPipeline.from_pretrained(arguments.model, torch_dtype=torch.bfloat16)
-        if arguments.model
-        else tiny_wan(arguments.kind)
-    )
+    pipe = tiny_wan(arguments.kind)
+    if arguments.model:
+        pipe = WanPipeline.from_pretrained(arguments.model, torch_dtype=torch.bfloat16)
     pipe.vae.to(accelerator.device)
     handles = with_memory(pipe, arguments.rank)
     if arguments.checkpointing:
@@ -108,7 +107,8 @@ def main():
         window=arguments.window,
         rope=wan_rope(pipe.transformer),
         patch=tuple(pipe.transformer.config.patch_size),
-        policy=MemoryPolicy(remembered="around"),
+        policy=MemoryPolicy(remembered="around", gap=arguments.gap),
+        min_coverage=arguments.min_coverage,
         size=tuple(arguments.size),
         cache=arguments.cache,
         top_k=arguments.top_k,
@@ -120,30 +120,22 @@ def main():
     cast_training_params(pipe.transformer)  # float32, where bfloat16 would round most steps away
     trained = [p for p in pipe.transformer.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, arguments.rate)
-    loader = DataLoader(dataset, arguments.batch, shuffle=True)
+    loader = DataLoader(dataset, arguments.batch, shuffle=True, num_workers=arguments.workers)
     dit, optimizer, loader = accelerator.prepare(pipe.transformer, optimizer, loader)
-    done = 0
-    for dataset.epoch in count():
-        for batch in loader:
-            with accelerator.autocast():
-                loss = loss_of(dit, handles, batch, text, arguments.shift, bool(pipe.config.expand_timesteps))
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            done += 1
-            accelerator.print(f"step {done}: loss {loss.item():.4f}")
-            if done == arguments.steps:
-                break
-        if done == arguments.steps:
-            break
-
-    if accelerator.is_main_process:
-        bare = accelerator.unwrap_model(dit)
-        WanPipeline.save_lora_weights(arguments.output, get_peft_model_state_dict(bare))
-        for handle in handles:
-            handle.save_pretrained(arguments.output / handle.mode)
-        print(f"LoRA and memory in {arguments.output}: pipe.load_lora_weights(...), then MemoryHandle.load(...)")
+    batches = (batch for dataset.epoch in count() for batch in loader)  # each epoch has other memories
+    for step, batch in enumerate(islice(batches, arguments.steps), 1):
+        with accelerator.autocast():
+            loss = loss_of(dit, handles, batch, text, arguments.shift, bool(pipe.config.expand_timesteps))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        accelerator.print(f"step {step}: loss {loss.item():.4f}")
+        if accelerator.is_main_process and (step % arguments.save_every == 0 or step == arguments.steps):
+            WanPipeline.save_lora_weights(arguments.output, get_peft_model_state_dict(accelerator.unwrap_model(dit)))
+            for handle in handles:
+                handle.save_pretrained(arguments.output / handle.mode)
+            print(f"step {step}: LoRA and memory are in {arguments.output}")
 
 
 if __name__ == "__main__":

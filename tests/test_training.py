@@ -1,5 +1,6 @@
 """Training data: windows of sequences with the memory of their other parts."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from mosaicmem import (
     CameraIntrinsics,
+    CameraPose,
     FormatError,
     KeyframeRetrieval,
     MosaicMemoryStore,
@@ -243,6 +245,30 @@ class TestCache:
         with pytest.raises(ValueError, match=f"cache: .* {message}"):
             dataset(given.pop("walk"), given.pop("vae"), cache=tmp_path, **given)
 
+    def test_poses_that_do_not_fit_depth_are_warned_of(self, walk, vae):
+        class Inverse(SyntheticWalk):
+            def pose(self, index):
+                return CameraPose.from_world_from_camera(super().pose(index).camera_from_world, index / 15)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            dataset(SyntheticWalk(48, intrinsics=CAMERA), vae, policy=MemoryPolicy(**CLOSE)).encode()
+        inverse = Inverse(48, intrinsics=CAMERA)
+        with pytest.warns(SuspiciousInput, match=r"sequences\['0'\]: .*camera_from_world"):
+            dataset(inverse, vae, policy=MemoryPolicy(**CLOSE)).encode()
+
+    def test_a_sequence_without_depth_is_named(self, vae):
+        class Flat(SyntheticWalk):
+            def _frame(self, index):
+                frame = super()._frame(index)
+                return replace(frame, depth=np.zeros_like(frame.depth))
+
+        flat = Flat(24, intrinsics=CAMERA)
+        with pytest.raises(ValueError, match=r"sequences\['0'\]: expected depth, got none in any of \d+ frames"):
+            dataset(flat, vae).encode()
+        with pytest.raises(ValueError, match=r"got none in 0 \(no depth\)"):
+            dataset(flat, vae, min_coverage=0.2)
+
     def test_all_is_encoded_at_once(self, walk, vae, tmp_path):
         policy, steps = MemoryPolicy(remembered="around", dropout=0.0, **CLOSE), []
         dataset(walk, vae, cache=tmp_path, policy=policy).encode(lambda done, of: steps.append((done, of)))
@@ -339,3 +365,20 @@ class TestErrors:
         with pytest.warns(SuspiciousInput, match=r"got none in short \(0.00 at most\).*1 of 2 sequences are left out"):
             data = dataset({"long": walk, "short": SyntheticWalk(4, intrinsics=CAMERA)}, vae, min_coverage=0.3)
         assert {number for number, _ in data.windows} == {0}
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"size": 96}, TypeError, r"size: expected \(width, height\), got 96"),
+            ({"size": (96, 0)}, ValueError, "size: height: expected at least 1, got 0"),
+            ({"size": (100, 64)}, ValueError, r"got 100x64; pass size=\(96, 64\)"),
+            ({"size": (104, 72)}, ValueError, r"whole tokens of 16x16 pixels, got 104x72; pass size=\(96, 64\)"),
+            ({"topk": 4}, TypeError, "expected parameters of MemoryBatch.build, got 'topk'; did you mean top_k?"),
+            ({"vae_stride": 8}, TypeError, "expected parameters of MemoryBatch.build, got 'vae_stride'"),
+        ],
+    )
+    def test_are_named_when_the_dataset_is_made(self, walk, vae, options, error, message):
+        with pytest.raises(error, match=message):
+            dataset(walk, vae, **options)

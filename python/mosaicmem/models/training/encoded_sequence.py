@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mosaicmem._arrays import F32, as_array
+from mosaicmem._arrays import F32, as_array, check_integer
 from mosaicmem._border import to_host
 from mosaicmem._files import atomic_write, make_folder, read_json_object, write_json
 from mosaicmem._numpy_files import read_data, read_header
-from mosaicmem.camera import CameraTrajectory
+from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.datasets import RgbdImage, RgbdSequence
 from mosaicmem.diffusion import VAE
-from mosaicmem.errors import FormatError
-from mosaicmem.geometry import depth_to_grid
+from mosaicmem.errors import FormatError, SuspiciousInput, suspect
+from mosaicmem.geometry import PoseCheck, depth_to_grid
 
 _ABOUT = "about.json"
 _PROBE = "probe.npy"
@@ -68,13 +69,15 @@ class EncodedSequence:
         frames = range(len(sequence))
         if not frames:
             raise ValueError(f"{name}: expected frames, got a sequence without any")
+        if size is not None:
+            size = _size(size)
         path = sequence.trajectory(frames)
         camera = path.intrinsics if size is None else path.intrinsics.scaled(*size)
         self.path = CameraTrajectory(path.poses, camera)
         if camera.width % vae.stride or camera.height % vae.stride:
             raise ValueError(
                 f"{name}: expected images of whole cells of {vae.stride} pixels, got {camera.width}x{camera.height}; "
-                "pass size=(width, height)"
+                f"pass size={nearest_size(camera, vae.stride, vae.stride)}"
             )
         self._made: dict[str, Any] = {}
         self._folder = None if folder is None else Path(folder)
@@ -101,6 +104,21 @@ class EncodedSequence:
             self._made[name] = self._kept(name, self._grid, lambda: self._depth_grid(index))
         kept: F32 = self._made[name]
         return kept
+
+    def check_poses(self, frames: Sequence[int]) -> None:
+        """Warn if the depth of some frames, on the grid of latents, does not fit their poses; refuse none at all."""
+        grid, check, known = self.path.intrinsics.latent_grid(self.vae.stride), PoseCheck(times=False), False
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", SuspiciousInput)
+            for i in frames:
+                depth = self.depth(i)
+                known = known or bool((depth > 0).any())
+                check.add(depth, grid, self.path[i])
+        if not known:
+            count = len(frames)
+            raise ValueError(f"{self.name}: expected depth, got none in any of {count} frames; are its files empty?")
+        for warning in said:
+            suspect(f"{self.name}: {warning.message}")
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -233,6 +251,17 @@ def _probe(stride: int) -> Any:
 def _save(path: Path, array: F32) -> None:
     with atomic_write(path) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _size(size: Any) -> tuple[int, int]:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"size: expected (width, height), got {size!r}")
+    return check_integer("size: width", size[0], minimum=1), check_integer("size: height", size[1], minimum=1)
+
+
+def nearest_size(camera: CameraIntrinsics, columns: int, rows: int) -> tuple[int, int]:
+    """The size nearest to that of a camera's images of which ``columns`` and ``rows`` of pixels are whole parts."""
+    return max(1, round(camera.width / columns)) * columns, max(1, round(camera.height / rows)) * rows
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> F32:

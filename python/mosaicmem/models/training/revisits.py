@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from mosaicmem.errors import SuspiciousInput, suspect
 from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
 from mosaicmem.models.batch_inputs import latent_cameras
 from mosaicmem.models.memory_batch import MemoryBatch
-from mosaicmem.models.training.encoded_sequence import EncodedSequence
+from mosaicmem.models.training.encoded_sequence import EncodedSequence, nearest_size
 from mosaicmem.models.training.memory_policy import MemoryPolicy
 
 _MOST_NAMED = 5  # sequences that an error names
@@ -98,6 +100,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         self._seed = check_integer("seed", seed, minimum=0)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
         self._rope, self._patch, self._options = check_instance("rope", rope, WarpedRoPE), patch, options
+        _check_options(options)
         frames = check_integer("window", window, minimum=1)
         _check_whole(frames, vae)
         named = _named(sequences)
@@ -138,13 +141,28 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         self._epoch.fill_(check_integer("epoch", epoch, minimum=0))
 
     def encode(self, on_step: Callable[[int, int], None] | None = None) -> None:
-        """Encode all that samples of any epoch can need: with a cache, no worker and no later run needs the VAE for it.
+        """Encode all that samples of any epoch can need, and check that depth and poses of each sequence fit.
+
+        With a cache, no worker and no later run needs the VAE for it, except that a later run compares its VAE with the
+        one that filled the cache.
 
         Parameters
         ----------
         on_step : callable, optional
             Called with how many windows and keyframes are done, and how many there are.
+
+        Raises
+        ------
+        ValueError
+            A sequence has no depth.
+
+        Warns
+        -----
+        SuspiciousInput
+            Poses and depth of a sequence do not fit; see `PoseCheck`.
         """
+        for number in dict.fromkeys(number for number, _ in self.windows):
+            self.sequences[number].check_poses(self._keyframes[number])
         asked: dict[tuple[int, int | range], None] = {}
         for number, frames in self.windows:
             asked[number, frames] = None
@@ -233,7 +251,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
             if camera.width % token[0] or camera.height % token[1]:
                 raise ValueError(
                     f"{one.name}: expected images of whole tokens of {token[0]}x{token[1]} pixels, got "
-                    f"{camera.width}x{camera.height}; pass size=(width, height)"
+                    f"{camera.width}x{camera.height}; pass size={nearest_size(camera, *token)}"
                 )
         grids = {(one.path.intrinsics.width, one.path.intrinsics.height) for one in self.sequences}
         if len(grids) > 1:
@@ -241,17 +259,21 @@ class RevisitDataset(Dataset[dict[str, Any]]):
 
     def _keep_revisits(self, least: float) -> None:
         """Leave out windows of which memory shows too little, by depth alone: nothing is encoded for it."""
-        kept, best = [], [0.0] * len(self.sequences)
+        kept, best, empty = [], [0.0] * len(self.sequences), set(range(len(self.sequences)))
         for number, frames in self.windows:
             coverage = self._coverage(number, frames)
             best[number] = max(best[number], coverage)
+            if number in empty and any((self.sequences[number].depth(i) > 0).any() for i in self._keyframes[number]):
+                empty.remove(number)
             if coverage >= least:
                 kept.append((number, frames))
-        without = [f"{self._names[i]} ({share:.2f} at most)" for i, share in enumerate(best) if share < least]
+        reasons = {i: "no depth" if i in empty else f"{share:.2f} at most" for i, share in enumerate(best)}
+        without = [f"{self._names[i]} ({reasons[i]})" for i, share in enumerate(best) if share < least]
         shown = ", ".join(without[:_MOST_NAMED]) + (", ..." if len(without) > _MOST_NAMED else "")
         message = (
             f"sequences: expected windows of which memory shows at least min_coverage = {least:g}, got none in "
-            f"{shown}; does the camera come back? A smaller gap, remembered='around' or a lower min_coverage find more"
+            f"{shown}; does the camera come back? A smaller gap or window, remembered='around' or a lower min_coverage "
+            "find more"
         )
         if not kept:
             raise ValueError(message)
@@ -270,6 +292,17 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         most = self.policy.max_keyframes
         retrieval = KeyframeRetrieval(max_keyframes=most, max_window_keyframes=2 * most)
         return float(np.mean(retrieval.retrieve(store, targets, self.vae.stride).coverage))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    taken = inspect.signature(MemoryBatch.build).parameters
+    own = ("stores", "targets", "vae_stride", "patch", "rope", "temporal")
+    known = [name for name in taken if name not in own]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f", of {', '.join(known)}"
+            raise TypeError(f"options: expected parameters of MemoryBatch.build, got {name!r}{hint}")
 
 
 def _check_whole(frames: int, vae: VAE) -> None:
