@@ -342,21 +342,19 @@ class TestSelector:
 
 
 class TestVideo:
+    def given(self):
+        return {
+            "input_image": torch.cat([image(i) for i in range(4)]),
+            "input_depth": torch.cat([depth(i) for i in range(4)]),
+            "input_mask": torch.ones(4, 1, HEIGHT, WIDTH),
+            "input_w2c": torch.stack([w2c(0.05 * i) for i in range(4)]),
+            "input_intrinsics": K.expand(4, 3, 3),
+        }
+
     def made(self, **options):
         """As the script for videos makes it."""
-        return Cache4D(
-            **{
-                "input_image": torch.cat([image(i) for i in range(4)]),
-                "input_depth": torch.cat([depth(i) for i in range(4)]),
-                "input_mask": torch.ones(4, 1, HEIGHT, WIDTH),
-                "input_w2c": torch.stack([w2c(0.05 * i) for i in range(4)]),
-                "input_intrinsics": K.expand(4, 3, 3),
-                "filter_points_threshold": 0.05,
-                "foreground_masking": False,
-                "input_format": ["F", "C", "H", "W"],
-                **options,
-            }
-        )
+        own = {"filter_points_threshold": 0.05, "foreground_masking": False, "input_format": ["F", "C", "H", "W"]}
+        return Cache4D(**{**self.given(), **own, **options})
 
     def test_each_target_sees_the_frame_of_its_time(self):
         cache = self.made()
@@ -377,15 +375,6 @@ class TestVideo:
         found = masked.render_cache(TARGETS[:, :2], TARGET_KS[:, :2], start_frame_idx=2)
         assert torch.equal(found[0], wanted[0])
         assert torch.equal(found[1], wanted[1])
-
-    def given(self):
-        return {
-            "input_image": torch.cat([image(i) for i in range(4)]),
-            "input_depth": torch.cat([depth(i) for i in range(4)]),
-            "input_mask": torch.ones(4, 1, HEIGHT, WIDTH),
-            "input_w2c": torch.stack([w2c(0.05 * i) for i in range(4)]),
-            "input_intrinsics": K.expand(4, 3, 3),
-        }
 
     def test_a_buffer_is_no_video(self):
         """The server asks."""

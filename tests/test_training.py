@@ -19,7 +19,7 @@ from mosaicmem import (
     WarpedRoPE,
     depth_to_grid,
 )
-from mosaicmem.datasets import SyntheticWalk
+from mosaicmem.datasets import RgbdImage, SyntheticWalk
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -248,7 +248,11 @@ class TestCache:
     def test_poses_that_do_not_fit_depth_are_warned_of(self, walk, vae):
         class Inverse(SyntheticWalk):
             def pose(self, index):
-                return CameraPose.from_world_from_camera(super().pose(index).camera_from_world, index / 15)
+                return CameraPose.from_world_from_camera(self._path[index].camera_from_world, index / 15)
+
+            def _frame(self, index):
+                view = self._world.render(self.intrinsics, self._path[index])
+                return RgbdImage(view.image_uint8, view.depth, self.pose(index), index)
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mosaicmem.camera.formats.options import INTRINSICS_MODES
 from mosaicmem.cli._common import finite
 from mosaicmem.cli._errors import UsageError, blames, check_choice
 from mosaicmem.cli._frames import parse_size
@@ -36,6 +37,14 @@ TimeUnit = Annotated[
         "--time-unit",
         metavar="s|ms|us|ns|frames",
         help="Of the times in the file, where it is not that of its format. frames: numbers of frames.",
+    ),
+]
+IntrinsicsMode = Annotated[
+    str,
+    typer.Option(
+        "--intrinsics-mode",
+        metavar="|".join(INTRINSICS_MODES),
+        help="Of a file whose frames have different intrinsics: keep them, or give all those of the first, or the mean.",
     ),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,10 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._tables import say
-from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, parse_camera, read_trajectory
+from mosaicmem.cli._trajectories import Fps, Intrinsics, IntrinsicsMode, Size, TimeUnit, parse_camera, read_trajectory
+
+if TYPE_CHECKING:
+    from mosaicmem.camera import CameraTrajectory
 
 _FORMATS, _WRITTEN = ", ".join(format_names()), ", ".join(format_names(written=True))
 _GUESSED = {".json": "mosaicmem", ".npz": "matrixgame"}
@@ -45,15 +48,7 @@ def convert(
     size: Size = None,
     fps: Fps = None,
     time_unit: TimeUnit = None,
-    intrinsics_mode: Annotated[
-        str,
-        typer.Option(
-            "--intrinsics-mode",
-            metavar="|".join(INTRINSICS_MODES),
-            help="Of a file whose frames have different intrinsics: keep them, or give all those of the first, or the "
-            "mean.",
-        ),
-    ] = "per_frame",
+    intrinsics_mode: IntrinsicsMode = "per_frame",
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -67,7 +62,6 @@ def convert(
     Example: mosaicmem convert traj.txt transforms.json --to nerfstudio --intrinsics 525,525,320,240 --size 640x480
     """
     from mosaicmem.camera.formats import detect_format, save_trajectory
-    from mosaicmem.datasets import is_sequence, open_sequence
 
     if source_format is not None:
         check_choice("--from", source_format, format_names())
@@ -85,13 +79,7 @@ def convert(
         check_output_folder(target, force, "convert", name="TARGET", mark=mark)
     else:
         output = check_output_file(target, force, suffixes, name="TARGET")
-    if source_format is None and is_sequence(source):
-        check_useful({"--fps": fps, "--time-unit": time_unit}, "expected the file of a camera path: a scene has times")
-        found, sequence = "scene", open_sequence(source, intrinsics=parse_camera(intrinsics, size))
-        path = sequence.trajectory(range(len(sequence)))
-    else:
-        found = source_format or detect_format(source)
-        path = read_trajectory(source, intrinsics, size, fps, time_unit, format=found, mode=intrinsics_mode)
+    found, path = _read_source(source, source_format, (intrinsics, size), (fps, time_unit), intrinsics_mode)
     if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)
@@ -115,3 +103,23 @@ def convert(
         print_json(figures)
     else:
         say(f"{len(path)} frames, {path.length:.2f} m in {path.duration:.2f} s: {found} to {kind} in {target}")
+
+
+def _read_source(
+    source: Path,
+    source_format: str | None,
+    camera: tuple[str | None, str | None],
+    times: tuple[float | None, str | None],
+    mode: str,
+) -> tuple[str, CameraTrajectory]:
+    """The format of the source, and its path."""
+    from mosaicmem.camera.formats import detect_format
+    from mosaicmem.datasets import is_sequence, open_sequence
+
+    if source_format is None and is_sequence(source):
+        given = dict(zip(("--fps", "--time-unit"), times, strict=True))
+        check_useful(given, "expected the file of a camera path: a scene has times")
+        sequence = open_sequence(source, intrinsics=parse_camera(*camera))
+        return "scene", sequence.trajectory(range(len(sequence)))
+    found = source_format or detect_format(source)
+    return found, read_trajectory(source, *camera, *times, format=found, mode=mode)

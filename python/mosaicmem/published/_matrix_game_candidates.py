@@ -158,9 +158,7 @@ class Candidates:
         source_valid_masks : (T, h, w) bool array or tensor, optional
             The cells that may be used.
         other
-            The other parameters of the published method, which nothing reads.
-
-        The rest is as `select_candidates` takes it; with memory_K (N, 3, 3) goes query_K.
+            Parameters that nothing reads. The rest is as `select_candidates` takes it.
 
         Returns
         -------
@@ -183,13 +181,11 @@ class Candidates:
         own = self._own(cameras.of_query(query_K, query_extrinsics, where), memory, len(query))
         depth, usable = _depths(depths, len(poses)), _masks(source_valid_masks, latents)
         frames = _Frames(depth, self._of_frames(memory, len(poses)), poses.astype(np.float32), latents, usable)
-        fused = []
         with self._timed("fuse_candidates", groups=len(query), fuse_mode=fuse_mode):
-            for pose, k, ids in zip(query.astype(np.float32), own, candidate_frame_ids, strict=True):
-                sources = frames.sources([*(special_query_frame or ()), *ids])
-                one = fuse(sources, View(k, pose), self._stride, how)
-                latent = frames.mean(one, sources) if fuse_mode == "masked_mean" else frames.gathered(one, sources)
-                fused.append((latent, one.positions, one.view_change, one.frame[::2, ::2].copy()))
+            fused = [
+                frames.shown([*(special_query_frame or ()), *ids], View(k, pose), self._stride, how)
+                for pose, k, ids in zip(query.astype(np.float32), own, candidate_frame_ids, strict=True)
+            ]
         outputs, *extra = zip(*fused, strict=True)
         asked = (return_revgrid, return_view_change, return_source_frame_ids)
         named = [np.stack(each) for each, wanted in zip(extra, asked, strict=True) if wanted]
@@ -244,6 +240,13 @@ class _Frames:
             )
             for i in frames
         ]
+
+    def shown(self, ids: Sequence[int], view: View, stride: int, how: Fusing) -> tuple[Tensor, F32, F32, I64]:
+        """Latents of frames in a view, where they land, changes of view, and frames of every second cell."""
+        sources = self.sources(ids)
+        fused = fuse(sources, view, stride, how)
+        latent = self.mean(fused, sources) if how.mode == "masked_mean" else self.gathered(fused, sources)
+        return latent, fused.positions, fused.view_change, fused.frame[::2, ::2].copy()
 
     def gathered(self, fused: Fused, sources: list[Source]) -> Tensor:
         """The latents (C, h, w) that a view shows."""
