@@ -113,8 +113,7 @@ class TestBuffer:
     def test_as_the_script_for_single_images_renders(self):
         cache = buffer()
         pixels, masks = cache.render_cache(TARGETS[:, 0:3], TARGET_KS[:, 0:3])
-        assert pixels.shape == (1, 3, 1, 3, HEIGHT, WIDTH)
-        assert masks.shape == (1, 3, 1, 1, HEIGHT, WIDTH)
+        assert (pixels.shape, masks.shape) == ((1, 3, 1, 3, HEIGHT, WIDTH), (1, 3, 1, 1, HEIGHT, WIDTH))
         assert pixels.dtype == masks.dtype == torch.float32
         wanted, reached = shown(0, w2c(0), TARGETS[0], 0.05)
         np.testing.assert_array_equal(masks[0, :, 0, 0].numpy() > 0, reached)

@@ -44,7 +44,7 @@ IntrinsicsMode = Annotated[
     typer.Option(
         "--intrinsics-mode",
         metavar="|".join(INTRINSICS_MODES),
-        help="Of a file whose frames have different intrinsics: keep them, or give all those of the first, or the mean.",
+        help="If frames have different intrinsics: keep them, or give all those of the first, or the mean.",
     ),
 ]
 

@@ -141,20 +141,17 @@ class Candidates:
         return_source_frame_ids: bool = False,
         **other: Any,
     ) -> Any:
-        """The latents of chosen frames in each group's view.
+        """Latents (C, T, h, w) of chosen frames in each group's view.
 
         Parameters
         ----------
         candidate_frame_ids : G sequences of int
             Negative ids and repeats are skipped, ids beyond the end mean the last frame; none at all means frame 0.
-        latents : (C, T, h, w) tensor
         fuse_mode : {"fill_stop_zbuffer", "fill_stop", "masked_mean"}
             Of several frames in a cell: the "near" or "far" one as ``zbuffer_depth_preference`` says, the first, or
             their mean. The first two stop at ``fill_ratio_threshold`` or after ``fill_candidate_limit`` frames.
-        special_query_frame : sequence of int, optional
-            Put before the candidates of each group.
-        fuse_block_size : {1, 2}
-            Splat cells, or blocks of 2 x 2.
+        special_query_frame, fuse_block_size
+            Frames before the candidates of each group; 1 to splat cells, 2 for blocks of 2 x 2.
         source_valid_masks : (T, h, w) bool array or tensor, optional
             The cells that may be used.
         other
