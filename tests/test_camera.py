@@ -137,6 +137,21 @@ class TestIntrinsics:
             warnings.simplefilter("error")
             camera.scaled(240, 320).latent_grid(8).padded(7)
 
+    def test_a_part_of_the_image_sees_the_same_rays(self):
+        camera = CameraIntrinsics(50, 51, 30, 20, 64, 48)
+        part = camera.cropped(10, 4, 32, 40)
+        assert (part.width, part.height) == (32, 40)
+        point = np.array([[0.1, -0.2, 2.0]])
+        np.testing.assert_allclose(part.project(point)[0], camera.project(point)[0] - [10, 4])
+        assert camera.cropped(0, 0, 64, 48) == camera
+        for arguments, message in (
+            ((10, 4, 55, 40), "width: expected at most 54, got 55"),
+            ((10, 48, 5, 1), "top: expected at most 47, got 48"),
+            ((-1, 0, 5, 5), "left: expected at least 0, got -1"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                camera.cropped(*arguments)
+
     def test_stride_must_divide_the_image(self):
         with pytest.raises(ValueError, match="stride: expected a divisor of the image size 640x480, got 7"):
             intrinsics().latent_grid(7)

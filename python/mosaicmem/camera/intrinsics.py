@@ -169,6 +169,14 @@ class CameraIntrinsics:
         width, height = (-(-size // multiple) * multiple for size in (self.width, self.height))
         return self._derived(*self.params, width, height)
 
+    def cropped(self, left: int, top: int, width: int, height: int) -> CameraIntrinsics:
+        """The same camera of a part of its image, ``width`` x ``height`` pixels from column ``left``, row ``top``."""
+        left = check_integer("left", left, minimum=0, maximum=self.width - 1)
+        top = check_integer("top", top, minimum=0, maximum=self.height - 1)
+        width = check_integer("width", width, minimum=1, maximum=self.width - left)
+        height = check_integer("height", height, minimum=1, maximum=self.height - top)
+        return self._derived(self.fx, self.fy, self.cx - left, self.cy - top, width, height)
+
     def latent_grid(self, stride: int) -> CameraIntrinsics:
         """The same camera over a latent grid of ``stride`` pixels per cell.
 

@@ -94,7 +94,7 @@ def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
             f"stride: expected at most {min(intrinsics.width, intrinsics.height)}, the shorter side of the image, "
             f"got {stride}"
         )
-    return CameraIntrinsics._derived(*intrinsics.params, width, height)
+    return intrinsics.cropped(0, 0, width, height)
 
 
 def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: Noise | None = None) -> list[GridFrame]:
