@@ -391,7 +391,7 @@ class TestCrossAttention:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"gate": None}, "no tensor named 'gate'; it has key, output, query, value"),
+            ({"gate": None}, r"no tensor named 'gate'; are they of another model\? It has key, output, query, value"),
             ({"gate": np.zeros(4)}, r"gate: expected shape \(3,\), got \(4,\)"),
             ({"gate": np.zeros(3, int)}, "gate: expected F32, F64, F16 or BF16, got I64"),
             ({"gate": np.full(3, np.nan)}, "gate: expected finite values"),

@@ -50,7 +50,9 @@ class TestHandles:
     def test_of_another_transformer(self, dit, tmp_path):
         add_memory(dit).save_pretrained(tmp_path)
         other = tiny_pipe(num_attention_heads=4).transformer
-        with pytest.raises(FormatError, match=r"blocks.0.attn1.memory_gate: expected shape \(4,\), got \(2,\)"):
+        with pytest.raises(
+            FormatError, match=r"blocks.0.attn1.memory_gate: expected shape \(4,\), got \(2,\); are they of another"
+        ):
             MemoryHandle.load(other, tmp_path)
         with pytest.raises(FormatError, match=r"blocks.1.attn1.memory_gate: expected no tensor of this name"):
             MemoryHandle.load(tiny_pipe(num_layers=1).transformer, tmp_path)

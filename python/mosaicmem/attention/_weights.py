@@ -72,12 +72,13 @@ def write_weights(path: str | Path, weights: Mapping[str, F32]) -> None:
 def _read(path: Path, file: Any, header: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> F32:
     if name not in header:
         there = sorted(key for key in header if key != "__metadata__")
-        raise FormatError(path, f"no tensor named {name!r}; it has {', '.join(there[:8]) or 'none'}")
+        held = ", ".join(there[:8]) or "none"
+        raise FormatError(path, f"no tensor named {name!r}; are they of another model? It has {held}")
     with foreign_parser(path, f"{_WHAT}: {name}"):
         entry = file.get_slice(name)
         dtype, actual = entry.get_dtype(), tuple(entry.get_shape())
     if actual != shape:
-        raise FormatError(path, f"{name}: expected shape {shape}, got {actual}")
+        raise FormatError(path, f"{name}: expected shape {shape}, got {actual}; are they of another model?")
     if dtype == "BF16":
         tensor = _read_bfloat16(path, header[name], shape)
     elif dtype in ("F32", "F64", "F16"):
