@@ -23,6 +23,7 @@ COMMANDS = (
     "splice",
     "export-ply",
     "convert",
+    "path",
     "show-config",
     "bench",
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_array, check_integer, check_number
 from mosaicmem._files import write_json
+from mosaicmem.camera import path_shapes
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
 from mosaicmem.camera.trajectory_file import SCHEMA, read_frames
@@ -25,7 +26,7 @@ _DOWN = np.array([0.0, 1.0, 0.0])
 class CameraTrajectory(Sequence[CameraPose]):
     """A sequence of poses with intrinsics; one pose per frame.
 
-    The shapes (`circle`, `orbit`, `line`, `look_around`) move in the horizontal plane of a
+    The shapes (`circle`, `orbit`, `line`, `dolly`, `look_around`, `by_keys`) move in the horizontal plane of a
     world whose up is -y, one pose every 1 / ``fps`` seconds.
 
     Parameters
@@ -191,6 +192,53 @@ class CameraTrajectory(Sequence[CameraPose]):
             matrix[:3, 3] = start.position
             poses.append(CameraPose(matrix, time))
         return cls(poses, intrinsics)
+
+    @classmethod
+    def dolly(
+        cls,
+        start: CameraPose,
+        distance: float,
+        num_frames: int,
+        intrinsics: CameraIntrinsics,
+        *,
+        fps: float = 30.0,
+    ) -> CameraTrajectory:
+        """Straight ahead from ``start``, or backwards if ``distance`` (metres) is negative, without turning."""
+        ahead = start.world_from_camera.copy()
+        ahead[:3, 3] += check_number("distance", distance) * ahead[:3, 2]
+        return cls.line(start, CameraPose(ahead), num_frames, intrinsics, fps=fps)
+
+    @classmethod
+    def spline(
+        cls,
+        poses: Sequence[CameraPose],
+        intrinsics: CameraIntrinsics,
+        *,
+        fps: float = 30.0,
+        metres_per_second: float = 1.0,
+        degrees_per_second: float = 60.0,
+    ) -> CameraTrajectory:
+        """A smooth path through two poses or more, as fast as both speeds allow between each two of them."""
+        return cls(path_shapes.spline(poses, fps, metres_per_second, degrees_per_second), intrinsics)
+
+    @classmethod
+    def by_keys(
+        cls,
+        keys: str,
+        intrinsics: CameraIntrinsics,
+        *,
+        start: CameraPose | None = None,
+        fps: float = 30.0,
+        metres_per_second: float = 1.0,
+        degrees_per_second: float = 60.0,
+    ) -> CameraTrajectory:
+        """A walk by the keys of a game: ``"w-31, wa-8, w+left-4"`` holds w for 31 frames, then w and a for 8.
+
+        w, a, s and d move in the horizontal plane, from where the camera looks; left, right, up and down turn it.
+        ``start``, at the origin along +z if not given, is the first pose; the camera does not roll.
+        """
+        first = CameraPose() if start is None else start
+        return cls(path_shapes.by_keys(keys, first, fps, metres_per_second, degrees_per_second), intrinsics)
 
     def there_and_back(self) -> CameraTrajectory:
         """This path, then the same poses in reverse; the turning point is not repeated. Time keeps increasing."""

@@ -16,6 +16,7 @@ from mosaicmem.cli.evaluate import evaluate
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
 from mosaicmem.cli.inspect import inspect
+from mosaicmem.cli.path import path
 from mosaicmem.cli.show_config import show_config
 from mosaicmem.cli.splice import splice
 from mosaicmem.cli.visualize import visualize
@@ -64,6 +65,7 @@ app.command()(visualize)
 app.command()(splice)
 app.command("export-ply")(export_ply)
 app.command()(convert)
+app.command()(path)
 app.command("show-config")(show_config)
 app.command()(bench)
 
