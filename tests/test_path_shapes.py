@@ -1,4 +1,4 @@
-"""Camera paths that are made, in Python and by `mosaicmem path`: straight ahead, through poses, by the keys of a game."""
+"""Camera paths that are made, in Python and by the command: straight ahead, through poses, by the keys of a game."""
 
 import json
 from itertools import pairwise

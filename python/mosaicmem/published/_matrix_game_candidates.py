@@ -155,7 +155,7 @@ class Candidates:
         source_valid_masks : (T, h, w) bool array or tensor, optional
             The cells that may be used.
         other
-            Parameters that nothing reads. The rest is as `select_candidates` takes it.
+            Unread; the rest is as `select_candidates` takes it.
 
         Returns
         -------
