@@ -172,12 +172,22 @@ class TestBuffer:
         cache.update_cache(image(1), depth(1), w2c(0.1)[None], None, K, False)
         np.testing.assert_array_equal(cache.input_mask[0, 0, 0, 0, 0], smooth(depth(1)[0, 0].numpy(), 0.05))
         assert cache.input_points.shape == (1, 1, 1, 1, HEIGHT, WIDTH, 3)
+        plain = buffer(frame_buffer_max=1, filter_points_threshold=1.0)
+        plain.update_cache(image(1), depth(1), w2c(0.1)[None], torch.zeros(1, 1, HEIGHT, WIDTH), K, False)
+        assert not plain.render_cache(TARGETS, TARGET_KS)[1].any()
 
     def test_a_rigid_alignment_finds_the_scale_of_the_new_depth(self):
         cache, truth = buffer(input_depth=ramp()), ramp()
         wrong = 1 / (0.7 / truth + 0.05)
         cache.update_cache(image(1), wrong, w2c(0)[None], new_intrinsics=K, alignment_method="rigid")
         assert (cache.input_points[0, 0, 0, 0, ..., 2] - truth[0, 0]).abs().max() < 0.01
+
+    def test_a_rigid_alignment_where_much_has_no_depth(self):
+        cache, truth = buffer(input_depth=ramp()), ramp()
+        wrong = 1 / (0.7 / truth + 0.05)
+        wrong[..., :6, :] = 0
+        cache.update_cache(image(1), wrong, w2c(0)[None], new_intrinsics=K, alignment_method="rigid")
+        assert (cache.input_points[0, 0, 0, 0, 6:, :, 2] - truth[0, 0, 6:]).abs().max() < 0.01
 
     def test_bending_brings_an_uneven_depth_nearer(self):
         truth = ramp()

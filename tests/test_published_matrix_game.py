@@ -183,15 +183,30 @@ class TestRegistering:
         )
         np.testing.assert_array_equal(memory.depths[1], depth_of([1])[0])
 
+    def test_what_is_given_is_copied(self):
+        memory, given = handler(depth_estimator=None), depth_of([0])
+        call = {"extrinsics": pose(0)[None], "force_using_input_extrinics": True}
+        returned = memory.register_source_sequence("cpu", images(1), depths=given, **call)
+        given[:] = returned[:] = 9
+        np.testing.assert_array_equal(memory.depths[0], depth_of([0])[0])
+        coarse = torch.from_numpy(depth_of([1])).bfloat16()
+        memory.register_source_sequence("cpu", images(1), depths=coarse, **call)
+        np.testing.assert_array_equal(memory.depths[1], coarse[0].float())
+        with pytest.raises(ValueError, match=r"depths: expected \(24, 36\) pixels as before, got \(2, 2\)"):
+            memory.register_source_sequence("cpu", images(1), depths=np.ones((1, 2, 2)), **call)
+        assert len(memory.depths) == len(memory.extrinsics) == 2
+
     def test_a_network_that_fails_changes_nothing(self):
         class Refuses(Estimator):
             def inference(self, images, use_ray_pose, process_res):
                 raise RuntimeError("Insufficient non-sky pixels for alignment")
 
-        memory = handler(Refuses())
+        estimator = Refuses()
+        memory = handler(estimator)
         call = {"extrinsics": pose(0)[None], "intrinsics": K[None], "force_using_input_extrinics": True}
         with pytest.raises(RuntimeError, match="Insufficient non-sky pixels"):
-            memory.register_source_sequence("cpu", images(1), **call)
+            memory.register_source_sequence("xpu", images(1), **call)
+        assert estimator.places == ["xpu", "cpu"]
         memory._estimator = Estimator(shape=(2, *DEPTH))
         with pytest.raises(ValueError, match=r"depths: expected shape \(1, H, W\), got"):
             memory.register_source_sequence("cpu", images(1), **call)
@@ -207,6 +222,7 @@ class TestRegistering:
             ({"extrinsics": pose(0)}, ValueError, r"extrinsics: expected shape \(1, 4, 4\), got \(4, 4\)"),
             ({"intrinsics": K}, ValueError, r"intrinsics: expected shape \(1, 3, 3\), got \(3, 3\)"),
             ({"frames": [np.zeros((8, 8, 3), np.uint8)]}, ValueError, "frames: expected images of"),
+            ({"frames": [*images(1), images(1)[0][:8]], "extrinsics": np.stack([pose(0)] * 2)}, ValueError, "frame 1"),
         ],
     )
     def test_wrong_ones_are_named(self, change, error, message):

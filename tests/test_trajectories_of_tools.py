@@ -57,6 +57,17 @@ class TestGaussianSplatting:
     def test_is_read(self, tmp_path, cameras):
         assert_reads(assert_detected(self.write(tmp_path, cameras), "3dgs"), cameras)
 
+    def test_names_give_the_order(self, tmp_path, cameras):
+        """The file begins with every eighth image, which was kept for tests."""
+        file = self.write(tmp_path, cameras)
+        entries = json.loads(file.read_text())
+        file.write_text(json.dumps([entries[3], *entries[:3], entries[4]]))
+        assert_reads(load_trajectory(file), cameras)
+
+    def test_other_intrinsics_may_be_of_another_size(self, tmp_path, cameras):
+        own = CameraIntrinsics(10, 10, 8, 6, 16, 12)
+        assert load_trajectory(self.write(tmp_path, cameras), intrinsics=own, size=(16, 12)).intrinsics == own
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -96,6 +107,18 @@ class TestLlff:
 
     def test_is_read(self, tmp_path, cameras):
         assert_reads(assert_detected(self.write(tmp_path, cameras), "llff"), cameras)
+
+    def test_the_size_is_that_of_the_file(self, tmp_path, cameras):
+        file = self.write(tmp_path, cameras)
+        with pytest.raises(FormatError, match="size: the file says 64x48, got 32x24"):
+            load_trajectory(file, size=(32, 24))
+        own = CameraIntrinsics(25, 25, 16, 12, 32, 24)
+        assert load_trajectory(file, intrinsics=own, size=(32, 24)).intrinsics == own
+        rows = np.load(file)
+        rows[0, 4] = np.inf
+        np.save(file, rows)
+        with pytest.raises(FormatError, match=r"\[0\]: expected height and width in whole pixels, got inf"):
+            load_trajectory(file)
 
     def test_other_arrays_are_refused(self, tmp_path, cameras):
         np.save(tmp_path / "poses.npy", np.tile(np.eye(4), (3, 1, 1)))
@@ -163,6 +186,16 @@ class TestOpenSfm:
         file.write_text(json.dumps(both))
         with pytest.raises(FormatError, match="expected one reconstruction, got 2 with 5, 5 shots"):
             load_trajectory(file)
+        for broken, message in (
+            ([{"shots": 1}, {"shots": 2}], "expected a list of reconstructions"),
+            (
+                [{**both[0], "cameras": {name: [1] for name in both[0]["cameras"]}}],
+                "camera: expected an object, got list",
+            ),
+        ):
+            file.write_text(json.dumps(broken))
+            with pytest.raises(FormatError, match=message):
+                load_trajectory(file)
         del both[0]["shots"]["frame_3.jpg"]["rotation"]
         file.write_text(json.dumps(both[:1]))
         with pytest.raises(FormatError, match=r"frame_3\.jpg: rotation is missing"):
@@ -205,7 +238,11 @@ class TestCameraPath:
             ({"camera_path": []}, "camera_path: expected a list of 1 to"),
             ({"camera_path": [{"camera_to_world": [1] * 16}]}, r"camera_path\[0\]: fov is missing"),
             ({"camera_path": [{"camera_to_world": [1] * 12, "fov": 50}]}, r"camera_to_world: expected shape \(16"),
-            ({"camera_path": [{"camera_to_world": [1] * 16, "fov": 200}]}, "expected degrees below 180, got 200"),
+            (
+                {"camera_path": [{"camera_to_world": [1] * 16, "fov": 200}]},
+                "expected degrees between 0 and 180, got 200",
+            ),
+            ({"camera_path": [{"camera_to_world": [1] * 16, "fov": 1e-9}]}, "degrees between 0 and 180, got 1e-09"),
             ({"render_width": 0}, "render_width: expected at least 1"),
             ({"fps": 0}, "fps: expected more than 0"),
         ],
@@ -235,7 +272,9 @@ class TestOpen3d:
         return tmp_path / "trajectory.log"
 
     def test_json_is_read(self, tmp_path, off_centre):
-        assert_reads(assert_detected(self.write_json(tmp_path, off_centre), "open3d"), off_centre)
+        file = self.write_json(tmp_path, off_centre)
+        assert_reads(assert_detected(file, "open3d"), off_centre)
+        assert_reads(load_trajectory(file.rename(tmp_path / "trajectory.txt")), off_centre)
 
     def test_log_is_read(self, tmp_path, cameras):
         file = self.write_log(tmp_path, cameras)
@@ -293,6 +332,8 @@ class TestMatrices:
         found = load_trajectory(file, intrinsics=cameras.cameras[0], fps=10)
         np.testing.assert_allclose([pose.timestamp for pose in found], [0.1, 0.2, 0.5, 1.0, 1.1])
         np.testing.assert_allclose(found.camera_from_world, cameras.camera_from_world, atol=1e-9)
+        with pytest.raises(FormatError, match=r"expected whole numbers of frames .*, got 0\.1"):
+            load_trajectory(self.write(tmp_path, cameras, [0, 0.1, 0.2, 0.3, 0.4]), intrinsics=cameras.cameras[0])
         with pytest.raises(FormatError, match="expected numbers of frames that increase"):
             load_trajectory(self.write(tmp_path, cameras, [1, 2, 2, 3, 4]), intrinsics=cameras.cameras[0])
 
@@ -394,7 +435,8 @@ def test_a_scene_is_a_source_of_cameras(tmp_path, rng):
     assert "scene to mosaicmem" in run.output
     known = open_sequence(folder)
     assert CameraTrajectory.load(tmp_path / "cams.json") == known.trajectory(range(len(known)))
-    again = CliRunner().invoke(app, [*arguments, "--force", "--fps", "10"])
-    assert again.exit_code != 0
-    assert "--fps" in again.output
+    for option in (("--fps", "10"), ("--size", "64x48"), ("--intrinsics-mode", "mean")):
+        again = CliRunner().invoke(app, [*arguments, "--force", *option])
+        assert again.exit_code != 0
+        assert option[0] in again.output
     del sequence

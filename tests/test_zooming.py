@@ -50,6 +50,8 @@ class TestTrajectory:
         assert back.cameras == (*path.cameras, *path.cameras[-2::-1])
         assert path.then(path).cameras == path.cameras * 2
         assert path.then(mm.CameraTrajectory(path.poses[:1], NARROW)).cameras[-1] == NARROW
+        with pytest.raises(ValueError, match=r"other: expected images of \(160, 96\) pixels, got \(80, 48\)"):
+            path.then(mm.CameraTrajectory(path.poses[:1], WIDE.scaled(80, 48)))
         padded = path.padded(64)
         assert padded.size == (192, 128)
         assert [k.params for k in padded.cameras] == [k.params for k in path.cameras]
@@ -119,6 +121,13 @@ class TestFormats:
             with pytest.raises(FormatError, match=r"intrinsics\[5\]: fx: expected more than 0"):
                 load_trajectory(tmp_path / "camera.npz", size=(160, 96), intrinsics_mode=mode)
 
+    def test_one_warning_is_enough(self, path, tmp_path):
+        params = [[50 + i, 50, 0.25, 0.25] for i in range(8)]
+        np.savez(tmp_path / "camera.npz", extrinsics_c2w=path.world_from_camera, intrinsics=np.array(params))
+        with pytest.warns(mm.SuspiciousInput) as said:
+            assert load_trajectory(tmp_path / "camera.npz", size=(160, 96)).zooms
+        assert len(said) == 1
+
     def test_modes_are_checked(self, path, tmp_path):
         path.save(tmp_path / "p.json")
         with pytest.raises(ValueError, match="intrinsics_mode: expected one of per_frame, first_frame, mean, got"):
@@ -167,6 +176,15 @@ class TestRetrieval:
             alone = retrieval.retrieve(store, one, STRIDE)
             np.testing.assert_array_equal(canvas.coverage[i], alone.coverage[0])
             np.testing.assert_allclose(canvas.latents[i], alone.latents[0], atol=1e-6)
+
+    @pytest.mark.parametrize("strategy", ["visible_coverage", "pose_nearest", "coverage", "top_k"])
+    def test_all_strategies_follow(self, world, path, strategy):
+        memory, vae = mm.MosaicMemoryStore(), mm.SyntheticVAE(stride=16)  # for which the published rules are made
+        for pose, camera in zip(path[::2], path.cameras[::2], strict=True):
+            view = world.render(camera, pose)
+            memory.insert_keyframe(vae.encode_image(view.image), mm.depth_to_grid(view.depth, 16), camera, pose)
+        canvas = mm.KeyframeRetrieval(strategy).retrieve(memory, path, 16)
+        assert canvas.coverage.any(axis=(1, 2)).sum() >= 3
 
     def test_zooming_in_enlarges_what_is_seen(self, store, path):
         """A cell of the middle comes from nearer to the middle of the keyframe."""
@@ -236,3 +254,13 @@ def test_convert_says_what_to_make_of_zooms(path, tmp_path):
     wrong = CliRunner().invoke(app, [*arguments[:-1], "all"])
     assert wrong.exit_code != 0
     assert "--intrinsics-mode: expected per_frame, first_frame or mean, got 'all'" in wrong.output
+
+
+def test_revisits_of_a_video_that_zooms_are_scored(world):
+    pytest.importorskip("skimage")
+    from mosaicmem.evaluation import find_revisits, score_revisits
+
+    loop = world.leave_and_return(WIDE, 24)
+    path = mm.CameraTrajectory(loop.poses, [WIDE, NARROW] * 12)
+    video = np.stack([world.render(camera, pose).image for camera, pose in zip(path.cameras, path, strict=True)])
+    assert len(score_revisits(video, path)) == len(find_revisits(path)) > 0

@@ -96,7 +96,7 @@ def read_npz(
     FormatError
     """
     what = "not a readable npz file"
-    _check_entries(path, file)
+    check_entries(path, file)
     found: dict[str, NDArray[Any]] = {}
     others: list[str] = []
     needed = 0
@@ -147,7 +147,7 @@ class _Entry(io.RawIOBase):
         super().close()
 
 
-def _check_entries(path: Path, file: IO[bytes]) -> None:
+def check_entries(path: Path, file: IO[bytes]) -> None:
     """Reject a directory with so many entries that listing it would take more memory than all arrays."""
     count, before = 0, b""
     while chunk := file.read(_CHUNK):

@@ -5,6 +5,7 @@ Each function returns a ``matplotlib.figure.Figure``, which notebooks display an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,13 +69,13 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
         own = cameras[[k.provenance == kind for k in keyframes]]
         if len(own):
             some = own[:: max(1, len(own) // _MOST_CAMERAS)]
-            _draw_cameras(axes, some, plane, tan, _FRUSTUM * size, color, f"cameras of {kind} keyframes")
+            _draw_cameras(axes, some, plane, [tan] * len(some), _FRUSTUM * size, color, f"cameras of {kind} keyframes")
     if trajectory is not None and path is not None:
         eyes = path[:, :3, 3] @ plane.T
         axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path, and some of its cameras")
-        tan = 0.5 * trajectory.cameras[0].width / trajectory.cameras[0].fx
-        some = path[:: max(1, len(path) // 24)]
-        _draw_cameras(axes, some, plane, tan, 1.5 * _FRUSTUM * size, _PATH, None)
+        step = max(1, len(path) // 24)
+        tans = [0.5 * camera.width / camera.fx for camera in trajectory.cameras[::step]]
+        _draw_cameras(axes, path[::step], plane, tans, 1.5 * _FRUSTUM * size, _PATH, None)
     axes.set_aspect("equal")
     for direction, set_label in zip(plane, (axes.set_xlabel, axes.set_ylabel), strict=True):
         set_label(_axis_name(direction))
@@ -247,14 +248,20 @@ def _axis_name(direction: F64) -> str:
 
 
 def _draw_cameras(
-    axes: Any, world_from_camera: F64, plane: F64, tan: float, length: float, color: str, label: str | None
+    axes: Any,
+    world_from_camera: F64,
+    plane: F64,
+    tans: Sequence[float],
+    length: float,
+    color: str,
+    label: str | None,
 ) -> None:
     """Draw each camera's horizontal field of view as a wedge from its centre."""
     from matplotlib.collections import PolyCollection
 
-    local = np.array([[0, 0, 0], [-tan, 0, 1], [tan, 0, 1]])
     wedges = []
-    for matrix in world_from_camera:
+    for matrix, tan in zip(world_from_camera, tans, strict=True):
+        local = np.array([[0, 0, 0], [-tan, 0, 1], [tan, 0, 1]])
         directions = local @ matrix[:3, :3].T
         scale = np.linalg.norm(matrix[:3, 2]) or 1.0
         wedges.append((matrix[:3, 3] + length * directions / scale) @ plane.T)

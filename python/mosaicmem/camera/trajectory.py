@@ -93,7 +93,8 @@ class CameraTrajectory(Sequence[CameraPose]):
             if camera is not first and camera != first:
                 raise ValueError(
                     f"intrinsics: expected those that all frames share, got {camera} of frame {i} after {first}; use "
-                    "cameras[i], or read the trajectory with intrinsics_mode='first_frame' or 'mean'"
+                    "cameras[i], or read the trajectory with intrinsics_mode='first_frame' or 'mean' (on the command "
+                    "line: convert --intrinsics-mode)"
                 )
         return first
 
@@ -248,6 +249,8 @@ class CameraTrajectory(Sequence[CameraPose]):
 
     def then(self, other: CameraTrajectory) -> CameraTrajectory:
         """This path, then ``other``, its times shifted to start one of its frame intervals after this path ends."""
+        if other.size != self.size:
+            raise ValueError(f"other: expected images of {self.size} pixels, got {other.size}")
         if not (self.zooms or other.zooms) and other.cameras[0] != self.cameras[0]:
             raise ValueError(f"other: expected the intrinsics {self.cameras[0]}, got {other.cameras[0]}")
         step = other[1].timestamp - other[0].timestamp if len(other) > 1 else 0.0
@@ -288,7 +291,7 @@ class CameraTrajectory(Sequence[CameraPose]):
         return windows
 
     def select_keyframes(self, min_translation: float, min_angle: float, max_gap: int | None = None) -> list[int]:
-        """Indices of keyframes: the first frame, then each that moved enough since the last keyframe.
+        """Indices of keyframes: the first frame, then each that moved enough since the last one; zooms do not count.
 
         Parameters
         ----------
@@ -366,6 +369,8 @@ def _cameras(intrinsics: CameraIntrinsics | Sequence[CameraIntrinsics], frames: 
         raise TypeError(f"intrinsics: expected CameraIntrinsics, or one for each pose, got {type(intrinsics).__name__}")
     if len(intrinsics) != frames:
         raise ValueError(f"intrinsics: expected one, or one for each of the {frames} poses, got {len(intrinsics)}")
+    if all(camera is intrinsics[0] for camera in intrinsics) and isinstance(intrinsics[0], CameraIntrinsics):
+        return tuple(intrinsics)
     known: dict[CameraIntrinsics, CameraIntrinsics] = {}
     for i, camera in enumerate(intrinsics):
         if not isinstance(camera, CameraIntrinsics):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], li
             matrix = as_array("world_from_camera", frame["world_from_camera"], np.float64, (4, 4), finite=True)
             matrices[i], times[i] = matrix, check_number("timestamp", frame["timestamp"])
             if "intrinsics" in frame:
-                cameras[i] = _intrinsics(frame["intrinsics"])
+                cameras[i] = _intrinsics(frame["intrinsics"], CameraIntrinsics._derived)
     except KeyError as error:
         raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
     except (TypeError, ValueError) as error:
@@ -72,13 +73,13 @@ def read_frames(path: str | Path, *, judged: bool) -> tuple[list[CameraPose], li
     return poses, cameras
 
 
-def _intrinsics(value: Any) -> CameraIntrinsics:
+def _intrinsics(value: Any, make: Callable[..., CameraIntrinsics] = CameraIntrinsics) -> CameraIntrinsics:
     fields = _object(value)
     refuse_bent(fields)
     unknown = {name for name in fields if not may_bend(name)} - set(CameraIntrinsics.__dataclass_fields__)
     if unknown:
         raise ValueError(f"unknown key {min(unknown)!r}")
-    return CameraIntrinsics(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
+    return make(*(fields[name] for name in CameraIntrinsics.__dataclass_fields__))
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -48,7 +48,8 @@ IntrinsicsMode = Annotated[
     ),
 ]
 
-_TIMED = ("mosaicmem", "tum", "re10k")  # formats with a time for each frame
+_TIMED = ("mosaicmem", "tum", "re10k", "camera-path")  # formats with a time for each frame, or a rate
+_WITHOUT = ("tum", "kitti", "matrices")  # formats without intrinsics
 
 
 def read_trajectory(
@@ -64,6 +65,7 @@ def read_trajectory(
 ) -> CameraTrajectory:
     """A path from a file of any format. ``camera`` is that of a scene, used if the file has none of its own."""
     from mosaicmem.camera.formats import detect_format, load_trajectory
+    from mosaicmem.camera.formats.foreign import is_json
     from mosaicmem.camera.times import TIME_UNITS
 
     if time_unit is not None:
@@ -71,7 +73,7 @@ def read_trajectory(
     given = parse_camera(intrinsics, size)
     pixels = None if size is None else parse_size("--size", size)
     kind = format or detect_format(path)
-    if given is None and camera is not None and kind in ("tum", "kitti"):
+    if given is None and camera is not None and (kind in _WITHOUT or (kind == "open3d" and not is_json(path))):
         given = camera
     if fps is not None and kind in _TIMED and time_unit != "frames":
         raise UsageError(f"--fps: expected none for {path}, as files of the format {kind} have times")

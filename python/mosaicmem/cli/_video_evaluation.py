@@ -44,8 +44,7 @@ def evaluate_video(
 
     require_metrics()
     require_pycolmap()
-    camera = path.intrinsics
-    shown = np.stack(list(read_video(video, len(path), (camera.width, camera.height))))
+    shown = np.stack(list(read_video(video, len(path), path.size)))
     real: list[RgbdImage] = []
     if scene is not None:
         with progress_bar() as progress:

@@ -114,11 +114,14 @@ def _read_source(
 ) -> tuple[str, CameraTrajectory]:
     """The format of the source, and its path."""
     from mosaicmem.camera.formats import detect_format
+    from mosaicmem.camera.formats.colmap_model import find_model
     from mosaicmem.datasets import is_sequence, open_sequence
 
-    if source_format is None and is_sequence(source):
-        given = dict(zip(("--fps", "--time-unit"), times, strict=True))
-        check_useful(given, "expected the file of a camera path: a scene has times")
+    if source_format is None and is_sequence(source) and find_model(source) is None:
+        given: dict[str, object] = dict(zip(("--fps", "--time-unit"), times, strict=True))
+        given["--intrinsics-mode"] = None if mode == "per_frame" else mode
+        check_useful(given, "expected the file of a camera path: a scene has times, and the same intrinsics throughout")
+        check_useful({"--size": camera[1] if camera[0] is None else None}, "expected --intrinsics with it")
         sequence = open_sequence(source, intrinsics=parse_camera(*camera))
         return "scene", sequence.trajectory(range(len(sequence)))
     found = source_format or detect_format(source)

@@ -60,8 +60,8 @@ def locate_frames(
         For the frames with an image of the scene, in the world of ``path``.
     """
     require_pycolmap()
-    camera = check_instance("path", path, CameraTrajectory).intrinsics
-    frames = as_pixels("video", video, (len(path), camera.height, camera.width, 3))
+    width, height = check_instance("path", path, CameraTrajectory).size
+    frames = as_pixels("video", video, (len(path), height, width, 3))
     around, found = check_integer("neighbours", neighbours, minimum=0), {}
     known = sorted(check_integer("images: frame", i, minimum=0, maximum=len(path) - 1) for i in images)
     if set(depth) != set(known):
@@ -69,7 +69,7 @@ def locate_frames(
     scene = {i: _SceneView(images[i], depth[i], path, i) for i in known}
     for place, i in enumerate(known):
         near = [scene[j] for j in known[max(0, place - around) : place + around + 1]]
-        pose = _locate(frames[i], near, camera, path[i].timestamp)
+        pose = _locate(frames[i], near, path.cameras[i], path[i].timestamp)
         if pose is not None:
             found[i] = pose
     return found

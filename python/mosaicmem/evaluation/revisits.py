@@ -110,8 +110,8 @@ def score_revisits(
         The camera does not come back.
     """
     require_metrics()
-    camera = check_instance("path", path, CameraTrajectory).intrinsics
-    shape = (len(path), camera.height, camera.width, 3)
+    width, height = check_instance("path", path, CameraTrajectory).size
+    shape = (len(path), height, width, 3)
     frames = as_pixels("video", video, shape)
     expected = None if truth is None else as_pixels("truth", truth, shape)
     pairs = find_revisits(path, **limits)

@@ -31,6 +31,8 @@ def aligned_depth(depth: Tensor, target: Tensor, seen: Tensor) -> Tensor:
             "got none in common; pass depth_alignment=False"
         )
     quantiles = disparity.new_tensor(_QUANTILES)
+    if not torch.quantile(known[0], quantiles).isfinite().all():  # where much of the depth is 0
+        known = known[0][known[0].isfinite()], known[1]
     (low, high), (wanted_low, wanted_high) = (torch.quantile(each, quantiles) for each in known)
     inner = (disparity > low) & (disparity < high) & (wanted > wanted_low) & (wanted < wanted_high)
     if int(inner.sum()) < _FEWEST:

@@ -11,9 +11,14 @@ GROUP = 4  # poses
 _NORMALISED = 2.0  # no element of normalised intrinsics is larger
 
 
+def host_array(name: str, value: ArrayLike) -> np.ndarray:
+    """A NumPy array of values that may be on a GPU, in bfloat16, or in an autograd graph; maybe not a copy."""
+    return np.asarray(to_numpy(name, to_host(name, value), values=True))
+
+
 def matrix(name: str, value: ArrayLike, size: int) -> F64:
     """A (size, size) matrix in float64."""
-    array = to_numpy(name, to_host(name, value), values=True).astype(np.float64)
+    array = host_array(name, value).astype(np.float64)
     if array.shape != (size, size):
         raise ValueError(f"{name}: expected shape ({size}, {size}), got {array.shape}")
     return array
@@ -21,7 +26,7 @@ def matrix(name: str, value: ArrayLike, size: int) -> F64:
 
 def matrices(name: str, value: ArrayLike, size: int, count: int | None = None) -> F64:
     """Matrices (N, size, size) in float64."""
-    array = to_numpy(name, to_host(name, value), values=True).astype(np.float64)
+    array = host_array(name, value).astype(np.float64)
     if array.ndim != 3 or array.shape[1:] != (size, size) or (count is not None and len(array) != count):
         raise ValueError(
             f"{name}: expected shape ({'N' if count is None else count}, {size}, {size}), got {array.shape}"

@@ -303,7 +303,7 @@ def _check_fusion(how: Fusing, latents: Any) -> None:
 
 
 def _depths(depths: ArrayLike | None, count: int) -> F32:
-    array = np.asarray(depths, dtype=np.float32)
+    array = cameras.host_array("depths", depths).astype(np.float32, copy=False)
     if array.ndim != 3 or len(array) != count:
         raise ValueError(f"depths: expected shape ({count}, H, W), one a pose of w2c, got {array.shape}")
     return array

@@ -144,10 +144,16 @@ class Cache3D_Base:
             Pixels in [-1, 1], -1 where there is nothing, and 1 where there is something, 0 elsewhere. With
             ``render_depth`` (B, T, N, H, W) in place of pixels, 0 where there is nothing.
         """
-        w2cs, intrinsics = self._targets(target_w2cs, target_intrinsics)
+        targets = self._targets(target_w2cs, target_intrinsics)
+        pixels, masks = self._views(*targets, start_frame_idx, render_depth=bool(render_depth))
+        pixels, masks = pixels.to(self.weight_dtype), masks.to(self.weight_dtype)
+        return (pixels[:, :, :, 0] if render_depth else pixels), masks
+
+    def _views(self, w2cs: Tensor, intrinsics: Tensor, start: int, *, render_depth: bool) -> tuple[Tensor, Tensor]:
+        """Pixels (B, T, N, C, H, W) and masks in float32."""
         batch, frames = w2cs.shape[:2]
         images = self.input_image.shape[2]
-        first = check_integer("start_frame_idx", start_frame_idx, minimum=0)
+        first = check_integer("start_frame_idx", start, minimum=0)
         stored = self.input_image.shape[1]
         if stored > 1 and first + frames > stored:
             raise ValueError(
@@ -163,13 +169,12 @@ class Cache3D_Base:
         rendered = [
             view
             for begin in range(0, len(items), _TOGETHER)
-            for view in self._rendered(items[begin : begin + _TOGETHER], render_depth=bool(render_depth))
+            for view in self._rendered(items[begin : begin + _TOGETHER], render_depth=render_depth)
         ]
         pixels, masks = (
-            torch.stack(part).unflatten(0, (batch, frames, images)).to(self.weight_dtype)
-            for part in zip(*rendered, strict=True)
+            torch.stack(part).unflatten(0, (batch, frames, images)) for part in zip(*rendered, strict=True)
         )
-        return (pixels[:, :, :, 0] if render_depth else pixels), masks
+        return pixels, masks
 
     def _rendered(
         self, items: Sequence[tuple[tuple[int, int, int, int], Tensor, Tensor]], *, render_depth: bool
@@ -292,8 +297,8 @@ class Cache3D_Buffer(Cache3D_Base):
         if len(depth) != 1:
             raise ValueError(f"depth_alignment: expected one image (B = 1), got {len(depth)}; align them before")
         cameras = (each.reshape(1, 1, *each.shape[-2:]) for each in (w2c, intrinsics))
-        target, seen = Cache3D_Base.render_cache(self, *cameras, render_depth=True)
-        front = target[0, 0, 0].float(), seen[0, 0, 0, 0] > 0
+        target, seen = self._views(*self._targets(*cameras), 0, render_depth=True)
+        front = target[0, 0, 0, 0], seen[0, 0, 0, 0] > 0
         new = aligned_depth(depth.reshape(depth.shape[-2:]).to(self.device), *front)
         if bend:
             on_device = (each.reshape(each.shape[-2:]).to(self.device) for each in (w2c, intrinsics))
@@ -306,11 +311,10 @@ class Cache3D_Buffer(Cache3D_Base):
             kept = slice(0, 0)
         elif self.input_image.shape[2] >= self.frame_buffer_max:
             kept = slice(1, None)
-        if mask is None and self.input_mask is not None:
-            mask = torch.ones_like(image[..., :1, :, :], dtype=torch.bool)
-        if mask is not None and self.input_mask is None:
-            mask = None  # as in GEN3C: a cache without masks takes none
-        if mask is not None and self.input_mask is not None:
+        if self.frame_buffer_max <= 1:
+            self.input_mask = mask
+        elif self.input_mask is not None:  # as in GEN3C, a cache without masks takes none
+            mask = torch.ones_like(image[..., :1, :, :], dtype=torch.bool) if mask is None else mask
             self.input_mask = torch.cat([mask, self.input_mask[:, :, kept]], dim=2)
         self.input_image = torch.cat([image, self.input_image[:, :, kept]], dim=2)
         self.input_points = torch.cat([points, self.input_points[:, :, kept]], dim=2)

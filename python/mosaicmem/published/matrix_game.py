@@ -111,7 +111,7 @@ class FrustumHandler(Candidates):
         self._autocast = _AUTOCAST[name]
         self._stride = check_integer("latent_stride", latent_stride, minimum=1)
         self._fixed = bool(fixed_intrinsics)
-        self.last_extrinsic: F64 = np.eye(4)[None] if init_extrinsic is None else np.asarray(init_extrinsic)
+        self.last_extrinsic: F64 = np.eye(4)[None] if init_extrinsic is None else np.array(init_extrinsic)
         self.extrinsics: list[F64] = []
         self.depths: list[F32] = []
         self._Kpixs: list[F64] = []
@@ -163,29 +163,33 @@ class FrustumHandler(Candidates):
                 "end; poses of the depth network and cat_to_start are not supported here"
             )
         poses = cameras.matrices("extrinsics", extrinsics, 4, len(images))
-        size = tuple(np.shape(images[0])[:2])
-        if self._image_size is not None and size != self._image_size:
-            raise ValueError(f"frames: expected images of {self._image_size} pixels, got {size}")
+        size = self._image_size or tuple(np.shape(images[0])[:2])
+        for i, image in enumerate(images):
+            if tuple(np.shape(image)[:2]) != size:
+                raise ValueError(f"frames: expected images of {size} pixels, got {np.shape(image)[:2]} of frame {i}")
         default = cameras.in_pixels(self._intrinsic, size) if self._Kpix is None else self._Kpix
         kept = [default] * len(images)
         if intrinsics is not None:
             given = cameras.matrices("intrinsics", intrinsics, 3, len(images))
             if not self._fixed:
                 kept = [cameras.in_pixels(cameras.normalised(k), size) for k in given]
-        z = np.asarray(self._estimated(device, images) if depths is None else depths, dtype=np.float32)
+        estimated = self._estimated(device, images) if depths is None else depths
+        z: F32 = np.array(cameras.host_array("depths", estimated), dtype=np.float32)
         if z.ndim != 3 or len(z) != len(images):
             raise ValueError(f"depths: expected shape ({len(images)}, H, W), got {z.shape}")
+        if self.depths and z.shape[1:] != self.depths[0].shape:
+            raise ValueError(f"depths: expected {self.depths[0].shape} pixels as before, got {z.shape[1:]}")
         self._image_size, self._Kpix = size, kept[-1]
         self.extrinsics.extend(poses)
         self.last_extrinsic = np.array(self.extrinsics[-1:])
         self._Kpixs.extend(kept)
         self.depths.extend(z)
-        return z
+        return np.array(z)
 
     def align_w2c_trajectory(self, A_w2c: ArrayLike, B_w2c: ArrayLike | None = None, eps: float = 1e-8) -> F64:
         """Move poses (T, 4, 4) so that the first falls on ``B_w2c``, by default the last frame."""
-        poses = np.asarray(A_w2c)
-        target = np.asarray(self.last_extrinsic if B_w2c is None else B_w2c)
+        poses = cameras.host_array("A_w2c", A_w2c)
+        target = self.last_extrinsic if B_w2c is None else cameras.host_array("B_w2c", B_w2c)
         target = target[0] if target.shape == (1, 4, 4) else target
         if poses.ndim != 3 or poses.shape[1:] != (4, 4) or target.shape != (4, 4):
             raise ValueError(
@@ -260,9 +264,11 @@ class FrustumHandler(Candidates):
         pictures = [_picture(image) for image in images]
         self._estimator = self._estimator.to(device)
         on_gpu = self._autocast is not None and str(device).startswith("cuda")
-        with torch.no_grad(), torch.autocast("cuda", dtype=self._autocast) if on_gpu else nullcontext():
-            found = self._estimator.inference(pictures, use_ray_pose=False, process_res=self._resolution)
-        self._estimator = self._estimator.to("cpu")
+        try:
+            with torch.no_grad(), torch.autocast("cuda", dtype=self._autocast) if on_gpu else nullcontext():
+                found = self._estimator.inference(pictures, use_ray_pose=False, process_res=self._resolution)
+        finally:
+            self._estimator = self._estimator.to("cpu")
         return found.depth
 
 

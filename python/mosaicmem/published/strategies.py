@@ -115,7 +115,8 @@ class Coverage(PublishedRule):
 def published_queries(targets: CameraTrajectory) -> tuple[F32, F32]:
     """Poses and intrinsics of targets, each four times: the published rules take four per latent."""
     poses = np.repeat(targets.camera_from_world, SUBFRAMES, axis=0).astype(np.float32)
-    return poses, np.tile(targets.intrinsics.matrix, (len(poses), 1, 1)).astype(np.float32)
+    matrices = np.array([camera.matrix for camera in targets.cameras])
+    return poses, np.repeat(matrices, SUBFRAMES, axis=0).astype(np.float32)
 
 
 def _pixel_matrix(keyframe: ObservedKeyframe) -> F64:

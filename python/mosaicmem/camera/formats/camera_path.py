@@ -32,15 +32,16 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     try:
         width = check_integer("render_width", document["render_width"], minimum=1)
         height = check_integer("render_height", document["render_height"], minimum=1)
-        options.check_size((width, height))
+        if options.intrinsics is None:
+            options.check_size((width, height))
         rate = check_number("fps", document.get("fps", options.fps), above=0.0)
         for i, frame in enumerate(frames):
             where = f"camera_path[{i}]"
             flat = as_array("camera_to_world", frame["camera_to_world"], np.float64, (16,), finite=True)
             matrices[i] = flat.reshape(4, 4)
             angle = check_number("fov", frame["fov"], above=0.0)
-            if angle >= 180:
-                raise ValueError(f"fov: expected degrees below 180, got {angle:g}")
+            if not 1e-6 < angle < 180:
+                raise ValueError(f"fov: expected degrees between 0 and 180, got {angle:g}")
             focal = height / 2 / math.tan(math.radians(angle) / 2)
             cameras.add(where, np.array([focal, focal, width / 2, height / 2]), (width, height))
     except KeyError as error:

@@ -6,6 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from mosaicmem._numpy_files import check_entries
 from mosaicmem._opening import open_file
 
 _HEAD = 4096
@@ -98,8 +99,10 @@ def begins_with(path: Path, heading: bytes) -> bool:
 def has_entry(path: Path, name: str) -> bool:
     """Whether an archive of NumPy has an array of this name; False for a damaged one."""
     try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
-            return f"{name}.npy" in archive.namelist()
+        with open_file(path) as file:
+            check_entries(path, file)
+            with zipfile.ZipFile(file) as archive:
+                return f"{name}.npy" in archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return False
 

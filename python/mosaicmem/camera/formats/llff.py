@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._numpy_files import read_data, read_header
-from mosaicmem._opening import open_file
+from mosaicmem._opening import errors_in, open_file
 from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, poses_of, trajectory
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
 COLUMNS = 17
+_MOST_SIDE = 2**31
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
@@ -32,10 +33,14 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     down, right, backwards = rows[:, :, 0], rows[:, :, 1], rows[:, :, 2]
     matrices[:, :3] = np.stack([right, down, -backwards, rows[:, :, 3]], axis=2)
     poses = poses_of(path, matrices, options.times(path, frames), lambda i: f"[{i}]")
+    if options.intrinsics is not None:
+        return trajectory(path, poses, options.intrinsics)
     cameras = FrameCameras(path, options.intrinsics_mode)
     for i, (height, width, focal) in enumerate(rows[:, :, 4]):
-        if not (height >= 1 and width >= 1 and height == round(height) and width == round(width)):
+        if not (1 <= height < _MOST_SIDE and 1 <= width < _MOST_SIDE and height % 1 == width % 1 == 0):
             raise FormatError(path, f"[{i}]: expected height and width in whole pixels, got {height:g} and {width:g}")
         size = (int(width), int(height))
+        with errors_in(path):
+            options.check_size(size)
         cameras.add(f"[{i}]", np.array([focal, focal, width / 2, height / 2]), size)
-    return trajectory(path, poses, options.intrinsics or cameras.intrinsics())
+    return trajectory(path, poses, cameras.intrinsics())

@@ -31,6 +31,11 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         numbers = rows[:, 0]
         if not (np.isfinite(numbers).all() and (np.diff(numbers) > 0).all()):
             raise FormatError(path, "expected numbers of frames that increase in the first column")
+        if (numbers % 1).any():
+            odd = numbers[np.flatnonzero(numbers % 1)[0]]
+            raise FormatError(
+                path, f"expected whole numbers of frames in the first column, got {odd:g}; are they seconds?"
+            )
         options.times(path, len(lines))
         times = list((numbers / options.fps).tolist())
     else:

@@ -13,6 +13,7 @@ import numpy as np
 from mosaicmem._arrays import as_array, check_integer
 from mosaicmem._files import read_json_object
 from mosaicmem._reading import parse_numbers, read_lines
+from mosaicmem.camera.formats.foreign import is_json
 from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, check_frames, poses_of, trajectory
 from mosaicmem.camera.intrinsics import params_of_matrix
 from mosaicmem.camera.trajectory import CameraTrajectory
@@ -24,7 +25,7 @@ _HALF = np.array([0.0, 0.0, 0.5, 0.5])  # from pixel centres at integers to ours
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks shapes, last rows and rotations."""
-    return _read_log(path, options) if path.suffix != ".json" else _read_json(path, options)
+    return _read_json(path, options) if is_json(path) else _read_log(path, options)
 
 
 def _read_log(path: Path, options: ReadOptions) -> CameraTrajectory:

@@ -23,7 +23,9 @@ from mosaicmem.errors import FormatError
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks for one reconstruction, undistorted perspective cameras of one size, and numbers."""
     document = read_json(path)
-    if not isinstance(document, list) or not all(isinstance(each, dict) and "shots" in each for each in document):
+    if not isinstance(document, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("shots"), dict) for each in document
+    ):
         raise FormatError(path, "expected a list of reconstructions with shots, as OpenSfM writes it")
     if len(document) != 1:
         counts = ", ".join(str(len(each["shots"])) for each in document[:8])
@@ -57,6 +59,8 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
 
 def _camera(fields: dict[str, Any]) -> tuple[F64, tuple[int, int]]:
     """(fx, fy, cx, cy) and (width, height)."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"camera: expected an object, got {type(fields).__name__}")
     known = {name: value for name, value in fields.items() if name != "projection_type"}
     kind = fields.get("projection_type", "perspective")
     if kind not in ("perspective", "brown"):

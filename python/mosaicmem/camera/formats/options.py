@@ -197,7 +197,8 @@ class FrameCameras:
     def _made(self, frame: int, params: F64) -> CameraIntrinsics:
         try:
             fx, fy, cx, cy = (float(x) for x in params)
-            return CameraIntrinsics(fx, fy, cx, cy, *self._size)
+            make = CameraIntrinsics if frame == 0 else CameraIntrinsics._derived  # one warning a file is enough
+            return make(fx, fy, cx, cy, *self._size)
         except (TypeError, ValueError) as error:
             raise FormatError(self._path, f"{self._where[frame]}: {error}") from None
 

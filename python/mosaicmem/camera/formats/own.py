@@ -22,9 +22,10 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         return CameraTrajectory(found.poses, options.intrinsics)
     with errors_in(path):
         options.check_size(found.size)
+    if options.intrinsics_mode == "per_frame":
+        return found
     frames = ((f"frames[{i}]", np.array(camera.params), found.size) for i, camera in enumerate(found.cameras))
-    cameras = cameras_of(path, options.intrinsics_mode, frames) if found.zooms else found.cameras
-    return CameraTrajectory(found.poses, cameras)
+    return CameraTrajectory(found.poses, cameras_of(path, options.intrinsics_mode, frames))
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

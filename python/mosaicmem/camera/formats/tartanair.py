@@ -1,7 +1,8 @@
 """TartanAir's ``pose_left.txt``: ``tx ty tz qx qy qz qw`` per line, world_from_camera in metres, north-east-down.
 
-Its cameras look along +x, with +y to the right and +z down; here the world is turned with them, so that up is -y. The
-intrinsics are those of all TartanAir's images, 640x480 with a field of view of 90 degrees.
+Its cameras look along +x, with +y to the right and +z down; here the world is turned with them, so that up is -y.
+Without others, intrinsics are those of its first version, 640x480 with a field of view of 90 degrees; give those of the
+second (320, 320, 320, 320 of 640x640).
 """
 
 from __future__ import annotations

@@ -107,14 +107,13 @@ class EncodedSequence:
 
     def check_poses(self, frames: Sequence[int]) -> None:
         """Warn if the depth of some frames, on the grid of latents, does not fit their poses; refuse none at all."""
-        grid, check, known = self.path.intrinsics.latent_grid(self.vae.stride), PoseCheck(times=False), False
+        grid, check = self.path.intrinsics.latent_grid(self.vae.stride), PoseCheck(times=False)
+        depths = [self.depth(i) for i in frames]
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", SuspiciousInput)
-            for i in frames:
-                depth = self.depth(i)
-                known = known or bool((depth > 0).any())
+            for i, depth in zip(frames, depths, strict=True):
                 check.add(depth, grid, self.path[i])
-        if not known:
+        if not any((depth > 0).any() for depth in depths):
             count = len(frames)
             raise ValueError(f"{self.name}: expected depth, got none in any of {count} frames; are its files empty?")
         for warning in said:
