@@ -88,6 +88,14 @@ def read_only_targets():
     open3d = {"class_name": "PinholeCameraTrajectory", "parameters": frames}
     log = b"0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
     bundle = b"# Bundle file v0.3\n2 0\n" + 2 * b"20 0 0\n1 0 0\n0 1 0\n0 0 1\n0 1 2\n"
+    euroc = 2 * b"1403636579763555584,1,2,3,1,0,0,0\n"
+    lens = {"focal_length": 20, "principal_point": [8, 6], "disto_k1": [0], **size}
+    view = {"filename": "a.png", "id_pose": 0, "id_intrinsic": 0}
+    openmvg = {
+        "views": [{"key": 0, "value": {"ptr_wrapper": {"data": view}}}],
+        "intrinsics": [{"key": 0, "value": {"ptr_wrapper": {"data": lens}}}],
+        "extrinsics": [{"key": 0, "value": {"rotation": eye[:3, :3].tolist(), "center": [0, 1, 2]}}],
+    }
     bounds = np.array([[1, 0, 0, 0, HEIGHT, 0, 1, 0, 0, WIDTH, 0, 0, -1, 2, 20, 1, 9.0]] * 2)
     projections = io.BytesIO()
     np.savez(projections, world_mat_0=eye, world_mat_1=np.diag([20.0, 20, 1, 1]))
@@ -99,6 +107,9 @@ def read_only_targets():
         read_only_target("open3d", log * 2, file="a.log", intrinsics=CAMERA),
         read_only_target("bundler", bundle, size=(WIDTH, HEIGHT)),
         read_only_target("matrices", f"{line}\n{line}\n".encode(), intrinsics=CAMERA),
+        read_only_target("euroc", euroc, intrinsics=CAMERA),
+        read_only_target("openmvg", openmvg, (b'"disto_k1"',)),
+        read_only_target("numpy", npy(np.tile(eye, (2, 1, 1))), (b"(2, 4, 4)", b"|O", b"<f8"), intrinsics=CAMERA),
         read_only_target("tartanair", b"1 2 3 0 0 0 1\n2 3 4 0 0 0 1\n"),
         read_only_target("llff", npy(bounds), (b"(2, 17)", b"|O", b"<f8", b"True")),
         read_only_target("neus", projections.getvalue(), (b"PK\1\2", b".npy", b"world_mat_"), size=(WIDTH, HEIGHT)),

@@ -17,10 +17,13 @@ format          pose                                intrinsics                  
 ``3dgs``        world_from_camera                   yes, without centre         no
 ``bundler``     camera_from_world, OpenGL axes      focal length                no
 ``camera-path`` world_from_camera, OpenGL axes      field of view               by frames a second
+``euroc``       of the body, and a camera's in it   no                          nanoseconds
 ``llff``        world_from_camera, own axes         focal length and size       no: ordered by name
 ``matrices``    world_from_camera, 4x4              no                          no, or numbers of frames
 ``neus``        projection K camera_from_world      yes, without image size     no
+``numpy``       world_from_camera, 4x4              yes, without image size     no
 ``open3d``      either, in .log or .json            in .json                    no
+``openmvg``     rotation and centre                 yes                         no: ordered by name
 ``opensfm``     camera_from_world, rotation vector  yes                         no: ordered by name
 ``tartanair``   world_from_camera, quaternion, NED  constant                    no
 ==============  ==================================  ==========================  ================

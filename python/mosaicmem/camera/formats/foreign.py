@@ -16,7 +16,7 @@ _IMAGE = "an image: expected the file of its poses"
 _POSES_OF_ARRAY = (
     "an array of NumPy, which does not say its convention: numpy.load it, make each pose with "
     "CameraPose.from_world_from_camera or from_camera_from_world, then CameraTrajectory(poses, intrinsics).save; or "
-    "numpy.savez it as extrinsics_c2w, if it is world_from_camera (N, 4, 4)"
+    "numpy.savez it as extrinsics_c2w, if it is world_from_camera (N, 4, 4), or name the format (numpy)"
 )
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", _POSES_OF_ARRAY),

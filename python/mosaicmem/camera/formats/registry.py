@@ -14,6 +14,7 @@ from mosaicmem.camera.formats import (
     bundler,
     camera_path,
     colmap,
+    euroc,
     gaussian_splatting,
     kitti,
     llff,
@@ -21,7 +22,9 @@ from mosaicmem.camera.formats import (
     matrixgame,
     nerfstudio,
     neus,
+    numpy_poses,
     open3d,
+    openmvg,
     opensfm,
     own,
     realestate10k,
@@ -65,10 +68,13 @@ FORMATS: dict[str, _Format] = {
     "3dgs": _Format(gaussian_splatting.read, None),
     "bundler": _Format(bundler.read, None),
     "camera-path": _Format(camera_path.read, None),
+    "euroc": _Format(euroc.read, None),
     "llff": _Format(llff.read, None),
     "matrices": _Format(matrices.read, None),
     "neus": _Format(neus.read, None),
+    "numpy": _Format(numpy_poses.read, None),
     "open3d": _Format(open3d.read, None),
+    "openmvg": _Format(openmvg.read, None),
     "opensfm": _Format(opensfm.read, None),
     "tartanair": _Format(tartanair.read, None),
 }
@@ -152,7 +158,7 @@ def load_trajectory(
     path = Path(path)
     options = ReadOptions(intrinsics, size, fps, time_unit, intrinsics_mode)
     name = detect_format(path) if format is None else check_choice("format", format, tuple(FORMATS))
-    if format is not None and not format.startswith(("colmap", "llff")) and path.is_file():
+    if format is not None and not format.startswith(("colmap", "llff", "numpy")) and path.is_file():
         _refuse_foreign(path)
     return FORMATS[name].read(path, options)
 
@@ -196,6 +202,8 @@ def detect_format(path: str | Path) -> str:
     if begins_with(path, bundler.HEADING):
         return "bundler"
     lines = list(islice(read_lines(path), 2))
+    if lines and euroc.is_euroc(lines[0][1]):
+        return "euroc"
     if [len(line.split()) for _, line in lines] == [3, 4]:
         return "open3d"
     for _, line in lines:
@@ -228,6 +236,8 @@ def _detect_json(path: Path) -> str:
         return "camera-path"
     if document.get("class_name") == open3d.CLASS_NAME:
         return "open3d"
+    if document.keys() >= openmvg.KEYS:
+        return "openmvg"
     if "frames" in document:
         return "nerfstudio"
     if "0" in document:
