@@ -169,6 +169,18 @@ class TestFusing:
         for masks in (usable, torch.from_numpy(usable)):
             assert torch.equal(self.call([1, 4], source_valid_masks=masks)[:, 0], wanted)
 
+    @pytest.mark.parametrize("block", [1, 2])
+    def test_sky_without_end_lands_nowhere(self, block):
+        sky = depth_of(range(FRAMES))
+        sky[:, :9] = np.inf
+        covered = self.call([4], depths=sky, fuse_block_size=block)
+        none = self.call([4], depths=np.where(np.isinf(sky), -1, sky).astype(np.float32), fuse_block_size=block)
+        assert 0.2 < (covered != 0).any(0).float().mean() < 0.8
+        if block == 1:
+            assert torch.equal(covered, none)
+        chosen = {"selection_mode": "projection_iou", "candidate_nms_mode": "coverage", "depths": sky}
+        assert TestChoosing().call(**chosen) != []
+
     def test_ids(self):
         assert torch.equal(self.call([-1, 2, 2, -1]), self.call([2]))
         assert torch.equal(self.call([99]), self.call([FRAMES - 1]))

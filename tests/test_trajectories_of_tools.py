@@ -63,6 +63,10 @@ class TestGaussianSplatting:
         entries = json.loads(file.read_text())
         file.write_text(json.dumps([entries[3], *entries[:3], entries[4]]))
         assert_reads(load_trajectory(file), cameras)
+        entries[3]["rotation"] = (2 * np.eye(3)).tolist()
+        file.write_text(json.dumps([entries[3], *entries[:3], entries[4]]))
+        with pytest.raises(FormatError, match=r": \[0\]: .*scale"):  # where it is in the file
+            load_trajectory(file)
 
     def test_other_intrinsics_may_be_of_another_size(self, tmp_path, cameras):
         own = CameraIntrinsics(10, 10, 8, 6, 16, 12)

@@ -51,8 +51,8 @@ def splat_cells(source: Source, view: View, stride: int) -> Splat:
     rows, columns = source.depth.shape
     row, column = (i.ravel() * float(stride) for i in np.indices((rows, columns)))
     rays = product(np.linalg.inv(source.intrinsics).astype(np.float64), np.stack([column, row, np.ones_like(row)]))
-    x, y, z = _seen_from(view, source, rays * source.depth.ravel().astype(np.float64))
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # depth may be infinite, of the sky
+        x, y, z = _seen_from(view, source, rays * source.depth.ravel().astype(np.float64))
         x, y = x / stride, y / stride
         target_row, target_column = np.rint(y), np.rint(x)
     lands = _valid(z) & (target_row >= 0) & (target_row < rows) & (target_column >= 0) & (target_column < columns)
@@ -70,14 +70,14 @@ def splat_blocks(source: Source, view: View, stride: int) -> Splat:
     if rows % 2 or columns % 2:
         raise ValueError(f"fuse_block_size: expected 1 with an odd number of cells, {rows} x {columns}, got 2")
     corners = _corners(source.depth)
-    depth = np.float32(0.25) * (corners[0] + corners[1] + corners[2] + corners[3])
+    depth = np.float32(0.25) * (corners[0] + corners[1] + corners[2] + corners[3])  # infinite where one is
     centres = np.indices(depth.shape).reshape(2, -1).astype(np.float32) + np.float32(0.5)
     row, column = centres * np.float32(stride)
     rays = product(np.linalg.inv(source.intrinsics), np.stack([column, row, np.ones_like(row)]))
-    points = product(source.w2c[:3, :3].T, rays * depth.ravel() - source.w2c[:3, 3:4])
-    at = product(view.w2c[:3, :3], points) + view.w2c[:3, 3:4]
-    z = at[2]
     with np.errstate(all="ignore"):
+        points = product(source.w2c[:3, :3].T, rays * depth.ravel() - source.w2c[:3, 3:4])
+        at = product(view.w2c[:3, :3], points) + view.w2c[:3, 3:4]
+        z = at[2]
         x, y, _ = product(view.intrinsics, at / z) / np.float32(stride)
         target_row, target_column = np.floor(y / 2), np.floor(x / 2)
     inside = (target_row >= 0) & (target_row < rows // 2) & (target_column >= 0) & (target_column < columns // 2)

@@ -84,7 +84,8 @@ class CoverageGrid:
         row, column = (i.ravel() * float(self.step * self.stride) for i in np.indices(self.shape))
         rays = product(np.linalg.inv(intrinsics), np.stack([column, row, np.ones_like(row)]))
         z = depth.astype(np.float64).ravel()
-        points = product(w2c[:3, :3].T, rays * z - w2c[:3, 3:4])
+        with np.errstate(invalid="ignore"):  # depth may be infinite, of the sky
+            points = product(w2c[:3, :3].T, rays * z - w2c[:3, 3:4])
         return np.where(np.isfinite(z) & (z > _LEAST_SOURCE), points, np.nan)
 
     def covered(self, points: F64, intrinsics: F64, w2c: F64) -> Bool:

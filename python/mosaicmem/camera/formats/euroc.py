@@ -43,7 +43,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     bodies = matrices_of_quaternions(rows[:, 4:8], rows[:, 1:4], lambda i: f"line {numbers[i]}", path)
     with np.errstate(over="ignore", invalid="ignore"):  # values may be huge
         matrices = bodies @ _body_from_camera(path)
-    return trajectory(path, poses_of(path, matrices, times, lambda i: f"line {numbers[i]}"), intrinsics)
+    return trajectory(path, poses_of(path, matrices, times, lambda i: numbers[i]), intrinsics)
 
 
 def _body_from_camera(path: Path) -> F64:

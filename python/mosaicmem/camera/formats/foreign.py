@@ -97,7 +97,7 @@ def begins_with(path: Path, heading: bytes) -> bool:
 
 
 def has_entry(path: Path, name: str) -> bool:
-    """Whether an archive of NumPy has an array of this name; False for a damaged one."""
+    """Whether an archive of NumPy has an array of this name; False for a damaged one, of which its reader tells."""
     try:
         with open_file(path) as file:
             check_entries(path, file)

@@ -28,19 +28,20 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     entries = read_json(path)
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_FRAMES:
         raise FormatError(path, f"expected a list of 1 to {MAX_FRAMES} cameras")
+    order = list(range(len(entries)))
     if all(isinstance(entry, dict) and isinstance(entry.get("img_name"), str) for entry in entries):
-        entries = in_name_order(entries, lambda entry: entry["img_name"], path)
+        order = in_name_order(order, lambda i: entries[i]["img_name"], path)
     unread, cameras = Unread((*_READ, *_HARMLESS)), FrameCameras(path, options.intrinsics_mode)
     matrices = np.tile(np.eye(4), (len(entries), 1, 1))
-    for i, entry in enumerate(entries):
-        where = f"[{i}]"
+    for row, i in enumerate(order):
+        where, entry = f"[{i}]", entries[i]
         try:
             if not isinstance(entry, dict):
                 raise TypeError(f"expected an object, got {type(entry).__name__}")
             unread.check(where, entry)
             refuse_bent(entry)
-            matrices[i, :3, :3] = as_array("rotation", entry["rotation"], np.float64, (3, 3), finite=True)
-            matrices[i, :3, 3] = as_array("position", entry["position"], np.float64, (3,), finite=True)
+            matrices[row, :3, :3] = as_array("rotation", entry["rotation"], np.float64, (3, 3), finite=True)
+            matrices[row, :3, 3] = as_array("position", entry["position"], np.float64, (3,), finite=True)
             if options.intrinsics is None:
                 width, height = (check_integer(name, entry[name], minimum=1) for name in ("width", "height"))
                 focal = [check_number(name, entry[name]) for name in ("fx", "fy")]
@@ -50,6 +51,6 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             raise FormatError(path, f"{where}: {error.args[0]} is missing") from None
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
-    poses = poses_of(path, matrices, options.times(path, len(entries)), lambda i: f"[{i}]")
+    poses = poses_of(path, matrices, options.times(path, len(entries)), lambda row: f"[{order[row]}]")
     unread.say(path)
     return trajectory(path, poses, options.intrinsics or cameras.intrinsics())

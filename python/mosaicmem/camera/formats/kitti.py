@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mosaicmem._files import atomic_write
-from mosaicmem._opening import errors_in
 from mosaicmem._reading import read_numbers
-from mosaicmem.camera.formats.options import ReadOptions, check_frames, trajectory
-from mosaicmem.camera.pose import CameraPose
-from mosaicmem.camera.pose_stacks import make_poses
+from mosaicmem.camera.formats.options import ReadOptions, check_frames, poses_of, trajectory
 from mosaicmem.camera.trajectory import CameraTrajectory
 
 
@@ -27,11 +24,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     matrices[:, :3] = rows.reshape(-1, 3, 4)
 
-    def one(i: int) -> CameraPose:
-        with errors_in(path, lines[i]):
-            return CameraPose.from_world_from_camera(matrices[i], times[i])
-
-    return trajectory(path, make_poses(matrices, times, one), intrinsics)
+    return trajectory(path, poses_of(path, matrices, times, lambda i: lines[i]), intrinsics)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory) -> None:

@@ -41,4 +41,4 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     else:
         times = options.times(path, len(lines))
     matrices = rows[:, -16:].reshape(-1, 4, 4)
-    return trajectory(path, poses_of(path, matrices, times, lambda i: f"line {lines[i]}"), intrinsics)
+    return trajectory(path, poses_of(path, matrices, times, lambda i: lines[i]), intrinsics)

@@ -16,10 +16,8 @@ from mosaicmem._files import atomic_write
 from mosaicmem._numpy_files import read_npz
 from mosaicmem._opening import errors_in, foreign_parser, open_file
 from mosaicmem.camera.fields import Unread, may_bend, refuse_bent
-from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, cameras_of, check_frames, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, cameras_of, check_frames, poses_of, trajectory
 from mosaicmem.camera.intrinsics import params_of_matrix
-from mosaicmem.camera.pose import CameraPose
-from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
@@ -47,13 +45,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     _check_intrinsics(path, arrays, options)
     times = options.times(path, len(matrices))
 
-    def one(i: int) -> CameraPose:
-        try:
-            return CameraPose.from_world_from_camera(matrices[i], times[i])
-        except ValueError as error:
-            raise FormatError(path, f"{name}[{i}]: {error}") from None
-
-    poses = make_poses(matrices, times, one)
+    poses = poses_of(path, matrices, times, lambda i: f"{name}[{i}]")
     unread = Unread((*_POSES, "intrinsics"))
     unread.check("", others)
     if options.intrinsics is None:

@@ -16,9 +16,8 @@ import numpy as np
 from mosaicmem._arrays import F64, as_array, check_number
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, is_nothing, refuse_bent, whole_pixels, worth_judging
-from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, trajectory
-from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, CameraPose, determinant
-from mosaicmem.camera.pose_stacks import make_poses
+from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, poses_of, trajectory
+from mosaicmem.camera.pose import OPENGL_FROM_OPENCV, determinant
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
@@ -85,13 +84,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         except (TypeError, ValueError) as error:
             raise FormatError(path, f"{where}: {error}") from None
 
-    def one(i: int) -> CameraPose:
-        try:
-            return CameraPose.from_opengl(matrices[i], times[i])
-        except ValueError as error:
-            raise FormatError(path, f"frames[{i}]: {error}") from None
-
-    poses = make_poses(matrices, times, one, are_opengl=True)
+    poses = poses_of(path, matrices, times, lambda i: f"frames[{i}]", "opengl")
     found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     _suspect_units(path, document)

@@ -40,7 +40,7 @@ def _read_log(path: Path, options: ReadOptions) -> CameraTrajectory:
         for row, (number, line) in enumerate(lines[5 * i + 1 : 5 * i + 5]):
             matrices[i, row] = parse_numbers(path, line, 4, number)
     times = options.times(path, len(matrices))
-    return trajectory(path, poses_of(path, matrices, times, lambda i: f"line {lines[5 * i][0]}"), intrinsics)
+    return trajectory(path, poses_of(path, matrices, times, lambda i: lines[5 * i][0]), intrinsics)
 
 
 def _read_json(path: Path, options: ReadOptions) -> CameraTrajectory:

@@ -134,16 +134,19 @@ def poses_of(
     path: Path,
     matrices: F64,
     times: Sequence[float],
-    where: Callable[[int], str],
+    where: Callable[[int], str | int],
     kind: str = "world_from_camera",
 ) -> list[CameraPose]:
-    """Poses of matrices (N, 4, 4) of a kind; a FormatError begins with ``where`` of the frame that is wrong."""
+    """Poses of matrices (N, 4, 4) of a kind; ``where`` names a frame that is wrong, or gives its line in the file."""
 
     def one(i: int) -> CameraPose:
         try:
             return _MAKE[kind](matrices[i], times[i])
         except ValueError as error:
-            raise FormatError(path, f"{where(i)}: {error}") from None
+            place = where(i)
+            if isinstance(place, int):
+                raise FormatError(path, str(error), place) from None
+            raise FormatError(path, f"{place}: {error}") from None
 
     return make_poses(matrices, times, one, are_inverse=kind == "camera_from_world", are_opengl=kind == "opengl")
 

@@ -12,11 +12,8 @@ import numpy as np
 
 from mosaicmem._arrays import F64
 from mosaicmem._files import atomic_write
-from mosaicmem._opening import errors_in
 from mosaicmem._reading import read_lines, table_of
-from mosaicmem.camera.formats.options import FrameCameras, ReadOptions, check_frames, trajectory
-from mosaicmem.camera.pose import CameraPose
-from mosaicmem.camera.pose_stacks import make_poses
+from mosaicmem.camera.formats.options import FrameCameras, ReadOptions, check_frames, poses_of, trajectory
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
@@ -47,11 +44,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     matrices = np.tile(np.eye(4), (len(rows), 1, 1))
     matrices[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
 
-    def one(i: int) -> CameraPose:
-        with errors_in(path, lines[i]):
-            return CameraPose.from_camera_from_world(matrices[i], times[i])
-
-    poses = make_poses(matrices, times, one, are_inverse=True)
+    poses = poses_of(path, matrices, times, lambda i: lines[i], "camera_from_world")
     return trajectory(path, poses, options.intrinsics or cameras.intrinsics())
 
 

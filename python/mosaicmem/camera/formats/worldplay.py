@@ -13,10 +13,8 @@ import numpy as np
 from mosaicmem._arrays import F64, as_array
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.camera.fields import Unread, refuse_bent
-from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, trajectory
+from mosaicmem.camera.formats.options import MAX_FRAMES, FrameCameras, ReadOptions, poses_of, trajectory
 from mosaicmem.camera.intrinsics import CameraIntrinsics, params_of_matrix
-from mosaicmem.camera.pose import CameraPose
-from mosaicmem.camera.pose_stacks import make_poses
 from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError, suspect
 
@@ -47,13 +45,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         except (TypeError, ValueError) as error:
             raise FormatError(path, f'"{i}": {error}') from None
 
-    def one(i: int) -> CameraPose:
-        try:
-            return CameraPose.from_world_from_camera(matrices[i], times[i])
-        except ValueError as error:
-            raise FormatError(path, f'"{i}": {error}') from None
-
-    poses = make_poses(matrices, times, one)
+    poses = poses_of(path, matrices, times, lambda i: f'"{i}"')
     found = trajectory(path, poses, options.intrinsics or camera.intrinsics())
     unread.say(path)
     if options.intrinsics is None and options.size is None:
