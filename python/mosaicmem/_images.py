@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mosaicmem._arrays import F32, U8
 from mosaicmem._file_kinds import describe_file
@@ -112,6 +112,22 @@ def read_color(path: Path, size: tuple[int, int], resized: tuple[int, int] | Non
     return np.array(Image.fromarray(pixels).resize(resized, Image.Resampling.BOX))
 
 
+def read_upright(path: Path) -> tuple[U8, bool]:
+    """A photo as (H, W, 3) uint8, turned and mirrored as EXIF says, and whether that was necessary.
+
+    Photos have many pixels for the size of their files, so only the number of pixels is limited, to 64 million.
+    """
+    with _open_image(path, None, None) as (image, _):
+        with foreign_parser(path, "not a readable image"):
+            turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            upright = ImageOps.exif_transpose(image) if turned else image
+            upright.load()
+        rgb, transparent = _as_rgb(path, upright)
+        if transparent:
+            raise FormatError(path, f"expected opaque pixels, got {transparent} that are transparent")
+        return np.array(rgb), turned
+
+
 def _as_rgb(path: Path, image: Image.Image) -> tuple[Image.Image, int]:
     """The RGB image, and how many pixels are transparent."""
     if image.mode in _GREY_16:  # convert would clip: all values brighter than 1/257 would become white
@@ -153,3 +169,31 @@ def read_depth(
             depth[rows] = units.astype(np.float32) / np.float32(units_per_metre)
             depth[rows][units == invalid] = 0
         return depth
+
+
+def read_grey(path: Path, beside: Path | None = None) -> U8:
+    """An image as (H, W) uint8 of any size: a mask, or confidence. Colour and alpha are refused, palettes are not.
+
+    A palette stands for labels: every one but the first is 255.
+    """
+    with _open_image(path, None, beside) as (image, needed):
+        _decode(path, image, needed, 2)
+        if image.mode == "P":
+            return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
+        if image.mode in _GREY_16:
+            raise FormatError(path, "expected a mask of 1 or 8 bits, got 16: labels? write 255 where one is meant")
+        if image.mode not in ("1", "L"):
+            bands = np.asarray(image.convert("RGB")) if image.mode in ("RGB", "RGBA") else None
+            if bands is None or (np.ptp(bands, axis=2) > 0).any():
+                raise FormatError(path, f"expected a grey image, got {image.mode} in colours; labels in false colours?")
+            return np.ascontiguousarray(bands[..., 0])
+        return np.asarray(image.convert("L"))
+
+
+def read_rgba(path: Path, beside: Path | None = None) -> U8:
+    """The four bytes of each pixel, (H, W, 4), of an image whose values are no colours."""
+    with _open_image(path, None, beside) as (image, needed):
+        _decode(path, image, needed, 8)
+        if image.mode != "RGBA":
+            raise FormatError(path, f"expected four bytes a pixel (RGBA), got {image.mode}")
+        return np.asarray(image)

@@ -85,11 +85,12 @@ def read_data(path: Path, file: _Readable, header: Header, what: str) -> NDArray
 
 
 def read_npz(
-    path: Path, file: IO[bytes], is_wanted: Callable[[str], bool], max_bytes: int
+    path: Path, file: IO[bytes], is_wanted: Callable[[str], bool], max_bytes: int, *, converted: bool = True
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The wanted arrays of an archive by name, and the names of the others.
 
-    Unpacks no more than ``max_bytes``, and no more than a file of this size may take in memory, converted to float64.
+    Unpacks no more than ``max_bytes``, and no more than a file of this size may take in memory; ``converted``: with a
+    copy of each array in float64.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def read_npz(
                     raise FormatError(
                         path, f"{what}: {name}: its header says {header.shape}, the file holds {entry.file_size} bytes"
                     )
-                needed += 2 * header.nbytes + 8 * header.elements
+                needed += 2 * header.nbytes + 8 * header.elements if converted else header.nbytes
                 check_growth(path, file_size(file), needed, f"{name} of shape {header.shape}")
                 found[name] = read_data(path, stream, header, f"{what}: {name}")
     return found, others

@@ -15,6 +15,7 @@ from mosaicmem.cli.demo import demo
 from mosaicmem.cli.evaluate import evaluate
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
+from mosaicmem.cli.import_ import import_
 from mosaicmem.cli.inspect import inspect
 from mosaicmem.cli.path import path
 from mosaicmem.cli.show_config import show_config
@@ -65,6 +66,7 @@ app.command()(visualize)
 app.command()(splice)
 app.command("export-ply")(export_ply)
 app.command()(convert)
+app.command("import")(import_)
 app.command()(path)
 app.command("show-config")(show_config)
 app.command()(bench)

@@ -72,6 +72,7 @@ _FILE_SUFFIXES = (
 
 _unfinished: list[Staging] = []
 _checkpoints: list[Path] = []  # folders in which the run saves each window
+_workspaces: list[Path] = []  # folders in which an import keeps what it has done
 
 
 def check_output_folder(path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY) -> Path:
@@ -212,6 +213,11 @@ def keeps_checkpoint(folder: Path) -> None:
     _checkpoints.append(folder)
 
 
+def keeps_work(output: Path) -> None:
+    """Register the output of an import, whose unfinished work stays beside it, so that an interrupted run says so."""
+    _workspaces.append(output.with_name(f".{output.name}.importing"))
+
+
 _ENDS = {int(signal.SIGINT): "interrupted", int(signal.SIGHUP): "the terminal has gone"}
 
 
@@ -229,6 +235,7 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
         parts.append("no unfinished output is left")
     begun = [path for path in _checkpoints if any(path.glob("store/attachment-*.safetensors"))]
     parts += [f"the same command resumes from the checkpoint in {path}" for path in begun]
+    parts += [f"the same command resumes the work in {path}" for path in _workspaces if path.is_dir()]
     with suppress(OSError):
         os.write(2, f"mosaicmem: {'; '.join(parts)}\n".encode())
     signal.signal(number, signal.SIG_DFL)

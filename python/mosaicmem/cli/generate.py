@@ -302,7 +302,7 @@ def _remember(pipeline: AutoregressivePipeline, fusion: StreamingFusion, inputs:
         return
     for i in track(inputs.remembered):
         seen = sequence[i]
-        pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose)
+        pipeline.observe(seen.image, seen.depth, sequence.intrinsics, seen.pose, confidence=seen.confidence)
         fusion.add_frame(seen.depth, sequence.intrinsics, seen.pose, seen.image)
     if not len(pipeline.store) and inputs.remembered:
         raise ValueError(f"--scene: no depth in the {len(inputs.remembered)} frames to remember: memory stays empty")

@@ -10,10 +10,24 @@ from pathlib import Path
 from mosaicmem._file_kinds import describe_file
 from mosaicmem._reading import check_folder
 from mosaicmem.camera import CameraIntrinsics
+from mosaicmem.datasets import described, found
+from mosaicmem.datasets.posed import PosedFrames, PosedSequence
+from mosaicmem.datasets.predicted import PredictedSequence
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdSequence
 from mosaicmem.datasets.seven_scenes import SevenScenes
+from mosaicmem.datasets.tools import (
+    arkitscenes,
+    colmap,
+    cut3r,
+    icl_nuim,
+    nerfstudio,
+    polycam,
+    record3d,
+    scannetpp,
+    tartanair,
+)
 from mosaicmem.datasets.tum import TumRgbd
 from mosaicmem.errors import FormatError
 
@@ -30,7 +44,8 @@ def register_layout(name: str, files: tuple[str, ...], layout: Callable[..., Rgb
     name : str
         The layout's common name.
     files : tuple of str
-        Glob patterns that must all match in a folder of this layout, and must not all match in one of another layout.
+        Glob patterns that must all match in a folder of this layout, and must not all match in one of another layout;
+        a pattern may have alternatives, with ``|`` between.
     layout : function
         Takes the folder and the keyword ``intrinsics``: a class such as `Replica`.
 
@@ -49,19 +64,52 @@ def layout_names() -> tuple[str, ...]:
     return tuple(name for name, _, _ in _LAYOUTS)
 
 
+_POSED: dict[str, Callable[[Path], PosedFrames]] = {}
+
+
+def _register_posed(name: str, files: tuple[str, ...], read: Callable[[Path], PosedFrames]) -> None:
+    """Register a layout of posed frames, which `posed_frames` reads too if they have no depth."""
+
+    def layout(folder: Path, *, intrinsics: CameraIntrinsics | None = None) -> RgbdSequence:
+        return PosedSequence(read(folder), intrinsics=intrinsics)
+
+    _POSED[name] = read
+    register_layout(name, files, layout)
+
+
+_register_posed("described", ("|".join(described.FILES),), described.read)
 register_layout("7-Scenes", ("frame-*.color.*",), SevenScenes)
 register_layout("TUM RGB-D", ("rgb.txt", "depth.txt", "groundtruth.txt"), TumRgbd)
 register_layout("Replica", ("traj.txt", "results"), Replica)
 register_layout("ScanNet", ("color", "depth", "pose", "intrinsic"), ScanNet)
+_register_posed("ARKitScenes", arkitscenes.MARKS, arkitscenes.read)
+_register_posed("ScanNet++", ("rgb", scannetpp.FILE), scannetpp.read)
+_register_posed("Record3D", ("rgb", "depth", record3d.FILE), record3d.read)
+_register_posed(
+    "Polycam", ("keyframes/images|images", "keyframes/cameras|cameras", "keyframes/depth|depth"), polycam.read
+)
+_register_posed("TartanAir", ("image_left|image_lcam_front", "pose_left.txt|pose_lcam_front.txt"), tartanair.read)
+_register_posed("ICL-NUIM", ("associations.txt", "*.gt.freiburg", "rgb"), icl_nuim.read)
+_register_posed("CUT3R", ("color", "camera/*.npz"), cut3r.read)
+_register_posed("nerfstudio", (nerfstudio.FILE,), nerfstudio.read)
+_register_posed("COLMAP", ("sparse|cameras.bin|cameras.txt|colmap/sparse", "images|rgb|color|input"), colmap.read)
+_register_posed("images, depth and a trajectory", found.PATTERNS, found.read)
+
+
+def posed_frames(folder: str | Path) -> PosedFrames | None:
+    """The posed frames of a folder, some of which may have no depth; None if it has no layout of such frames."""
+    layout = _layout_of(check_folder(folder))
+    read = None if layout is None else _POSED.get(layout[0])
+    return None if read is None else read(Path(folder))
 
 
 def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> RgbdSequence:
-    """Open the posed RGB-D sequence in a folder, whose layout is detected from its file names.
+    """Open the posed RGB-D sequence in a folder, whose layout is detected from its file names, or in an .npz file.
 
     Parameters
     ----------
     folder : path
-        In one of the layouts of `layout_names`; the first that fits is used.
+        In one of the layouts of `layout_names`; the first that fits is used. An .npz file is a `PredictedSequence`.
     intrinsics : CameraIntrinsics, optional
         Used instead of those that the folder has or its layout implies; for images of the same size.
 
@@ -81,6 +129,8 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
         Values that the layout leaves open are assumed, mostly intrinsics.
     """
     if isinstance(folder, (str, os.PathLike)) and os.path.isfile(folder):
+        if Path(folder).suffix.lower() == ".npz":
+            return PredictedSequence(folder, intrinsics=intrinsics)
         _refuse_file(Path(folder))
     folder = check_folder(folder)
     layout = _layout_of(folder)
@@ -106,7 +156,7 @@ def _layout_of(folder: Path) -> tuple[str, Callable[..., RgbdSequence]] | None:
 
 
 def _lacks(folder: Path, patterns: tuple[str, ...]) -> list[str]:
-    return [pattern for pattern in patterns if not any(folder.glob(pattern))]
+    return [pattern for pattern in patterns if not any(any(folder.glob(choice)) for choice in pattern.split("|"))]
 
 
 def _refuse_file(file: Path) -> None:

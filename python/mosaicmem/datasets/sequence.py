@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from mosaicmem._arrays import F32, U8
+from mosaicmem._arrays import F32, U8, Bool
 from mosaicmem._images import read_color, read_depth
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 
@@ -22,16 +22,22 @@ class RgbdImage:
     image : (H, W, 3) uint8
         RGB.
     depth : (H, W) float32
-        Metres; 0 where not measured.
+        Metres; 0 where not measured, and where something moves.
     pose : CameraPose
     number : int
         The frame's number in its sequence.
+    moving : (H, W) bool, optional
+        The pixels that show something moving, if that is known.
+    confidence : (H, W) float32, optional
+        Of depth, in [0, 1], if the data set has it.
     """
 
     image: U8
     depth: F32
     pose: CameraPose
     number: int
+    moving: Bool | None = None
+    confidence: F32 | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,14 @@ class RgbdSequence(Sequence[RgbdImage], ABC):
     """Frames of colour and registered depth from one camera with known poses; images are produced on access.
 
     Indices count the frames of the sequence, and may be negative or slices.
+
+    Attributes
+    ----------
+    unit : {"metres", "scene units"}
+        Of depth and positions.
     """
+
+    unit = "metres"
 
     @property
     @abstractmethod

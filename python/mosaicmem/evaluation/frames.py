@@ -12,6 +12,7 @@ from mosaicmem._arrays import F32, check_integer, check_number
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets import RgbdImage
 from mosaicmem.geometry import depth_to_grid
+from mosaicmem.geometry.depth import pooled_confidence
 
 
 class RgbdSource(Protocol):
@@ -75,6 +76,8 @@ class GridFrame:
     pixel_depth : (H, W) float32
     pose : CameraPose
     number : int
+    confidence : (h, w) float32, optional
+        Mean under each cell of that of the measured pixels, if the sequence has it.
     """
 
     colors: F32
@@ -83,6 +86,7 @@ class GridFrame:
     pixel_depth: F32
     pose: CameraPose
     number: int
+    confidence: F32 | None = None
 
 
 def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
@@ -108,6 +112,9 @@ def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: N
         pose = frame.pose
         if noise:
             depth, pose = _disturb(depth, pose, noise.of_frame(frame.number), noise)
+        sure = None
+        if frame.confidence is not None:
+            sure = pooled_confidence(frame.confidence[: camera.height, : camera.width], depth, stride)
         rows, columns = camera.height // stride, camera.width // stride
         tiles = (rows, stride, columns, stride)
         result.append(
@@ -118,6 +125,7 @@ def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: N
                 depth,
                 pose,
                 frame.number,
+                sure,
             )
         )
     return result

@@ -107,7 +107,10 @@ class Composer:
         self.store = MosaicMemoryStore(2, max_bytes=max_bytes, eviction=eviction, num_threads=num_threads)
         # Without edits, a keyframe's first patch id is its observation number.
         self._observations = np.array(
-            [self.store.insert_keyframe(f.colors, f.depth, camera, f.pose, frame_id=i) for i, f in enumerate(memory)],
+            [
+                self.store.insert_keyframe(f.colors, f.depth, camera, f.pose, frame_id=i, confidence=f.confidence)
+                for i, f in enumerate(memory)
+            ],
             np.uint64,
         )
         blend = "blend" if composition in PUBLISHED else composition

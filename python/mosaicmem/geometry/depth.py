@@ -47,6 +47,15 @@ def depth_to_grid(depth: ArrayT, stride: int, *, min_valid_fraction: float = 0.2
     return grid
 
 
+def pooled_confidence(confidence: F32, depth: F32, stride: int) -> F32:
+    """The confidence of each latent cell (H / stride, W / stride): the mean over its pixels that have depth."""
+    rows, columns = depth.shape[0] // stride, depth.shape[1] // stride
+    tiles = (rows, stride, columns, stride)
+    known = (np.isfinite(depth) & (depth > 0)).reshape(tiles)
+    total = np.where(known, confidence.reshape(tiles), 0).sum(axis=(1, 3), dtype=np.float32)
+    return np.asarray(total / np.maximum(known.sum(axis=(1, 3)), 1), np.float32)
+
+
 @runtime_checkable
 class DepthEstimator(Protocol):
     """Anything that estimates the depth of a frame."""

@@ -23,7 +23,8 @@ from mosaicmem._arrays import (
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.errors import suspect
 from mosaicmem.geometry.depth_alignment import fit_scale, inverse_or_zero
-from mosaicmem.geometry.depth_model import IMAGENET_MEAN, IMAGENET_STD, DepthModel
+from mosaicmem.geometry.depth_model import DepthModel
+from mosaicmem.geometry.image_model import IMAGENET_MEAN, IMAGENET_STD
 
 OUTPUTS = ("metric", "depth", "inverse")
 

@@ -168,6 +168,7 @@ class AutoregressivePipeline(Uncopied):
         pose: CameraPose,
         *,
         dynamic: ArrayLike | None = None,
+        confidence: ArrayLike | None = None,
     ) -> None:
         """Remember a real frame.
 
@@ -181,6 +182,8 @@ class AutoregressivePipeline(Uncopied):
             Of the frame.
         dynamic : (H, W) bool array, optional
             Pixels of things that move: they are not remembered.
+        confidence : (H, W) array, optional
+            Of depth, in [0, 1]; 1 if not given. Memory weights what it shows by it.
 
         Warns
         -----
@@ -194,7 +197,12 @@ class AutoregressivePipeline(Uncopied):
         if dynamic is not None:
             z = np.where(as_array("dynamic", dynamic, np.bool_, z.shape), np.float32(0), z)
         self.pose_check.add(z, intrinsics, pose)
-        self._keyframes.observe(self.store, pixels, z, intrinsics, pose)
+        sure = None
+        if confidence is not None:
+            sure = as_array("confidence", confidence, np.float32, z.shape, finite=True)
+            if sure.min(initial=0) < 0 or sure.max(initial=0) > 1:
+                raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():g} to {sure.max():g}")
+        self._keyframes.observe(self.store, pixels, z, intrinsics, pose, sure)
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""

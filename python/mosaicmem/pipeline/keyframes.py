@@ -11,6 +11,7 @@ from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import VAE, TemporalLayout
 from mosaicmem.geometry import DepthCompletion, DepthEstimator, depth_to_grid
+from mosaicmem.geometry.depth import pooled_confidence
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.conditioning import Conditioner
 from mosaicmem.pipeline.config import PipelineConfig
@@ -38,12 +39,23 @@ class KeyframeWriter:
         self._depth, self._conditioner = depth_estimator, conditioner
 
     def observe(
-        self, store: MosaicMemoryStore, image: F32, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose
+        self,
+        store: MosaicMemoryStore,
+        image: F32,
+        depth: F32,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        confidence: F32 | None = None,
     ) -> None:
         """Insert a real frame."""
         padded = intrinsics.padded(self._cell)
+        sure: float | F32 = 1.0
+        if confidence is not None:
+            sure = pooled_confidence(
+                extended(confidence, padded, "constant"), extended(depth, padded, "constant"), self._vae.stride
+            )
         self._insert(
-            store, extended(image, padded, "edge"), depth, padded, pose, "observed", confidence=1.0, valid=None
+            store, extended(image, padded, "edge"), depth, padded, pose, "observed", confidence=sure, valid=None
         )
 
     def first_frame(
@@ -150,7 +162,7 @@ class KeyframeWriter:
         pose: CameraPose,
         provenance: str,
         *,
-        confidence: float,
+        confidence: float | F32,
         valid: Bool | None,
         latents: F32 | None = None,
     ) -> None:
@@ -164,7 +176,7 @@ class KeyframeWriter:
             intrinsics,
             pose,
             valid=valid,
-            confidence=np.full(grid.shape, confidence, dtype=np.float32),
+            confidence=np.broadcast_to(np.float32(confidence), grid.shape).copy(),
             provenance=provenance,
             copy=False,  # the pipeline owns all of these
         )

@@ -7,12 +7,13 @@ is this library's. Images are in natural order of their names and have no times.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from mosaicmem._files import atomic_write
 from mosaicmem._opening import errors_in
 from mosaicmem.camera.formats.colmap_model import find_model, read_cameras, read_images
-from mosaicmem.camera.formats.colmap_records import Camera
+from mosaicmem.camera.formats.colmap_records import Camera, Images
 from mosaicmem.camera.formats.options import MAX_FRAMES, ReadOptions, cameras_of, trajectory
 from mosaicmem.camera.pose import (
     CameraPose,
@@ -45,7 +46,12 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
         if options.intrinsics is None:
             first = intrinsics[0] if isinstance(intrinsics, list) else intrinsics
             options.check_size((first.width, first.height))
-    times = options.times(path, len(images))
+    poses = poses_of_model(images_file, images, options.times(path, len(images)))
+    return trajectory(path, poses, intrinsics)
+
+
+def poses_of_model(images_file: Path, images: Images, times: Sequence[float]) -> list[CameraPose]:
+    """The poses of a model's images in their order, taken at ``times`` in seconds."""
     rows = images.poses()
     matrices = matrices_of_quaternions(rows[:, :4], rows[:, 4:], lambda i: images[i].name, images_file)
 
@@ -54,7 +60,7 @@ def read(path: Path, options: ReadOptions) -> CameraTrajectory:
             unit_quaternion(images[i].name, rows[i, :4])
             return CameraPose.from_camera_from_world(matrices[i], times[i])
 
-    return trajectory(path, make_poses(matrices, times, one, are_inverse=True), intrinsics)
+    return make_poses(matrices, times, one, are_inverse=True)
 
 
 def write(path: Path, path_of_camera: CameraTrajectory, *, binary: bool = False) -> None:

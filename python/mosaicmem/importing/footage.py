@@ -1,0 +1,166 @@
+"""Footage: the frames of a video, of a folder of photos, or of a data set, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mosaicmem._arrays import F32, U8, Bool
+from mosaicmem._file_kinds import describe_file
+from mosaicmem._images import read_color
+from mosaicmem.camera import CameraPose
+from mosaicmem.datasets import RgbdSequence
+from mosaicmem.datasets.layouts import posed_frames
+from mosaicmem.datasets.lens import Lens
+from mosaicmem.datasets.posed import PosedFrames
+from mosaicmem.errors import FormatError
+from mosaicmem.importing.photos import Photos, are_photos_alone
+from mosaicmem.importing.video import Video
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """One frame of footage.
+
+    Attributes
+    ----------
+    number : int
+        Of the frame in the video, the photo in the folder, or the frame in its data set.
+    name : str
+        Of its file, or of its time.
+    time : float
+        Seconds since the first.
+    image : (H, W, 3) uint8
+        Upright RGB.
+    file : Path, optional
+        A file of the same pixels, which can be copied.
+    lens : Lens, optional
+        Where it is known.
+    pose : CameraPose, optional
+    depth : (H, W) float32, optional
+        In the unit of positions; 0 where unknown.
+    moving : (H, W) bool, optional
+    confidence : (H, W) float32, optional
+    """
+
+    number: int
+    name: str
+    time: float
+    image: U8
+    file: Path | None = None
+    lens: Lens | None = None
+    pose: CameraPose | None = None
+    depth: F32 | None = None
+    moving: Bool | None = None
+    confidence: F32 | None = None
+
+
+class Footage(Protocol):
+    """Frames in order of time.
+
+    Attributes
+    ----------
+    kind : {"video", "photos", "data set"}
+    unit : {"metres", "scene units"}
+        Of poses and depth, if it has them.
+    in_order : bool
+        Whether each frame follows the one before it, as in a video.
+    """
+
+    kind: str
+    unit: str
+    in_order: bool
+
+    def __len__(self) -> int:
+        """How many frames there are, as far as that is known before they are read."""
+        ...
+
+    def frames(self, wanted: range | None = None) -> Iterator[Taken]:
+        """The frames, or those at some positions."""
+        ...
+
+
+class SequenceFootage:
+    """The frames of a posed RGB-D sequence, or of posed images that may have no depth.
+
+    Parameters
+    ----------
+    source : RgbdSequence or PosedFrames
+    """
+
+    kind = "data set"
+    in_order = True
+
+    def __init__(self, source: RgbdSequence | PosedFrames) -> None:
+        self._source = source
+        self.unit = source.unit
+
+    def __len__(self) -> int:
+        return len(self._source) if isinstance(self._source, RgbdSequence) else len(self._source.frames)
+
+    def frames(self, wanted: range | None = None) -> Iterator[Taken]:
+        """The frames, or those at some positions."""
+        for i in range(len(self)) if wanted is None else wanted:
+            yield (
+                self._seen(self._source, i) if isinstance(self._source, RgbdSequence) else self._posed(self._source, i)
+            )
+
+    def _seen(self, source: RgbdSequence, i: int) -> Taken:
+        seen = source[i]
+        lens = Lens.of(source.intrinsics)
+        name, time = f"frame {seen.number}", seen.pose.timestamp
+        return Taken(
+            seen.number, name, time, seen.image, None, lens, seen.pose, seen.depth, seen.moving, seen.confidence
+        )
+
+    def _posed(self, source: PosedFrames, i: int) -> Taken:
+        frame = source.frames[i]
+        image = read_color(frame.color, frame.lens.size)
+        known = (image, frame.color, frame.lens, frame.pose)
+        return Taken(frame.number, frame.color.name, frame.pose.timestamp, *known, moving=source.moving(frame))
+
+
+def open_footage(source: str | Path) -> Footage:
+    """What a path holds: a video file, a data set, or a folder of photos.
+
+    Raises
+    ------
+    FileNotFoundError
+        It does not exist.
+    FormatError
+        It is none of these; the message says what it is.
+    """
+    from mosaicmem.datasets import is_sequence, open_sequence
+
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        if path.suffix.lower() == ".npz":
+            return SequenceFootage(open_sequence(path))
+        kind = describe_file(path)
+        if kind in ("a PNG image", "a JPEG image"):
+            raise FormatError(path, "expected a video or a folder, got one image; give the folder of all photos")
+        return Video(path)
+    if not are_photos_alone(path) and is_sequence(path):
+        posed = posed_frames(path)
+        if posed is not None and not any(frame.depth for frame in posed.frames):
+            return SequenceFootage(posed)
+        return SequenceFootage(open_sequence(path))
+    return Photos(path)
+
+
+def resized(image: U8, max_side: int) -> U8:
+    """An image whose longer side is at most ``max_side`` pixels, by averaging areas."""
+    height, width = image.shape[:2]
+    factor = max_side / max(height, width)
+    if factor >= 1:
+        return image
+    from PIL import Image
+
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))

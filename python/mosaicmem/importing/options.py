@@ -1,0 +1,131 @@
+"""What an import is asked to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosaicmem._arrays import check_choice, check_instance, check_integer, check_number
+from mosaicmem.camera import CameraIntrinsics
+from mosaicmem.datasets.lens import MODELS
+from mosaicmem.geometry import DepthEstimator
+
+MAPPERS = ("incremental", "global")
+POSES = ("given", "estimate")
+_SCALE = re.compile(r"([0-9]+),([0-9]+)=([0-9.eE+-]+)")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of `import_footage`.
+
+    Attributes
+    ----------
+    poses : {"given", "estimate"}
+        Whether a data set's own poses are used, if it has some.
+    trajectory : Path, optional
+        A camera path in any format of `mosaicmem.camera.formats`, one pose for each frame of the footage.
+    intrinsics : CameraIntrinsics, optional
+        Of the frames; estimated if not given.
+    camera_model : str
+        COLMAP's model for estimated lenses.
+    mapper : {"incremental", "global"}
+    every : int, optional
+        Keep each frame of this distance. Default: all photos and frames of data sets; of videos, those that move.
+    least_motion : float
+        Of a video's keyframes, as a fraction of the image's width.
+    max_frames : int
+        With more, frames are thinned out evenly.
+    max_side : int
+        Longer sides are reduced to it, pixels.
+    depth : Path, optional
+        Folder of depth files, one for each frame of the footage, by name or in order.
+    depth_units_per_metre : float
+        Of integer depth files.
+    depth_estimator : DepthEstimator, optional
+        Depth of each frame, aligned to the points that structure from motion found.
+    depth_is_metric : bool
+        Whether that estimator knows metres, so that the scene gets metres from it.
+    masks : Path, optional
+        Folder of masks of what moves (white), one for each frame of the footage, by name or in order.
+    moving : callable, optional
+        Takes an image (H, W, 3) uint8, returns the pixels (H, W) bool that show something that moves.
+    moving_by_depth : bool
+        Leave out what other frames see through; see `mosaicmem.importing.moving`.
+    scale : str or float, optional
+        The unit of an estimated scene: metres for each unit of structure from motion, or "A,B=METRES", the distance
+        between the cameras of two frames, by their numbers.
+    num_threads : int
+        0: all cores.
+    """
+
+    poses: str = "given"
+    trajectory: Path | None = None
+    intrinsics: CameraIntrinsics | None = None
+    camera_model: str = "SIMPLE_RADIAL"
+    mapper: str = "incremental"
+    every: int | None = None
+    least_motion: float = 0.03
+    max_frames: int = 300
+    max_side: int = 1280
+    depth: Path | None = None
+    depth_units_per_metre: float = 1000.0
+    depth_estimator: DepthEstimator | None = None
+    depth_is_metric: bool = False
+    masks: Path | None = None
+    moving: Callable[[Any], Any] | None = None
+    moving_by_depth: bool = False
+    scale: str | float | None = None
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("poses", self.poses, POSES)
+        check_choice("mapper", self.mapper, MAPPERS)
+        check_choice("camera_model", self.camera_model, tuple(MODELS))
+        if self.intrinsics is not None:
+            check_instance("intrinsics", self.intrinsics, CameraIntrinsics)
+        if self.every is not None:
+            check_integer("every", self.every, minimum=1)
+        check_number("least_motion", self.least_motion, minimum=0.0, maximum=1.0)
+        check_integer("max_frames", self.max_frames, minimum=2, maximum=100_000)
+        check_integer("max_side", self.max_side, minimum=32, maximum=8192)
+        check_number("depth_units_per_metre", self.depth_units_per_metre, above=0.0)
+        check_integer("num_threads", self.num_threads, minimum=0)
+        if self.depth is not None and self.depth_estimator is not None:
+            raise ValueError("depth, depth_estimator: expected at most one of the two")
+        if self.masks is not None and self.moving is not None:
+            raise ValueError("masks, moving: expected at most one of the two")
+        self.known_length()
+
+    def known_length(self) -> tuple[float, tuple[int, int] | None] | None:
+        """The scale: (factor, None), or (metres, the numbers of two frames)."""
+        if self.scale is None:
+            return None
+        if isinstance(self.scale, str) and "=" in self.scale:
+            match = _SCALE.fullmatch(self.scale.replace(" ", ""))
+            if match is None:
+                raise ValueError(f"scale: expected FRAME,FRAME=METRES such as 0,120=2.5, got {self.scale!r}")
+            return check_number("scale", float(match[3]), above=0.0), (int(match[1]), int(match[2]))
+        try:
+            value = float(self.scale)
+        except ValueError:
+            raise ValueError(f"scale: expected a number or FRAME,FRAME=METRES, got {self.scale!r}") from None
+        return check_number("scale", value, above=0.0), None
+
+    def request(self) -> dict[str, Any]:
+        """The options as plain values, to compare those of two runs; functions and networks count by their type."""
+        plain: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if value is None or isinstance(value, (str, int, float, bool)):
+                plain[name] = value
+            elif isinstance(value, Path):
+                plain[name] = str(value.resolve())
+            elif isinstance(value, CameraIntrinsics):
+                plain[name] = value.to_dict()
+            else:
+                plain[name] = getattr(value, "__qualname__", type(value).__qualname__)
+        del plain["num_threads"]
+        return plain

@@ -1,0 +1,117 @@
+"""The folder in which a data set is made: beside its final path, kept when the work is interrupted, and resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mosaicmem._files import make_folder, put_folder_in_place, read_json_object, write_json
+from mosaicmem.errors import FormatError
+
+_REQUEST = "request.json"
+
+
+class Workspace:
+    """``.NAME.importing`` beside the output ``NAME``, locked while its process lives.
+
+    Parameters
+    ----------
+    output : Path
+        The final folder.
+    request : dict
+        What was asked for, as JSON. A workspace of another request is not resumed.
+    start_over : bool
+        Discard the work of an earlier run.
+
+    Raises
+    ------
+    FileExistsError
+        Work of another request is there, or another process is at it.
+    """
+
+    def __init__(self, output: Path, request: dict[str, Any], *, start_over: bool = False) -> None:
+        self.output = Path(os.path.abspath(output))
+        self.folder = self.output.with_name(f".{self.output.name}.importing")
+        make_folder(self.folder)
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise FileExistsError(f"{self.folder}: another process is importing to {self.output}") from None
+        try:
+            self._begin(json.loads(json.dumps(request)), start_over)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, request: dict[str, Any], start_over: bool) -> None:
+        path = self.folder / _REQUEST
+        if start_over:
+            for entry in self.folder.iterdir():
+                _remove(entry)
+        if path.exists():
+            earlier = read_json_object(path)
+            other = sorted(name for name in request.keys() | earlier.keys() if request.get(name) != earlier.get(name))
+            if other:
+                name = other[0]
+                raise FileExistsError(
+                    f"{self.folder}: unfinished work of another request is there: {name} was "
+                    f"{earlier.get(name)!r:.80}, and is {request.get(name)!r:.80}; repeat that command to resume it, "
+                    "or start over (--start-over)"
+                )
+        else:
+            write_json(path, request)
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a stage has left, if it was finished."""
+        path = self.folder / f"{stage}.json"
+        if not path.exists():
+            return None
+        try:
+            return read_json_object(path)
+        except FormatError:
+            raise FormatError(path, "damaged: start over (--start-over)") from None
+
+    def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Record that a stage is finished, durably, and what the next ones need of it."""
+        write_json(self.folder / f"{stage}.json", result)
+        return result
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder for a stage that begins again."""
+        path = self.folder / name
+        _remove(path)
+        path.mkdir()
+        return path
+
+    def kept(self, name: str) -> Path:
+        """A folder whose content an earlier run may have left."""
+        path = self.folder / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def publish(self, keep: tuple[str, ...]) -> None:
+        """Leave only the entries ``keep`` in the folder, and give it the name of the output."""
+        for entry in sorted(self.folder.iterdir()):
+            if entry.name not in keep:
+                _remove(entry)
+        put_folder_in_place(self.folder, self.output)
+        self.close()
+
+    def close(self) -> None:
+        """Unlock the folder; what is in it stays."""
+        with suppress(OSError):
+            os.close(self._lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
