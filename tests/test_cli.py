@@ -23,6 +23,7 @@ COMMANDS = (
     "splice",
     "export-ply",
     "convert",
+    "import",
     "path",
     "show-config",
     "bench",

@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mosaicmem
 import mosaicmem as mm
 from conftest import random_pose
 from dataset_helpers import make_frames, write_replica, write_scannet, write_tum
 from memory_helpers import K, filled_store
-from mosaicmem import datasets, diffusion, evaluation, geometry, memory, pipeline, published
+from mosaicmem import datasets, diffusion, evaluation, geometry, importing, memory, pipeline, published
 from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory import storage, strategies
@@ -107,6 +108,36 @@ def onnx_estimator(given):
     pytest.importorskip("onnxruntime")
     (given.folder / "model.onnx").write_bytes(red_model(gain=0.0, offset=1.7))
     return mm.OnnxDepthEstimator(given.folder / "model.onnx", output="metric", **PLAIN)
+
+
+def segmenter(given):
+    pytest.importorskip("onnxruntime")
+    (given.folder / "model.onnx").write_bytes(red_model())
+    return importing.OnnxSegmenter(given.folder / "model.onnx", threshold=0.25, **PLAIN)
+
+
+def rectifier(_given):
+    pytest.importorskip("cv2")
+    return datasets.Rectifier(datasets.Lens.of(K), K)
+
+
+def posed(given):
+    frames = []
+    for i, pose in enumerate(given.path[:3]):
+        view = given.world.render(K, pose)
+        color, depth = given.folder / f"{i}.png", given.folder / f"{i}.npy"
+        Image.fromarray(view.image_uint8).save(color)
+        np.save(depth, view.depth)
+        frames.append(datasets.PosedFrame(i, color, datasets.Lens.of(K), pose, depth))
+    return datasets.PosedFrames(given.folder, frames)
+
+
+def predicted(given):
+    views = [given.world.render(K, pose) for pose in given.path[:3]]
+    images, depth = (np.stack([getattr(view, name) for view in views]) for name in ("image_uint8", "depth"))
+    poses = np.stack([pose.world_from_camera for pose in given.path[:3]])
+    np.savez(given.folder / "a.npz", images=images, depths=depth, K=K.matrix, c2w=poses)
+    return datasets.PredictedSequence(given.folder / "a.npz")
 
 
 def patch_memory(_given):
@@ -212,6 +243,18 @@ COPIED = {
     RenderedView: lambda g: g.world.render(K, g.path[0]),
     storage.Manifest: saved,
     storage.StoreSettings: settings,
+    datasets.DepthCoding: lambda g: datasets.DepthCoding(5000.0, 65535),
+    datasets.Lens: lambda g: datasets.Lens("OPENCV", (70, 72, 47, 37, 0.1, 0, 0, 0), 96, 72),
+    datasets.PosedFrame: lambda g: posed(g).frames[0],
+    datasets.PosedFrames: lambda g: posed(g),
+    datasets.PosedSequence: lambda g: datasets.PosedSequence(posed(g)),
+    datasets.PredictedSequence: predicted,
+    datasets.Rectifier: rectifier,
+    importing.ImportOptions: lambda g: importing.ImportOptions(every=3, scale="0,4=2"),
+    importing.ImportReport: lambda g: importing.ImportReport(
+        *("out", "photos", 3, 4, "estimated", 0.5, [], {}, K.to_dict(), "points", 1.0, "metres", "depth", 0.0)
+    ),
+    importing.OnnxSegmenter: segmenter,
     datasets.Replica: lambda g: datasets.Replica(frames_of(g, write_replica)),
     datasets.RgbdImage: lambda g: datasets.SyntheticWalk(4)[1],
     datasets.ScanNet: lambda g: datasets.ScanNet(frames_of(g, write_scannet)),

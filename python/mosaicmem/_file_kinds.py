@@ -48,12 +48,12 @@ _BY_SUFFIX = {
     ".json": "a JSON file",
 }
 _ADVICE = {
-    "a video": "a sequence needs the depth and the pose of each frame: extract its frames, and reconstruct those first",
+    "a video": "a sequence needs the depth and the pose of each frame: mosaicmem import estimates them",
     "a ROS bag": "extract its colour and depth images and its poses, in the layout of TUM RGB-D say",
     "a ScanNet recording": "export it with ScanNet's SensReader, which writes color, depth, pose and intrinsic",
     "a compressed archive": "unpack it, and give the folder",
     "a ZIP archive": "unpack it, and give the folder",
-    "NumPy arrays": "write its frames as images and text files, in the layout of 7-Scenes say",
+    "NumPy arrays": "give an .npz file of images, depth, K and poses, or write its frames as images and text files",
     "a NumPy array": "write its frames as images and text files, in the layout of 7-Scenes say",
     "an HDF5 file": "write its frames as images and text files, in the layout of 7-Scenes say",
     "a PLY point cloud": "a sequence is what the cloud was made from: colour, depth and poses of frames",

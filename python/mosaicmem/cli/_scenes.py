@@ -15,8 +15,7 @@ from mosaicmem.datasets import layout_names
 if TYPE_CHECKING:
     from mosaicmem.datasets import RgbdSequence
 
-*_first, _last = layout_names()
-A_SEQUENCE = f"Folder of a posed RGB-D sequence ({', '.join(_first)} or {_last})"
+A_SEQUENCE = f"Posed RGB-D sequence: a folder that import has made, or one in any of {len(layout_names())} layouts"
 
 SceneIntrinsics = Annotated[
     str | None,

@@ -77,7 +77,7 @@ def _register_posed(name: str, files: tuple[str, ...], read: Callable[[Path], Po
     register_layout(name, files, layout)
 
 
-_register_posed("described", ("|".join(described.FILES),), described.read)
+_register_posed("dataset.json", ("|".join(described.FILES),), described.read)
 register_layout("7-Scenes", ("frame-*.color.*",), SevenScenes)
 register_layout("TUM RGB-D", ("rgb.txt", "depth.txt", "groundtruth.txt"), TumRgbd)
 register_layout("Replica", ("traj.txt", "results"), Replica)
@@ -93,7 +93,7 @@ _register_posed("ICL-NUIM", ("associations.txt", "*.gt.freiburg", "rgb"), icl_nu
 _register_posed("CUT3R", ("color", "camera/*.npz"), cut3r.read)
 _register_posed("nerfstudio", (nerfstudio.FILE,), nerfstudio.read)
 _register_posed("COLMAP", ("sparse|cameras.bin|cameras.txt|colmap/sparse", "images|rgb|color|input"), colmap.read)
-_register_posed("images, depth and a trajectory", found.PATTERNS, found.read)
+_register_posed("images, depth and a camera path", found.PATTERNS, found.read)
 
 
 def posed_frames(folder: str | Path) -> PosedFrames | None:
@@ -136,9 +136,10 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
     layout = _layout_of(folder)
     if layout is not None:
         return layout[1](folder, intrinsics=intrinsics)
-    known = "; ".join(f"{name} ({', '.join(patterns)})" for name, patterns, _ in _LAYOUTS)
+    known = ", ".join(layout_names())
     raise FormatError(
-        folder, f"expected the files of one of these layouts: {known}; found none of them complete: {_found(folder)}"
+        folder,
+        f"expected the files of one of these layouts: {known}; found none of them complete: {_found(folder)}",
     )
 
 
@@ -181,14 +182,16 @@ def _found(folder: Path) -> str:
         found = _layout_of(parent)
         if found is not None:
             return f"this is a part of a {found[0]} sequence; give {parent}"
-    for name, patterns, _ in _LAYOUTS:
-        lacks = _lacks(folder, patterns)
-        if len(lacks) < len(patterns):
-            return f"for {name} it lacks {', '.join(lacks)}"
+    name, patterns, _ = min(_LAYOUTS, key=lambda layout: len(_lacks(folder, layout[1])) / len(layout[1]))
+    lacks = _lacks(folder, patterns)
+    if len(lacks) < len(patterns):
+        return f"for {name} it lacks {', '.join(' or '.join(lack.split('|')) for lack in lacks)}"
     kinds = {describe_file(folder / name) for name in names[:20] if (folder / name).is_file()} - {"a file"}
-    return f"it holds {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}" + (
-        f" ({', '.join(sorted(kinds))})" if kinds else ""
-    )
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    described = f" ({', '.join(sorted(kinds))})" if kinds else ""
+    is_footage = kinds & {"a PNG image", "a JPEG image", "a video"}
+    advice = "; mosaicmem import makes a sequence of photos and videos" if is_footage else ""
+    return f"it holds {names[0]}{more}{described}{advice}"
 
 
 def _sequences_below(folder: Path) -> Iterator[Path]:

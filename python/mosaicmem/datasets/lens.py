@@ -22,6 +22,7 @@ _ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEY
 _BORDER = 64  # points along each side of an image that decide how far it reaches
 _MOST_ZOOM = 8.0
 _ROUNDS = 24  # of the bisection for the zoom
+_PURPOSE = "resampling images to the camera of a sequence"
 _CACHED = 8  # maps of pixels, each of 8 bytes a pixel
 
 
@@ -144,7 +145,7 @@ class Rectifier:
     """
 
     def __init__(self, lens: Lens, camera: CameraIntrinsics) -> None:
-        self._opencv = opencv("resampling images to the camera of a sequence")
+        opencv(_PURPOSE)
         self._factor = max(1, round(min(lens.width / camera.width, lens.height / camera.height)))
         if self._factor > 1:
             lens = lens.scaled(max(1, lens.width // self._factor), max(1, lens.height // self._factor))
@@ -155,7 +156,7 @@ class Rectifier:
 
     def image(self, pixels: U8) -> U8:
         """An image (H, W, 3) of the lens as the camera sees it, bilinear; black where the lens sees nothing."""
-        cv2 = self._opencv
+        cv2 = opencv(_PURPOSE)
         if self._factor > 1:
             pixels = cv2.resize(pixels, self._lens.size, interpolation=cv2.INTER_AREA)
         found: U8 = cv2.remap(pixels, self._x, self._y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -164,7 +165,7 @@ class Rectifier:
 
     def depth(self, depth: F32) -> F32:
         """A depth map, or any other of values that must not mix, from the nearest pixels; 0 where it sees nothing."""
-        cv2 = self._opencv
+        cv2 = opencv(_PURPOSE)
         if depth.shape != (self._lens.height, self._lens.width):
             depth = nearest(depth, self._lens.size)
         found: F32 = cv2.remap(depth, self._x, self._y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)

@@ -134,12 +134,34 @@ def import_footage(
     if is_taken and not (replace and (target / "dataset.json").is_file()):
         raise FileExistsError(f"output: {target} is there already")
     footage = open_footage(source)
-    request = {"source": str(Path(source).resolve()), **chosen.request()}
-    work = Workspace(target, request, start_over=start_over)
+    work = Workspace(target, _requests(Path(source), chosen), FILES, start_over=start_over)
     try:
         return _import(Path(source), footage, work, chosen, track or _untracked)
     finally:
         work.close()
+
+
+FILES = {
+    "frames": ("frames.json", "frames", "moving", "given"),
+    "structure": ("features.db", "pairs.txt", "colmap-masks", "sparse", "structure.json", "structure.npz"),
+    "result": ("scale.json", "units.json", "color", "depth", "confidence", "moving-mask", "cameras.json"),
+}
+"""What each stage leaves in a workspace."""
+
+_FRAMES = ("every", "least_motion", "max_frames", "max_side", "masks", "moving")  # options of the first stage
+_STRUCTURE = ("poses", "trajectory", "intrinsics", "camera_model", "mapper", "depth")  # and of the second
+
+
+def _requests(source: Path, options: ImportOptions) -> dict[str, dict[str, Any]]:
+    """For each stage the options that its result depends on."""
+    plain = options.plain()
+    file = source.stat()
+    first = {"source": str(source.resolve()), "size": file.st_size, "modified": file.st_mtime_ns}
+    return {
+        "frames": first | {name: plain[name] for name in _FRAMES},
+        "structure": {name: plain[name] for name in _STRUCTURE},
+        "result": plain,
+    }
 
 
 def _untracked(items: Iterable[Any], description: str, length: int) -> Iterator[Any]:
@@ -174,7 +196,7 @@ def _import(source: Path, footage: Footage, work: Workspace, options: ImportOpti
         scale=scale.reason,
         moving=moving,
     )
-    writer.describe(scale, {"source": str(source.resolve()), "options": options.request(), **report.to_dict()})
+    writer.describe(scale, {"source": str(source.resolve()), "options": options.plain(), **report.to_dict()})
     work.publish(PUBLISHED)
     return report
 

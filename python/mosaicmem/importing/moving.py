@@ -78,7 +78,7 @@ def _edges(cv2: object, depth: F32) -> Bool:
     kernel = np.ones((3, 3), np.uint8)
     low = cv2.erode(near.astype(np.float32), kernel)  # type: ignore[attr-defined]
     high = cv2.dilate(far.astype(np.float32), kernel)  # type: ignore[attr-defined]
-    return np.asarray(high > low * (1 + _EDGE))
+    return np.asarray(high / (1 + _EDGE) > low)
 
 
 def _points(

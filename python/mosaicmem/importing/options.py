@@ -115,8 +115,8 @@ class ImportOptions:
             raise ValueError(f"scale: expected a number or FRAME,FRAME=METRES, got {self.scale!r}") from None
         return check_number("scale", value, above=0.0), None
 
-    def request(self) -> dict[str, Any]:
-        """The options as plain values, to compare those of two runs; functions and networks count by their type."""
+    def plain(self) -> dict[str, Any]:
+        """The options as plain values; functions and networks are named by their type."""
         plain: dict[str, Any] = {}
         for name, value in vars(self).items():
             if value is None or isinstance(value, (str, int, float, bool)):

@@ -12,7 +12,9 @@ from mosaicmem._extras import opencv
 _WIDTH = 320  # pixels that frames are reduced to
 _MOST_CORNERS = 400
 _FEW_CORNERS = 60  # of the last keyframe's that are still seen; with fewer, the frame becomes a keyframe
-_LEAST_CORNERS = 12  # of one frame seen in the next; with fewer, the video is cut there
+_LEAST_CORNERS = 12  # that say anything about a cut
+_GONE = 0.05  # fraction of one frame's corners that are found in the next; with fewer, the video is cut there
+_LOST = 0.25  # with fewer, it is if the colours are others too
 _OTHER_COLORS = 0.6  # correlation of histograms below which a frame shows another scene
 _BINS = 32
 
@@ -22,7 +24,7 @@ class MotionSelection:
 
     Corners of the last keyframe are tracked from frame to frame (Lucas-Kanade). A frame is chosen when they have moved
     by ``least_motion`` of the image's width in the median, or when few are left. A frame to which hardly any corner can
-    be tracked, and whose colours are others, begins another scene: a cut.
+    be tracked, or few if its colours are others, begins another scene: a cut.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ class MotionSelection:
             self._keep(cv2, grey, histogram)
             return True, False
         tracked = self._track(cv2, grey)
-        cut = tracked < _LEAST_CORNERS and self._is_other(cv2, histogram)
+        cut = tracked < _GONE or (tracked < _LOST and self._is_other(cv2, histogram))
         motion = self._motion()
         self.most_motion = max(self.most_motion, motion)
         chosen = cut or motion >= self._least or len(self._now) < _FEW_CORNERS < len(self._corners)
@@ -67,16 +69,16 @@ class MotionSelection:
         self._corners = np.zeros((0, 1, 2), np.float32) if found is None else found
         self._first = self._now = self._corners
 
-    def _track(self, cv2: Any, grey: U8) -> int:
-        """Follow the corners into the next frame; how many of them were found there."""
+    def _track(self, cv2: Any, grey: U8) -> float:
+        """Follow the corners into the next frame; the fraction of them that was found, 1 if there were too few."""
         if not len(self._now):
-            return _LEAST_CORNERS  # nothing to follow says nothing about a cut
+            return 1.0
         there, found, _ = cv2.calcOpticalFlowPyrLK(self._before, grey, self._now, None)
         back, _, _ = cv2.calcOpticalFlowPyrLK(grey, self._before, there, None)
         seen = (found.ravel() == 1) & (np.abs(back - self._now).max(axis=(1, 2)) < 1)
         before = len(self._now)
         self._first, self._now = self._first[seen], there[seen]
-        return int(seen.sum()) if before >= 2 * _LEAST_CORNERS else _LEAST_CORNERS
+        return float(seen.mean()) if before >= _LEAST_CORNERS else 1.0
 
     def _is_other(self, cv2: Any, histogram: F32) -> bool:
         return bool(cv2.compareHist(self._histogram, histogram, cv2.HISTCMP_CORREL) < _OTHER_COLORS)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 _MAX_PIXELS = 1 << 26
+_WHOLE = 0.98  # fraction of the declared frames that a whole video has
 _UNEVEN = 0.25  # difference between frame durations, of the usual one, that counts as a variable frame rate
 
 
@@ -57,7 +58,7 @@ class Video:
                 raise FormatError(
                     self.path, f"expected at most {_MAX_PIXELS} pixels, got {stream.width}x{stream.height}"
                 )
-            self._count = int(stream.frames or 0)
+            self._declared = self._count = int(stream.frames or 0)
             if not self._count and container.duration and stream.average_rate:
                 self._count = int(float(stream.average_rate) * container.duration / 1e6)
 
@@ -91,6 +92,8 @@ class Video:
         if number < 0:
             raise FormatError(self.path, "expected frames, got a video without any")
         self._suspect_rate(np.array(durations))
+        if wanted is None and number + 1 < _WHOLE * self._declared:
+            suspect(f"{self.path}: it ends early: {number + 1} of {self._declared} frames could be decoded; cut off?")
 
     def _suspect_rate(self, durations: Any) -> None:
         if len(durations) < 2:

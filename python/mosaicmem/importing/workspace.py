@@ -23,18 +23,28 @@ class Workspace:
     ----------
     output : Path
         The final folder.
-    request : dict
-        What was asked for, as JSON. A workspace of another request is not resumed.
+    requests : dict of str to dict
+        For each stage, in their order, what its result depends on, as JSON. What an earlier run has left is kept up to
+        the first stage that depends on something else now.
+    files : dict of str to tuple of str
+        The names that each stage leaves in the folder.
     start_over : bool
         Discard the work of an earlier run.
 
     Raises
     ------
     FileExistsError
-        Work of another request is there, or another process is at it.
+        Another process is at it.
     """
 
-    def __init__(self, output: Path, request: dict[str, Any], *, start_over: bool = False) -> None:
+    def __init__(
+        self,
+        output: Path,
+        requests: dict[str, dict[str, Any]],
+        files: dict[str, tuple[str, ...]],
+        *,
+        start_over: bool = False,
+    ) -> None:
         self.output = Path(os.path.abspath(output))
         self.folder = self.output.with_name(f".{self.output.name}.importing")
         make_folder(self.folder)
@@ -45,38 +55,31 @@ class Workspace:
             os.close(self._lock)
             raise FileExistsError(f"{self.folder}: another process is importing to {self.output}") from None
         try:
-            self._begin(json.loads(json.dumps(request)), start_over)
+            self._begin(json.loads(json.dumps(requests)), files, start_over)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, request: dict[str, Any], start_over: bool) -> None:
+    def _begin(self, requests: dict[str, dict[str, Any]], files: dict[str, tuple[str, ...]], start_over: bool) -> None:
         path = self.folder / _REQUEST
-        if start_over:
-            for entry in self.folder.iterdir():
-                _remove(entry)
-        if path.exists():
-            earlier = read_json_object(path)
-            other = sorted(name for name in request.keys() | earlier.keys() if request.get(name) != earlier.get(name))
-            if other:
-                name = other[0]
-                raise FileExistsError(
-                    f"{self.folder}: unfinished work of another request is there: {name} was "
-                    f"{earlier.get(name)!r:.80}, and is {request.get(name)!r:.80}; repeat that command to resume it, "
-                    "or start over (--start-over)"
-                )
-        else:
-            write_json(path, request)
+        earlier = {} if start_over or not path.exists() else self._read(path)
+        same = True
+        for stage, request in requests.items():
+            same = same and earlier.get(stage) == request
+            for name in () if same else files[stage]:
+                _remove(self.folder / name)
+        write_json(path, requests)
 
-    def done(self, stage: str) -> dict[str, Any] | None:
-        """What a stage has left, if it was finished."""
-        path = self.folder / f"{stage}.json"
-        if not path.exists():
-            return None
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
             return read_json_object(path)
         except FormatError:
             raise FormatError(path, "damaged: start over (--start-over)") from None
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a stage has left, if it was finished."""
+        path = self.folder / f"{stage}.json"
+        return self._read(path) if path.exists() else None
 
     def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
         """Record that a stage is finished, durably, and what the next ones need of it."""
