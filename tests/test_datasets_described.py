@@ -117,7 +117,7 @@ WRONG = [
     ({**DESCRIPTION, "depth": {"files": "left/z", "unit": 3}}, "depth: expected files, units_per_metre.*got unit"),
     (
         {**DESCRIPTION, "depth": {"files": "left/z", "units_per_metre": 0}},
-        "depth: units_per_metre: expected more than 0",
+        "depth: units_per_metre: expected",
     ),
     ({**DESCRIPTION, "unit": "feet"}, "unit: expected one of"),
     ({**DESCRIPTION, "schema_version": 9}, "of version 1, got .*of a newer mosaicmem"),

@@ -19,6 +19,7 @@ from mosaicmem.errors import FormatError
 DEPTH_SUFFIXES = (".png", ".npy", ".npz", ".exr", ".tif", ".tiff", ".pfm", ".bin")
 
 _MOST_PIXELS = 1 << 26
+_LEAST_SCALE = 1e-6
 _MOST_HEADER = 100  # bytes of a text header
 _DEPTH_NAMES = ("depth", "depths", "depth_map", "arr_0", "data", "pred", "prediction", "z")
 _EXR_NAMES = ("Z", "depth.Z", "Depth.Z", "depth", "Y", "V", "R")
@@ -109,14 +110,15 @@ def _read_pfm(path: Path, file: IO[bytes]) -> NDArray[Any]:
     try:
         width, height = (int(word) for word in lines[1].split())
         scale = float(lines[2])
-        if lines[0].strip() != b"Pf" or not scale:
+        if lines[0].strip() != b"Pf" or not _LEAST_SCALE <= abs(scale) <= 1 / _LEAST_SCALE:
             raise ValueError
     except ValueError:
         raise FormatError(path, f"expected a PFM image of one channel (Pf), got {b''.join(lines)[:40]!r}") from None
     _check_pixels(path, file, width, height, 12)
     content = _exactly(path, file, 4 * width * height)
     rows = np.frombuffer(content, "<f4" if scale < 0 else ">f4").reshape(height, width)[::-1]
-    return np.asarray(rows * np.float32(abs(scale)))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is invalid
+        return np.asarray(rows * np.float32(abs(scale)))
 
 
 def _read_colmap(path: Path, file: IO[bytes]) -> NDArray[Any]:

@@ -23,6 +23,7 @@ _MAX_MATRIX_BYTES = 1 << 16
 _MAX_LIST_BYTES = 1 << 26
 _MAX_LINES = 1 << 18  # more than an hour at 60 Hz
 _MAX_LINE_BYTES = 4096
+_LONGEST_NAME, _LONGEST_PATH = 200, 2000  # bytes
 _IMAGES = (".jpg", ".jpeg", ".png")
 _INTEGER, _DECIMAL = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _DECIMAL_NAME = re.compile(r"[0-9]+(\.[0-9]+)?(\.[A-Za-z]\w*)?")
@@ -50,6 +51,16 @@ def check_folder(folder: str | Path, advice: str | None = None) -> Path:
         raise FileNotFoundError(f"{folder}: no such folder{hint}")
     kind = describe_file(folder)
     raise FormatError(folder, f"expected a folder, got {kind}; {advice or advice_on(kind)}")
+
+
+def path_inside(folder: Path, name: object) -> Path | None:
+    """The path of a file that another file names, relative to ``folder``; None if it is no name or leads outside."""
+    if not isinstance(name, str) or not name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST_PATH:
+        return None
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        return None
+    return folder / path
 
 
 # Names

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fuzz_loop import Target
 from fuzz_stores import STORES
+from fuzz_tools import TOOLS
 from PIL import Image
 
 from mosaicmem import (
@@ -99,6 +100,12 @@ def read_only_targets():
     bounds = np.array([[1, 0, 0, 0, HEIGHT, 0, 1, 0, 0, WIDTH, 0, 0, -1, 2, 20, 1, 9.0]] * 2)
     projections = io.BytesIO()
     np.savez(projections, world_mat_0=eye, world_mat_1=np.diag([20.0, 20, 1, 1]))
+    lyra = io.BytesIO()
+    sides = {"image_height": HEIGHT, "image_width": WIDTH}
+    np.savez(lyra, w2c=np.tile(eye, (2, 1, 1)), intrinsics=np.tile(CAMERA.matrix, (2, 1, 1)), **sides)
+    unreal = "[1 0 0 0] [0 1 0 0] [0 0 1 0] [300 200 170 1] "
+    quaternion = {"tx": 0.0, "ty": 1.0, "tz": 2.0, "qx": 0.0, "qy": 0.0, "qz": 0.0, "qw": 1.0}
+    rust = {"timestamp": 0.5, "world_to_camera": quaternion}
     return [
         read_only_target("3dgs", [splat, splat], (b'"k1"',)),
         read_only_target("opensfm", sfm, (b'"projection_type"', b'"brown"')),
@@ -112,6 +119,11 @@ def read_only_targets():
         read_only_target("numpy", npy(np.tile(eye, (2, 1, 1))), (b"(2, 4, 4)", b"|O", b"<f8"), intrinsics=CAMERA),
         read_only_target("tartanair", b"1 2 3 0 0 0 1\n2 3 4 0 0 0 1\n"),
         read_only_target("llff", npy(bounds), (b"(2, 17)", b"|O", b"<f8", b"True")),
+        read_only_target("lyra", lyra.getvalue(), (b"PK\1\2", b".npy", b"w2c", b"image_width")),
+        read_only_target("recammaster", {"frame0": {"cam01": unreal}, "frame1": {"cam01": unreal}}, intrinsics=CAMERA),
+        read_only_target("motionctrl", [eye[:3].ravel().tolist()] * 2, file="a.json", intrinsics=CAMERA),
+        read_only_target("rust", {"poses": [rust, rust]}, (b'"world_to_camera"',), intrinsics=CAMERA),
+        read_only_target("viewcrafter", b"0 40\n0 -10\n0 -0.5\n", intrinsics=CAMERA),
         read_only_target("neus", projections.getvalue(), (b"PK\1\2", b".npy", b"world_mat_"), size=(WIDTH, HEIGHT)),
     ]
 
@@ -399,4 +411,4 @@ SETTINGS = [
     scene_target(ScanNet, "intrinsic/intrinsic_depth.txt"),
 ]
 
-TARGETS = {target.name: target for target in (*PATHS, *ARRAYS, *NETWORKS, *SETTINGS, *STORES)}
+TARGETS = {target.name: target for target in (*PATHS, *ARRAYS, *NETWORKS, *SETTINGS, *STORES, *TOOLS)}

@@ -48,8 +48,20 @@ IntrinsicsMode = Annotated[
     ),
 ]
 
-_TIMED = ("mosaicmem", "tum", "re10k", "camera-path")  # formats with a time for each frame, or a rate
-_WITHOUT = ("tum", "kitti", "matrices")  # formats without intrinsics
+CameraName = Annotated[
+    str | None, typer.Option("--camera", metavar="NAME", help="Which one, in a file of several (recammaster).")
+]
+
+_TIMED = ("mosaicmem", "tum", "re10k", "camera-path", "rust")  # formats with a time for each frame, or a rate
+_WITHOUT = (
+    "tum",
+    "kitti",
+    "matrices",
+    "motionctrl",
+    "recammaster",
+    "rust",
+    "viewcrafter",
+)  # formats without intrinsics
 
 
 def read_trajectory(
@@ -62,8 +74,12 @@ def read_trajectory(
     format: str | None = None,
     camera: CameraIntrinsics | None = None,
     mode: str = "per_frame",
+    name: str | None = None,
 ) -> CameraTrajectory:
-    """A path from a file of any format. ``camera`` is that of a scene, used if the file has none of its own."""
+    """A path from a file of any format.
+
+    ``camera`` is that of a scene, used if the file has none of its own; ``name`` that of a camera in a file of several.
+    """
     from mosaicmem.camera.formats import detect_format, load_trajectory
     from mosaicmem.camera.formats.foreign import is_json
     from mosaicmem.camera.times import TIME_UNITS
@@ -80,7 +96,7 @@ def read_trajectory(
     rate = 30.0 if fps is None else fps
     with blames({"size": "--size", "intrinsics": "--intrinsics", "fps": "--fps", "time_unit": "--time-unit"}):
         return load_trajectory(
-            path, kind, intrinsics=given, size=pixels, fps=rate, time_unit=time_unit, intrinsics_mode=mode
+            path, kind, intrinsics=given, size=pixels, fps=rate, time_unit=time_unit, intrinsics_mode=mode, camera=name
         )
 
 

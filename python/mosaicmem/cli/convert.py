@@ -21,7 +21,16 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._tables import say
-from mosaicmem.cli._trajectories import Fps, Intrinsics, IntrinsicsMode, Size, TimeUnit, parse_camera, read_trajectory
+from mosaicmem.cli._trajectories import (
+    CameraName,
+    Fps,
+    Intrinsics,
+    IntrinsicsMode,
+    Size,
+    TimeUnit,
+    parse_camera,
+    read_trajectory,
+)
 
 if TYPE_CHECKING:
     from mosaicmem.camera import CameraTrajectory
@@ -49,6 +58,7 @@ def convert(
     fps: Fps = None,
     time_unit: TimeUnit = None,
     intrinsics_mode: IntrinsicsMode = "per_frame",
+    camera: CameraName = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -79,7 +89,7 @@ def convert(
         check_output_folder(target, force, "convert", name="TARGET", mark=mark)
     else:
         output = check_output_file(target, force, suffixes, name="TARGET")
-    found, path = _read_source(source, source_format, (intrinsics, size), (fps, time_unit), intrinsics_mode)
+    found, path = _read_source(source, source_format, (intrinsics, size), (fps, time_unit), intrinsics_mode, camera)
     if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)
@@ -111,6 +121,7 @@ def _read_source(
     camera: tuple[str | None, str | None],
     times: tuple[float | None, str | None],
     mode: str,
+    name: str | None,
 ) -> tuple[str, CameraTrajectory]:
     """The format of the source, and its path."""
     from mosaicmem.camera.formats import detect_format
@@ -120,9 +131,10 @@ def _read_source(
     if source_format is None and is_sequence(source) and find_model(source) is None:
         given: dict[str, object] = dict(zip(("--fps", "--time-unit"), times, strict=True))
         given["--intrinsics-mode"] = None if mode == "per_frame" else mode
+        given["--camera"] = name
         check_useful(given, "expected the file of a camera path: a scene has times, and the same intrinsics throughout")
         check_useful({"--size": camera[1] if camera[0] is None else None}, "expected --intrinsics with it")
         sequence = open_sequence(source, intrinsics=parse_camera(*camera))
         return "scene", sequence.trajectory(range(len(sequence)))
     found = source_format or detect_format(source)
-    return found, read_trajectory(source, *camera, *times, format=found, mode=mode)
+    return found, read_trajectory(source, *camera, *times, format=found, mode=mode, name=name)

@@ -36,7 +36,7 @@ from mosaicmem._depth_maps import DEPTH_SUFFIXES
 from mosaicmem._files import read_json_object
 from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in, open_file, read_bytes
-from mosaicmem._reading import in_name_order
+from mosaicmem._reading import in_name_order, path_inside
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.camera.formats import load_trajectory
 from mosaicmem.datasets.lens import Lens
@@ -87,12 +87,12 @@ def read_described(folder: Path, path: Path, fields: dict[str, Any]) -> PosedFra
     confidences, confidence = _part(path, fields, "confidence", ("most",))
     with errors_in(path):
         coding = DepthCoding(
-            check_number("depth: units_per_metre", depth.get("units_per_metre", 1000.0), above=0.0),
+            check_number("depth: units_per_metre", depth.get("units_per_metre", 1000.0), minimum=1e-6, maximum=1e9),
             check_integer("depth: invalid", depth.get("invalid", 65535), minimum=0),
-            check_number("depth: scale", depth.get("scale", 1.0), above=0.0),
+            check_number("depth: scale", depth.get("scale", 1.0), minimum=1e-6, maximum=1e6),
         )
         white = check_choice("masks: white", mask.get("white", "moving"), ("moving", "static"))
-        most = check_number("confidence: most", confidence.get("most", 255.0), above=0.0)
+        most = check_number("confidence: most", confidence.get("most", 255.0), minimum=1e-6, maximum=1e9)
     lens, poses = _cameras(path, fields, images)
     maps = [_paired(path, name, images, files) for name, files in _named(depths, masks, confidences)]
     numbers = _numbers(path, fields.get("frames"), len(images))
@@ -142,16 +142,15 @@ def _files(path: Path, name: str, value: Any, suffixes: Sequence[str]) -> list[P
     if not isinstance(value, str) or not value:
         raise FormatError(path, f"{name}: expected a folder or a pattern of files, got {value!r:.80}")
     folder = path.parent
-    place = Path(value)
-    if place.is_absolute() or ".." in place.parts:
+    place = path_inside(folder, value)
+    if place is None:
         raise FormatError(path, f"{name}: expected a path inside the folder, got {value:.80}; describe a folder above")
-    is_folder = (folder / place).is_dir()
-    found = list((folder / place).iterdir()) if is_folder else list(folder.glob(value))
+    found = list(place.iterdir()) if place.is_dir() else list(folder.glob(value))
     files = [each for each in found if each.suffix.lower() in suffixes and not each.name.startswith(".")]
     if not files:
         kinds = ", ".join(suffixes)
         raise FormatError(path, f"{name}: expected files ({kinds}) in {value:.80}, found none among {len(found)} files")
-    return in_name_order(files, lambda file: file.stem, folder / place)
+    return in_name_order(files, lambda file: file.stem, place)
 
 
 def _cameras(path: Path, fields: dict[str, Any], images: list[Path]) -> tuple[list[Lens], CameraTrajectory]:
@@ -203,7 +202,7 @@ def _lacks_size(file: Path) -> bool:
 
 
 def _text(path: Path, name: str, value: Any) -> str:
-    if not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts:
+    if not isinstance(value, str) or path_inside(path.parent, value) is None:
         raise FormatError(path, f"{name}: expected text, of a path inside the folder, got {value!r:.80}")
     return value
 

@@ -19,13 +19,18 @@ format           pose                                intrinsics                 
 ``camera-path``  world_from_camera, OpenGL axes      field of view               by frames a second
 ``euroc``        of the body, and a camera's in it   no                          nanoseconds
 ``llff``         world_from_camera, own axes         focal length and size       no: ordered by name
+``lyra``         camera_from_world, 4x4              yes                         no
 ``matrices``     world_from_camera, 4x4              no                          no, or numbers of frames
+``motionctrl``   camera_from_world, 3x4              no                          no
 ``neus``         projection K camera_from_world      yes, without image size     no
 ``numpy``        world_from_camera, 4x4              yes, without image size     no
 ``open3d``       either, in .log or .json            in .json                    no
 ``openmvg``      rotation and centre                 yes                         no: ordered by name
 ``opensfm``      camera_from_world, rotation vector  yes                         no: ordered by name
+``recammaster``  axes and position, Unreal Engine    no                          no
+``rust``         camera_from_world, quaternion       no                          yes
 ``tartanair``    world_from_camera, quaternion, NED  constant                    no
+``viewcrafter``  angles and distance on a sphere     no                          no
 ===============  ==================================  ==========================  ================
 
 The formats from ``3dgs`` on are only read. Axes are OpenCV's (+x right, +y down, +z forward) unless the table says

@@ -38,6 +38,8 @@ class ReadOptions:
         One of `TIME_UNITS`: the unit of the times in the file, instead of that of its format.
     intrinsics_mode : {"per_frame", "first_frame", "mean"}
         What to make of frames whose intrinsics differ.
+    camera : str, optional
+        Which one, in a file of several cameras.
     """
 
     intrinsics: CameraIntrinsics | None = None
@@ -45,6 +47,7 @@ class ReadOptions:
     fps: float = 30.0
     time_unit: str | None = None
     intrinsics_mode: str = "per_frame"
+    camera: str | None = None
 
     def __post_init__(self) -> None:
         if self.intrinsics is not None:

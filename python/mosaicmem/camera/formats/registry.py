@@ -18,8 +18,10 @@ from mosaicmem.camera.formats import (
     gaussian_splatting,
     kitti,
     llff,
+    lyra,
     matrices,
     matrixgame,
+    motionctrl,
     nerfstudio,
     neus,
     numpy_poses,
@@ -28,8 +30,11 @@ from mosaicmem.camera.formats import (
     opensfm,
     own,
     realestate10k,
+    recammaster,
+    rust,
     tartanair,
     tum,
+    viewcrafter,
     worldplay,
 )
 from mosaicmem.camera.formats.colmap_model import find_model
@@ -70,13 +75,18 @@ FORMATS: dict[str, _Format] = {
     "camera-path": _Format(camera_path.read, None),
     "euroc": _Format(euroc.read, None),
     "llff": _Format(llff.read, None),
+    "lyra": _Format(lyra.read, None),
     "matrices": _Format(matrices.read, None),
+    "motionctrl": _Format(motionctrl.read, None),
     "neus": _Format(neus.read, None),
     "numpy": _Format(numpy_poses.read, None),
     "open3d": _Format(open3d.read, None),
     "openmvg": _Format(openmvg.read, None),
     "opensfm": _Format(opensfm.read, None),
+    "recammaster": _Format(recammaster.read, None),
+    "rust": _Format(rust.read, None),
     "tartanair": _Format(tartanair.read, None),
+    "viewcrafter": _Format(viewcrafter.read, None),
 }
 """Reader and writer by name; some are only read."""
 
@@ -123,6 +133,7 @@ def load_trajectory(
     fps: float = 30.0,
     time_unit: str | None = None,
     intrinsics_mode: str = "per_frame",
+    camera: str | None = None,
 ) -> CameraTrajectory:
     """Read a camera path.
 
@@ -142,6 +153,8 @@ def load_trajectory(
         The unit of the times in the file; if not given, that of the format: seconds, or microseconds for ``re10k``.
     intrinsics_mode : {"per_frame", "first_frame", "mean"}
         Of a file whose frames have different intrinsics: keep them, or give all frames those of the first, or the mean.
+    camera : str, optional
+        The name of the one to read, in a file of several (``recammaster``).
 
     Raises
     ------
@@ -156,9 +169,9 @@ def load_trajectory(
         unit and were read in that unit. Each is reported once per file.
     """
     path = Path(path)
-    options = ReadOptions(intrinsics, size, fps, time_unit, intrinsics_mode)
+    options = ReadOptions(intrinsics, size, fps, time_unit, intrinsics_mode, camera)
     name = detect_format(path) if format is None else check_choice("format", format, tuple(FORMATS))
-    if format is not None and not format.startswith(("colmap", "llff", "numpy")) and path.is_file():
+    if format is not None and not format.startswith(("colmap", "llff", "numpy", "viewcrafter")) and path.is_file():
         _refuse_foreign(path)
     return FORMATS[name].read(path, options)
 
@@ -196,7 +209,9 @@ def detect_format(path: str | Path) -> str:
         return "llff"
     _refuse_foreign(path)
     if path.suffix == ".npz" or is_zip(path):
-        return "neus" if has_entry(path, f"{neus.PREFIX}0") else "matrixgame"
+        if has_entry(path, f"{neus.PREFIX}0"):
+            return "neus"
+        return "lyra" if has_entry(path, lyra.POSES) else "matrixgame"
     if path.suffix == ".json" or is_json(path):
         return _detect_json(path)
     if begins_with(path, bundler.HEADING):
@@ -240,6 +255,10 @@ def _detect_json(path: Path) -> str:
         return "openmvg"
     if "frames" in document:
         return "nerfstudio"
+    if recammaster.FIRST in document:
+        return "recammaster"
+    if document.keys() == rust.KEYS:
+        return "rust"
     if "0" in document:
         return "worldplay"
     keys = ", ".join(key[:40] for key in list(document)[:12]) or "none"
@@ -250,6 +269,8 @@ def _detect_json(path: Path) -> str:
 
 
 def _detect_list(path: Path, document: list[Any]) -> str:
+    if document and isinstance(document[0], list) and len(document[0]) == motionctrl.NUMBERS:
+        return "motionctrl"
     first = document[0] if document and isinstance(document[0], dict) else {}
     if "shots" in first:
         return "opensfm"

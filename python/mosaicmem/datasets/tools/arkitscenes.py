@@ -24,6 +24,7 @@ from mosaicmem.errors import FormatError, suspect
 MARKS = ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics", "lowres_wide.traj")
 
 _MOST_APART = 0.1  # seconds between an image and its pose
+_LARGEST = 1e12
 _ROUNDING = 0.0025  # seconds
 
 
@@ -43,6 +44,8 @@ def read(folder: Path) -> PosedFrames:
         if abs(rows[nearest, 0] - time) > _MOST_APART:
             left += 1
             continue
+        if not (np.abs(rows[nearest]) < _LARGEST).all():
+            raise FormatError(trajectory, "expected finite numbers, and positions in metres", lines[nearest])
         with errors_in(trajectory, lines[nearest]):
             pose = CameraPose.from_camera_from_world(_matrix(rows[nearest, 1:]), time - start)
         camera = _near(cameras, time)

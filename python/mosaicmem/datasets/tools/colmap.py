@@ -12,6 +12,7 @@ from pathlib import Path
 from mosaicmem._depth_maps import DEPTH_SUFFIXES
 from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in
+from mosaicmem._reading import path_inside
 from mosaicmem.camera.formats.colmap import poses_of_model
 from mosaicmem.camera.formats.colmap_model import find_model, read_cameras, read_images
 from mosaicmem.datasets.lens import Lens
@@ -38,9 +39,9 @@ def read(folder: Path) -> PosedFrames:
     poses = poses_of_model(images_file, images, [i / 30.0 for i in range(len(images))])
     frames, missing = [], 0
     for i, (image, pose) in enumerate(zip(images, poses, strict=True)):
-        if ".." in Path(image.name).parts or Path(image.name).is_absolute():
-            raise FormatError(images_file, f"expected the name of an image in a folder, got {image.name!r:.80}")
-        color = place / image.name
+        color = path_inside(place, image.name)
+        if color is None:
+            raise FormatError(images_file, f"expected the name of an image in the folder, got {image.name!r:.80}")
         if not color.is_file():
             missing += 1
             continue

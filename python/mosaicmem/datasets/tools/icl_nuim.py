@@ -13,7 +13,7 @@ import numpy as np
 
 from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in
-from mosaicmem._reading import read_lines, read_numbers
+from mosaicmem._reading import path_inside, read_lines, read_numbers
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.lens import Lens
 from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames
@@ -37,7 +37,8 @@ def read(folder: Path) -> PosedFrames:
     left, path = 0, folder / "associations.txt"
     for line, text in read_lines(path):
         words = text.split()
-        names = {Path(word).parts[0]: word for word in words[1::2] if ".." not in Path(word).parts}
+        found = [inside for word in words[1::2] if (inside := path_inside(folder, word)) is not None]
+        names = {each.relative_to(folder).parts[0]: each for each in found}
         if len(words) != 4 or not words[0].isdecimal() or names.keys() != {"rgb", "depth"}:
             raise FormatError(path, f"expected NUMBER depth/N.png NUMBER rgb/N.png, got {text[:80]!r}", line)
         number = int(words[0])
@@ -49,10 +50,10 @@ def read(folder: Path) -> PosedFrames:
         with errors_in(files[0], lines[at]):
             stored = CameraPose.from_quaternion([qw, qx, qy, qz], [x, y, z], number / _FPS)
             pose = CameraPose(_MIRROR @ stored.world_from_camera @ _MIRROR, number / _FPS)
-        color = folder / names["rgb"]
+        color = names["rgb"]
         if not frames and image_size(color) != _SIZE:
             raise FormatError(color, f"expected {_SIZE[0]}x{_SIZE[1]} pixels, as ICL-NUIM has")
-        frames.append(PosedFrame(number, color, lens, pose, folder / names["depth"]))
+        frames.append(PosedFrame(number, color, lens, pose, names["depth"]))
     if not frames:
         raise FormatError(path, f"expected frames with poses in {files[0].name}, found none")
     if left:

@@ -15,6 +15,7 @@ from mosaicmem._arrays import check_number
 from mosaicmem._files import read_json_object
 from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in
+from mosaicmem._reading import path_inside
 from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.camera.formats import load_trajectory
 from mosaicmem.datasets.lens import Lens
@@ -63,9 +64,9 @@ def _file(folder: Path, path: Path, i: int, frame: dict[str, Any], names: tuple[
     name = next((frame[name] for name in names if frame.get(name)), None)
     if name is None:
         return None
-    if not isinstance(name, str) or "\0" in name or ".." in Path(name).parts or Path(name).is_absolute():
+    file = path_inside(folder, name)
+    if file is None:
         raise FormatError(path, f"frames[{i}]: expected the name of a file in the folder, got {name!r:.80}")
-    file = folder / name
     return (
         file if file.suffix else next((file.with_suffix(s) for s in _SUFFIXES if file.with_suffix(s).is_file()), file)
     )
@@ -74,7 +75,9 @@ def _file(folder: Path, path: Path, i: int, frame: dict[str, Any], names: tuple[
 def _coding(path: Path, document: dict[str, Any]) -> DepthCoding:
     factor = document.get("depth_unit_scale_factor", document.get("integer_depth_scale", _MILLIMETRE))
     with errors_in(path):
-        return DepthCoding(1 / check_number("depth_unit_scale_factor", factor, above=0.0), invalid=65535)
+        return DepthCoding(
+            1 / check_number("depth_unit_scale_factor", factor, minimum=1e-9, maximum=1e6), invalid=65535
+        )
 
 
 def _lens(fields: dict[str, Any], size: tuple[int, int], where: str) -> Lens:
