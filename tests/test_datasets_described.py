@@ -95,6 +95,72 @@ def test_a_lens_for_all_images(tmp_path, frames):
     assert not np.array_equal(sequence[0].image, frames[0].image)
 
 
+def write_rig(folder, frames, **changes):
+    """Two cameras on a body; the right one is turned, and has another lens."""
+    right = np.array([[0, 0, 1, 0.2], [0, 1, 0, 0], [-1, 0, 0, 0.1], [0, 0, 0, 1.0]])
+    for i, frame in enumerate(frames):
+        for side, pixels in (("left", frame.image), ("right", frame.image[::-1])):
+            save(folder / side / f"{i}.png", np.ascontiguousarray(pixels))
+            save(folder / f"{side}_depth" / f"{i}.png", frame.units)
+    CameraTrajectory([frame.pose.at(i / 10) for i, frame in enumerate(frames)], CAMERA).save(folder / "path.json")
+    left = {
+        "images": "left",
+        "depth": "left_depth",
+        "intrinsics": [30, 31, 15, 12.5],
+        "body_from_camera": np.eye(4).tolist(),
+    }
+    other = {**left, "images": "right", "depth": "right_depth", "body_from_camera": right.tolist()}
+    description = {"rig": [left, other], "trajectory": "path.json", "depth": {"units_per_metre": 5000}, **changes}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return right
+
+
+def test_a_rig(tmp_path, frames):
+    right = write_rig(tmp_path, frames)
+    sequence = open_sequence(tmp_path)
+    assert len(sequence) == 8
+    check(sequence[::2] and Every(sequence, 2), frames)
+    for i, frame in enumerate(frames):
+        seen = sequence[2 * i + 1]
+        np.testing.assert_array_equal(seen.image, frame.image[::-1])
+        np.testing.assert_allclose(seen.pose.world_from_camera, frame.pose.world_from_camera @ right, atol=1e-6)
+        assert seen.pose.timestamp == sequence[2 * i].pose.timestamp == i / 10
+        assert seen.number == 2 * i + 1
+
+
+class Every:
+    """Each n-th frame of a sequence."""
+
+    def __init__(self, sequence, n):
+        self.intrinsics, self._frames = sequence.intrinsics, sequence[::n]
+
+    def __len__(self):
+        return len(self._frames)
+
+    def __iter__(self):
+        return iter(self._frames)
+
+
+RIGS = [
+    ({"rig": []}, "rig: expected a list with an object for each camera"),
+    ({"rig": [{"images": "left"}]}, r"rig\[0\]: expected images, body_from_camera, and .*; one is missing"),
+    ({"rig": [{"images": "left", "body_from_camera": 1, "lens": 2}]}, r"rig\[0\]: .*; got lens"),
+    ({"rig": [{"images": "left", "body_from_camera": [[1]]}]}, "expected shape"),
+    (
+        {"rig": [{"images": "left", "body_from_camera": np.eye(4).tolist(), "depth": {"files": "left_depth"}}]},
+        r"rig\[0\]: expected folders or patterns as depth; options go beside rig",
+    ),
+    ({"depth": {"files": "left_depth"}}, "depth: expected files"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), RIGS)
+def test_wrong_rigs(tmp_path, frames, changes, message):
+    write_rig(tmp_path, frames, **changes)
+    with pytest.raises(FormatError, match=message):
+        open_sequence(tmp_path)
+
+
 def test_zooms_of_a_trajectory_are_resampled_to_one_camera(tmp_path, frames):
     pytest.importorskip("cv2")
     write(tmp_path, frames)

@@ -273,3 +273,19 @@ def test_a_trajectory_of_another_length(folder, tmp_path):
     CameraTrajectory(PATH[:7], CAMERA).save(tmp_path / "path.json")
     with pytest.raises(FormatError, match=r"expected a pose for each of the 20 frames of the footage.* got 7"):
         import_footage(folder / "photos", tmp_path / "made", ImportOptions(trajectory=tmp_path / "path.json"))
+
+
+def test_real_colour_frames_alone(rgbd_scene, tmp_path):
+    """Every fourth frame of the real sequence: structure from motion comes near the given poses."""
+    given = open_sequence(rgbd_scene)
+    (tmp_path / "photos").mkdir()
+    for i in range(0, 100, 4):
+        shutil.copy(given.color_file(i), tmp_path / "photos")
+    made = import_footage(tmp_path / "photos", tmp_path / "made")
+    assert made.frames >= 23
+    assert made.reprojection_error < 1
+    sequence = open_sequence(tmp_path / "made")
+    path = {i: given.pose(4 * i) for i in range(25)}
+    _, errors = aligned(sequence, path)
+    assert np.sqrt(np.mean(errors**2)) < 0.08
+    assert 490 < sequence.intrinsics.fx < 560

@@ -15,7 +15,7 @@ from mosaicmem.datasets import layout_names
 if TYPE_CHECKING:
     from mosaicmem.datasets import RgbdSequence
 
-A_SEQUENCE = f"Posed RGB-D sequence: a folder that import has made, or one in any of {len(layout_names())} layouts"
+A_SEQUENCE = f"Posed RGB-D sequence: what import makes, or a folder in the layout of {', '.join(layout_names())}"
 
 SceneIntrinsics = Annotated[
     str | None,

@@ -21,6 +21,11 @@ field           meaning                                                         
 ``unit``        "metres" or "scene units": of positions and depth                           metres
 ==============  ==========================================================================  ============
 
+A rig of cameras that are fixed to each other has ``rig``, a list with an object for each, in place of ``images``: its
+``images``, ``intrinsics``, ``depth``, ``masks`` and ``confidence``, and ``body_from_camera``, a 4x4 matrix. The
+trajectory is then that of the body, and ``depth``, ``masks`` and ``confidence`` beside ``rig`` have options alone.
+Frames come in the order of time, those of one time in that of the list.
+
 ``schema``, ``schema_version``, ``frames`` and ``provenance`` are what `mosaicmem.importing` adds: in ``frames``, the
 number and the source of each image.
 """
@@ -28,8 +33,11 @@ number and the source of each image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mosaicmem._arrays import check_choice, check_integer, check_number
 from mosaicmem._depth_maps import DEPTH_SUFFIXES
@@ -37,7 +45,7 @@ from mosaicmem._files import read_json_object
 from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in, open_file, read_bytes
 from mosaicmem._reading import in_name_order, path_inside
-from mosaicmem.camera import CameraTrajectory
+from mosaicmem.camera import CameraPose, CameraTrajectory
 from mosaicmem.camera.formats import load_trajectory
 from mosaicmem.datasets.lens import Lens
 from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames, lenses_of
@@ -49,8 +57,11 @@ UNITS = ("metres", "scene units")
 
 _FIELDS = (
     *("images", "trajectory", "format", "intrinsics", "depth", "masks", "confidence", "fps", "time_unit", "unit"),
-    *("schema", "schema_version", "frames", "provenance"),
+    *("rig", "schema", "schema_version", "frames", "provenance"),
 )
+_PARTS = ("depth", "masks", "confidence")
+_DEPTH, _MASKS, _CONFIDENCE = _KNOWN = (("units_per_metre", "invalid", "scale"), ("white",), ("most",))
+_CAMERA = ("images", "body_from_camera", "intrinsics", *_PARTS)  # fields of a camera of a rig
 _IMAGES = (".jpg", ".jpeg", ".png")
 _MAX_BYTES = 64 << 20
 
@@ -73,7 +84,7 @@ def read_described(folder: Path, path: Path, fields: dict[str, Any]) -> PosedFra
     unknown = sorted(fields.keys() - set(_FIELDS))
     if unknown:
         raise FormatError(path, f"{unknown[0]:.40}: no such field of a data set; there are {', '.join(_FIELDS)}")
-    for name in ("images", "trajectory"):
+    for name in ("rig" if "rig" in fields else "images", "trajectory"):
         if name not in fields:
             raise FormatError(path, f"{name} is missing: expected it in the description of a data set")
     with errors_in(path):
@@ -81,10 +92,10 @@ def read_described(folder: Path, path: Path, fields: dict[str, Any]) -> PosedFra
         if fields.get("schema", SCHEMA) != SCHEMA or fields.get("schema_version", 1) != SCHEMA_VERSION:
             got = (fields.get("schema"), fields.get("schema_version"))
             raise ValueError(f"schema: expected {SCHEMA} of version {SCHEMA_VERSION}, got {got}; of a newer mosaicmem?")
-    images = _files(path, "images", fields["images"], _IMAGES)
-    depths, depth = _part(path, fields, "depth", ("units_per_metre", "invalid", "scale"))
-    masks, mask = _part(path, fields, "masks", ("white",))
-    confidences, confidence = _part(path, fields, "confidence", ("most",))
+    depth, mask, confidence = (
+        _part(path, fields, name, known)[1]
+        for name, known in (("depth", _DEPTH), ("masks", _MASKS), ("confidence", _CONFIDENCE))
+    )
     with errors_in(path):
         coding = DepthCoding(
             check_number("depth: units_per_metre", depth.get("units_per_metre", 1000.0), minimum=1e-6, maximum=1e9),
@@ -93,17 +104,47 @@ def read_described(folder: Path, path: Path, fields: dict[str, Any]) -> PosedFra
         )
         white = check_choice("masks: white", mask.get("white", "moving"), ("moving", "static"))
         most = check_number("confidence: most", confidence.get("most", 255.0), minimum=1e-6, maximum=1e9)
-    lens, poses = _cameras(path, fields, images)
-    maps = [_paired(path, name, images, files) for name, files in _named(depths, masks, confidences)]
-    numbers = _numbers(path, fields.get("frames"), len(images))
-    frames = [
-        PosedFrame(numbers[i], image, lens[i], poses[i], *(each[i] for each in maps)) for i, image in enumerate(images)
-    ]
+    frames = _rig(path, fields) if "rig" in fields else _frames(path, fields)
+    numbers = _numbers(path, fields.get("frames"), len(frames))
+    frames = [replace(frame, number=number) for frame, number in zip(frames, numbers, strict=True)]
     return PosedFrames(folder, frames, coding, white == "moving", most, unit)
 
 
-def _named(*files: list[Path]) -> list[tuple[str, list[Path]]]:
-    return list(zip(("depth", "masks", "confidence"), files, strict=True))
+def _frames(path: Path, fields: dict[str, Any]) -> list[PosedFrame]:
+    """The frames of one camera."""
+    images = _files(path, "images", fields["images"], _IMAGES)
+    parts = [_part(path, fields, name, known)[0] for name, known in zip(_PARTS, _KNOWN, strict=True)]
+    lens, poses = _cameras(path, fields, images)
+    maps = [_paired(path, name, images, files) for name, files in zip(_PARTS, parts, strict=True)]
+    return [PosedFrame(i, image, lens[i], poses[i], *(each[i] for each in maps)) for i, image in enumerate(images)]
+
+
+def _rig(path: Path, fields: dict[str, Any]) -> list[PosedFrame]:
+    """The frames of all cameras of a rig, in the order of time."""
+    cameras = fields["rig"]
+    if not isinstance(cameras, list) or not cameras or not all(isinstance(each, dict) for each in cameras):
+        raise FormatError(path, "rig: expected a list with an object for each camera")
+    shared = {name: fields[name] for name in ("trajectory", "format", "fps", "time_unit") if name in fields}
+    taken = []
+    for c, camera in enumerate(cameras):
+        unknown = sorted(camera.keys() - set(_CAMERA))
+        if unknown or not {"images", "body_from_camera"} <= camera.keys():
+            got = f"got {unknown[0]:.40}" if unknown else "one is missing"
+            raise FormatError(path, f"rig[{c}]: expected images, body_from_camera, and {', '.join(_CAMERA[2:])}; {got}")
+        named = {name: camera[name] for name in _PARTS if name in camera}
+        if not all(isinstance(files, str) for files in named.values()):
+            raise FormatError(
+                path, f"rig[{c}]: expected folders or patterns as {', '.join(named)}; options go beside rig"
+            )
+        with errors_in(path):
+            given = np.asarray(camera["body_from_camera"], np.float64)
+            body_from_camera = CameraPose.from_world_from_camera(given).world_from_camera
+        for frame in _frames(
+            path, shared | {name: value for name, value in camera.items() if name != "body_from_camera"}
+        ):
+            pose = CameraPose(frame.pose.world_from_camera @ body_from_camera, frame.pose.timestamp)
+            taken.append((frame.number, c, replace(frame, pose=pose)))
+    return [frame for _, _, frame in sorted(taken, key=lambda each: each[:2])]
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -130,7 +171,9 @@ def _part(path: Path, fields: dict[str, Any], name: str, known: Sequence[str]) -
         return [], {}
     options = value if isinstance(value, dict) else {"files": value}
     unknown = sorted(options.keys() - {"files", *known})
-    if unknown or "files" not in options:
+    if "rig" in fields and not unknown and "files" not in options:
+        return [], options  # its cameras have the files
+    if unknown or "files" not in options or "rig" in fields:
         found = f"got {unknown[0]}" if unknown else "files is missing"
         raise FormatError(path, f"{name}: expected files, {', '.join(known)}; {found}")
     suffixes = _IMAGES if name == "masks" else DEPTH_SUFFIXES

@@ -93,7 +93,7 @@ _register_posed("ICL-NUIM", ("associations.txt", "*.gt.freiburg", "rgb"), icl_nu
 _register_posed("CUT3R", ("color", "camera/*.npz"), cut3r.read)
 _register_posed("nerfstudio", (nerfstudio.FILE,), nerfstudio.read)
 _register_posed("COLMAP", ("sparse|cameras.bin|cameras.txt|colmap/sparse", "images|rgb|color|input"), colmap.read)
-_register_posed("images, depth and a camera path", found.PATTERNS, found.read)
+_register_posed("a camera path beside images and depth", found.PATTERNS, found.read)
 
 
 def posed_frames(folder: str | Path) -> PosedFrames | None:

@@ -194,6 +194,12 @@ class PosedSequence(RgbdSequence):
         """A frame's number in its data set, which also counts frames that this sequence leaves out."""
         return self._frames[index].number
 
+    def color_file(self, index: int) -> Path | None:
+        """A file with exactly the pixels of a frame's image; None if the frame is resampled."""
+        lens = self._given or self._frames[index].lens
+        same = lens.is_pinhole and lens.intrinsics == self._camera
+        return self._frames[index].color if same else None
+
     def __len__(self) -> int:
         return len(self._frames)
 

@@ -79,6 +79,11 @@ class ScanNet(FolderSequence):
         with errors_in(_pose_path(self.folder, frame.color)):
             return CameraPose.from_world_from_camera(self._poses[index], frame.number / _FPS)
 
+    def color_file(self, index: int) -> Path | None:
+        """A file with exactly the pixels of a frame's image; None if colour is resized to depth."""
+        same = self._color_size == (self.intrinsics.width, self.intrinsics.height)
+        return self._frames[index].color if same else None
+
     def _read_color(self, path: Path, size: tuple[int, int]) -> U8:
         return read_color(path, self._color_size, resized=size)
 

@@ -75,6 +75,10 @@ class RgbdSequence(Sequence[RgbdImage], ABC):
     def _frame(self, index: int) -> RgbdImage:
         """The frame at an index."""
 
+    def color_file(self, index: int) -> Path | None:
+        """A file with exactly the pixels of a frame's image, if there is one."""
+        return None
+
     def trajectory(self, frames: Sequence[int]) -> CameraTrajectory:
         """The poses of some frames, given by their indices in the sequence."""
         return CameraTrajectory([self.pose(i) for i in frames], self.intrinsics)
@@ -142,6 +146,10 @@ class FolderSequence(RgbdSequence):
         image = self._read_color(frame.color, size)
         depth = read_depth(frame.depth, size, self._units_per_metre, self._invalid_depth, beside=frame.color)
         return RgbdImage(image, depth, self.pose(index), frame.number)
+
+    def color_file(self, index: int) -> Path | None:
+        """A file with exactly the pixels of a frame's image."""
+        return self._frames[index].color
 
     def _read_color(self, path: Path, size: tuple[int, int]) -> U8:
         return read_color(path, size)

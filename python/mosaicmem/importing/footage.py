@@ -113,9 +113,8 @@ class SequenceFootage:
         seen = source[i]
         lens = Lens.of(source.intrinsics)
         name, time = f"frame {seen.number}", seen.pose.timestamp
-        return Taken(
-            seen.number, name, time, seen.image, None, lens, seen.pose, seen.depth, seen.moving, seen.confidence
-        )
+        known = (source.color_file(i), lens, seen.pose, seen.depth, seen.moving, seen.confidence)
+        return Taken(seen.number, name, time, seen.image, *known)
 
     def _posed(self, source: PosedFrames, i: int) -> Taken:
         frame = source.frames[i]

@@ -22,6 +22,7 @@ from mosaicmem.errors import FormatError, suspect
 _K = [[481.2, 0, 319.5], [0, 480.0, 239.5], [0, 0, 1]]
 _SIZE = (640, 480)
 _FPS = 30.0
+_MOST_NUMBER = 1 << 20
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
@@ -31,14 +32,14 @@ def read(folder: Path) -> PosedFrames:
     if len(files) != 1:
         raise FormatError(folder, f"expected one *.gt.freiburg of poses, got {len(files)}")
     rows, lines = read_numbers(files[0], 8)
-    by_number = {int(row[0]): i for i, row in enumerate(rows)}
+    by_number = {int(row[0]): i for i, row in enumerate(rows) if abs(row[0]) < _MOST_NUMBER}
     lens = Lens.of(CameraIntrinsics.from_opencv(_K, *_SIZE))
     frames: list[PosedFrame] = []
     left, path = 0, folder / "associations.txt"
     for line, text in read_lines(path):
         words = text.split()
         found = [inside for word in words[1::2] if (inside := path_inside(folder, word)) is not None]
-        names = {each.relative_to(folder).parts[0]: each for each in found}
+        names = {next(iter(each.relative_to(folder).parts), ""): each for each in found}
         if len(words) != 4 or not words[0].isdecimal() or names.keys() != {"rgb", "depth"}:
             raise FormatError(path, f"expected NUMBER depth/N.png NUMBER rgb/N.png, got {text[:80]!r}", line)
         number = int(words[0])
