@@ -10,6 +10,7 @@ from mosaicmem.datasets import open_sequence
 from mosaicmem.importing import ImportOptions, OnnxSegmenter, import_footage
 from mosaicmem.importing.pairs import pairs_of
 from mosaicmem.importing.selection import MotionSelection
+from mosaicmem.importing.structure import supported
 from onnx_models import mean_model, red_model
 from scene_helpers import write_scene
 
@@ -139,6 +140,24 @@ def test_a_network_gives_labels():
     found = OnnxSegmenter(model, **PLAIN)(image)
     np.testing.assert_array_equal(found, image[..., 0] > 0)
     np.testing.assert_array_equal(OnnxSegmenter(model, classes=[0], **PLAIN)(image), image[..., 0] == 0)
+
+
+# --- Points of the structure.
+
+
+@pytest.mark.parametrize("count", [400, 5000])
+def test_points_at_depths_of_their_own_are_left_out(rng, count):
+    row, column = rng.integers(0, 480, count), rng.integers(0, 640, count)
+    depth = 2 + row / 480 + column / 1000
+    wrong = rng.random(count) < 0.1
+    depth[wrong] *= rng.choice([0.3, 0.5, 1.8, 3.0], wrong.sum())
+    kept = supported(row, column, depth)
+    assert kept[~wrong].mean() > 0.99
+    assert kept[wrong].mean() < 0.2
+
+
+def test_few_points_are_all_kept():
+    assert supported(np.arange(5), np.arange(5), np.array([1.0, 9, 2, 7, 4])).all()
 
 
 # --- Which frames are kept, and matched.

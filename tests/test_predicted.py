@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from cli_helpers import succeed
 from dataset_helpers import HEIGHT, WIDTH, make_frames
-from mosaicmem import CameraIntrinsics, FormatError, SuspiciousInput
+from mosaicmem import CameraIntrinsics, CameraTrajectory, FormatError, SuspiciousInput
+from mosaicmem.camera.formats import load_trajectory
 from mosaicmem.datasets import open_sequence
 
 K = np.array([[30.0, 0, 15.0], [0, 31.0, 12.5], [0, 0, 1]], np.float32)
@@ -77,6 +79,16 @@ def test_what_moves_has_no_depth(tmp_path, frames):
     seen = open_sequence(tmp_path / "a.npz")[1]
     assert (seen.moving == moving[1]).all()
     assert (seen.depth[3] == 0).all()
+
+
+def test_convert_takes_its_cameras(tmp_path, frames):
+    np.savez(tmp_path / "a.npz", **depth_anything(frames))
+    done = succeed("convert", tmp_path / "a.npz", tmp_path / "path.json")
+    assert "scene units" in done.stdout
+    for pose, frame in zip(CameraTrajectory.load(tmp_path / "path.json"), frames, strict=True):
+        np.testing.assert_allclose(pose.world_from_camera, frame.pose.world_from_camera, atol=1e-6)
+    with pytest.raises(FormatError, match="expected a camera path, got what a network predicted"):
+        load_trajectory(tmp_path / "a.npz", "matrixgame", size=(WIDTH, HEIGHT))
 
 
 def without(name):

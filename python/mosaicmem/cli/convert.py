@@ -89,7 +89,9 @@ def convert(
         check_output_folder(target, force, "convert", name="TARGET", mark=mark)
     else:
         output = check_output_file(target, force, suffixes, name="TARGET")
-    found, path = _read_source(source, source_format, (intrinsics, size), (fps, time_unit), intrinsics_mode, camera)
+    found, path, unit = _read_source(
+        source, source_format, (intrinsics, size), (fps, time_unit), intrinsics_mode, camera
+    )
     if suffixes is None:
         with output_folder(target, force, "convert", name="TARGET", mark=mark) as folder:
             save_trajectory(folder, path, kind)
@@ -105,6 +107,7 @@ def convert(
         "to": kind,
         "frames": len(path),
         "metres": path.length,
+        "unit": unit,
         "seconds": path.duration,
         "intrinsics": path.cameras[0].to_dict(),
         "zooms": path.zooms,
@@ -112,7 +115,8 @@ def convert(
     if as_json:
         print_json(figures)
     else:
-        say(f"{len(path)} frames, {path.length:.2f} m in {path.duration:.2f} s: {found} to {kind} in {target}")
+        length = f"{path.length:.2f} {'m' if unit == 'metres' else unit}"
+        say(f"{len(path)} frames, {length} in {path.duration:.2f} s: {found} to {kind} in {target}")
 
 
 def _read_source(
@@ -122,8 +126,8 @@ def _read_source(
     times: tuple[float | None, str | None],
     mode: str,
     name: str | None,
-) -> tuple[str, CameraTrajectory]:
-    """The format of the source, and its path."""
+) -> tuple[str, CameraTrajectory, str]:
+    """The format of the source, its path, and the unit of lengths."""
     from mosaicmem.camera.formats import detect_format
     from mosaicmem.camera.formats.colmap_model import find_model
     from mosaicmem.datasets import is_sequence, open_sequence
@@ -135,6 +139,6 @@ def _read_source(
         check_useful(given, "expected the file of a camera path: a scene has times, and the same intrinsics throughout")
         check_useful({"--size": camera[1] if camera[0] is None else None}, "expected --intrinsics with it")
         sequence = open_sequence(source, intrinsics=parse_camera(*camera))
-        return "scene", sequence.trajectory(range(len(sequence)))
+        return "scene", sequence.trajectory(range(len(sequence))), sequence.unit
     found = source_format or detect_format(source)
-    return found, read_trajectory(source, *camera, *times, format=found, mode=mode, name=name)
+    return found, read_trajectory(source, *camera, *times, format=found, mode=mode, name=name), "metres"

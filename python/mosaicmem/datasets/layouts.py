@@ -12,7 +12,7 @@ from mosaicmem._reading import check_folder
 from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.datasets import described, found
 from mosaicmem.datasets.posed import PosedFrames, PosedSequence
-from mosaicmem.datasets.predicted import PredictedSequence
+from mosaicmem.datasets.predicted import PredictedSequence, is_predicted
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdSequence
@@ -144,8 +144,10 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
 
 
 def is_sequence(folder: str | Path) -> bool:
-    """Whether a folder has one of the layouts that `open_sequence` reads."""
+    """Whether `open_sequence` reads a folder, or an .npz file."""
     folder = Path(folder)
+    if folder.suffix.lower() == ".npz" and folder.is_file():
+        return is_predicted(folder)
     return folder.is_dir() and _layout_of(folder) is not None
 
 

@@ -162,7 +162,7 @@ class PosedSequence(RgbdSequence):
         if without:
             suspect(f"{source.folder}: {without} of {len(source.frames)} frames have no depth file, and are left out")
         self._given = None if intrinsics is None else Lens.of(self._checked(intrinsics))
-        lens = self._given or PosedFrames(source.folder, self._frames).lens
+        lens = self.lens
         self._camera = lens.intrinsics
         self._rectifiers: dict[Lens, Rectifier | None] = {}
         self._suspect_shapes(lens)
@@ -180,6 +180,11 @@ class PosedSequence(RgbdSequence):
                 f"{others[0].color.name} of {own[0]}x{own[1]} first; they are resampled, and what they do not show of "
                 "the others' field of view stays black, without depth"
             )
+
+    @property
+    def lens(self) -> Lens:
+        """Of most images as they are stored; `intrinsics` is the pinhole camera that they become."""
+        return self._given or PosedFrames(self.folder, self._frames).lens
 
     @property
     def intrinsics(self) -> CameraIntrinsics:

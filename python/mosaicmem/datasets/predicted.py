@@ -13,6 +13,7 @@ from mosaicmem._arrays import F32, F64, U8
 from mosaicmem._numpy_files import read_npz
 from mosaicmem._opening import errors_in, open_file
 from mosaicmem.camera import CameraIntrinsics, CameraPose
+from mosaicmem.camera.formats.foreign import has_entry
 from mosaicmem.camera.formats.options import poses_of
 from mosaicmem.camera.intrinsics import params_of_matrix
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
@@ -119,6 +120,11 @@ class PredictedSequence(RgbdSequence):
             depth[moving] = 0
         confidence = None if self._confidence is None else _unit_confidence(self._confidence[number])
         return RgbdImage(_pixels(self._images[number]), depth, self._poses[number], number, moving, confidence)
+
+
+def is_predicted(path: Path) -> bool:
+    """Whether an .npz file holds depth, and so more than a camera path."""
+    return any(has_entry(path, name) for name in _DEPTHS)
 
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:

@@ -5,7 +5,8 @@ motion is pycolmap's, resampling and tracking are OpenCV's: ``pip install 'mosai
 """
 
 from mosaicmem.importing.importer import ImportReport, import_footage
+from mosaicmem.importing.moving import moving_pixels
 from mosaicmem.importing.options import ImportOptions
 from mosaicmem.importing.segmenter import OnnxSegmenter
 
-__all__ = ["ImportOptions", "ImportReport", "OnnxSegmenter", "import_footage"]
+__all__ = ["ImportOptions", "ImportReport", "OnnxSegmenter", "import_footage", "moving_pixels"]

@@ -20,7 +20,7 @@ from mosaicmem.geometry import PoseCheck
 from mosaicmem.importing.depth import DepthSource, Scale
 from mosaicmem.importing.extraction import Track
 from mosaicmem.importing.moving import moving_pixels
-from mosaicmem.importing.structure import Structure, depth_of_points
+from mosaicmem.importing.structure import Structure, depth_of_points, supported
 from mosaicmem.importing.workspace import Workspace
 
 PUBLISHED = ("dataset.json", "cameras.json", "color", "depth", "moving-mask", "confidence")
@@ -137,6 +137,7 @@ class Writer:
         known = np.zeros(image.shape[:2], np.float32)
         row, column, z = depth_of_points(self._structure.points[k], self._structure.world_from_camera[k], camera)
         near = z * scale.factor * self._units(scale) <= _MOST  # points beyond it are errors of the structure
+        near &= supported(row, column, z)
         known[row[near], column[near]] = z[near] * scale.factor
         if self._depth.kind == "points" and not known.any():
             return image, known, sure

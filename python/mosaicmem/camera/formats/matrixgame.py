@@ -22,12 +22,17 @@ from mosaicmem.camera.trajectory import CameraTrajectory
 from mosaicmem.errors import FormatError
 
 _POSES = ("extrinsics_c2w", "extrinsics")
+_PREDICTED = {"depth", "depths", "depth_map", "depthmaps"}  # beside other conventions of "extrinsics"
 _MAX_BYTES = 256 * 2**20
 
 
 def read(path: Path, options: ReadOptions) -> CameraTrajectory:
     """Checks shapes, last rows and rotations, and that there is no distortion."""
     arrays, others = _arrays(path)
+    if _PREDICTED & set(others):
+        raise FormatError(
+            path, "expected a camera path, got what a network predicted, with depth: give it as a scene (--scene)"
+        )
     name = next((name for name in _POSES if name in arrays), None)
     if name is None:
         there = ", ".join(name[:40] for name in sorted([*arrays, *others])[:12]) or "none"
