@@ -175,6 +175,18 @@ def test_zooms_of_a_trajectory_are_resampled_to_one_camera(tmp_path, frames):
     assert (last.depth[8:16, 10:20] > 0).mean() > 0.5
 
 
+def test_zooms_of_images_that_were_resized(tmp_path, frames):
+    pytest.importorskip("cv2")
+    write(tmp_path, frames)
+    cameras = [CAMERA.scaled(2 * WIDTH, 2 * HEIGHT)] * 3 + [CameraIntrinsics(120.0, 124.0, 30.0, 25.0, 64, 48)]
+    poses = [frame.pose.at(i / 10) for i, frame in enumerate(frames)]
+    CameraTrajectory(poses, cameras).save(tmp_path / "path.json")
+    with pytest.warns(SuspiciousInput, match="32x24 pixels, and a camera of 64x48; the camera is scaled"):
+        sequence = open_sequence(tmp_path)
+    assert sequence.intrinsics == CAMERA
+    assert (sequence[3].image[0] == 0).all(), "the zoomed frame does not show it"
+
+
 WRONG = [
     ({"images": "left/rgb"}, "trajectory is missing"),
     ({**DESCRIPTION, "poses": "x"}, "poses: no such field of a data set; there are images, trajectory"),

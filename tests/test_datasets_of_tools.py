@@ -181,12 +181,38 @@ def test_arkitscenes(tmp_path, rng):
         w, *xyz = _quaternion(inverse)
         angle = 2 * np.arctan2(np.linalg.norm(xyz), w)
         vector = np.array(xyz) / np.linalg.norm(xyz) * angle
-        lines.append(" ".join(str(v) for v in (100 + i / 10 + 0.02, *vector, *inverse[:3, 3])))
+        lines.append(" ".join(str(v) for v in (100 + i / 10, *vector, *inverse[:3, 3])))
     (tmp_path / "lowres_wide.traj").write_text("\n".join(lines) + "\n")
     sequence = open_sequence(tmp_path)
     check(sequence, frames, tolerance=1e-6)
     assert [float(seen.confidence[0, 0]) for seen in sequence] == [0.0, 0.5, 1.0, 0.0]
     assert sequence.pose(2).timestamp == pytest.approx(0.2)
+
+
+def test_poses_of_arkitscenes_are_interpolated(tmp_path, rng):
+    image = make_frames(rng)[0].image
+    (tmp_path / "lowres_wide_intrinsics").mkdir()
+    for time in ("0.000", "0.025", "0.500"):
+        save(tmp_path / "lowres_wide" / f"4_{time}.png", image)
+        save(tmp_path / "lowres_depth" / f"4_{time}.png", np.full((HEIGHT, WIDTH), 2000, np.uint16))
+        (tmp_path / "lowres_wide_intrinsics" / f"4_{time}.pincam").write_text(f"{WIDTH} {HEIGHT} {FX} {FY} {CX} {CY}\n")
+    (tmp_path / "lowres_wide.traj").write_text("0.0 0 0 0 0 0 0\n0.1 0 0.4 0 0 0 0\n")
+    with pytest.warns(SuspiciousInput, match="1 of 3 images have no pose"):
+        sequence = open_sequence(tmp_path)
+    turned = sequence.pose(1).camera_from_world[:3, :3]
+    assert np.arccos((np.trace(turned) - 1) / 2) == pytest.approx(0.1)
+
+
+def test_floating_point_depth_of_nerfstudio_has_the_same_unit(tmp_path, rng):
+    frames = make_frames(rng)
+    write_nerfstudio(tmp_path, frames)
+    path = tmp_path / "transforms.json"
+    document = json.loads(path.read_text())
+    np.save(tmp_path / "depth" / "0.npy", frames[0].units.astype(np.float32))
+    document["frames"][0]["depth_file_path"] = "depth/0.npy"
+    path.write_text(json.dumps(document))
+    check(open_sequence(tmp_path), frames)
+    assert open_sequence(tmp_path).unit == "scene units"
 
 
 def test_scannetpp(tmp_path, rng):

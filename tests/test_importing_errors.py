@@ -169,10 +169,10 @@ def test_frames_are_turned_and_stretched_as_a_video_says(rng):
         calls.append((width, height, format))
         return SimpleNamespace(to_ndarray=lambda: pixels)
 
-    frame = SimpleNamespace(width=60, height=40, rotation=-90, sample_aspect_ratio=None, reformat=reformat)
-    np.testing.assert_array_equal(_upright("a", frame), np.rot90(pixels, -1))
-    frame.sample_aspect_ratio, frame.rotation = 1.5, 0
-    np.testing.assert_array_equal(_upright("a", frame), pixels)
+    frame = SimpleNamespace(width=60, height=40, rotation=-90, reformat=reformat)
+    np.testing.assert_array_equal(_upright("a", frame, 1.0), np.rot90(pixels, -1))
+    frame.rotation = 0
+    np.testing.assert_array_equal(_upright("a", frame, 1.5), pixels)
     assert calls == [(60, 40, "rgb24"), (90, 40, "rgb24")]
 
 
@@ -213,9 +213,7 @@ def test_missing_depth_files(photos, tmp_path):
     with pytest.raises(FormatError, match=r"expected depth .*found none"):
         import_footage(photos, tmp_path / "made", ImportOptions(depth=tmp_path / "depth"))
     Image.fromarray(np.full((240, 320), 2000, np.uint16)).save(tmp_path / "depth" / "left.png")
-    with pytest.raises(
-        FormatError, match="with the names of the photos, with numbers of frames, or one for each frame"
-    ):
+    with pytest.raises(FormatError, match="expected a file of depth for each of the 20 frames of the footage"):
         import_footage(photos, tmp_path / "made", ImportOptions(depth=tmp_path / "depth", intrinsics=CAMERA))
 
 

@@ -129,6 +129,8 @@ def test_a_network_gives_classes(rng):
     np.testing.assert_array_equal(found, image.argmax(axis=2) != 1)
     with pytest.raises(ValueError, match=r"classes: expected the numbers of those that move.* gives 3"):
         OnnxSegmenter(identity_model(), **PLAIN)
+    with pytest.raises(ValueError, match=r"classes: expected numbers below 3, .* got \[15\]"):
+        OnnxSegmenter(identity_model(), classes=[15], **PLAIN)
     with pytest.raises(ValueError, match="classes: expected none"):
         OnnxSegmenter(red_model(), classes=[1], **PLAIN)
 

@@ -103,6 +103,7 @@ WRONG = [
     (lambda a: {**a, "w2c": a["cam_c2w"]}, "expected one array of poses.*got cam_c2w, w2c"),
     (lambda a: {**a, "depths": a["depths"][:3]}, r"depth: expected \(4, 24, 32\), as images are, got float16 \(3"),
     (lambda a: {**a, "images": a["images"].astype(np.float32)}, r"expected values in \[0, 1\]"),
+    (lambda a: {**a, "images": a["images"].astype(np.uint16)}, "expected uint8, or floating point"),
     (lambda a: {**a, "cam_c2w": a["cam_c2w"] * 2}, r"cam_c2w\[0\]"),
     (lambda a: {**a, "cam_c2w": a["cam_c2w"] * np.nan}, "cam_c2w: expected finite numbers"),
     (lambda a: {**a, "intrinsic": K[:2]}, r"K: expected \(3, 3\)"),

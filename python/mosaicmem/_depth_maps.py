@@ -25,15 +25,22 @@ _DEPTH_NAMES = ("depth", "depths", "depth_map", "arr_0", "data", "pred", "predic
 _EXR_NAMES = ("Z", "depth.Z", "Depth.Z", "depth", "Y", "V", "R")
 
 
-def read_depth_map(path: Path, units_per_metre: float, invalid: int = 0, beside: Path | None = None) -> F32:
+def read_depth_map(
+    path: Path,
+    units_per_metre: float,
+    invalid: int = 0,
+    beside: Path | None = None,
+    *,
+    float_units_per_metre: float = 1.0,
+) -> F32:
     """A depth map (H, W) float32, metres; 0 where it is not measured.
 
     Parameters
     ----------
     path : Path
         Of one of `DEPTH_SUFFIXES`.
-    units_per_metre : float
-        Of integer files. Floating-point files are in metres.
+    units_per_metre, float_units_per_metre : float
+        Of integer and of floating-point files.
     invalid : int
         The value of integer files, besides 0, that means unmeasured.
     beside : Path, optional
@@ -54,7 +61,7 @@ def read_depth_map(path: Path, units_per_metre: float, invalid: int = 0, beside:
         raise FormatError(path, f"expected depth as one of {', '.join(DEPTH_SUFFIXES)}")
     with open_file(path, beside) as file:
         values = reader(path, file)
-    return _metres(path, values, units_per_metre, invalid)
+    return _metres(path, values, units_per_metre if values.dtype.kind in "ui" else float_units_per_metre, invalid)
 
 
 def read_packed_depth(path: Path, beside: Path | None = None) -> F32:
@@ -71,9 +78,8 @@ def _metres(path: Path, values: NDArray[Any], units_per_metre: float, invalid: i
     if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fui":
         raise FormatError(path, f"expected depth (H, W) of numbers, got {values.dtype} of shape {values.shape}")
     with np.errstate(over="ignore", invalid="ignore"):  # overflow gives inf, which is invalid
-        depth = values.astype(np.float32)
+        depth: F32 = np.asarray(values.astype(np.float32) / np.float32(units_per_metre), np.float32)
         if values.dtype.kind in "ui":
-            depth /= np.float32(units_per_metre)
             depth[values == invalid] = 0
         depth[~(np.isfinite(depth) & (depth > 0))] = 0
     return depth

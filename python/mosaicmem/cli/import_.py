@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mosaicmem.camera.formats import format_names
 from mosaicmem.cli._common import (
     AsJson,
     Debug,
@@ -65,6 +66,12 @@ def import_(
     output: Annotated[Path, typer.Option("--output", help="Folder to write: the data set.")],
     trajectory: Annotated[
         Path | None, typer.Option("--trajectory", help="Camera path, a pose for each frame. Default: estimated.")
+    ] = None,
+    trajectory_format: Annotated[
+        str | None, typer.Option("--from", help="Format of --trajectory, as convert names them. Default: found out.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option("--camera", metavar="NAME", help="Which one, in a --trajectory of several.")
     ] = None,
     poses: _Poses = None,
     mapper: _Mapper = None,
@@ -128,7 +135,12 @@ def import_(
     )
     if output.exists():
         check_output_folder(output, force, "import", mark="dataset.json")
+    if trajectory is None:
+        check_useful({"--from": trajectory_format, "--camera": camera}, "expected --trajectory, which they describe")
+    elif trajectory_format is not None:
+        check_choice("--from", trajectory_format, format_names())
     given: dict[str, Any] = {
+        **{"trajectory_format": trajectory_format, "trajectory_camera": camera},
         **{"trajectory": trajectory, "poses": poses, "mapper": mapper, "camera_model": camera_model, "scale": scale},
         **{"every": every, "least_motion": least_motion, "max_frames": max_frames, "max_side": max_side},
         **{"depth": depth, "depth_units_per_metre": depth_units, "masks": masks, "num_threads": threads},

@@ -219,11 +219,9 @@ def _cameras(path: Path, fields: dict[str, Any], images: list[Path]) -> tuple[li
             "images in the order of their names",
         )
     if lens is not None:
-        return lenses_of(images, lens), poses
+        return lenses_of(images, [lens] * len(images)), poses
     lenses = {camera: Lens.of(camera) for camera in poses.cameras}
-    if poses.size == size:
-        return [lenses[camera] for camera in poses.cameras], poses
-    return lenses_of(images, Lens.of(poses.cameras[0])), poses
+    return lenses_of(images, [lenses[camera] for camera in poses.cameras]), poses
 
 
 def _lens(path: Path, given: Any, size: tuple[int, int]) -> Lens:

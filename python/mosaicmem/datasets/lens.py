@@ -81,6 +81,8 @@ class Lens:
 
     def scaled(self, width: int, height: int) -> Lens:
         """The same lens with its image resized to ``width`` x ``height`` pixels."""
+        if (width, height) == self.size:
+            return self
         sx, sy = width / self.width, height / self.height
         if self.model in _ONE_FOCAL:
             f, cx, cy, *rest = self.params

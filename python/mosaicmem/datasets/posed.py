@@ -28,9 +28,11 @@ class DepthCoding:
     Attributes
     ----------
     units_per_metre : float
-        Of integer files; floating-point files are in metres.
+        Of integer files.
     invalid : int
         The value of integer files, besides 0, that means unmeasured.
+    float_units_per_metre : float
+        Of floating-point files.
     scale : float
         Of every depth, as positions may be in another unit than depth.
     farthest : float
@@ -41,6 +43,7 @@ class DepthCoding:
 
     units_per_metre: float = 1000.0
     invalid: int = 0
+    float_units_per_metre: float = 1.0
     scale: float = 1.0
     farthest: float = np.inf
     packed: bool = False
@@ -50,7 +53,8 @@ class DepthCoding:
         if self.packed and path.suffix == ".png":
             depth = read_packed_depth(path, beside)
         else:
-            depth = read_depth_map(path, self.units_per_metre, self.invalid, beside)
+            units = self.units_per_metre, self.float_units_per_metre
+            depth = read_depth_map(path, units[0], self.invalid, beside, float_units_per_metre=units[1])
         if self.farthest < np.inf:
             depth[depth > self.farthest] = 0
         if self.scale != 1:
@@ -118,8 +122,9 @@ class PosedFrames:
             return None
         values = read_grey(frame.mask, beside=frame.color)
         size = (lens or frame.lens).size
-        _check_shape(frame.mask, values.shape[::-1], frame.color, size)
-        return np.asarray((nearest(values, size) >= 128) == self.moving_is_white)
+        check_shape(frame.mask, values.shape[::-1], frame.color, size)
+        bright = is_white(values) if self.moving_is_white else values > 0
+        return np.asarray(nearest(bright, size) == self.moving_is_white)
 
 
 class PosedSequence(RgbdSequence):
@@ -214,7 +219,7 @@ class PosedSequence(RgbdSequence):
         image = read_color(frame.color, lens.size)
         assert frame.depth is not None
         depth = self._source.depth.read(frame.depth, frame.color)
-        _check_shape(frame.depth, depth.shape[::-1], frame.color, lens.size)
+        check_shape(frame.depth, depth.shape[::-1], frame.color, lens.size)
         depth = np.asarray(nearest(depth, lens.size), np.float32)
         moving = self._source.moving(frame, lens)
         confidence = None if frame.confidence is None else self._confidence(frame.confidence, frame.color, lens)
@@ -239,43 +244,48 @@ class PosedSequence(RgbdSequence):
 
     def _confidence(self, path: Path, color: Path, lens: Lens) -> F32:
         values = read_grey(path, beside=color) if path.suffix.lower() == ".png" else read_depth_map(path, 1.0)
-        _check_shape(path, values.shape[::-1], color, lens.size)
+        check_shape(path, values.shape[::-1], color, lens.size)
         known = nearest(values, lens.size).astype(np.float32) / np.float32(self._source.most_confidence)
         return np.asarray(np.clip(known, 0, 1), np.float32)
 
 
-def _check_shape(path: Path, size: tuple[int, ...], color: Path, expected: tuple[int, int]) -> None:
+def check_shape(path: Path, size: tuple[int, ...], color: Path | str, expected: tuple[int, ...]) -> None:
     """Refuse a map whose shape is not that of its colour image, of which it cannot be a view of the same size."""
     if abs(size[0] * expected[1] / (size[1] * expected[0]) - 1) > _OTHER_SHAPE:
         turned = "; turned by 90 degrees?" if size[0] * expected[0] == size[1] * expected[1] else ""
         raise FormatError(
             path,
-            f"expected the shape of {color.name}, {expected[0]}x{expected[1]}, at any resolution, got "
+            f"expected the shape of {Path(color).name}, {expected[0]}x{expected[1]}, at any resolution, got "
             f"{size[0]}x{size[1]}{turned}",
         )
 
 
-def lenses_of(paths: Sequence[Path], lens: Lens) -> list[Lens]:
-    """``lens`` for each image, resized with images that are smaller or larger but of the same shape.
+def is_white(mask: U8) -> Bool:
+    """The bright pixels of a mask, whose values are 0 and 255, or 0 and 1."""
+    return np.asarray(mask > 0 if mask.max(initial=0) <= 1 else mask >= 128)
+
+
+def lenses_of(paths: Sequence[Path], lenses: Sequence[Lens]) -> list[Lens]:
+    """The lens of each image, resized with images that are smaller or larger but of the same shape.
 
     Raises
     ------
     FormatError
-        An image has another shape than the lens.
+        An image has another shape than its lens.
     """
-    known = {lens.size: lens}
-    found = []
-    for path in paths:
+    found, said = [], False
+    for path, lens in zip(paths, lenses, strict=True):
         size = image_size(path)
-        if size not in known:
+        if size != lens.size:
             if abs(size[0] * lens.height / (size[1] * lens.width) - 1) > 1e-3:
                 raise FormatError(
                     path, f"expected an image of the shape of {lens.width}x{lens.height}, got {size[0]}x{size[1]}"
                 )
-            suspect(
-                f"{path}: {size[0]}x{size[1]} pixels, and a camera of {lens.width}x{lens.height}; the camera is scaled "
-                "to the image, as images that were resized need it"
-            )
-            known[size] = lens.scaled(*size)
-        found.append(known[size])
+            if not said:
+                suspect(
+                    f"{path}: {size[0]}x{size[1]} pixels, and a camera of {lens.width}x{lens.height}; the camera is "
+                    "scaled to the image, as images that were resized need it"
+                )
+            said = True
+        found.append(lens.scaled(*size))
     return found

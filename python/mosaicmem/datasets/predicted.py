@@ -146,8 +146,10 @@ def _need(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ...], w
 def _images(path: Path, images: NDArray[Any]) -> NDArray[Any]:
     if images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
         images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape or images.dtype.kind not in "fu":
+    if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
         raise FormatError(path, f"images: expected (N, H, W, 3) or (N, 3, H, W), got {images.dtype} {images.shape}")
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise FormatError(path, f"images: expected uint8, or floating point in [0, 1], got {images.dtype}")
     if images.dtype.kind == "f" and not (images.min() >= -0.01 and images.max() <= 1.01):
         raise FormatError(
             path, f"images: expected values in [0, 1], got {images.min():g} to {images.max():g}; normalised?"

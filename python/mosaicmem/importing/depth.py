@@ -14,6 +14,7 @@ from mosaicmem._numpy_files import read_npz
 from mosaicmem._opening import open_file
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.lens import Lens, nearest
+from mosaicmem.datasets.posed import check_shape
 from mosaicmem.errors import suspect
 from mosaicmem.geometry import DepthCompletion
 from mosaicmem.importing.extraction import lens_of
@@ -37,11 +38,14 @@ class Scale(NamedTuple):
     unit : {"metres", "scene units"}
     reason : str
         What says so, for the report.
+    depth_factor : float
+        By which depth that came with the footage is multiplied.
     """
 
     factor: float
     unit: str
     reason: str
+    depth_factor: float = 1.0
 
 
 class DepthSource:
@@ -73,6 +77,13 @@ class DepthSource:
             else "points"
         )
 
+    def unit(self, footage: str) -> str | None:
+        """The unit of depth, of a data set that of its ``footage``; None if depth has that of the structure."""
+        if self.kind == "data set":
+            return footage
+        is_metric = self.kind == "files" or (self.kind == "network" and self._options.depth_is_metric)
+        return "metres" if is_metric else None
+
     @property
     def is_given(self) -> bool:
         """Whether depth is known without the structure."""
@@ -83,10 +94,11 @@ class DepthSource:
         entry = self._entries[i]
         width, height = entry["size"]
         if self.kind == "files" and self._files is not None:
-            path = self._files.of(entry["number"], entry["name"])
+            path = self._files.of(entry["position"])
             if path is None:
                 return None
             depth = read_depth_map(path, self._options.depth_units_per_metre, 65535)
+            check_shape(path, depth.shape[::-1], entry["name"], (width, height))
             return np.asarray(nearest(depth, (width, height)), np.float32)
         if self.kind == "data set" and "depth" in entry.get("given", ()):
             return self._maps(entry)["depth"]
@@ -114,54 +126,60 @@ class DepthSource:
         return self._estimator.estimate(pixels, camera, pose, known)
 
 
+class Views(NamedTuple):
+    """What the pinhole cameras of a structure see, by the position of a frame in it.
+
+    Attributes
+    ----------
+    image : callable
+        The image, and the camera.
+    depth : callable
+        The depth that came with the footage; None if there is none.
+    """
+
+    image: Callable[[int], tuple[U8, CameraIntrinsics]]
+    depth: Callable[[int], F32 | None]
+
+
 def scale_of(
     structure: Structure,
     source: DepthSource,
-    is_estimated: bool,
-    unit: str,
+    units: tuple[str | None, str],
     numbers: list[int],
-    image_of: Callable[[int], tuple[U8, CameraIntrinsics]],
-    given: Callable[[int], F32 | None],
+    views: Views,
     options: ImportOptions,
 ) -> Scale:
-    """The unit of the scene: of the given poses, of a known length, of metric depth, or none.
+    """The unit of the scene: that of a known length, of given poses, of depth, or none.
 
     Parameters
     ----------
     structure : Structure
     source : DepthSource
-    is_estimated : bool
-        Whether poses come from structure from motion, which knows no scale.
-    unit : str
-        Of the poses otherwise.
+    units : (str or None, str)
+        Of given poses, None for estimated ones; and of the depth of a data set.
     numbers : list of int
         Of the extracted frames.
-    image_of : callable
-        The image of a frame of the structure as its pinhole camera sees it, and that camera.
-    given : callable
-        The depth that came with a frame of the structure, as that camera sees it; None if there is none.
+    views : Views
     options : ImportOptions
     """
+    positions, footage = units
+    depth = source.unit(footage)
+    agree = positions is not None and positions == depth
+    ratios = np.zeros(0) if agree else _ratios(structure, source, views, options)
+    ratio = _middle(ratios) if len(ratios) >= _LEAST_POINTS else None
     known = options.known_length()
     if known is not None:
         value, pair = known
-        if pair is None:
-            return Scale(value, "metres", f"--scale {value:g}")
-        return Scale(
-            value / _distance(structure, numbers, pair), "metres", f"{value:g} m between frames {pair[0]} and {pair[1]}"
-        )
-    if not is_estimated:
-        return Scale(1.0, unit, "the given poses")
-    ratios = _ratios(structure, source, image_of, given, options)
-    if len(ratios) >= _LEAST_POINTS:
-        factor = float(np.median(ratios))
-        spread = float(np.median(np.abs(ratios / factor - 1)))
-        if spread > _SPREAD:
-            suspect(
-                f"depth: it does not fit the structure: half of the {len(ratios)} points are off by more than "
-                f"{100 * spread:.0f} %; in another unit, or of other frames?"
-            )
-        return Scale(factor, "metres", f"depth at {len(ratios)} points, {100 * spread:.1f} % off in the median")
+        factor = value if pair is None else value / _distance(structure, numbers, pair)
+        reason = f"--scale {value:g}" if pair is None else f"{value:g} m between frames {pair[0]} and {pair[1]}"
+        same = positions is not None and source.kind == "data set"  # the depth of a data set has the unit of its poses
+        own = factor if same else factor / ratio if ratio is not None and depth == "scene units" else 1.0
+        return Scale(factor, "metres", reason, own)
+    if ratio is not None and (positions is None or depth == "metres"):
+        spread = float(np.median(np.abs(ratios / ratio - 1)))
+        return Scale(ratio, depth or "metres", f"depth at {len(ratios)} points, {100 * spread:.1f} % off in the median")
+    if positions is not None:
+        return Scale(1.0, positions, "the given poses")
     depths = np.concatenate(
         [
             depth_of_points(points, matrix, lens.intrinsics)[2]
@@ -171,6 +189,18 @@ def scale_of(
         ]
     )
     return Scale(_SCENE_DEPTH / float(np.median(depths)), "scene units", f"a median depth of {_SCENE_DEPTH:g}")
+
+
+def _middle(ratios: F64) -> float:
+    """The median of ratios, with a warning if they are all over the place."""
+    middle = float(np.median(ratios))
+    spread = float(np.median(np.abs(ratios / middle - 1)))
+    if spread > _SPREAD:
+        suspect(
+            f"depth: it does not fit the structure: half of the {len(ratios)} points are off by more than "
+            f"{100 * spread:.0f} %; in another unit, or of other frames?"
+        )
+    return middle
 
 
 def _distance(structure: Structure, numbers: list[int], pair: tuple[int, int]) -> float:
@@ -186,26 +216,20 @@ def _distance(structure: Structure, numbers: list[int], pair: tuple[int, int]) -
     return distance
 
 
-def _ratios(
-    structure: Structure,
-    source: DepthSource,
-    image_of: Callable[[int], tuple[U8, CameraIntrinsics]],
-    given: Callable[[int], F32 | None],
-    options: ImportOptions,
-) -> F64:
-    """Metric depth over the structure's, at points of some frames."""
+def _ratios(structure: Structure, source: DepthSource, views: Views, options: ImportOptions) -> F64:
+    """Depth in its own unit over the structure's, at points of some frames."""
     if not source.is_given and not (source.kind == "network" and options.depth_is_metric):
         return np.zeros(0)
     found = []
     for k in np.unique(np.linspace(0, len(structure.frames) - 1, _SAMPLED).astype(int)).tolist():
-        image, camera = image_of(k)
+        image, camera = views.image(k)
         row, column, depth = depth_of_points(structure.points[k], structure.world_from_camera[k], camera)
         if source.is_given:
-            metric = given(k)
+            own = views.depth(k)
         else:
             nothing = np.zeros(image.shape[:2], np.float32)
-            metric = source.estimate(image, camera, CameraPose(structure.world_from_camera[k]), nothing)
-        if metric is not None:
-            measured = metric[row, column].astype(np.float64)
+            own = source.estimate(image, camera, CameraPose(structure.world_from_camera[k]), nothing)
+        if own is not None:
+            measured = own[row, column].astype(np.float64)
             found.append((measured / depth)[measured > 0])
     return np.concatenate(found) if found else np.zeros(0)

@@ -13,6 +13,7 @@ from PIL import Image
 from mosaicmem._arrays import U8, Bool, as_array
 from mosaicmem._images import read_grey
 from mosaicmem.datasets.lens import Lens, nearest
+from mosaicmem.datasets.posed import check_shape, is_white
 from mosaicmem.errors import FormatError, suspect
 from mosaicmem.importing.footage import Footage, Taken, resized
 from mosaicmem.importing.maps import MapFiles
@@ -39,30 +40,40 @@ def extract(source: Path, footage: Footage, work: Workspace, options: ImportOpti
     done = work.done("frames")
     if done is not None:
         return done
+    masks = None if options.masks is None else MapFiles("masks", Path(options.masks), footage)
     folders = {name: work.fresh(name) for name in ("frames", "moving", "given")}
-    masks = None if options.masks is None else MapFiles("masks", options.masks, footage)
     selection = MotionSelection(options.least_motion) if footage.kind == "video" and options.every is None else None
-    wanted = None if options.every is None else range(0, len(footage) or 1 << 40, options.every)
+    known = options.known_length()
+    pinned = set(known[1] or ()) if known is not None else set[int]()
     entries: list[dict[str, Any]] = []
     cuts: list[float] = []
-    count = len(footage) if wanted is None else len(range(0, len(footage), wanted.step))
-    for taken in track(footage.frames(wanted), "Reading frames", count):
+    every = options.every or 1
+    wanted = None if footage.kind == "video" or pinned else range(0, len(footage), every)
+    for taken in track(footage.frames(wanted), "Reading frames", len(footage) if wanted is None else len(wanted)):
+        chosen = taken.position % every == 0
         if selection is not None:
             chosen, cut = selection.add(taken.image)
             if cut:
                 cuts.append(taken.time)
-            if not chosen:
-                continue
-        entries.append(_write(folders, len(entries), taken, masks, options))
+        if chosen or taken.number in pinned:
+            entries.append(_write(folders, len(entries), taken, masks, options))
     if selection is not None and len(entries) < 3:
         _refuse_still(source, selection, len(entries))
-    entries = _thinned(work, entries, options.max_frames)
+    entries = _thinned(work, entries, options.max_frames, pinned)
     if len(entries) < 2:
         raise FormatError(source, f"expected at least two frames, got {len(entries)}")
     _suspect_masks(source, entries)
     _say_cuts(source, cuts)
-    found = {"entries": entries, "cuts": cuts, "kind": footage.kind, "unit": footage.unit, "in_order": footage.in_order}
-    return work.finish("frames", found)
+    return work.finish(
+        "frames",
+        {
+            "entries": entries,
+            "count": len(footage),
+            "kind": footage.kind,
+            "unit": footage.unit,
+            "in_order": footage.in_order,
+        },
+    )
 
 
 def _refuse_still(source: Path, selection: MotionSelection, count: int) -> None:
@@ -95,7 +106,12 @@ def _write(
     else:
         Image.fromarray(image).save(path, quality=_QUALITY, subsampling=0)
     moving = _moving(taken, image, masks, options)
-    entry: dict[str, Any] = {"file": path.name, "number": taken.number, "name": taken.name, "time": taken.time}
+    entry: dict[str, Any] = {"file": path.name, "position": taken.position, "number": taken.number}
+    entry |= {"name": taken.name, "time": taken.time}
+    if taken.camera is not None:
+        entry["camera"] = taken.camera
+    if taken.focal is not None:
+        entry["focal"] = taken.focal * max(size) / max(taken.image.shape[:2])
     if moving is not None:
         Image.fromarray(np.where(moving, 255, 0).astype(np.uint8)).save(folders["moving"] / f"{index:06d}.png")
         entry["moving"] = float(moving.mean())
@@ -120,8 +136,11 @@ def _moving(taken: Taken, image: U8, masks: MapFiles | None, options: ImportOpti
     found = None if taken.moving is None else np.asarray(nearest(taken.moving, shape[::-1]), np.bool_)
     given: Bool | None = None
     if masks is not None:
-        path = masks.of(taken.number, taken.name)
-        given = None if path is None else np.asarray(nearest(read_grey(path), shape[::-1]) >= 128)
+        path = masks.of(taken.position)
+        if path is not None:
+            mask = read_grey(path)
+            check_shape(path, mask.shape[::-1], taken.name, shape[::-1])
+            given = np.asarray(nearest(is_white(mask), shape[::-1]))
     elif options.moving is not None:
         given = as_array("moving(image)", options.moving(image), np.bool_, shape)
     if found is None or given is None:
@@ -129,11 +148,12 @@ def _moving(taken: Taken, image: U8, masks: MapFiles | None, options: ImportOpti
     return np.asarray(found | given)
 
 
-def _thinned(work: Workspace, entries: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most ``most`` frames, evenly spaced; the files of the others are removed."""
+def _thinned(work: Workspace, entries: list[dict[str, Any]], most: int, pinned: set[int]) -> list[dict[str, Any]]:
+    """About ``most`` frames, evenly spaced, and those of the numbers ``pinned``; files of the others are removed."""
     if len(entries) <= most:
         return entries
     kept = set(np.linspace(0, len(entries) - 1, most).round().astype(int).tolist())
+    kept |= {i for i, entry in enumerate(entries) if entry["number"] in pinned}
     for i, entry in enumerate(entries):
         if i not in kept:
             stem = Path(entry["file"]).stem

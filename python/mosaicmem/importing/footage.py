@@ -28,8 +28,10 @@ class Taken:
 
     Attributes
     ----------
+    position : int
+        In the footage, from 0.
     number : int
-        Of the frame in the video, the photo in the folder, or the frame in its data set.
+        The position, or the number that the frame has in its data set.
     name : str
         Of its file, or of its time.
     time : float
@@ -45,8 +47,13 @@ class Taken:
         In the unit of positions; 0 where unknown.
     moving : (H, W) bool, optional
     confidence : (H, W) float32, optional
+    focal : float, optional
+        The focal length in pixels that EXIF tells, of square pixels.
+    camera : str, optional
+        What tells photos of one lens from those of another: make, model and focal length.
     """
 
+    position: int
     number: int
     name: str
     time: float
@@ -57,6 +64,8 @@ class Taken:
     depth: F32 | None = None
     moving: Bool | None = None
     confidence: F32 | None = None
+    focal: float | None = None
+    camera: str | None = None
 
 
 class Footage(Protocol):
@@ -69,14 +78,17 @@ class Footage(Protocol):
         Of poses and depth, if it has them.
     in_order : bool
         Whether each frame follows the one before it, as in a video.
+    names : list of str, optional
+        The names of the files of all frames, if they have some.
     """
 
     kind: str
     unit: str
     in_order: bool
+    names: list[str] | None
 
     def __len__(self) -> int:
-        """How many frames there are, as far as that is known before they are read."""
+        """How many frames there are."""
         ...
 
     def frames(self, wanted: range | None = None) -> Iterator[Taken]:
@@ -98,6 +110,12 @@ class SequenceFootage:
     def __init__(self, source: RgbdSequence | PosedFrames) -> None:
         self._source = source
         self.unit = source.unit
+        files = (
+            [source.color_file(i) for i in range(len(source))]
+            if isinstance(source, RgbdSequence)
+            else [frame.color for frame in source.frames]
+        )
+        self.names = [file.name for file in files if file is not None] if all(files) else None
 
     def __len__(self) -> int:
         return len(self._source) if isinstance(self._source, RgbdSequence) else len(self._source.frames)
@@ -112,15 +130,16 @@ class SequenceFootage:
     def _seen(self, source: RgbdSequence, i: int) -> Taken:
         seen = source[i]
         lens = Lens.of(source.intrinsics)
-        name, time = f"frame {seen.number}", seen.pose.timestamp
-        known = (source.color_file(i), lens, seen.pose, seen.depth, seen.moving, seen.confidence)
-        return Taken(seen.number, name, time, seen.image, *known)
+        file = source.color_file(i)
+        name = f"frame {seen.number}" if file is None else file.name
+        known = (file, lens, seen.pose, seen.depth, seen.moving, seen.confidence)
+        return Taken(i, seen.number, name, seen.pose.timestamp, seen.image, *known)
 
     def _posed(self, source: PosedFrames, i: int) -> Taken:
         frame = source.frames[i]
         image = read_color(frame.color, frame.lens.size)
         known = (image, frame.color, frame.lens, frame.pose)
-        return Taken(frame.number, frame.color.name, frame.pose.timestamp, *known, moving=source.moving(frame))
+        return Taken(i, frame.number, frame.color.name, frame.pose.timestamp, *known, moving=source.moving(frame))
 
 
 def open_footage(source: str | Path) -> Footage:

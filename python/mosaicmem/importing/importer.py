@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem.camera import CameraPose, CameraTrajectory
-from mosaicmem.camera.formats import load_trajectory
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.camera.formats import detect_format, load_trajectory
 from mosaicmem.datasets.lens import Lens
 from mosaicmem.errors import FormatError
-from mosaicmem.importing.depth import DepthSource, Scale, scale_of
+from mosaicmem.importing.depth import DepthSource, Scale, Views, scale_of
 from mosaicmem.importing.extraction import Track, extract, lens_of
 from mosaicmem.importing.footage import Footage, open_footage
 from mosaicmem.importing.maps import MapFiles
 from mosaicmem.importing.options import ImportOptions
-from mosaicmem.importing.structure import Structure, estimate, triangulate
+from mosaicmem.importing.structure import Component, Structure, estimate, resized_intrinsics, triangulate
 from mosaicmem.importing.workspace import Workspace
 from mosaicmem.importing.writing import PUBLISHED, Writer
 
@@ -149,19 +150,41 @@ FILES = {
 """What each stage leaves in a workspace."""
 
 _FRAMES = ("every", "least_motion", "max_frames", "max_side", "masks", "moving")  # options of the first stage
-_STRUCTURE = ("poses", "trajectory", "intrinsics", "camera_model", "mapper", "depth")  # and of the second
+_STRUCTURE = (
+    *("poses", "trajectory", "trajectory_format", "trajectory_camera", "intrinsics", "camera_model", "mapper", "depth"),
+)  # and of the second
+_METRIC = ("mosaicmem", "tum", "kitti", "euroc", "tartanair", "matrixgame", "recammaster", "rust")  # formats in metres
+_SIZELESS = ("matrixgame", "re10k", "neus", "numpy", "3dgs", "bundler")  # formats without image sizes
 
 
 def _requests(source: Path, options: ImportOptions) -> dict[str, dict[str, Any]]:
-    """For each stage the options that its result depends on."""
+    """For each stage what its result depends on: options, and the files that they name."""
     plain = options.plain()
-    file = source.stat()
-    first = {"source": str(source.resolve()), "size": file.st_size, "modified": file.st_mtime_ns}
+    known = options.known_length()
+    first = {
+        "kept": None if known is None else known[1],
+        "source": str(source.resolve()),
+        "files": _fingerprint(source),
+        "mask files": _fingerprint(options.masks),
+    }
+    second = {"trajectory file": _fingerprint(options.trajectory), "network": options.depth_estimator is not None}
     return {
         "frames": first | {name: plain[name] for name in _FRAMES},
-        "structure": {name: plain[name] for name in _STRUCTURE},
-        "result": plain,
+        "structure": second | {name: plain[name] for name in _STRUCTURE},
+        "result": plain | {"depth files": _fingerprint(options.depth)},
     }
+
+
+def _fingerprint(path: str | Path | None) -> str | None:
+    """A digest of the names, sizes and times of change of a file, or of all files of a folder."""
+    if path is None:
+        return None
+    files = [Path(path)] if Path(path).is_file() else sorted(each for each in Path(path).rglob("*") if each.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _untracked(items: Iterable[Any], description: str, length: int) -> Iterator[Any]:
@@ -171,13 +194,13 @@ def _untracked(items: Iterable[Any], description: str, length: int) -> Iterator[
 def _import(source: Path, footage: Footage, work: Workspace, options: ImportOptions, track: Track) -> ImportReport:
     found = extract(source, footage, work, options, track)
     entries: list[dict[str, Any]] = found["entries"]
-    files = None if options.depth is None else MapFiles("depth", options.depth, footage)
+    files = None if options.depth is None else MapFiles("depth", Path(options.depth), footage)
     depth = DepthSource(work.folder / "given", entries, files, options)
-    structure, how = _structure(work, found, depth, options, footage, track)
+    structure, how, unit = _structure(work, found, depth, options, track)
     writer = Writer(work, entries, structure, depth)
-    is_estimated = how == "estimated"
-    numbers = [entry["number"] for entry in entries]
-    scale = _scale(work, structure, depth, is_estimated, found["unit"], numbers, writer, options)
+    scale = _scale(
+        work, structure, depth, (unit, found["unit"]), [entry["number"] for entry in entries], writer, options
+    )
     coverage = writer.write(scale, track)
     moving = writer.find_moving(scale, options.moving_by_depth, track)
     report = ImportReport(
@@ -185,7 +208,7 @@ def _import(source: Path, footage: Footage, work: Workspace, options: ImportOpti
         kind=found["kind"],
         frames=len(structure.frames),
         extracted=len(entries),
-        poses=f"{how} ({options.mapper})" if is_estimated else how,
+        poses=how if unit else f"{how} ({options.mapper})",
         reprojection_error=structure.error if np.isfinite(structure.error) else None,
         components=[component.to_dict() for component in structure.components],
         lens=writer.lens.to_dict(),
@@ -202,90 +225,107 @@ def _import(source: Path, footage: Footage, work: Workspace, options: ImportOpti
 
 
 def _structure(
-    work: Workspace,
-    found: dict[str, Any],
-    depth: DepthSource,
-    options: ImportOptions,
-    footage: Footage,
-    track: Track,
-) -> tuple[Structure, str]:
-    """Cameras and points, and where the poses come from; kept for a resumed run."""
+    work: Workspace, found: dict[str, Any], depth: DepthSource, options: ImportOptions, track: Track
+) -> tuple[Structure, str, str | None]:
+    """Cameras and points, where the poses come from, and the unit of given ones; kept for a resumed run."""
     kept = _load(work)
     if kept is not None:
         return kept
     entries, in_order = found["entries"], found["in_order"]
-    poses = _given_poses(entries, options, len(footage))
+    unit: str | None = None
+    poses = _given_poses(entries, options, found["count"])
     if poses is None:
         structure, how = estimate(work, entries, in_order, options, track), "estimated"
     else:
-        how = "of the data set" if options.trajectory is None else f"of {options.trajectory.name}"
+        unit = found["unit"] if options.trajectory is None else _unit_of(Path(options.trajectory), options)
+        how = "of the data set" if options.trajectory is None else f"of {Path(options.trajectory).name}"
         matrices = np.stack([pose.world_from_camera for pose, _ in poses])
         lenses = [lens for _, lens in poses]
-        if depth.is_given:
+        if depth.is_given and depth.unit(unit) == unit:
             nothing = [np.zeros((0, 3)) for _ in entries]
             structure = Structure(list(range(len(entries))), matrices, lenses, nothing, [], float("nan"))
         else:
             structure = triangulate(work, entries, matrices, lenses, in_order, options, track)
-    _save(work, structure, how)
-    return structure, how
+    _save(work, structure, how, unit)
+    return structure, how, unit
+
+
+def _unit_of(path: Path, options: ImportOptions) -> str:
+    kind = options.trajectory_format or detect_format(path)
+    return "metres" if kind in _METRIC else "scene units"
 
 
 def _given_poses(
     entries: list[dict[str, Any]], options: ImportOptions, count: int
 ) -> list[tuple[CameraPose, Lens]] | None:
     """The given pose and lens of each extracted frame; None if poses are to be estimated."""
-    size = tuple(entries[0]["size"])
-    if options.trajectory is not None:
-        camera = None if options.intrinsics is None else options.intrinsics.scaled(*size)
-        path = load_trajectory(options.trajectory, intrinsics=camera, size=None if camera else _size_for(options, size))
-        if len(path) == len(entries):
-            chosen = list(range(len(entries)))
-        elif entries[-1]["number"] < len(path):
-            chosen = [entry["number"] for entry in entries]
-        else:
-            raise FormatError(
-                options.trajectory,
-                f"expected a pose for each of the {count} frames of the footage, or of the {len(entries)} that are "
-                f"kept, got {len(path)}",
-            )
-        own = [lens_of(entry) if "lens" in entry and options.intrinsics is None else None for entry in entries]
-        return [
-            (path[i], lens or Lens.of(path.cameras[i].scaled(*entry["size"])))
-            for i, lens, entry in zip(chosen, own, entries, strict=True)
+    own = [lens_of(entry) if "lens" in entry and options.intrinsics is None else None for entry in entries]
+    sizes = [(int(entry["size"][0]), int(entry["size"][1])) for entry in entries]
+    if options.trajectory is None:
+        if options.poses == "estimate" or not all("world_from_camera" in entry for entry in entries):
+            return None
+        given = [
+            lens or Lens.of(resized_intrinsics(_known(options), size)) for lens, size in zip(own, sizes, strict=True)
         ]
-    if options.poses == "estimate" or not all("world_from_camera" in entry for entry in entries):
-        return None
-    return [(CameraPose(np.array(entry["world_from_camera"]), entry["time"]), lens_of(entry)) for entry in entries]
+        poses = [CameraPose(np.array(entry["world_from_camera"]), entry["time"]) for entry in entries]
+        return list(zip(poses, given, strict=True))
+    path = _read_trajectory(Path(options.trajectory), options, own[0], sizes[0])
+    if len(path) == count:
+        chosen = [entry["position"] for entry in entries]
+    elif len(path) == len(entries):
+        chosen = list(range(len(entries)))
+    else:
+        raise FormatError(
+            options.trajectory,
+            f"expected a pose for each of the {count} frames of the footage, or of the {len(entries)} that are kept, "
+            f"got {len(path)}",
+        )
+    cameras = [
+        lens or Lens.of(resized_intrinsics(path.cameras[i], size))
+        for i, lens, size in zip(chosen, own, sizes, strict=True)
+    ]
+    return [(path[i], lens) for i, lens in zip(chosen, cameras, strict=True)]
 
 
-def _size_for(options: ImportOptions, size: tuple[Any, ...]) -> tuple[int, int] | None:
-    """The image size, for trajectories of formats that do not have it."""
-    from mosaicmem.camera.formats import detect_format
+def _known(options: ImportOptions) -> CameraIntrinsics:
+    assert options.intrinsics is not None
+    return options.intrinsics
 
-    assert options.trajectory is not None
-    sizeless = ("matrixgame", "re10k", "neus", "numpy", "3dgs", "llff")
-    return (int(size[0]), int(size[1])) if detect_format(options.trajectory) in sizeless else None
+
+def _read_trajectory(path: Path, options: ImportOptions, lens: Lens | None, size: tuple[int, int]) -> CameraTrajectory:
+    """The given camera path; intrinsics that it lacks are those that the caller or the data set has."""
+    kind = options.trajectory_format or detect_format(path)
+    camera = None
+    if options.intrinsics is not None:
+        camera = resized_intrinsics(options.intrinsics, size)
+    elif lens is not None:
+        camera = lens.intrinsics
+    return load_trajectory(
+        path,
+        kind,
+        intrinsics=camera,
+        size=size if camera is None and kind in _SIZELESS else None,
+        camera=options.trajectory_camera,
+    )
 
 
 def _scale(
     work: Workspace,
     structure: Structure,
     depth: DepthSource,
-    is_estimated: bool,
-    unit: str,
+    units: tuple[str | None, str],
     numbers: list[int],
     writer: Writer,
     options: ImportOptions,
 ) -> Scale:
     done = work.done("scale")
     if done is None:
-        given = "metres" if options.trajectory is not None else unit
-        scale = scale_of(structure, depth, is_estimated, given, numbers, writer.rectified, writer.given_depth, options)
-        done = work.finish("scale", scale._asdict())
-    return Scale(done["factor"], done["unit"], done["reason"])
+        views = Views(writer.rectified, writer.given_depth)
+        done = work.finish("scale", scale_of(structure, depth, units, numbers, views, options)._asdict())
+    return Scale(done["factor"], done["unit"], done["reason"], done["depth_factor"])
 
 
-def _save(work: Workspace, structure: Structure, how: str) -> None:
+def _save(work: Workspace, structure: Structure, how: str, unit: str | None) -> None:
     lengths = [len(each) for each in structure.points]
     every = np.concatenate(structure.points) if structure.points else np.zeros((0, 3))
     np.savez(work.folder / "structure.npz", poses=structure.world_from_camera, points=every, lengths=lengths)
@@ -293,6 +333,7 @@ def _save(work: Workspace, structure: Structure, how: str) -> None:
         "structure",
         {
             "how": how,
+            "unit": unit,
             "frames": structure.frames,
             "lenses": [lens.to_dict() for lens in structure.lenses],
             "components": [component.to_dict() for component in structure.components],
@@ -301,9 +342,7 @@ def _save(work: Workspace, structure: Structure, how: str) -> None:
     )
 
 
-def _load(work: Workspace) -> tuple[Structure, str] | None:
-    from mosaicmem.importing.structure import Component
-
+def _load(work: Workspace) -> tuple[Structure, str, str | None] | None:
     done = work.done("structure")
     if done is None:
         return None
@@ -314,14 +353,4 @@ def _load(work: Workspace) -> tuple[Structure, str] | None:
     lenses = [Lens(each["model"], tuple(each["params"]), each["width"], each["height"]) for each in done["lenses"]]
     components = [Component(c["frames"], c["points"], c["reprojection_error"]) for c in done["components"]]
     error = float("nan") if done["error"] is None else done["error"]
-    return Structure(done["frames"], poses, lenses, points, components, error), done["how"]
-
-
-def trajectory_of(structure: Structure, camera: Any, times: list[float], scale: float) -> CameraTrajectory:
-    """The path of a structure in another unit."""
-    poses = []
-    for matrix, time in zip(structure.world_from_camera, times, strict=True):
-        scaled = matrix.copy()
-        scaled[:3, 3] *= scale
-        poses.append(CameraPose(scaled, time))
-    return CameraTrajectory(poses, camera)
+    return Structure(done["frames"], poses, lenses, points, components, error), done["how"], done["unit"]

@@ -12,6 +12,7 @@ from mosaicmem._arrays import check_choice, check_instance, check_integer, check
 from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.datasets.lens import MODELS
 from mosaicmem.geometry import DepthEstimator
+from mosaicmem.geometry.image_model import ImageModel
 
 MAPPERS = ("incremental", "global")
 POSES = ("given", "estimate")
@@ -26,8 +27,10 @@ class ImportOptions:
     ----------
     poses : {"given", "estimate"}
         Whether a data set's own poses are used, if it has some.
-    trajectory : Path, optional
+    trajectory : path, optional
         A camera path in any format of `mosaicmem.camera.formats`, one pose for each frame of the footage.
+    trajectory_format, trajectory_camera : str, optional
+        Its format, if it is not found out, and the name of a camera in a file of several.
     intrinsics : CameraIntrinsics, optional
         Of the frames; estimated if not given.
     camera_model : str
@@ -41,7 +44,7 @@ class ImportOptions:
         With more, frames are thinned out evenly.
     max_side : int
         Longer sides are reduced to it, pixels.
-    depth : Path, optional
+    depth : path, optional
         Folder of depth files, one for each frame of the footage, by name or in order.
     depth_units_per_metre : float
         Of integer depth files.
@@ -49,21 +52,23 @@ class ImportOptions:
         Depth of each frame, aligned to the points that structure from motion found.
     depth_is_metric : bool
         Whether that estimator knows metres, so that the scene gets metres from it.
-    masks : Path, optional
+    masks : path, optional
         Folder of masks of what moves (white), one for each frame of the footage, by name or in order.
     moving : callable, optional
         Takes an image (H, W, 3) uint8, returns the pixels (H, W) bool that show something that moves.
     moving_by_depth : bool
         Leave out what other frames see through; see `mosaicmem.importing.moving`.
     scale : str or float, optional
-        The unit of an estimated scene: metres for each unit of structure from motion, or "A,B=METRES", the distance
-        between the cameras of two frames, by their numbers.
+        The unit of a scene: metres for each unit of its positions, or "A,B=METRES", the distance between the cameras of
+        two frames, by their numbers in the footage, which are then kept.
     num_threads : int
         0: all cores.
     """
 
     poses: str = "given"
-    trajectory: Path | None = None
+    trajectory: str | Path | None = None
+    trajectory_format: str | None = None
+    trajectory_camera: str | None = None
     intrinsics: CameraIntrinsics | None = None
     camera_model: str = "SIMPLE_RADIAL"
     mapper: str = "incremental"
@@ -71,17 +76,21 @@ class ImportOptions:
     least_motion: float = 0.03
     max_frames: int = 300
     max_side: int = 1280
-    depth: Path | None = None
+    depth: str | Path | None = None
     depth_units_per_metre: float = 1000.0
     depth_estimator: DepthEstimator | None = None
     depth_is_metric: bool = False
-    masks: Path | None = None
+    masks: str | Path | None = None
     moving: Callable[[Any], Any] | None = None
     moving_by_depth: bool = False
     scale: str | float | None = None
     num_threads: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("trajectory", "depth", "masks"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, (str, Path)):
+                raise TypeError(f"{name}: expected a path, got {type(path).__name__}")
         check_choice("poses", self.poses, POSES)
         check_choice("mapper", self.mapper, MAPPERS)
         check_choice("camera_model", self.camera_model, tuple(MODELS))
@@ -108,24 +117,32 @@ class ImportOptions:
             match = _SCALE.fullmatch(self.scale.replace(" ", ""))
             if match is None:
                 raise ValueError(f"scale: expected FRAME,FRAME=METRES such as 0,120=2.5, got {self.scale!r}")
-            return check_number("scale", float(match[3]), above=0.0), (int(match[1]), int(match[2]))
-        try:
-            value = float(self.scale)
-        except ValueError:
-            raise ValueError(f"scale: expected a number or FRAME,FRAME=METRES, got {self.scale!r}") from None
-        return check_number("scale", value, above=0.0), None
+            return check_number("scale", _number(match[3]), above=0.0), (int(match[1]), int(match[2]))
+        return check_number("scale", _number(self.scale), above=0.0), None
 
     def plain(self) -> dict[str, Any]:
-        """The options as plain values; functions and networks are named by their type."""
-        plain: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if value is None or isinstance(value, (str, int, float, bool)):
-                plain[name] = value
-            elif isinstance(value, Path):
-                plain[name] = str(value.resolve())
-            elif isinstance(value, CameraIntrinsics):
-                plain[name] = value.to_dict()
-            else:
-                plain[name] = getattr(value, "__qualname__", type(value).__qualname__)
-        del plain["num_threads"]
-        return plain
+        """The options as plain values; networks by their files and settings, functions by their names."""
+        return {name: _plain(value) for name, value in vars(self).items() if name != "num_threads"}
+
+
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"scale: expected a number or FRAME,FRAME=METRES, got {text!r}") from None
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Path):
+        return str(value.resolve())
+    if isinstance(value, CameraIntrinsics):
+        return value.to_dict()
+    model = getattr(value, "_model", None)
+    if not isinstance(model, ImageModel):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    file = model.name.stat() if model.name.is_file() else None
+    settings = {name: _plain(each) for name, each in vars(value).items() if isinstance(each, (str, int, float, list))}
+    size = settings | {"size": model.size_for(480, 640)}
+    return [type(value).__qualname__, str(model.name), file and [file.st_size, file.st_mtime_ns], repr(size)]

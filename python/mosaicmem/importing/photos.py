@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from mosaicmem._file_kinds import OTHER_IMAGES, describe_file
 from mosaicmem._images import read_upright
+from mosaicmem._opening import foreign_parser
 from mosaicmem._reading import in_name_order
 from mosaicmem.errors import FormatError, suspect
 
@@ -16,7 +20,9 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FPS = 30.0
-_NOT_PHOTOS = ("depth", "mask")  # in names of images that are no photos
+_NOT_PHOTOS = re.compile(r"(^|[^a-z])(depth|mask)s?([^a-z]|$)")  # in names of images that are no photos
+_EXIF, _FOCAL, _FOCAL_35MM, _MAKE, _MODEL = 0x8769, 0x920A, 0xA405, 0x010F, 0x0110  # tags
+_FILM = 36.0  # mm: the longer side of the film that focal lengths are compared on
 
 
 def are_photos_alone(folder: Path) -> bool:
@@ -26,7 +32,7 @@ def are_photos_alone(folder: Path) -> bool:
 
 
 def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not any(part in path.stem.lower() for part in _NOT_PHOTOS)
+    return path.suffix.lower() in _SUFFIXES and _NOT_PHOTOS.search(path.stem.lower()) is None
 
 
 class Photos:
@@ -59,9 +65,13 @@ class Photos:
             got = f"{len(found)} and {len(others)} such as {others[0]}" if others else str(len(found))
             kinds = f"; convert {describe_file(self.folder / others[0])} to JPEG first" if others else ""
             raise FormatError(self.folder, f"expected at least two photos (JPEG or PNG), got {got}{kinds}")
+        named = sorted(path.name for path in paths if path.suffix.lower() in _SUFFIXES and path not in found)
+        if named:
+            suspect(f"{self.folder}: {len(named)} images are named as depth or masks, and left out: {named[0]} first")
         if others:
             suspect(f"{self.folder}: {len(others)} images are neither JPEG nor PNG, and left out: {others[0]} first")
         self.paths = in_name_order(found, lambda path: path.name, self.folder)
+        self.names: list[str] | None = [path.name for path in self.paths]
         self.in_order = False
 
     def __len__(self) -> int:
@@ -74,4 +84,20 @@ class Photos:
         for number in range(len(self)) if wanted is None else wanted:
             path = self.paths[number]
             image, turned = read_upright(path)
-            yield Taken(number, path.name, number / _FPS, image, None if turned else path)
+            focal, camera = _lens_of(path, max(image.shape))
+            file = None if turned else path
+            yield Taken(number, number, path.name, number / _FPS, image, file, focal=focal, camera=camera)
+
+
+def _lens_of(path: Path, side: int) -> tuple[float | None, str | None]:
+    """What EXIF tells of a photo whose longer side has ``side`` pixels: the focal length in pixels, and the camera."""
+    with foreign_parser(path, "not a readable image"), Image.open(path, formats=("JPEG", "PNG")) as image:
+        tags = image.getexif()
+        more = tags.get_ifd(_EXIF)
+    parts = [str(tags.get(_MAKE, "")), str(tags.get(_MODEL, "")), str(more.get(_FOCAL, ""))]
+    try:
+        film = float(more.get(_FOCAL_35MM, 0))
+    except (TypeError, ValueError, ZeroDivisionError):
+        film = 0.0
+    focal = film / _FILM * side if 1 < film < 5000 else None
+    return focal, " ".join(parts) if any(parts) else None

@@ -69,6 +69,10 @@ class OnnxSegmenter:
         count = self._model.classes
         if count > 1 and not self.classes:
             raise ValueError(f"classes: expected the numbers of those that move, as {self._model.name} gives {count}")
+        if count > 1 and max(self.classes) >= count:
+            raise ValueError(
+                f"classes: expected numbers below {count}, the classes of {self._model.name}, got {self.classes}"
+            )
         if not self._model.gives_labels and count == 1 and self.classes:
             raise ValueError(f"classes: expected none, as {self._model.name} gives one map: what moves")
 

@@ -58,6 +58,8 @@ class MotionSelection:
         motion = self._motion()
         self.most_motion = max(self.most_motion, motion)
         chosen = cut or motion >= self._least or len(self._now) < _FEW_CORNERS < len(self._corners)
+        if not chosen and len(self._now) < _LEAST_CORNERS:  # after a dark frame, or a wall
+            chosen = len(_corners(cv2, grey)) >= _LEAST_CORNERS
         self._before, self._histogram = grey, histogram
         if chosen:
             self._keep(cv2, grey, histogram)
@@ -65,9 +67,7 @@ class MotionSelection:
 
     def _keep(self, cv2: Any, grey: U8, histogram: F32) -> None:
         self._before, self._histogram = grey, histogram
-        found = cv2.goodFeaturesToTrack(grey, _MOST_CORNERS, 0.01, 5)
-        self._corners = np.zeros((0, 1, 2), np.float32) if found is None else found
-        self._first = self._now = self._corners
+        self._first = self._now = self._corners = _corners(cv2, grey)
 
     def _track(self, cv2: Any, grey: U8) -> float:
         """Follow the corners into the next frame; the fraction of them that was found, 1 if there were too few."""
@@ -87,6 +87,12 @@ class MotionSelection:
         if not len(self._now):
             return 0.0
         return float(np.median(np.linalg.norm(self._now - self._first, axis=2)) / _WIDTH)
+
+
+def _corners(cv2: Any, grey: U8) -> F32:
+    """Corners (N, 1, 2) of a frame."""
+    found = cv2.goodFeaturesToTrack(grey, _MOST_CORNERS, 0.01, 5)
+    return np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found, np.float32)
 
 
 def _reduced(cv2: Any, image: U8) -> U8:

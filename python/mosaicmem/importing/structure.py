@@ -25,6 +25,8 @@ _FEW_FEATURES = 64  # in an image, in the median; with fewer, there is too littl
 _FEW_MATCHES = 15
 _LEAST_REGISTERED, _LEAST_POINTS = 3, 30
 _POOR = 0.6  # fraction of the frames that are registered; with fewer, a warning is due
+_FOCAL = 1.2  # of a lens of which nothing is known, as a multiple of the longer side
+_OTHER_SHAPE = 0.01  # relative difference of aspect ratios
 _SEED = 0
 
 
@@ -88,6 +90,10 @@ def estimate(
     """
     module = _quiet()
     files = [entry["file"] for entry in entries]
+    if len(files) < _LEAST_REGISTERED:
+        raise FormatError(
+            work.output, f"expected at least {_LEAST_REGISTERED} frames to estimate poses of, got {len(files)}"
+        )
     database = work.folder / "features.db"
     _extract(module, work, database, entries, options, track)
     counts, matches = _match(module, database, files, in_order, options, track)
@@ -150,7 +156,10 @@ def _extract(
     track: Any,
     lenses: list[Lens] | None = None,
 ) -> None:
-    """Features of all frames that have none in the database yet. Frames of one lens, or of one size, share a camera."""
+    """Features of all frames that have none in the database yet.
+
+    Frames of one lens share a camera: of one of ``lenses``, or of one size and one camera of EXIF.
+    """
     reader = module.ImageReaderOptions()
     reader.camera_model = options.camera_model
     extraction = module.FeatureExtractionOptions()
@@ -159,13 +168,16 @@ def _extract(
     if any("moving" in entry for entry in entries):
         reader.mask_path = _masks(work, entries)
     groups: dict[Any, list[str]] = {}
+    focals: dict[Any, float | None] = {}
     for i, entry in enumerate(entries):
-        groups.setdefault(tuple(entry["size"]) if lenses is None else lenses[i], []).append(entry["file"])
+        key = (*entry["size"], entry.get("camera")) if lenses is None else lenses[i]
+        groups.setdefault(key, []).append(entry["file"])
+        focals.setdefault(key, entry.get("focal"))
     with module.Database.open(database) as db:
         there = {image.name: image.camera_id for image in db.read_all_images()}
     for key, names in groups.items():
         known = next((there[name] for name in names if name in there), None)
-        reader.existing_camera_id = _new_camera(module, database, names[0], options, key) if known is None else known
+        reader.existing_camera_id = _new_camera(module, database, options, key, focals[key]) if known is None else known
         for batch in track(_batches(names, _EXTRACT_BATCH), "Finding features", -(-len(names) // _EXTRACT_BATCH)):
             module.extract_features(
                 database,
@@ -177,18 +189,37 @@ def _extract(
             )
 
 
-def _new_camera(module: Any, database: Path, name: str, options: ImportOptions, key: Any) -> int:
-    """A camera in the database: of a lens, of the given intrinsics, or guessed from EXIF, to be refined."""
+def _new_camera(module: Any, database: Path, options: ImportOptions, key: Any, focal: float | None) -> int:
+    """A camera in the database: of a lens, of the given intrinsics, or of a focal length to be refined."""
     if isinstance(key, Lens):
         camera = _camera(module, key)
     elif options.intrinsics is not None:
-        camera = _camera(module, Lens.of(options.intrinsics.scaled(*key)))
+        camera = _camera(module, Lens.of(resized_intrinsics(options.intrinsics, key[:2])))
     else:
-        reader = module.ImageReaderOptions()
-        reader.camera_model = options.camera_model
-        camera = module.infer_camera_from_image(database.parent / "frames" / name, reader)
+        width, height = key[:2]
+        guess = focal or _FOCAL * max(width, height)
+        camera = module.Camera.create_from_model_name(1, options.camera_model, guess, width, height)
+        camera.has_prior_focal_length = focal is not None
     with module.Database.open(database) as db:
         return int(db.write_camera(camera))
+
+
+def resized_intrinsics(intrinsics: CameraIntrinsics, size: tuple[int, int]) -> CameraIntrinsics:
+    """The caller's intrinsics for frames of another ``size`` (width, height) of the same shape.
+
+    Raises
+    ------
+    ValueError
+        Frames have another shape.
+    """
+    width, height = size
+    if abs(width * intrinsics.height / (height * intrinsics.width) - 1) > _OTHER_SHAPE:
+        hint = "; frames are turned upright: give those of the upright frame" if width < height else ""
+        raise ValueError(
+            f"intrinsics: expected those of frames of the shape of {width}x{height}, got those of {intrinsics.width}x"
+            f"{intrinsics.height}{hint}"
+        )
+    return intrinsics.scaled(width, height)
 
 
 def _camera(module: Any, lens: Lens) -> Any:

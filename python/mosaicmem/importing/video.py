@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 _MAX_PIXELS = 1 << 26
 _WHOLE = 0.98  # fraction of the declared frames that a whole video has
+_FPS = 30.0  # of frames whose times the file does not tell
 _UNEVEN = 0.25  # difference between frame durations, of the usual one, that counts as a variable frame rate
 
 
@@ -41,6 +42,7 @@ class Video:
     kind = "video"
     unit = "scene units"
     in_order = True
+    names: list[str] | None = None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -58,9 +60,12 @@ class Video:
                 raise FormatError(
                     self.path, f"expected at most {_MAX_PIXELS} pixels, got {stream.width}x{stream.height}"
                 )
-            self._declared = self._count = int(stream.frames or 0)
-            if not self._count and container.duration and stream.average_rate:
-                self._count = int(float(stream.average_rate) * container.duration / 1e6)
+            aspect = stream.sample_aspect_ratio
+            self._aspect = float(aspect) if aspect else 1.0
+            self._count = int(stream.frames or 0)
+            if not self._count:
+                with foreign_parser(self.path, "damaged: its packets cannot be read"):
+                    self._count = sum(1 for packet in container.demux(video=0) if packet.size)
 
     def __len__(self) -> int:
         return self._count
@@ -81,27 +86,37 @@ class Video:
                 if frame is None:
                     break
                 number += 1
-                time = frame.time if frame.time is not None else (0.0 if before is None else before + 1 / 30)
-                first = time if first is None else first
+                time = frame.time
                 if before is not None:
-                    durations.append(time - before)
+                    durations.append(np.nan if time is None else time - before)
+                    if time is None or time <= before:  # continue at the usual rate
+                        rising = [each for each in durations if each > 0]
+                        time = before + (float(np.median(rising)) if rising else 1 / _FPS)
+                time = 0.0 if time is None else time
+                first = time if first is None else first
                 before = time
                 if wanted is None or number in wanted:
                     at = time - first
-                    yield Taken(number, f"{at:.3f} s", at, _upright(self.path, frame))
+                    image = _upright(self.path, frame, self._aspect)
+                    yield Taken(number, number, f"{at:.3f} s", at, image)
         if number < 0:
             raise FormatError(self.path, "expected frames, got a video without any")
         self._suspect_rate(np.array(durations))
-        if wanted is None and number + 1 < _WHOLE * self._declared:
-            suspect(f"{self.path}: it ends early: {number + 1} of {self._declared} frames could be decoded; cut off?")
+        if number + 1 < _WHOLE * self._count:
+            suspect(f"{self.path}: it ends early: {number + 1} of {self._count} frames could be decoded; cut off?")
+        self._count = number + 1
 
     def _suspect_rate(self, durations: Any) -> None:
         if len(durations) < 2:
             return
-        usual = float(np.median(durations))
-        if usual <= 0 or (durations <= 0).any():
-            suspect(f"{self.path}: frames have no increasing times; times are not those of the camera")
+        wrong = int((~(durations > 0)).sum())
+        if wrong:
+            suspect(
+                f"{self.path}: the times of {wrong} frames are missing or do not increase, the joints of a file that "
+                "was put together? such frames follow the one before at the usual rate"
+            )
             return
+        usual = float(np.median(durations))
         uneven = int((np.abs(durations / usual - 1) > _UNEVEN).sum())
         if uneven > 0.02 * len(durations):
             suspect(
@@ -123,12 +138,10 @@ def _opened(path: Path, file: Any) -> Any:
     return container
 
 
-def _upright(path: Path, frame: Any) -> U8:
+def _upright(path: Path, frame: Any, aspect: float) -> U8:
+    """The pixels of a frame, made square and turned upright; ``aspect`` is the width of a pixel over its height."""
     with foreign_parser(path, "a frame cannot be converted to RGB"):
-        aspect = frame.sample_aspect_ratio if hasattr(frame, "sample_aspect_ratio") else None
-        width, height = frame.width, frame.height
-        if aspect and float(aspect) not in (0.0, 1.0):
-            width = max(1, round(width * float(aspect)))
+        width, height = max(1, round(frame.width * aspect)), frame.height
         pixels = np.asarray(frame.reformat(width=width, height=height, format="rgb24").to_ndarray(), np.uint8)
     turns = round(float(getattr(frame, "rotation", 0) or 0) / 90) % 4  # counter-clockwise
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

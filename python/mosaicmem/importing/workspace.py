@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,11 @@ class Workspace:
         self.output = Path(os.path.abspath(output))
         self.folder = self.output.with_name(f".{self.output.name}.importing")
         make_folder(self.folder)
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock: int | None = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
+            self.close()
             raise FileExistsError(f"{self.folder}: another process is importing to {self.output}") from None
         try:
             self._begin(json.loads(json.dumps(requests)), files, start_over)
@@ -109,8 +108,9 @@ class Workspace:
 
     def close(self) -> None:
         """Unlock the folder; what is in it stays."""
-        with suppress(OSError):
+        if self._lock is not None:
             os.close(self._lock)
+            self._lock = None
 
 
 def _remove(path: Path) -> None:

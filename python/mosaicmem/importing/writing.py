@@ -28,7 +28,9 @@ PUBLISHED = ("dataset.json", "cameras.json", "color", "depth", "moving-mask", "c
 
 _MOST = 65000  # of the 16-bit values of depth images
 _MILLIMETRES = 1000.0
-_BEYOND = 1.5  # times the farthest point: how deep depth images reach
+_BEYOND = 1.5  # times the farthest depth, but for outliers: how deep depth images reach
+_FAR = 0.999  # quantile of depth that counts as the farthest
+_LEAST_COVERED = 1e-3  # fraction of the pixels that have depth; with less, something is wrong
 _MANY = 1e-3  # fraction of the pixels that are too deep which is worth a warning
 _SAMPLED = 32
 _QUALITY = 95
@@ -100,7 +102,7 @@ class Writer:
         """Write colour, depth and confidence of all frames; the fraction of the pixels that have depth."""
         folders = {name: self._work.kept(name) for name in ("color", "depth", "confidence")}
         units = self._units(scale)
-        known, beyond, check = 0.0, 0, PoseCheck()
+        known, beyond, without, check = 0.0, 0, 0, PoseCheck()
         count = len(self._entries)
         for k in track(range(count), "Depth", count):
             path = folders["depth"] / f"{k:06d}.png"
@@ -115,9 +117,15 @@ class Writer:
             size = (self.camera.width, self.camera.height)
             written = read_depth(path, size, units)
             known += float((written > 0).mean())
+            without += not written.any()
             check.add(written, self.camera, self._pose(k, scale))
-        if known == 0:
-            raise FormatError(self._work.output, "expected depth in some frame, got none in any")
+        if known < _LEAST_COVERED * count:
+            share = f"{100 * known / count:.2g} % of the pixels"
+            raise FormatError(self._work.output, f"expected depth in the frames, got it for {share}; in another unit?")
+        if without:
+            suspect(
+                f"{self._work.output}: {without} of {count} frames have no depth, as no point or file gives them any"
+            )
         if beyond > _MANY * count * self.camera.width * self.camera.height:
             suspect(
                 f"{self._work.output}: {beyond} pixels are deeper than {_MOST / units:.3g} {scale.unit}, and left out"
@@ -133,13 +141,18 @@ class Writer:
         sure = self._map_of(k, self._depth.confidence(self._structure.frames[k]))
         if self._depth.is_given:
             given = self.given_depth(k)
-            return image, np.zeros(image.shape[:2], np.float32) if given is None else given, sure
+            return (
+                image,
+                np.zeros(image.shape[:2], np.float32) if given is None else given * np.float32(scale.depth_factor),
+                sure,
+            )
         known = np.zeros(image.shape[:2], np.float32)
         row, column, z = depth_of_points(self._structure.points[k], self._structure.world_from_camera[k], camera)
         near = z * scale.factor * self._units(scale) <= _MOST  # points beyond it are errors of the structure
         near &= supported(row, column, z)
         known[row[near], column[near]] = z[near] * scale.factor
-        if self._depth.kind == "points" and not known.any():
+        knows_metres = self._depth.unit("") == "metres" and scale.unit == "metres"
+        if not known.any() and not knows_metres:
             return image, known, sure
         depth = np.asarray(self._depth.estimate(image, camera, self._pose(k, scale), known), np.float32)
         depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
@@ -165,7 +178,9 @@ class Writer:
         for k in np.unique(np.linspace(0, len(self._entries) - 1, _SAMPLED).astype(int)).tolist():
             if self._depth.is_given:
                 given = self._depth.given(self._structure.frames[k])
-                farthest = max(farthest, 0.0 if given is None else float(given.max()))
+                positive = None if given is None else given[given > 0]
+                if positive is not None and len(positive):
+                    farthest = max(farthest, float(np.quantile(positive, _FAR)) * scale.depth_factor)
             else:
                 pose = self._structure.world_from_camera[k]
                 _, _, z = depth_of_points(self._structure.points[k], pose, self.camera)

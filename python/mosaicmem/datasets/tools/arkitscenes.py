@@ -1,9 +1,9 @@
 """ARKitScenes' raw scans: lowres_wide, lowres_depth, lowres_wide_intrinsics and lowres_wide.traj.
 
 Files are named ``SCAN_TIME.png`` and ``SCAN_TIME.pincam`` (width height fx fy cx cy), with seconds to three decimals.
-The trajectory has a line for each of its own times: seconds, the rotation vector and the translation of
-camera_from_world, in metres, with OpenCV axes. Depth is in millimetres; confidence is 0, 1 or 2. Images are stored as
-the sensor has them, often turned from upright.
+The trajectory has a line for each of its own times, between which poses are interpolated: seconds, the rotation vector
+and the translation of camera_from_world, in metres, with OpenCV axes. Depth is in millimetres; confidence is 0, 1 or 2.
+Images are stored as the sensor has them, often turned from upright.
 """
 
 from __future__ import annotations
@@ -35,19 +35,27 @@ def read(folder: Path) -> PosedFrames:
     images = _by_time(folder / "lowres_wide", ".png")
     cameras, depths = _by_time(folder / "lowres_wide_intrinsics", ".pincam"), _by_time(folder / "lowres_depth", ".png")
     confidences = _by_time(folder / "confidence", ".png") if (folder / "confidence").is_dir() else {}
+    wrong = np.flatnonzero(~(np.abs(rows) < _LARGEST).all(axis=1))
+    if len(wrong):
+        raise FormatError(trajectory, "expected finite numbers, and positions in metres", lines[wrong[0]])
+    if (np.diff(rows[:, 0]) <= 0).any():
+        raise FormatError(trajectory, "expected times that increase")
     if not len(rows) or not images or not cameras:
         raise FormatError(folder, "expected images, intrinsics and poses of frames, got none of one of these")
     frames, left = [], 0
     start = min(images)
     for number, (time, color) in enumerate(sorted(images.items())):
-        nearest = int(np.abs(rows[:, 0] - time).argmin())
-        if abs(rows[nearest, 0] - time) > _MOST_APART:
+        after = int(np.searchsorted(rows[:, 0], time))
+        ends = [i for i in (after - 1, after) if 0 <= i < len(rows) and abs(rows[i, 0] - time) <= _MOST_APART]
+        if not ends:
             left += 1
             continue
-        if not (np.abs(rows[nearest]) < _LARGEST).all():
-            raise FormatError(trajectory, "expected finite numbers, and positions in metres", lines[nearest])
-        with errors_in(trajectory, lines[nearest]):
-            pose = CameraPose.from_camera_from_world(_matrix(rows[nearest, 1:]), time - start)
+        with errors_in(trajectory, lines[ends[0]]):
+            poses = [CameraPose.from_camera_from_world(_matrix(rows[i, 1:]), time - start) for i in ends]
+        pose = poses[0]
+        if len(ends) == 2:
+            apart = rows[ends[1], 0] - rows[ends[0], 0]
+            pose = pose.interpolate(poses[1], float((time - rows[ends[0], 0]) / apart)).at(time - start)
         camera = _near(cameras, time)
         if camera is None:
             raise FormatError(color, "expected intrinsics of its time in lowres_wide_intrinsics, found none")

@@ -61,7 +61,7 @@ def read(folder: Path) -> PosedFrames:
         raise FormatError(place, f"expected the images of {images_file}, found none of {len(images)}")
     if missing:
         suspect(f"{images_file}: {missing} of {len(images)} images are not in {place}, and are left out")
-    return PosedFrames(folder, frames, DepthCoding(invalid=65535), moving_is_white=False)
+    return PosedFrames(folder, frames, DepthCoding(invalid=65535), moving_is_white=False, unit="scene units")
 
 
 def _checked_size(color: Path, lens: Lens) -> tuple[int, int]:

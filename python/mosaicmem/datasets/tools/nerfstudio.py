@@ -1,8 +1,9 @@
 """nerfstudio's folders: transforms.json with ``file_path``, ``depth_file_path`` and ``mask_path`` for each frame.
 
-Poses are world_from_camera with OpenGL axes; see `mosaicmem.camera.formats.nerfstudio`. Depth images are 16-bit, in
-millimetres of the positions' unit unless ``depth_unit_scale_factor`` or ``integer_depth_scale`` says otherwise. Black
-pixels of masks are left out. Distorted and fisheye lenses are read.
+Poses are world_from_camera with OpenGL axes; see `mosaicmem.camera.formats.nerfstudio`. Depth, in integers
+and in floating point, is in thousandths of the positions' unit unless ``depth_unit_scale_factor`` or
+``integer_depth_scale`` says otherwise; that unit is metres only if somebody saw to it. Black pixels of masks are left
+out. Distorted and fisheye lenses are read.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def read(folder: Path) -> PosedFrames:
         raise FormatError(path, f"expected the images of {len(frames)} frames, found none in {folder}")
     if missing:
         suspect(f"{path}: {missing} of {len(frames)} frames have no image file, and are left out")
-    return PosedFrames(folder, found, _coding(path, document), moving_is_white=False)
+    return PosedFrames(folder, found, _coding(path, document), moving_is_white=False, unit="scene units")
 
 
 def _file(folder: Path, path: Path, i: int, frame: dict[str, Any], names: tuple[str, ...]) -> Path | None:
@@ -75,9 +76,8 @@ def _file(folder: Path, path: Path, i: int, frame: dict[str, Any], names: tuple[
 def _coding(path: Path, document: dict[str, Any]) -> DepthCoding:
     factor = document.get("depth_unit_scale_factor", document.get("integer_depth_scale", _MILLIMETRE))
     with errors_in(path):
-        return DepthCoding(
-            1 / check_number("depth_unit_scale_factor", factor, minimum=1e-9, maximum=1e6), invalid=65535
-        )
+        units = 1 / check_number("depth_unit_scale_factor", factor, minimum=1e-9, maximum=1e6)
+    return DepthCoding(units, 65535, units)
 
 
 def _lens(fields: dict[str, Any], size: tuple[int, int], where: str) -> Lens:
