@@ -19,6 +19,9 @@ COPYLEFT = re.compile(r"GPL|GNU|\bMPL|Mozilla|\bEUPL|\bCDDL|\bEPL|Eclipse|Affero
 COMPILED_IN = ("nanoflann", "pybind11")
 
 
+SILENT = {"openexr": "BSD-3-Clause"}  # packages whose metadata name no licence, and what their repositories say
+
+
 def main() -> None:
     found = needed("mosaicmem", sys.argv[1:])
     refused = []
@@ -76,7 +79,7 @@ def licence_of(package: Distribution) -> str:
     specific = [text for text in classifiers if text != "OSI Approved"]
     if specific:
         return " AND ".join(specific)
-    return (metadata.get("License") or "unknown").strip().splitlines()[0]
+    return (metadata.get("License") or SILENT.get(normalised(metadata["Name"]), "unknown")).strip().splitlines()[0]
 
 
 def permits(licence: str) -> bool:

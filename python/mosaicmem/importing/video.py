@@ -76,6 +76,7 @@ class Video:
 
         durations: list[float] = []
         before = first = None
+        late = 0.0  # what the times of the file lag behind, after joints
         with open_regular(self.path) as file, _opened(self.path, file) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -86,12 +87,14 @@ class Video:
                 if frame is None:
                     break
                 number += 1
-                time = frame.time
+                time = None if frame.time is None else frame.time + late
                 if before is not None:
                     durations.append(np.nan if time is None else time - before)
                     if time is None or time <= before:  # continue at the usual rate
                         rising = [each for each in durations if each > 0]
-                        time = before + (float(np.median(rising)) if rising else 1 / _FPS)
+                        at = before + (float(np.median(rising)) if rising else 1 / _FPS)
+                        late += 0.0 if time is None else at - time
+                        time = at
                 time = 0.0 if time is None else time
                 first = time if first is None else first
                 before = time
@@ -113,7 +116,7 @@ class Video:
         if wrong:
             suspect(
                 f"{self.path}: the times of {wrong} frames are missing or do not increase, the joints of a file that "
-                "was put together? such frames follow the one before at the usual rate"
+                "was put together? what follows goes on from there at the usual rate"
             )
             return
         usual = float(np.median(durations))
