@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import mosaicmem
 import mosaicmem as mm
 from conftest import random_pose
 from dataset_helpers import make_frames, write_replica, write_scannet, write_tum
+from import_makers import posed, predicted, rectifier, segmenter
 from memory_helpers import K, filled_store
 from mosaicmem import datasets, diffusion, evaluation, geometry, importing, memory, pipeline, published
 from mosaicmem.attention import MemoryKeysValues
@@ -108,36 +108,6 @@ def onnx_estimator(given):
     pytest.importorskip("onnxruntime")
     (given.folder / "model.onnx").write_bytes(red_model(gain=0.0, offset=1.7))
     return mm.OnnxDepthEstimator(given.folder / "model.onnx", output="metric", **PLAIN)
-
-
-def segmenter(given):
-    pytest.importorskip("onnxruntime")
-    (given.folder / "model.onnx").write_bytes(red_model())
-    return importing.OnnxSegmenter(given.folder / "model.onnx", threshold=0.25, **PLAIN)
-
-
-def rectifier(_given):
-    pytest.importorskip("cv2")
-    return datasets.Rectifier(datasets.Lens.of(K), K)
-
-
-def posed(given):
-    frames = []
-    for i, pose in enumerate(given.path[:3]):
-        view = given.world.render(K, pose)
-        color, depth = given.folder / f"{i}.png", given.folder / f"{i}.npy"
-        Image.fromarray(view.image_uint8).save(color)
-        np.save(depth, view.depth)
-        frames.append(datasets.PosedFrame(i, color, datasets.Lens.of(K), pose, depth))
-    return datasets.PosedFrames(given.folder, frames)
-
-
-def predicted(given):
-    views = [given.world.render(K, pose) for pose in given.path[:3]]
-    images, depth = (np.stack([getattr(view, name) for view in views]) for name in ("image_uint8", "depth"))
-    poses = np.stack([pose.world_from_camera for pose in given.path[:3]])
-    np.savez(given.folder / "a.npz", images=images, depths=depth, K=K.matrix, c2w=poses)
-    return datasets.PredictedSequence(given.folder / "a.npz")
 
 
 def patch_memory(_given):

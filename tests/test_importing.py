@@ -13,6 +13,7 @@ from mosaicmem import CameraTrajectory, FormatError, SuspiciousInput
 from mosaicmem.datasets import open_sequence
 from mosaicmem.geometry import fit_scale
 from mosaicmem.importing import ImportOptions, import_footage
+from onnx_models import red_model
 from scene_helpers import write_scene
 
 pytest.importorskip("cv2")
@@ -242,6 +243,22 @@ def test_the_command(folder, tmp_path):
 def test_the_command_in_json(folder, tmp_path):
     done = succeed("import", folder / "photos", "--output", tmp_path / "made", "--json", "--every", "2")
     assert json.loads(done.stdout)["frames"] == 10
+
+
+def test_networks_of_the_command(tmp_path):
+    """A depth network that answers 2 metres everywhere, and one that says that what is red moves."""
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "depth.onnx").write_bytes(red_model(gain=0.0, offset=2.0))
+    (tmp_path / "mask.onnx").write_bytes(red_model())
+    write_scene(tmp_path / "scene", WORLD, CameraTrajectory(PATH[:8], CAMERA))
+    networks = ["--depth-model", tmp_path / "depth.onnx", "--depth-output", "metric", "--depth-size", "112x84"]
+    given = [*networks, "--mask-model", tmp_path / "mask.onnx"]
+    done = succeed("import", tmp_path / "scene", "--output", tmp_path / "made", *given)
+    assert "estimated by the network" in done.stdout
+    assert "Moving, and left out" in done.stdout
+    sequence = open_sequence(tmp_path / "made")
+    assert (sequence[0].depth[~sequence[0].moving] > 0).all()
+    assert not sequence[0].depth[sequence[0].moving].any()
 
 
 WRONG = [

@@ -41,18 +41,22 @@ _SUFFIXES = {  # of files that are written
     **{"mosaicmem": (".json",), "nerfstudio": (".json",), "worldplay": (".json",), "matrixgame": (".npz",)},
     **{"tum": (".txt", ".tum"), "kitti": (".txt",), "re10k": (".txt",)},
 }
+_Source = Annotated[Path, typer.Argument(help="File of a camera path, folder of a COLMAP model, or a scene.")]
+_Target = Annotated[Path, typer.Argument(help="File to write, or folder for COLMAP.")]
+_SourceFormat = Annotated[
+    str | None, typer.Option("--from", help=f"One of {_FORMATS}. Default: found out from the file.")
+]
+_TargetFormat = Annotated[
+    str | None, typer.Option("--to", help=f"One of {_WRITTEN}. Default: mosaicmem for .json, matrixgame for .npz.")
+]
 
 
 @reports_errors
 def convert(
-    source: Annotated[Path, typer.Argument(help="File of a camera path, folder of a COLMAP model, or a scene.")],
-    target: Annotated[Path, typer.Argument(help="File to write, or folder for COLMAP.")],
-    source_format: Annotated[
-        str | None, typer.Option("--from", help=f"One of {_FORMATS}. Default: found out from the file.")
-    ] = None,
-    target_format: Annotated[
-        str | None, typer.Option("--to", help=f"One of {_WRITTEN}. Default: mosaicmem for .json, matrixgame for .npz.")
-    ] = None,
+    source: _Source,
+    target: _Target,
+    source_format: _SourceFormat = None,
+    target_format: _TargetFormat = None,
     intrinsics: Intrinsics = None,
     size: Size = None,
     fps: Fps = None,

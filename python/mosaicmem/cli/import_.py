@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,55 +59,70 @@ _Units = Annotated[
     float | None,
     typer.Option("--depth-units", min=1e-6, callback=finite, help="A metre in integer depth files. Default: 1000."),
 ]
+_Source = Annotated[Path, typer.Argument(help="Video, folder of photos, data set of another tool, or .npz file.")]
+_Output = Annotated[Path, typer.Option("--output", help="Folder to write: the data set.")]
+_Trajectory = Annotated[
+    Path | None, typer.Option("--trajectory", help="Camera path, a pose for each frame. Default: estimated.")
+]
+_TrajectoryFormat = Annotated[
+    str | None, typer.Option("--from", help="Format of --trajectory, as convert names them. Default: found out.")
+]
+_Camera = Annotated[
+    str | None, typer.Option("--camera", metavar="NAME", help="Which one, in a --trajectory of several.")
+]
+_Intrinsics = Annotated[
+    str | None,
+    typer.Option("--intrinsics", metavar="FX,FY,CX,CY", help="Pixels. Default: estimated. Needs --size."),
+]
+_Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Of the frames, for --intrinsics.")]
+_MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=2, help="Default: 300.")]
+_MaxSide = Annotated[
+    int | None, typer.Option("--max-side", min=32, max=8192, help="Pixels; larger are reduced. Default: 1280.")
+]
+_Depth = Annotated[Path | None, typer.Option("--depth", help="Folder of depth files, one a frame.")]
+_DepthModel = Annotated[Path | None, typer.Option("--depth-model", help="ONNX network that estimates depth.")]
+_DepthOutput = Annotated[
+    str | None, typer.Option("--depth-output", metavar="metric|depth|inverse", help="Of it. Default: inverse.")
+]
+_DepthSize = Annotated[str | None, typer.Option("--depth-size", metavar="WxH", help="Of its input.")]
+_Masks = Annotated[Path | None, typer.Option("--masks", help="Folder of masks; white is what moves.")]
+_MaskModel = Annotated[Path | None, typer.Option("--mask-model", help="ONNX network that finds what moves.")]
+_MaskClasses = Annotated[
+    str | None, typer.Option("--mask-classes", metavar="N,N,...", help="The classes of it that move.")
+]
+_MovingByDepth = Annotated[bool, typer.Option("--moving-by-depth", help="Leave out what other frames see through.")]
+_StartOver = Annotated[bool, typer.Option("--start-over", help="Discard the work of an interrupted run.")]
+_Threads = Annotated[int | None, typer.Option("--threads", help="0: all cores.", min=0, max=1024)]
 
 
 @reports_errors
 def import_(
-    source: Annotated[Path, typer.Argument(help="Video, folder of photos, data set of another tool, or .npz file.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder to write: the data set.")],
-    trajectory: Annotated[
-        Path | None, typer.Option("--trajectory", help="Camera path, a pose for each frame. Default: estimated.")
-    ] = None,
-    trajectory_format: Annotated[
-        str | None, typer.Option("--from", help="Format of --trajectory, as convert names them. Default: found out.")
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option("--camera", metavar="NAME", help="Which one, in a --trajectory of several.")
-    ] = None,
+    source: _Source,
+    output: _Output,
+    trajectory: _Trajectory = None,
+    trajectory_format: _TrajectoryFormat = None,
+    camera: _Camera = None,
     poses: _Poses = None,
     mapper: _Mapper = None,
     camera_model: _Model = None,
-    intrinsics: Annotated[
-        str | None,
-        typer.Option("--intrinsics", metavar="FX,FY,CX,CY", help="Pixels. Default: estimated. Needs --size."),
-    ] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Of the frames, for --intrinsics.")] = None,
+    intrinsics: _Intrinsics = None,
+    size: _Size = None,
     scale: _Scale = None,
     every: _Frames = None,
     least_motion: _Motion = None,
-    max_frames: Annotated[int | None, typer.Option("--max-frames", min=2, help="Default: 300.")] = None,
-    max_side: Annotated[
-        int | None, typer.Option("--max-side", min=32, max=8192, help="Pixels; larger are reduced. Default: 1280.")
-    ] = None,
-    depth: Annotated[Path | None, typer.Option("--depth", help="Folder of depth files, one a frame.")] = None,
+    max_frames: _MaxFrames = None,
+    max_side: _MaxSide = None,
+    depth: _Depth = None,
     depth_units: _Units = None,
-    depth_model: Annotated[
-        Path | None, typer.Option("--depth-model", help="ONNX network that estimates depth.")
-    ] = None,
-    depth_output: Annotated[
-        str | None, typer.Option("--depth-output", metavar="metric|depth|inverse", help="Of it. Default: inverse.")
-    ] = None,
-    depth_size: Annotated[str | None, typer.Option("--depth-size", metavar="WxH", help="Of its input.")] = None,
-    masks: Annotated[Path | None, typer.Option("--masks", help="Folder of masks; white is what moves.")] = None,
-    mask_model: Annotated[Path | None, typer.Option("--mask-model", help="ONNX network that finds what moves.")] = None,
-    mask_classes: Annotated[
-        str | None, typer.Option("--mask-classes", metavar="N,N,...", help="The classes of it that move.")
-    ] = None,
-    moving_by_depth: Annotated[
-        bool, typer.Option("--moving-by-depth", help="Leave out what other frames see through.")
-    ] = False,
-    start_over: Annotated[bool, typer.Option("--start-over", help="Discard the work of an interrupted run.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", help="0: all cores.", min=0, max=1024)] = None,
+    depth_model: _DepthModel = None,
+    depth_output: _DepthOutput = None,
+    depth_size: _DepthSize = None,
+    masks: _Masks = None,
+    mask_model: _MaskModel = None,
+    mask_classes: _MaskClasses = None,
+    moving_by_depth: _MovingByDepth = False,
+    start_over: _StartOver = False,
+    threads: _Threads = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -123,16 +139,8 @@ def import_(
 
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    check_apart(
-        {"--output": output},
-        {
-            "SOURCE": source,
-            "--trajectory": trajectory,
-            "--depth": depth,
-            "--masks": masks,
-            "--depth-model": depth_model,
-        },
-    )
+    read = {"SOURCE": source, "--trajectory": trajectory, "--depth": depth, "--masks": masks}
+    check_apart({"--output": output}, read | {"--depth-model": depth_model, "--mask-model": mask_model})
     if output.exists():
         check_output_folder(output, force, "import", mark="dataset.json")
     if trajectory is None:
@@ -151,16 +159,19 @@ def import_(
     )
     keeps_work(output)
     with progress_bar() as bar:
-
-        def track(items: Any, description: str, length: int) -> Iterator[Any]:
-            task = bar.add_task(description, total=length or None)
-            for item in items:
-                yield item
-                bar.advance(task)
-            bar.remove_task(task)
-
-        report = import_footage(source, output, options, start_over=start_over, replace=force, track=track)
+        report = import_footage(
+            source, output, options, start_over=start_over, replace=force, track=partial(_track, bar)
+        )
     print_json(report.to_dict()) if as_json else _print(report)
+
+
+def _track(bar: Any, items: Any, description: str, length: int) -> Iterator[Any]:
+    """A line of the progress bar for a stage of the import."""
+    task = bar.add_task(description, total=length or None)
+    for item in items:
+        yield item
+        bar.advance(task)
+    bar.remove_task(task)
 
 
 def _options(
