@@ -7,10 +7,10 @@ from PIL import Image
 from import_helpers import CAMERA, PATH, WORLD, write_photos
 from mosaicmem import CameraTrajectory, SuspiciousInput
 from mosaicmem.datasets import open_sequence
-from mosaicmem.importing import ImportOptions, OnnxSegmenter, import_footage
+from mosaicmem.importing import ImportOptions, OnnxSegmenter, import_footage, moving_pixels
 from mosaicmem.importing.pairs import pairs_of
 from mosaicmem.importing.selection import MotionSelection
-from mosaicmem.importing.structure import supported
+from mosaicmem.importing.structure import depth_of_points, supported
 from onnx_models import mean_model, red_model
 from scene_helpers import write_scene
 
@@ -47,6 +47,22 @@ def test_what_other_frames_see_through_is_left_out(scene, tmp_path):
     assert min(inside) > 0.9
     assert np.mean(outside) < 0.02
     assert 0 < made.moving < 0.05
+
+
+def test_what_most_frames_see_does_not_move(tmp_path):
+    """Two of ten frames see through a wall that all others see."""
+    depths = [np.full((240, 320), 2.0, np.float32) for _ in range(10)]
+    for i in (2, 8):
+        depths[i][:] = 4.0
+
+    def mask(i):
+        return moving_pixels(i, 10, CAMERA, depths.__getitem__, lambda _: PATH[0])
+
+    assert not mask(5).any()
+    assert mask(5).shape == (240, 320)
+    for i in range(4, 9):
+        depths[i][:] = 4.0
+    assert mask(3).mean() > 0.9, "now most frames see through it"
 
 
 def test_nothing_moves_in_a_still_room(tmp_path):
@@ -156,6 +172,15 @@ def test_points_at_depths_of_their_own_are_left_out(rng, count):
     kept = supported(row, column, depth)
     assert kept[~wrong].mean() > 0.99
     assert kept[wrong].mean() < 0.2
+
+
+def test_of_points_in_one_pixel_the_nearest_counts():
+    points = np.array([[0, 0, 2.0], [0, 0, 1.0], [0, 0, 3.0], [0, 0, -1.0], [9, 0, 1.0]])
+    row, column, depth = depth_of_points(points, np.eye(4), CAMERA)
+    seen = np.zeros((240, 320))
+    seen[row, column] = depth
+    assert len(depth) == 3
+    assert seen[120, 160] == 1.0
 
 
 def test_few_points_are_all_kept():
