@@ -222,7 +222,7 @@ COPIED = {
     datasets.Rectifier: rectifier,
     importing.ImportOptions: lambda g: importing.ImportOptions(every=3, scale="0,4=2"),
     importing.ImportReport: lambda g: importing.ImportReport(
-        *("out", "photos", 3, 4, "estimated", 0.5, [], {}, K.to_dict(), "points", 1.0, "metres", "depth", 0.0)
+        *("out", "photos", 3, 4, 5, "estimated", 0.5, 60, [], {}, K.to_dict(), "points", 1.0, "metres", "depth", 0.0)
     ),
     importing.OnnxSegmenter: segmenter,
     datasets.Replica: lambda g: datasets.Replica(frames_of(g, write_replica)),

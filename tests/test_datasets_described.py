@@ -86,6 +86,16 @@ def test_intrinsics_for_a_trajectory_without(tmp_path, frames):
     check(open_sequence(tmp_path), frames)
 
 
+def test_intrinsics_that_the_trajectory_lacks_are_asked_for(tmp_path, frames):
+    write(tmp_path, frames, {**DESCRIPTION, "trajectory": "gt.txt"})
+    (tmp_path / "gt.txt").write_text("".join(tum_pose(i / 10, frame.pose) + "\n" for i, frame in enumerate(frames)))
+    with pytest.raises(FormatError, match=r'intrinsics is missing: gt\.txt has none; add "intrinsics"'):
+        open_sequence(tmp_path)
+    named = {"fx": 30, "fy": 31, "cx": 15, "cy": 12.5}
+    (tmp_path / "dataset.json").write_text(json.dumps({**DESCRIPTION, "trajectory": "gt.txt", "intrinsics": named}))
+    check(open_sequence(tmp_path), frames)
+
+
 def test_a_lens_for_all_images(tmp_path, frames):
     pytest.importorskip("cv2")
     pytest.importorskip("pycolmap")

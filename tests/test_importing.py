@@ -92,6 +92,7 @@ def test_given_poses_are_kept_and_points_found_for_them(folder, tmp_path):
     CameraTrajectory(PATH, CAMERA).save(PATH_FILE)
     made = import_footage(folder / "photos", tmp_path / "made", ImportOptions(trajectory=PATH_FILE))
     assert made.poses == "of path.json"
+    assert made.points > 100
     assert made.unit == "metres"
     sequence = open_sequence(tmp_path / "made")
     for i in range(20):
@@ -230,7 +231,8 @@ def test_two_scenes_that_do_not_join_are_said(folder, tmp_path):
 
 def test_the_command(folder, tmp_path):
     done = succeed("import", folder / "photos", "--output", tmp_path / "made", "--scale", "0,5=1.5")
-    assert "20 of 20 frames of the photos, 320x240 pixels, focal length 25" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "20 frames of the photos, 20 chosen, 20 placed, 320x240 pixels, focal length 25" in said
     assert "Unit: metres, by 1.5 m between frames 0 and 5." in " ".join(done.stdout.split())
     assert "interpolated between the points of the structure, which is coarse" in " ".join(done.stdout.split())
     again = run("import", folder / "photos", "--output", tmp_path / "made")
@@ -267,7 +269,7 @@ WRONG = [
     (["--mask-classes", "3"], "--mask-classes: expected --mask-model"),
     (["--mapper", "fast"], "--mapper: expected one of"),
     (["--camera-model", "ROUND"], "--camera-model: expected one of"),
-    (["--scale", "3;4"], "--scale: expected a number or FRAME,FRAME=METRES"),
+    (["--scale", "3;4"], "--scale: expected metres for each unit, or FRAME,FRAME=METRES"),
     (["--size", "320x240"], "--size: expected --intrinsics with it"),
     (["--poses", "none"], "--poses: expected one of"),
 ]
@@ -282,7 +284,9 @@ def test_wrong_usage(folder, tmp_path, arguments, message):
 
 
 def test_a_known_length_between_frames_that_are_not_there(folder, tmp_path):
-    with pytest.raises(ValueError, match="scale: frame 99 is not among those in the scene; the nearest is 19"):
+    with pytest.raises(
+        ValueError, match=r"scale: expected the numbers of two frames, got 99; .* has numbers from 0 to 19"
+    ):
         import_footage(folder / "photos", tmp_path / "made", ImportOptions(scale="0,99=2"))
 
 

@@ -52,7 +52,7 @@ def write_images(folder, images):
 def test_a_camera_that_stands_still(tmp_path):
     still = views(PATH[:1])[0].image_uint8
     save_mp4(tmp_path / "still.mp4", np.stack([still] * 30))
-    message = r"expected a camera that moves, got 1 keyframes, .*the camera stands still, so nothing says how far"
+    message = r"expected a camera that moves, got 1 keyframe, .*the camera stands still, so nothing says how far"
     with pytest.raises(FormatError, match=message):
         import_footage(tmp_path / "still.mp4", tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -271,6 +271,32 @@ def test_pixels_that_are_not_square_are_stretched(tmp_path):
     assert next(iter(Video(tmp_path / "a.mp4").frames())).image.shape == (48, 128, 3)
 
 
+def test_intrinsics_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"expected a principal point in the image, got \(320, 240\) of 320x240"):
+        ImportOptions(intrinsics=CameraIntrinsics._derived(585.0, 585.0, 320.0, 240.0, 320, 240))
+
+
+def test_poses_are_given_or_estimated(photos, tmp_path):
+    with pytest.raises(
+        ValueError, match="poses, trajectory: expected poses to be estimated, or a camera path, not both"
+    ):
+        ImportOptions(poses="estimate", trajectory="path.json")
+    with pytest.raises(ValueError, match="poses: expected footage that has poses"):
+        import_footage(photos, tmp_path / "made", ImportOptions(poses="given"))
+    assert not any(path.name.endswith("importing") for path in tmp_path.iterdir()), "nothing is left of it"
+
+
+def test_depth_stays_with_its_pixels_when_the_lens_is_estimated(tmp_path):
+    """A data set with wrong intrinsics, of which poses and lens are estimated anew."""
+    scene = write_scene(tmp_path / "scene", WORLD, CameraTrajectory(PATH, CAMERA))
+    wrong = CAMERA.matrix
+    wrong[:2, :2] *= 1.2
+    np.savetxt(scene / "camera-intrinsics.txt", wrong)
+    made = import_footage(scene, tmp_path / "made", ImportOptions(poses="estimate", camera_model="SIMPLE_PINHOLE"))
+    assert made.intrinsics["fx"] == pytest.approx(CAMERA.fx, rel=0.03)
+    np.testing.assert_allclose(open_sequence(tmp_path / "made")[5].depth, WORLD.depth(CAMERA, PATH[5]), atol=2e-3)
+
+
 # --- Footage.
 
 

@@ -88,6 +88,24 @@ def test_masks_in_files(tmp_path):
     assert (seen.depth[expected] == 0).all()
 
 
+def test_frames_without_a_mask_stay(tmp_path):
+    pytest.importorskip("pycolmap")
+    photos = write_photos(tmp_path / "photos")
+    (tmp_path / "masks").mkdir()
+    for i in range(0, 20, 2):
+        Image.fromarray(np.zeros((120, 160), np.uint8)).save(tmp_path / "masks" / f"photo {i}.png")
+    with pytest.warns(SuspiciousInput, match="10 of 20 frames have no file of masks"):
+        made = import_footage(photos, tmp_path / "made", ImportOptions(masks=tmp_path / "masks", intrinsics=CAMERA))
+    assert made.frames == 20
+
+
+def test_interpolated_depth_cannot_show_what_moves(tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    with pytest.raises(ValueError, match="moving_by_depth: expected depth that is better than interpolated"):
+        import_footage(photos, tmp_path / "made", ImportOptions(moving_by_depth=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 def test_masks_that_seem_inverted(scene, tmp_path):
     def everything(image):
         return np.ones(image.shape[:2], bool)

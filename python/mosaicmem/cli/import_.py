@@ -220,14 +220,18 @@ def _numbers(text: str | None) -> list[int]:
 
 
 def _print(report: ImportReport) -> None:
-    say(f"{report.frames} of {report.extracted} frames of the {report.kind}, {_of(report.intrinsics)}: {report.output}")
+    say(
+        f"{report.footage} frames of the {report.kind}, {report.extracted} chosen, {report.frames} placed, "
+        f"{_of(report.intrinsics)}: {report.output}"
+    )
     error = report.reprojection_error
-    points = report.components[0]["points"] if report.components else 0
-    off = "" if error is None else f", off by {error:.2f} pixels in the mean over {points} points"
+    off = "" if error is None else f", off by {error:.2f} pixels in the mean over {report.points} points"
     say(f"Poses: {report.poses}{off}. Unit: {report.unit}, by {report.scale}.")
-    if len(report.components) > 1:
-        sizes = ", ".join(str(len(component["frames"])) for component in report.components)
-        say(f"Structure from motion found {len(report.components)} scenes, of {sizes} frames; the first is used.")
+    placed = set(report.components[0]["frames"]) if report.components else set()
+    others = [each for each in report.components if not set(each["frames"]) <= placed]
+    if others:
+        sizes = ", ".join(str(len(each["frames"])) for each in (report.components[0], *others))
+        say(f"Structure from motion found {len(others) + 1} scenes, of {sizes} frames; the first is used.")
     kinds = {
         "points": "interpolated between the points of the structure, which is coarse",
         "network": "estimated by the network, aligned to the points of the structure",

@@ -10,8 +10,8 @@ field           meaning                                                         
 ``trajectory``  file of the cameras, of any format of `mosaicmem.camera.formats`; poses go  needed
                 with images in the natural order of their names
 ``format``      of the trajectory                                                           found out
-``intrinsics``  [fx, fy, cx, cy] in pixels, or {"model", "params"}: a camera model of       of the file
-                COLMAP with its parameters
+``intrinsics``  [fx, fy, cx, cy] in pixels of the images, {"fx", "fy", "cx", "cy"}, or      of the file
+                {"model", "params"}: a camera model of COLMAP with its parameters
 ``depth``       folder or pattern, or {"files", "units_per_metre", "invalid", "scale"};     none
                 integer files have units per metre, floating-point files metres
 ``masks``       folder or pattern, or {"files", "white"}: "moving" or "static"              none
@@ -46,7 +46,7 @@ from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in, open_file, read_bytes
 from mosaicmem._reading import in_name_order, path_inside
 from mosaicmem.camera import CameraPose, CameraTrajectory
-from mosaicmem.camera.formats import load_trajectory
+from mosaicmem.camera.formats import detect_format, load_trajectory
 from mosaicmem.datasets.lens import Lens
 from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames, lenses_of
 from mosaicmem.errors import FormatError
@@ -63,6 +63,8 @@ _PARTS = ("depth", "masks", "confidence")
 _DEPTH, _MASKS, _CONFIDENCE = _KNOWN = (("units_per_metre", "invalid", "scale"), ("white",), ("most",))
 _CAMERA = ("images", "body_from_camera", "intrinsics", *_PARTS)  # fields of a camera of a rig
 _IMAGES = (".jpg", ".jpeg", ".png")
+_FOCAL = ("fx", "fy", "cx", "cy")
+WITHOUT_INTRINSICS = ("tum", "kitti", "matrices", "euroc", "motionctrl", "recammaster", "rust", "viewcrafter")
 _MAX_BYTES = 64 << 20
 
 
@@ -203,6 +205,11 @@ def _cameras(path: Path, fields: dict[str, Any], images: list[Path]) -> tuple[li
     lens = None if given is None else _lens(path, given, size)
     fps, unit = fields.get("fps", 30.0), fields.get("time_unit")
     file = path.parent / _text(path, "trajectory", fields["trajectory"])
+    if lens is None and file.exists() and fields.get("format", detect_format(file)) in WITHOUT_INTRINSICS:
+        raise FormatError(
+            path,
+            f'intrinsics is missing: {file.name} has none; add "intrinsics": [fx, fy, cx, cy], pixels of the images',
+        )
     with errors_in(path):
         poses = load_trajectory(
             file,
@@ -228,6 +235,9 @@ def _lens(path: Path, given: Any, size: tuple[int, int]) -> Lens:
     with errors_in(path):
         if isinstance(given, list) and len(given) == 4:
             return Lens("PINHOLE", tuple(given), *size)
+        if isinstance(given, dict) and set(_FOCAL) <= given.keys() <= {*_FOCAL, "width", "height"}:
+            stored = given.get("width", size[0]), given.get("height", size[1])
+            return Lens("PINHOLE", tuple(given[name] for name in _FOCAL), *stored)
         if isinstance(given, dict) and given.keys() == {"model", "params"} and isinstance(given["params"], list):
             return Lens(given["model"], tuple(given["params"]), *size)
     raise FormatError(
@@ -237,8 +247,6 @@ def _lens(path: Path, given: Any, size: tuple[int, int]) -> Lens:
 
 def _lacks_size(file: Path) -> bool:
     """Whether a trajectory's format needs the image size from us."""
-    from mosaicmem.camera.formats import detect_format
-
     return detect_format(file) in ("matrixgame", "re10k", "neus", "numpy")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mosaicmem.camera.formats import detect_format
-from mosaicmem.datasets.described import read_described
+from mosaicmem.datasets.described import WITHOUT_INTRINSICS, read_described
 from mosaicmem.datasets.intrinsics_files import find_intrinsics
 from mosaicmem.datasets.posed import PosedFrames
 from mosaicmem.errors import FormatError, suspect
@@ -28,7 +28,6 @@ _TRAJECTORIES = (
         "CameraTrajectory.txt",
     ),
 )
-_NEED_INTRINSICS = ("tum", "kitti", "matrices", "euroc")
 PATTERNS = ("|".join(_IMAGES), "|".join(_TRAJECTORIES), "|".join(_DEPTHS))
 """Of the folders that `read` reads."""
 
@@ -55,7 +54,7 @@ def read(folder: Path) -> PosedFrames:
     }
     fields["trajectory"] = trajectories[0]
     path = folder / trajectories[0]
-    if detect_format(path) in _NEED_INTRINSICS:
+    if detect_format(path) in WITHOUT_INTRINSICS:
         fields["intrinsics"] = _intrinsics(folder)
     parts = ", ".join(f"{name} in {value}" for name, value in fields.items() if isinstance(value, str))
     suspect(

@@ -13,11 +13,10 @@ from mosaicmem._depth_maps import read_depth_map
 from mosaicmem._numpy_files import read_npz
 from mosaicmem._opening import open_file
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.datasets.lens import Lens, nearest
+from mosaicmem.datasets.lens import nearest
 from mosaicmem.datasets.posed import check_shape
 from mosaicmem.errors import suspect
 from mosaicmem.geometry import DepthCompletion
-from mosaicmem.importing.extraction import lens_of
 from mosaicmem.importing.maps import MapFiles
 from mosaicmem.importing.options import ImportOptions
 from mosaicmem.importing.structure import Structure, depth_of_points
@@ -103,11 +102,6 @@ class DepthSource:
         if self.kind == "data set" and "depth" in entry.get("given", ()):
             return self._maps(entry)["depth"]
         return None
-
-    def lens(self, i: int) -> Lens | None:
-        """The lens of the depth that came with frame ``i``; None if it is that of the image."""
-        entry = self._entries[i]
-        return lens_of(entry) if self.kind == "data set" and "lens" in entry else None
 
     def confidence(self, i: int) -> F32 | None:
         """The confidence (H, W) that came with frame ``i``."""

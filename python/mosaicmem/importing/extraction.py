@@ -57,6 +57,10 @@ def extract(source: Path, footage: Footage, work: Workspace, options: ImportOpti
                 cuts.append(taken.time)
         if chosen or taken.number in pinned:
             entries.append(_write(folders, len(entries), taken, masks, options))
+    lacking = sorted(pinned - {entry["number"] for entry in entries})
+    if lacking:
+        known_numbers = f"numbers from {entries[0]['number']} to {entries[-1]['number']}" if entries else "no frames"
+        raise ValueError(f"scale: expected the numbers of two frames, got {lacking[0]}; {source} has {known_numbers}")
     if selection is not None and len(entries) < 3:
         _refuse_still(source, selection, len(entries))
     entries = _thinned(work, entries, options.max_frames, pinned)
@@ -85,7 +89,8 @@ def _refuse_still(source: Path, selection: MotionSelection, count: int) -> None:
     )
     raise FormatError(
         source,
-        f"expected a camera that moves, got {count} keyframes, and motion of {width:.1f} % of the width at most: {why}",
+        f"expected a camera that moves, got {count} keyframe{'s' * (count != 1)}, and motion of {width:.1f} % of the "
+        f"width at most: {why}",
     )
 
 

@@ -35,11 +35,15 @@ class ImportReport:
     frames : int
         In the data set.
     extracted : int
-        Frames that were kept of the footage.
+        Frames that were chosen of the footage.
+    footage : int
+        Frames of the footage.
     poses : str
         Where they come from.
     reprojection_error : float, optional
-        Mean, pixels, of estimated poses.
+        Mean, pixels, of the points that were found.
+    points : int
+        How many the frames in the scene saw.
     components : list of dict
         Of structure from motion: the frames of each scene, the number of points, the reprojection error.
     lens : dict
@@ -61,8 +65,10 @@ class ImportReport:
     kind: str
     frames: int
     extracted: int
+    footage: int
     poses: str
     reprojection_error: float | None
+    points: int
     components: list[dict[str, Any]]
     lens: dict[str, Any]
     intrinsics: dict[str, Any]
@@ -135,9 +141,13 @@ def import_footage(
     if is_taken and not (replace and (target / "dataset.json").is_file()):
         raise FileExistsError(f"output: {target} is there already")
     footage = open_footage(source)
-    work = Workspace(target, _requests(Path(source), chosen), FILES, start_over=start_over)
+    work = Workspace(Path(source), target, _requests(Path(source), chosen), FILES, start_over=start_over)
     try:
         return _import(Path(source), footage, work, chosen, track or _untracked)
+    except (ValueError, TypeError, ModuleNotFoundError):
+        if not (work.folder / "structure.json").exists():  # the same would go wrong again
+            work.discard()
+        raise
     finally:
         work.close()
 
@@ -192,10 +202,15 @@ def _untracked(items: Iterable[Any], description: str, length: int) -> Iterator[
 
 
 def _import(source: Path, footage: Footage, work: Workspace, options: ImportOptions, track: Track) -> ImportReport:
+    files = None if options.depth is None else MapFiles("depth", Path(options.depth), footage)
     found = extract(source, footage, work, options, track)
     entries: list[dict[str, Any]] = found["entries"]
-    files = None if options.depth is None else MapFiles("depth", Path(options.depth), footage)
     depth = DepthSource(work.folder / "given", entries, files, options)
+    depth.given(0)  # a file that cannot be read is better found now
+    if options.moving_by_depth and depth.kind == "points":
+        raise ValueError(
+            "moving_by_depth: expected depth that is better than interpolated: give depth files or a network, or masks"
+        )
     structure, how, unit = _structure(work, found, depth, options, track)
     writer = Writer(work, entries, structure, depth)
     scale = _scale(
@@ -208,8 +223,10 @@ def _import(source: Path, footage: Footage, work: Workspace, options: ImportOpti
         kind=found["kind"],
         frames=len(structure.frames),
         extracted=len(entries),
+        footage=found["count"],
         poses=how if unit else f"{how} ({options.mapper})",
         reprojection_error=structure.error if np.isfinite(structure.error) else None,
+        points=len(np.unique(np.concatenate(structure.points), axis=0)),
         components=[component.to_dict() for component in structure.components],
         lens=writer.lens.to_dict(),
         intrinsics=writer.camera.to_dict(),
@@ -262,7 +279,10 @@ def _given_poses(
     own = [lens_of(entry) if "lens" in entry and options.intrinsics is None else None for entry in entries]
     sizes = [(int(entry["size"][0]), int(entry["size"][1])) for entry in entries]
     if options.trajectory is None:
-        if options.poses == "estimate" or not all("world_from_camera" in entry for entry in entries):
+        has_poses = all("world_from_camera" in entry for entry in entries)
+        if options.poses == "given" and not has_poses:
+            raise ValueError("poses: expected footage that has poses, or a trajectory, for given ones; leave it out")
+        if options.poses == "estimate" or not has_poses:
             return None
         given = [
             lens or Lens.of(resized_intrinsics(_known(options), size)) for lens, size in zip(own, sizes, strict=True)

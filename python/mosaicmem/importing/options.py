@@ -16,6 +16,7 @@ from mosaicmem.geometry.image_model import ImageModel
 
 MAPPERS = ("incremental", "global")
 POSES = ("given", "estimate")
+_BORDER = 0.02  # of the image, in which no principal point is
 _SCALE = re.compile(r"([0-9]+),([0-9]+)=([0-9.eE+-]+)")
 
 
@@ -25,8 +26,8 @@ class ImportOptions:
 
     Attributes
     ----------
-    poses : {"given", "estimate"}
-        Whether a data set's own poses are used, if it has some.
+    poses : {"given", "estimate"}, optional
+        Whether a data set's own poses and intrinsics are used. Default: if it has some.
     trajectory : path, optional
         A camera path in any format of `mosaicmem.camera.formats`, one pose for each frame of the footage.
     trajectory_format, trajectory_camera : str, optional
@@ -65,7 +66,7 @@ class ImportOptions:
         0: all cores.
     """
 
-    poses: str = "given"
+    poses: str | None = None
     trajectory: str | Path | None = None
     trajectory_format: str | None = None
     trajectory_camera: str | None = None
@@ -91,15 +92,24 @@ class ImportOptions:
             path = getattr(self, name)
             if path is not None and not isinstance(path, (str, Path)):
                 raise TypeError(f"{name}: expected a path, got {type(path).__name__}")
-        check_choice("poses", self.poses, POSES)
+        if self.poses is not None:
+            check_choice("poses", self.poses, POSES)
+        if self.poses == "estimate" and self.trajectory is not None:
+            raise ValueError("poses, trajectory: expected poses to be estimated, or a camera path, not both")
         check_choice("mapper", self.mapper, MAPPERS)
         check_choice("camera_model", self.camera_model, tuple(MODELS))
         if self.intrinsics is not None:
             check_instance("intrinsics", self.intrinsics, CameraIntrinsics)
+            x, y = self.intrinsics.cx / self.intrinsics.width, self.intrinsics.cy / self.intrinsics.height
+            if not (_BORDER < x < 1 - _BORDER and _BORDER < y < 1 - _BORDER):
+                raise ValueError(
+                    f"intrinsics: expected a principal point in the image, got ({self.intrinsics.cx:g}, "
+                    f"{self.intrinsics.cy:g}) of {self.intrinsics.width}x{self.intrinsics.height}; of another size?"
+                )
         if self.every is not None:
             check_integer("every", self.every, minimum=1)
         check_number("least_motion", self.least_motion, minimum=0.0, maximum=1.0)
-        check_integer("max_frames", self.max_frames, minimum=2, maximum=100_000)
+        check_integer("max_frames", self.max_frames, minimum=3, maximum=100_000)
         check_integer("max_side", self.max_side, minimum=32, maximum=8192)
         check_number("depth_units_per_metre", self.depth_units_per_metre, above=0.0)
         check_integer("num_threads", self.num_threads, minimum=0)
@@ -116,7 +126,9 @@ class ImportOptions:
         if isinstance(self.scale, str) and "=" in self.scale:
             match = _SCALE.fullmatch(self.scale.replace(" ", ""))
             if match is None:
-                raise ValueError(f"scale: expected FRAME,FRAME=METRES such as 0,120=2.5, got {self.scale!r}")
+                raise ValueError(
+                    f"scale: expected FRAME,FRAME=METRES such as 0,120=2.5, or metres for each unit, got {self.scale!r}"
+                )
             return check_number("scale", _number(match[3]), above=0.0), (int(match[1]), int(match[2]))
         return check_number("scale", _number(self.scale), above=0.0), None
 
@@ -129,7 +141,7 @@ def _number(text: str | float) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"scale: expected a number or FRAME,FRAME=METRES, got {text!r}") from None
+        raise ValueError(f"scale: expected metres for each unit, or FRAME,FRAME=METRES, got {text!r}") from None
 
 
 def _plain(value: Any) -> Any:

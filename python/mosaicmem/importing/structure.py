@@ -92,23 +92,23 @@ def estimate(
     files = [entry["file"] for entry in entries]
     if len(files) < _LEAST_REGISTERED:
         raise FormatError(
-            work.output, f"expected at least {_LEAST_REGISTERED} frames to estimate poses of, got {len(files)}"
+            work.source, f"expected at least {_LEAST_REGISTERED} frames to estimate poses of, got {len(files)}"
         )
     database = work.folder / "features.db"
     _extract(module, work, database, entries, options, track)
     counts, matches = _match(module, database, files, in_order, options, track)
-    _check_matches(work.output, counts, matches)
+    _check_matches(work.source, counts, matches)
     found = _map(module, work, database, options, len(files), track)
     if not found:
         raise FormatError(
-            work.output,
+            work.source,
             "structure from motion found no scene: frames match, but not as views of one scene from different places. "
             "Does the camera only turn, without moving, or does everything move?",
         )
     index = {name: i for i, name in enumerate(files)}
     ordered = sorted(found, key=lambda each: (-each.num_reg_images(), -each.num_points3D()))
     components = [_component(each, index) for each in ordered]
-    _say(work.output, components, entries)
+    _say(work.source, components, entries)
     return _structure(ordered[0], index, components)
 
 
@@ -127,7 +127,7 @@ def triangulate(
     database = work.folder / "features.db"
     _extract(module, work, database, entries, options, track, lenses)
     counts, matches = _match(module, database, files, in_order, options, track)
-    _check_matches(work.output, counts, matches)
+    _check_matches(work.source, counts, matches)
     model = _posed_model(module, database, files, poses)
     settings = module.IncrementalPipelineOptions()
     settings.num_threads, settings.random_seed = options.num_threads or -1, _SEED
@@ -235,9 +235,13 @@ def _masks(work: Workspace, entries: list[dict[str, Any]]) -> Path:
     folder = work.kept("colmap-masks")
     for entry in entries:
         path = folder / f"{entry['file']}.png"
-        if "moving" in entry and not path.exists():
-            with Image.open(work.folder / "moving" / f"{Path(entry['file']).stem}.png") as mask:
-                ImageOps.invert(mask.convert("L")).save(path)
+        if path.exists():
+            continue
+        if "moving" not in entry:  # COLMAP leaves out images without a mask
+            Image.new("L", tuple(entry["size"]), 255).save(path)
+            continue
+        with Image.open(work.folder / "moving" / f"{Path(entry['file']).stem}.png") as mask:
+            ImageOps.invert(mask.convert("L")).save(path)
     return folder
 
 

@@ -20,6 +20,8 @@ class Workspace:
 
     Parameters
     ----------
+    source : Path
+        The footage, which errors name.
     output : Path
         The final folder.
     requests : dict of str to dict
@@ -38,12 +40,14 @@ class Workspace:
 
     def __init__(
         self,
+        source: Path,
         output: Path,
         requests: dict[str, dict[str, Any]],
         files: dict[str, tuple[str, ...]],
         *,
         start_over: bool = False,
     ) -> None:
+        self.source = source
         self.output = Path(os.path.abspath(output))
         self.folder = self.output.with_name(f".{self.output.name}.importing")
         make_folder(self.folder)
@@ -105,6 +109,10 @@ class Workspace:
                 _remove(entry)
         put_folder_in_place(self.folder, self.output)
         self.close()
+
+    def discard(self) -> None:
+        """Remove the folder, with all work in it."""
+        _remove(self.folder)
 
     def close(self) -> None:
         """Unlock the folder; what is in it stays."""

@@ -79,9 +79,7 @@ class Writer:
         return image if rectifier is None else rectifier.image(image), self.camera
 
     def _rectifier(self, k: int) -> Rectifier | None:
-        return self._rectifier_of(self._structure.lenses[k])
-
-    def _rectifier_of(self, lens: Lens) -> Rectifier | None:
+        lens = self._structure.lenses[k]
         if lens not in self._rectifiers:
             same = lens.is_pinhole and lens.intrinsics == self.camera
             self._rectifiers[lens] = None if same else Rectifier(lens, self.camera)
@@ -95,7 +93,7 @@ class Writer:
         """A map that came with frame ``k``, as the pinhole camera sees it."""
         if values is None:
             return None
-        rectifier = self._rectifier_of(self._depth.lens(self._structure.frames[k]) or self._structure.lenses[k])
+        rectifier = self._rectifier(k)
         return values if rectifier is None else rectifier.depth(values)
 
     def write(self, scale: Scale, track: Track) -> float:
