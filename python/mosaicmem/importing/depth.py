@@ -164,7 +164,10 @@ def scale_of(
     known = options.known_length()
     if known is not None:
         value, pair = known
-        factor = value if pair is None else value / _distance(structure, numbers, pair)
+        if pair is not None:
+            factor = value / _distance(structure, numbers, pair)
+        else:
+            factor = value * (_scene_unit(structure) if positions is None else 1.0)
         reason = f"--scale {value:g}" if pair is None else f"{value:g} m between frames {pair[0]} and {pair[1]}"
         same = positions is not None and source.kind == "data set"  # the depth of a data set has the unit of its poses
         own = factor if same else factor / ratio if ratio is not None and depth == "scene units" else 1.0
@@ -174,6 +177,11 @@ def scale_of(
         return Scale(ratio, depth or "metres", f"depth at {len(ratios)} points, {100 * spread:.1f} % off in the median")
     if positions is not None:
         return Scale(1.0, positions, "the given poses")
+    return Scale(_scene_unit(structure), "scene units", f"a median depth of {_SCENE_DEPTH:g}")
+
+
+def _scene_unit(structure: Structure) -> float:
+    """Scene units for each unit of structure from motion, which is arbitrary: the median depth of points has two."""
     depths = np.concatenate(
         [
             depth_of_points(points, matrix, lens.intrinsics)[2]
@@ -182,7 +190,7 @@ def scale_of(
             )
         ]
     )
-    return Scale(_SCENE_DEPTH / float(np.median(depths)), "scene units", f"a median depth of {_SCENE_DEPTH:g}")
+    return _SCENE_DEPTH / float(np.median(depths))
 
 
 def _middle(ratios: F64) -> float:

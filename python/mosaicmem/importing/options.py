@@ -60,8 +60,9 @@ class ImportOptions:
     moving_by_depth : bool
         Leave out what other frames see through; see `mosaicmem.importing.moving`.
     scale : str or float, optional
-        The unit of a scene: metres for each unit of its positions, or "A,B=METRES", the distance between the cameras of
-        two frames, by their numbers in the footage, which are then kept.
+        The unit of a scene: metres for each unit of its positions, of an estimated one for each scene unit; or
+        "A,B=METRES", the distance between the cameras of two frames, by their numbers in the footage, which are then
+        kept.
     num_threads : int
         0: all cores.
     """
