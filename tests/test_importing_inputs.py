@@ -10,6 +10,7 @@ from PIL import Image
 
 from import_helpers import CAMERA, PATH, WORLD, aligned, at_stage, depth_error, views, write_depth, write_photos
 from mosaicmem import CameraIntrinsics, CameraTrajectory, FormatError, OnnxDepthEstimator, SuspiciousInput
+from mosaicmem.camera.formats import save_trajectory
 from mosaicmem.datasets import open_sequence
 from mosaicmem.importing import ImportOptions, import_footage
 from mosaicmem.importing.footage import open_footage
@@ -214,6 +215,23 @@ def test_a_path_has_a_pose_for_each_frame(photos, tmp_path):
     import_footage(photos, tmp_path / "made", ImportOptions(trajectory=tmp_path / "path.json", every=2))
     sequence = open_sequence(tmp_path / "made")
     np.testing.assert_allclose(sequence.pose(3).world_from_camera, PATH[6].world_from_camera, atol=1e-9)
+
+
+def test_a_path_of_a_format_without_sizes_is_that_of_the_whole_frames(photos, tmp_path):
+    """Frames are reduced to 160x120; K in the file counts the pixels of 320x240."""
+    save_trajectory(tmp_path / "path.npz", CameraTrajectory(PATH, CAMERA), "matrixgame")
+    options = ImportOptions(trajectory=tmp_path / "path.npz", depth=write_depth(tmp_path / "depth"), max_side=160)
+    import_footage(photos, tmp_path / "made", options)
+    assert open_sequence(tmp_path / "made").intrinsics.params == pytest.approx(CAMERA.scaled(160, 120).params)
+
+
+def test_photos_take_the_times_of_their_path(photos, tmp_path):
+    CameraTrajectory([pose.at(0.5 * i) for i, pose in enumerate(PATH)], CAMERA).save(tmp_path / "path.json")
+    options = ImportOptions(trajectory=tmp_path / "path.json", depth=write_depth(tmp_path / "depth"), every=2)
+    with pytest.raises(KeyboardInterrupt):
+        import_footage(photos, tmp_path / "made", options, track=at_stage("Depth", 3, KeyboardInterrupt()))
+    import_footage(photos, tmp_path / "made", options)
+    assert [seen.pose.timestamp for seen in open_sequence(tmp_path / "made")] == [float(i) for i in range(10)]
 
 
 def test_a_path_without_intrinsics_takes_those_of_the_data_set(tmp_path):

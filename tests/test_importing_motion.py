@@ -9,8 +9,8 @@ from mosaicmem import CameraTrajectory, SuspiciousInput
 from mosaicmem.datasets import open_sequence
 from mosaicmem.importing import ImportOptions, OnnxSegmenter, import_footage, moving_pixels
 from mosaicmem.importing.pairs import pairs_of
+from mosaicmem.importing.points import depth_of_points, supported
 from mosaicmem.importing.selection import MotionSelection
-from mosaicmem.importing.structure import depth_of_points, supported
 from onnx_models import mean_model, red_model
 from scene_helpers import write_scene
 

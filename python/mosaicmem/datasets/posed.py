@@ -260,6 +260,11 @@ def check_shape(path: Path, size: tuple[int, ...], color: Path | str, expected: 
         )
 
 
+def if_there(path: Path) -> Path | None:
+    """The path of a file that a frame may have; None if it has not."""
+    return path if path.is_file() else None
+
+
 def is_white(mask: U8) -> Bool:
     """The bright pixels of a mask, whose values are 0 and 255, or 0 and 1."""
     return np.asarray(mask > 0 if mask.max(initial=0) <= 1 else mask >= 128)

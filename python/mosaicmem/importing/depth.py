@@ -19,7 +19,8 @@ from mosaicmem.errors import suspect
 from mosaicmem.geometry import DepthCompletion
 from mosaicmem.importing.maps import MapFiles
 from mosaicmem.importing.options import ImportOptions
-from mosaicmem.importing.structure import Structure, depth_of_points
+from mosaicmem.importing.points import depth_of_points
+from mosaicmem.importing.structure import Structure
 
 _SCENE_DEPTH = 2.0  # scene units: the median depth of points where nothing says metres
 _SAMPLED = 32  # frames that decide on the scale

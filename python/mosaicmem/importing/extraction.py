@@ -131,7 +131,7 @@ def _write(
     if maps:
         np.savez(folders["given"] / f"{index:06d}.npz", **{name: nearest(each, size) for name, each in maps.items()})
         entry["given"] = sorted(maps)
-    entry["size"] = list(size)
+    entry["size"], entry["full"] = list(size), list(taken.image.shape[1::-1])
     return entry
 
 

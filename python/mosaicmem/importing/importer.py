@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -123,7 +124,7 @@ def import_footage(
     Raises
     ------
     FileNotFoundError, FileExistsError
-        The source does not exist; the output does, or unfinished work of another request.
+        The source does not exist; the output does, or another process is importing to it.
     FormatError
         A file cannot be read, or the footage has no motion, no texture or no frames that overlap; the message says
         which.
@@ -164,7 +165,7 @@ _STRUCTURE = (
     *("poses", "trajectory", "trajectory_format", "trajectory_camera", "intrinsics", "camera_model", "mapper", "depth"),
 )  # and of the second
 _METRIC = ("mosaicmem", "tum", "kitti", "euroc", "tartanair", "matrixgame", "recammaster", "rust")  # formats in metres
-_SIZELESS = ("matrixgame", "re10k", "neus", "numpy", "3dgs", "bundler")  # formats without image sizes
+_SIZELESS = ("matrixgame", "re10k", "neus", "numpy", "bundler")  # formats without image sizes
 
 
 def _requests(source: Path, options: ImportOptions) -> dict[str, dict[str, Any]]:
@@ -263,6 +264,8 @@ def _structure(
             structure = Structure(list(range(len(entries))), matrices, lenses, nothing, [], float("nan"))
         else:
             structure = triangulate(work, entries, matrices, lenses, in_order, options, track)
+        if found["kind"] == "photos":
+            structure = dataclasses.replace(structure, times=[pose.timestamp for pose, _ in poses])
     _save(work, structure, how, unit)
     return structure, how, unit
 
@@ -289,7 +292,7 @@ def _given_poses(
         ]
         poses = [CameraPose(np.array(entry["world_from_camera"]), entry["time"]) for entry in entries]
         return list(zip(poses, given, strict=True))
-    path = _read_trajectory(Path(options.trajectory), options, own[0], sizes[0])
+    path = _read_trajectory(Path(options.trajectory), options, own[0], entries[0])
     if len(path) == count:
         chosen = [entry["position"] for entry in entries]
     elif len(path) == len(entries):
@@ -312,19 +315,19 @@ def _known(options: ImportOptions) -> CameraIntrinsics:
     return options.intrinsics
 
 
-def _read_trajectory(path: Path, options: ImportOptions, lens: Lens | None, size: tuple[int, int]) -> CameraTrajectory:
+def _read_trajectory(path: Path, options: ImportOptions, lens: Lens | None, entry: dict[str, Any]) -> CameraTrajectory:
     """The given camera path; intrinsics that it lacks are those that the caller or the data set has."""
     kind = options.trajectory_format or detect_format(path)
     camera = None
     if options.intrinsics is not None:
-        camera = resized_intrinsics(options.intrinsics, size)
+        camera = options.intrinsics
     elif lens is not None:
         camera = lens.intrinsics
     return load_trajectory(
         path,
         kind,
         intrinsics=camera,
-        size=size if camera is None and kind in _SIZELESS else None,
+        size=(entry["full"][0], entry["full"][1]) if camera is None and kind in _SIZELESS else None,
         camera=options.trajectory_camera,
     )
 
@@ -358,6 +361,7 @@ def _save(work: Workspace, structure: Structure, how: str, unit: str | None) -> 
             "lenses": [lens.to_dict() for lens in structure.lenses],
             "components": [component.to_dict() for component in structure.components],
             "error": structure.error if np.isfinite(structure.error) else None,
+            "times": structure.times,
         },
     )
 
@@ -373,4 +377,5 @@ def _load(work: Workspace) -> tuple[Structure, str, str | None] | None:
     lenses = [Lens(each["model"], tuple(each["params"]), each["width"], each["height"]) for each in done["lenses"]]
     components = [Component(c["frames"], c["points"], c["reprojection_error"]) for c in done["components"]]
     error = float("nan") if done["error"] is None else done["error"]
-    return Structure(done["frames"], poses, lenses, points, components, error), done["how"], done["unit"]
+    structure = Structure(done["frames"], poses, lenses, points, components, error, done["times"])
+    return structure, done["how"], done["unit"]

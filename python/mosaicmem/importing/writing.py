@@ -20,7 +20,8 @@ from mosaicmem.geometry import PoseCheck
 from mosaicmem.importing.depth import DepthSource, Scale
 from mosaicmem.importing.extraction import Track
 from mosaicmem.importing.moving import moving_pixels
-from mosaicmem.importing.structure import Structure, depth_of_points, supported
+from mosaicmem.importing.points import depth_of_points, supported
+from mosaicmem.importing.structure import Structure
 from mosaicmem.importing.workspace import Workspace
 
 PUBLISHED = ("dataset.json", "cameras.json", "color", "depth", "moving-mask", "confidence")
@@ -34,7 +35,7 @@ _LEAST_COVERED = 1e-3  # fraction of the pixels that have depth; with less, some
 _MANY = 1e-3  # fraction of the pixels that are too deep which is worth a warning
 _SAMPLED = 32
 _QUALITY = 95
-_CACHED = 32  # depth images, while what moves is looked for
+_CACHED = 50  # depth images, while what moves is looked for
 
 
 class Writer:
@@ -139,11 +140,9 @@ class Writer:
         sure = self._map_of(k, self._depth.confidence(self._structure.frames[k]))
         if self._depth.is_given:
             given = self.given_depth(k)
-            return (
-                image,
-                np.zeros(image.shape[:2], np.float32) if given is None else given * np.float32(scale.depth_factor),
-                sure,
-            )
+            if given is None:
+                return image, np.zeros(image.shape[:2], np.float32), sure
+            return image, given * np.float32(scale.depth_factor), sure
         known = np.zeros(image.shape[:2], np.float32)
         row, column, z = depth_of_points(self._structure.points[k], self._structure.world_from_camera[k], camera)
         near = z * scale.factor * self._units(scale) <= _MOST  # points beyond it are errors of the structure
@@ -190,7 +189,8 @@ class Writer:
     def _pose(self, k: int, scale: Scale) -> CameraPose:
         matrix = self._structure.world_from_camera[k].copy()
         matrix[:3, 3] *= scale.factor
-        return CameraPose(matrix, self._entries[k]["time"])
+        times = self._structure.times
+        return CameraPose(matrix, self._entries[k]["time"] if times is None else times[k])
 
     def find_moving(self, scale: Scale, by_depth: bool, track: Track) -> float:
         """Write masks of what moves, those of the footage and those that depth shows; the fraction of the pixels."""
@@ -239,6 +239,7 @@ class Writer:
             "unit": scale.unit,
             "images": "color",
             "trajectory": "cameras.json",
+            "time_unit": "s",
             "depth": {"files": "depth", "units_per_metre": self._units(scale), "invalid": 0},
         }
         if (self._work.folder / "moving-mask").is_dir():

@@ -16,7 +16,7 @@ from mosaicmem._opening import errors_in, open_file
 from mosaicmem._reading import numbered_files
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.lens import Lens
-from mosaicmem.datasets.posed import PosedFrame, PosedFrames
+from mosaicmem.datasets.posed import PosedFrame, PosedFrames, if_there
 from mosaicmem.errors import FormatError
 
 _MAX_BYTES = 1 << 20
@@ -37,15 +37,5 @@ def read(folder: Path) -> PosedFrames:
             pose = CameraPose.from_world_from_camera(arrays["pose"].astype(np.float64), number / _FPS)
             lens = Lens.of(CameraIntrinsics.from_matrix(arrays["intrinsics"].astype(np.float64), *image_size(color)))
         depth, confidence = (folder / name / f"{color.stem}.npy" for name in ("depth", "conf"))
-        frames.append(
-            PosedFrame(
-                number,
-                color,
-                lens,
-                pose,
-                depth if depth.is_file() else None,
-                None,
-                confidence if confidence.is_file() else None,
-            )
-        )
+        frames.append(PosedFrame(number, color, lens, pose, if_there(depth), None, if_there(confidence)))
     return PosedFrames(folder, frames, most_confidence=_CERTAIN, unit="scene units")

@@ -18,7 +18,7 @@ from mosaicmem._opening import errors_in
 from mosaicmem._reading import numbered_files
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.lens import Lens
-from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames
+from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames, if_there
 from mosaicmem.errors import FormatError
 
 _MAX_BYTES = 1 << 20
@@ -50,15 +50,5 @@ def read(folder: Path) -> PosedFrames:
         if lens.size != image_size(color):
             raise FormatError(path, f"expected the size of {color.name}, got {lens.width}x{lens.height}")
         depth, confidence = (keyframes / name / f"{color.stem}.png" for name in ("depth", "confidence"))
-        frames.append(
-            PosedFrame(
-                number,
-                color,
-                lens,
-                pose,
-                depth if depth.is_file() else None,
-                None,
-                confidence if confidence.is_file() else None,
-            )
-        )
+        frames.append(PosedFrame(number, color, lens, pose, if_there(depth), None, if_there(confidence)))
     return PosedFrames(keyframes, frames, DepthCoding(1000.0))

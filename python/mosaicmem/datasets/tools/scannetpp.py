@@ -17,7 +17,7 @@ from mosaicmem._opening import errors_in
 from mosaicmem._reading import numbered_files
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.lens import Lens
-from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames
+from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames, if_there
 from mosaicmem.errors import FormatError, suspect
 
 FILE = "pose_intrinsic_imu.json"
@@ -43,7 +43,7 @@ def read(folder: Path) -> PosedFrames:
             pose = CameraPose.from_world_from_camera(entry.get("aligned_pose", entry.get("pose")), time - start)
             lens = Lens.of(CameraIntrinsics.from_opencv(entry["intrinsic"], *image_size(color)))
         depth = folder / "depth" / f"{color.stem}.png"
-        frames.append(PosedFrame(number, color, lens, pose, depth if depth.is_file() else None))
+        frames.append(PosedFrame(number, color, lens, pose, if_there(depth)))
     if not frames:
         raise FormatError(path, f"expected poses of the images in {folder / 'rgb'}, found none")
     if left:
