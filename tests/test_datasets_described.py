@@ -96,6 +96,17 @@ def test_intrinsics_that_the_trajectory_lacks_are_asked_for(tmp_path, frames):
     check(open_sequence(tmp_path), frames)
 
 
+def test_arrays_whose_format_is_named(tmp_path, frames):
+    """Nothing in poses.npy says what its matrices are, so the description must."""
+    write(tmp_path, frames, {**DESCRIPTION, "trajectory": "poses.npy", "format": "numpy"})
+    np.save(tmp_path / "poses.npy", np.stack([frame.pose.world_from_camera for frame in frames]))
+    np.save(tmp_path / "intrinsics.npy", CAMERA.matrix)
+    check(open_sequence(tmp_path), frames)
+    (tmp_path / "dataset.json").write_text(json.dumps({**DESCRIPTION, "trajectory": "poses.npy", "format": "numbers"}))
+    with pytest.raises(FormatError, match="format: expected one of"):
+        open_sequence(tmp_path)
+
+
 def test_a_lens_for_all_images(tmp_path, frames):
     pytest.importorskip("cv2")
     pytest.importorskip("pycolmap")

@@ -46,7 +46,7 @@ from mosaicmem._images import image_size
 from mosaicmem._opening import errors_in, open_file, read_bytes
 from mosaicmem._reading import in_name_order, path_inside
 from mosaicmem.camera import CameraPose, CameraTrajectory
-from mosaicmem.camera.formats import detect_format, load_trajectory
+from mosaicmem.camera.formats import detect_format, format_names, load_trajectory
 from mosaicmem.datasets.lens import Lens
 from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames, lenses_of
 from mosaicmem.errors import FormatError
@@ -65,6 +65,7 @@ _CAMERA = ("images", "body_from_camera", "intrinsics", *_PARTS)  # fields of a c
 _IMAGES = (".jpg", ".jpeg", ".png")
 _FOCAL = ("fx", "fy", "cx", "cy")
 WITHOUT_INTRINSICS = ("tum", "kitti", "matrices", "euroc", "motionctrl", "recammaster", "rust", "viewcrafter")
+_WITHOUT_SIZE = ("matrixgame", "re10k", "neus", "numpy", "bundler")  # formats that need the image size from us
 _MAX_BYTES = 64 << 20
 
 
@@ -205,7 +206,10 @@ def _cameras(path: Path, fields: dict[str, Any], images: list[Path]) -> tuple[li
     lens = None if given is None else _lens(path, given, size)
     fps, unit = fields.get("fps", 30.0), fields.get("time_unit")
     file = path.parent / _text(path, "trajectory", fields["trajectory"])
-    if lens is None and file.exists() and fields.get("format", detect_format(file)) in WITHOUT_INTRINSICS:
+    with errors_in(path):
+        check_choice("format", fields.get("format", "tum"), format_names())
+        kind = fields.get("format") or detect_format(file)
+    if lens is None and kind in WITHOUT_INTRINSICS:
         raise FormatError(
             path,
             f'intrinsics is missing: {file.name} has none; add "intrinsics": [fx, fy, cx, cy], pixels of the images',
@@ -213,9 +217,9 @@ def _cameras(path: Path, fields: dict[str, Any], images: list[Path]) -> tuple[li
     with errors_in(path):
         poses = load_trajectory(
             file,
-            None if fields.get("format") is None else _text(path, "format", fields["format"]),
+            kind,
             intrinsics=None if lens is None else lens.intrinsics,
-            size=size if lens is None and _lacks_size(file) else None,
+            size=size if lens is None and kind in _WITHOUT_SIZE else None,
             fps=check_number("fps", fps, above=0.0),
             time_unit=unit,
         )
@@ -243,11 +247,6 @@ def _lens(path: Path, given: Any, size: tuple[int, int]) -> Lens:
     raise FormatError(
         path, f"intrinsics: expected [fx, fy, cx, cy] or {{model, params}} of a camera of COLMAP, got {given!r:.80}"
     )
-
-
-def _lacks_size(file: Path) -> bool:
-    """Whether a trajectory's format needs the image size from us."""
-    return detect_format(file) in ("matrixgame", "re10k", "neus", "numpy")
 
 
 def _text(path: Path, name: str, value: Any) -> str:

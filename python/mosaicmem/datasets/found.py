@@ -18,7 +18,7 @@ _CONFIDENCES = ("confidence", "confidences", "conf")
 _TRAJECTORIES = (
     *("cameras.json", "trajectory.json", "transforms.json", "camera_path.json", "reconstruction.json", "sfm_data.json"),
     *("trajectory.txt", "traj.txt", "poses.txt", "pose.txt", "groundtruth.txt", "camera_poses.txt", "gt.txt"),
-    *("trajectory.log", "traj.log", "poses.npy", "camera.npz", "cameras.npz", "poses_bounds.npy", "bundle.out"),
+    *("trajectory.log", "traj.log", "camera.npz", "cameras.npz", "poses_bounds.npy", "bundle.out"),
     *(
         "cam0_to_world.txt",
         "pred_traj.txt",

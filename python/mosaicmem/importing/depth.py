@@ -170,8 +170,16 @@ def scale_of(
         else:
             factor = value * (_scene_unit(structure) if positions is None else 1.0)
         reason = f"--scale {value:g}" if pair is None else f"{value:g} m between frames {pair[0]} and {pair[1]}"
-        same = positions is not None and source.kind == "data set"  # the depth of a data set has the unit of its poses
-        own = factor if same else factor / ratio if ratio is not None and depth == "scene units" else 1.0
+        own = 1.0  # of depth in metres
+        if (
+            depth is not None
+            and agree
+            and source.kind == "data set"
+            and (options.trajectory is None or depth != "metres")
+        ):
+            own = factor  # depth in the unit of positions
+        elif depth == "scene units" and ratio is not None:
+            own = factor / ratio
         return Scale(factor, "metres", reason, own)
     if ratio is not None and (positions is None or depth == "metres"):
         spread = float(np.median(np.abs(ratios / ratio - 1)))
