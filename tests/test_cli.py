@@ -114,7 +114,10 @@ MISUSES = [
     (["export-ply", "--scene", "SCENE", "-o", "a.obj"], "--output: expected a name that ends in .ply, got a.obj"),
     (["export-ply", "--scene", "SCENE", "--colors", "components", "-o", "a.ply"], "--colors: expected --store"),
     (["export-ply", "--store", "m", "--frames", "0:2", "-o", "a.ply"], "--frames: expected --scene"),
-    (["export-ply", "--store", "m", "--colors", "red", "-o", "a.ply"], "--colors: expected components or synthetic"),
+    (
+        ["export-ply", "--store", "m", "--colors", "red", "-o", "a.ply"],
+        "--colors: expected scene, components or",
+    ),
     (["show-config", "--set", "window_sise=3"], "--set: window_sise: no such setting; did you mean window_size?"),
     (["show-config", "--set", "window_size"], "--set: expected NAME=VALUE, got 'window_size'"),
     (["show-config", "--set", "window_size=many"], "window_size: input should be a valid integer, got 'many'"),

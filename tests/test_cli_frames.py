@@ -140,7 +140,7 @@ class TestPictures:
         store, path = MosaicMemoryStore.open(memory / "store"), CameraTrajectory.load(memory / "path.json")
         words = said(plot_top_down(store, path))
         assert {"x, metres", "z, metres", "cameras of observed keyframes", "path, and some of its cameras"} <= words
-        assert any("Colours: main components" in text for text in words)
+        assert any("Colours: of the scene" in text for text in words)
         words = said(plot_coverage(np.ones((2, 3, 4), bool), np.array([0.0, 1.0])))
         assert {"covered, %", "time, s", "column of the latent grid", "row"} <= words
         words = said(plot_retrieved(store, path, 1, 8))

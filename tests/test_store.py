@@ -69,7 +69,7 @@ class TestInsert:
             latents = np.load(tmp_path / "latents.npy", mmap_mode="r")
         else:
             latents.flags.writeable = False
-        kept = as_keyframe(latents, depth, K, pose, None, None, None, "observed", None, "float32", own=True)
+        kept = as_keyframe(latents, depth, K, pose, None, None, None, None, "observed", None, "float32", own=True)
         assert np.shares_memory(kept["latents"], latents)
         assert not np.shares_memory(kept["depth"], depth)
 

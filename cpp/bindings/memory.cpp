@@ -69,11 +69,11 @@ std::unique_ptr<BoundStore> new_store(std::size_t patch_size,
 
 PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_type,
                const Array<float>& depth, const std::optional<Array<float>>& confidence,
-               double stride, const std::array<double, 4>& k,
-               const Array<double>& world_from_camera, double timestamp, Provenance provenance,
-               std::int64_t frame_id, int num_threads) {
-    auto keyframe = make_keyframe(latents, latent_type, depth, confidence, stride, to_intrinsics(k),
-                                  frame_id, timestamp, provenance);
+               const std::optional<py::array>& thumbnail, double stride,
+               const std::array<double, 4>& k, const Array<double>& world_from_camera,
+               double timestamp, Provenance provenance, std::int64_t frame_id, int num_threads) {
+    auto keyframe = make_keyframe(latents, latent_type, depth, confidence, thumbnail, stride,
+                                  to_intrinsics(k), frame_id, timestamp, provenance);
     const Affine affine = to_affine(world_from_camera);
     const py::gil_scoped_release release;
     return store.core.insert(std::move(keyframe), affine, num_threads);
@@ -196,6 +196,7 @@ py::dict statistics(const BoundStore& store) {
     result["latent_bytes"] = bytes.latents;
     result["depth_bytes"] = bytes.depth;
     result["confidence_bytes"] = bytes.confidence;
+    result["thumbnail_bytes"] = bytes.thumbnails;
     result["index_bytes"] = bytes.index;
     result["bookkeeping_bytes"] = bytes.bookkeeping;
     result["first_time"] = observations ? py::cast(first) : py::none();
@@ -214,7 +215,34 @@ std::size_t nbytes(const BoundStore& store) {
     return store.core.read([](const StoreState& state) { return state.bytes().total(); });
 }
 
+// Of the observations with these slots: (thumbnail or None, stride) each; None for those that are
+// gone.
+py::list thumbnails(const BoundStore& store, const Array<Slot>& slots) {
+    std::vector<std::shared_ptr<const Keyframe>> keyframes;
+    {
+        const py::gil_scoped_release release;
+        store.core.read([&](const StoreState& state) {
+            for (std::size_t i = 0; i < extent(slots, 0); ++i) {
+                const std::size_t at = state.at_slot(slots.data()[i]);
+                keyframes.push_back(
+                    at == StoreState::kNowhere ? nullptr : state.observations()[at]->keyframe);
+            }
+            return 0;
+        });
+    }
+    py::list images;
+    for (const auto& keyframe : keyframes)
+        images.append(keyframe
+                          ? py::object(py::make_tuple(thumbnail_of(*keyframe), keyframe->stride))
+                          : py::none());
+    return images;
+}
+
 }  // namespace
+
+py::object thumbnail_of(const Keyframe& keyframe) {
+    return (*static_cast<const py::tuple*>(keyframe.owner.get()))[3];
+}
 
 std::shared_ptr<const void> keep_alive(py::tuple objects) {
     return {new py::tuple(std::move(objects)), [](const void* kept) {
@@ -226,18 +254,22 @@ std::shared_ptr<const void> keep_alive(py::tuple objects) {
 std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
+                                              const std::optional<py::array>& thumbnail,
                                               double stride, const Intrinsics& k,
                                               std::int64_t frame_id, double timestamp,
                                               Provenance provenance) {
     static std::atomic<std::uint64_t> next_serial{0};
     const py::array cells = py::array::ensure(latents, py::array::c_style | kAligned);
     if (!cells) throw std::bad_alloc();
-    // Bytes of three array objects and a tuple, with the allocator's overhead; measured.
-    constexpr std::size_t kObjects = 432;
+    // Bytes of three array objects and a tuple, with the allocator's overhead, and of one more
+    // array; measured.
+    constexpr std::size_t kObjects = 432, kObject = 128;
     return std::make_shared<const Keyframe>(Keyframe{
         cells.data(), latent_type, depth.data(), data_or_null(confidence), extent(cells, 0),
         extent(cells, 1), extent(cells, 2), stride, k, frame_id, timestamp, provenance,
-        next_serial++, keep_alive(py::make_tuple(cells, depth, confidence)), kObjects});
+        next_serial++, thumbnail ? static_cast<std::size_t>(thumbnail->nbytes()) : 0,
+        keep_alive(py::make_tuple(cells, depth, confidence, thumbnail)),
+        kObjects + (thumbnail ? kObject : 0)});
 }
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,
@@ -265,9 +297,10 @@ void bind_memory(py::module_& m) {
              py::arg("policy"));
     store
         .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
-             py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("stride"),
-             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
-             py::arg("provenance"), py::arg("frame_id"), py::arg("num_threads") = 0)
+             py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("thumbnail"),
+             py::arg("stride"), py::arg("intrinsics"), py::arg("world_from_camera"),
+             py::arg("timestamp"), py::arg("provenance"), py::arg("frame_id"),
+             py::arg("num_threads") = 0)
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
         .def("project_tokens", &project_tokens, py::arg("ids").noconvert(), py::arg("camera"),
@@ -277,6 +310,7 @@ void bind_memory(py::module_& m) {
         .def("describe", &describe, py::arg("ids").noconvert())
         .def("alive_ids", &alive_ids)
         .def("statistics", &statistics)
+        .def("thumbnails", &thumbnails, py::arg("slots").noconvert())
         .def_property_readonly("alive_count", &get<std::size_t, &StoreState::alive_count>)
         .def_property_readonly("channels", &get<std::size_t, &StoreState::channels>)
         .def_property_readonly("nbytes", &nbytes);

@@ -26,10 +26,11 @@ inline std::span<const PatchId> id_span(const Array<PatchId>& ids) {
     return {ids.data(), static_cast<std::size_t>(ids.size())};
 }
 
-// A keyframe over NumPy arrays, with a new serial.
+// A keyframe over NumPy arrays, with a new serial. The thumbnail is uint8.
 std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
+                                              const std::optional<py::array>& thumbnail,
                                               double stride, const Intrinsics& k,
                                               std::int64_t frame_id, double timestamp,
                                               Provenance provenance);
@@ -49,6 +50,9 @@ struct PlacedKeyframe {
     Slot observation;
     Affine world_from_camera;
 };
+
+// The thumbnail that a keyframe was made with, or None.
+py::object thumbnail_of(const Keyframe& keyframe);
 
 // One array each: observation, frame_id, timestamp, world_from_camera, intrinsics, generated.
 py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes);

@@ -27,6 +27,7 @@ struct Keyframe {
     double timestamp;  // seconds
     Provenance provenance;
     std::uint64_t serial;               // unique within the process
+    std::size_t thumbnail_nbytes;       // of an image that the owner holds for viewers; 0 for none
     std::shared_ptr<const void> owner;  // of the buffers
     std::size_t owner_nbytes;           // memory of the owner beside them
 
@@ -35,7 +36,9 @@ struct Keyframe {
     }
     std::size_t depth_nbytes() const { return rows * columns * sizeof(float); }
     std::size_t confidence_nbytes() const { return confidence ? depth_nbytes() : 0; }
-    std::size_t nbytes() const { return latent_nbytes() + depth_nbytes() + confidence_nbytes(); }
+    std::size_t nbytes() const {
+        return latent_nbytes() + depth_nbytes() + confidence_nbytes() + thumbnail_nbytes;
+    }
     std::size_t overhead_nbytes() const;  // of this object and the owner, without the buffers
 };
 

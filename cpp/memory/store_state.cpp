@@ -386,7 +386,11 @@ void StoreState::count_disuse(const Observation& observation) {
 
 StoreBytes bytes_of(const Observation& observation) {
     const Keyframe& keyframe = *observation.keyframe;
-    return {keyframe.latent_nbytes(), keyframe.depth_nbytes(), keyframe.confidence_nbytes(), 0,
+    return {keyframe.latent_nbytes(),
+            keyframe.depth_nbytes(),
+            keyframe.confidence_nbytes(),
+            keyframe.thumbnail_nbytes,
+            0,
             keyframe.overhead_nbytes() + observation.overhead_nbytes()};
 }
 

@@ -131,6 +131,7 @@ class StoreCounts(TypedDict):
     latent_bytes: int
     depth_bytes: int
     confidence_bytes: int
+    thumbnail_bytes: int
     index_bytes: int
     bookkeeping_bytes: int
     first_time: float | None
@@ -163,6 +164,7 @@ class MemoryStore:
         latent_type: LatentType,
         depth: _F32,
         confidence: _F32 | None,
+        thumbnail: NDArray[np.uint8] | None,
         stride: float,
         intrinsics: _Intrinsics,
         world_from_camera: _F64,
@@ -247,6 +249,7 @@ class MemoryStore:
     def describe(self, ids: NDArray[np.uint64]) -> PatchArrays: ...
     def alive_ids(self) -> NDArray[np.uint64]: ...
     def statistics(self) -> StoreCounts: ...
+    def thumbnails(self, slots: NDArray[np.uint64]) -> list[tuple[NDArray[np.uint8] | None, float] | None]: ...
     @property
     def alive_count(self) -> int: ...
     @property

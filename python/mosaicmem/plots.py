@@ -12,14 +12,16 @@ import numpy as np
 
 from mosaicmem._arrays import F32, F64, check_instance, check_integer
 from mosaicmem.camera import CameraTrajectory
-from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
+from mosaicmem.memory.canvas_colors import canvas_colors
 from mosaicmem.memory.contents import observed_keyframes
+from mosaicmem.memory.scene_colors import SceneColors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS = 60_000
+_PIXELS = 4  # along the edge of a cell, in views
 _MOST_CAMERAS = 100  # per kind; more would hide each other
 _FRUSTUM = 0.04  # fraction of the plot's size
 _INK, _PATH, _GENERATED = "#333333", "#d62728", "#1f77b4"
@@ -38,7 +40,8 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
 
     Cameras of observed keyframes are dark, those of generated ones blue.
 
-    Up is the mean of the cameras' own up directions. Patches are coloured by the principal components of their latents.
+    Up is the mean of the cameras' own up directions. Patches have the colours of the scene, or, of
+    keyframes without a thumbnail, those of the principal components of their latents.
 
     Parameters
     ----------
@@ -49,9 +52,9 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     keyframes = list(observed_keyframes(check_instance("store", store, MosaicMemoryStore)))
     if not keyframes:
         raise ValueError("store: expected at least one patch, the store is empty")
-    cells = [k.latents[k.depth > 0] for k in keyframes]
     points = np.concatenate([k.points for k in keyframes])
-    colors = LatentColors(np.concatenate(cells))(np.concatenate(cells))
+    color_of = SceneColors(keyframes)
+    colors = np.concatenate([color_of(k)[k.depth > 0] for k in keyframes])
     if len(points) > _MOST_POINTS:
         keep = np.linspace(0, len(points) - 1, _MOST_POINTS).astype(np.int64)
         points, colors = points[keep], colors[keep]
@@ -80,8 +83,7 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     for direction, set_label in zip(plane, (axes.set_xlabel, axes.set_ylabel), strict=True):
         set_label(_axis_name(direction))
     axes.set_title(
-        f"{len(store):,} patches of {len(keyframes)} keyframes, from above\n"
-        "Colours: main components of the latents (similar colours, similar content)",
+        f"{len(store):,} patches of {len(keyframes)} keyframes, from above\nColours: {color_of.description}",
         fontsize="medium",
     )
     axes.legend(loc="best")
@@ -165,7 +167,9 @@ def plot_retrieved(
     composed = (retrieval or KeyframeRetrieval()).retrieve(store, view, stride)
     found = store.retrieve(view.intrinsics, view[0], top_k=top_k, diversity_radius=2.0 * stride)
     projected = store.project_tokens(found.ids, view.intrinsics, view[0])
-    picture = _picture(composed.latents[0], composed.coverage[0])
+    color_of = SceneColors.of_store(store)
+    picture = canvas_colors(store, composed, view, stride, scale=_PIXELS, of_latents=color_of.components)[0]
+    picture[~composed.coverage[0].repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)] = 1
     camera = view.intrinsics
     figure, axes = _figure(13, 0.5 * 13 * camera.height / camera.width + 1.3, 1, 2)
     for each in axes:
@@ -176,7 +180,7 @@ def plot_retrieved(
         each.set_ylabel("v, pixels")
     time = trajectory[frame].timestamp
     figure.suptitle(
-        f"Frame {frame} of the path, at {time:.2f} s. Colours: main components of the latents; white: not in memory"
+        f"Frame {frame} of the path, at {time:.2f} s. Colours: {color_of.description}; white: not in memory"
     )
     observed, generated = composed.observed[0], composed.coverage[0] & ~composed.observed[0]
     axes[0].set_title(
@@ -186,12 +190,6 @@ def plot_retrieved(
     _draw_patches(figure, axes[1], projected["projected"], projected["patch"], len(found), stride)
     axes[1].set_title(f"{len(found)} patches retrieved, outlined where they land")
     return figure
-
-
-def _picture(latents: F32, covered: np.ndarray[Any, Any]) -> F32:
-    """False colours of a canvas (h, w, 3), white where uncovered."""
-    colors = LatentColors(latents[covered])(latents) if covered.any() else np.ones((*covered.shape, 3), np.float32)
-    return np.where(covered[..., None], colors, np.float32(1))
 
 
 def _hatch(axes: Any, cells: np.ndarray[Any, Any], stride: int) -> None:

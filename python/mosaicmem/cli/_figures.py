@@ -122,8 +122,9 @@ def save_figure(path: Path, figure: Any) -> None:
 
 _EXPLAINED = {
     "top-down": (
-        "The memory from above. Each point is a latent cell, in false colours: the three main components of its "
-        "latent, so that places of similar content have similar colours. Wedges are the cameras that memory holds, and "
+        "The memory from above. Each point is a latent cell, in the colour of the scene; or, if its keyframe has no "
+        "thumbnail, in false colours: the three main components of its latent, so that places of similar content have "
+        "similar colours. Wedges are the cameras that memory holds, and "
         "open the way they look: dark for observed keyframes, blue for generated ones."
     ),
     "coverage": (
@@ -132,7 +133,7 @@ _EXPLAINED = {
         "to right, and for each cell of the image, over all views: blue is nothing, yellow is all."
     ),
     "view": (
-        "{frame} of the path. Left: what memory shows to it, in false colours, white where it has nothing, hatched "
+        "{frame} of the path. Left: what memory shows to it, white where it has nothing, hatched "
         "where it shows what a model generated. Right: the same with an outline around each patch that is retrieved, "
         "in the colour of its depth."
     ),

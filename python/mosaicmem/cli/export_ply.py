@@ -42,8 +42,8 @@ def export_ply(
     colors: Annotated[
         str | None,
         typer.Option(
-            help="Of a store: components (false colours, any latents), synthetic (as SyntheticVAE decodes). "
-            "Default: components."
+            help="Of a store: scene (thumbnails, or components without), components (false colours, any latents), "
+            "synthetic (as SyntheticVAE decodes). Default: scene."
         ),
     ] = None,
     intrinsics: SceneIntrinsics = None,
@@ -68,7 +68,7 @@ def export_ply(
     else:
         check_useful({"--colors": colors}, "expected --store; a sequence has colours of its own")
     if colors is not None:
-        check_choice("--colors", colors, ("components", "synthetic"))
+        check_choice("--colors", colors, ("scene", "components", "synthetic"))
     check_apart({"--output": output}, {"--scene": scene, "--store": store})
     output = check_output_file(output, force, (".ply",))
     fusion = StreamingFusion(voxel_size, num_threads=threads or 0)
@@ -77,7 +77,7 @@ def export_ply(
         what, dropped = _fuse_sequence(fusion, sequence, ":" if frames is None else frames)
     else:
         assert store is not None
-        count, dropped = _fuse_store(fusion, store, colors or "components", threads or 0)
+        count, dropped = _fuse_store(fusion, store, colors or "scene", threads or 0)
         what = f"{count} keyframes"
     if dropped:
         warn(f"{dropped} points were out of range and left out; a larger --voxel-size reaches further")
@@ -129,26 +129,30 @@ def _fuse_store(fusion: StreamingFusion, store: Path, colors: str, threads: int)
     dropped = 0
     with progress_bar() as progress:
         for keyframe in progress.track(keyframes, description="Fusing"):
-            shades = to_uint8("colors", color_of(keyframe.latents))
+            shades = to_uint8("colors", color_of(keyframe))
             counts = fusion.add_frame(keyframe.depth, keyframe.intrinsics, keyframe.world_from_camera, shades)
             dropped += counts.out_of_range
     return len(keyframes), dropped
 
 
 def _color_function(colors: str, keyframes: list[Any]) -> Any:
-    """A function from latents (h, w, C) to colours (h, w, 3) in [0, 1]."""
+    """A function from a keyframe to the colours (h, w, 3) of its cells, in [0, 1]."""
     import numpy as np
 
     from mosaicmem.diffusion import SyntheticVAE
     from mosaicmem.latent_colors import LatentColors
+    from mosaicmem.memory.scene_colors import SceneColors
 
+    if colors == "scene":
+        return SceneColors(keyframes)
     if colors == "components":
-        return LatentColors(np.concatenate([k.latents[k.depth > 0] for k in keyframes]))
+        components = LatentColors(np.concatenate([k.latents[k.depth > 0] for k in keyframes]))
+        return lambda keyframe: components(keyframe.latents)
     stride, channels = keyframes[0].stride, keyframes[0].latents.shape[2]
     vae = SyntheticVAE(stride, channels)
 
-    def decoded(latents: Any) -> Any:
-        rows, columns, _ = latents.shape
-        return vae.decode_image(latents).reshape(rows, stride, columns, stride, 3).mean(axis=(1, 3))
+    def decoded(keyframe: Any) -> Any:
+        rows, columns, _ = keyframe.latents.shape
+        return vae.decode_image(keyframe.latents).reshape(rows, stride, columns, stride, 3).mean(axis=(1, 3))
 
     return decoded

@@ -79,7 +79,8 @@ def visualize(
 ) -> None:
     """Draw a saved store: patches and cameras from above, coverage over time, retrieved patches on target views.
 
-    Colours are principal components of the latents. Of the settings, those that compose a canvas count.
+    Colours are those of the scene, or principal components of the latents of keyframes without a thumbnail. Of the
+    settings, those that compose a canvas count.
 
     Example: mosaicmem visualize memory --trajectory path.json --output pictures --html
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, Bool
+from mosaicmem._arrays import F32, F64, U8, Bool
 from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.memory.keyframe import PROVENANCES
 from mosaicmem.memory.store import MosaicMemoryStore
@@ -35,6 +35,8 @@ class ObservedKeyframe:
         ``"observed"`` or ``"generated"``.
     observation : int
         Its number in the store, as in ``describe_patches()["observation"]``.
+    thumbnail : (2 h, 2 w, 3) uint8, optional
+        Its image, 2x2 pixels per cell, if the keyframe was inserted with one.
     """
 
     latents: F32
@@ -46,6 +48,7 @@ class ObservedKeyframe:
     timestamp: float
     provenance: str
     observation: int = 0
+    thumbnail: U8 | None = None
 
     @property
     def points(self) -> F64:
@@ -60,7 +63,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
     """All observations with a live patch, from one state of a store."""
     exported = store._exported()
     for i, words in enumerate(exported.alive_words):
-        latents, depth, _ = exported.arrays[i]
+        latents, depth, _, thumbnail = exported.arrays[i]
         rows, columns = depth.shape
         alive = _cells(words, rows, columns, store.latent_patch_size)
         if not alive.any():
@@ -79,6 +82,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
             timestamp,
             PROVENANCES[exported.provenance[i]],
             int(exported.slot[i]),
+            thumbnail,
         )
 
 

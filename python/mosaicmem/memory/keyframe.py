@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mosaicmem import _core
 from mosaicmem._arrays import (
     F32,
+    U8,
     ArrayLike,
     as_array,
     as_depth,
+    as_pixels,
     check_choice,
     check_instance,
     suspect_depth,
     to_numpy,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.memory.storage import MAX_CELLS
+from mosaicmem.memory.storage import MAX_CELLS, THUMBNAIL_PIXELS
 
 PROVENANCES = ("observed", "generated")
 _MOST_PATCH_BYTES = 512  # of index and redundancy map
@@ -33,6 +36,7 @@ def as_keyframe(
     valid: ArrayLike | None,
     dynamic: ArrayLike | None,
     confidence: ArrayLike | None,
+    image: ArrayLike | None,
     provenance: str,
     channels: int | None,
     dtype: str,
@@ -70,12 +74,24 @@ def as_keyframe(
         "latent_type": getattr(_core.LatentType, dtype),
         "depth": z,
         "confidence": confidence,
+        "thumbnail": None if image is None else _thumbnail(image, intrinsics, rows, columns),
         "stride": stride,
         "intrinsics": intrinsics.params,
         "world_from_camera": pose.world_from_camera,
         "timestamp": pose.timestamp,
         "provenance": getattr(_core.Provenance, check_choice("provenance", provenance, PROVENANCES)),
     }
+
+
+def _thumbnail(image: ArrayLike, intrinsics: CameraIntrinsics, rows: int, columns: int) -> U8:
+    """A frame's image, reduced to `THUMBNAIL_PIXELS` along the edge of a cell by averaging areas."""
+    shape = (intrinsics.height, intrinsics.width, 3)
+    if to_numpy("image", image, values=True).dtype == np.uint8:
+        pixels = as_array("image", image, np.uint8, shape)
+    else:
+        pixels = np.rint(255 * as_pixels("image", image, shape)).astype(np.uint8)
+    size = (THUMBNAIL_PIXELS * columns, THUMBNAIL_PIXELS * rows)
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
 def _refuse_other_axes(shape: tuple[int, ...], depth: tuple[int, ...], intrinsics: CameraIntrinsics) -> None:
@@ -143,12 +159,12 @@ def check_fits(
     num_threads: int,
 ) -> None:
     """Reject a keyframe that would not fit even into an empty store."""
-    latents, depth, confidence = (keyframe[name] for name in ("latents", "depth", "confidence"))
-    rows, columns, _ = latents.shape
+    rows, columns, _ = keyframe["latents"].shape
     patches = -(-rows // patch_size) * -(-columns // patch_size)
     if max_patches is not None and patches > max_patches:
         raise ValueError(f"latents: expected at most max_patches = {max_patches} patches in a keyframe, got {patches}")
-    nbytes = latents.nbytes + depth.nbytes + (0 if confidence is None else confidence.nbytes)
+    arrays = (keyframe[name] for name in ("latents", "depth", "confidence", "thumbnail"))
+    nbytes = sum(array.nbytes for array in arrays if array is not None)
     if max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= max_bytes:
         return
     alone = _core.MemoryStore(patch_size, None, None, getattr(_core.Eviction, eviction))

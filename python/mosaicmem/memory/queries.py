@@ -11,6 +11,7 @@ from mosaicmem._arrays import (
     F32,
     F64,
     I64,
+    U8,
     U64,
     ArrayLike,
     as_array,
@@ -218,6 +219,10 @@ class StoreQueries:
 
     def _exported(self) -> ExportedStore:
         return ExportedStore.of(self._core)
+
+    def _thumbnails(self, observations: U64) -> list[tuple[U8 | None, float] | None]:
+        """The image and stride of each observation's keyframe; None for an observation that is gone."""
+        return self._core.thumbnails(np.ascontiguousarray(observations, np.uint64))
 
     def _inside(self, half_spaces: F64) -> U64:
         return self._core.inside(half_spaces, self.num_threads)

@@ -111,6 +111,7 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         valid: ArrayLike | None = None,
         dynamic: ArrayLike | None = None,
         confidence: ArrayLike | None = None,
+        image: ArrayLike | None = None,
         provenance: str = "observed",
         copy: bool = True,
     ) -> int:
@@ -135,6 +136,9 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             Cells that show something moving. It will be elsewhere later, so they are not remembered.
         confidence : (h, w) array, optional
             In [0, 1], 1 if not given. Weights a cell in tokens and canvases.
+        image : (H, W, 3) array, optional
+            The frame, uint8 or float in [0, 1]. The store keeps a thumbnail of it, 2x2 pixels per cell, so that
+            viewers and plots show the scene instead of false colours.
         provenance : {"observed", "generated"}
             Whether a camera saw the frame or a model generated it. Permanent: coverage reports the two separately,
             and ``generated_weight`` downweights or excludes generated keyframes in retrieval.
@@ -149,6 +153,7 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             Id of the first patch. The patches of a frame have consecutive ids, row by row.
         """
         given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
+        given["image"] = image
         if not isinstance(copy, bool):
             raise TypeError(f"copy: expected True or False, got {copy!r}")
         keyframe = as_keyframe(

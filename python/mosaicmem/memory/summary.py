@@ -15,6 +15,7 @@ from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.storage import read_manifest
 from mosaicmem.memory.store import MosaicMemoryStore
 
+_BYTES = ("latent", "depth", "confidence", "thumbnail", "index", "bookkeeping")
 _DTYPES = ("float32", "float16", "bfloat16")  # indexed by the core's LatentType
 
 
@@ -49,7 +50,10 @@ def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
         if not living
         else {"least": min(living), "median": float(np.median(living)), "most": max(living)},
         "bytes": {
-            **{name: statistics[f"{name}_bytes"] for name in ("latent", "depth", "confidence", "index", "bookkeeping")},
+            **{
+                name: statistics[f"{name}_bytes"]
+                for name in ("latent", "depth", "confidence", "thumbnail", "index", "bookkeeping")
+            },
             "total": store.nbytes,
         },
         "first_time": statistics["first_time"],

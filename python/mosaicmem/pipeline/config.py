@@ -118,6 +118,9 @@ class PipelineConfig(BaseModel):
     keyframe_translation: Annotated[_NotNegative, Field(description="Metres between keyframes.")] = 0.3
     keyframe_angle: Annotated[_NotNegative, Field(description="Radians between keyframes.")] = 0.3
     keyframe_interval: Annotated[_Count, Field(description="Frames between keyframes, at most.")] = 8
+    thumbnails: Annotated[
+        bool, Field(description="Keep a small image of each keyframe, so that viewers show the scene.")
+    ] = True
     remember: Annotated[
         Literal["novel", "all"],
         Field(description="What of a generated keyframe is kept: what memory does not show yet, or everything."),

@@ -177,6 +177,7 @@ class KeyframeWriter:
             pose,
             valid=valid,
             confidence=np.broadcast_to(np.float32(confidence), grid.shape).copy(),
+            image=image if self._config.thumbnails else None,
             provenance=provenance,
             copy=False,  # the pipeline owns all of these
         )

@@ -3,7 +3,7 @@
 ::
 
     manifest.json                      names the files of the store; replaced atomically, as the last step
-    keyframes-00000001-….safetensors   latents, depth and confidence of keyframes; never changed, mapped when opened
+    keyframes-00000001-….safetensors   arrays of keyframes; never changed, mapped when opened
     state-00000002-….safetensors       observations added, changed or removed since the previous state file
     attachment-00000003-….safetensors  data that a save was given to keep with the store: a window of a run, say
     lock                               held by the process that writes
@@ -17,11 +17,12 @@ from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.folder import Attachment, StoreFolder
 from mosaicmem.memory.storage.home import StoreHome
 from mosaicmem.memory.storage.manifest import MAX_LABEL, Manifest, StoreSettings, read_manifest
-from mosaicmem.memory.storage.reading import MAX_CELLS, open_folder, read_attachment, verify
+from mosaicmem.memory.storage.reading import MAX_CELLS, THUMBNAIL_PIXELS, open_folder, read_attachment, verify
 
 __all__ = [
     "MAX_CELLS",
     "MAX_LABEL",
+    "THUMBNAIL_PIXELS",
     "Attachment",
     "ExportedStore",
     "Manifest",

@@ -30,10 +30,16 @@ class StoredKeyframe:
     latents: NDArray[Any]
     depth: NDArray[Any]
     confidence: NDArray[Any] | None
+    thumbnail: NDArray[Any] | None
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Those that there are, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
 
     @property
     def nbytes(self) -> int:
-        return self.latents.nbytes + self.depth.nbytes + (0 if self.confidence is None else self.confidence.nbytes)
+        return sum(array.nbytes for array in self.arrays.values())
 
 
 def keyframes_of(exported: ExportedStore) -> dict[int, StoredKeyframe]:
@@ -137,11 +143,8 @@ class KeyframeFiles:
     def _write_keyframes(self, number: int, serials: list[int], keyframes: dict[int, StoredKeyframe]) -> FileEntry:
         tensors: dict[str, NDArray[Any]] = {}
         for position, serial in enumerate(serials):
-            keyframe = keyframes[serial]
-            tensors[f"{position}.latents"] = keyframe.latents
-            tensors[f"{position}.depth"] = keyframe.depth
-            if keyframe.confidence is not None:
-                tensors[f"{position}.confidence"] = keyframe.confidence
+            for name, array in keyframes[serial].arrays.items():
+                tensors[f"{position}.{name}"] = array
         metadata = {"format": "mosaicmem keyframes; U16 is bfloat16"}
         return write_tensors(self.path / new_name("keyframes", number), tensors, metadata, rows=len(serials))
 

@@ -24,6 +24,7 @@ _PROVENANCES = (_core.Provenance.observed, _core.Provenance.generated)  # by num
 _MOST = 1e12
 _MOST_INTRINSICS = 1e300
 MAX_CELLS = 2**26  # per keyframe
+THUMBNAIL_PIXELS = 2  # along the edge of a cell
 _MOST_ID = np.uint64(2**62)
 _PATIENCE = 10.0  # seconds to find all files of one manifest while another process saves
 
@@ -282,9 +283,14 @@ def _keyframes_of(
             confidence = file.get(f"{position}.confidence", ("F32",), shape)
             if not (confidence.min() >= 0 and confidence.max() <= 1):
                 raise FormatError(file.path, f"{position}.confidence: expected values in [0, 1]")
+        thumbnail = None
+        if f"{position}.thumbnail" in file:
+            size = tuple(THUMBNAIL_PIXELS * cells for cells in shape)
+            thumbnail = file.get(f"{position}.thumbnail", ("U8",), (*size, 3))
         camera = tuple(rows.camera[row].tolist())
         kind, provenance = _TYPES[latents.dtype.str[1:]], _PROVENANCES[rows.provenance[row]]
-        keyframes.append((latents, kind, depth, confidence, camera, int(rows.frame_id[row]), provenance))
+        frame_id = int(rows.frame_id[row])
+        keyframes.append((latents, kind, depth, confidence, thumbnail, camera, frame_id, provenance))
     if not same.all():
         raise FormatError(path, "damaged: one keyframe with two cameras, frame ids or provenances")
     return keyframes, which

@@ -1,0 +1,201 @@
+"""Thumbnails: kept with keyframes, counted, saved, and what pictures take the colours of the scene from."""
+
+import numpy as np
+import pytest
+
+from memory_helpers import COLUMNS, ROWS, K, random_keyframe
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraPose,
+    CameraTrajectory,
+    KeyframeRetrieval,
+    MosaicMemoryStore,
+    PipelineConfig,
+    PointCloud,
+    SpatialManipulation,
+)
+from mosaicmem.memory.canvas_colors import canvas_colors
+from mosaicmem.memory.contents import observed_keyframes
+from mosaicmem.memory.scene_colors import SceneColors
+
+HERE = CameraPose(np.eye(4))
+IMAGE = (2 * ROWS, 2 * COLUMNS, 3)
+
+
+def picture(rng):
+    return rng.integers(0, 256, (K.height, K.width, 3), dtype=np.uint8)
+
+
+def store_with(rng, images, **options):
+    store = MosaicMemoryStore(**options)
+    for i, image in enumerate(images):
+        latents, depth, pose = random_keyframe(rng, float(i))
+        store.insert_keyframe(latents, depth, K, pose, image=image)
+    return store
+
+
+def thumbnails(store):
+    return [k.thumbnail for k in observed_keyframes(store)]
+
+
+class TestKept:
+    def test_four_by_four_pixels_become_one(self, rng):
+        image = picture(rng)
+        (kept,) = thumbnails(store_with(rng, [image]))
+        means = image.reshape(2 * ROWS, 4, 2 * COLUMNS, 4, 3).mean(axis=(1, 3))
+        assert kept.shape == IMAGE
+        assert kept.dtype == np.uint8
+        assert np.abs(kept - means).max() <= 1  # each of two passes rounds
+
+    def test_floats_are_as_bytes(self, rng):
+        image = picture(rng)
+        as_bytes, as_floats = thumbnails(store_with(rng, [image, (image / 255).astype(np.float32)]))
+        np.testing.assert_array_equal(as_bytes, as_floats)
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            (np.zeros((K.height, K.width), np.uint8), r"image: expected shape \(48, 80, 3\), got \(48, 80\)"),
+            (np.zeros((*IMAGE,), np.uint8), r"image: expected shape \(48, 80, 3\), got \(12, 20, 3\)"),
+            (np.full((K.height, K.width, 3), 200.0), r"image: expected values in \[0, 1\].*divide by 255"),
+        ],
+    )
+    def test_wrong_images(self, rng, image, message):
+        store = MosaicMemoryStore()
+        latents, depth, pose = random_keyframe(rng, 0.0)
+        with pytest.raises(ValueError, match=message):
+            store.insert_keyframe(latents, depth, K, pose, image=image)
+        assert not len(store)
+
+    def test_they_stay_through_forks_edits_and_splices(self, rng):
+        store = store_with(rng, [picture(rng), None])
+        edited = store.fork()
+        SpatialManipulation(edited).duplicate(np.diag([2.0, 2, 2, 1]))
+        SpatialManipulation(edited).splice(store, np.eye(4))
+        originals = thumbnails(store)
+        assert originals[1] is None
+        assert [np.shares_memory(each, originals[0]) for each in thumbnails(edited) if each is not None] == [True] * 3
+
+    def test_their_bytes_count(self, rng):
+        with_them, without = (store_with(rng, [image, image]) for image in (picture(rng), None))
+        assert with_them.statistics().thumbnail_bytes == 2 * np.prod(IMAGE)
+        assert without.statistics().thumbnail_bytes == 0
+        more = with_them.nbytes - without.nbytes
+        assert 2 * np.prod(IMAGE) <= more <= 2 * np.prod(IMAGE) + 1000
+        limited = store_with(rng, [picture(rng)] * 9, max_bytes=with_them.nbytes)
+        assert limited.nbytes <= with_them.nbytes
+        assert 0 < limited.statistics().keyframes < 9
+
+    def test_a_thumbnail_may_be_too_much(self, rng):
+        fits = store_with(rng, [None]).nbytes + 100
+        with pytest.raises(ValueError, match="expected a keyframe that fits into max_bytes"):
+            store_with(rng, [picture(rng)], max_bytes=fits)
+
+
+class TestSaved:
+    def test_round_trip(self, rng, tmp_path):
+        store = store_with(rng, [picture(rng), None, picture(rng)])
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        assert opened.statistics().thumbnail_bytes == store.statistics().thumbnail_bytes
+        for expected, found in zip(thumbnails(store), thumbnails(opened), strict=True):
+            np.testing.assert_array_equal(expected, found)
+        opened.save(tmp_path / "again")
+        assert thumbnails(MosaicMemoryStore.open(tmp_path / "again"))[1] is None
+
+    def test_another_size_is_refused(self, rng, tmp_path, monkeypatch):
+        monkeypatch.setattr("mosaicmem.memory.keyframe.THUMBNAIL_PIXELS", 3)
+        store_with(rng, [picture(rng)]).save(tmp_path / "store")
+        with pytest.raises(ValueError, match=r"0\.thumbnail: expected U8 of shape \(12, 20, 3\), got U8 of shape"):
+            MosaicMemoryStore.open(tmp_path / "store")
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_the_pipeline_keeps_them_unless_told(self, kept):
+        pipeline = AutoregressivePipeline(PipelineConfig(thumbnails=kept, vae_stride=8, latent_channels=4))
+        pipeline.observe(np.full((K.height, K.width, 3), 0.4), np.full((K.height, K.width), 2.0), K, HERE)
+        (thumbnail,) = thumbnails(pipeline.store)
+        assert (thumbnail is not None) is kept
+        if kept:
+            assert (thumbnail == 102).all()
+
+
+class TestColours:
+    def wall(self, rng, image):
+        """A store that has seen a wall 2 m away, which fills its view."""
+        store = MosaicMemoryStore()
+        latents = rng.standard_normal((ROWS, COLUMNS, 4)).astype(np.float32)
+        store.insert_keyframe(latents, np.full((ROWS, COLUMNS), 2.0), K, HERE, image=image)
+        return store
+
+    def seen(self, store, target, **options):
+        targets = CameraTrajectory([target], K)
+        composed = KeyframeRetrieval().retrieve(store, targets, 8)
+        return composed, canvas_colors(store, composed, targets, 8, **options)[0]
+
+    def test_from_the_same_place_the_thumbnail_comes_back(self, rng):
+        image = picture(rng)
+        store = self.wall(rng, image)
+        composed, colors = self.seen(store, HERE)
+        assert composed.coverage.all()
+        assert colors.shape == IMAGE
+        np.testing.assert_allclose(255 * colors, thumbnails(store)[0], atol=0.01)
+
+    def test_a_camera_beside_sees_them_moved(self, rng):
+        """One pixel of the thumbnail to the right, on a wall at 2 m: 4 of 70 pixels of focal length."""
+        store = self.wall(rng, picture(rng))
+        beside = np.eye(4)
+        beside[0, 3] = 2.0 * 4 / K.fx
+        composed, colors = self.seen(store, CameraPose(beside))
+        fine = composed.coverage[0].repeat(2, axis=0).repeat(2, axis=1)
+        moved = thumbnails(store)[0][:, 1:]
+        inside = fine[:, :-1]
+        assert inside.mean() > 0.8
+        np.testing.assert_allclose(255 * colors[:, :-1][inside], moved[inside], atol=0.5)
+
+    def test_slanted_surfaces_are_interpolated(self, rng):
+        """A plane in front of a turned camera: every pixel lies on it, not on steps of a cell."""
+        from mosaicmem.memory.canvas_colors import _surface
+
+        normal, rays = np.array([0.3, -0.2, 1.0]), np.ones((ROWS, COLUMNS, 3))
+        v, u = np.mgrid[:ROWS, :COLUMNS] * 8.0 + 4
+        rays[..., 0], rays[..., 1] = (u - K.cx) / K.fx, (v - K.cy) / K.fy
+        points = _surface((3 / (rays @ normal)).astype(np.float32), K, HERE, 8, 4)
+        assert np.abs(points[2:-2, 2:-2] @ normal - 3).max() < 1e-5
+
+    def test_without_thumbnails(self, rng):
+        store = self.wall(rng, None)
+        _, grey = self.seen(store, HERE)
+        assert (grey == 0.5).all()
+        composed, colors = self.seen(store, HERE, of_latents=SceneColors.of_store(store).components)
+        expected = SceneColors.of_store(store).components(composed.latents[0])
+        np.testing.assert_array_equal(colors[::2, ::2], expected)
+        np.testing.assert_array_equal(colors[1::2, 1::2], expected)
+
+    def test_uncovered_cells_are_black(self, rng):
+        behind = np.diag([-1.0, 1, -1, 1])
+        composed, colors = self.seen(self.wall(rng, picture(rng)), CameraPose(behind))
+        assert not composed.coverage.any()
+        assert not colors.any()
+
+    def test_keyframes_that_went_meanwhile_are_grey(self, rng):
+        store = self.wall(rng, picture(rng))
+        targets = CameraTrajectory([HERE], K)
+        composed = KeyframeRetrieval().retrieve(store, targets, 8)
+        store.delete_frame(0)
+        assert (canvas_colors(store, composed, targets, 8) == 0.5).all()
+
+    def test_descriptions(self, rng):
+        image = picture(rng)
+        assert SceneColors.of_store(store_with(rng, [image])).description == "of the scene"
+        assert SceneColors.of_store(store_with(rng, [image, None])).description.startswith("of the scene, or main")
+        assert SceneColors.of_store(store_with(rng, [None])).description.startswith("main components")
+
+    def test_export_ply_has_them(self, rng, tmp_path):
+        from cli_helpers import run
+
+        image = np.full((K.height, K.width, 3), (200, 100, 50), np.uint8)
+        store_with(rng, [image]).save(tmp_path / "store")
+        run("export-ply", "--store", tmp_path / "store", "--output", tmp_path / "a.ply")
+        assert (PointCloud.load_ply(tmp_path / "a.ply").colors == (200, 100, 50)).all()
+        run("export-ply", "--store", tmp_path / "store", "--colors", "components", "--output", tmp_path / "b.ply")
+        assert not (PointCloud.load_ply(tmp_path / "b.ply").colors == (200, 100, 50)).all()
