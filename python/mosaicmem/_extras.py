@@ -1,4 +1,4 @@
-"""Packages of the extra [import], which are imported when they are first used."""
+"""Packages of the extras [import] and [view], which are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -47,5 +47,23 @@ def yaml(what: str) -> Any:
     return module
 
 
-def _missing(what: str, name: str, package: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(f"{what}: needs {name}: pip install {package} (mosaicmem's extra [import])")
+def viser(what: str) -> Any:
+    """The module viser; as `opencv`."""
+    try:
+        import viser as module
+    except ImportError:
+        raise _missing(what, "viser", "viser", "view") from None
+    return module
+
+
+def rerun(what: str) -> Any:
+    """The module rerun; as `opencv`."""
+    try:
+        import rerun as module
+    except ImportError:
+        raise _missing(what, "rerun", "rerun-sdk", "view") from None
+    return module
+
+
+def _missing(what: str, name: str, package: str, extra: str = "import") -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"{what}: needs {name}: pip install {package} (mosaicmem's extra [{extra}])")

@@ -20,6 +20,7 @@ from mosaicmem.cli.inspect import inspect
 from mosaicmem.cli.path import path
 from mosaicmem.cli.show_config import show_config
 from mosaicmem.cli.splice import splice
+from mosaicmem.cli.view import view
 from mosaicmem.cli.visualize import visualize
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ app.command()(demo)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(inspect)
+app.command()(view)
 app.command()(visualize)
 app.command()(splice)
 app.command("export-ply")(export_ply)

@@ -19,6 +19,7 @@ from mosaicmem.cli._common import (
     Set,
     Threads,
     check_apart,
+    check_output_file,
     check_output_folder,
     finite,
     keeps_checkpoint,
@@ -42,6 +43,7 @@ from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
 from mosaicmem.cli._trajectories import TimeUnit
+from mosaicmem.cli._watching import Watched, Watchers
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -112,6 +114,9 @@ HalfLife = Annotated[
         callback=finite,
     ),
 ]
+View = Annotated[bool, typer.Option("--view", help="Show the run in the browser while it goes on; see view.")]
+ViewPort = Annotated[int, typer.Option(help="Of --view; 0: any that is free.", min=0, max=65535)]
+Rerun = Annotated[Path | None, typer.Option(help="File (.rrd) to record the run in, for the viewer of rerun.")]
 VideoFps = Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240, callback=finite)]
 
 
@@ -142,6 +147,9 @@ def generate(
     seed: Seed = None,
     threads: Threads = None,
     fps: VideoFps = 10.0,
+    view: View = False,
+    view_port: ViewPort = 8060,
+    rerun: Rerun = None,
     as_json: AsJson = False,
     force: Force = False,
     debug: Debug = False,
@@ -163,7 +171,8 @@ def generate(
     if ablate and frames is None:
         raise UsageError("--ablate: expected --frames, whose true images its figures are measured against")
     read = {"--scene": scene, "--memory": memory, "--trajectory": trajectory, "--config": config, **begin.paths()}
-    in_place = _check_places(output, checkpoint, save_memory, read | depth.paths(), force)
+    in_place = _check_places(output, checkpoint, save_memory, rerun, read | depth.paths(), force)
+    watched = Watched(view_port if view else None, rerun)
     begin.check(trajectory)
     if trajectory is None:
         check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
@@ -175,27 +184,37 @@ def generate(
     kept = None if checkpoint is None else _keep(checkpoint, scene, memory, inputs, depth, begin)
     if not as_json:
         say(inputs.describe(image))
-    with output_folder(output, force, "generate") as folder:
-        made = _make(settings, estimator, store, inputs, first, kept, ablate)
-        summary = made.summarize(inputs, time.perf_counter() - started)
-        write_run(folder, settings, inputs.path, made.result, made.fusion, summary, fps)
-        if save_memory is not None:
-            # A run with a checkpoint continues with the store there, which knows nothing of the folder of --memory.
-            _save(made.pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)
-    if as_json:
-        print_json(summary)
-        return
-    _print(inputs, made, output, save_memory)
+    with watched:
+        with output_folder(output, force, "generate") as folder:
+            made = _make(settings, estimator, store, inputs, first, kept, ablate, watched)
+            summary = made.summarize(inputs, time.perf_counter() - started)
+            write_run(folder, settings, inputs.path, made.result, made.fusion, summary, fps)
+            if save_memory is not None:
+                # A run with a checkpoint continues with the store there, which knows nothing of the folder of --memory.
+                _save(made.pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)
+        if as_json:
+            print_json(summary)
+        else:
+            _print(inputs, made, output, save_memory)
+        watched.linger()
 
 
 def _check_places(
-    output: Path, checkpoint: Path | None, save_memory: Path | None, read: dict[str, Path | None], force: bool
+    output: Path,
+    checkpoint: Path | None,
+    save_memory: Path | None,
+    rerun: Path | None,
+    read: dict[str, Path | None],
+    force: bool,
 ) -> bool:
     """Refuse folders that cannot be written. Returns whether memory is saved where it was read from."""
     in_place = same_place(save_memory, read["--memory"])
     written = {"--output": output, "--checkpoint": checkpoint, "--save-memory": None if in_place else save_memory}
+    written["--rerun"] = rerun
     check_apart(written, read)
     check_output_folder(output, force, "generate")
+    if rerun is not None:
+        check_output_file(rerun, force, (".rrd",), name="--rerun")
     if save_memory is not None and not in_place:
         check_output_folder(save_memory, force, "generate", name="--save-memory", mark=MANIFEST)
     return in_place
@@ -234,6 +253,7 @@ def _make(
     first: dict[str, Any],
     kept: Checkpoint | None,
     ablate: bool,
+    watched: Watched,
 ) -> _Made:
     """Remember, and generate."""
     from mosaicmem.geometry import StreamingFusion
@@ -245,7 +265,8 @@ def _make(
         _remember(pipeline, fusion, inputs, lambda frames: progress.track(frames, description="Remembering"))
         truth = inputs.truth()
         variants = _ablate(pipeline, inputs.path, truth, progress) if ablate else None
-        result, scores = _generate(pipeline, inputs.path, truth, first, kept, progress)
+        with watched.over(pipeline, inputs.path) as watchers:
+            result, scores = _generate(pipeline, inputs.path, truth, first, kept, progress, watchers)
     return _Made(pipeline, fusion, result, scores, variants)
 
 
@@ -315,13 +336,15 @@ def _generate(
     first: dict[str, Any],
     kept: Checkpoint | None,
     progress: Progress,
+    watchers: Watchers,
 ) -> tuple[GenerationResult, list[FrameScore]]:
     """The video, and its scores where true frames are known."""
     from mosaicmem.evaluation import compare_memory
 
     windows = len(pipeline.windows(path))
     bar = WindowBar(progress, "Generating", windows, runs=2 if truth else 1)
-    told: Any = {"checkpoint": kept, "on_window": bar.on_window, "on_step": bar.on_step}
+    watchers.add(bar)
+    told: Any = {"checkpoint": kept, "on_window": watchers.on_window, "on_step": watchers.on_step}
     if not truth:
         return pipeline.generate(path, **told, **first), []
     comparison = compare_memory(pipeline, path, truth, **told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,8 @@ class ObservedKeyframe:
 
     Attributes
     ----------
-    latents : (h, w, C) float32
+    stored_latents : (h, w, C) array
+        In the store's dtype; unsigned integers are the bits of bfloat16. See ``latents``.
     depth : (h, w) float32
         Metres in its own camera; 0 where there is no depth or no live patch.
     intrinsics : CameraIntrinsics
@@ -37,9 +39,11 @@ class ObservedKeyframe:
         Its number in the store, as in ``describe_patches()["observation"]``.
     thumbnail : (2 h, 2 w, 3) uint8, optional
         Its image, 2x2 pixels per cell, if the keyframe was inserted with one.
+    confidence : (h, w) float32, optional
+        In [0, 1]; 1 everywhere if not given.
     """
 
-    latents: F32
+    stored_latents: np.ndarray
     depth: F32
     intrinsics: CameraIntrinsics
     stride: int
@@ -49,6 +53,12 @@ class ObservedKeyframe:
     provenance: str
     observation: int = 0
     thumbnail: U8 | None = None
+    confidence: F32 | None = None
+
+    @cached_property
+    def latents(self) -> F32:
+        """(h, w, C) float32."""
+        return _widened(self.stored_latents)
 
     @property
     def points(self) -> F64:
@@ -63,7 +73,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
     """All observations with a live patch, from one state of a store."""
     exported = store._exported()
     for i, words in enumerate(exported.alive_words):
-        latents, depth, _, thumbnail = exported.arrays[i]
+        latents, depth, confidence, thumbnail = exported.arrays[i]
         rows, columns = depth.shape
         alive = _cells(words, rows, columns, store.latent_patch_size)
         if not alive.any():
@@ -73,7 +83,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
         matrix[:3] = exported.world_from_camera[i]
         pixels = CameraIntrinsics._derived(fx, fy, cx, cy, columns * int(stride), rows * int(stride))
         yield ObservedKeyframe(
-            _widened(latents),
+            latents,
             np.where(alive & np.isfinite(depth) & (depth > 0), depth, np.float32(0)),
             pixels.latent_grid(int(stride)),
             int(stride),
@@ -83,6 +93,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
             PROVENANCES[exported.provenance[i]],
             int(exported.slot[i]),
             thumbnail,
+            confidence,
         )
 
 
@@ -97,4 +108,4 @@ def _widened(latents: np.ndarray) -> F32:
     """Latents as float32; unsigned integers are bfloat16 bits."""
     if latents.dtype.kind == "u":
         return (latents.astype(np.uint32) << 16).view(np.float32)
-    return latents.astype(np.float32)
+    return latents.astype(np.float32, copy=False)
