@@ -1,11 +1,15 @@
 """Thumbnails: kept with keyframes, counted, saved, and what pictures take the colours of the scene from."""
 
+import math
+
 import numpy as np
 import pytest
 
+from conftest import random_pose
 from memory_helpers import COLUMNS, ROWS, K, random_keyframe
 from mosaicmem import (
     AutoregressivePipeline,
+    CameraIntrinsics,
     CameraPose,
     CameraTrajectory,
     KeyframeRetrieval,
@@ -13,10 +17,13 @@ from mosaicmem import (
     PipelineConfig,
     PointCloud,
     SpatialManipulation,
+    _core,
 )
 from mosaicmem.memory.canvas_colors import canvas_colors
 from mosaicmem.memory.contents import observed_keyframes
 from mosaicmem.memory.scene_colors import SceneColors
+from mosaicmem.memory.target_grids import target_grids
+from reference import canvas_colors as reference
 
 HERE = CameraPose(np.eye(4))
 IMAGE = (2 * ROWS, 2 * COLUMNS, 3)
@@ -154,13 +161,42 @@ class TestColours:
 
     def test_slanted_surfaces_are_interpolated(self, rng):
         """A plane in front of a turned camera: every pixel lies on it, not on steps of a cell."""
-        from mosaicmem.memory.canvas_colors import _surface
-
         normal, rays = np.array([0.3, -0.2, 1.0]), np.ones((ROWS, COLUMNS, 3))
         v, u = np.mgrid[:ROWS, :COLUMNS] * 8.0 + 4
         rays[..., 0], rays[..., 1] = (u - K.cx) / K.fx, (v - K.cy) / K.fy
-        points = _surface((3 / (rays @ normal)).astype(np.float32), K, HERE, 8, 4)
+        target = (*K.params, HERE.world_from_camera)
+        points = reference.surface(target, (3 / (rays @ normal)).astype(np.float32), 8, 4)
         assert np.abs(points[2:-2, 2:-2] @ normal - 3).max() < 1e-5
+
+    @pytest.mark.kernel
+    @pytest.mark.parametrize(("rows", "columns", "scale"), [(6, 10, 4), (1, 1, 3), (1, 7, 1), (5, 1, 2), (24, 40, 8)])
+    def test_the_kernel_is_its_formula(self, rng, rows, columns, scale):
+        stride = 8.0
+        camera = CameraIntrinsics(70, 72, 4.1 * columns, 3.9 * rows, 8 * columns, 8 * rows)
+        targets = CameraTrajectory([random_pose(rng, 0.2, float(t)) for t in range(3)], camera)
+        grids = target_grids(targets, 8, 0.05, math.inf)
+        depth = rng.choice([0, 1.0, 1.1, 3.0, 1e-20, 1e20], (3, rows, columns)).astype(np.float32)
+        source = np.where(depth > 0, rng.integers(0, 4, depth.shape), -1).astype(np.int32)
+        others = rng.random((*depth.shape, 3)).astype(np.float32)
+        images, inverses = [], []
+        for k in range(4):
+            image = rng.integers(0, 256, (2 * rows + k, 2 * columns + 1, 3), dtype=np.uint8)
+            images.append((None if k == 2 else image, 2 / stride, (70.0, 71.0, 40.0, 20.0)))
+            linear = rng.standard_normal((3, 3))  # an edit may have scaled and mirrored it
+            inverses.append(np.concatenate([linear, rng.standard_normal((3, 1))], axis=1))
+        inverses = np.stack(inverses)
+        out = [np.full((3, scale * rows, scale * columns, 3), np.nan, np.float32) for _ in range(2)]
+        for threads, colors in zip((1, 3), out, strict=True):
+            _core.color_canvases(grids, depth, source, others, images, inverses, scale, colors, threads)
+        np.testing.assert_array_equal(*out)
+        for t in range(3):
+            sources = [(*image, inverse) for image, inverse in zip(images, inverses, strict=True)]
+            target = (*camera.params, targets[t].world_from_camera)
+            expected = reference.color_canvas(target, depth[t], source[t], others[t], sources, stride, scale)
+            # Depth is rounded to float32, which moves a point, and the colours at its place, a little.
+            wrong = np.abs(out[0][t] - expected).max(axis=-1) > 1e-4
+            assert wrong.mean() < 0.01, wrong.mean()
+            assert np.median(np.abs(out[0][t] - expected)) < 1e-6
 
     def test_without_thumbnails(self, rng):
         store = self.wall(rng, None)

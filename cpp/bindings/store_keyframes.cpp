@@ -5,6 +5,7 @@
 
 #include "cpp/bindings/store.hpp"
 #include "cpp/memory/canvas.hpp"
+#include "cpp/memory/canvas_colors.hpp"
 #include "cpp/memory/keyframe_selection.hpp"
 
 namespace mosaicmem::bindings {
@@ -143,6 +144,33 @@ py::tuple select_and_compose(const BoundStore& store, const Targets& targets,
     return py::make_tuple(write_picks(lists, picks), keyframe_arrays(placed(table)));
 }
 
+// (image (h, w, 3) or None, its pixels for each pixel of the camera, (fx, fy, cx, cy))
+using ColorArrays = std::tuple<std::optional<Array<std::uint8_t>>, double, std::array<double, 4>>;
+
+// depth, source (T, h, w); others (T, h, w, 3); camera_from_world (K, 3, 4); out (T, scale h,
+// scale w, 3).
+void color_canvases(const Targets& targets, const Array<float>& depth,
+                    const Array<std::int32_t>& source, const Array<float>& others,
+                    const std::vector<ColorArrays>& images, const Array<double>& camera_from_world,
+                    std::size_t scale, Out<float> out, int num_threads) {
+    std::vector<ColorSource> sources;
+    for (const auto& [image, per_pixel, k] : images) {
+        Affine affine;
+        std::memcpy(affine.m.data(), camera_from_world.data() + 12 * sources.size(),
+                    sizeof affine.m);
+        sources.push_back({image ? image->data() : nullptr, image ? extent(*image, 0) : 0,
+                           image ? extent(*image, 1) : 0, per_pixel, to_intrinsics(k), affine});
+    }
+    float* const colors = out.mutable_data();
+    const py::gil_scoped_release release;
+    for (std::size_t t = 0; t < targets.grids.size(); ++t) {
+        const TargetGrid& grid = targets.grids[t];
+        const std::size_t first = t * grid.rows * grid.columns;
+        color_canvas(grid, depth.data() + first, source.data() + first, others.data() + 3 * first,
+                     sources, scale, colors + 3 * scale * scale * first, num_threads);
+    }
+}
+
 }  // namespace
 
 py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes) {
@@ -199,6 +227,10 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
         .def_property_readonly("columns",
                                [](const Targets& self) { return self.grids.at(0).columns; });
 
+    m.def("color_canvases", &color_canvases, py::arg("targets"), py::arg("depth").noconvert(),
+          py::arg("source").noconvert(), py::arg("others").noconvert(), py::arg("images"),
+          py::arg("camera_from_world").noconvert(), py::arg("scale"), py::arg("out").noconvert(),
+          py::arg("num_threads") = 0);
     store
         .def("select_keyframes", &select_keyframes, py::arg("targets"), py::arg("params"),
              py::arg("picks").noconvert(), py::arg("num_threads"))

@@ -123,6 +123,18 @@ class TargetGrids:
     @property
     def columns(self) -> int: ...
 
+def color_canvases(
+    targets: TargetGrids,
+    depth: _F32,
+    source: NDArray[np.int32],
+    others: _F32,
+    images: Sequence[tuple[NDArray[np.uint8] | None, float, tuple[float, float, float, float]]],
+    camera_from_world: _F64,
+    scale: int,
+    out: _F32,
+    num_threads: int = 0,
+) -> None: ...
+
 class StoreCounts(TypedDict):
     patches: int
     keyframes: int

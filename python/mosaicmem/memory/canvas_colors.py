@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from mosaicmem._arrays import F32, F64, U8, Bool, check_instance, check_integer
+from mosaicmem import _core
+from mosaicmem._arrays import F32, F64, check_instance, check_integer
 from mosaicmem._border import to_host
-from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.selection import ComposedMosaic
 from mosaicmem.memory.storage import THUMBNAIL_PIXELS
 from mosaicmem.memory.store import MosaicMemoryStore
-
-_SMOOTH = 1.2  # neighbouring cells are one surface if their depths differ by less than this factor
+from mosaicmem.memory.target_grids import target_grids
 
 
 def canvas_colors(
@@ -56,70 +57,24 @@ def canvas_colors(
     count, rows, columns = coverage.shape
     if count != len(targets):
         raise ValueError(f"targets: expected those of the {count} canvases, got {len(targets)}")
-    used = np.unique(source[coverage])
-    images = dict(zip(used.tolist(), store._thumbnails(composed.observations[used]), strict=True))
-    colors = np.zeros((count, scale * rows, scale * columns, 3), np.float32)
-    for t in range(count):
-        which = np.where(coverage[t], source[t], -1).repeat(scale, axis=0).repeat(scale, axis=1)
-        points = _surface(depth[t], targets.cameras[t], targets[t], stride, scale)
-        for k in np.unique(which[which >= 0]).tolist():
-            at, known = which == k, images[k]
-            if known is not None and known[0] is not None:
-                place = composed.world_from_camera[k], composed.intrinsics[k]
-                colors[t][at] = _looked_up(points[at], *place, known[0], known[1])
-            else:
-                own = (source[t] == k) & coverage[t]
-                shown = np.full((int(own.sum()), 3), 0.5, np.float32)
-                shown = shown if of_latents is None else np.asarray(of_latents(latents[t][own]), np.float32)
-                colors[t][at] = _spread(shown, own, scale)
+    images, shown = [], np.zeros(len(composed.observations), np.bool_)
+    for k, known in enumerate(store._thumbnails(composed.observations)):
+        image, stride_of_source = (None, 1.0) if known is None else known
+        shown[k] = image is not None
+        images.append((image, THUMBNAIL_PIXELS / stride_of_source, tuple(composed.intrinsics[k].tolist())))
+    others = np.full((*coverage.shape, 3), 0.5, np.float32)
+    without = coverage & ~np.append(shown, True)[source]
+    if of_latents is not None and without.any():
+        others[without] = of_latents(latents[without])
+    colors = np.empty((count, scale * rows, scale * columns, 3), np.float32)
+    camera_from_world = np.linalg.inv(_square(composed.world_from_camera))[:, :3]
+    grids = target_grids(targets, stride, 0.0, math.inf)
+    inverse = np.ascontiguousarray(camera_from_world)
+    _core.color_canvases(grids, depth, source, others, images, inverse, scale, colors, store.num_threads)
     return colors
 
 
-def _spread(colors: F32, cells: Bool, scale: int) -> F32:
-    """Colours of some cells as those of their pixels, both in rows."""
-    grid = np.zeros((*cells.shape, 3), np.float32)
-    grid[cells] = colors
-    fine = grid.repeat(scale, axis=0).repeat(scale, axis=1)
-    return np.asarray(fine[cells.repeat(scale, axis=0).repeat(scale, axis=1)])
-
-
-def _surface(depth: F32, camera: CameraIntrinsics, pose: CameraPose, stride: int, scale: int) -> F64:
-    """The world point that each pixel sees, (scale h, scale w, 3), for depths of cells (h, w), 0 where there is none.
-
-    Between neighbouring cells of one surface, inverse depth is interpolated, which is exact for planes.
-    """
-    rows, columns = (scale * size for size in depth.shape)
-    near = np.repeat(np.repeat(depth, scale, axis=0), scale, axis=1).astype(np.float64)
-    v, u = (np.arange(rows) + 0.5) / scale, (np.arange(columns) + 0.5) / scale
-    (top, bottom, down), (left, right, across) = _between(v, depth.shape[0]), _between(u, depth.shape[1])
-    corners = np.stack([depth[np.ix_(r, c)] for r in (top, bottom) for c in (left, right)]).astype(np.float64)
-    is_smooth = (corners.min(axis=0) > 0) & (corners.max(axis=0) < _SMOOTH * corners.min(axis=0))
-    inverse = 1 / np.where(corners > 0, corners, 1)
-    upper, lower = ((1 - across) * inverse[i] + across * inverse[i + 1] for i in (0, 2))
-    z = np.where(is_smooth, 1 / ((1 - down[:, None]) * upper + down[:, None] * lower), near)
-    x = (u * stride - camera.cx) / camera.fx * z
-    y = ((v * stride - camera.cy) / camera.fy)[:, None] * z
-    local = np.stack([x, y, z], axis=-1)
-    return np.asarray(local @ pose.world_from_camera[:3, :3].T + pose.world_from_camera[:3, 3])
-
-
-def _between(position: F64, count: int) -> tuple[np.ndarray, np.ndarray, F64]:
-    """The cells on both sides of each position, and how far it is towards the second, 0 to 1; clamped at borders."""
-    at = np.clip(position - 0.5, 0, count - 1)
-    first = np.minimum(at.astype(np.int64), max(0, count - 2))
-    return first, np.minimum(first + 1, count - 1), at - first
-
-
-def _looked_up(points: F64, world_from_camera: F64, intrinsics: F64, image: U8, stride: float) -> F32:
-    """The colours (N, 3) of world points (N, 3) in a keyframe's thumbnail, bilinear; clamped at its borders."""
-    linear, offset = world_from_camera[:, :3], world_from_camera[:, 3]
-    local = np.linalg.solve(linear, (points - offset).T)
-    fx, fy, cx, cy = intrinsics
-    z = np.where(local[2] > 0, local[2], np.inf)
-    pixel = THUMBNAIL_PIXELS / stride  # of the thumbnail for each pixel of the image
-    left, right, across = _between((local[0] / z * fx + cx) * pixel, image.shape[1])
-    top, bottom, down = _between((local[1] / z * fy + cy) * pixel, image.shape[0])
-    across, down = across[:, None], down[:, None]
-    upper = (1 - across) * image[top, left] + across * image[top, right]
-    lower = (1 - across) * image[bottom, left] + across * image[bottom, right]
-    return np.asarray(((1 - down) * upper + down * lower) / 255, np.float32)
+def _square(affine: F64) -> F64:
+    """Affine maps (K, 3, 4) as (K, 4, 4)."""
+    last = np.broadcast_to(np.array([[[0.0, 0.0, 0.0, 1.0]]]), (len(affine), 1, 4))
+    return np.concatenate([affine, last], axis=1)
