@@ -19,7 +19,9 @@ COMMANDS = (
     "generate",
     "evaluate",
     "inspect",
+    "view",
     "visualize",
+    "edit",
     "splice",
     "export-ply",
     "convert",
@@ -60,6 +62,44 @@ def test_show_config(tmp_path):
     (tmp_path / "c.json").write_text('{"seed": 9}')
     assert json.loads(succeed("show-config", "--config", tmp_path / "c.json").stdout)["seed"] == 9
     assert "window_size" in succeed("show-config", "--schema").stdout
+
+
+def test_derived_sizes():
+    asked = ["show-config", "--sizes", "1270x700,81", "--set", "vae_stride=16", "--set", "latent_channels=48"]
+    sizes = json.loads(succeed(*asked).stdout)
+    assert sizes["padded_image"] == {"width": 1280, "height": 704}
+    assert sizes["latent_grid"] == {"columns": 80, "rows": 44, "cells": 3520, "channels": 48}
+    assert sizes["keyframe"]["patches"] == 880
+    assert sizes["keyframe"]["bytes"]["latents"] == 3520 * 48 * 4
+    assert sizes["path"] == {"frames": 81, "windows": 7, "last_window_frames": 9}
+    assert "path" not in json.loads(succeed("show-config", "--sizes", "64x64").stdout)
+
+
+def test_derived_sizes_are_those_of_a_keyframe():
+    from mosaicmem import AutoregressivePipeline, CameraIntrinsics, CameraPose
+
+    sizes = json.loads(succeed("show-config", "--sizes", "90x50").stdout)["keyframe"]
+    pipeline = AutoregressivePipeline()
+    camera = CameraIntrinsics.from_fov(90, 50, fov_x=1.0)
+    pipeline.observe(np.zeros((50, 90, 3)), np.ones((50, 90)), camera, CameraPose(np.eye(4)))
+    statistics = pipeline.store.statistics()
+    assert statistics.patches == sizes["patches"]
+    assert statistics.keyframe_bytes == sizes["bytes"]["total"]
+
+
+def test_demo_of_another_size(tmp_path):
+    succeed("demo", "--size", "97x65", "--frames", "20", "--output", tmp_path / "demo")
+    with Image.open(next((tmp_path / "demo" / "frames").iterdir())) as image:
+        assert image.size == (97, 65)
+    assert "expected 64 to 2048 pixels along each side" in run("demo", "--size", "9x9", "-o", tmp_path / "x").stderr
+
+
+def test_histograms():
+    from mosaicmem.cli._bench_report import histogram
+
+    assert histogram([1.0]) == "█·······"
+    assert histogram([0, 0, 0, 0, 0, 0, 0, 0, 8]) == "█······▁"
+    assert histogram([1, 2, 3, 4, 5, 6, 7, 8]) == "████████"
 
 
 def test_version_and_help():
@@ -121,7 +161,7 @@ MISUSES = [
     (["show-config", "--set", "window_sise=3"], "--set: window_sise: no such setting; did you mean window_size?"),
     (["show-config", "--set", "window_size"], "--set: expected NAME=VALUE, got 'window_size'"),
     (["show-config", "--set", "window_size=many"], "window_size: input should be a valid integer, got 'many'"),
-    (["show-config", "--schema", "--set", "seed=1"], "--schema: expected neither --config nor --set"),
+    (["show-config", "--schema", "--set", "seed=1"], "--schema: expected none of --config, --set"),
     (["show-config", "--for", "splice"], "--for: expected demo, generate, evaluate, inspect, visualize or bench"),
     (["bench", "--case", "64,5"], "--case: expected WxH,FRAMES,STEPS, 128x128,32,5 say, got '64,5'"),
     (["bench", "--memory-size", "big"], "--memory-size: expected WIDTHxHEIGHT"),

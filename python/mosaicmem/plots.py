@@ -14,7 +14,7 @@ from mosaicmem._arrays import F32, F64, check_instance, check_integer
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
 from mosaicmem.memory.canvas_colors import canvas_colors
-from mosaicmem.memory.contents import observed_keyframes
+from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
 from mosaicmem.memory.scene_colors import SceneColors
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
 
     Cameras of observed keyframes are dark, those of generated ones blue.
 
-    Up is the mean of the cameras' own up directions. Patches have the colours of the scene, or, of
-    keyframes without a thumbnail, those of the principal components of their latents.
+    Up is the mean of the cameras' own up directions. Patches have the colours of the scene, or, of keyframes without a
+    thumbnail, those of the principal components of their latents.
 
     Parameters
     ----------
@@ -52,42 +52,89 @@ def plot_top_down(store: MosaicMemoryStore, trajectory: CameraTrajectory | None 
     keyframes = list(observed_keyframes(check_instance("store", store, MosaicMemoryStore)))
     if not keyframes:
         raise ValueError("store: expected at least one patch, the store is empty")
-    points = np.concatenate([k.points for k in keyframes])
     color_of = SceneColors(keyframes)
-    colors = np.concatenate([color_of(k)[k.depth > 0] for k in keyframes])
-    if len(points) > _MOST_POINTS:
-        keep = np.linspace(0, len(points) - 1, _MOST_POINTS).astype(np.int64)
-        points, colors = points[keep], colors[keep]
     cameras = np.stack([k.world_from_camera for k in keyframes])
     path = None if trajectory is None else trajectory.world_from_camera
     plane, up = _ground_plane(cameras if path is None else np.concatenate([cameras, path]))
-    order = np.argsort(points @ up)  # draws high patches over low ones
-    flat = points[order] @ plane.T
+    points, colors = _cells(keyframes, color_of, up)
+    flat = points @ plane.T
     width, height = np.maximum(np.ptp(flat, axis=0), 1e-9)
     figure, axes = _figure(8.0, float(np.clip(7.0 * height / width + 1.2, 3.0, 10.0)))
-    axes.scatter(*flat.T, s=3, c=colors[order], linewidths=0, rasterized=True)
     size = float(np.ptp(flat, axis=0).max()) or 1.0
-    tan = 0.5 * keyframes[0].intrinsics.width / keyframes[0].intrinsics.fx
-    for kind, color in (("observed", _INK), ("generated", _GENERATED)):
-        own = cameras[[k.provenance == kind for k in keyframes]]
-        if len(own):
-            some = own[:: max(1, len(own) // _MOST_CAMERAS)]
-            _draw_cameras(axes, some, plane, [tan] * len(some), _FRUSTUM * size, color, f"cameras of {kind} keyframes")
+    _draw_from_above(axes, keyframes, flat, colors, plane, size)
     if trajectory is not None and path is not None:
         eyes = path[:, :3, 3] @ plane.T
         axes.plot(*eyes.T, color=_PATH, linewidth=1.2, label="path, and some of its cameras")
         step = max(1, len(path) // 24)
         tans = [0.5 * camera.width / camera.fx for camera in trajectory.cameras[::step]]
         _draw_cameras(axes, path[::step], plane, tans, 1.5 * _FRUSTUM * size, _PATH, None)
-    axes.set_aspect("equal")
-    for direction, set_label in zip(plane, (axes.set_xlabel, axes.set_ylabel), strict=True):
-        set_label(_axis_name(direction))
     axes.set_title(
         f"{len(store):,} patches of {len(keyframes)} keyframes, from above\nColours: {color_of.description}",
         fontsize="medium",
     )
     axes.legend(loc="best")
     return figure
+
+
+def plot_edit(before: MosaicMemoryStore, after: MosaicMemoryStore, what: str) -> Figure:
+    """Plot a store from above before and after an edit, on the same scale.
+
+    Parameters
+    ----------
+    before, after : MosaicMemoryStore
+        ``before`` has at least one patch.
+    what : str
+        The edit, for the title.
+    """
+    old, new = (
+        list(observed_keyframes(check_instance("store", store, MosaicMemoryStore))) for store in (before, after)
+    )
+    if not old:
+        raise ValueError("before: expected at least one patch, the store is empty")
+    plane, up = _ground_plane(np.stack([k.world_from_camera for k in old]))
+    color_of = SceneColors(old)
+    drawn = [(k, *_cells(k, color_of, up)) for k in (old, new)]
+    flats = [points @ plane.T for _, points, _ in drawn]
+    both = np.concatenate(flats)
+    (left, bottom), (right, top) = both.min(axis=0), both.max(axis=0)
+    size = float(max(right - left, top - bottom)) or 1.0
+    figure, panels = _figure(13.0, float(np.clip(6.0 * (top - bottom) / max(right - left, 1e-9) + 1.2, 3.0, 9.0)), 1, 2)
+    for axes, (keyframes, _, colors), flat, store, name in zip(
+        panels, drawn, flats, (before, after), ("before", f"after {what}"), strict=True
+    ):
+        _draw_from_above(axes, keyframes, flat, colors, plane, size)
+        axes.set_xlim(left - 0.05 * size, right + 0.05 * size)
+        axes.set_ylim(bottom - 0.05 * size, top + 0.05 * size)
+        axes.set_title(f"{name}: {len(store):,} patches", fontsize="medium")
+    return figure
+
+
+def _cells(keyframes: list[ObservedKeyframe], color_of: SceneColors, up: F64) -> tuple[F64, F32]:
+    """World points and colours of cells, low ones first, so that high ones are drawn over them."""
+    points = np.concatenate([np.zeros((0, 3)), *(k.points for k in keyframes)])
+    colors = np.concatenate([np.zeros((0, 3), np.float32), *(color_of(k)[k.depth > 0] for k in keyframes)])
+    if len(points) > _MOST_POINTS:
+        keep = np.linspace(0, len(points) - 1, _MOST_POINTS).astype(np.int64)
+        points, colors = points[keep], colors[keep]
+    order = np.argsort(points @ up)
+    return points[order], colors[order]
+
+
+def _draw_from_above(
+    axes: Any, keyframes: list[ObservedKeyframe], flat: F64, colors: F32, plane: F64, size: float
+) -> None:
+    """Cells at ``flat`` (N, 2), and the cameras of keyframes."""
+    axes.scatter(*flat.T, s=3, c=colors, linewidths=0, rasterized=True)
+    for kind, color in (("observed", _INK), ("generated", _GENERATED)):
+        own = [k for k in keyframes if k.provenance == kind]
+        if own:
+            some = own[:: max(1, len(own) // _MOST_CAMERAS)]
+            tans = [0.5 * k.intrinsics.width / k.intrinsics.fx for k in some]
+            cameras = np.stack([k.world_from_camera for k in some])
+            _draw_cameras(axes, cameras, plane, tans, _FRUSTUM * size, color, f"cameras of {kind} keyframes")
+    axes.set_aspect("equal")
+    for direction, set_label in zip(plane, (axes.set_xlabel, axes.set_ylabel), strict=True):
+        set_label(_axis_name(direction))
 
 
 def plot_coverage(

@@ -8,7 +8,7 @@ SMOOTH = 1.2
 def color_canvas(target, depth, source, others, sources, stride, scale):
     """What `_core.color_canvases` writes for one target: (scale h, scale w, 3).
 
-    ``target`` is (fx, fy, cx, cy, world_from_camera); each of ``sources`` is (image or None, pixels of it for each pixel
+    ``target`` is (fx, fy, cx, cy, world_from_camera); a source is (image or None, its pixels for each pixel
     of the camera, (fx, fy, cx, cy), camera_from_world).
     """
     fine = [np.repeat(np.repeat(each, scale, axis=0), scale, axis=1) for each in (source, others)]

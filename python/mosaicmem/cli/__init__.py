@@ -12,6 +12,7 @@ from mosaicmem.cli._terminal import show_warnings
 from mosaicmem.cli.bench import bench
 from mosaicmem.cli.convert import convert
 from mosaicmem.cli.demo import demo
+from mosaicmem.cli.edit import edit
 from mosaicmem.cli.evaluate import evaluate
 from mosaicmem.cli.export_ply import export_ply
 from mosaicmem.cli.generate import generate
@@ -65,6 +66,7 @@ app.command()(evaluate)
 app.command()(inspect)
 app.command()(view)
 app.command()(visualize)
+app.command()(edit)
 app.command()(splice)
 app.command("export-ply")(export_ply)
 app.command()(convert)

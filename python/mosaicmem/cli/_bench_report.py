@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mosaicmem.evaluation.throughput import CaseResult, MemoryResult
 
 STAGES = ("retrieve", "denoise", "decode", "remember")
+_BINS = 8
+_BARS = "·▁▂▃▄▅▆▇█"  # for none, and for one eighth of the most to all of it
 
 
 def print_bench(runs: Sequence[CaseResult], memory: MemoryResult, step_seconds: float) -> None:
@@ -28,12 +30,37 @@ def print_bench(runs: Sequence[CaseResult], memory: MemoryResult, step_seconds: 
     ]
     headings = ["images", "frames", "steps", "seconds", "frames/s", *STAGES]
     print_figures("generate, synthetic backends (medians; stages in ms)", headings, rows)
+    say("")
+    _print_spread(runs)
     for run in runs:
         if run.profile:
             say("")
             _print_profile(run)
     say("")
     _print_memory(memory, step_seconds)
+
+
+def _print_spread(runs: Sequence[CaseResult]) -> None:
+    """Print how the runs of each case differ."""
+    rows = [
+        [
+            f"{run.case.width}x{run.case.height}, {run.case.steps} steps",
+            *(f"{seconds:.3f}" for seconds in (run.runs[0], run.seconds, run.runs[-1])),
+            histogram(run.runs),
+        ]
+        for run in runs
+    ]
+    title = f"Seconds of {len(runs[0].runs)} runs, and how they spread from least to most"
+    print_figures(title, ["", "least", "median", "most", "spread"], rows, left=1)
+
+
+def histogram(values: Sequence[float]) -> str:
+    """How values spread from the least to the most, as a row of bars."""
+    low, high = min(values), max(values)
+    counts = [0] * _BINS
+    for value in values:
+        counts[min(_BINS - 1, int(_BINS * (value - low) / ((high - low) or 1.0)))] += 1
+    return "".join(_BARS[-(-(len(_BARS) - 1) * count // max(counts))] for count in counts)
 
 
 def _print_profile(run: CaseResult) -> None:

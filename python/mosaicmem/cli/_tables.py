@@ -47,8 +47,13 @@ def print_figures(
     say(title)
     wide = console.options.update(max_width=10_000)
     width = Measurement.get(console, wide, table).maximum
-    if width <= console.width or not console.is_terminal:
+    if width <= console.width:
         console.print(table, width=width, crop=False)
+        return
+    if not console.is_terminal:  # a file has no width
+        before, console.width = console.width, width
+        console.print(table, crop=False)
+        console.width = before
         return
     names = [" ".join(heading.split()).replace("- ", "") for heading in headings]
     for row in [*rows, *([last] if last is not None else [])]:

@@ -24,7 +24,8 @@ from mosaicmem.cli._common import (
     print_json,
     save_store,
 )
-from mosaicmem.cli._errors import reports_errors
+from mosaicmem.cli._errors import UsageError, reports_errors
+from mosaicmem.cli._frames import parse_size
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
 _OBSERVED_FRACTION = 0.2  # of the loop is seen before generation starts
 _REVISIT_COVERAGE = 0.75  # a view counts as revisited if what was observed covers this much of it
 _FPS = 15.0
+_LEAST, _MOST = 64, 2048  # pixels
 
 
 @reports_errors
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("mosaicmem-demo"),
     frames: Annotated[int, typer.Option(help="Frames of the loop.", min=20, max=2000)] = 64,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the images, 64x64 at least.")] = "320x192",
     save_memory: Annotated[
         Path | None, typer.Option(help="Folder for the store as it is afterwards: for inspect, visualize and others.")
     ] = None,
@@ -72,6 +75,7 @@ def demo(
     from mosaicmem.synthetic import SyntheticWorld
 
     started = time.perf_counter()
+    width, height = _size(size)
     settings = read_settings(config, changes, {"seed": seed, "num_threads": threads}, command="demo")
     check_apart({"--output": output, "--save-memory": save_memory}, {"--config": config})
     check_output_folder(output, force, "demo")
@@ -79,7 +83,9 @@ def demo(
         check_output_folder(save_memory, force, "demo", name="--save-memory", mark=MANIFEST)
     with output_folder(output, force, "demo") as folder:
         world = SyntheticWorld(settings.seed)
-        loop = world.leave_and_return(CameraIntrinsics.from_fov(320, 192, fov_x=math.radians(75)), frames, fps=_FPS)
+        loop = world.leave_and_return(
+            CameraIntrinsics.from_fov(width, height, fov_x=math.radians(75)), frames, fps=_FPS
+        )
         pipeline = AutoregressivePipeline(settings, depth_estimator=SyntheticDepthEstimator(world))
         fusion = StreamingFusion(0.02, num_threads=settings.num_threads)
         with progress_bar() as progress:
@@ -105,6 +111,14 @@ def demo(
     print_scores("Revisited views against the true scene (PSNR), with memory and without", comparison.scores, revisited)
     say(_conclusion(comparison))
     say(f"{output}/revisit.png shows the true scene, with memory, without memory.")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """The size of images, within limits that leave something to see and are done in minutes."""
+    width, height = parse_size("--size", text)
+    if min(width, height) < _LEAST or max(width, height) > _MOST:
+        raise UsageError(f"--size: expected {_LEAST} to {_MOST} pixels along each side, got {width}x{height}")
+    return width, height
 
 
 def _observe(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mosaicmem.cli._common import Debug, Set, print_json
 from mosaicmem.cli._errors import UsageError, check_choice, reports_errors
+from mosaicmem.cli._frames import parse_size
 from mosaicmem.cli._settings import COMMANDS, read_settings, unset_settings
+
+if TYPE_CHECKING:
+    from mosaicmem.pipeline import PipelineConfig
 
 
 @reports_errors
@@ -24,6 +28,14 @@ def show_config(
             help="Show the defaults of one command, generate say, that are null otherwise.",
         ),
     ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--sizes",
+            metavar="WxH[,FRAMES]",
+            help="Show what follows for images of this size instead: grids, patches, bytes, windows of a path.",
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="The JSON schema: types, ranges, meaning.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -36,14 +48,27 @@ def show_config(
     """
     from mosaicmem.pipeline import PipelineConfig
 
-    if schema and (config is not None or changes or command):
-        raise UsageError("--schema: expected neither --config nor --set nor --for with it")
+    if schema and (config is not None or changes or command or sizes):
+        raise UsageError("--schema: expected none of --config, --set, --for and --sizes with it")
     if schema:
         print_json(PipelineConfig.model_json_schema())
         return
     if command is not None:
         check_choice("--for", command, list(COMMANDS))
     shown = read_settings(config, changes, command=command).model_dump(mode="json")
+    if sizes is not None:
+        print_json(_derived(read_settings(config, changes, command=command), sizes))
+        return
     if command is None:
         shown.update(dict.fromkeys(unset_settings(config, changes)))
     print_json(shown)
+
+
+def _derived(settings: PipelineConfig, text: str) -> dict[str, Any]:
+    """What follows from a configuration for images of one size, and for a path of some frames."""
+    from mosaicmem.pipeline.sizes import derived_sizes
+
+    size, _, frames = text.partition(",")
+    if frames and not (frames.isascii() and frames.isdigit() and int(frames) > 0):
+        raise UsageError(f"--sizes: expected WxH or WxH,FRAMES, 1280x704,81 say, got {text!r}")
+    return derived_sizes(settings, parse_size("--sizes", size), int(frames) if frames else None)

@@ -47,16 +47,32 @@ class ProfileEntry:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Seconds of the median run of ``generate``, and of each of its stages in that run."""
+    """Seconds of the median run of ``generate``, of each of its stages in that run, and of all runs.
+
+    Attributes
+    ----------
+    case : Case
+    seconds : float
+    stages : dict of str to float
+    runs : tuple of float
+        Ascending.
+    profile : list of ProfileEntry, optional
+    """
 
     case: Case
     seconds: float
     stages: dict[str, float]
+    runs: tuple[float, ...]
     profile: list[ProfileEntry] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {**asdict(self), "frames_per_second": self.case.frames / self.seconds}
+        return {
+            **asdict(self),
+            "least": self.runs[0],
+            "most": self.runs[-1],
+            "frames_per_second": self.case.frames / self.seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -118,9 +134,10 @@ def measure_case(
         windows = pipeline.generate(path).windows
         seconds = time.perf_counter() - start
         runs.append((seconds, {stage: sum(w.seconds[stage] for w in windows) for stage in windows[0].seconds}))
-    seconds, stages = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
+    runs.sort(key=lambda run: run[0])
+    seconds, stages = runs[len(runs) // 2]
     entries = _profiled(prepared(), path) if profile else None
-    return CaseResult(case, seconds, stages, entries)
+    return CaseResult(case, seconds, stages, tuple(each for each, _ in runs), entries)
 
 
 def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int = 0, repeats: int = 5) -> MemoryResult:
