@@ -123,7 +123,7 @@ class TestPlaces:
     [
         (
             ["melt", "-o", "x"],
-            "OPERATION: expected translate, rotate, scale, flip, erase, crop or duplicate 'melt'",
+            "OPERATION: expected translate, rotate, scale, flip, erase, crop or duplicate",
         ),
         (["erase", "-o", "x"], "--sphere, --box: expected one of the two for erase"),
         (["translate", "-o", "x"], "--by: expected one for translate"),
