@@ -108,10 +108,19 @@ class BoundVoxelMap {
         std::int64_t* const out = counts.mutable_data();
         const py::gil_scoped_release release;
         const std::lock_guard lock(mutex_);
-        const FusionCounts fused = map_.add(frame, num_threads);
-        out[0] = static_cast<std::int64_t>(fused.points);
-        out[1] = static_cast<std::int64_t>(fused.out_of_range);
-        out[2] = static_cast<std::int64_t>(fused.new_voxels);
+        write(map_.add(frame, num_threads), out);
+    }
+
+    // counts as of add().
+    void add_points(const Array<float>& points, const std::optional<Array<std::uint8_t>>& color,
+                    const std::optional<Array<float>>& normals, double timestamp,
+                    Out<std::int64_t> counts, int num_threads) {
+        const ColoredPoints cloud{points.data(), data_or_null(color), data_or_null(normals),
+                                  extent(points, 0), timestamp};
+        std::int64_t* const out = counts.mutable_data();
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        write(map_.add(cloud, num_threads), out);
     }
 
     py::dict export_means(std::size_t min_count, int /*num_threads*/) const {
@@ -159,6 +168,12 @@ class BoundVoxelMap {
     }
 
   private:
+    static void write(const FusionCounts& fused, std::int64_t* out) {
+        out[0] = static_cast<std::int64_t>(fused.points);
+        out[1] = static_cast<std::int64_t>(fused.out_of_range);
+        out[2] = static_cast<std::int64_t>(fused.new_voxels);
+    }
+
     VoxelMap map_;
     mutable ForkSafeMutex mutex_;
 };
@@ -186,6 +201,9 @@ void bind_geometry(py::module_& m) {
     map.def("add", &BoundVoxelMap::add, py::arg("depth").noconvert(), py::arg("color").noconvert(),
             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
             py::arg("counts").noconvert(), py::arg("num_threads"))
+        .def("add_points", &BoundVoxelMap::add_points, py::arg("points").noconvert(),
+             py::arg("color").noconvert(), py::arg("normals").noconvert(), py::arg("timestamp"),
+             py::arg("counts").noconvert(), py::arg("num_threads"))
         .def("fork", &BoundVoxelMap::fork)
         .def("export", &BoundVoxelMap::export_means, py::arg("min_count"), py::arg("num_threads"))
         .def("size", &BoundVoxelMap::size, py::arg("num_threads"))

@@ -1,4 +1,4 @@
-// The kd-tree forest over plain points: for tests and benchmarks of the index alone.
+// The kd-tree forest over plain points: for point clouds, and benchmarks of the index alone.
 
 #include <cmath>
 
@@ -42,6 +42,28 @@ class PointIndex {
         return py::make_tuple(distances, ids);
     }
 
+    // queries (m, 3) -> offsets (m + 1) into distances and ids.
+    py::tuple within(const Array<float>& queries, float radius) const {
+        std::vector<std::int64_t> offsets{0};
+        std::vector<float> distances;
+        std::vector<PatchId> ids;
+        {
+            const py::gil_scoped_release release;
+            for (std::size_t i = 0; i < extent(queries, 0); ++i) {
+                for (const Neighbour& found : index_.within(queries.data() + 3 * i, radius,
+                                                            [](Slot slot) { return slot; })) {
+                    distances.push_back(std::sqrt(found.squared_distance));
+                    ids.push_back(found.id);
+                }
+                offsets.push_back(static_cast<std::int64_t>(ids.size()));
+            }
+        }
+        const auto total = static_cast<py::ssize_t>(ids.size());
+        return py::make_tuple(take_vector(std::move(offsets), {queries.shape(0) + 1}),
+                              take_vector(std::move(distances), {total}),
+                              take_vector(std::move(ids), {total}));
+    }
+
     std::size_t nbytes() const { return index_.nbytes(); }
 
   private:
@@ -55,6 +77,7 @@ void bind_point_index(py::module_& m) {
     def_init(index, &make_new<PointIndex, const Array<float>&, int>, py::arg("points").noconvert(),
              py::arg("num_threads") = 0);
     index.def("nearest", &PointIndex::nearest, py::arg("queries").noconvert(), py::arg("k"))
+        .def("within", &PointIndex::within, py::arg("queries").noconvert(), py::arg("radius"))
         .def_property_readonly("nbytes", &PointIndex::nbytes);
 }
 

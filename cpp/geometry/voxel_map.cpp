@@ -11,6 +11,8 @@ namespace mosaicmem {
 namespace {
 
 constexpr std::size_t kBlockRows = 16;
+constexpr std::size_t kBlockPoints = 1 << 14;
+constexpr std::size_t kSerial = 1 << 12;  // voxels that are merged by one thread
 std::size_t shard_of(std::uint64_t key, std::size_t shards) { return (mix(key) >> 24) % shards; }
 
 constexpr Affine kIdentity = {{1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0}};
@@ -44,11 +46,6 @@ bool surface_normal(const RgbdFrame& frame, const Point* points, std::size_t fir
     return normal_of(points[(i - first) * frame.width + j], points[(i - first) * frame.width + nj],
                      points[(ni - first) * frame.width + j], normal);
 }
-
-struct BlockSums {
-    VoxelTable table;
-    std::size_t points = 0, out_of_range = 0;
-};
 
 void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, float inverse_size,
                BlockSums& sums) {
@@ -88,9 +85,29 @@ void sum_block(const RgbdFrame& frame, std::size_t first, std::size_t last, floa
     }
 }
 
-// Adds a block's sums to the map's, and transforms normals from the camera frame to the world.
-void merge(const Voxel& from, const RgbdFrame& frame, Voxel& into) {
-    const auto& m = frame.world_from_camera.m;
+void sum_points(const ColoredPoints& cloud, std::size_t first, std::size_t last, float inverse_size,
+                BlockSums& sums) {
+    for (std::size_t i = first; i < last; ++i) {
+        const float* p = cloud.points + 3 * i;
+        std::uint64_t key;
+        if (!voxel_key({p[0], p[1], p[2]}, inverse_size, key)) {
+            ++sums.out_of_range;
+            continue;
+        }
+        Voxel& voxel = sums.table.at(key);
+        ++sums.points;
+        ++voxel.count;
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+            voxel.position[axis] += p[axis];
+            if (cloud.color) voxel.color[axis] += cloud.color[3 * i + axis];
+            if (cloud.normals) voxel.normal[axis] += cloud.normals[3 * i + axis];
+        }
+    }
+}
+
+// Adds a block's sums to the map's, and transforms normals from the input's frame to the world.
+void merge(const Voxel& from, const Affine& world_from_input, double timestamp, Voxel& into) {
+    const auto& m = world_from_input.m;
     into.count += from.count;
     for (std::size_t axis = 0; axis < 3; ++axis) {
         into.position[axis] += from.position[axis];
@@ -98,8 +115,8 @@ void merge(const Voxel& from, const RgbdFrame& frame, Voxel& into) {
         into.normal[axis] += m[4 * axis] * from.normal[0] + m[4 * axis + 1] * from.normal[1] +
                              m[4 * axis + 2] * from.normal[2];
     }
-    into.first_time = std::min(into.first_time, frame.timestamp);
-    into.last_time = std::max(into.last_time, frame.timestamp);
+    into.first_time = std::min(into.first_time, timestamp);
+    into.last_time = std::max(into.last_time, timestamp);
 }
 
 }  // namespace
@@ -156,7 +173,26 @@ FusionCounts VoxelMap::add(const RgbdFrame& frame, int num_threads) {
                       sums[b]);
         }
     });
+    return merge_all(sums, frame.world_from_camera, frame.timestamp, num_threads);
+}
 
+FusionCounts VoxelMap::add(const ColoredPoints& cloud, int num_threads) {
+    const float inverse_size = static_cast<float>(1.0 / voxel_size_);
+    std::vector<BlockSums> sums((cloud.count + kBlockPoints - 1) / kBlockPoints);
+    parallel_for(sums.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t b = begin; b < end; ++b) {
+            const std::size_t first = b * kBlockPoints;
+            sum_points(cloud, first, std::min(first + kBlockPoints, cloud.count), inverse_size,
+                       sums[b]);
+        }
+    });
+    return merge_all(sums, kIdentity, cloud.timestamp, num_threads);
+}
+
+FusionCounts VoxelMap::merge_all(const std::vector<BlockSums>& sums, const Affine& world_from_input,
+                                 double timestamp, int num_threads) {
+    std::size_t voxels = 0;
+    for (const BlockSums& block : sums) voxels += block.table.voxels().size();
     std::array<std::size_t, kShards> most_new{};
     for (const BlockSums& block : sums) {
         for (const Voxel& voxel : block.table.voxels()) ++most_new[shard_of(voxel.key, kShards)];
@@ -164,13 +200,14 @@ FusionCounts VoxelMap::add(const RgbdFrame& frame, int num_threads) {
     for (std::size_t shard = 0; shard < kShards; ++shard) shards_[shard].make_room(most_new[shard]);
 
     const std::size_t before = size();
-    parallel_for(kShards, blocks * frame.width > (1 << 12) ? 1 : kShards, num_threads,
+    parallel_for(kShards, voxels > kSerial ? 1 : kShards, num_threads,
                  [&](std::size_t begin, std::size_t end) {
                      for (const BlockSums& block : sums) {
                          for (const Voxel& voxel : block.table.voxels()) {
                              const std::size_t shard = shard_of(voxel.key, kShards);
                              if (shard < begin || shard >= end) continue;
-                             merge(voxel, frame, shards_[shard].at(voxel.key));
+                             merge(voxel, world_from_input, timestamp,
+                                   shards_[shard].at(voxel.key));
                          }
                      }
                  });

@@ -53,6 +53,20 @@ struct RgbdFrame {
     double timestamp;  // seconds
 };
 
+struct ColoredPoints {
+    const float* points;        // (count, 3) world, metres
+    const std::uint8_t* color;  // (count, 3) or null
+    const float* normals;       // (count, 3) or null
+    std::size_t count;
+    double timestamp;  // seconds
+};
+
+// What the points of one block of an input add to the map.
+struct BlockSums {
+    VoxelTable table;
+    std::size_t points = 0, out_of_range = 0;
+};
+
 struct FusionCounts {
     std::size_t points = 0;        // fused
     std::size_t out_of_range = 0;  // further than 2^20 voxels from the origin: dropped
@@ -65,6 +79,7 @@ class VoxelMap {
 
     // An exception leaves the map unchanged.
     FusionCounts add(const RgbdFrame& frame, int num_threads);
+    FusionCounts add(const ColoredPoints& cloud, int num_threads);
 
     std::size_t size() const;
     std::size_t nbytes() const;
@@ -75,6 +90,10 @@ class VoxelMap {
 
   private:
     static constexpr std::size_t kShards = 16;
+
+    // Merges blocks in order; normals are transformed from the input's frame to the world.
+    FusionCounts merge_all(const std::vector<BlockSums>& sums, const Affine& world_from_input,
+                           double timestamp, int num_threads);
 
     double voxel_size_;
     std::array<VoxelTable, kShards> shards_;

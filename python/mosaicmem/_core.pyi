@@ -152,6 +152,15 @@ class StoreCounts(TypedDict):
 class VoxelMap:
     def __init__(self, voxel_size: float) -> None: ...
     def fork(self) -> VoxelMap: ...  # host only
+    def add_points(  # host only
+        self,
+        points: _F32,
+        color: NDArray[np.uint8] | None,
+        normals: _F32 | None,
+        timestamp: float,
+        counts: NDArray[np.int64],
+        num_threads: int,
+    ) -> None: ...
     def add(
         self,
         depth: _View,
@@ -272,6 +281,7 @@ class MemoryStore:
 class PointIndex:
     def __init__(self, points: _F32, num_threads: int = 0) -> None: ...
     def nearest(self, queries: _F32, k: int) -> tuple[_F32, NDArray[np.uint64]]: ...
+    def within(self, queries: _F32, radius: float) -> tuple[NDArray[np.int64], _F32, NDArray[np.uint64]]: ...
     @property
     def nbytes(self) -> int: ...
 

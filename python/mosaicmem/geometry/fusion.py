@@ -120,6 +120,33 @@ class StreamingFusion(Uncopied):
             self._map.add(z, rgb, intrinsics.params, matrix, time, to_counts, call.handle)
         return FusionCounts(*call.numbers(counts))
 
+    def add_cloud(self, cloud: PointCloud, *, timestamp: float = 0.0) -> FusionCounts:
+        """Fuse the points of a cloud, each as one observation of its voxel.
+
+        Parameters
+        ----------
+        cloud : PointCloud
+            Points without colours are black.
+        timestamp : float
+            When they were seen, seconds.
+
+        Raises
+        ------
+        TypeError
+            The map is on a GPU.
+        """
+        check_instance("cloud", cloud, PointCloud)
+        seen = check_number("timestamp", timestamp)
+        counts = np.zeros(3, np.int64)
+        call = Call("cloud", cloud.points, self._num_threads)
+        with self._lock:
+            if self._map is None:
+                self._map, self._place = call.core.VoxelMap(self.voxel_size), call.own((1,), "uint8")[0]
+            elif not hasattr(self._map, "add_points"):
+                raise TypeError("cloud: expected a map on the host; this one is on a GPU, and takes frames only")
+            self._map.add_points(cloud.points, cloud.colors, cloud.normals, seen, counts, self._num_threads)
+        return FusionCounts(*counts.tolist())
+
     def point_cloud(self, min_count: int = 1) -> PointCloud:
         """The means of all voxels that hold at least ``min_count`` points, ordered by voxel."""
         exported = self._export(min_count)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, I64, U8, ArrayLike, as_array, check_integer, check_number, check_threads
-from mosaicmem._files import atomic_write
+from mosaicmem._arrays import F32, F64, I64, U8, ArrayLike, as_array, check_integer, check_number, check_threads
+from mosaicmem._files import atomic_write, read_json_object, write_json
 from mosaicmem._opening import errors_in
 from mosaicmem.errors import FormatError, suspect
 from mosaicmem.geometry._ply import Columns, read_vertices, write_vertices
@@ -19,6 +19,8 @@ from mosaicmem.geometry._ply_colors import COLOR_NAMES, blocks, choose_colors, r
 
 _POINT_NAMES = ("x", "y", "z")
 _NORMAL_NAMES = ("nx", "ny", "nz")
+_SCHEMA = "mosaicmem.point_cloud"
+_MOST_JSON = 1 << 30  # bytes of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,75 @@ class PointCloud:
             raise ValueError("bounds: expected at least one point, the cloud is empty")
         return self.points.min(axis=0), self.points.max(axis=0)
 
+    @property
+    def centroid(self) -> F64:
+        """The mean of all points, (3,) float64.
+
+        Raises
+        ------
+        ValueError
+            The cloud is empty.
+        """
+        if not len(self):
+            raise ValueError("centroid: expected at least one point, the cloud is empty")
+        return np.asarray(self.points.mean(axis=0, dtype=np.float64))
+
+    def voxel_downsample(self, voxel_size: float, *, num_threads: int = 0) -> PointCloud:
+        """One point per occupied voxel: the mean position, colour and normal of the points in it.
+
+        Parameters
+        ----------
+        voxel_size : float
+            Edge of a voxel, metres.
+        num_threads : int
+            0 for all cores (or MOSAICMEM_NUM_THREADS). No result depends on it.
+
+        Raises
+        ------
+        ValueError
+            Points lie further than 2^20 voxels from the origin along an axis.
+        """
+        size = check_number("voxel_size", voxel_size, above=0.0)
+        voxels, counts, threads = _core.VoxelMap(size), np.empty(3, np.int64), check_threads(num_threads)
+        voxels.add_points(self.points, self.colors, self.normals, 0.0, counts, threads)
+        if counts[1]:
+            raise ValueError(
+                f"voxel_size: expected points within 2^20 voxels of the origin, {counts[1]} of {len(self)} are "
+                "further; use a larger one, or move the cloud first"
+            )
+        means = voxels.export(1, threads)
+        normals = None if self.normals is None else means["normals"]
+        return PointCloud(means["points"], None if self.colors is None else means["colors"], normals)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: schema, version, points, and colors and normals if there are any, as nested lists."""
+        arrays = {"points": self.points, "colors": self.colors, "normals": self.normals}
+        lists = {name: array.tolist() for name, array in arrays.items() if array is not None}
+        return {"schema": _SCHEMA, "schema_version": 1, **lists}
+
+    def save_json(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON, atomically. PLY files are smaller and faster."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load_json(cls, path: str | Path) -> PointCloud:
+        """Read what `save_json` writes.
+
+        Raises
+        ------
+        FormatError
+            It is anything else; the message names the field.
+        """
+        path = Path(path)
+        fields = read_json_object(path, _MOST_JSON)
+        if fields.get("schema") != _SCHEMA or fields.get("schema_version") != 1:
+            raise FormatError(path, f"schema: expected {_SCHEMA!r} of version 1, got {fields.get('schema')!r:.80}")
+        unknown = sorted(fields.keys() - {"schema", "schema_version", "points", "colors", "normals"})
+        if unknown:
+            raise FormatError(path, f"{unknown[0]!r:.80}: no such field")
+        with errors_in(path):
+            return cls(*(_array_of(fields, name) for name in ("points", "colors", "normals")))
+
     def merge(self, other: PointCloud) -> PointCloud:
         """Concatenate both clouds. Colours and normals are kept if both clouds have them."""
         return PointCloud(
@@ -103,12 +174,40 @@ class PointCloud:
         """
         places = as_array("queries", queries, np.float32, ("M", 3), finite=True)
         count = check_integer("k", k, minimum=1, maximum=2**31 - 1)
-        index = self.__dict__.get("_index")
+        distances, indices = self._tree(num_threads).nearest(places, min(count, max(len(self), 1)))
+        return distances, indices.astype(np.int64)
+
+    def within(self, queries: ArrayLike, radius: float, *, num_threads: int = 0) -> tuple[I64, F32, I64]:
+        """All points within ``radius`` metres of each query, by the kd-tree of `nearest`.
+
+        Parameters
+        ----------
+        queries : (M, 3) array
+            World, metres, finite.
+        radius : float
+        num_threads : int
+            As for `nearest`.
+
+        Returns
+        -------
+        offsets : (M + 1,) int64
+            The points of query i are ``[offsets[i]:offsets[i + 1]]`` of the other two.
+        distances : (P,) float32
+            Metres, ascending for each query; ties go to the smaller index.
+        indices : (P,) int64
+        """
+        places = as_array("queries", queries, np.float32, ("M", 3), finite=True)
+        radius = check_number("radius", radius, minimum=0.0, maximum=1e18)
+        offsets, distances, indices = self._tree(num_threads).within(places, radius)
+        return offsets, distances, indices.astype(np.int64)
+
+    def _tree(self, num_threads: int) -> _core.PointIndex:
+        """The kd-tree, built on first use."""
+        index: _core.PointIndex | None = self.__dict__.get("_index")
         if index is None:
             index = _core.PointIndex(self.points, check_threads(num_threads))
             object.__setattr__(self, "_index", index)
-        distances, indices = index.nearest(places, min(count, max(len(self), 1)))
-        return distances, indices.astype(np.int64)
+        return index
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_index"}
@@ -158,6 +257,23 @@ class PointCloud:
             object.__setattr__(cloud, "colors", _colors(path, columns, names))
             object.__setattr__(cloud, "normals", _normals(path, columns, names))
         return cloud
+
+
+def _array_of(fields: dict[str, Any], name: str) -> Any:
+    """A list of rows of three numbers as an array; None if there is none. An empty list is an empty cloud's."""
+    rows = fields.get(name)
+    if rows is None and name != "points":
+        return None
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 3 for row in rows):
+        raise ValueError(f"{name}: expected a list of rows of three numbers")
+    if not all(type(value) in (int, float) for row in rows for value in row):
+        raise ValueError(f"{name}: expected numbers")
+    if name != "colors":
+        with np.errstate(over="ignore"):  # what overflows is not finite, and refused as such
+            return np.array(rows, np.float64).astype(np.float32).reshape(-1, 3)
+    if not all(type(value) is int and 0 <= value <= 255 for row in rows for value in row):
+        raise ValueError(f"{name}: expected integers of 0 to 255")
+    return np.array(rows, np.uint8).reshape(-1, 3)
 
 
 def _choose(path: Path, there: Sequence[str]) -> Sequence[str]:
