@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, Bool, as_array, check_number
 from mosaicmem.errors import suspect
+
+if TYPE_CHECKING:
+    from mosaicmem.camera.intrinsics import CameraIntrinsics
 
 # Poses in files are often rounded to three decimals, which puts each number off by e <= 5e-4.
 _ROUNDING = 5e-4
@@ -316,6 +319,49 @@ class CameraPose:
     def forward(self) -> F64:
         """The viewing direction in the world, (3,), unit."""
         return self.world_from_camera[:3, 2]
+
+    @property
+    def right(self) -> F64:
+        """The direction of the image's columns, +x, in the world, (3,)."""
+        return np.array(self.world_from_camera[:3, 0])
+
+    @property
+    def up(self) -> F64:
+        """Against the direction of the image's rows, -y, in the world, (3,)."""
+        return np.asarray(-self.world_from_camera[:3, 1])
+
+    def relative_to(self, reference: CameraPose) -> CameraPose:
+        """This pose in the frame of another camera: ``world_from_camera`` of the result is reference_from_camera.
+
+        Its timestamp stays that of this pose.
+        """
+        return CameraPose(reference.camera_from_world @ self.world_from_camera, self.timestamp)
+
+    def project_points(self, points: ArrayLike, intrinsics: CameraIntrinsics) -> tuple[F64, F64, Bool]:
+        """Where world points land in an image taken from here.
+
+        Parameters
+        ----------
+        points : (N, 3) array
+            World, metres.
+        intrinsics : CameraIntrinsics
+
+        Returns
+        -------
+        pixels : (N, 2) float64
+            (u, v); NaN for points that are not in front of the camera.
+        depth : (N,) float64
+            z in the camera's frame, metres.
+        visible : (N,) bool
+            Whether the point is in front of the camera and lands within the image. Nothing occludes it here.
+        """
+        world = as_array("points", points, np.float64, ("N", 3), finite=True)
+        local = world @ self.camera_from_world[:3, :3].T + self.camera_from_world[:3, 3]
+        pixels, depth = intrinsics.project(local)
+        with np.errstate(invalid="ignore"):
+            u, v = pixels[:, 0], pixels[:, 1]
+            inside = (u >= 0) & (u <= intrinsics.width) & (v >= 0) & (v <= intrinsics.height)
+        return pixels, depth, (depth > 0) & inside
 
     @property
     def quaternion(self) -> F64:

@@ -90,6 +90,23 @@ class Mosaic:
         """The fraction of each target frame's cells that observed keyframes cover, (T,) float64, on the host."""
         return part_of_cells(self.observed)
 
+    @property
+    def warp_valid_ratio(self) -> float:
+        """The fraction of the cells of all retrieved patches that land in their target's image, on the host; 0 if no
+        patch was retrieved.
+
+        Cells without depth, and those behind the camera, land nowhere. A low value says that patches were retrieved by
+        their centres, but show the view little: they are close, or at its border.
+        """
+        here = on_host({name: getattr(self, name) for name in ("patch_ids", "valid", "positions")})
+        patches = int((here["patch_ids"] >= 0).sum())
+        if not patches:
+            return 0.0
+        y, x = here["positions"][..., 1], here["positions"][..., 2]
+        inside = here["valid"] & (y > -0.5) & (y < self.rows - 0.5) & (x > -0.5) & (x < self.columns - 0.5)
+        cells = int(here["valid"].shape[1] // here["patch_ids"].shape[1])
+        return float(inside.sum() / (patches * cells))
+
     def unwarped(self) -> Mosaic:
         """The same tokens, each at its (y, x) in its own keyframe: the misalignment that Warped RoPE corrects."""
         positions = owned(self.positions)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F64, U64, ArrayLike, as_array, as_ids, check_instance, check_number, to_numpy
+from mosaicmem._arrays import F64, U64, ArrayLike, Bool, as_array, as_ids, check_instance, check_number, to_numpy
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.memory.store import MosaicMemoryStore
 
@@ -23,9 +23,29 @@ class Sphere:
         object.__setattr__(self, "centre", as_array("centre", self.centre, np.float64, (3,), finite=True).copy())
         object.__setattr__(self, "radius", check_number("radius", self.radius, minimum=0.0))
 
+    def contains(self, points: ArrayLike) -> Bool:
+        """Which of the world points (N, 3) lie inside, bounds included, (N,) bool."""
+        places = as_array("points", points, np.float64, ("N", 3), finite=True)
+        return np.asarray(((places - self.centre) ** 2).sum(axis=1) <= self.radius**2)
+
+
+class _Convex:
+    """A region that half spaces bound."""
+
+    @property
+    def half_spaces(self) -> F64:
+        """(P, 4): normals that point inwards, and offsets."""
+        raise NotImplementedError
+
+    def contains(self, points: ArrayLike) -> Bool:
+        """Which of the world points (N, 3) lie inside, bounds included, (N,) bool."""
+        places = as_array("points", points, np.float64, ("N", 3), finite=True)
+        planes = self.half_spaces
+        return np.asarray((places @ planes[:, :3].T + planes[:, 3] >= 0).all(axis=1))
+
 
 @dataclass(frozen=True, eq=False)
-class Box:
+class Box(_Convex):
     """All points between two corners, ``low`` and ``high`` (3,) metres, bounds included.
 
     Attributes
@@ -60,7 +80,7 @@ class Box:
 
 
 @dataclass(frozen=True, eq=False)
-class Frustum:
+class Frustum(_Convex):
     """All points in a camera's image at depths from ``near`` to ``far`` metres, including occluded ones."""
 
     intrinsics: CameraIntrinsics

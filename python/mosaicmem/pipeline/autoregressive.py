@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, as_array, as_depth, as_pixels, check_instance
-from mosaicmem._border import to_host
+from mosaicmem._arrays import ArrayLike, as_array, as_depth, as_pixels, check_instance, check_integer
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -26,18 +22,16 @@ from mosaicmem.diffusion import (
     TemporalLayout,
     TextEncoder,
 )
-from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck
-from mosaicmem.memory import Mosaic, MosaicMemoryStore
-from mosaicmem.pipeline.checkpoint import Checkpoint, KeptWindow
-from mosaicmem.pipeline.conditioning import Conditioner, coverage_of
+from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck, StreamingFusion
+from mosaicmem.memory import MosaicMemoryStore
+from mosaicmem.pipeline.checkpoint import Checkpoint
+from mosaicmem.pipeline.conditioning import Conditioner
 from mosaicmem.pipeline.config import PipelineConfig
-from mosaicmem.pipeline.denoising import denoise
-from mosaicmem.pipeline.first_view import suspect_unseen
-from mosaicmem.pipeline.frames import cross_faded, extended
 from mosaicmem.pipeline.keyframes import KeyframeWriter
+from mosaicmem.pipeline.loop import WindowLoop
 from mosaicmem.pipeline.parts import check_parts, scheduler_of
-from mosaicmem.pipeline.results import GenerationResult, Progress, Window, WindowStatistics
-from mosaicmem.pipeline.windows import RunPlan, WindowPlan
+from mosaicmem.pipeline.results import GenerationResult, Progress, Window
+from mosaicmem.pipeline.windows import WindowPlan
 
 _FIXED = (  # settings of the shared parts, which `varied` cannot change
     *("latent_patch_size", "latent_dtype", "max_patches", "max_bytes", "eviction"),
@@ -74,6 +68,9 @@ class AutoregressivePipeline(Uncopied):
     store : MosaicMemoryStore
         The memory, which carries over from one call to the next. A run with a checkpoint replaces it with the memory
         in the checkpoint.
+    fusion : StreamingFusion or None
+        The map of all frames that this pipeline has remembered, if ``fusion_voxel_size`` is set:
+        ``pipeline.fusion.point_cloud().save_ply("scene.ply")``. Windows restored from a checkpoint are not in it.
     pose_check : PoseCheck
         Compares the observed frames; its ``conclusion`` states the result, also if nothing could be compared.
     """
@@ -106,6 +103,7 @@ class AutoregressivePipeline(Uncopied):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
         self.pose_check = PoseCheck(times=c.half_life > 0)
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
+        self.fusion = self._new_fusion()
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:
         """A pipeline with the same parts, other settings, and a copy of this memory.
@@ -139,7 +137,7 @@ class AutoregressivePipeline(Uncopied):
     @property
     def _keyframes(self) -> KeyframeWriter:
         """Made for each use: parts may have been replaced."""
-        return KeyframeWriter(self.config, self.vae, self._cell, self.depth_estimator, self._conditioner)
+        return KeyframeWriter(self.config, self.vae, self._cell, self.depth_estimator, self._conditioner, self.fusion)
 
     @property
     def _cell(self) -> int:
@@ -148,6 +146,23 @@ class AutoregressivePipeline(Uncopied):
 
     def __copy__(self) -> AutoregressivePipeline:
         return self.varied()
+
+    def _new_fusion(self) -> StreamingFusion | None:
+        c = self.config
+        if c.fusion_voxel_size is None:
+            return None
+        return StreamingFusion(c.fusion_voxel_size, num_threads=c.num_threads)
+
+    def reset_memory(self) -> None:
+        """Forget everything: begin with an empty store of the same settings, an empty map, and no compared frames.
+
+        The store that there was is not changed.
+        """
+        old = self.store
+        names = ("latent_dtype", "max_patches", "max_bytes", "eviction", "num_threads", "device", "device_bytes")
+        self.store = MosaicMemoryStore(old.latent_patch_size, **{name: getattr(old, name) for name in names})
+        self.pose_check = PoseCheck(times=self.config.half_life > 0)
+        self.fusion = self._new_fusion()
 
     def _new_store(self) -> MosaicMemoryStore:
         c = self.config
@@ -204,6 +219,33 @@ class AutoregressivePipeline(Uncopied):
                 raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():g} to {sure.max():g}")
         self._keyframes.observe(self.store, pixels, z, intrinsics, pose, sure)
 
+    def remember(
+        self,
+        image: ArrayLike,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        *,
+        depth: ArrayLike | None = None,
+    ) -> None:
+        """Remember a frame that a model has generated, as `generate` does with its own keyframes.
+
+        With ``remember="novel"`` only the cells that memory does not show yet are kept.
+
+        Parameters
+        ----------
+        image : (H, W, 3) array
+            uint8, or float in [0, 1].
+        intrinsics, pose
+            Of the frame.
+        depth : (H, W) array, optional
+            Metres; if not given, the depth estimator provides it.
+        """
+        check_instance("intrinsics", intrinsics, CameraIntrinsics)
+        check_instance("pose", pose, CameraPose)
+        pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
+        z = None if depth is None else as_depth("depth", depth, pixels.shape[:2])
+        self._keyframes.generated(self.store, pixels, intrinsics, pose, z)
+
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
         return self._conditioner.context(self.store, cameras.padded(self._cell), window)
@@ -259,7 +301,7 @@ class AutoregressivePipeline(Uncopied):
         size = trajectory.size[::-1]
         run = Progress(size, np.zeros((len(trajectory), *size, 3), dtype=np.float32))
         first = self._keyframes.first_frame(trajectory, image, depth)
-        for window in self._windows(trajectory, run, checkpoint, first, on_window, on_step):
+        for window in WindowLoop(self).windows(trajectory, run, checkpoint, first, on_window, on_step):
             del window
         assert run.video is not None
         return GenerationResult(run.video, run.done)
@@ -278,172 +320,44 @@ class AutoregressivePipeline(Uncopied):
         """
         check_instance("trajectory", trajectory, CameraTrajectory)
         run = Progress(trajectory.size[::-1])
-        return self._windows(trajectory, run, checkpoint, self._keyframes.first_frame(trajectory, image, depth), None)
+        first = self._keyframes.first_frame(trajectory, image, depth)
+        return WindowLoop(self).windows(trajectory, run, checkpoint, first, None)
 
-    def _windows(
+    def generate_window(
         self,
-        trajectory: CameraTrajectory,
-        run: Progress,
-        checkpoint: str | Path | Checkpoint | None,
-        first: tuple[F32, F32] | None,
-        on_window: Callable[[Window], None] | None,
+        cameras: CameraTrajectory,
+        *,
+        number: int = 0,
         on_step: Callable[[int, int, int], None] | None = None,
-    ) -> Iterator[Window]:
-        c = self.config
-        if not isinstance(checkpoint, (str, Path, Checkpoint, type(None))):
-            raise TypeError(f"checkpoint: expected a path or Checkpoint, got {type(checkpoint).__name__}")
-        kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-        path = trajectory.padded(self._cell)
-        keyframes = trajectory.select_keyframes(c.keyframe_translation, c.keyframe_angle, c.keyframe_interval)
-        plan = WindowPlan(c, self.vae.temporal, path)
-        given = RunPlan(path, trajectory.cameras, plan, keyframes, None if first is None else first[0])
-        with kept or nullcontext():
-            known = 0
-            if kept is not None:
-                self.store = kept.begin(c, trajectory, self._part_names(), self.store)
-                known = kept.windows or 0
-            before = self.store.snapshot()
-            if first is not None and not known:
-                self.observe(*first, trajectory.cameras[0], trajectory[0])
-            for index, frames in enumerate(plan.ranges):
-                run.begin(index, frames)
-                if kept is not None and index < known:
-                    images, context, statistics = self._bring_back(given, run, kept, index)
-                else:
-                    stepped = None if on_step is None else partial(on_step, index)
-                    try:
-                        images, context, statistics = self._generate_window(given, run, kept, index, stepped)
-                    except BaseException:
-                        if index == 0:
-                            self.store.restore(before)  # without the image that the run begins with
-                        raise
-                final = plan.ranges[index + 1].start if index + 1 < len(plan) else frames.stop
-                finished = run.add(frames, images, final, statistics)
-                window = Window(frames, run.images(frames), finished, run.images(finished), context, statistics)
-                with run("callback"):
-                    if on_window is not None:
-                        on_window(window)
-                yield window
+        image: ArrayLike | None = None,
+        depth: ArrayLike | None = None,
+    ) -> Window:
+        """Generate one window, and remember its keyframes: a step of a loop whose path is decided as it goes.
 
-    def _generate_window(
-        self,
-        given: RunPlan,
-        run: Progress,
-        kept: Checkpoint | None,
-        index: int,
-        on_step: Callable[[int, int], None] | None,
-    ) -> tuple[F32, MemoryContext, WindowStatistics]:
-        """A window's images, padded to whole latent cells, context and statistics. On failure, memory is restored."""
-        path, frames = given.path, given.windows.ranges[index]
-        c = self.config
-        with run("retrieve"):
-            context = self._conditioner.context(self.store, given.windows.cameras(path, index), index)
-            context = replace(context, **self._continuation(given, run, index))
-        if index == 0 and not self._conditioner.has_warned:
-            suspect_unseen(self.store, context, c)
-        with run("denoise"):
-            latents = denoise(self.backbone, self.scheduler, c, self.vae.channels, context, on_step)
-            self._finish(latents, context)
-        with run("decode"):
-            decoded = as_array(
-                "decoded video",
-                to_host("decoded video", self._decode(latents, len(frames), index)),
-                np.float32,
-                (len(frames), *path.size[::-1], 3),
-                finite=True,
-                values=True,
+        Nothing but memory continues from one call to the next; `stream` also blends the frames that windows share.
+
+        Parameters
+        ----------
+        cameras : CameraTrajectory
+            At most ``window_size`` frames.
+        number : int
+            Of the window: it decides the noise, and which of ``events`` gives the prompt.
+        on_step, image, depth
+            As for `generate`.
+
+        Raises
+        ------
+        WindowError
+            A stage failed; memory is as before.
+        """
+        check_instance("cameras", cameras, CameraTrajectory)
+        check_integer("number", number, minimum=0, maximum=2**31 - 1)
+        if len(self.windows(cameras)) != 1:
+            raise ValueError(
+                f"cameras: expected one window, at most {self.config.window_size} frames, got {len(cameras)}; "
+                "generate follows longer paths"
             )
-            blended = cross_faded(run.shared(frames), decoded)
-        run.latents = latents if self._keeps_latents else None
-        # Keyframes are remembered as this window shows them, before the next window is blended over its last frames,
-        # because the next window is conditioned on them.
-        before = self.store.snapshot()
-        try:
-            with run("remember"):
-                new = [i for i in given.keyframes if run.end <= i < frames.stop] if c.use_memory else []
-                layout = given.windows.layout(index)
-                count = self._keyframes.remember(self.store, new, frames, blended, latents, given.cameras, path, layout)
-            statistics = WindowStatistics(
-                window=index,
-                first_frame=frames.start,
-                last_frame=frames.stop - 1,
-                patches=_count("patch_ids", context.mosaic, lambda ids: ids >= 0),
-                tokens=_count("valid", context.mosaic, lambda valid: valid),
-                **coverage_of(context),
-                keyframes=count,
-                store_patches=len(self.store),
-                seconds=dict(run.seconds),
-            )
-            if kept is not None:
-                with run("checkpoint"):
-                    shown = context.on_host()
-                    arrays = (decoded, shown.canvas, shown.coverage, shown.depth, shown.observed)
-                    before_next = None if run.latents is None else to_host("latents", run.latents)
-                    record = KeptWindow(*arrays, statistics, before_next)
-                    self.store = kept.keep(index, record, self.store)
-        except BaseException:
-            self.store.restore(before)
-            raise
-        return blended, context, statistics
-
-    def _bring_back(
-        self, given: RunPlan, run: Progress, kept: Checkpoint, index: int
-    ) -> tuple[F32, MemoryContext, WindowStatistics]:
-        """A window restored from a checkpoint."""
-        with run("checkpoint"):
-            record, path, frames = kept.load(index), given.path, given.windows.ranges[index]
-            expected = (len(frames), *path.size[::-1], 3)
-            decoded = as_array("decoded", record.decoded, np.float32, expected, finite=True)
-            images = cross_faded(run.shared(frames), decoded)
-            empty = self._conditioner.empty(self.store, given.windows.cameras(path, index), index)
-            kept_arrays = {name: getattr(record, name) for name in ("canvas", "coverage", "depth", "observed")}
-            there = self.store._there({name: array for name, array in kept_arrays.items() if array is not None})
-            context = replace(empty, **{**kept_arrays, **there}, **self._continuation(given, run, index))
-            if record.latents is not None:
-                run.latents = self.store._there({"latents": record.latents})["latents"]
-                if self.config.chunks:
-                    self._decode(run.latents, len(frames), index)  # so that the VAE continues from here
-                self._finish(run.latents, context)
-        return images, context, record.statistics
-
-    def _part_names(self) -> dict[str, str]:
-        parts = ("backbone", "vae", "scheduler", "depth_estimator", "text_encoder")
-        return {name: type(getattr(self, name)).__name__ for name in parts}
-
-    @property
-    def _keeps_latents(self) -> bool:
-        """Whether later windows depend on the latents of earlier ones."""
-        asks = getattr(self.backbone, "uses_previous", False) or hasattr(self.backbone, "finish_window")
-        return bool(asks or self.config.chunks)
-
-    def _continuation(self, given: RunPlan, run: Progress, index: int) -> dict[str, Any]:
-        """The fields of a context that continue a video: cameras of frames, and what the backbone begins with."""
-        frames = given.windows.ranges[index]
-        shared = run.shared(frames)
-        fields: dict[str, Any] = {"frames": given.path[frames.start : frames.stop], "shared": len(shared)}
-        fields |= {"temporal": given.windows.layout(index), "previous": run.latents}
-        if getattr(self.backbone, "uses_anchor", False):
-            first = None if given.image is None or index else extended(given.image, given.path.cameras[0], "edge")
-            begins = shared[0] if len(shared) else first
-            if begins is not None:
-                anchor = self.vae.encode(begins[None])
-                on_host = isinstance(anchor, np.ndarray)
-                fields["anchor"] = self.store._there({"anchor": anchor})["anchor"] if on_host else anchor
-        return fields
-
-    def _decode(self, latents: Any, frames: int, index: int) -> Any:
-        """The video of a window; with chunks, as what follows the chunks before."""
-        if self.config.chunks and hasattr(self.vae, "decode_chunk"):
-            return self.vae.decode_chunk(latents, frames, first=index == 0)
-        return self.vae.decode(latents, frames)
-
-    def _finish(self, latents: Any, context: MemoryContext) -> None:
-        """Tell a backbone that wants to know that a window is done: it may keep the keys and values of its latents."""
-        finish = getattr(self.backbone, "finish_window", None)
-        if finish is not None:
-            finish(latents, context)
-
-
-def _count(name: str, mosaic: Mosaic | None, is_there: Callable[[Any], Any]) -> int:
-    """The number of existing entries in an array of a window's mosaic; 0 without a mosaic."""
-    return 0 if mosaic is None else int(is_there(to_host(name, getattr(mosaic, name))).sum())
+        run = Progress(cameras.size[::-1])
+        first = self._keyframes.first_frame(cameras, image, depth)
+        (window,) = WindowLoop(self, number).windows(cameras, run, None, first, None, on_step)
+        return window

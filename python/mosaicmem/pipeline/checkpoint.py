@@ -275,8 +275,10 @@ def _statistics_in(file: MappedTensors, index: int) -> WindowStatistics:
         raise FormatError(file.path, "damaged: no statistics") from None
     except ValidationError as error:
         raise FormatError(file.path, f"damaged: statistics: {describe_validation(error)[:300]}") from None
-    parts = (statistics.coverage, statistics.coverage_observed, statistics.coverage_generated)
-    counts = (statistics.patches, statistics.tokens, statistics.keyframes, statistics.store_patches)
+    parts = [statistics.coverage, statistics.coverage_observed, statistics.coverage_generated]
+    parts.append(statistics.warp_valid_ratio)
+    counts = [statistics.patches, statistics.tokens, statistics.keyframes, statistics.store_patches]
+    counts += [statistics.fused_points, statistics.fused_voxels]
     possible = all(0 <= part <= 1 for part in parts) and all(0 <= count < 2**62 for count in counts)
     times = all(0 <= seconds < math.inf for seconds in statistics.seconds.values())
     if statistics.window != index or not (possible and times and 0 <= statistics.first_frame <= statistics.last_frame):

@@ -121,6 +121,15 @@ class PipelineConfig(BaseModel):
     thumbnails: Annotated[
         bool, Field(description="Keep a small image of each keyframe, so that viewers show the scene.")
     ] = True
+    adaptive_keyframes: Annotated[
+        bool, Field(description="Choose keyframes by motion; false: one in every keyframe_interval frames.")
+    ] = True
+    fusion_voxel_size: Annotated[
+        _Positive | None,
+        Field(
+            description="Edge of the voxels, metres, of a map that all remembered frames are fused into; null: none."
+        ),
+    ] = None
     remember: Annotated[
         Literal["novel", "all"],
         Field(description="What of a generated keyframe is kept: what memory does not show yet, or everything."),

@@ -10,8 +10,9 @@ from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixel
 from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import VAE, TemporalLayout
-from mosaicmem.geometry import DepthCompletion, DepthEstimator, depth_to_grid
+from mosaicmem.geometry import DepthCompletion, DepthEstimator, StreamingFusion, depth_to_grid
 from mosaicmem.geometry.depth import pooled_confidence
+from mosaicmem.media import to_uint8
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.conditioning import Conditioner
 from mosaicmem.pipeline.config import PipelineConfig
@@ -30,13 +31,27 @@ class KeyframeWriter:
     depth_estimator : DepthEstimator
     conditioner : Conditioner
         Knows what memory shows already.
+    fusion : StreamingFusion, optional
+        Takes the points of all frames.
+
+    Attributes
+    ----------
+    fused_points : int
+        That this writer has fused.
     """
 
     def __init__(
-        self, config: PipelineConfig, vae: VAE, cell: int, depth_estimator: DepthEstimator, conditioner: Conditioner
+        self,
+        config: PipelineConfig,
+        vae: VAE,
+        cell: int,
+        depth_estimator: DepthEstimator,
+        conditioner: Conditioner,
+        fusion: StreamingFusion | None = None,
     ) -> None:
         self._config, self._vae, self._cell = config, vae, cell
-        self._depth, self._conditioner = depth_estimator, conditioner
+        self._depth, self._conditioner, self._fusion = depth_estimator, conditioner, fusion
+        self.fused_points = 0
 
     def observe(
         self,
@@ -57,6 +72,11 @@ class KeyframeWriter:
         self._insert(
             store, extended(image, padded, "edge"), depth, padded, pose, "observed", confidence=sure, valid=None
         )
+        self._fuse(image, depth, intrinsics, pose)
+
+    def _fuse(self, image: F32, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
+        if self._fusion is not None:
+            self.fused_points += self._fusion.add_frame(depth, intrinsics, pose, to_uint8("image", image)).points
 
     def first_frame(
         self, trajectory: CameraTrajectory, image: ArrayLike | None, depth: ArrayLike | None
@@ -120,6 +140,17 @@ class KeyframeWriter:
             self._generated(store, images[at], cameras[frame], path[frame], grid)
         return len(shown)
 
+    def generated(
+        self,
+        store: MosaicMemoryStore,
+        image: F32,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        depth: F32 | None,
+    ) -> None:
+        """Insert a generated frame."""
+        self._generated(store, extended(image, intrinsics.padded(self._cell), "edge"), intrinsics, pose, depth=depth)
+
     def _generated(
         self,
         store: MosaicMemoryStore,
@@ -127,18 +158,16 @@ class KeyframeWriter:
         intrinsics: CameraIntrinsics,
         pose: CameraPose,
         latents: F32 | None = None,
+        depth: F32 | None = None,
     ) -> None:
-        """Without ``latents`` (h, w, C), they are those of the image."""
+        """Without ``latents`` (h, w, C), they are those of the image; without ``depth``, it is estimated."""
         s = self._vae.stride
         padded = intrinsics.padded(self._cell)
         covered, shown = self._conditioner.known(store, padded, pose)
-        known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
-        depth = as_array(
-            "estimated depth",
-            self._depth.estimate(cropped(image[None], intrinsics)[0], intrinsics, pose, known),
-            np.float32,
-            known.shape,
-        )
+        if depth is None:
+            known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
+            estimated = self._depth.estimate(cropped(image[None], intrinsics)[0], intrinsics, pose, known)
+            depth = as_array("estimated depth", estimated, np.float32, known.shape)
         if np.isnan(depth).any():
             raise ValueError("estimated depth: expected numbers, got NaN; 0 says that there is none")
         self._insert(
@@ -152,6 +181,10 @@ class KeyframeWriter:
             valid=~covered if self._config.remember == "novel" else None,
             latents=latents,
         )
+        if self._config.remember == "novel":
+            fine = np.kron(covered, np.ones((s, s), np.bool_))[: intrinsics.height, : intrinsics.width]
+            depth = np.where(fine, np.float32(0), depth)
+        self._fuse(cropped(image[None], intrinsics)[0], depth, intrinsics, pose)
 
     def _insert(
         self,

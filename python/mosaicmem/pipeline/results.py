@@ -36,6 +36,10 @@ class WindowStatistics:
         In the store afterwards.
     seconds : dict of str to float
         Time of each stage: retrieve, denoise, decode, remember.
+    warp_valid_ratio : float
+        See `Mosaic.warp_valid_ratio`.
+    fused_points, fused_voxels : int
+        Points fused into the pipeline's map by this window, and voxels of the map afterwards; 0 without a map.
     """
 
     window: int
@@ -49,6 +53,9 @@ class WindowStatistics:
     keyframes: int
     store_patches: int
     seconds: dict[str, float]
+    warp_valid_ratio: float = 0.0
+    fused_points: int = 0
+    fused_voxels: int = 0
 
 
 @dataclass(frozen=True, eq=False)
