@@ -150,7 +150,7 @@ MISUSES = [
     (["evaluate", "--scene", "synthetic", "--set", "window_size=8"], "--set: window_size has no effect here"),
     (["evaluate", "--scene", "SCENE", "--seed", "3"], "--seed: expected --depth-noise"),
     (["evaluate", "--scene", "SCENE", "--composition", "near", "--set", "composition=blend"], "at most one of the two"),
-    (["export-ply", "-o", "a.ply"], "--scene, --store: expected exactly one of the two"),
+    (["export-ply", "-o", "a.ply"], "--scene, --store, --trajectory: expected exactly one"),
     (["export-ply", "--scene", "SCENE", "-o", "a.obj"], "--output: expected a name that ends in .ply, got a.obj"),
     (["export-ply", "--scene", "SCENE", "--colors", "components", "-o", "a.ply"], "--colors: expected --store"),
     (["export-ply", "--store", "m", "--frames", "0:2", "-o", "a.ply"], "--frames: expected --scene"),

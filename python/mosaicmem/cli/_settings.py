@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
 """The commands that take --config, each with its own defaults for settings that a file leaves null."""
 
 _OPTIONS = {"prompt": "--prompt", "seed": "--seed", "num_threads": "--threads", "half_life": "--half-life"}
+_OPTIONS |= {"num_inference_steps": "--steps", "window_size": "--window-size", "window_overlap": "--window-overlap"}
 
 
 def read_settings(
@@ -101,14 +102,12 @@ def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
 
 def _read_file(config: Path | None) -> dict[str, Any]:
     """The settings that a file gives, validated on their own so that an error names the file."""
-    from mosaicmem._files import read_json_object
     from mosaicmem.pipeline import PipelineConfig
-    from mosaicmem.pipeline.config import MAX_BYTES
 
     if config is None:
         return {}
-    PipelineConfig.load(config)
-    return {name: value for name, value in read_json_object(config, MAX_BYTES).items() if value is not None}
+    _, fields = PipelineConfig.load_fields(config)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _name_options(error: Any, told: Mapping[str, Any], options: Mapping[str, Any]) -> str:

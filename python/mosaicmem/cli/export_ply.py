@@ -11,6 +11,7 @@ from mosaicmem.cli._common import (
     AsJson,
     Debug,
     Force,
+    Seed,
     Threads,
     check_apart,
     check_output_file,
@@ -20,12 +21,15 @@ from mosaicmem.cli._common import (
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected
 from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize, open_scene
+from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._synthetic_memory import open_or_walk
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar, warn
 
 if TYPE_CHECKING:
     from mosaicmem.datasets import RgbdSequence
     from mosaicmem.geometry import StreamingFusion
+    from mosaicmem.memory import MosaicMemoryStore
 
 
 @reports_errors
@@ -33,6 +37,9 @@ def export_ply(
     output: Annotated[Path, typer.Option("--output", "-o", help="PLY file to write.")],
     scene: Annotated[Path | None, typer.Option(help=f"{A_SEQUENCE}.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder of a saved store instead.")] = None,
+    trajectory: Annotated[
+        Path | None, typer.Option(help="Camera path instead: what a synthetic flat shows along it, remembered.")
+    ] = None,
     frames: Annotated[
         str | None,
         typer.Option(help="Frames of the sequence, A:B or A:B:STEP, by position from 0. Default: all."),
@@ -48,36 +55,41 @@ def export_ply(
     ] = None,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
+    seed: Seed = None,
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
     as_json: AsJson = False,
     threads: Threads = None,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """Write a point cloud with colours and normals, from a posed RGB-D sequence or from the patches of a saved store.
+    """Write a point cloud with colours and normals, from a posed RGB-D sequence or from the patches of a memory.
 
     Example: mosaicmem export-ply --scene rgbd_scene --frames 0:60 --output scene.ply
     """
     from mosaicmem.geometry import StreamingFusion
 
-    if (scene is None) == (store is None):
-        raise UsageError("--scene, --store: expected exactly one of the two")
+    if sum(place is not None for place in (scene, store, trajectory)) != 1:
+        raise UsageError("--scene, --store, --trajectory: expected exactly one of the three")
     if scene is None:
-        given = {"--frames": frames, "--intrinsics": intrinsics, "--size": size}
-        check_useful(given, "expected --scene, whose frames and camera they name")
-    else:
+        check_useful({"--frames": frames}, "expected --scene, whose frames they are")
+    if store is not None:
+        check_useful({"--intrinsics": intrinsics, "--size": size}, "expected --scene or --trajectory")
+    if trajectory is None:
+        check_useful({"--seed": seed}, "expected --trajectory, along which a synthetic flat is seen")
+    if scene is not None:
         check_useful({"--colors": colors}, "expected --store; a sequence has colours of its own")
     if colors is not None:
         check_choice("--colors", colors, ("scene", "components", "synthetic"))
-    check_apart({"--output": output}, {"--scene": scene, "--store": store})
+    check_apart({"--output": output}, {"--scene": scene, "--store": store, "--trajectory": trajectory})
     output = check_output_file(output, force, (".ply",))
     fusion = StreamingFusion(voxel_size, num_threads=threads or 0)
     if scene is not None:
         sequence = open_scene(scene, intrinsics, size)
         what, dropped = _fuse_sequence(fusion, sequence, ":" if frames is None else frames)
     else:
-        assert store is not None
-        count, dropped = _fuse_store(fusion, store, colors or "scene", threads or 0)
+        settings = read_settings(None, None, {"seed": seed, "num_threads": threads})
+        opened, _ = open_or_walk(store or trajectory, intrinsics, size, settings)  # type: ignore[arg-type]
+        count, dropped = _fuse_store(fusion, opened, str(store or trajectory), colors or "scene")
         what = f"{count} keyframes"
     if dropped:
         warn(f"{dropped} points were out of range and left out; a larger --voxel-size reaches further")
@@ -115,16 +127,14 @@ def _fuse_sequence(fusion: StreamingFusion, sequence: RgbdSequence, frames: str)
     return selected(wanted, own_numbers(sequence, wanted)), dropped
 
 
-def _fuse_store(fusion: StreamingFusion, store: Path, colors: str, threads: int) -> tuple[int, int]:
+def _fuse_store(fusion: StreamingFusion, opened: MosaicMemoryStore, name: str, colors: str) -> tuple[int, int]:
     """Fuse a store, one point per latent cell; returns how many keyframes, and how many points were out of range."""
     from mosaicmem.media import to_uint8
-    from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.contents import observed_keyframes
 
-    opened = MosaicMemoryStore.open(store, num_threads=threads)
     keyframes = list(observed_keyframes(opened))
     if not keyframes:
-        raise ValueError(f"{store}: the store is empty")
+        raise ValueError(f"{name}: the store is empty")
     color_of = _color_function(colors, keyframes)
     dropped = 0
     with progress_bar() as progress:

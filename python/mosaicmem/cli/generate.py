@@ -117,6 +117,11 @@ HalfLife = Annotated[
 View = Annotated[bool, typer.Option("--view", help="Show the run in the browser while it goes on; see view.")]
 ViewPort = Annotated[int, typer.Option(help="Of --view; 0: any that is free.", min=0, max=65535)]
 Rerun = Annotated[Path | None, typer.Option(help="File (.rrd) to record the run in, for the viewer of rerun.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps of a window. Default: that of --config.", min=1)]
+WindowSize = Annotated[int | None, typer.Option(help="Frames of a window. Default: that of --config.", min=1)]
+Overlap = Annotated[
+    int | None, typer.Option(help="Frames that a window shares with the one before. Default: that of --config.", min=0)
+]
 VideoFps = Annotated[float, typer.Option(help="Of the video.", min=0.1, max=240, callback=finite)]
 
 
@@ -139,6 +144,9 @@ def generate(
     depth_files: DepthFolder = None,
     prompt: Prompt = None,
     half_life: HalfLife = None,
+    steps: Steps = None,
+    window_size: WindowSize = None,
+    window_overlap: Overlap = None,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
     time_unit: TimeUnit = None,
@@ -164,8 +172,10 @@ def generate(
     """
     from mosaicmem.cli._report import write_run
 
-    started, given = time.perf_counter(), {"prompt": prompt, "seed": seed, "num_threads": threads}
-    settings = read_settings(config, changes, given | {"half_life": half_life}, command="generate")
+    started = time.perf_counter()
+    given: dict[str, Any] = {"prompt": prompt, "seed": seed, "num_threads": threads, "half_life": half_life}
+    given |= {"num_inference_steps": steps, "window_size": window_size, "window_overlap": window_overlap}
+    settings = read_settings(config, changes, given, command="generate")
     check_depth(depth := DepthChoice(depth_model, depth_output, depth_size, depth_files))
     begin = FirstFrame(image, depth_file)
     if ablate and frames is None:

@@ -16,6 +16,8 @@ from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_tr
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.pipeline import PipelineConfig
 
     _Given: TypeAlias = tuple[Path, str | None, str | None, float | None, str | None]  # what read_trajectory takes
@@ -24,6 +26,7 @@ _OF_STORES = (  # settings that decide what a store covers of a path's views
     *("top_k", "near", "far", "half_life", "min_visibility", "diversity_radius", "diversity_penalty"),
     *("generated_weight", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance", "num_threads"),
 )
+_OF_SYNTHETIC = ("seed", "vae_stride", "latent_channels", "latent_patch_size", "latent_dtype")
 _OF_PATHS = ("keyframe_translation", "keyframe_angle", "keyframe_interval", "window_size", "window_overlap")
 
 
@@ -38,6 +41,10 @@ def inspect(
         int | None,
         typer.Option(help="Pixels per latent cell of the path's images; the store's if left out.", min=1),
     ] = None,
+    synthetic: Annotated[
+        bool,
+        typer.Option("--synthetic", help="Of a camera path: also the memory of a synthetic flat seen along it."),
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Of a store: compare every byte with its checksum.")] = False,
     intrinsics: Intrinsics = None,
     size: Size = None,
@@ -66,14 +73,21 @@ def inspect(
             idle: dict[str, object] = {"--coverage": coverage, "--stride": stride, "--intrinsics": intrinsics}
             idle |= {"--size": size, "--fps": fps, "--time-unit": time_unit, "--config": config, "--set": changes}
             check_useful(idle, "expected --trajectory, whose views the store is asked for")
+        check_useful({"--synthetic": synthetic}, f"expected a camera path, got {target}")
         settings = read_settings(config, changes, given, command="inspect", used=_OF_STORES)
         source = None if trajectory is None else (trajectory, intrinsics, size, fps, time_unit)
         report = _inspect_store(target, source, coverage, stride, verify, settings)
     else:
-        idle = {"--trajectory": trajectory, "--verify": verify, "--coverage": coverage, "--stride": stride}
+        idle = {"--trajectory": trajectory, "--verify": verify, "--stride": stride}
         check_useful(idle, f"expected a store with them, got {target}")
-        settings = read_settings(config, changes, given, command="inspect", used=_OF_PATHS)
-        report = _inspect_path((target, intrinsics, size, fps, time_unit), settings)
+        if not synthetic:
+            check_useful({"--coverage": coverage}, f"expected a store or --synthetic with it, got {target}")
+        used = {*_OF_PATHS, *(_OF_STORES + _OF_SYNTHETIC if synthetic else ())}
+        settings = read_settings(config, changes, given, command="inspect", used=used)
+        path = read_trajectory(target, intrinsics, size, fps, time_unit)
+        report = _inspect_path(target, path, settings)
+        if synthetic:
+            report |= _inspect_synthetic(path, coverage, settings)
     if as_json:
         print_json(report)
     else:
@@ -96,7 +110,7 @@ def _inspect_store(
 ) -> dict[str, Any]:
     from mosaicmem.memory import MosaicMemoryStore
     from mosaicmem.memory.storage import verify as verify_folder
-    from mosaicmem.memory.summary import COVERAGE, coverage_along, stride_of, summarize, summarize_files
+    from mosaicmem.memory.summary import stride_of, summarize, summarize_files
 
     if verify:
         verify_folder(folder)
@@ -104,23 +118,38 @@ def _inspect_store(
     report: dict[str, Any] = {"store": str(folder), "verified": verify, **summarize(opened)}
     report["files"] = summarize_files(folder)
     if given is not None:
-        path = read_trajectory(*given)
-        pixels = stride or stride_of(opened)
-        path = path.padded(pixels)
-        frames = coverage_along(opened, path, pixels, settings.patch_options(), settings.keyframe_options())
-        report.update({f"mean_{name}": sum(row[name] for row in frames) / len(frames) for name in COVERAGE})
-        if coverage:
-            report["coverage"] = frames
+        report |= _covered(opened, read_trajectory(*given), stride or stride_of(opened), coverage, settings)
     return report
 
 
-def _inspect_path(given: _Given, settings: PipelineConfig) -> dict[str, Any]:
+def _inspect_synthetic(path: CameraTrajectory, coverage: bool, settings: PipelineConfig) -> dict[str, Any]:
+    """The memory of a synthetic flat seen along a path, and what it covers of the path's own views."""
+    from mosaicmem.cli._synthetic_memory import synthetic_memory
+    from mosaicmem.memory.summary import summarize
+
+    store = synthetic_memory(path, settings)
+    report: dict[str, Any] = {"memory": summarize(store)}
+    return report | _covered(store, path, settings.vae_stride, coverage, settings)
+
+
+def _covered(
+    store: MosaicMemoryStore, path: CameraTrajectory, stride: int, each: bool, settings: PipelineConfig
+) -> dict[str, Any]:
+    """What a store covers of a path's views, on average, and of each view."""
+    from mosaicmem.memory.summary import COVERAGE, coverage_along
+
+    padded = path.padded(stride)
+    frames = coverage_along(store, padded, stride, settings.patch_options(), settings.keyframe_options())
+    means = {f"mean_{name}": sum(row[name] for row in frames) / len(frames) for name in COVERAGE}
+    return {**means, "coverage": frames} if each else means
+
+
+def _inspect_path(file: Path, path: CameraTrajectory, settings: PipelineConfig) -> dict[str, Any]:
     from mosaicmem.camera.formats import detect_format
     from mosaicmem.camera.summary import summarize_trajectory
     from mosaicmem.diffusion import TemporalLayout
     from mosaicmem.pipeline.windows import WindowPlan
 
-    file, path = given[0], read_trajectory(*given)
     temporal = TemporalLayout(settings.temporal_kind, settings.temporal_factor)
     keyframes = path.select_keyframes(
         settings.keyframe_translation, settings.keyframe_angle, settings.keyframe_interval
@@ -138,6 +167,10 @@ def _print(report: dict[str, Any]) -> None:
     is_store = "store" in report
     title = f"{report['store']}{', verified' if report['verified'] else ''}" if is_store else report["trajectory"]
     print_pairs(title, _lines(report) if is_store else _path_lines(report))
+    if "memory" in report:
+        covered = {name: value for name, value in report.items() if name.startswith("mean_")}
+        say("")
+        print_pairs("Memory of a synthetic flat, seen by the path's keyframes", _lines(report["memory"] | covered))
     if "coverage" not in report:
         return
     from mosaicmem.memory.summary import COVERAGE
@@ -172,7 +205,7 @@ def _path_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    settings, files = report["settings"], report["files"]
+    settings, files = report["settings"], report.get("files")
     lines = [
         ("patches", f"{report['patches']:,}"),
         ("keyframes", f"{report['keyframes']:,} ({report['observations']:,} placed in the world)"),
@@ -191,8 +224,9 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         grid = f"{kind['rows']}x{kind['columns']} cells of {kind['stride']} pixels"
         lines.append((grid, f"{kind['keyframes']:,} keyframes, {report['channels']} channels, {kind['latent_dtype']}"))
     lines += [(f"{name}, bytes", f"{count:,}") for name, count in report["bytes"].items()]
-    disk = files["keyframe_bytes"] + files["state_bytes"]
-    lines.append(("on disk, bytes", f"{disk:,} in {files['keyframe_files']} + {files['state_files']} files"))
+    if files is not None:
+        disk = files["keyframe_bytes"] + files["state_bytes"]
+        lines.append(("on disk, bytes", f"{disk:,} in {files['keyframe_files']} + {files['state_files']} files"))
     limits = [f"{name} {settings[name]:,}" for name in ("max_patches", "max_bytes") if settings[name] is not None]
     lines.append(("limits", ", ".join([*limits, f"eviction {settings['eviction']}"] if limits else ["none"])))
     lines.append(("patch size", f"{settings['latent_patch_size']} cells"))

@@ -12,6 +12,7 @@ from mosaicmem.cli._common import (
     AsJson,
     Debug,
     Force,
+    Seed,
     Threads,
     check_apart,
     check_output_file,
@@ -20,14 +21,17 @@ from mosaicmem.cli._common import (
     output_folder,
     print_json,
 )
-from mosaicmem.cli._errors import check_choice, reports_errors
+from mosaicmem.cli._errors import check_choice, check_useful, reports_errors
+from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._synthetic_memory import open_or_walk
 from mosaicmem.cli._tables import say
+from mosaicmem.cli._trajectories import Intrinsics, Size
 
 
 @reports_errors
 def splice(
-    first: Annotated[Path, typer.Argument(help="Folder of a saved store, which stays where it is.")],
-    second: Annotated[Path, typer.Argument(help="Folder of the store that is joined to it.")],
+    first: Annotated[Path, typer.Argument(help="Folder of a saved store, or a camera path, which stays where it is.")],
+    second: Annotated[Path, typer.Argument(help="Folder or camera path of the memory that is joined to it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the store to write.")],
     layout: Annotated[
         str, typer.Option(help="horizontal: the second beside the first (+x); vertical: above it (-y).")
@@ -38,6 +42,9 @@ def splice(
     picture: Annotated[
         Path | None, typer.Option(help="PNG or SVG of both from above. Default: OUTPUT.png where matplotlib is.")
     ] = None,
+    intrinsics: Intrinsics = None,
+    size: Size = None,
+    seed: Seed = None,
     as_json: AsJson = False,
     threads: Threads = None,
     force: Force = False,
@@ -45,11 +52,13 @@ def splice(
 ) -> None:
     """Join two saved stores into a third, side by side or one above the other, and draw it from above.
 
+    A camera path stands for what a synthetic flat (of --seed) shows along it.
+
     Example: mosaicmem splice flat-a flat-b --layout horizontal --offset 1.0 --output both
     """
     import importlib.util
 
-    from mosaicmem.memory import MosaicMemoryStore, SpatialManipulation
+    from mosaicmem.memory import SpatialManipulation
 
     check_choice("--layout", layout, ("horizontal", "vertical"))
     drawn = picture is not None or importlib.util.find_spec("matplotlib") is not None
@@ -61,8 +70,11 @@ def splice(
 
         require_matplotlib("--picture")
         sheet = check_output_file(sheet, force, (".png", ".svg"), name="--picture")
-    one = MosaicMemoryStore.open(first, num_threads=threads or 0)
-    other = MosaicMemoryStore.open(second, num_threads=threads or 0)
+    if first.is_dir() and second.is_dir():
+        given = {"--intrinsics": intrinsics, "--size": size, "--seed": seed}
+        check_useful(given, "expected a camera path, whose camera or flat they describe")
+    settings = read_settings(None, None, {"seed": seed, "num_threads": threads})
+    (one, _), (other, _) = (open_or_walk(place, intrinsics, size, settings) for place in (first, second))
     both = one.fork()  # not tied to the folder of the first
     SpatialManipulation(both).splice(other, layout=layout, offset=offset)
     with output_folder(output, force, "splice", mark=MANIFEST) as folder:

@@ -13,6 +13,7 @@ from mosaicmem._arrays import check_choice
 from mosaicmem._files import read_json_object, write_json
 from mosaicmem.errors import FormatError, describe_validation
 from mosaicmem.memory import strategy_names
+from mosaicmem.pipeline.rust_config import is_of_rust, of_rust
 
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -209,16 +210,25 @@ class PipelineConfig(BaseModel):
     def load(cls, path: str | Path) -> PipelineConfig:
         """Read a JSON object of fields; those left out have their defaults.
 
+        The files of the Rust implementation are read too.
+
         Raises
         ------
         FormatError
             Not JSON, an unknown key, or an impossible value; the message names the field.
         """
+        return cls.load_fields(path)[0]
+
+    @classmethod
+    def load_fields(cls, path: str | Path) -> tuple[PipelineConfig, dict[str, Any]]:
+        """`load`, and the fields that the file gives."""
         fields = read_json_object(path, MAX_BYTES)
+        if is_of_rust(fields):
+            fields = of_rust(path, fields)
         unknown = [name for name in fields if name not in cls.model_fields]
         if len(unknown) > _MOST_UNKNOWN:
             raise FormatError(path, f"{unknown[0]!r:.80} and {len(unknown) - 1} more: no such settings")
         try:
-            return cls(**fields)
+            return cls(**fields), fields
         except ValidationError as error:
             raise FormatError(path, describe_validation(error)) from None
