@@ -22,6 +22,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# A second run, with more packages installed, may leave out what has passed without them: the first names it in a file.
+PASSED, DONE = (os.environ.get(f"MOSAICMEM_TESTS_{name}") for name in ("PASSED", "DONE"))
+
+
+def pytest_runtest_logreport(report):
+    if PASSED and report.when == "call" and report.passed and "PYTEST_XDIST_WORKER" not in os.environ:
+        with open(PASSED, "a") as file:
+            file.write(f"{report.nodeid}\n")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not DONE:
+        return
+    done = set(Path(DONE).read_text().splitlines())
+    again = [item for item in items if item.nodeid not in done]
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+    items[:] = again
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261122)

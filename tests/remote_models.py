@@ -33,8 +33,7 @@ class Continuing:
         shift = context.once("sum", make)
         previous = 0 if context.previous is None else float(context.previous.mean())
         told = (self.made, shift, previous, context.shared, len(context.text), context.window)
-        sample *= 0.5  # its own copy
-        return sample + np.float32(sum(told) % 1)
+        return sample * np.float32(0.5) + np.float32(sum(told) % 1)
 
     def finish_window(self, latents, context):
         self.finished = getattr(self, "finished", 0) + 1

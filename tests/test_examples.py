@@ -32,6 +32,29 @@ def test_draw_a_memory(tmp_path):
     assert names == {"from-above.png", "coverage.png", "view.png", "view-with-the-table-moved.png"}
 
 
+def test_photos_to_memory(tmp_path, monkeypatch):
+    """The notebook runs from its first cell to its last, and what memory shows is like the photo."""
+    for package in ("nbclient", "ipykernel", "pycolmap", "matplotlib", "viser"):
+        pytest.importorskip(package)
+    import nbclient
+    import nbformat
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = nbformat.read(EXAMPLES / "photos_to_memory.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(tmp_path))
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()) if "text" in output
+    )
+    assert "20 photos" in printed
+    assert "frames placed; unit: scene units" in printed
+    shown = [output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    assert sum("image/png" in data for data in shown) == 3
+    assert any("<iframe" in data.get("text/html", "") for data in shown)
+    (picture,) = tmp_path.glob("*/memory.png")
+    assert picture.stat().st_size > 20_000
+
+
 @pytest.mark.torch
 def test_plug_in_a_model():
     pytest.importorskip("torch")

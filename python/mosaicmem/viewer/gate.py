@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hmac
 import threading
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -105,24 +106,27 @@ class Gate:
 
     def __init__(self, host: str, port: int, inner: int, token: str | None) -> None:
         self._inner, self._token = inner, token
-        self._loop = asyncio.new_event_loop()
-        try:
-            self._server = self._loop.run_until_complete(
-                asyncio.start_server(self._enter, host, port, limit=_MOST_HEAD)
-            )
-        except OSError as error:
-            self._loop.close()
-            raise _explained(error, host, port) from None
-        self.port: int = self._server.sockets[0].getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()  # in a thread of its own: notebooks run a loop in theirs
         self._thread = threading.Thread(target=self._loop.run_forever, name="mosaicmem gate", daemon=True)
         self._thread.start()
+        try:
+            listening = asyncio.start_server(self._enter, host, port, limit=_MOST_HEAD)
+            self._server = asyncio.run_coroutine_threadsafe(_awaited(listening), self._loop).result()
+        except OSError as error:
+            self._end()
+            raise _explained(error, host, port) from None
+        self.port: int = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
         """Stop listening, and cut all connections."""
         if self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(timeout=5)
+        self._end()
+
+    def _end(self) -> None:
+        """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         self._loop.close()
@@ -169,6 +173,10 @@ class Gate:
             await asyncio.gather(there, back, return_exceptions=True)
         finally:
             inner_writer.close()
+
+
+async def _awaited(server: Awaitable[asyncio.Server]) -> asyncio.Server:
+    return await server
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
