@@ -42,8 +42,8 @@ def public_classes():
             continue
         if name.startswith("models") or name in NEED_TORCH:
             continue  # torch copies and pickles its modules
-        if name.startswith("viewer"):
-            continue  # needs viser; tested beside its browser
+        if name.startswith(("viewer", "diffusion.remote")):
+            continue  # need a browser or a process, beside which they are tested
         module = importlib.import_module(info.name)
         names = getattr(module, "__all__", None)
         if names is None and name in NO_PACKAGE:

@@ -1,7 +1,9 @@
 """A model in another process: the same results, one context a window, and every way in which it can fail."""
 
+import copy
 import math
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -172,6 +174,15 @@ class TestFailures:
         assert process.poll() is not None
         with pytest.raises(RemoteModelError, match=r"vae\.encode: the connection was closed; launch or connect again"):
             model.parts()["vae"].encode(np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_copies_say_what_to_do():
+    with launch("make_parts") as model:
+        for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="launch or connect another one"):
+                attempt(model)
+    error = pickle.loads(pickle.dumps(RemoteModelError("why", "where")))
+    assert (str(error), error.trace) == ("why", "where")
 
 
 class TestServing:

@@ -1,6 +1,7 @@
 """The viewer in a headless browser: every control by a real click, and what it does to what is shown."""
 
 import contextlib
+import itertools
 import math
 import subprocess
 import sys
@@ -138,17 +139,29 @@ def click_a_point(page, viewer):
     raise TimeoutError("no click selects anything")
 
 
-def where_points_are(page, viewer):
-    """Somewhere on the screen, left of the panel, where a point is drawn."""
-    client = client_of(viewer)
-    fov, _, pose = client.camera
+def projected(page, viewer, points):
+    """Where world points (N, 3) are on the screen, and how deep."""
+    fov, _, pose = client_of(viewer).camera
     height, width = page.run("[innerHeight, innerWidth]")
     focal = 0.5 * height / math.tan(0.5 * fov)
-    points = np.concatenate([part.points for part in viewer.cloud.parts]).astype(float)
     local = (points - pose.position) @ pose.world_from_camera[:3, :3]
-    u, v = focal * local[:, 0] / local[:, 2] + 0.5 * width, focal * local[:, 1] / local[:, 2] + 0.5 * height
-    good = (local[:, 2] > 0) & (u > 60) & (u < 560) & (v > 220) & (v < height - 80)
-    i = np.flatnonzero(good)[np.argmax(local[good, 2])]  # the furthest one is beyond all cameras
+    z = local[:, 2]
+    return focal * local[:, 0] / z + 0.5 * width, focal * local[:, 1] / z + 0.5 * height, z
+
+
+def on_screen(page, viewer, point):
+    """Where one world point is."""
+    u, v, _ = projected(page, viewer, np.asarray(point)[None])
+    return float(u[0]), float(v[0])
+
+
+def where_points_are(page, viewer):
+    """Somewhere on the screen, left of the panel, where a point is drawn."""
+    points = np.concatenate([part.points for part in viewer.cloud.parts]).astype(float)
+    u, v, depth = projected(page, viewer, points)
+    height = page.run("innerHeight")
+    good = (depth > 0) & (u > 60) & (u < 560) & (v > 220) & (v < height - 80)
+    i = np.flatnonzero(good)[np.argmax(depth[good])]  # the furthest one is beyond all cameras
     return float(u[i]), float(v[i])
 
 
@@ -238,13 +251,20 @@ def test_a_box_is_moved_by_dragging(page, shown):
     page.type("Radius, m", "50")
     page.tick("Dragging moves the patches")
     wait_for(lambda: shown.edit_panel._drags.value, 5, "the setting")
-    centre, low = np.asarray(shown.edit_panel.region.centre).copy(), shown.store.bounds[0].copy()
-    panel = shown.edit_panel  # the handle's events, as the browser sends them
-    panel.dragged(centre, "start")
-    panel.dragged(centre + np.array([0.3, 0, 0]), "update")
-    panel.dragged(centre + np.array([0.6, 0, 0]), "end")
+    before = shown.store.bounds[0].copy()
+    centre = np.asarray(shown.edit_panel.region.centre).copy()
+    # An arrow of the handle, wherever the view shows one: a drag beside it turns the camera instead.
+    for axis, part in itertools.product(np.eye(3)[[1, 0, 2]], (0.07, 0.09, 0.11)):
+        start, end = (on_screen(page, shown, centre + p * shown.scene.size * axis) for p in (part, part + 0.07))
+        page.drag(start, end)
+        time.sleep(0.5)
+        if shown.versions.current != "store":
+            break
     page.wait_for_text("patches moved in fork 1")
-    np.testing.assert_allclose(shown.store.bounds[0] - low, (0.6, 0, 0), atol=1e-5)
+    moved = shown.store.bounds[0] - before
+    np.testing.assert_allclose(moved, np.asarray(shown.edit_panel.region.centre) - centre, atol=1e-4)
+    assert np.linalg.norm(moved) > 0.05
+    assert np.abs(moved).max() > 0.99 * np.linalg.norm(moved)  # along one axis
 
 
 @pytest.mark.parametrize("shown", [{"may_write": True}], indirect=True)

@@ -29,6 +29,7 @@ class EditPanel:
         self._centre = np.zeros(3)
         self._grabbed = np.zeros(3)  # centre when a drag began
         self._point: F64 | None = None  # that was clicked
+        self._is_shown = False  # whether there is a region
         self._lock = threading.RLock()
         with gui.add_folder("Edit", expand_by_default=False):
             self._version = gui.add_dropdown("Version", viewer.versions.names, hint="The store, and its edited forks")
@@ -56,7 +57,7 @@ class EditPanel:
         guarded = viewer.guarded
         self._version.on_update(guarded(self._switched))
         self._fork.on_click(guarded(self._forked))
-        self._shape.on_update(guarded(lambda _: self._reshaped()))
+        self._shape.on_update(guarded(self._chosen))
         self._radius.on_update(guarded(lambda _: self._reshaped()))
         self._box.on_update(guarded(lambda _: self._reshaped()))
         self._here.on_click(guarded(lambda _: self._moved_here()))
@@ -70,9 +71,6 @@ class EditPanel:
         """Adapt the region to the size of the scene, metres."""
         self._radius.value = round(0.06 * size, 3)
         self._box.value = (round(0.12 * size, 3),) * 3
-        bounds = self._viewer.store.bounds
-        if bounds is not None:
-            self._centre = bounds.mean(axis=0)
 
     def offer(self, point: F64 | None) -> None:
         """A point was clicked: the region can be moved there."""
@@ -127,12 +125,19 @@ class EditPanel:
         self._viewer.show_region(self.region)
         self.refresh()
 
+    def _chosen(self, event: Any) -> None:
+        """A new region appears in front of the camera of who asked for it."""
+        if not self._is_shown and event.client is not None:
+            self._centre = self._viewer.in_front_of(event.client)
+        self._is_shown = self._shape.value != "none"
+        self._reshaped()
+
     def _moved_here(self) -> None:
         if self._point is None:
             return
-        self._centre = self._point
+        self._centre, self._is_shown = self._point, True
         if self._shape.value == "none":
-            self._shape.value = "sphere"  # which draws it
+            self._shape.value = "sphere"
         self._reshaped()
 
     def _edit(self, name: str, event: Any) -> None:

@@ -190,6 +190,19 @@ class MemoryViewer(Uncopied):
                 each.camera.wxyz = wxyz
                 each.camera.position = position
 
+    def in_front_of(self, client: Any) -> F64:
+        """The point that is in the middle of a browser's view, or some way ahead if nothing is."""
+        panel = self._clients.get(client.client_id)
+        camera = None if panel is None else panel.camera
+        if camera is None:
+            return np.zeros(3)
+        pose = camera[2]
+        for angle in (_CLICK, 4 * _CLICK, 12 * _CLICK):
+            hit = self.cloud.nearest_to_ray(pose.position, pose.forward, angle)
+            if hit is not None:
+                return hit[1]
+        return np.asarray(pose.position + 0.3 * self.scene.size * pose.forward)
+
     def tell(self, client: Any, title: str, text: str, *, bad: bool = False) -> None:
         """Notify one browser, or all."""
         for each in [client] if client is not None else list(self._server.viser.get_clients().values()):
