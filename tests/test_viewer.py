@@ -26,6 +26,7 @@ viser = pytest.importorskip("viser", reason="the extra [view]")
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Chromium: Debian's package chromium")
 
 from mosaicmem.viewer import MemoryViewer, RunView  # noqa: E402
+from mosaicmem.viewer.cloud import MemoryCloud  # noqa: E402
 
 K = CameraIntrinsics.from_fov(160, 96, fov_x=math.radians(75))
 
@@ -379,6 +380,26 @@ def test_an_empty_store_that_fills(page):
         SpatialManipulation(store).splice(pipeline.store, np.eye(4))
         page.wait_for_text("6 keyframes")
         page.wait_for_text("Covered")
+
+
+def test_what_cannot_be_shown_is_said_and_tried_again(page, monkeypatch):
+    pipeline, _, _ = walk()
+    broken = threading.Event()
+    broken.set()
+    real = MemoryCloud.update
+
+    def update(self, store):
+        if broken.is_set():
+            raise MemoryError("no room for points")
+        yield from real(self, store)
+
+    monkeypatch.setattr(MemoryCloud, "update", update)
+    with MemoryViewer(pipeline.store, port=0) as viewer:
+        page.open(viewer.url)
+        page.wait_for_text("this cannot be shown: MemoryError: no room for points")
+        broken.clear()
+        wait_for(lambda: len(viewer.cloud), 5, "the points")
+        wait_for(lambda: "cannot be shown" not in page.text, 5, "a page without trouble")
 
 
 def test_in_a_notebook():

@@ -20,6 +20,7 @@ from mosaicmem.viewer.palettes import GENERATED, OBSERVED, hues, ramp
 
 _NOTHING = (24, 24, 28)  # of cells that memory does not show
 _WIDTH = 320  # pixels of the picture, about
+_MOST_CELLS = 20_000  # of a view; larger grids are shown by coarser ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,8 @@ class Previewer:
         if self._grid is None or self._grid[0] != (id(store._core), store._revision):
             self._grid = (id(store._core), store._revision), _grid_of(store)
         cells, stride = self._grid[1]
+        coarser = math.ceil(math.sqrt(cells / _MOST_CELLS))
+        cells, stride = max(1, cells // coarser**2), stride * coarser
         rows = max(1, round(math.sqrt(cells / aspect)))
         columns = max(1, round(rows * aspect))
         height = rows * stride

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import secrets
+import warnings
 from typing import Any
 
 from mosaicmem._extras import viser
@@ -39,6 +40,8 @@ class GuardedServer:
 
     def __init__(self, host: str, port: int, token: str | None, label: str) -> None:
         module = viser("a viewer")
+        # What is sent to a browser that has just left is lost, as it should be.
+        warnings.filterwarnings("ignore", r"Queued a \w+ on a closed connection", UserWarning)
         if token is None and host not in LOCAL:
             token = secrets.token_urlsafe(16)
         with _quiet():

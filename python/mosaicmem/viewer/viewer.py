@@ -26,6 +26,7 @@ from mosaicmem.viewer.sources import LiveStore, SavedStore, StoreSource
 from mosaicmem.viewer.versions import MemoryVersions
 
 _INTERVAL = 0.25  # seconds between looks at the store
+_WAIT = 2.0  # seconds for a large store to be read, before the viewer is there all the same
 _REST = 0.4  # seconds after which a camera counts as resting
 _CLICK = 0.012  # radians around a click
 _BEHIND, _ABOVE = 0.12, 0.06  # of the scene's size: where browsers begin, from the first camera
@@ -107,6 +108,7 @@ class MemoryViewer(Uncopied):
         self._server = GuardedServer(host, port, token, "mosaicmem")
         self.url = self._server.url
         self._closing, self._wake = threading.Event(), threading.Event()
+        self._has_read = threading.Event()  # the whole store, once
         self._drawing = threading.RLock()
         self._clients: dict[int, ClientPanel] = {}
         try:
@@ -115,7 +117,6 @@ class MemoryViewer(Uncopied):
             self.view_panel = ViewPanel(gui, self)
             self.path_panel = None if self.path is None else PathPanel(gui, self, self.path)
             self.edit_panel = EditPanel(gui, self)
-            self._refresh()
             self._server.viser.scene.on_click()(self._clicked)
             self._server.viser.on_client_connect(self._entered)
             self._server.viser.on_client_disconnect(self._left)
@@ -128,6 +129,7 @@ class MemoryViewer(Uncopied):
         ]
         for thread in self._threads:
             thread.start()
+        self._has_read.wait(_WAIT)
 
     def close(self) -> None:
         """Stop, and disconnect all browsers."""
@@ -227,12 +229,18 @@ class MemoryViewer(Uncopied):
 
     def _watch(self) -> None:
         """Follow the store."""
-        while not self._closing.wait(_INTERVAL):
-            trouble = self.versions.source.poll()
-            if self._state() != self._shown:
-                begun = time.perf_counter()
-                self._refresh()
-                self._closing.wait(2 * (time.perf_counter() - begun))  # leaves most of the time to who fills it
+        interval = 0.0
+        while not self._closing.wait(interval):
+            interval = _INTERVAL
+            try:
+                trouble = self.versions.source.poll()
+                if self._state() != self._shown:
+                    begun = time.perf_counter()
+                    self._refresh()
+                    self._has_read.set()
+                    interval += 2 * (time.perf_counter() - begun)  # leaves most of the time to who fills it
+            except Exception as error:  # shown, and tried again: the page must not stop following the store
+                trouble, self._shown = f"this cannot be shown: {type(error).__name__}: {error}", None
             if trouble != self.trouble:
                 self.trouble = trouble
                 self.view_panel.show_status()
@@ -250,14 +258,16 @@ class MemoryViewer(Uncopied):
         is_first = not self.keyframes
         with self._drawing:
             self.keyframes = sorted(observed_keyframes(store), key=lambda k: k.timestamp)
-            last = time.perf_counter()
+            last, pause = time.perf_counter(), 1.0
             for _ in self.cloud.update(store):
+                if self._closing.is_set():
+                    return
                 if is_first and self.cloud.parts:
                     self._settle_in()
                     is_first = False
-                if time.perf_counter() - last > 1.0:
+                if time.perf_counter() - last > pause:
                     self.redraw()
-                    last = time.perf_counter()
+                    last, pause = time.perf_counter(), 2 * pause
         self.redraw()
         self.view_panel.show_status()
         self.edit_panel.refresh()
