@@ -110,11 +110,12 @@ class TestPlaces:
         assert (folder / "both.png").stat().st_size > 10_000
         assert "both.png is there already" in run(*command, cwd=folder).stderr
 
-    def test_a_region_without_patches(self, saved):
+    @pytest.mark.parametrize("operation", ["erase", "crop"])
+    def test_a_region_without_patches(self, saved, operation):
         folder, _ = saved
-        done = run("edit", "memory", "erase", "--sphere", "99,99,99,1", "-o", "edited", cwd=folder)
+        done = run("edit", "memory", operation, "--sphere", "99,99,99,1", "-o", "edited", cwd=folder)
         assert done.returncode == 1
-        assert "--sphere: erase changes nothing; the patches of memory are within (" in done.stderr
+        assert "--sphere: no patch is in it; those of memory are within (" in done.stderr
         assert not (folder / "edited").exists()
 
 

@@ -6,7 +6,7 @@ import pytest
 from mosaicmem import AutoregressivePipeline, MosaicMemoryStore, PipelineConfig
 from mosaicmem._border.device import DeviceCall
 from mosaicmem.metrics import psnr
-from mosaicmem.pipeline import autoregressive
+from mosaicmem.pipeline import loop
 from mosaicmem.pipeline.conditioning import Conditioner
 
 pytestmark = pytest.mark.kernel
@@ -94,7 +94,7 @@ def test_nothing_passes_through_the_host(world, small_camera, path, device, monk
         return called
 
     monkeypatch.setattr(DeviceCall, "to_host", noted)
-    monkeypatch.setattr(autoregressive, "denoise", within("denoise", autoregressive.denoise))
+    monkeypatch.setattr(loop, "denoise", within("denoise", loop.denoise))
     monkeypatch.setattr(Conditioner, "context", within("retrieve", Conditioner.context))
     made.generate(path)
     assert len(backbone.samples) >= 6

@@ -1,6 +1,7 @@
 """Thumbnails: kept with keyframes, counted, saved, and what pictures take the colours of the scene from."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,6 +207,19 @@ class TestColours:
         expected = SceneColors.of_store(store).components(composed.latents[0])
         np.testing.assert_array_equal(colors[::2, ::2], expected)
         np.testing.assert_array_equal(colors[1::2, 1::2], expected)
+
+    def test_other_targets_are_refused(self, rng):
+        store = self.wall(rng, picture(rng))
+        targets = CameraTrajectory([HERE], K)
+        composed = KeyframeRetrieval().retrieve(store, targets, 8)
+        with pytest.raises(ValueError, match="expected the 6x10 cells of the canvases, got 12x20"):
+            canvas_colors(store, composed, targets, 4)
+        with pytest.raises(ValueError, match="expected those of the 1 canvases, got 2"):
+            canvas_colors(store, composed, CameraTrajectory([HERE, HERE], K), 8)
+        with pytest.raises(ValueError, match="composed: expected sources from -1 to 0"):
+            canvas_colors(store, replace(composed, source=composed.source + 1), targets, 8)
+        with pytest.raises(ValueError, match="composed: expected depth, source and latents"):
+            canvas_colors(store, replace(composed, depth=composed.depth[:, :3]), targets, 8)
 
     def test_uncovered_cells_are_black(self, rng):
         behind = np.diag([-1.0, 1, -1, 1])

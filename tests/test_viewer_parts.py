@@ -41,11 +41,28 @@ class TestGate:
         with_token = request("/?token=secret", host="me:1", origin="https://evil.example", cookie=f"{COOKIE}=secret")
         assert answer(with_token, "secret", COOKIE).startswith(b"HTTP/1.1 403")
 
+    def test_nor_are_they_embedded_there(self):
+        told = {"sec_fetch_site": "cross-site", "host": "localhost:8060"}
+        assert answer(request(**told, sec_fetch_dest="iframe"), None, COOKIE).startswith(b"HTTP/1.1 403")
+        assert answer(request(**told, sec_fetch_dest="document"), None, COOKIE) is None
+
+    def test_cookies_of_other_programs(self):
+        cookies = f'a/b=1; x={{"a":1}}; ; {COOKIE}=secret'
+        assert answer(request(host="me:1", cookie=cookies), "secret", COOKIE) is None
+
+    @pytest.mark.parametrize("token", ["", "short", "with space", "with;semicolon", "ünïcödé-token", "line\r\nbreak"])
+    def test_tokens_are_checked(self, token):
+        pytest.importorskip("viser")
+        from mosaicmem.viewer.server import GuardedServer
+
+        with pytest.raises(ValueError, match="token: expected 8 or more of"):
+            GuardedServer("127.0.0.1", 0, token, "label")
+
     def test_a_token_becomes_a_cookie(self):
         reply = answer(request("/?token=secret&x=1", host="me:1"), "secret", COOKIE).decode()
         assert reply.startswith("HTTP/1.1 302")
         assert "Location: /?x=1\r\n" in reply
-        assert f"Set-Cookie: {COOKIE}=secret; HttpOnly; SameSite=Strict" in reply
+        assert f"Set-Cookie: {COOKIE}=secret; HttpOnly; SameSite=Lax" in reply
         assert answer(request(host="me:1", cookie=f"a=b; {COOKIE}=secret"), "secret", COOKIE) is None
 
     @pytest.mark.parametrize(
@@ -65,22 +82,22 @@ class TestGate:
 
     def test_taken_ports_are_named(self):
         with Served() as served:
-            gate = Gate("127.0.0.1", 0, served.port, None)
+            gate = Gate("127.0.0.1", 0, ("127.0.0.1", served.port), None)
             try:
                 with pytest.raises(
                     OSError, match=rf"port: {gate.port} is taken on 127.0.0.1; choose another one, or 0"
                 ):
-                    Gate("127.0.0.1", gate.port, served.port, None)
+                    Gate("127.0.0.1", gate.port, ("127.0.0.1", served.port), None)
             finally:
                 gate.close()
 
     def test_a_host_of_another_machine(self):
         with pytest.raises(OSError, match=r"host: expected an address of this machine, got 192\.0\.2\.1"):
-            Gate("192.0.2.1", 0, 1, None)
+            Gate("192.0.2.1", 0, ("127.0.0.1", 1), None)
 
     def test_it_passes_on_what_may_enter(self):
         with Served() as served:
-            gate = Gate("127.0.0.1", 0, served.port, "secret")
+            gate = Gate("127.0.0.1", 0, ("127.0.0.1", served.port), "secret")
             try:
                 assert fetch(gate.port, "/")[0] == 403
                 status, headers, _ = fetch(gate.port, "/?token=secret")
@@ -96,7 +113,7 @@ class TestGate:
     def test_nonsense_is_refused(self):
         import socket
 
-        gate = Gate("127.0.0.1", 0, 1, None)
+        gate = Gate("127.0.0.1", 0, ("127.0.0.1", 1), None)
         try:
             for sent in (
                 b"\x16\x03\x01 TLS\r\n\r\n",
@@ -263,6 +280,19 @@ class TestVersions:
         assert versions.current == "store"
         assert len(MosaicMemoryStore.open(folder)) == len(store) - 7 == len(versions.store)
 
+    def test_what_the_store_gained_meanwhile_is_not_lost(self, saved, rng):
+        store, folder = saved
+        versions = MemoryVersions(SavedStore(folder), may_write=True)
+        versions.edit(lambda edit: edit.erase(edit.store.patch_ids[:7]))
+        versions.fork()
+        add_frame(store, rng)
+        store.save(folder)
+        store.close()
+        assert versions.source.poll() is None
+        with pytest.raises(ValueError, match="the store has changed since fork 2 was forked, and would lose that"):
+            versions.write_back()
+        assert len(MosaicMemoryStore.open(folder)) == len(store)
+
     def test_writing_back_to_a_folder_that_another_has_saved_to(self, saved, rng):
         store, folder = saved
         versions = MemoryVersions(SavedStore(folder), may_write=True)
@@ -388,6 +418,26 @@ class TestCloud:
         points, colors = cloud.drawn("age")
         assert points.shape == colors.shape == (0, 3)
         assert cloud.nearest_to_ray(np.zeros(3), np.array([0, 0, 1.0]), 0.1) is None
+
+    def test_a_store_rebuilt_along_the_same_path(self):
+        """Equal places, times and ids: what differs is depth, colours or provenance."""
+        cloud, shown = MemoryCloud(), []
+        for depth, shade, provenance in (
+            (2.0, 0, "observed"),
+            (3.0, 0, "observed"),
+            (3.0, 9, "observed"),
+            (3.0, 9, "generated"),
+        ):
+            store = MosaicMemoryStore()
+            image = np.full((K.height, K.width, 3), shade, np.uint8)
+            told = {"image": image, "provenance": provenance}
+            store.insert_keyframe(
+                np.zeros((ROWS, COLUMNS, 4)), np.full((ROWS, COLUMNS), depth), K, CameraPose(np.eye(4)), **told
+            )
+            list(cloud.update(store))
+            (part,) = cloud.parts
+            shown.append((float(part.points[0, 2]), int(part.colors[0, 0]), part.generated))
+        assert shown == [(2.0, 0, False), (3.0, 0, False), (3.0, 9, False), (3.0, 9, True)]
 
 
 class TestPreview:

@@ -87,6 +87,7 @@ def edit(
     Example: mosaicmem edit memory erase --sphere 1.5,-0.5,-2,0.6 --output without-the-chair
     """
     from mosaicmem.memory import MosaicMemoryStore, SpatialManipulation
+    from mosaicmem.memory.regions import choose
 
     check_choice("OPERATION", operation, OPERATIONS)
     _check_options(operation, {"--by": by, "--axis": axis, "--degrees": degrees, "--factor": factor, "--about": about})
@@ -106,10 +107,10 @@ def edit(
         "factor": factor,
     }
     edited = opened if in_place else before.fork()
-    count = _apply(SpatialManipulation(edited), operation, region, centre, values)
-    if not count and region is not None:
+    if region is not None and not len(choose(opened, region)):
         name = "--box" if sphere is None else "--sphere"
-        raise ValueError(f"{name}: {operation} changes nothing; the patches of {store} are within {_bounds(before)}")
+        raise ValueError(f"{name}: no patch is in it; those of {store} are within {_bounds(before)}")
+    count = _apply(SpatialManipulation(edited), operation, region, centre, values)
     if preview is not None:
         _draw(preview, force, before, edited, operation)
     if output is not None:

@@ -198,7 +198,8 @@ def generate(
         with output_folder(output, force, "generate") as folder:
             made = _make(settings, estimator, store, inputs, first, kept, ablate, watched)
             summary = made.summarize(inputs, time.perf_counter() - started)
-            write_run(folder, settings, inputs.path, made.result, made.fusion, summary, fps)
+            fusion = made.fusion if made.pipeline.fusion is None else made.pipeline.fusion
+            write_run(folder, settings, inputs.path, made.result, fusion, summary, fps)
             if save_memory is not None:
                 # A run with a checkpoint continues with the store there, which knows nothing of the folder of --memory.
                 _save(made.pipeline.store, save_memory, in_place=in_place and kept is None, force=force or in_place)

@@ -57,9 +57,21 @@ def canvas_colors(
     count, rows, columns = coverage.shape
     if count != len(targets):
         raise ValueError(f"targets: expected those of the {count} canvases, got {len(targets)}")
+    grids = target_grids(targets, stride, 0.0, math.inf)
+    if (grids.rows, grids.columns) != (rows, columns):
+        raise ValueError(
+            f"targets, stride: expected the {rows}x{columns} cells of the canvases, got {grids.rows}x{grids.columns}; "
+            "pass those that the canvases were composed for"
+        )
+    known = len(composed.observations)
+    if depth.shape != coverage.shape or source.shape != coverage.shape or latents.shape[:3] != coverage.shape:
+        raise ValueError(f"composed: expected depth, source and latents of {coverage.shape} cells, like coverage")
+    if source.min(initial=-1) < -1 or source.max(initial=-1) >= known:
+        raise ValueError(f"composed: expected sources from -1 to {known - 1}, of its {known} keyframes")
+    source = np.where(coverage, source, np.int32(-1))
     images, shown = [], np.zeros(len(composed.observations), np.bool_)
-    for k, known in enumerate(store._thumbnails(composed.observations)):
-        image, stride_of_source = (None, 1.0) if known is None else known
+    for k, found in enumerate(store._thumbnails(composed.observations)):
+        image, stride_of_source = (None, 1.0) if found is None else found
         shown[k] = image is not None
         images.append((image, THUMBNAIL_PIXELS / stride_of_source, tuple(composed.intrinsics[k].tolist())))
     others = np.full((*coverage.shape, 3), 0.5, np.float32)
@@ -68,7 +80,6 @@ def canvas_colors(
         others[without] = of_latents(latents[without])
     colors = np.empty((count, scale * rows, scale * columns, 3), np.float32)
     camera_from_world = np.linalg.inv(_square(composed.world_from_camera))[:, :3]
-    grids = target_grids(targets, stride, 0.0, math.inf)
     inverse = np.ascontiguousarray(camera_from_world)
     _core.color_canvases(grids, depth, source, others, images, inverse, scale, colors, store.num_threads)
     return colors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class Mosaic:
     valid: Any
     coverage: Any
     observed: Any
+    _warped: Any = field(default=None, repr=False)  # positions with warping, of a mosaic without it
 
     @property
     def frames(self) -> int:
@@ -98,27 +99,27 @@ class Mosaic:
         Cells without depth, and those behind the camera, land nowhere. A low value says that patches were retrieved by
         their centres, but show the view little: they are close, or at its border.
         """
-        here = on_host({name: getattr(self, name) for name in ("patch_ids", "valid", "positions")})
-        patches = int((here["patch_ids"] >= 0).sum())
+        patches = int((self.patch_ids >= 0).sum())
         if not patches:
             return 0.0
-        y, x = here["positions"][..., 1], here["positions"][..., 2]
-        inside = here["valid"] & (y > -0.5) & (y < self.rows - 0.5) & (x > -0.5) & (x < self.columns - 0.5)
-        cells = int(here["valid"].shape[1] // here["patch_ids"].shape[1])
-        return float(inside.sum() / (patches * cells))
+        positions = self.positions if self._warped is None else self._warped
+        y, x = positions[..., 1], positions[..., 2]
+        inside = self.valid & (y > -0.5) & (y < self.rows - 0.5) & (x > -0.5) & (x < self.columns - 0.5)
+        cells = int(self.valid.shape[1] // self.patch_ids.shape[1])
+        return int(inside.sum()) / (patches * cells)
 
     def unwarped(self) -> Mosaic:
         """The same tokens, each at its (y, x) in its own keyframe: the misalignment that Warped RoPE corrects."""
         positions = owned(self.positions)
         positions[..., 1:] = self.source_positions
-        return replace(self, positions=positions)
+        return replace(self, positions=positions, _warped=self.positions)
 
     def on_host(self) -> Mosaic:
         """The same on the host. On a GPU this synchronizes."""
         return Mosaic(sources=self.sources, **self._here())
 
     def _here(self) -> dict[str, Any]:
-        return on_host({name: value for name, value in vars(self).items() if name != "sources"})
+        return on_host({name: value for name, value in vars(self).items() if name != "sources" and value is not None})
 
     def packed(self) -> PackedMosaic:
         """The same without padding, on the host. On a GPU this synchronizes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class AutoregressivePipeline(Uncopied):
         in the checkpoint.
     fusion : StreamingFusion or None
         The map of all frames that this pipeline has remembered, if ``fusion_voxel_size`` is set:
-        ``pipeline.fusion.point_cloud().save_ply("scene.ply")``. Windows restored from a checkpoint are not in it.
+        ``pipeline.fusion.point_cloud().save_ply("scene.ply")``. Windows restored from a checkpoint are not in it, so a
+        resumed run counts fewer voxels.
     pose_check : PoseCheck
         Compares the observed frames; its ``conclusion`` states the result, also if nothing could be compared.
     """
@@ -124,7 +126,7 @@ class AutoregressivePipeline(Uncopied):
             raise ValueError(
                 f"{', '.join(fixed)}: cannot be varied, as the store, the VAE and the scheduler are shared"
             )
-        return AutoregressivePipeline(
+        other = AutoregressivePipeline(
             config,
             backbone=self.backbone,
             vae=self.vae,
@@ -133,6 +135,9 @@ class AutoregressivePipeline(Uncopied):
             text_encoder=self.text_encoder,
             store=self.store.fork(),
         )
+        if self.fusion is not None and config.fusion_voxel_size == self.config.fusion_voxel_size:
+            other.fusion = copy.copy(self.fusion)
+        return other
 
     @property
     def _keyframes(self) -> KeyframeWriter:
@@ -206,6 +211,18 @@ class AutoregressivePipeline(Uncopied):
             Depth looks like millimetres; or the depth of the frames so far does not fit their poses, but would if the
             poses were inverted or had OpenGL axes.
         """
+        self._observed(image, depth, intrinsics, pose, dynamic, confidence).fuse()
+
+    def _observed(
+        self,
+        image: ArrayLike,
+        depth: ArrayLike,
+        intrinsics: CameraIntrinsics,
+        pose: CameraPose,
+        dynamic: ArrayLike | None = None,
+        confidence: ArrayLike | None = None,
+    ) -> KeyframeWriter:
+        """`observe`, without fusing the frame yet."""
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
@@ -217,7 +234,9 @@ class AutoregressivePipeline(Uncopied):
             sure = as_array("confidence", confidence, np.float32, z.shape, finite=True)
             if sure.min(initial=0) < 0 or sure.max(initial=0) > 1:
                 raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():g} to {sure.max():g}")
-        self._keyframes.observe(self.store, pixels, z, intrinsics, pose, sure)
+        writer = self._keyframes
+        writer.observe(self.store, pixels, z, intrinsics, pose, sure)
+        return writer
 
     def remember(
         self,
@@ -243,8 +262,13 @@ class AutoregressivePipeline(Uncopied):
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         check_instance("pose", pose, CameraPose)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
-        z = None if depth is None else as_depth("depth", depth, pixels.shape[:2])
-        self._keyframes.generated(self.store, pixels, intrinsics, pose, z)
+        z = None
+        if depth is not None:
+            z = as_depth("depth", depth, pixels.shape[:2])
+            z = np.where(np.isfinite(z), z, np.float32(0))
+        writer = self._keyframes
+        writer.generated(self.store, pixels, intrinsics, pose, z)
+        writer.fuse()
 
     def align(self, cameras: CameraTrajectory, *, window: int = 0) -> MemoryContext:
         """What memory shows to the cameras of some latent frames, with images padded to whole latent cells."""
@@ -352,6 +376,11 @@ class AutoregressivePipeline(Uncopied):
         """
         check_instance("cameras", cameras, CameraTrajectory)
         check_integer("number", number, minimum=0, maximum=2**31 - 1)
+        if self.config.chunks or hasattr(self.backbone, "finish_window"):
+            raise ValueError(
+                "generate_window: expected a model whose windows stand alone; chunks, and backbones with "
+                "finish_window, continue from window to window: use stream"
+            )
         if len(self.windows(cameras)) != 1:
             raise ValueError(
                 f"cameras: expected one window, at most {self.config.window_size} frames, got {len(cameras)}; "

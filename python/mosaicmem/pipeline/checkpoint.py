@@ -175,7 +175,15 @@ class Checkpoint:
         if manifest is not None and manifest.label != self._label():
             raise FormatError(self.path / RUN, "damaged: it does not match the checksum in the store of the run")
         # Settings added since the version that began the run have their defaults.
+        given = before["config"]
         before["config"] = {**PipelineConfig().model_dump(mode="json"), **before["config"]}
+        if "thumbnails" not in given:
+            before["config"]["thumbnails"] = run["config"]["thumbnails"]
+            if run["config"]["thumbnails"] and run["config"]["max_bytes"] is not None:
+                suspect(
+                    f"thumbnails: the run in {self.path} was begun before keyframes had any; they count against "
+                    "max_bytes, so more may be forgotten; thumbnails=False continues as it began"
+                )
         if before["config"]["far"] == _FAR_OF_BEFORE and run["config"]["far"] is None:
             before["config"]["far"] = None
             suspect(

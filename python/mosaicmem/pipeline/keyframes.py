@@ -32,12 +32,7 @@ class KeyframeWriter:
     conditioner : Conditioner
         Knows what memory shows already.
     fusion : StreamingFusion, optional
-        Takes the points of all frames.
-
-    Attributes
-    ----------
-    fused_points : int
-        That this writer has fused.
+        Takes the points of all frames, when `fuse` is called.
     """
 
     def __init__(
@@ -51,7 +46,7 @@ class KeyframeWriter:
     ) -> None:
         self._config, self._vae, self._cell = config, vae, cell
         self._depth, self._conditioner, self._fusion = depth_estimator, conditioner, fusion
-        self.fused_points = 0
+        self._waiting: list[tuple[F32, CameraIntrinsics, CameraPose, Any]] = []
 
     def observe(
         self,
@@ -76,7 +71,20 @@ class KeyframeWriter:
 
     def _fuse(self, image: F32, depth: F32, intrinsics: CameraIntrinsics, pose: CameraPose) -> None:
         if self._fusion is not None:
-            self.fused_points += self._fusion.add_frame(depth, intrinsics, pose, to_uint8("image", image)).points
+            self._waiting.append((depth, intrinsics, pose, to_uint8("image", image)))
+
+    @property
+    def waiting_points(self) -> int:
+        """Pixels with depth of the frames that `fuse` would fuse."""
+        return sum(int((np.isfinite(depth) & (depth > 0)).sum()) for depth, *_ in self._waiting)
+
+    def fuse(self) -> int:
+        """Fuse the frames inserted by this writer since the last call; returns how many points.
+
+        Call it when nothing can fail any more that would take the frames back.
+        """
+        frames, self._waiting = self._waiting, []
+        return 0 if self._fusion is None else sum(self._fusion.add_frame(*frame).points for frame in frames)
 
     def first_frame(
         self, trajectory: CameraTrajectory, image: ArrayLike | None, depth: ArrayLike | None
@@ -168,8 +176,8 @@ class KeyframeWriter:
             known = cropped(np.kron(shown, np.ones((s, s), dtype=np.float32))[None], intrinsics)[0]
             estimated = self._depth.estimate(cropped(image[None], intrinsics)[0], intrinsics, pose, known)
             depth = as_array("estimated depth", estimated, np.float32, known.shape)
-        if np.isnan(depth).any():
-            raise ValueError("estimated depth: expected numbers, got NaN; 0 says that there is none")
+            if np.isnan(depth).any():
+                raise ValueError("estimated depth: expected numbers, got NaN; 0 says that there is none")
         self._insert(
             store,
             image,

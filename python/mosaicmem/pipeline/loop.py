@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -65,8 +66,11 @@ class WindowLoop:
                 self._pipe.store = kept.begin(c, trajectory, self._part_names(), self._pipe.store)
                 known = kept.windows or 0
             before = self._pipe.store.snapshot()
+            begins = first is not None and not known
+            check = self._pipe.pose_check
             if first is not None and not known:
-                self._pipe.observe(*first, trajectory.cameras[0], trajectory[0])
+                self._pipe.pose_check = copy.deepcopy(check)
+                writer = self._pipe._observed(*first, trajectory.cameras[0], trajectory[0])
             for index, frames in enumerate(plan.ranges):
                 run.begin(self._first + index, frames)
                 if kept is not None and index < known:
@@ -76,9 +80,12 @@ class WindowLoop:
                     try:
                         images, context, statistics = self._generate_window(given, run, kept, index, stepped)
                     except BaseException:
-                        if index == 0:
-                            self._pipe.store.restore(before)  # without the image that the run begins with
+                        if index == 0:  # without the image that the run begins with
+                            self._pipe.store.restore(before)
+                            self._pipe.pose_check = check
                         raise
+                if index == 0 and begins:
+                    writer.fuse()
                 final = plan.ranges[index + 1].start if index + 1 < len(plan) else frames.stop
                 finished = run.add(frames, images, final, statistics)
                 window = Window(frames, run.images(frames), finished, run.images(finished), context, statistics)
@@ -110,7 +117,7 @@ class WindowLoop:
                 self._pipe.store, given.windows.cameras(path, index), self._first + index
             )
             context = replace(context, **self._continuation(given, run, index))
-        if index == 0 and not self._pipe._conditioner.has_warned:
+        if index == self._first == 0 and not self._pipe._conditioner.has_warned:
             suspect_unseen(self._pipe.store, context, c)
         with run("denoise"):
             latents = denoise(self._pipe.backbone, self._pipe.scheduler, c, self._pipe.vae.channels, context, on_step)
@@ -134,19 +141,19 @@ class WindowLoop:
                 new = [i for i in given.keyframes if run.end <= i < frames.stop] if c.use_memory else []
                 layout = given.windows.layout(index)
                 count = writer.remember(self._pipe.store, new, frames, blended, latents, given.cameras, path, layout)
+            coverage: Any = coverage_of(context)
             statistics = WindowStatistics(
                 window=self._first + index,
                 first_frame=frames.start,
                 last_frame=frames.stop - 1,
                 patches=_count("patch_ids", context.mosaic, lambda ids: ids >= 0),
                 tokens=_count("valid", context.mosaic, lambda valid: valid),
-                **coverage_of(context),
+                **coverage,
                 keyframes=count,
                 store_patches=len(self._pipe.store),
                 seconds=dict(run.seconds),
                 warp_valid_ratio=0.0 if context.mosaic is None else context.mosaic.warp_valid_ratio,
-                fused_points=writer.fused_points,
-                fused_voxels=0 if self._pipe.fusion is None else len(self._pipe.fusion),
+                fused_points=writer.waiting_points,
             )
             if kept is not None:
                 with run("checkpoint"):
@@ -158,6 +165,9 @@ class WindowLoop:
         except BaseException:
             self._pipe.store.restore(before)
             raise
+        if self._pipe.fusion is not None:
+            writer.fuse()
+            statistics = replace(statistics, fused_voxels=len(self._pipe.fusion))
         return blended, context, statistics
 
     def _bring_back(
@@ -182,7 +192,7 @@ class WindowLoop:
 
     def _part_names(self) -> dict[str, str]:
         parts = ("backbone", "vae", "scheduler", "depth_estimator", "text_encoder")
-        return {name: type(getattr(self._pipe, name)).__name__ for name in parts}
+        return {name: _name_of(getattr(self._pipe, name)) for name in parts}
 
     @property
     def _keeps_latents(self) -> bool:
@@ -216,6 +226,11 @@ class WindowLoop:
         finish = getattr(self._pipe.backbone, "finish_window", None)
         if finish is not None:
             finish(latents, context)
+
+
+def _name_of(part: Any) -> str:
+    """The class of a part: a remote one says which it stands for."""
+    return str(getattr(part, "part_name", type(part).__name__))
 
 
 def _count(name: str, mosaic: Mosaic | None, is_there: Callable[[Any], Any]) -> int:

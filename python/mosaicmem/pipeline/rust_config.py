@@ -55,18 +55,23 @@ def of_rust(path: str | Path, fields: dict[str, Any]) -> dict[str, Any]:
         Settings have no counterpart; the message names them.
     """
     found: dict[str, Any] = {"temporal_kind": "uniform"} if "temporal_downsample" in fields else {}
-    unused = []
+    unused: list[str] = []
+    ablation: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _SAME:
             found[name] = value
         elif name in _RENAMED:
             found[_RENAMED[name]] = value
         elif name == "ablation" and isinstance(value, dict):
-            found |= _of_ablation(path, value)
+            ablation = _of_ablation(path, value)
         elif name in _WITHOUT:
             unused.append(name)
         else:
             raise FormatError(path, f"{name!r:.80}: no setting of the Rust implementation")
+    both = "use_warped_latent"  # named in two places: either switches it off
+    if both in ablation and both in found:
+        ablation[both] = bool(ablation[both] and found[both])
+    found |= ablation
     if unused:
         suspect(
             f"{path}: {', '.join(unused)}: of the Rust implementation, without a counterpart here, so ignored; images "

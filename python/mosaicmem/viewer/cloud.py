@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,7 @@ class MemoryCloud:
         self.parts: list[KeyframePoints] = []
         self._known: dict[Any, KeyframePoints] = {}
         self._colors: SceneColors | None = None
+        self._fitted = 0  # keyframes that false colours were fitted to
 
     def __len__(self) -> int:
         """The number of points."""
@@ -87,13 +89,13 @@ class MemoryCloud:
     def update(self, store: MosaicMemoryStore) -> Iterator[float]:
         """Read the store's present state. Yields the fraction that is done, so that the caller may draw in between."""
         keyframes = list(observed_keyframes(store))
-        if self._colors is None or self._colors.of_latents or any(k.thumbnail is None for k in keyframes):
-            self._colors = SceneColors(keyframes)
+        if self._colors is None or (len(keyframes) > 2 * self._fitted and any(k.thumbnail is None for k in keyframes)):
+            self._colors, self._fitted, self._known = SceneColors(keyframes), len(keyframes), {}
         known, parts = {}, []
         spread = np.argsort(hues(np.arange(len(keyframes)))[:, 0], kind="stable")  # all places early, all detail later
         for done, i in enumerate(spread.tolist()):
             keyframe = keyframes[i]
-            key = _identity(keyframe)
+            key = identity(keyframe)
             known[key] = self._known.get(key) or KeyframePoints.of(keyframe, self._colors)
             parts.append(known[key])
             if done % 64 == 63:
@@ -114,13 +116,24 @@ class MemoryCloud:
         observed, generated : bool
             Which keyframes are drawn.
         """
-        parts = [part for part in self.parts if (generated if part.generated else observed)]
-        return self._sampled(parts, coloring, most)
+        return self._sampled(self._wanted(observed, generated), coloring, most)
 
-    def seen_from(self, position: F64, direction: F64, coloring: str, most: int = MOST_POINTS) -> tuple[F32, U8]:
+    def _wanted(self, observed: bool, generated: bool) -> list[KeyframePoints]:
+        return [part for part in self.parts if (generated if part.generated else observed)]
+
+    def seen_from(
+        self,
+        position: F64,
+        direction: F64,
+        coloring: str,
+        *,
+        observed: bool = True,
+        generated: bool = True,
+        most: int = MOST_POINTS,
+    ) -> tuple[F32, U8]:
         """`drawn` for the keyframes with points within 45 degrees of a direction, the nearest ones first."""
         kept = []
-        for part in self.parts:
+        for part in self._wanted(observed, generated):
             offset = part.centre - position
             distance = float(np.linalg.norm(offset))
             if distance < part.radius or offset @ direction > 0.7 * distance - part.radius:
@@ -135,10 +148,12 @@ class MemoryCloud:
             count += len(part.points)
         return self._sampled(chosen, coloring, most)
 
-    def nearest_to_ray(self, origin: F64, direction: F64, most_angle: float) -> tuple[KeyframePoints, F64] | None:
+    def nearest_to_ray(
+        self, origin: F64, direction: F64, most_angle: float, *, observed: bool = True, generated: bool = True
+    ) -> tuple[KeyframePoints, F64] | None:
         """The nearest point within an angle (radians) of a ray, and its keyframe; None if there is none."""
         best: tuple[float, KeyframePoints, F64] | None = None
-        for part in self.parts:
+        for part in self._wanted(observed, generated):
             offset = part.centre - origin
             along = float(offset @ direction)
             aside = float(np.linalg.norm(offset - along * direction))
@@ -181,7 +196,10 @@ class MemoryCloud:
         return np.broadcast_to(np.asarray(color, np.uint8), (count, 3))
 
 
-def _identity(keyframe: ObservedKeyframe) -> Any:
-    """What tells whether a keyframe's points have changed: its place, and which cells live."""
-    living = np.packbits(keyframe.depth > 0).tobytes()
-    return keyframe.observation, keyframe.frame_id, keyframe.timestamp, keyframe.world_from_camera.tobytes(), living
+def identity(keyframe: ObservedKeyframe) -> Any:
+    """What tells whether a keyframe's points have changed."""
+    digest = hashlib.blake2b(np.ascontiguousarray(keyframe.depth).tobytes(), digest_size=16)
+    if keyframe.thumbnail is not None:
+        digest.update(np.ascontiguousarray(keyframe.thumbnail).tobytes())
+    place = keyframe.world_from_camera.tobytes()
+    return keyframe.observation, keyframe.frame_id, keyframe.timestamp, keyframe.provenance, place, digest.digest()

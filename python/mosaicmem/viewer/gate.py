@@ -13,7 +13,6 @@ import hmac
 import threading
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from http.cookies import SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 _MOST_HEAD = 65536  # bytes
@@ -58,14 +57,16 @@ def answer(request: Request, token: str | None, cookie: str) -> bytes | None:
     """
     host = request.headers.get("host", "")
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    is_embedded = request.headers.get("sec-fetch-dest") != "document"  # rather than a link that the user follows
+    is_foreign = is_embedded and request.headers.get("sec-fetch-site") == "cross-site"
+    if is_foreign or (origin is not None and urlsplit(origin).netloc != host):
         return _reply("403 Forbidden", "This viewer takes no requests from pages of other sites.")
     if token is None:
         if urlsplit(f"//{host}").hostname not in _HERE:
             return _reply("403 Forbidden", "This viewer is for browsers of its own machine; --host opens it to others.")
         return None
-    cookies = SimpleCookie(request.headers.get("cookie", ""))
-    if cookie in cookies and hmac.compare_digest(cookies[cookie].value.encode(), token.encode()):
+    pairs = (part.strip().partition("=") for part in request.headers.get("cookie", "").split(";"))
+    if any(name == cookie and hmac.compare_digest(value.encode(), token.encode()) for name, _, value in pairs):
         return None
     target = urlsplit(request.target)
     query = parse_qs(target.query, keep_blank_values=True)
@@ -75,7 +76,7 @@ def answer(request: Request, token: str | None, cookie: str) -> bytes | None:
     rest = urlencode(query, doseq=True)
     place = f"{target.path}?{rest}" if rest else target.path
     return _reply(
-        "302 Found", "", f"Location: {place}", f"Set-Cookie: {cookie}={token}; HttpOnly; SameSite=Strict; Path=/"
+        "302 Found", "", f"Location: {place}", f"Set-Cookie: {cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
     )
 
 
@@ -93,8 +94,8 @@ class Gate:
     host : str
     port : int
         0 takes any free port.
-    inner : int
-        Port of the server, on 127.0.0.1.
+    inner : (str, int)
+        Address of the server.
     token : str, optional
         That browsers must know.
 
@@ -104,7 +105,7 @@ class Gate:
         The port is taken, or the host is not an address of this machine; the message says what to do.
     """
 
-    def __init__(self, host: str, port: int, inner: int, token: str | None) -> None:
+    def __init__(self, host: str, port: int, inner: tuple[str, int], token: str | None) -> None:
         self._inner, self._token = inner, token
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()  # in a thread of its own: notebooks run a loop in theirs
@@ -152,17 +153,16 @@ class Gate:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _PATIENCE)
-            request = Request.parse(head)
+            refused = answer(Request.parse(head), self._token, f"mosaicmem-{self.port}")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError, ValueError):
             writer.write(_reply("400 Bad Request", "Expected a request of a browser."))
             await writer.drain()
             return
-        refused = answer(request, self._token, f"mosaicmem-{self.port}")
         if refused is not None:
             writer.write(refused)
             await writer.drain()
             return
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._inner)
+        inner_reader, inner_writer = await asyncio.open_connection(*self._inner)
         try:
             inner_writer.write(head)
             there = asyncio.ensure_future(_copy(reader, inner_writer))

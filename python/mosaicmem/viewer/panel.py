@@ -79,6 +79,10 @@ class ViewPanel:
             lines.append(f"**{viewer.trouble}**")
         self._status.content = "\n\n".join(lines)
 
+    def show_trouble(self, why: str) -> None:
+        """Say what is wrong, without asking the store."""
+        self._status.content = f"**{why}**"
+
     def show_selected(self, keyframe: ObservedKeyframe, patch: int | None) -> None:
         """Describe a keyframe, and the patch of it that was clicked."""
         rows, columns = keyframe.depth.shape
@@ -175,6 +179,7 @@ class ClientPanel:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.is_stale, self.has_detail, self.moved = True, False, time.perf_counter()
+        self._draws_detail = False
         with client.gui.add_folder("What memory shows here", order=-2):
             self._picture = client.gui.add_image(_EMPTY, jpeg_quality=85)
             self._maps = client.gui.add_image(_EMPTY, jpeg_quality=85, label="coverage | depth | source keyframes")
@@ -215,7 +220,15 @@ class ClientPanel:
 
     def draw_detail(self, scene: MemoryScene, points: F32, colors: U8) -> None:
         """More points where it looks."""
-        scene.draw_detail(points, colors)
+        scene.draw_detail(self._client, points, colors)
+        self._draws_detail = True
+
+    def drop_detail(self) -> None:
+        """What was drawn in addition is stale."""
+        self.has_detail = False
+        if self._draws_detail:
+            self._client.scene.remove_by_name("/detail")
+            self._draws_detail = False
 
 
 def _rotation(wxyz: F64) -> F64:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mosaicmem._arrays import F32, U8
+from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.memory import KeyframeRetrieval, MosaicMemoryStore
 from mosaicmem.memory.canvas_colors import canvas_colors
@@ -72,8 +73,8 @@ class Previewer:
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self._retrievals: dict[float, KeyframeRetrieval] = {}
-        self._colors: tuple[int, SceneColors] | None = None
+        self._retrievals: dict[bool, KeyframeRetrieval] = {}
+        self._colors: tuple[tuple[int, int], SceneColors] | None = None
         self._grid: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def camera(self, store: MosaicMemoryStore, fov: float, aspect: float) -> tuple[CameraIntrinsics, int]:
@@ -105,7 +106,7 @@ class Previewer:
         """What memory shows to a camera; ``observed`` and ``generated`` say which of it."""
         begun = time.perf_counter()
         targets = CameraTrajectory([pose], intrinsics)
-        canvas = self._retrieval(1.0 if generated else 0.0).retrieve(store, targets, stride)
+        canvas = _on_host(self._retrieval(generated).retrieve(store, targets, stride))
         shown = canvas.coverage[0] & (canvas.observed[0] | generated) & (~canvas.observed[0] | observed)
         scale = max(1, round(_WIDTH * stride / intrinsics.width))
         colors = canvas_colors(store, canvas, targets, stride, scale=scale, of_latents=self._components(store))[0]
@@ -123,18 +124,25 @@ class Previewer:
             time.perf_counter() - begun,
         )
 
-    def _retrieval(self, generated_weight: float) -> KeyframeRetrieval:
-        if generated_weight not in self._retrievals:
-            retrieval = KeyframeRetrieval(**{**self._options, "generated_weight": generated_weight})
+    def _retrieval(self, generated: bool) -> KeyframeRetrieval:
+        if generated not in self._retrievals:
+            hidden = {} if generated else {"generated_weight": 0.0}
+            retrieval = KeyframeRetrieval(**{**self._options, **hidden})
             retrieval._has_warned = True  # a user who looks around sees emptiness, and needs no warning of it
-            self._retrievals[generated_weight] = retrieval
-        return self._retrievals[generated_weight]
+            self._retrievals[generated] = retrieval
+        return self._retrievals[generated]
 
     def _components(self, store: MosaicMemoryStore) -> Callable[[F32], F32]:
-        """False colours for keyframes without thumbnails, fitted once per store while it has as many channels."""
-        if self._colors is None or self._colors[0] != id(store._core):
-            self._colors = id(store._core), SceneColors.of_store(store)
+        """False colours for keyframes without thumbnails, fitted again when the store has twice as many patches."""
+        now = store.channels or 0, len(store)
+        if self._colors is None or self._colors[0][0] != now[0] or now[1] > 2 * self._colors[0][1]:
+            self._colors = now, SceneColors.of_store(store)
         return self._colors[1].components
+
+
+def _on_host(canvas: ComposedMosaic) -> ComposedMosaic:
+    names = ("latents", "coverage", "depth", "source", "weight", "observed")
+    return replace(canvas, **{name: to_host(name, getattr(canvas, name)) for name in names})
 
 
 def _maps(canvas: ComposedMosaic, shown: np.ndarray, scale: int) -> tuple[U8, U8, U8]:

@@ -59,7 +59,9 @@ class RunView(Uncopied):
         self._pictures = WindowPictures(pipeline, path)
         self._done: list[WindowStatistics] = []
         self._begun = time.perf_counter()
-        self.viewer = MemoryViewer(lambda: pipeline.store, trajectory=path, **options)
+        self.viewer = MemoryViewer(
+            lambda: pipeline.store, trajectory=path, retrieval=pipeline.config.keyframe_options(), **options
+        )
         gui = self.viewer.gui
         with gui.add_folder("Run", order=-1):
             self._state = gui.add_markdown(f"Waiting for the first of {len(self._windows)} windows")

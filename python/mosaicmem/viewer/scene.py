@@ -12,6 +12,7 @@ from mosaicmem._extras import viser
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory import Box, Sphere
 from mosaicmem.memory.contents import ObservedKeyframe
+from mosaicmem.viewer.cloud import identity
 from mosaicmem.viewer.palettes import GENERATED, OBSERVED
 
 MOST_CAMERAS = 100  # more would hide each other
@@ -35,7 +36,7 @@ class MemoryScene:
         self._on_keyframe = on_keyframe
         self.size = 1.0  # metres
         self._points: Any = None
-        self._cameras: dict[int, tuple[bytes, Any]] = {}
+        self._cameras: dict[int, tuple[Any, Any]] = {}
         self._window: Any = None
         self.show_cameras = True
         self.point_size = 1.0
@@ -55,10 +56,10 @@ class MemoryScene:
             "/memory", points, colors, point_size=size, point_shape="rounded", precision="float32"
         )
 
-    def draw_detail(self, points: F32, colors: U8) -> None:
-        """Replace the points that are drawn in addition where the camera looks."""
+    def draw_detail(self, client: Any, points: F32, colors: U8) -> None:
+        """Replace the points that one browser draws in addition, where its camera looks."""
         size = self.point_size * 0.002 * self.size
-        self._scene.add_point_cloud(
+        client.scene.add_point_cloud(
             "/detail", points, colors, point_size=size, point_shape="rounded", precision="float32"
         )
 
@@ -69,7 +70,7 @@ class MemoryScene:
         for gone in self._cameras.keys() - wanted.keys():
             self._cameras.pop(gone)[1].remove()
         for number, keyframe in wanted.items():
-            place = keyframe.world_from_camera.tobytes()
+            place = identity(keyframe)
             known = self._cameras.get(number)
             if known is not None and known[0] == place:
                 continue

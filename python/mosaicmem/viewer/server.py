@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import secrets
+import sys
 import warnings
 from typing import Any
 
@@ -12,6 +14,7 @@ from mosaicmem._extras import viser
 from mosaicmem.viewer.gate import Gate
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{8,200}")
 
 
 class GuardedServer:
@@ -34,6 +37,8 @@ class GuardedServer:
     ------
     ModuleNotFoundError
         viser is not installed.
+    ValueError
+        The token is too short, or has characters that addresses may not have.
     OSError
         As `Gate`.
     """
@@ -42,12 +47,16 @@ class GuardedServer:
         module = viser("a viewer")
         # What is sent to a browser that has just left is lost, as it should be.
         warnings.filterwarnings("ignore", r"Queued a \w+ on a closed connection", UserWarning)
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise ValueError("token: expected 8 or more of A-Z, a-z, 0-9, - and _")
         if token is None and host not in LOCAL:
             token = secrets.token_urlsafe(16)
         with _quiet():
-            self.viser: Any = module.ViserServer(host="127.0.0.1", port=0, label=label, verbose=False)
+            inner = _hidden_address()
+            self.viser: Any = module.ViserServer(host=inner, port=0, label=label, verbose=False)
+        self.viser.request_share_url = lambda *_, **__: None  # a page must not open a tunnel past the gate
         try:
-            self._gate = Gate(host, port, self.viser.get_port(), token)
+            self._gate = Gate(host, port, (inner, self.viser.get_port()), token)
         except BaseException:
             self._stop_viser()
             raise
@@ -63,6 +72,13 @@ class GuardedServer:
     def _stop_viser(self) -> None:
         with _quiet():
             self.viser.stop()
+
+
+def _hidden_address() -> str:
+    """An address of the loopback interface that pages of other sites cannot guess."""
+    if sys.platform != "linux":
+        return "127.0.0.1"  # others are not set up elsewhere
+    return "127." + ".".join(str(1 + secrets.randbelow(254)) for _ in range(3))
 
 
 def _address(host: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class MemoryVersions:
         self.source, self.may_write = source, may_write
         self.current = ORIGINAL
         self._edited: dict[str, SpatialManipulation] = {}
+        self._began: dict[str, object] = {}  # the state of the store that each fork comes from
+        self._lock = threading.RLock()
 
     @property
     def names(self) -> list[str]:
@@ -36,7 +39,8 @@ class MemoryVersions:
     @property
     def store(self) -> MosaicMemoryStore:
         """The version that is shown."""
-        return self.source.store if self.current == ORIGINAL else self._edited[self.current].store
+        edited = self._edited.get(self.current)
+        return self.source.store if edited is None else edited.store
 
     def switch(self, name: str) -> None:
         """Show another version."""
@@ -46,28 +50,36 @@ class MemoryVersions:
 
     def fork(self) -> str:
         """Fork the version that is shown, and show the fork. Returns its name."""
-        name = f"fork {len(self._edited) + 1}"
-        self._edited[name] = SpatialManipulation(self.store.fork())
-        self.current = name
-        return name
+        with self._lock:
+            name, before = f"fork {len(self._edited) + 1}", self.current
+            self._began[name] = self._began.get(before, self._state())
+            self._edited[name] = SpatialManipulation(self.store.fork())
+            self.current = name
+            return name
+
+    def _state(self) -> object:
+        """What tells whether the store itself has changed."""
+        return id(self.source.store._core), self.source.store._revision
 
     def edit(self, change: Callable[[SpatialManipulation], int]) -> int:
         """Edit the version that is shown; the store itself is forked before. Returns what ``change`` returns."""
-        if self.current != ORIGINAL:
-            return change(self._edited[self.current])
-        name = self.fork()
-        try:
-            changed = change(self._edited[name])
-        except BaseException:
-            self._discard(name)
-            raise
-        if not changed:
-            self._discard(name)
-        return changed
+        with self._lock:
+            if self.current != ORIGINAL:
+                return change(self._edited[self.current])
+            name = self.fork()
+            try:
+                changed = change(self._edited[name])
+            except BaseException:
+                self._discard(name)
+                raise
+            if not changed:
+                self._discard(name)
+            return changed
 
     def undo(self) -> bool:
         """Undo the last edit of the version that is shown. False if there is none."""
-        return self.current != ORIGINAL and self._edited[self.current].undo()
+        with self._lock:
+            return self.current != ORIGINAL and self._edited[self.current].undo()
 
     def save(self, path: Path) -> None:
         """Save the version that is shown to a new folder.
@@ -92,12 +104,20 @@ class MemoryVersions:
         ------
         PermissionError
             ``may_write`` is False.
+        ValueError
+            The store has changed since the fork was made.
         StoreLockedError, OSError
             It cannot be saved; it is unchanged.
         """
         if not self.may_write:
             raise PermissionError("the store may not be changed: it was opened for viewing; save to a new folder")
         store = self.source.store
+        if self.current == ORIGINAL:
+            return
+        if self._began[self.current] != self._state():
+            raise ValueError(
+                f"the store has changed since {self.current} was forked, and would lose that; save the fork instead"
+            )
         before = store.snapshot()
         store.restore(self.store.snapshot())
         if isinstance(self.source, SavedStore):
@@ -111,5 +131,5 @@ class MemoryVersions:
         self.current = ORIGINAL
 
     def _discard(self, name: str) -> None:
-        del self._edited[name]
         self.current = ORIGINAL
+        del self._edited[name], self._began[name]

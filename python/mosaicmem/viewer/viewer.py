@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mosaicmem.viewer.versions import MemoryVersions
 _INTERVAL = 0.25  # seconds between looks at the store
 _WAIT = 2.0  # seconds for a large store to be read, before the viewer is there all the same
 _REST = 0.4  # seconds after which a camera counts as resting
+_SAME_CLICK = 0.3  # seconds between two reports of one click
 _CLICK = 0.012  # radians around a click
 _BEHIND, _ABOVE = 0.12, 0.06  # of the scene's size: where browsers begin, from the first camera
 
@@ -54,6 +56,8 @@ class MemoryViewer(Uncopied):
         Whether the panel may change the store itself. Edits go to forks in any case.
     num_threads : int
         Of the store that is read from a folder.
+    retrieval : mapping, optional
+        Fields of `KeyframeOptions`, to compose views as a model is given them: ``pipeline.config.keyframe_options()``.
 
     Attributes
     ----------
@@ -83,6 +87,7 @@ class MemoryViewer(Uncopied):
         token: str | None = None,
         may_write: bool = False,
         num_threads: int = 0,
+        retrieval: Mapping[str, Any] | None = None,
     ) -> None:
         check_integer("port", port, minimum=0, maximum=65535)
         source: StoreSource
@@ -102,7 +107,9 @@ class MemoryViewer(Uncopied):
         self.log: Callable[[str], None] | None = None  # told about edits
         self.keyframes: list[ObservedKeyframe] = []
         self.selected: tuple[int, F64 | None] | None = None  # observation, and the point of it that was clicked
-        self._previewer = Previewer()
+        self._previewer = Previewer(**(retrieval or {}))
+        self._has_settled = False  # whether sizes and the first view are those of the content
+        self._camera_clicked = 0.0  # when
         self._shown: Any = None  # the state of the store that is drawn
         self._frame_has_moved = True
         self._server = GuardedServer(host, port, token, "mosaicmem")
@@ -112,7 +119,7 @@ class MemoryViewer(Uncopied):
         self._drawing = threading.RLock()
         self._clients: dict[int, ClientPanel] = {}
         try:
-            self.scene = MemoryScene(self._server.viser, self.select)
+            self.scene = MemoryScene(self._server.viser, self._camera_was_clicked)
             self.gui = gui = self._server.viser.gui
             self.view_panel = ViewPanel(gui, self)
             self.path_panel = None if self.path is None else PathPanel(gui, self, self.path)
@@ -151,7 +158,8 @@ class MemoryViewer(Uncopied):
             pass
 
     def _repr_html_(self) -> str:
-        return f'<iframe src="{self.url}" width="100%" height="600" style="border: 0"></iframe>'
+        frame = f'<iframe src="{self.url}" width="100%" height="600" style="border: 0"></iframe>'
+        return f'{frame}<p><a href="{self.url}" target="_blank">In a tab of its own</a></p>'
 
     # What the panels call.
 
@@ -169,6 +177,7 @@ class MemoryViewer(Uncopied):
             self.scene.draw_cameras(kept)
         for client in list(self._clients.values()):
             client.is_stale = True
+            client.drop_detail()
         self._wake.set()
 
     def select(self, observation: int, point: F64 | None = None) -> None:
@@ -178,11 +187,23 @@ class MemoryViewer(Uncopied):
             return
         self.selected = observation, point
         self.scene.mark(point)
-        patch = None
-        if point is not None and len(self.store):
-            patch = int(self.store.query_nearest(point[None])[1][0, 0])
+        patch = None if point is None else self._patch_at(point, observation)
         self.view_panel.show_selected(keyframe, patch)
         self.edit_panel.offer(point)
+
+    def _patch_at(self, point: F64, observation: int) -> int | None:
+        """The patch of a keyframe nearest to a point."""
+        store = self.store
+        _, near = store.query_nearest(point[None], k=32)
+        with suppress(KeyError):  # some have gone meanwhile
+            of = store.describe_patches(near[0])["observation"]
+            mine = near[0][of == observation]
+            return int(mine[0]) if len(mine) else None
+        return None
+
+    def _camera_was_clicked(self, observation: int) -> None:
+        self._camera_clicked = time.perf_counter()
+        self.select(observation)
 
     def look_from(self, matrix: F64, client: Any = None) -> None:
         """Move the cameras of all browsers, or of one, to where a camera stands."""
@@ -241,11 +262,14 @@ class MemoryViewer(Uncopied):
                     interval += 2 * (time.perf_counter() - begun)  # leaves most of the time to who fills it
             except Exception as error:  # shown, and tried again: the page must not stop following the store
                 trouble, self._shown = f"this cannot be shown: {type(error).__name__}: {error}", None
-            if trouble != self.trouble:
-                self.trouble = trouble
-                self.view_panel.show_status()
-            for client in list(self._clients.values()):
-                self._draw_detail(client)
+            try:
+                if trouble != self.trouble:
+                    self.trouble = trouble
+                    self.view_panel.show_status()
+                for client in list(self._clients.values()):
+                    self._draw_detail(client)
+            except Exception as error:  # the store may have gone in between
+                self.view_panel.show_trouble(f"{type(error).__name__}: {error}")
 
     def _state(self) -> Any:
         store = self.store
@@ -255,19 +279,17 @@ class MemoryViewer(Uncopied):
         """Read what has changed in the store, and draw it."""
         self._shown = self._state()
         store = self.store.fork()  # one state, whatever is written meanwhile
-        is_first = not self.keyframes
-        with self._drawing:
-            self.keyframes = sorted(observed_keyframes(store), key=lambda k: k.timestamp)
-            last, pause = time.perf_counter(), 1.0
-            for _ in self.cloud.update(store):
-                if self._closing.is_set():
-                    return
-                if is_first and self.cloud.parts:
-                    self._settle_in()
-                    is_first = False
-                if time.perf_counter() - last > pause:
-                    self.redraw()
-                    last, pause = time.perf_counter(), 2 * pause
+        self.keyframes = sorted(observed_keyframes(store), key=lambda k: k.timestamp)
+        last, pause = time.perf_counter(), 1.0
+        for _ in self.cloud.update(store):
+            if self._closing.is_set():
+                return
+            if not self._has_settled and self.cloud.parts:
+                self._settle_in()
+                self._has_settled = True
+            if time.perf_counter() - last > pause:
+                self.redraw()
+                last, pause = time.perf_counter(), 2 * pause
         self.redraw()
         self.view_panel.show_status()
         self.edit_panel.refresh()
@@ -303,16 +325,16 @@ class MemoryViewer(Uncopied):
         if camera is None:
             return
         fov, aspect, pose = camera
-        store = self.store
-        if not len(store):
-            client.show_empty()
-            return
         try:
+            store = self.store
+            if not len(store):
+                client.show_empty()
+                return
             intrinsics, stride = self._previewer.camera(store, fov, aspect)
             wanted = {"observed": self.seen, "generated": self.made_up}
             client.show(self._previewer.compose(store, intrinsics, stride, pose, **wanted))
-        except (ValueError, RuntimeError) as error:  # the store has been replaced in between: the next one will do
-            client.show_trouble(str(error))
+        except Exception as error:  # said in the browser; the next move of its camera tries again
+            client.show_trouble(f"{type(error).__name__}: {error}")
 
     def _draw_detail(self, client: ClientPanel) -> None:
         """More points where a resting camera looks, if not all are drawn."""
@@ -324,13 +346,18 @@ class MemoryViewer(Uncopied):
         client.has_detail = True
         pose = camera[2]
         direction = pose.world_from_camera[:3, 2]
-        points, colors = self.cloud.seen_from(pose.position, direction, self.coloring, MOST_POINTS // 2)
+        wanted = {"observed": self.seen, "generated": self.made_up}
+        points, colors = self.cloud.seen_from(pose.position, direction, self.coloring, **wanted, most=MOST_POINTS // 2)
         client.draw_detail(self.scene, points, colors)
 
     # Browsers.
 
     def _entered(self, client: Any) -> None:
-        self._clients[client.client_id] = panel = ClientPanel(client)
+        panel = ClientPanel(client)
+        self._clients[client.client_id] = panel
+        if client.client_id not in self._server.viser.get_clients():
+            self._clients.pop(client.client_id, None)  # it has left already
+            return
 
         def moved(_camera: Any) -> None:
             panel.has_moved()
@@ -343,9 +370,12 @@ class MemoryViewer(Uncopied):
         self._clients.pop(client.client_id, None)
 
     def _clicked(self, event: Any) -> None:
+        if time.perf_counter() - self._camera_clicked < _SAME_CLICK:
+            return  # the scene reports a click on a camera too
         hit = self._hit(np.asarray(event.ray_origin), np.asarray(event.ray_direction))
         if hit is not None:
             self.select(hit[0].observation, hit[1])
 
     def _hit(self, origin: F64, direction: F64) -> tuple[KeyframePoints, F64] | None:
-        return self.cloud.nearest_to_ray(origin, direction / np.linalg.norm(direction), _CLICK)
+        along = direction / np.linalg.norm(direction)
+        return self.cloud.nearest_to_ray(origin, along, _CLICK, observed=self.seen, generated=self.made_up)

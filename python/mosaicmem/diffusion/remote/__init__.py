@@ -1,7 +1,7 @@
 """A model in another process, with dependencies of its own: the pipeline's protocols over a local socket.
 
 The model's process serves its parts (`serve`); the pipeline's process drives them through a `RemoteModel`. Requests and
-answers are JSON messages over a Unix socket; arrays lie in shared memory, copied once in each direction.
+answers are JSON messages over a Unix socket; arrays pass through shared memory.
 """
 
 from mosaicmem.diffusion.remote.client import RemoteModel, RemoteModelError

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mosaicmem._arrays import check_number
+from mosaicmem._border import Call
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.diffusion.protocols import MemoryContext
@@ -62,24 +63,24 @@ class RemoteModel(Uncopied):
     _instead = "launch or connect another one"
 
     def __init__(self, end: socket.socket, *, timeout: float, process: subprocess.Popen[bytes] | None = None) -> None:
-        self._timeout = check_number("timeout", timeout, above=0.0)
         self._process = process
-        end.settimeout(timeout)
         self._connection = Connection(end)
         self._lock = ForkSafeLock(over_io=True)
+        self._owner = os.getpid()  # a forked process would share the socket
         self._broken: str | None = None
         self._sent: MemoryContext | None = None  # the context that the server knows by the last number
         self._number = 0
+        self._requests = 0
         try:
+            self._timeout = _check_timeout(timeout)
+            end.settimeout(self._timeout)
             if process is not None:
                 self._receive("start")
             described = self._ask("describe", {"do": "describe"}, [])
+            self._parts = {name: _PROXIES[name](self, *told) for name, *told in described}
         except BaseException:
             self.close()
             raise
-        self._parts = {
-            name: _PROXIES[name](self, dict(facts), methods) for name, facts, methods in described if name in _PROXIES
-        }
 
     @classmethod
     def launch(
@@ -107,14 +108,19 @@ class RemoteModel(Uncopied):
         cwd : path, optional
             Of the process.
         """
+        _check_timeout(timeout)  # before anything is started
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         with theirs:
-            process = subprocess.Popen(
-                [str(python), *arguments, "-m", "mosaicmem.diffusion.remote", factory],
-                env={**os.environ, SOCKET: str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                cwd=cwd,
-            )
+            try:
+                process = subprocess.Popen(
+                    [str(python), *arguments, "-m", "mosaicmem.diffusion.remote", factory],
+                    env={**os.environ, SOCKET: str(theirs.fileno())},
+                    pass_fds=[theirs.fileno()],
+                    cwd=cwd,
+                )
+            except BaseException:
+                ours.close()
+                raise
         return cls(ours, timeout=timeout, process=process)
 
     @classmethod
@@ -126,6 +132,7 @@ class RemoteModel(Uncopied):
         OSError
             Nobody listens there.
         """
+        _check_timeout(timeout)
         end = socket.socket(socket.AF_UNIX)
         end.settimeout(timeout)
         try:
@@ -143,7 +150,7 @@ class RemoteModel(Uncopied):
         """Disconnect, and end the process if this launched it."""
         self._broken = self._broken or "the connection was closed"
         self._connection.close()
-        if self._process is not None:
+        if self._process is not None and os.getpid() == self._owner:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=2)
             if self._process.poll() is None:
@@ -187,21 +194,37 @@ class RemoteModel(Uncopied):
     def _ask(self, what: str, request: Any, arrays: list[Any]) -> Any:
         if self._broken is not None:
             raise RemoteModelError(f"{what}: {self._broken}; launch or connect again")
+        if os.getpid() != self._owner:
+            raise RemoteModelError(f"{what}: this process was forked from the one that has the model; launch its own")
+        self._requests += 1
         try:
-            self._connection.send(request, arrays)
+            self._connection.send({**request, "number": self._requests}, arrays)
         except OSError as error:
             raise self._broke(what, error) from None
+        except BaseException:
+            self._abandon()
+            raise
         return self._receive(what)
 
     def _receive(self, what: str) -> Any:
         try:
             answer, arrays = self._connection.receive()
-            if "error" in answer:
-                raise RemoteModelError(f"{what}: in the model's process: {answer['error']}", answer.get("trace", ""))
-            # Copies: the next answer overwrites the memory.
-            return decode(answer["value"], [np.array(array) for array in arrays]) if "value" in answer else None
-        except (EOFError, OSError, ProtocolError, ValueError, TypeError) as error:
+            if answer["number"] != self._requests:
+                raise ProtocolError("the answer to another request")
+            if "error" not in answer:  # copies: the next answer overwrites the memory
+                return decode(answer["value"], [np.array(array) for array in arrays])
+            failure = RemoteModelError(f"{what}: in the model's process: {answer['error']}", answer["trace"])
+        except (EOFError, OSError, ProtocolError, ValueError, TypeError, KeyError) as error:
             raise self._broke(what, error) from None
+        except BaseException:
+            self._abandon()
+            raise
+        raise failure
+
+    def _abandon(self) -> None:
+        """A call was interrupted: what the socket still holds belongs to it."""
+        self._broken = "a call was interrupted"
+        self._end()
 
     def _broke(self, what: str, error: Exception) -> RemoteModelError:
         """What to raise when the process or the connection has failed; nothing can be asked afterwards."""
@@ -212,11 +235,14 @@ class RemoteModel(Uncopied):
         else:
             why = f"an answer that is none: {error}"
         self._broken = why
+        self._end()
+        return RemoteModelError(f"{what}: {why}")
+
+    def _end(self) -> None:
         self._sent = None
         self._connection.close()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-        return RemoteModelError(f"{what}: {why}")
 
     def _how_it_ended(self) -> str:
         if self._process is None:
@@ -230,14 +256,19 @@ class RemoteModel(Uncopied):
         return f"the model's process ended with code {code}; what it printed says why"
 
 
+def _check_timeout(timeout: float) -> float:
+    return check_number("timeout", timeout, above=0.0, maximum=1e6)
+
+
 class _Proxy:
     """A part whose methods are calls."""
 
     _part = ""
 
-    def __init__(self, model: RemoteModel, facts: dict[str, Any], methods: Sequence[str]) -> None:
+    def __init__(self, model: RemoteModel, kind: str, facts: list[Any], methods: Sequence[str]) -> None:
         self._model = model
-        self.__dict__.update(facts)
+        self.part_name = kind  # of the class in the model's process, which checkpoints compare
+        self.__dict__.update(dict(facts))
         if "finish_window" in methods:
             self.finish_window = self._finish_window
         if "decode_chunk" in methods:
@@ -250,6 +281,13 @@ class _Proxy:
         return self._model.call(self._part, "decode_chunk", latents, num_frames, first=first)
 
 
+def _there(reference: Any, answer: Any) -> Any:
+    """An array of an answer, on the device of one that was sent; anything else as it is, for the pipeline to refuse."""
+    if not isinstance(answer, np.ndarray) or isinstance(reference, np.ndarray):
+        return answer
+    return Call("sample", reference, 0).there(answer)
+
+
 class RemoteBackbone(_Proxy):
     """The backbone of a remote model."""
 
@@ -258,7 +296,7 @@ class RemoteBackbone(_Proxy):
 
     def predict(self, sample: Any, timestep: float, context: MemoryContext) -> Any:
         """See `DiffusionBackbone`."""
-        return self._model.call(self._part, "predict", sample, timestep, context=context)
+        return _there(sample, self._model.call(self._part, "predict", sample, timestep, context=context))
 
 
 class RemoteVAE(_Proxy):
@@ -268,7 +306,7 @@ class RemoteVAE(_Proxy):
 
     def encode(self, video: Any) -> Any:
         """See `VAE`."""
-        return self._model.call(self._part, "encode", video)
+        return _there(video, self._model.call(self._part, "encode", video))
 
     def decode(self, latents: Any, num_frames: int) -> Any:
         """See `VAE`."""

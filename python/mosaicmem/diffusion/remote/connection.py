@@ -97,6 +97,7 @@ class Connection:
     def close(self) -> None:
         """Close the socket, and release our memory."""
         self._socket.close()
+        self._theirs = None
         if self._own is not None:
             os.close(self._own[0])
             self._own = None
@@ -113,13 +114,18 @@ class Connection:
         """Our memory, replaced by a larger one if it is too small."""
         if self._own is not None and nbytes <= len(self._own[1]):
             return self._own[1]
-        if self._own is not None:
-            os.close(self._own[0])  # the other end keeps its mapping until it has the new one
         size = max(mmap.PAGESIZE, 2 * nbytes)
         descriptor = _new_memory()
-        os.ftruncate(descriptor, size)
-        self._own, self._is_known = (descriptor, mmap.mmap(descriptor, size)), False
-        return self._own[1]
+        try:
+            os.ftruncate(descriptor, size)
+            memory = mmap.mmap(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if self._own is not None:
+            os.close(self._own[0])  # the other end keeps its mapping until it has the new one
+        self._own, self._is_known = (descriptor, memory), False
+        return memory
 
     def _head(self) -> tuple[bytes, list[int]]:
         content, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH.size, 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mosaicmem.diffusion.protocols import MemoryContext
-from mosaicmem.diffusion.remote.connection import Connection
+from mosaicmem.diffusion.remote.connection import Connection, ProtocolError
 from mosaicmem.diffusion.remote.values import decode, encode
 
 SOCKET = "MOSAICMEM_SOCKET"
@@ -55,9 +55,12 @@ def serve(address: str | Path, parts: Mapping[str, Any], *, ready: Callable[[], 
         listening.listen(1)
         if ready is not None:
             ready()
-        while True:
-            end, _ = listening.accept()
-            server.answer_all(Connection(end))
+        try:
+            while True:
+                end, _ = listening.accept()
+                server.answer_all(Connection(end))
+        finally:
+            Path(address).unlink(missing_ok=True)
 
 
 def main(factory: str) -> None:
@@ -69,9 +72,9 @@ def main(factory: str) -> None:
         parts = getattr(importlib.import_module(module), name or "make_parts")()
         server = _Server(parts)
     except BaseException as error:
-        connection.send(_failure(error), [])
+        connection.send({**_failure(error), "number": 0}, [])
         raise
-    connection.send({"ready": True}, [])
+    connection.send({"value": None, "number": 0}, [])
     server.answer_all(connection)
 
 
@@ -84,27 +87,30 @@ class _Server:
             got = ", ".join(sorted(parts)) or "nothing"
             raise ValueError(f"parts: expected backbone, and maybe vae and text_encoder, got {got}")
         self._parts = dict(parts)
+        self._all = list(parts.items())
         self._contexts: dict[int, MemoryContext] = {}
 
     def answer_all(self, connection: Connection) -> None:
         """Answer until the client closes the connection."""
-        while True:
-            try:
-                request, given = connection.receive()
-            except (EOFError, ConnectionError):
-                connection.close()
-                return
-            given = [array.copy() for array in given]  # parts may keep them, and write to them
-            arrays: list[Any] = []
-            try:
-                answer = {"value": encode(self._answer(request, given), arrays)}
-            except Exception as error:
-                answer, arrays = _failure(error), []
-            connection.send(answer, arrays)
+        try:
+            while True:
+                request, views = connection.receive()
+                given = [array.copy() for array in views]  # parts may keep them, and write to them
+                arrays: list[Any] = []
+                try:
+                    answer = {"value": encode(self._answer(request, given), arrays)}
+                except Exception as error:
+                    answer, arrays = _failure(error), []
+                connection.send({**answer, "number": request.get("number")}, arrays)
+        except (EOFError, OSError, ProtocolError):
+            pass  # the client has left, or is none: the next one may be
+        finally:
+            self._contexts.clear()
+            connection.close()
 
     def _answer(self, request: Any, given: list[Any]) -> Any:
         if request["do"] == "describe":
-            return [[name, self._facts(name), self._methods(name)] for name in self._parts]
+            return [[name, type(part).__name__, self._facts(name), self._methods(name)] for name, part in self._all]
         part, method = request["part"], request["method"]
         if method not in self._methods(part):
             raise ValueError(f"{part} has no method {method!r:.40}")
