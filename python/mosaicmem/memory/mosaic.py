@@ -99,13 +99,14 @@ class Mosaic:
         Cells without depth, and those behind the camera, land nowhere. A low value says that patches were retrieved by
         their centres, but show the view little: they are close, or at its border.
         """
-        patches = int((self.patch_ids >= 0).sum())
+        positions = self.positions if self._warped is None else self._warped
+        here = on_host({"patch_ids": self.patch_ids, "valid": self.valid, "positions": positions})
+        patches = int((here["patch_ids"] >= 0).sum())
         if not patches:
             return 0.0
-        positions = self.positions if self._warped is None else self._warped
-        y, x = positions[..., 1], positions[..., 2]
-        inside = self.valid & (y > -0.5) & (y < self.rows - 0.5) & (x > -0.5) & (x < self.columns - 0.5)
-        cells = int(self.valid.shape[1] // self.patch_ids.shape[1])
+        y, x = here["positions"][..., 1], here["positions"][..., 2]
+        inside = here["valid"] & (y > -0.5) & (y < self.rows - 0.5) & (x > -0.5) & (x < self.columns - 0.5)
+        cells = int(here["valid"].shape[1] // here["patch_ids"].shape[1])
         return int(inside.sum()) / (patches * cells)
 
     def unwarped(self) -> Mosaic:

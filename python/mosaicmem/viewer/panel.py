@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mosaicmem._arrays import F32, F64, U8
-from mosaicmem.camera import CameraPose, CameraTrajectory
+from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.memory.contents import ObservedKeyframe
 from mosaicmem.viewer.cloud import COLORINGS, MOST_POINTS
 from mosaicmem.viewer.preview import Preview
@@ -43,19 +44,23 @@ class ViewPanel:
             self._picture = gui.add_image(_EMPTY, visible=False)
             self._go = gui.add_button("Look from its camera", visible=False)
         self._matrix: F64 | None = None
+        self._fov = 1.0
         for control in (self._coloring, self._seen, self._made_up, self._cameras, self._size):
             control.on_update(viewer.guarded(self._changed))
         self._go.on_click(viewer.guarded(self._went))
 
     def _changed(self, _event: Any) -> None:
-        viewer = self._viewer
+        viewer, scene = self._viewer, self._viewer.scene
+        before = viewer.coloring, viewer.seen, viewer.made_up, scene.show_cameras
         viewer.coloring, viewer.seen, viewer.made_up = self._coloring.value, self._seen.value, self._made_up.value
-        viewer.scene.show_cameras, viewer.scene.point_size = self._cameras.value, self._size.value
-        viewer.redraw()
+        scene.show_cameras = self._cameras.value
+        scene.resize_points(float(self._size.value))
+        if (viewer.coloring, viewer.seen, viewer.made_up, scene.show_cameras) != before:
+            viewer.redraw()
 
     def _went(self, event: Any) -> None:
         if self._matrix is not None:
-            self._viewer.look_from(self._matrix, event.client)
+            self._viewer.look_from(self._matrix, event.client, self._fov)
 
     def show_status(self) -> None:
         """Bring counts up to date."""
@@ -93,7 +98,7 @@ class ViewPanel:
             self._picture.image = enlarged(keyframe.thumbnail)
         self._picture.visible = keyframe.thumbnail is not None
         self._go.visible = True
-        self._matrix = keyframe.world_from_camera
+        self._matrix, self._fov = keyframe.world_from_camera, vertical_fov(keyframe.intrinsics)
 
 
 class PathPanel:
@@ -137,7 +142,8 @@ class PathPanel:
     def _show(self, frame: int, client: Any) -> None:
         self._viewer.scene.draw_path(self._path, frame)
         if self._follow.value:
-            self._viewer.look_from(self._path[frame].world_from_camera, client)
+            fov = vertical_fov(self._path.cameras[frame])
+            self._viewer.look_from(self._path[frame].world_from_camera, client, fov)
         self._show_truth(frame)
 
     def _show_truth(self, frame: int) -> None:
@@ -153,6 +159,11 @@ class PathPanel:
         seen = sequence[number]
         self._truth.image = enlarged(seen.image)
         self._truth.label = f"True frame {seen.number}" + ("" if number == frame else ", the closest to this camera")
+
+
+def vertical_fov(camera: CameraIntrinsics) -> float:
+    """Radians."""
+    return 2 * math.atan(0.5 * camera.height / camera.fy)
 
 
 def _closest(poses: list[CameraPose], target: CameraPose, size: float) -> int:

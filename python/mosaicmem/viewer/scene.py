@@ -56,6 +56,12 @@ class MemoryScene:
             "/memory", points, colors, point_size=size, point_shape="rounded", precision="float32"
         )
 
+    def resize_points(self, size: float) -> None:
+        """Draw points larger or smaller; they are not sent again."""
+        self.point_size = size
+        if self._points is not None:
+            self._points.point_size = size * 0.004 * self.size
+
     def draw_detail(self, client: Any, points: F32, colors: U8) -> None:
         """Replace the points that one browser draws in addition, where its camera looks."""
         size = self.point_size * 0.002 * self.size

@@ -205,13 +205,14 @@ class MemoryViewer(Uncopied):
         self._camera_clicked = time.perf_counter()
         self.select(observation)
 
-    def look_from(self, matrix: F64, client: Any = None) -> None:
-        """Move the cameras of all browsers, or of one, to where a camera stands."""
+    def look_from(self, matrix: F64, client: Any, fov: float) -> None:
+        """Move the cameras of all browsers, or of one, to where a camera of this vertical field of view stands."""
         wxyz, position = self.scene.place(matrix)
         for each in [client] if client is not None else list(self._server.viser.get_clients().values()):
             with each.atomic():
                 each.camera.wxyz = wxyz
                 each.camera.position = position
+                each.camera.fov = fov
 
     def in_front_of(self, client: Any) -> F64:
         """The point that is in the middle of a browser's view, or some way ahead if nothing is."""
