@@ -186,6 +186,15 @@ class TestWarpValidRatio:
         assert mosaic.warp_valid_ratio == landed / (4 * (mosaic.patch_ids >= 0).sum())
         assert 0 < mosaic.warp_valid_ratio < 1
 
+    def test_it_is_that_of_the_warp_without_warped_rope_too(self, rng):
+        store, keyframes = filled_store(rng, 3)
+        from memory_helpers import K as CAMERA
+
+        targets = CameraTrajectory([pose for _, _, pose in keyframes[:2]], CAMERA)
+        mosaic = MemoryRetrieval(top_k=20).retrieve(store, targets, 8)
+        for other in (mosaic.unwarped(), mosaic.unwarped().on_host(), mosaic.unwarped().unwarped()):
+            assert other.warp_valid_ratio == mosaic.warp_valid_ratio < 1
+
     def test_runs_report_it(self, path):
         one = pipeline()
         assert one.varied().generate(path[:8]).windows[0].warp_valid_ratio == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Mosaic:
     valid: Any
     coverage: Any
     observed: Any
-    _warped: Any = field(default=None, repr=False)  # positions with warping, of a mosaic without it
+    _warped: ClassVar[Any] = None  # of a mosaic without warping: the positions with it
 
     @property
     def frames(self) -> int:
@@ -113,14 +113,21 @@ class Mosaic:
         """The same tokens, each at its (y, x) in its own keyframe: the misalignment that Warped RoPE corrects."""
         positions = owned(self.positions)
         positions[..., 1:] = self.source_positions
-        return replace(self, positions=positions, _warped=self.positions)
+        other = replace(self, positions=positions)
+        object.__setattr__(other, "_warped", self.positions if self._warped is None else self._warped)
+        return other
 
     def on_host(self) -> Mosaic:
         """The same on the host. On a GPU this synchronizes."""
-        return Mosaic(sources=self.sources, **self._here())
+        here = self._here()
+        warped = here.pop("_warped", None)
+        other = Mosaic(sources=self.sources, **here)
+        if warped is not None:
+            object.__setattr__(other, "_warped", warped)
+        return other
 
     def _here(self) -> dict[str, Any]:
-        return on_host({name: value for name, value in vars(self).items() if name != "sources" and value is not None})
+        return on_host({name: value for name, value in vars(self).items() if name != "sources"})
 
     def packed(self) -> PackedMosaic:
         """The same without padding, on the host. On a GPU this synchronizes."""
