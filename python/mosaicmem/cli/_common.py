@@ -199,9 +199,9 @@ def output_folder(
     staging.finish()
 
 
-def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str) -> None:
-    """Atomically save a store to a new folder."""
-    with output_folder(path, force, command, name="--save-memory", mark=MANIFEST) as folder:
+def save_store(store: MosaicMemoryStore, path: Path, force: bool, command: str, *, name: str = "--save-memory") -> None:
+    """Atomically save a store to a new folder, which the option ``name`` gives; the store stays as it is."""
+    with output_folder(path, force, command, name=name, mark=MANIFEST) as folder:
         kept = store.fork()
         kept.save(folder)
         kept.close()

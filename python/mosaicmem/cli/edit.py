@@ -17,9 +17,9 @@ from mosaicmem.cli._common import (
     check_output_file,
     check_output_folder,
     finite,
-    output_folder,
     print_json,
     same_place,
+    save_store,
 )
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._tables import say
@@ -242,10 +242,7 @@ def _save(edited: MosaicMemoryStore, output: Path, in_place: bool, force: bool) 
         edited.save(output)
         edited.close()
         return
-    with output_folder(output, force, "edit", mark=MANIFEST) as folder:
-        edited.save(folder)
-        edited.close()
-        (folder / "lock").unlink(missing_ok=True)
+    save_store(edited, output, force, "edit", name="--output")
 
 
 def _draw(preview: Path, force: bool, before: MosaicMemoryStore, after: MosaicMemoryStore, operation: str) -> None:

@@ -18,8 +18,8 @@ from mosaicmem.cli._common import (
     check_output_file,
     check_output_folder,
     finite,
-    output_folder,
     print_json,
+    save_store,
 )
 from mosaicmem.cli._errors import check_choice, check_useful, reports_errors
 from mosaicmem.cli._settings import read_settings
@@ -77,10 +77,7 @@ def splice(
     (one, _), (other, _) = (open_or_walk(place, intrinsics, size, settings) for place in (first, second))
     both = one.fork()  # not tied to the folder of the first
     SpatialManipulation(both).splice(other, layout=layout, offset=offset)
-    with output_folder(output, force, "splice", mark=MANIFEST) as folder:
-        both.save(folder)
-        both.close()
-        (folder / "lock").unlink(missing_ok=True)
+    save_store(both, output, force, "splice", name="--output")
     if drawn and len(both):
         from mosaicmem.cli._figures import save_figure
         from mosaicmem.plots import plot_top_down

@@ -158,7 +158,8 @@ class PathPanel:
             )
         seen = sequence[number]
         self._truth.image = enlarged(seen.image)
-        self._truth.label = f"True frame {seen.number}" + ("" if number == frame else ", the closest to this camera")
+        closest = "" if self._viewer.path_is_of_sequence else ", the closest to this camera"
+        self._truth.label = f"True frame {seen.number}{closest}"
 
 
 def vertical_fov(camera: CameraIntrinsics) -> float:

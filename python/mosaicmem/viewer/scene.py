@@ -37,11 +37,9 @@ class MemoryScene:
         self.size = 1.0  # metres
         self._points: Any = None
         self._cameras: dict[int, tuple[Any, Any]] = {}
-        self._window: Any = None
         self.show_cameras = True
         self.point_size = 1.0
         self._controls: Any = None
-        self._shape: Any = None
 
     def orient(self, keyframes: Sequence[ObservedKeyframe]) -> None:
         """Turn the world so that up is up for the cameras."""

@@ -68,6 +68,8 @@ class MemoryViewer(Uncopied):
     ------
     ModuleNotFoundError
         viser is not installed (mosaicmem's extra [view]).
+    ValueError
+        The token is shorter than 8 characters, or has others than A-Z, a-z, 0-9, - and _.
     OSError
         The port is taken.
     FileNotFoundError, FormatError
@@ -111,7 +113,6 @@ class MemoryViewer(Uncopied):
         self._has_settled = False  # whether sizes and the first view are those of the content
         self._camera_clicked = 0.0  # when
         self._shown: Any = None  # the state of the store that is drawn
-        self._frame_has_moved = True
         self._server = GuardedServer(host, port, token, "mosaicmem")
         self.url = self._server.url
         self._closing, self._wake = threading.Event(), threading.Event()
@@ -222,7 +223,9 @@ class MemoryViewer(Uncopied):
             return np.zeros(3)
         pose = camera[2]
         for angle in (_CLICK, 4 * _CLICK, 12 * _CLICK):
-            hit = self.cloud.nearest_to_ray(pose.position, pose.forward, angle)
+            hit = self.cloud.nearest_to_ray(
+                pose.position, pose.forward, angle, observed=self.seen, generated=self.made_up
+            )
             if hit is not None:
                 return hit[1]
         return np.asarray(pose.position + 0.3 * self.scene.size * pose.forward)
