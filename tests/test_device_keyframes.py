@@ -41,6 +41,14 @@ def keyframes(rng, world, poses):
         yield rng.standard_normal((*depth.shape, CHANNELS)).astype(np.float32), depth, pose
 
 
+def parts_of(rng, depth, i):
+    """Depth of subcells: of every three keyframes, one has none, the others have 2x2 and 4x4 a cell."""
+    parts = 2 ** (i % 3)
+    fine = np.repeat(np.repeat(depth, parts, axis=0), parts, axis=1)
+    fine = (fine * rng.uniform(0.9, 1.1, fine.shape)).astype(np.float32)
+    return None if parts == 1 else fine
+
+
 @pytest.fixture
 def stores(rng, world, device):
     """The same keyframes on the host and on the device."""
@@ -49,10 +57,11 @@ def stores(rng, world, device):
 
 def fill(rng, world, device, poses, **options):
     pair = MosaicMemoryStore(**options), MosaicMemoryStore(**options, device=device.for_store)
-    for latents, depth, pose in keyframes(rng, world, poses):
+    for i, (latents, depth, pose) in enumerate(keyframes(rng, world, poses)):
         confidence = rng.random(depth.shape).astype(np.float32)
+        parts = parts_of(rng, depth, i)
         for store in pair:
-            store.insert_keyframe(latents, depth, K, pose, confidence=confidence)
+            store.insert_keyframe(latents, depth, K, pose, confidence=confidence, subcell_depth=parts)
     return pair
 
 

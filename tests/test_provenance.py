@@ -212,7 +212,7 @@ class TestTheStore:
         opened = MosaicMemoryStore.open(tmp_path)
         self.assert_kept(opened, [(*keyframe[:3], "observed") for keyframe in keyframes])
         opened.save(tmp_path)
-        assert read_manifest(tmp_path).version == 3
+        assert read_manifest(tmp_path).version == 4
 
     @pytest.mark.parametrize("damage", [2, 255])
     def test_hostile_values(self, mixed, tmp_path, damage):

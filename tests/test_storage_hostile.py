@@ -90,7 +90,7 @@ class TestHostileFiles:
         ("change", "message"),
         [
             ({"format": "npz"}, "expected the manifest of a mosaicmem store, got format 'npz'"),
-            ({"version": 4}, r"of format version 4; this mosaicmem reads up to 3: update it"),
+            ({"version": 5}, r"of format version 5; this mosaicmem reads up to 4: update it"),
             ({"version": 10**400}, "newer|version|digits"),
             ({"next_id": -1}, "next_id"),
             ({"next_id": 2**70}, "next_id"),
@@ -112,7 +112,7 @@ class TestHostileFiles:
         manifest = json.loads(saved["manifest.json"])
         text = json.dumps(sealed({**manifest, **change}) if change != {"version": 10**400} else manifest)
         if change == {"version": 10**400}:
-            text = text.replace('"version": 3', f'"version": {"9" * 400}')
+            text = text.replace('"version": 4', f'"version": {"9" * 400}')
         folder = lay_out(tmp_path / "store", {**saved, "manifest.json": text.encode()})
         with pytest.raises(FormatError, match=message) as caught:
             MosaicMemoryStore.open(folder)

@@ -69,7 +69,9 @@ class TestInsert:
             latents = np.load(tmp_path / "latents.npy", mmap_mode="r")
         else:
             latents.flags.writeable = False
-        kept = as_keyframe(latents, depth, K, pose, None, None, None, None, "observed", None, "float32", own=True)
+        kept = as_keyframe(
+            latents, depth, None, K, pose, None, None, None, None, 2, "observed", None, "float32", own=True
+        )
         assert np.shares_memory(kept["latents"], latents)
         assert not np.shares_memory(kept["depth"], depth)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from conftest import random_pose
 from memory_helpers import COLUMNS, ROWS, K, random_keyframe
@@ -23,6 +24,8 @@ from mosaicmem import (
 from mosaicmem.memory.canvas_colors import canvas_colors
 from mosaicmem.memory.contents import observed_keyframes
 from mosaicmem.memory.scene_colors import SceneColors
+from mosaicmem.memory.storage import read_manifest
+from mosaicmem.memory.storage.tensors import write_tensors
 from mosaicmem.memory.target_grids import target_grids
 from reference import canvas_colors as reference
 
@@ -42,8 +45,19 @@ def store_with(rng, images, **options):
     return store
 
 
+def rename_array(folder, old, new):
+    """Give the array of each keyframe another name, and the manifest version 3."""
+    manifest = read_manifest(folder)
+    (entry,) = manifest.keyframes
+    tensors = load_file(folder / entry.name)
+    renamed = {name.replace(f".{old}", f".{new}"): array for name, array in tensors.items()}
+    (folder / entry.name).unlink()
+    entry = write_tensors(folder / entry.name, renamed, {}, rows=entry.rows)
+    manifest.model_copy(update={"keyframes": [entry], "version": 3}).write(folder)
+
+
 def thumbnails(store):
-    return [k.thumbnail for k in observed_keyframes(store)]
+    return [k.image for k in observed_keyframes(store)]
 
 
 class TestKept:
@@ -86,8 +100,8 @@ class TestKept:
 
     def test_their_bytes_count(self, rng):
         with_them, without = (store_with(rng, [image, image]) for image in (picture(rng), None))
-        assert with_them.statistics().thumbnail_bytes == 2 * np.prod(IMAGE)
-        assert without.statistics().thumbnail_bytes == 0
+        assert with_them.statistics().image_bytes == 2 * np.prod(IMAGE)
+        assert without.statistics().image_bytes == 0
         more = with_them.nbytes - without.nbytes
         assert 2 * np.prod(IMAGE) <= more <= 2 * np.prod(IMAGE) + 1000
         limited = store_with(rng, [picture(rng)] * 9, max_bytes=with_them.nbytes)
@@ -105,17 +119,27 @@ class TestSaved:
         store = store_with(rng, [picture(rng), None, picture(rng)])
         store.save(tmp_path / "store")
         opened = MosaicMemoryStore.open(tmp_path / "store")
-        assert opened.statistics().thumbnail_bytes == store.statistics().thumbnail_bytes
+        assert opened.statistics().image_bytes == store.statistics().image_bytes
         for expected, found in zip(thumbnails(store), thumbnails(opened), strict=True):
             np.testing.assert_array_equal(expected, found)
         opened.save(tmp_path / "again")
         assert thumbnails(MosaicMemoryStore.open(tmp_path / "again"))[1] is None
 
-    def test_another_size_is_refused(self, rng, tmp_path, monkeypatch):
-        monkeypatch.setattr("mosaicmem.memory.keyframe.THUMBNAIL_PIXELS", 3)
+    def test_a_size_that_no_cell_has_is_refused(self, rng, tmp_path, monkeypatch):
+        monkeypatch.setattr("mosaicmem.memory.keyframe._reduced", lambda *_: np.zeros((3 * ROWS, 2 * COLUMNS, 3), "u1"))
         store_with(rng, [picture(rng)]).save(tmp_path / "store")
-        with pytest.raises(ValueError, match=r"0\.thumbnail: expected U8 of shape \(12, 20, 3\), got U8 of shape"):
+        with pytest.raises(ValueError, match=r"0\.image: expected 1 to 64 times the .* cells, got shape"):
             MosaicMemoryStore.open(tmp_path / "store")
+
+    def test_stores_of_version_3_had_thumbnails_alone(self, rng, tmp_path):
+        """Their arrays had another name, and all of them 2x2 pixels per cell."""
+        store = store_with(rng, [picture(rng), None])
+        store.save(tmp_path)
+        store.close()
+        rename_array(tmp_path, "image", "thumbnail")
+        opened = MosaicMemoryStore.open(tmp_path)
+        np.testing.assert_array_equal(thumbnails(opened)[0], thumbnails(store)[0])
+        assert thumbnails(opened)[1] is None
 
     @pytest.mark.parametrize("kept", [True, False])
     def test_the_pipeline_keeps_them_unless_told(self, kept):

@@ -69,11 +69,12 @@ std::unique_ptr<BoundStore> new_store(std::size_t patch_size,
 
 PatchId insert(BoundStore& store, const py::array& latents, LatentType latent_type,
                const Array<float>& depth, const std::optional<Array<float>>& confidence,
-               const std::optional<py::array>& thumbnail, double stride,
+               const std::optional<Array<std::uint8_t>>& image,
+               const std::optional<Array<float>>& subcell_depth, double stride,
                const std::array<double, 4>& k, const Array<double>& world_from_camera,
                double timestamp, Provenance provenance, std::int64_t frame_id, int num_threads) {
-    auto keyframe = make_keyframe(latents, latent_type, depth, confidence, thumbnail, stride,
-                                  to_intrinsics(k), frame_id, timestamp, provenance);
+    auto keyframe = make_keyframe(latents, latent_type, depth, confidence, image, subcell_depth,
+                                  stride, to_intrinsics(k), frame_id, timestamp, provenance);
     const Affine affine = to_affine(world_from_camera);
     const py::gil_scoped_release release;
     return store.core.insert(std::move(keyframe), affine, num_threads);
@@ -196,7 +197,7 @@ py::dict statistics(const BoundStore& store) {
     result["latent_bytes"] = bytes.latents;
     result["depth_bytes"] = bytes.depth;
     result["confidence_bytes"] = bytes.confidence;
-    result["thumbnail_bytes"] = bytes.thumbnails;
+    result["image_bytes"] = bytes.images;
     result["index_bytes"] = bytes.index;
     result["bookkeeping_bytes"] = bytes.bookkeeping;
     result["first_time"] = observations ? py::cast(first) : py::none();
@@ -215,9 +216,9 @@ std::size_t nbytes(const BoundStore& store) {
     return store.core.read([](const StoreState& state) { return state.bytes().total(); });
 }
 
-// Of the observations with these slots: (thumbnail or None, stride) each; None for those that are
-// gone.
-py::list thumbnails(const BoundStore& store, const Array<Slot>& slots) {
+// Of the observations with these slots: (image or None, its pixels for each pixel of the camera)
+// each; None for those that are gone.
+py::list images(const BoundStore& store, const Array<Slot>& slots) {
     std::vector<std::shared_ptr<const Keyframe>> keyframes;
     {
         const py::gil_scoped_release release;
@@ -230,17 +231,19 @@ py::list thumbnails(const BoundStore& store, const Array<Slot>& slots) {
             return 0;
         });
     }
-    py::list images;
+    py::list found;
     for (const auto& keyframe : keyframes)
-        images.append(keyframe
-                          ? py::object(py::make_tuple(thumbnail_of(*keyframe), keyframe->stride))
-                          : py::none());
-    return images;
+        found.append(keyframe
+                         ? py::object(py::make_tuple(
+                               image_of(*keyframe),
+                               static_cast<double>(keyframe->image_scale) / keyframe->stride))
+                         : py::none());
+    return found;
 }
 
 }  // namespace
 
-py::object thumbnail_of(const Keyframe& keyframe) {
+py::object image_of(const Keyframe& keyframe) {
     return (*static_cast<const py::tuple*>(keyframe.owner.get()))[3];
 }
 
@@ -254,7 +257,8 @@ std::shared_ptr<const void> keep_alive(py::tuple objects) {
 std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
-                                              const std::optional<py::array>& thumbnail,
+                                              const std::optional<Array<std::uint8_t>>& image,
+                                              const std::optional<Array<float>>& subcell_depth,
                                               double stride, const Intrinsics& k,
                                               std::int64_t frame_id, double timestamp,
                                               Provenance provenance) {
@@ -264,12 +268,27 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
     // Bytes of three array objects and a tuple, with the allocator's overhead, and of one more
     // array; measured.
     constexpr std::size_t kObjects = 432, kObject = 128;
-    return std::make_shared<const Keyframe>(Keyframe{
-        cells.data(), latent_type, depth.data(), data_or_null(confidence), extent(cells, 0),
-        extent(cells, 1), extent(cells, 2), stride, k, frame_id, timestamp, provenance,
-        next_serial++, thumbnail ? static_cast<std::size_t>(thumbnail->nbytes()) : 0,
-        keep_alive(py::make_tuple(cells, depth, confidence, thumbnail)),
-        kObjects + (thumbnail ? kObject : 0)});
+    const std::size_t rows = extent(cells, 0);
+    return std::make_shared<const Keyframe>(
+        Keyframe{cells.data(),
+                 latent_type,
+                 depth.data(),
+                 data_or_null(confidence),
+                 rows,
+                 extent(cells, 1),
+                 extent(cells, 2),
+                 stride,
+                 k,
+                 frame_id,
+                 timestamp,
+                 provenance,
+                 next_serial++,
+                 data_or_null(subcell_depth),
+                 subcell_depth ? extent(*subcell_depth, 0) / rows : 1,
+                 data_or_null(image),
+                 image ? extent(*image, 0) / rows : 0,
+                 keep_alive(py::make_tuple(cells, depth, confidence, image, subcell_depth)),
+                 kObjects + (image ? kObject : 0) + (subcell_depth ? kObject : 0)});
 }
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,
@@ -297,8 +316,8 @@ void bind_memory(py::module_& m) {
              py::arg("policy"));
     store
         .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
-             py::arg("depth").noconvert(), py::arg("confidence").noconvert(), py::arg("thumbnail"),
-             py::arg("stride"), py::arg("intrinsics"), py::arg("world_from_camera"),
+             py::arg("depth").noconvert(), py::arg("confidence").noconvert(),
+             py::arg("image").noconvert(), py::arg("subcell_depth").noconvert(), py::arg("stride"), py::arg("intrinsics"), py::arg("world_from_camera"),
              py::arg("timestamp"), py::arg("provenance"), py::arg("frame_id"),
              py::arg("num_threads") = 0)
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
@@ -310,7 +329,7 @@ void bind_memory(py::module_& m) {
         .def("describe", &describe, py::arg("ids").noconvert())
         .def("alive_ids", &alive_ids)
         .def("statistics", &statistics)
-        .def("thumbnails", &thumbnails, py::arg("slots").noconvert())
+        .def("images", &images, py::arg("slots").noconvert())
         .def_property_readonly("alive_count", &get<std::size_t, &StoreState::alive_count>)
         .def_property_readonly("channels", &get<std::size_t, &StoreState::channels>)
         .def_property_readonly("nbytes", &nbytes);

@@ -26,11 +26,12 @@ inline std::span<const PatchId> id_span(const Array<PatchId>& ids) {
     return {ids.data(), static_cast<std::size_t>(ids.size())};
 }
 
-// A keyframe over NumPy arrays, with a new serial. The thumbnail is uint8.
+// A keyframe over NumPy arrays, with a new serial.
 std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
                                               const Array<float>& depth,
                                               const std::optional<Array<float>>& confidence,
-                                              const std::optional<py::array>& thumbnail,
+                                              const std::optional<Array<std::uint8_t>>& image,
+                                              const std::optional<Array<float>>& subcell_depth,
                                               double stride, const Intrinsics& k,
                                               std::int64_t frame_id, double timestamp,
                                               Provenance provenance);
@@ -51,8 +52,8 @@ struct PlacedKeyframe {
     Affine world_from_camera;
 };
 
-// The thumbnail that a keyframe was made with, or None.
-py::object thumbnail_of(const Keyframe& keyframe);
+// The image that a keyframe was made with, or None.
+py::object image_of(const Keyframe& keyframe);
 
 // One array each: observation, frame_id, timestamp, world_from_camera, intrinsics, generated.
 py::dict keyframe_arrays(const std::vector<PlacedKeyframe>& keyframes);

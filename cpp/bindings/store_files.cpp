@@ -10,7 +10,7 @@ namespace {
 
 // One entry per observation, by slot. `alive` holds the bits of living patches in words of 64,
 // `words` of them per observation; `keyframe` holds serials; arrays[i] = (latents, depth,
-// confidence or None, thumbnail or None) of observation i.
+// confidence or None, image or None, subcell_depth or None) of observation i.
 py::dict export_observations(const BoundStore& store) {
     std::optional<StoreState> held;
     {
@@ -74,11 +74,12 @@ py::dict export_observations(const BoundStore& store) {
     return result;
 }
 
-// (latents, latent_type, depth, confidence, thumbnail, (fx, fy, cx, cy, stride, timestamp),
-// frame_id, provenance)
+// (latents, latent_type, depth, confidence, image, subcell_depth, (fx, fy, cx, cy, stride,
+// timestamp), frame_id, provenance)
 using KeyframeArrays =
     std::tuple<py::array, LatentType, Array<float>, std::optional<Array<float>>,
-               std::optional<py::array>, std::array<double, 6>, std::int64_t, Provenance>;
+               std::optional<Array<std::uint8_t>>, std::optional<Array<float>>,
+               std::array<double, 6>, std::int64_t, Provenance>;
 
 // The inverse of export_observations(): `keyframe` (n) is the position in `keyframes` of each
 // observation's keyframe; ids and slots have been checked. Returns the store and the keyframes'
@@ -93,11 +94,11 @@ py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& m
                      const Array<std::uint64_t>& alive, bool evict, int num_threads) {
     std::vector<std::shared_ptr<const Keyframe>> seen;
     auto serials = make_array<std::uint64_t>({static_cast<py::ssize_t>(keyframes.size())});
-    for (const auto& [latents, type, depth, confidence, thumbnail, camera, frame_id, provenance] :
-         keyframes) {
-        seen.push_back(make_keyframe(latents, type, depth, confidence, thumbnail, camera[4],
-                                     {camera[0], camera[1], camera[2], camera[3]}, frame_id,
-                                     camera[5], provenance));
+    for (const auto& [latents, type, depth, confidence, image, subcell_depth, camera, frame_id,
+                      provenance] : keyframes) {
+        seen.push_back(make_keyframe(latents, type, depth, confidence, image, subcell_depth,
+                                     camera[4], {camera[0], camera[1], camera[2], camera[3]},
+                                     frame_id, camera[5], provenance));
         serials.mutable_data()[seen.size() - 1] = seen.back()->serial;
     }
     StoreState::Observations observations;

@@ -25,16 +25,24 @@ class PreparedSource {
         }
         if (observation_->alive_count < observation_->patch_count()) {
             depth_ = living_depth(*observation_);
-            grid_.depth = depth_.data();
+            subcell_depth_ = living_subcell_depth(*observation_);
+            show(grid_, depth_, subcell_depth_);
         }
     }
 
     const std::shared_ptr<const Observation>& observation() const { return observation_; }
     const SourceGrid& grid() const { return grid_; }
 
+    // Replaces the depth of a grid by a part of it, which must outlive the grid.
+    static void show(SourceGrid& grid, const std::vector<float>& depth,
+                     const std::vector<float>& subcell_depth) {
+        grid.depth = depth.data();
+        if (grid.subcell_depth) grid.subcell_depth = subcell_depth.data();
+    }
+
   private:
     std::shared_ptr<const Observation> observation_;
-    std::vector<float> latents_, depth_;
+    std::vector<float> latents_, depth_, subcell_depth_;
     SourceGrid grid_{};
 };
 
@@ -73,13 +81,14 @@ ObservationTable compose_views(const StoreState& state, std::span<const TargetGr
         for (std::size_t v = begin; v < end; ++v) {
             const ViewSources& view = sources[v];
             std::vector<SourceGrid> grids;
-            std::vector<std::vector<float>> masked(view.patches.size());
+            std::vector<std::vector<float>> depth(view.patches.size()), subcell_depth(depth.size());
             for (std::size_t i = 0; !is_empty && i < view.at.size(); ++i) {
                 const PreparedSource& source = *prepared[place.at(view.at[i])];
                 grids.push_back(source.grid());
                 if (view.patches.empty()) continue;
-                masked[i] = depth_of(*source.observation(), view.patches[i]);
-                grids.back().depth = masked[i].data();
+                depth[i] = depth_of(*source.observation(), view.patches[i]);
+                subcell_depth[i] = subcell_depth_of(*source.observation(), view.patches[i]);
+                PreparedSource::show(grids.back(), depth[i], subcell_depth[i]);
             }
             const std::size_t first = v * cells;
             blend(grids, targets[v], options, canvases.channels,

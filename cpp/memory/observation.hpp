@@ -27,17 +27,26 @@ struct Keyframe {
     double timestamp;  // seconds
     Provenance provenance;
     std::uint64_t serial;               // unique within the process
-    std::size_t thumbnail_nbytes;       // of an image that the owner holds for viewers; 0 for none
+    const float* subcell_depth;  // (subcells rows, subcells columns) metres, or null
+    std::size_t subcells;        // along the edge of a cell; 1 without subcell_depth
+    const std::uint8_t* image;   // (image_scale rows, image_scale columns, 3), or null
+    std::size_t image_scale;     // pixels of the image along the edge of a cell
     std::shared_ptr<const void> owner;  // of the buffers
     std::size_t owner_nbytes;           // memory of the owner beside them
 
     std::size_t latent_nbytes() const {
         return rows * columns * channels * (latent_type == LatentType::float32 ? 4 : 2);
     }
-    std::size_t depth_nbytes() const { return rows * columns * sizeof(float); }
-    std::size_t confidence_nbytes() const { return confidence ? depth_nbytes() : 0; }
+    std::size_t cell_nbytes() const { return rows * columns * sizeof(float); }
+    std::size_t depth_nbytes() const {
+        return cell_nbytes() * (subcell_depth ? 1 + subcells * subcells : 1);
+    }
+    std::size_t confidence_nbytes() const { return confidence ? cell_nbytes() : 0; }
+    std::size_t image_nbytes() const {
+        return image ? 3 * rows * columns * image_scale * image_scale : 0;
+    }
     std::size_t nbytes() const {
-        return latent_nbytes() + depth_nbytes() + confidence_nbytes() + thumbnail_nbytes;
+        return latent_nbytes() + depth_nbytes() + confidence_nbytes() + image_nbytes();
     }
     std::size_t overhead_nbytes() const;  // of this object and the owner, without the buffers
 };

@@ -17,25 +17,50 @@ void widen(const void* latents, LatentType type, std::size_t offset, std::size_t
     }
 }
 
-std::vector<float> depth_of(const Observation& observation, std::span<const std::size_t> patches) {
-    const Keyframe& keyframe = *observation.keyframe;
-    std::vector<float> depth(keyframe.rows * keyframe.columns, 0.0f);
+namespace {
+
+// The parts of `values`, scale x scale for each cell, that belong to patches; 0 elsewhere.
+std::vector<float> part_of(const Observation& observation, const float* values, std::size_t scale,
+                           std::span<const std::size_t> patches) {
+    const std::size_t columns = scale * observation.keyframe->columns;
+    std::vector<float> part(scale * observation.keyframe->rows * columns, 0.0f);
     for (const std::size_t patch : patches) {
         const Tile cells = observation.tile(patch);
-        for (std::size_t r = cells.row; r < cells.row_end; ++r) {
-            const std::size_t first = r * keyframe.columns + cells.column;
-            std::memcpy(&depth[first], keyframe.depth + first,
-                        (cells.column_end - cells.column) * sizeof(float));
+        for (std::size_t r = scale * cells.row; r < scale * cells.row_end; ++r) {
+            const std::size_t first = r * columns + scale * cells.column;
+            std::memcpy(&part[first], values + first,
+                        scale * (cells.column_end - cells.column) * sizeof(float));
         }
     }
-    return depth;
+    return part;
 }
 
-std::vector<float> living_depth(const Observation& observation) {
+std::vector<std::size_t> living_patches(const Observation& observation) {
     std::vector<std::size_t> patches;
     patches.reserve(observation.alive_count);
     observation.for_each_alive([&](std::size_t patch) { patches.push_back(patch); });
-    return depth_of(observation, patches);
+    return patches;
+}
+
+}  // namespace
+
+std::vector<float> depth_of(const Observation& observation, std::span<const std::size_t> patches) {
+    return part_of(observation, observation.keyframe->depth, 1, patches);
+}
+
+std::vector<float> living_depth(const Observation& observation) {
+    return depth_of(observation, living_patches(observation));
+}
+
+std::vector<float> subcell_depth_of(const Observation& observation,
+                                    std::span<const std::size_t> patches) {
+    const Keyframe& keyframe = *observation.keyframe;
+    if (!keyframe.subcell_depth) return {};
+    return part_of(observation, keyframe.subcell_depth, keyframe.subcells, patches);
+}
+
+std::vector<float> living_subcell_depth(const Observation& observation) {
+    return subcell_depth_of(observation, living_patches(observation));
 }
 
 SourceGrid grid_of(const Observation& observation) {
@@ -50,7 +75,9 @@ SourceGrid grid_of(const Observation& observation) {
             keyframe.k,
             observation.world_from_camera,
             keyframe.timestamp,
-            keyframe.provenance};
+            keyframe.provenance,
+            keyframe.subcell_depth,
+            keyframe.subcells};
 }
 
 }  // namespace mosaicmem

@@ -16,6 +16,11 @@ void widen(const void* latents, LatentType type, std::size_t offset, std::size_t
 std::vector<float> living_depth(const Observation& observation);
 std::vector<float> depth_of(const Observation& observation, std::span<const std::size_t> patches);
 
+// The same of its subcells; empty if it has none.
+std::vector<float> living_subcell_depth(const Observation& observation);
+std::vector<float> subcell_depth_of(const Observation& observation,
+                                    std::span<const std::size_t> patches);
+
 // The keyframe with its own depth, and its latents if they are float32, else null.
 SourceGrid grid_of(const Observation& observation);
 

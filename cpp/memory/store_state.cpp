@@ -389,7 +389,7 @@ StoreBytes bytes_of(const Observation& observation) {
     return {keyframe.latent_nbytes(),
             keyframe.depth_nbytes(),
             keyframe.confidence_nbytes(),
-            keyframe.thumbnail_nbytes,
+            keyframe.image_nbytes(),
             0,
             keyframe.overhead_nbytes() + observation.overhead_nbytes()};
 }

@@ -35,18 +35,18 @@ struct Limits {
 };
 
 struct StoreBytes {
-    std::size_t latents, depth, confidence, thumbnails;  // of the keyframes, each counted once
+    std::size_t latents, depth, confidence, images;  // of the keyframes, each counted once
     std::size_t index;                                   // the kd-trees
     std::size_t bookkeeping;                             // observations and the redundancy map
 
     std::size_t total() const {
-        return latents + depth + confidence + thumbnails + index + bookkeeping;
+        return latents + depth + confidence + images + index + bookkeeping;
     }
     StoreBytes& operator+=(const StoreBytes& other) {
         latents += other.latents;
         depth += other.depth;
         confidence += other.confidence;
-        thumbnails += other.thumbnails;
+        images += other.images;
         index += other.index;
         bookkeeping += other.bookkeeping;
         return *this;
@@ -55,7 +55,7 @@ struct StoreBytes {
         latents -= other.latents;
         depth -= other.depth;
         confidence -= other.confidence;
-        thumbnails -= other.thumbnails;
+        images -= other.images;
         index -= other.index;
         bookkeeping -= other.bookkeeping;
         return *this;

@@ -14,6 +14,7 @@
 namespace mosaicmem {
 
 constexpr float kLeastTent = 1.0f / 64;
+constexpr float kSkirt = 1.0f / 64;
 constexpr float kFrontTent = 0.25f;
 constexpr std::size_t kWidestHole = 2;
 constexpr float kNoSurface = std::numeric_limits<float>::infinity();
@@ -30,19 +31,52 @@ struct TentCells {
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE TentCells tent_cells(float x, float y, float worth,
                                                             float spread, std::int32_t rows,
                                                             std::int32_t columns) {
-    if (!(worth > 0 && x > -spread && y > -spread && x < static_cast<float>(columns) + spread &&
-          y < static_cast<float>(rows) + spread)) {
+    const float wide = std::max(spread, 1.0f);
+    if (!(worth > 0 && x > -wide && y > -wide && x < static_cast<float>(columns) + wide &&
+          y < static_cast<float>(rows) + wide)) {
         return {0, -1, 0, -1};
     }
-    return {std::max(floor_of(x - spread) + 1, 0), std::min(floor_of(x + spread), columns - 1),
-            std::max(floor_of(y - spread) + 1, 0), std::min(floor_of(y + spread), rows - 1)};
+    return {std::max(floor_of(x - wide) + 1, 0), std::min(floor_of(x + wide), columns - 1),
+            std::max(floor_of(y - wide) + 1, 0), std::min(floor_of(y + wide), rows - 1)};
 }
 
-// The height of a projected cell's tent over one target cell. per_cell is 1 / spread.
-MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE float tent_over(float x, float y, float per_cell,
-                                                       std::int32_t r, std::int32_t c) {
-    const float wy = 1.0f - std::abs(y - static_cast<float>(r)) * per_cell;
-    return wy * (1.0f - std::abs(x - static_cast<float>(c)) * per_cell);
+// How a projected cell, or a part of one, lies over a target cell.
+struct Tent {
+    float height;   // 0: not at all
+    bool is_front;  // high enough to hide what lies behind
+    bool is_skirt;  // counts only where nothing is in front
+};
+
+// A tent narrower than a target cell has a skirt, as wide as the tent of a whole cell and as low as
+// can be, so that what lies beside an edge stays covered. dx and dy: distances to the target cell's
+// centre; per_cell is 1 / spread.
+MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_at(float dx, float dy, float per_cell) {
+    const float height =
+        std::max(1.0f - dy * per_cell, 0.0f) * std::max(1.0f - dx * per_cell, 0.0f);
+    if (height >= kLeastTent) return {height, height >= kFrontTent, false};
+    const float wide = per_cell > 1.0f ? (1.0f - dy) * (1.0f - dx) : 0.0f;
+    return {wide >= kLeastTent ? kSkirt * wide : 0.0f, false, true};
+}
+
+MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_over(float x, float y, float per_cell,
+                                                      std::int32_t r, std::int32_t c) {
+    return tent_at(std::abs(x - static_cast<float>(c)), std::abs(y - static_cast<float>(r)),
+                   per_cell);
+}
+
+// Calls visit(target cell, tent) for the cells that a projected cell or part lies over.
+template <class Visit>
+MOSAICMEM_INLINE void for_each_tent(float x, float y, float worth, float spread, std::int32_t rows,
+                                    std::int32_t columns, const Visit& visit) {
+    const TentCells over = tent_cells(x, y, worth, spread, rows, columns);
+    const float per_cell = 1.0f / spread;
+    for (std::int32_t r = over.top; r <= over.bottom; ++r) {
+        const float dy = std::abs(y - static_cast<float>(r));
+        for (std::int32_t c = over.left; c <= over.right; ++c) {
+            const Tent tent = tent_at(std::abs(x - static_cast<float>(c)), dy, per_cell);
+            if (tent.height > 0) visit(r * columns + c, tent);
+        }
+    }
 }
 
 // The depth of a hole between two sides of one surface, kNoSurface for other holes. front(row,

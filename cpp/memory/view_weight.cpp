@@ -22,7 +22,7 @@ void project_row(const float* __restrict depth, const float* __restrict trust, s
 
 void project_cells(const SourceGrid& source, const TargetGrid& target,
                    const ViewWeightScales& scales, std::size_t step, ProjectedCells& cells) {
-    const GridProjection projection(source, target, scales, step);
+    const GridProjection projection(source, target, scales, static_cast<double>(step));
     const std::size_t rows = source.rows / step, columns = source.columns / step;
     cells.resize(rows * columns);
     std::vector<float> depth(columns), trust(columns, 1.0f);
@@ -35,6 +35,24 @@ void project_cells(const SourceGrid& source, const TargetGrid& target,
         const std::size_t out = r * columns;
         project_row(depth.data(), trust.data(), columns, projection.row(r), &cells.x[out],
                     &cells.y[out], &cells.z[out], &cells.worth[out], &cells.spread[out]);
+    }
+}
+
+void project_parts(const SourceGrid& source, const TargetGrid& target,
+                   const ViewWeightScales& scales, ProjectedCells& parts) {
+    const std::size_t n = source.subcells, columns = n * source.columns;
+    const GridProjection projection(source, target, scales, 1 / static_cast<double>(n));
+    parts.resize(n * source.rows * columns);
+    const float* const depth = source.subcell_depth ? source.subcell_depth : source.depth;
+    std::vector<float> trust(columns, 1.0f);
+    for (std::size_t r = 0; r < n * source.rows; ++r) {
+        if (source.confidence && r % n == 0) {
+            const float* const own = source.confidence + r / n * source.columns;
+            for (std::size_t c = 0; c < columns; ++c) trust[c] = own[c / n];
+        }
+        const std::size_t out = r * columns;
+        project_row(depth + out, trust.data(), columns, projection.row(r), &parts.x[out],
+                    &parts.y[out], &parts.z[out], &parts.worth[out], &parts.spread[out]);
     }
 }
 

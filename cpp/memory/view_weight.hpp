@@ -27,7 +27,14 @@ struct SourceGrid {
     Affine world_from_camera;
     double timestamp;  // seconds
     Provenance provenance;
+    const float* subcell_depth = nullptr;  // (subcells rows, subcells columns), or null
+    std::size_t subcells = 1;              // along the edge of a cell; 1 without subcell_depth
 };
+
+// A cell's parts, in row-major order of its subcells, follow one another.
+MOSAICMEM_HOST_DEVICE inline std::size_t parts_of(const SourceGrid& source) {
+    return source.subcells * source.subcells;
+}
 
 // The latent grid of a view.
 struct TargetGrid {
@@ -63,12 +70,18 @@ struct ViewWeightScales {
 
 constexpr double kMostSpread = 3;  // cells; coarser sources leave holes
 
-// A source cell, projected into the target.
+// The least half-width of the tent over a source cell of which there are `parts` along an edge of a
+// whole cell, in target cells: as far as it can share area with a target cell of its own size.
+MOSAICMEM_HOST_DEVICE inline double least_spread(double parts) {
+    return 0.5 + 0.5 / std::max(parts, 1.0);
+}
+
+// A source cell, or a part of one, projected into the target.
 struct ProjectedCell {
     float x, y;    // cell coordinates of the target, integers at cell centres
     float z;       // metres
     float worth;   // 0 if it does not project
-    float spread;  // size of the source cell in target cells, at least 1
+    float spread;  // its size in target cells, at least least_spread()
 };
 
 // exp(-x) for x >= 0, within 3e-7 relative; 0 from 88 on, and for NaN. Plain arithmetic, so that
@@ -98,7 +111,9 @@ struct RowProjection {
     float source_x, source_x_step, source_y;
     float fx, fy, cx, cy;  // of the target, in cells
     float near, far;
-    float cell_ratio, per_viewing, per_field, standing;
+    float cell_ratio, part;  // sizes: of a cell at equal depths; of what is sampled, in cells
+    float least_spread;
+    float per_viewing, per_field, standing;
 
     MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE ProjectedCell operator()(float depth, float trust,
                                                                     std::int32_t column) const {
@@ -125,18 +140,18 @@ struct RowProjection {
                             std::min(size, 1.0f / size);
         // A cell that is worth little is still better than none.
         return {fx * u + cx, fy * v + cy, pz, (valid & (trust > 0)) ? std::max(value, 1e-9f) : 0.0f,
-                std::min(std::max(size, 1.0f), most)};
+                std::min(std::max(size * part, least_spread), most)};
     }
 };
 
 // The constants of a source grid and a target. Samples every step-th cell of every step-th row,
-// each of which stands for a square of cells.
+// each of which stands for a square of cells; with a step of 1 / n, the n x n parts of each cell.
 class GridProjection {
   public:
     GridProjection() = default;
     MOSAICMEM_HOST_DEVICE GridProjection(const SourceGrid& source, const TargetGrid& target,
-                                         const ViewWeightScales& scales, std::size_t step)
-        : step_(static_cast<double>(step)), stride_(source.stride), k_(source.k) {
+                                         const ViewWeightScales& scales, double step)
+        : step_(step), stride_(source.stride), k_(source.k) {
         const Affine target_from_source = target.view.camera_from_world * source.world_from_camera;
         ray_ = PixelRay(source.k, target_from_source);
         const double reach = step_ * stride_;
@@ -150,8 +165,11 @@ class GridProjection {
         row_.cy = static_cast<float>(target.view.k.cy / target.stride - 0.5);
         row_.near = static_cast<float>(target.view.near);
         row_.far = static_cast<float>(target.view.far);
-        row_.cell_ratio = static_cast<float>(scale_of(target_from_source) * reach / k_.fx *
+        const double cell = std::max(step_, 1.0);
+        row_.cell_ratio = static_cast<float>(scale_of(target_from_source) * cell * stride_ / k_.fx *
                                              target.view.k.fx / target.stride);
+        row_.part = static_cast<float>(step_ / cell);
+        row_.least_spread = static_cast<float>(least_spread(1 / step_));
         row_.per_viewing = static_cast<float>(1 / scales.viewing_angle);
         row_.per_field = static_cast<float>(1 / scales.field_angle);
         row_.standing =
@@ -184,7 +202,7 @@ class GridProjection {
     RowProjection row_;  // except start and source_y
 };
 
-// One entry per cell, row by row.
+// One entry per cell or part, row by row.
 struct ProjectedCells {
     std::vector<float> x, y, z, worth, spread;  // see ProjectedCell
 
@@ -194,8 +212,13 @@ struct ProjectedCells {
     std::size_t size() const { return x.size(); }
 };
 
+// Samples every step-th cell of every step-th row.
 void project_cells(const SourceGrid& source, const TargetGrid& target,
                    const ViewWeightScales& scales, std::size_t step, ProjectedCells& cells);
+
+// All subcells of all cells; all cells if the source has no subcells.
+void project_parts(const SourceGrid& source, const TargetGrid& target,
+                   const ViewWeightScales& scales, ProjectedCells& parts);
 
 // How a source camera sees a surface point.
 struct PointView {

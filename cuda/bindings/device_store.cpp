@@ -216,7 +216,7 @@ class BoundDeviceStore {
                const Execution& execution) {
         const auto& [latents, coverage, depth, source, weight, observed] = canvases;
         const std::size_t views = targets.grids.size(), rows = targets.grids.at(0).rows,
-                          columns = targets.grids.at(0).columns, room = store_.most_cells();
+                          columns = targets.grids.at(0).columns, room = store_.most_parts();
         if (latents.extent(3) > cuda::kMostChannels) {
             throw std::invalid_argument(
                 "latents: expected at most " + std::to_string(cuda::kMostChannels) +
@@ -235,7 +235,7 @@ class BoundDeviceStore {
     // The tables, for results of `channels` channels. An empty store accepts any number.
     cuda::Mirror mirror_with(std::size_t channels) const {
         cuda::Mirror mirror = store_.mirror();
-        if (store_.most_cells() > 0 && mirror.channels != channels)
+        if (store_.most_parts() > 0 && mirror.channels != channels)
             throw std::runtime_error("the store has other channels than when it was asked");
         mirror.channels = channels;
         return mirror;

@@ -1,6 +1,7 @@
-// Each source cell is projected once and put into the list of the target cell that it lands in.
-// Each target cell then gathers, source by source, the source cells that land around it, in their
-// order: sums are those of the CPU, and the same on every run.
+// Each part of a source cell (the cell itself, if it has no subcells) is projected once and put into
+// the list of the target cell that it lands in. Each target cell then gathers, source by source,
+// the parts that land around it, in the order of their cells: sums are those of the CPU, and the
+// same on every run.
 
 #include "cpp/memory/surface.hpp"
 #include "cuda/base/launch.cuh"
@@ -39,25 +40,42 @@ struct Problem {
 };
 
 __device__ SourceGrid grid_of(const MirroredObservation& from) {
-    return {nullptr,     from.depth, from.confidence,        from.rows,      from.columns,
-            from.stride, from.k,     from.world_from_camera, from.timestamp, from.provenance};
+    return {nullptr,
+            from.depth,
+            from.confidence,
+            from.rows,
+            from.columns,
+            from.stride,
+            from.k,
+            from.world_from_camera,
+            from.timestamp,
+            from.provenance,
+            from.subcell_depth,
+            from.subcells};
 }
 
-// One block projects cells of one source into one view.
-__global__ void project_cells_kernel(Problem problem) {
+// One block projects parts of one source into one view. A token is a part: those of one cell follow
+// one another.
+__global__ void project_parts_kernel(Problem problem) {
     GridProjection& projection = *reinterpret_cast<GridProjection*>(shared_memory());
     const std::size_t s = blockIdx.y, v = blockIdx.z, pair = v * problem.count + s;
     const std::int32_t row = problem.row_of(v, s);
     if (row < 0) return;
     const MirroredObservation& source = problem.mirror.observations[row];
     if (threadIdx.x == 0)
-        projection = GridProjection(grid_of(source), problem.targets[v], problem.options.scales, 1);
+        projection = GridProjection(grid_of(source), problem.targets[v], problem.options.scales,
+                                    1.0 / source.subcells);
     __syncthreads();
-    const std::size_t i = thread_index();
-    if (i >= static_cast<std::size_t>(source.rows) * source.columns) return;
-    const ProjectedCell cell = projection.row(i / source.columns)(
-        source.depth[i], source.confidence ? source.confidence[i] : 1,
-        static_cast<std::int32_t>(i % source.columns));
+    const std::size_t i = thread_index(), n = source.subcells, of_cell = i / (n * n);
+    if (of_cell >= static_cast<std::size_t>(source.rows) * source.columns) return;
+    const std::size_t part_row = of_cell / source.columns * n + i % (n * n) / n,
+                      part_column = of_cell % source.columns * n + i % n;
+    const float depth = source.subcell_depth
+                            ? source.subcell_depth[part_row * n * source.columns + part_column]
+                            : source.depth[of_cell];
+    const ProjectedCell cell = projection.row(part_row)(
+        depth, source.confidence ? source.confidence[of_cell] : 1,
+        static_cast<std::int32_t>(part_column));
     const std::size_t at = pair * problem.scratch.room + i;
     float* const projected = problem.scratch.projected + 5 * at;
     projected[0] = cell.x;
@@ -72,9 +90,9 @@ __global__ void project_cells_kernel(Problem problem) {
     unsigned* const front = problem.scratch.front + 2 * v * problem.cells();
     for (std::int32_t r = over.top; r <= over.bottom; ++r) {
         for (std::int32_t c = over.left; c <= over.right; ++c) {
-            const float tent = tent_over(cell.x, cell.y, 1.0f / cell.spread, r, c);
-            if (tent < kLeastTent) continue;
-            atomicMin(&front[2 * (r * columns + c) + (tent < kFrontTent)], __float_as_uint(cell.z));
+            const Tent tent = tent_over(cell.x, cell.y, 1.0f / cell.spread, r, c);
+            if (!(tent.height > 0)) continue;
+            atomicMin(&front[2 * (r * columns + c) + !tent.is_front], __float_as_uint(cell.z));
         }
     }
     const std::int32_t r = min(max(floor_of(cell.y), 0), rows - 1),
@@ -87,7 +105,7 @@ __global__ void project_cells_kernel(Problem problem) {
         if (found == before) break;
         before = found;
     }
-    atomicMax(&problem.scratch.reach[pair], static_cast<std::int32_t>(std::ceil(cell.spread)));
+    atomicMax(&problem.scratch.reach[pair], static_cast<std::int32_t>(std::ceil(max(cell.spread, 1.0f))));
 }
 
 __device__ float front_at(const Problem& problem, std::size_t v, std::ptrdiff_t r,
@@ -135,13 +153,13 @@ struct CellSums {
     std::int32_t source = -1;
 };
 
-// Adds a visit to the sums; the lanes share the channels.
+// Adds a visit of a source cell to the sums; the lanes share the channels.
 __device__ void add_visit(const Problem& problem, const MirroredObservation& from, std::int32_t row,
-                          std::size_t token, float weight, WarpMemory& memory, CellSums& sums) {
+                          std::size_t cell, float weight, WarpMemory& memory, CellSums& sums) {
     const std::size_t channels = problem.mirror.channels;
     for (std::size_t k = threadIdx.x % kWarp; k < channels; k += kWarp) {
         memory.latents[k] +=
-            weight * latent_at(from.latents, problem.mirror.latent_type, token * channels + k);
+            weight * latent_at(from.latents, problem.mirror.latent_type, cell * channels + k);
     }
     sums.total += weight;
     if (weight > sums.most) {
@@ -150,27 +168,59 @@ __device__ void add_visit(const Problem& problem, const MirroredObservation& fro
     }
 }
 
-// The weight of a source cell in target cell (r, c), 0 if it does not reach the cell or its
-// surface.
+// Adds up the visits of a source cell's parts, which follow one another, and then adds the cell.
+class CellVisit {
+  public:
+    __device__ CellVisit(const Problem& problem, const MirroredObservation& from, std::int32_t row,
+                         WarpMemory& memory, CellSums& sums)
+        : problem_(problem), from_(from), row_(row), memory_(memory), sums_(sums) {}
+
+    __device__ void add(std::size_t token, float weight) {
+        const std::size_t cell = token / (from_.subcells * from_.subcells);
+        if (weight_ > 0 && cell != cell_) flush();
+        cell_ = cell;
+        weight_ += weight;
+    }
+    __device__ void flush() {
+        if (weight_ > 0) add_visit(problem_, from_, row_, cell_, weight_, memory_, sums_);
+        weight_ = 0;
+    }
+
+  private:
+    const Problem& problem_;
+    const MirroredObservation& from_;
+    std::int32_t row_;
+    WarpMemory& memory_;
+    CellSums& sums_;
+    std::size_t cell_ = 0;
+    float weight_ = 0;
+};
+
+// Whether nothing but fringes lies over a target cell.
+__device__ bool is_fringe(const Problem& problem, std::size_t v, std::size_t cell) {
+    return problem.scratch.front[2 * (v * problem.cells() + cell)] == kNoCell;
+}
+
+// The weight of a part in target cell (r, c), 0 if it does not reach the cell or its surface.
 __device__ float visit_weight(const Problem& problem, std::size_t pair, std::size_t token,
-                              std::int32_t r, std::int32_t c, float surface) {
+                              std::int32_t r, std::int32_t c, float surface, bool only_fringe) {
     const float* const projected =
         problem.scratch.projected + 5 * (pair * problem.scratch.room + token);
     const TentCells over = tent_cells(projected[0], projected[1], projected[3], projected[4],
                                       static_cast<std::int32_t>(problem.rows),
                                       static_cast<std::int32_t>(problem.columns));
     if (!over.contains(r, c)) return 0;
-    const float tent = tent_over(projected[0], projected[1], 1.0f / projected[4], r, c);
-    if (tent < kLeastTent ||
+    const Tent tent = tent_over(projected[0], projected[1], 1.0f / projected[4], r, c);
+    if (!(tent.height > 0) || (tent.is_skirt && !only_fringe) ||
         std::abs(projected[2] - surface) > problem.options.depth_tolerance * surface)
         return 0;
-    return tent * projected[3];
+    return tent.height * projected[3];
 }
 
-// Gathers the visits of source cells that land around a target cell, on its surface. Returns their
+// Gathers the visits of parts that land around a target cell, on its surface. Returns their
 // number; the memory holds at most kGathered of them.
 __device__ unsigned gather(const Problem& problem, std::size_t pair, std::int32_t r, std::int32_t c,
-                           float surface, WarpMemory& memory) {
+                           float surface, bool only_fringe, WarpMemory& memory) {
     const unsigned lane = threadIdx.x % kWarp;
     const auto rows = static_cast<std::int32_t>(problem.rows),
                columns = static_cast<std::int32_t>(problem.columns);
@@ -183,7 +233,8 @@ __device__ unsigned gather(const Problem& problem, std::size_t pair, std::int32_
         for (std::int32_t token = problem.scratch.head[pair * problem.cells() + y * columns + x];
              token >= 0; token = problem.scratch.next[pair * problem.scratch.room + token]) {
             const float weight =
-                visit_weight(problem, pair, static_cast<std::size_t>(token), r, c, surface);
+                visit_weight(problem, pair, static_cast<std::size_t>(token), r, c, surface,
+                             only_fringe);
             if (!(weight > 0)) continue;
             const unsigned at = atomicAdd(&memory.count, 1u);
             if (at >= kGathered) continue;
@@ -207,42 +258,47 @@ __device__ void add_gathered(const Problem& problem, const MirroredObservation& 
         memory.sorted_weight[rank] = memory.weight[i];
     }
     __syncwarp();
-    for (unsigned i = 0; i < count; ++i)
-        add_visit(problem, from, row, memory.sorted[i], memory.sorted_weight[i], memory, sums);
+    CellVisit visit(problem, from, row, memory, sums);
+    for (unsigned i = 0; i < count; ++i) visit.add(memory.sorted[i], memory.sorted_weight[i]);
+    visit.flush();
     __syncwarp();
 }
 
-// Tests all cells of a source, one per lane, and adds their visits in order.
+// Tests all parts of a source, one per lane, and adds their visits in order.
 __device__ void add_crowd(const Problem& problem, const MirroredObservation& from, std::int32_t row,
                           std::size_t pair, std::int32_t r, std::int32_t c, float surface,
-                          WarpMemory& memory, CellSums& sums) {
-    const std::size_t cells = static_cast<std::size_t>(from.rows) * from.columns;
-    for (std::size_t first = 0; first < cells; first += kWarp) {
+                          bool only_fringe, WarpMemory& memory, CellSums& sums) {
+    const std::size_t parts =
+        static_cast<std::size_t>(from.rows) * from.columns * from.subcells * from.subcells;
+    CellVisit visit(problem, from, row, memory, sums);
+    for (std::size_t first = 0; first < parts; first += kWarp) {
         const std::size_t token = first + threadIdx.x % kWarp;
-        const float own = token < cells ? visit_weight(problem, pair, token, r, c, surface) : 0;
+        const float own =
+            token < parts ? visit_weight(problem, pair, token, r, c, surface, only_fringe) : 0;
         for (unsigned mask = __ballot_sync(kAllLanes, own > 0); mask != 0; mask &= mask - 1) {
             const int lane = __ffs(static_cast<int>(mask)) - 1;
             const float weight = __shfl_sync(kAllLanes, own, lane);
-            add_visit(problem, from, row, first + static_cast<std::size_t>(lane), weight, memory,
-                      sums);
+            visit.add(first + static_cast<std::size_t>(lane), weight);
         }
     }
+    visit.flush();
 }
 
 __device__ void add_splats(const Problem& problem, std::size_t v, std::size_t cell, float surface,
                            WarpMemory& memory, CellSums& sums) {
     const auto r = static_cast<std::int32_t>(cell / problem.columns),
                c = static_cast<std::int32_t>(cell % problem.columns);
+    const bool only_fringe = is_fringe(problem, v, cell);
     for (std::size_t s = 0; s < problem.count; ++s) {
         const std::int32_t row = problem.row_of(v, s);
         if (row < 0) continue;
         const MirroredObservation& from = problem.mirror.observations[row];
         const std::size_t pair = v * problem.count + s;
-        const unsigned count = gather(problem, pair, r, c, surface, memory);
+        const unsigned count = gather(problem, pair, r, c, surface, only_fringe, memory);
         if (count <= kGathered) {
             add_gathered(problem, from, row, count, memory, sums);
         } else {  // a keyframe that is seen from far away
-            add_crowd(problem, from, row, pair, r, c, surface, memory, sums);
+            add_crowd(problem, from, row, pair, r, c, surface, only_fringe, memory, sums);
         }
     }
 }
@@ -346,7 +402,7 @@ void blend(const Mirror& mirror, const TargetGrid* targets, std::size_t views, s
     fill_bytes(scratch.head, 0xFF, pairs * cells * sizeof(std::int32_t), stream);
     fill_bytes(scratch.reach, 0, pairs * sizeof(std::int32_t), stream);
     fill_bytes(scratch.front, 0xFF, 2 * views * cells * sizeof(unsigned), stream);
-    launch(kName, project_cells_kernel,
+    launch(kName, project_parts_kernel,
            {dim3(blocks(kName, scratch.room, kBlock), static_cast<unsigned>(count),
                  static_cast<unsigned>(views)),
             dim3(kBlock), sizeof(GridProjection)},

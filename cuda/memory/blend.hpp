@@ -13,16 +13,16 @@
 namespace mosaicmem::cuda {
 
 struct BlendScratch {
-    float* projected;         // (views, picks, room, 5): ProjectedCell of each source cell
+    float* projected;         // (views, picks, room, 5): ProjectedCell of each source part
     std::int32_t* next;       // (views, picks, room): linked lists by landing target cell
-    std::int32_t* head;       // (views, picks, target cells): first source cell of each list
-    std::int32_t* reach;      // (views, picks): largest spread of a source cell, rounded up
+    std::int32_t* head;       // (views, picks, target cells): first source part of each list
+    std::int32_t* reach;      // (views, picks): largest spread of a source part, rounded up
     unsigned* front;          // (views, target cells, 2): bits of depth, of surfaces and of fringes
     float *surface, *closed;  // (views, target cells)
-    std::size_t room;         // cells of the largest source
+    std::size_t room;         // parts of the source with the most
 };
 
-// room: cells of the largest source.
+// room: parts (subcells, or cells without) of the source with the most.
 std::size_t blend_workspace_bytes(std::size_t views, std::size_t cells, std::size_t picks,
                                   std::size_t room);
 

@@ -114,7 +114,11 @@ void DeviceStore::add(const StoreState& state, const Observation& observation,
              first_chunk,
              chunks,
              copied(living_depth(observation).data(), cells, execution),
-             keyframe.confidence ? copied(keyframe.confidence, cells, execution) : DeviceMemory()};
+             keyframe.confidence ? copied(keyframe.confidence, cells, execution) : DeviceMemory(),
+             keyframe.subcell_depth
+                 ? copied(living_subcell_depth(observation).data(),
+                          cells * keyframe.subcells * keyframe.subcells, execution)
+                 : DeviceMemory()};
     // Reserves memory before the pool and the kernels know of the row.
     rows_.reserve(row + 1);
     std::vector<std::size_t>& rows_of_keyframe = rows_of_keyframe_[keyframe.serial];
@@ -135,12 +139,14 @@ void DeviceStore::add(const StoreState& state, const Observation& observation,
                                          pool_.address(keyframe.serial),
                                          made.depth.as<float>(),
                                          made.confidence.as<float>(),
+                                         made.subcell_depth.as<float>(),
                                          narrow(keyframe.rows),
                                          narrow(keyframe.columns),
                                          narrow(observation.patch_size),
                                          narrow(observation.patch_columns),
                                          narrow(observation.patch_count()),
                                          narrow(first_chunk),
+                                         narrow(keyframe.subcells),
                                          keyframe.provenance};
         staging_.upload(&packed, table_.as<MirroredObservation>() + row, sizeof packed, execution);
         // Kernels learn of the row last: if memory runs out before, nothing has changed for them.
@@ -191,6 +197,7 @@ void DeviceStore::let_go(Row& row, const Execution& execution) {
     Row gone = std::exchange(row, {});
     gone.depth.release(execution);
     gone.confidence.release(execution);
+    gone.subcell_depth.release(execution);
     pool_.drop(gone.keyframe->serial, execution);
 }
 
@@ -273,10 +280,13 @@ std::int32_t DeviceStore::row_of(Slot observation) const {
     return found == row_of_slot_.end() ? -1 : static_cast<std::int32_t>(found->second);
 }
 
-std::size_t DeviceStore::most_cells() const {
+std::size_t DeviceStore::most_parts() const {
     std::size_t most = 0;
     for (const Row& row : rows_) {
-        if (row.keyframe) most = std::max(most, row.keyframe->rows * row.keyframe->columns);
+        if (!row.keyframe) continue;
+        const Keyframe& keyframe = *row.keyframe;
+        const std::size_t parts = keyframe.subcells * keyframe.subcells;
+        most = std::max(most, keyframe.rows * keyframe.columns * parts);
     }
     return most;
 }

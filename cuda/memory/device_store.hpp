@@ -49,14 +49,14 @@ class DeviceStore {
         Slot first_slot;
         std::uint64_t version;
         std::size_t first_chunk, chunks;
-        DeviceMemory depth, confidence;
+        DeviceMemory depth, confidence, subcell_depth;
     };
 
     Mirror mirror() const;
     std::span<const Row> rows() const { return rows_; }
     std::int32_t row_of(Slot observation) const;                // -1: none
     std::uint64_t version() const { return version_.value(); }  // of the tables; unique
-    std::size_t most_cells() const;                             // of the largest keyframe
+    std::size_t most_parts() const;  // subcells, or cells without, of the keyframe with the most
     std::size_t channels() const { return channels_; }
     std::size_t used_chunks() const { return used_chunks_; }
     std::size_t latent_bytes() const { return pool_.bytes(); }  // in device memory

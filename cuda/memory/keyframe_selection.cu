@@ -34,7 +34,7 @@ __global__ void cover_kernel(Problem problem) {
         projection = GridProjection(
             {nullptr, from.depth, from.confidence, from.rows, from.columns, from.stride, from.k,
              from.world_from_camera, from.timestamp, from.provenance},
-            target, problem.scales, step);
+            target, problem.scales, static_cast<double>(step));
     }
     unsigned long long* const nearest = problem.scratch.nearest + first;
     for (std::size_t cell = threadIdx.x; cell < problem.cells; cell += blockDim.x)

@@ -143,7 +143,7 @@ class StoreCounts(TypedDict):
     latent_bytes: int
     depth_bytes: int
     confidence_bytes: int
-    thumbnail_bytes: int
+    image_bytes: int
     index_bytes: int
     bookkeeping_bytes: int
     first_time: float | None
@@ -185,7 +185,8 @@ class MemoryStore:
         latent_type: LatentType,
         depth: _F32,
         confidence: _F32 | None,
-        thumbnail: NDArray[np.uint8] | None,
+        image: NDArray[np.uint8] | None,
+        subcell_depth: _F32 | None,
         stride: float,
         intrinsics: _Intrinsics,
         world_from_camera: _F64,
@@ -270,7 +271,7 @@ class MemoryStore:
     def describe(self, ids: NDArray[np.uint64]) -> PatchArrays: ...
     def alive_ids(self) -> NDArray[np.uint64]: ...
     def statistics(self) -> StoreCounts: ...
-    def thumbnails(self, slots: NDArray[np.uint64]) -> list[tuple[NDArray[np.uint8] | None, float] | None]: ...
+    def images(self, slots: NDArray[np.uint64]) -> list[tuple[NDArray[np.uint8] | None, float] | None]: ...
     @property
     def alive_count(self) -> int: ...
     @property

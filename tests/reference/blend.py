@@ -1,7 +1,8 @@
 """The worth of a source cell in a target view, the blend of sources, and the choice of keyframes; in float64.
 
 A source is a dict: latents (h, w, C), depth (h, w), confidence (h, w) or None, k (fx, fy, cx, cy), stride,
-world_from_camera (3x4 or 4x4), timestamp, and optionally a weight; 0 excludes the source. A target: k, stride,
+world_from_camera (3x4 or 4x4), timestamp, and optionally a weight, 0 of which excludes the source, and a subcell_depth
+(n h, n w), of which `parts` makes a source of its own. A target: k, stride,
 camera_from_world, rows, columns, time, near, far.
 Scales are (viewing_angle, field_angle, half_life).
 """
@@ -12,6 +13,7 @@ MOST_SPREAD = 3.0
 LEAST_TENT = 1 / 64
 FRONT_TENT = 1 / 4
 WIDEST_HOLE = 2
+SKIRT = 1 / 64
 
 
 def homogeneous(matrix):
@@ -39,8 +41,30 @@ def trust_of(source, target, half_life):
     return (1.0 if confidence is None else confidence) * recency(source, target, half_life) * source.get("weight", 1.0)
 
 
-def land(source, target, scales, step=1):
-    """x, y in target cells, z, worth (0 where nothing lands) and spread of every step-th cell, row by row."""
+def parts_of(source):
+    """A source of the subcells, each with the latents of its cell, and how many there are along the edge of a cell."""
+    if source.get("subcell_depth") is None:
+        return source, 1
+    n = len(source["subcell_depth"]) // len(source["depth"])
+
+    def enlarged(values):
+        return np.repeat(np.repeat(values, n, axis=0), n, axis=1)
+
+    confidence = source.get("confidence")
+    return {
+        **source,
+        "depth": source["subcell_depth"],
+        "latents": enlarged(source["latents"]),
+        "confidence": None if confidence is None else enlarged(confidence),
+        "stride": source["stride"] / n,
+    }, n
+
+
+def land(source, target, scales, step=1, parts=1):
+    """x, y in target cells, z, worth (0 where nothing lands) and spread of every step-th cell, row by row.
+
+    ``parts``: how many of the cells make a whole one, along an edge.
+    """
     fx, fy, cx, cy = source["k"]
     depth = np.asarray(source["depth"], np.float64)
     rows, columns = depth.shape[0] // step, depth.shape[1] // step
@@ -57,23 +81,27 @@ def land(source, target, scales, step=1):
         x = tfx * points[..., 0] / points[..., 2] + tcx - 0.5
         y = tfy * points[..., 1] / points[..., 2] + tcy - 0.5
         scale = np.cbrt(abs(np.linalg.det(transform[:3, :3])))
-        size = scale * step * source["stride"] / fx * tfx * z_source / points[..., 2]
+        size = scale * step * parts * source["stride"] / fx * tfx * z_source / points[..., 2]
     trust = np.broadcast_to(trust_of(source, target, scales[2]), depth.shape)
     trust = trust[r * step + step // 2, c * step + step // 2]
     valid = np.isfinite(z_source) & (z_source > 0) & (points[..., 2] > target["near"]) & (trust > 0)
     valid &= points[..., 2] <= target["far"]
     worth = np.where(valid, worth_of(points, transform[:3, 3], tangents, size, trust, scales), 0)
-    spread = np.clip(np.where(valid, size, 1), 1, MOST_SPREAD)
+    spread = np.clip(np.where(valid, size / parts, 1), 0.5 + 0.5 / parts, MOST_SPREAD)
     return [field.ravel() for field in (x, y, points[..., 2], worth, spread)]
 
 
 def tents(x, y, spread, rows, columns):
-    """The (cell, tent weight) of each target cell under a landed cell."""
-    for r in range(max(0, int(np.floor(y - spread))), min(rows - 1, int(np.ceil(y + spread))) + 1):
-        for c in range(max(0, int(np.floor(x - spread))), min(columns - 1, int(np.ceil(x + spread))) + 1):
+    """(cell, height, whether it is a skirt) of each target cell under a landed part."""
+    wide = max(1, spread)
+    for r in range(max(0, int(np.floor(y - wide))), min(rows - 1, int(np.ceil(y + wide))) + 1):
+        for c in range(max(0, int(np.floor(x - wide))), min(columns - 1, int(np.ceil(x + wide))) + 1):
             tent = max(0, 1 - abs(y - r) / spread) * max(0, 1 - abs(x - c) / spread)
+            skirt = max(0, 1 - abs(y - r)) * max(0, 1 - abs(x - c)) if spread < 1 else 0
             if tent >= LEAST_TENT:
-                yield r * columns + c, tent
+                yield r * columns + c, tent, False
+            elif skirt >= LEAST_TENT:
+                yield r * columns + c, SKIRT * skirt, True
 
 
 def closed_holes(front, tolerance):
@@ -126,28 +154,34 @@ def look_up(source, target, scales, tolerance, cell, depth):
 def blend(sources, target, scales, tolerance, composition):
     """The canvas (h, w, C), coverage, depth, source and weight (h, w)."""
     rows, columns = target["rows"], target["columns"]
-    landed = [land(source, target, scales) for source in sources]
+    landed, over = [], []
+    for source in sources:
+        of_parts, n = parts_of(source)
+        landed.append(land(of_parts, target, scales, parts=n))
+        x, y, _, worth, spread = landed[-1]
+        lands = np.flatnonzero(worth > 0)
+        over.append([(i, *tent) for i in lands for tent in tents(x[i], y[i], spread[i], rows, columns)])
     front, fringe = np.full(rows * columns, np.inf), np.full(rows * columns, np.inf)
-    over = [
-        [
-            (i, cell, tent)
-            for i in np.flatnonzero(parts[3] > 0)
-            for cell, tent in tents(*parts[:2, i], parts[4, i], rows, columns)
-        ]
-        for parts in map(np.array, landed)
-    ]
     for (_, _, z, _, _), touched in zip(landed, over, strict=True):
-        for i, cell, tent in touched:
+        for i, cell, tent, _ in touched:
             to = front if tent >= FRONT_TENT else fringe
             to[cell] = min(to[cell], z[i])
-    front = np.where(np.isinf(front), fringe, front)
+    has_front = np.isfinite(front)
+    front = np.where(has_front, front, fringe)
     closed = closed_holes(front.reshape(rows, columns), tolerance).ravel()
     found = [[] for _ in front]  # (latent, weight, source)
     if composition == "blend":
         for s, (source, (_, _, z, worth, _), touched) in enumerate(zip(sources, landed, over, strict=True)):
-            for i, cell, tent in touched:
-                if abs(z[i] - front[cell]) <= tolerance * front[cell]:
-                    found[cell].append((source["latents"].reshape(len(z), -1)[i], tent * worth[i], s))
+            of_parts, n = parts_of(source)
+            latents, width = of_parts["latents"].reshape(len(z), -1), of_parts["depth"].shape[1]
+            of_cells = {}  # weight by target cell and source cell, as long as all parts of one have the same latents
+            for i, cell, tent, is_skirt in touched:
+                if abs(z[i] - front[cell]) <= tolerance * front[cell] and not (is_skirt and has_front[cell]):
+                    key = cell, i // width // n, i % width // n
+                    weight = of_cells.get(key, (0, 0))[0] + tent * worth[i]
+                    of_cells[key] = weight, i
+            for (cell, _, _), (weight, i) in of_cells.items():
+                found[cell].append((latents[i], weight, s))
     filled = np.minimum(front, closed)
     for cell in np.flatnonzero(np.isfinite(filled if composition == "backward" else closed)):
         for s, source in enumerate(sources):

@@ -108,7 +108,7 @@ class Composer:
         # Without edits, a keyframe's first patch id is its observation number.
         self._observations = np.array(
             [
-                self.store.insert_keyframe(f.colors, f.depth, camera, f.pose, frame_id=i, confidence=f.confidence)
+                self.self._insert(f, camera, i)
                 for i, f in enumerate(memory)
             ],
             np.uint64,

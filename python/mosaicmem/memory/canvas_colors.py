@@ -12,7 +12,6 @@ from mosaicmem._arrays import F32, F64, check_instance, check_integer
 from mosaicmem._border import to_host
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.selection import ComposedMosaic
-from mosaicmem.memory.storage import THUMBNAIL_PIXELS
 from mosaicmem.memory.store import MosaicMemoryStore
 from mosaicmem.memory.target_grids import target_grids
 
@@ -70,10 +69,10 @@ def canvas_colors(
         raise ValueError(f"composed: expected sources from -1 to {known - 1}, of its {known} keyframes")
     source = np.where(coverage, source, np.int32(-1))
     images, shown = [], np.zeros(len(composed.observations), np.bool_)
-    for k, found in enumerate(store._thumbnails(composed.observations)):
-        image, stride_of_source = (None, 1.0) if found is None else found
+    for k, found in enumerate(store._images(composed.observations)):
+        image, per_pixel = (None, 0.0) if found is None else found
         shown[k] = image is not None
-        images.append((image, THUMBNAIL_PIXELS / stride_of_source, tuple(composed.intrinsics[k].tolist())))
+        images.append((image, per_pixel, tuple(composed.intrinsics[k].tolist())))
     others = np.full((*coverage.shape, 3), 0.5, np.float32)
     without = coverage & ~np.append(shown, True)[source]
     if of_latents is not None and without.any():

@@ -37,7 +37,8 @@ class ObservedKeyframe:
         ``"observed"`` or ``"generated"``.
     observation : int
         Its number in the store, as in ``describe_patches()["observation"]``.
-    thumbnail : (2 h, 2 w, 3) uint8, optional
+    image : (n h, n w, 3) uint8, optional
+        What the store keeps of the frame, n x n pixels per cell.
         Its image, 2x2 pixels per cell, if the keyframe was inserted with one.
     confidence : (h, w) float32, optional
         In [0, 1]; 1 everywhere if not given.
@@ -52,7 +53,7 @@ class ObservedKeyframe:
     timestamp: float
     provenance: str
     observation: int = 0
-    thumbnail: U8 | None = None
+    image: U8 | None = None
     confidence: F32 | None = None
 
     @cached_property
@@ -73,7 +74,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
     """All observations with a live patch, from one state of a store."""
     exported = store._exported()
     for i, words in enumerate(exported.alive_words):
-        latents, depth, confidence, thumbnail = exported.arrays[i]
+        latents, depth, confidence, image, _ = exported.arrays[i]
         rows, columns = depth.shape
         alive = _cells(words, rows, columns, store.latent_patch_size)
         if not alive.any():
@@ -92,7 +93,7 @@ def observed_keyframes(store: MosaicMemoryStore) -> Iterator[ObservedKeyframe]:
             timestamp,
             PROVENANCES[exported.provenance[i]],
             int(exported.slot[i]),
-            thumbnail,
+            image,
             confidence,
         )
 

@@ -17,13 +17,16 @@ from mosaicmem._arrays import (
     as_pixels,
     check_choice,
     check_instance,
+    check_integer,
     suspect_depth,
     to_numpy,
 )
 from mosaicmem.camera import CameraIntrinsics, CameraPose
-from mosaicmem.memory.storage import MAX_CELLS, THUMBNAIL_PIXELS
+from mosaicmem.memory.storage import MAX_CELLS, MOST_PIXELS
 
 PROVENANCES = ("observed", "generated")
+SUBCELLS = (2, 4, 8)
+"""How many subcells a cell may have along its edge."""
 _MOST_PATCH_BYTES = 512  # of index and redundancy map
 _OBJECT_BYTES = 4096  # of a keyframe object, about
 
@@ -31,12 +34,14 @@ _OBJECT_BYTES = 4096  # of a keyframe object, about
 def as_keyframe(
     latents: ArrayLike,
     depth: ArrayLike,
+    subcell_depth: ArrayLike | None,
     intrinsics: CameraIntrinsics,
     pose: CameraPose,
     valid: ArrayLike | None,
     dynamic: ArrayLike | None,
     confidence: ArrayLike | None,
     image: ArrayLike | None,
+    image_pixels: int,
     provenance: str,
     channels: int | None,
     dtype: str,
@@ -59,12 +64,18 @@ def as_keyframe(
         raise ValueError(f"latents: expected {channels} channels as before, got {depth_of_grid}")
     stride = _stride_of(intrinsics, rows, columns)
     check_instance("pose", pose, CameraPose)
-    z = as_depth("depth", depth, (rows, columns), own=own and valid is None and dynamic is None)
+    own_depth = own and valid is None and dynamic is None
+    z = as_depth("depth", depth, (rows, columns), own=own_depth)
     suspect_depth("depth", z)
+    kept = None
     if valid is not None:
-        z = np.where(as_array("valid", valid, np.bool_, (rows, columns)), z, np.float32(0))
+        kept = as_array("valid", valid, np.bool_, (rows, columns))
     if dynamic is not None:
-        z = np.where(as_array("dynamic", dynamic, np.bool_, (rows, columns)), np.float32(0), z)
+        still = ~as_array("dynamic", dynamic, np.bool_, (rows, columns))
+        kept = still if kept is None else kept & still
+    if kept is not None:
+        z = np.where(kept, z, np.float32(0))
+    parts = None if subcell_depth is None else _depth_of_subcells(subcell_depth, z, own=own_depth)
     if confidence is not None:
         confidence = as_array("confidence", confidence, np.float32, (rows, columns), finite=True, values=True, own=own)
         if confidence.min() < 0 or confidence.max() > 1:
@@ -74,7 +85,8 @@ def as_keyframe(
         "latent_type": getattr(_core.LatentType, dtype),
         "depth": z,
         "confidence": confidence,
-        "thumbnail": None if image is None else _thumbnail(image, intrinsics, rows, columns),
+        "image": None if image is None else _reduced(image, intrinsics, rows, columns, image_pixels),
+        "subcell_depth": parts,
         "stride": stride,
         "intrinsics": intrinsics.params,
         "world_from_camera": pose.world_from_camera,
@@ -83,14 +95,30 @@ def as_keyframe(
     }
 
 
-def _thumbnail(image: ArrayLike, intrinsics: CameraIntrinsics, rows: int, columns: int) -> U8:
-    """A frame's image, reduced to `THUMBNAIL_PIXELS` along the edge of a cell by averaging areas."""
+def _depth_of_subcells(subcell_depth: ArrayLike, depth: F32, *, own: bool) -> F32:
+    """Depth (n h, n w), 0 in cells without depth (h, w)."""
+    rows, columns = depth.shape
+    shape = to_numpy("subcell_depth", subcell_depth).shape
+    parts = shape[0] // rows if len(shape) == 2 else 0
+    if parts not in SUBCELLS or shape != (parts * rows, parts * columns):
+        raise ValueError(
+            f"subcell_depth: expected 2, 4 or 8 times the {rows}x{columns} cells along both axes, got shape {shape}; "
+            "depth_to_grid(depth, stride // 2) is that of 2x2 subcells"
+        )
+    fine = as_depth("subcell_depth", subcell_depth, shape, own=own)
+    known = np.kron(np.isfinite(depth) & (depth > 0), np.ones((parts, parts), np.bool_))
+    return fine if known.all() else np.where(known, fine, np.float32(0))
+
+
+def _reduced(image: ArrayLike, intrinsics: CameraIntrinsics, rows: int, columns: int, pixels_of_cell: int) -> U8:
+    """A frame's image, with ``pixels_of_cell`` along the edge of a cell, by averaging areas."""
+    check_integer("image_pixels", pixels_of_cell, minimum=1, maximum=MOST_PIXELS)
     shape = (intrinsics.height, intrinsics.width, 3)
     if to_numpy("image", image, values=True).dtype == np.uint8:
         pixels = as_array("image", image, np.uint8, shape)
     else:
         pixels = np.rint(255 * as_pixels("image", image, shape)).astype(np.uint8)
-    size = (THUMBNAIL_PIXELS * columns, THUMBNAIL_PIXELS * rows)
+    size = (pixels_of_cell * columns, pixels_of_cell * rows)
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
@@ -163,7 +191,7 @@ def check_fits(
     patches = -(-rows // patch_size) * -(-columns // patch_size)
     if max_patches is not None and patches > max_patches:
         raise ValueError(f"latents: expected at most max_patches = {max_patches} patches in a keyframe, got {patches}")
-    arrays = (keyframe[name] for name in ("latents", "depth", "confidence", "thumbnail"))
+    arrays = (keyframe[name] for name in ("latents", "depth", "confidence", "image", "subcell_depth"))
     nbytes = sum(array.nbytes for array in arrays if array is not None)
     if max_bytes is None or nbytes + _OBJECT_BYTES + _MOST_PATCH_BYTES * patches <= max_bytes:
         return

@@ -220,9 +220,9 @@ class StoreQueries:
     def _exported(self) -> ExportedStore:
         return ExportedStore.of(self._core)
 
-    def _thumbnails(self, observations: U64) -> list[tuple[U8 | None, float] | None]:
-        """The image and stride of each observation's keyframe; None for an observation that is gone."""
-        return self._core.thumbnails(np.ascontiguousarray(observations, np.uint64))
+    def _images(self, observations: U64) -> list[tuple[U8 | None, float] | None]:
+        """The image of each observation's keyframe, and its pixels per pixel of the camera; None if it is gone."""
+        return self._core.images(np.ascontiguousarray(observations, np.uint64))
 
     def _inside(self, half_spaces: F64) -> U64:
         return self._core.inside(half_spaces, self.num_threads)

@@ -164,7 +164,7 @@ class StoreStatistics:
         How many of those are generated; the others were observed.
     channels : int or None
         Of the latents; None before the first keyframe.
-    latent_bytes, depth_bytes, confidence_bytes, thumbnail_bytes : int
+    latent_bytes, depth_bytes, confidence_bytes, image_bytes : int
         Of the referenced keyframes, each counted once.
     index_bytes : int
         The kd-trees.
@@ -182,7 +182,7 @@ class StoreStatistics:
     latent_bytes: int
     depth_bytes: int
     confidence_bytes: int
-    thumbnail_bytes: int
+    image_bytes: int
     index_bytes: int
     bookkeeping_bytes: int
     first_time: float | None
@@ -190,8 +190,8 @@ class StoreStatistics:
 
     @property
     def keyframe_bytes(self) -> int:
-        """Latents, depth, confidence and thumbnails."""
-        return self.latent_bytes + self.depth_bytes + self.confidence_bytes + self.thumbnail_bytes
+        """Latents, depth, confidence and images."""
+        return self.latent_bytes + self.depth_bytes + self.confidence_bytes + self.image_bytes
 
     @property
     def nbytes(self) -> int:

@@ -30,7 +30,7 @@ class SceneColors:
 
     def __init__(self, keyframes: Iterable[ObservedKeyframe]) -> None:
         all_of_them = list(keyframes)
-        without = [k for k in all_of_them if k.thumbnail is None]
+        without = [k for k in all_of_them if k.image is None]
         self.of_scene, self.of_latents = len(without) < len(all_of_them), bool(without)
         some = without[:: max(1, len(without) // _FIT)]
         shown = [k.latents[k.depth > 0] for k in some]
@@ -51,10 +51,10 @@ class SceneColors:
 
     def __call__(self, keyframe: ObservedKeyframe) -> F32:
         """Colours (h, w, 3) in [0, 1] of a keyframe's cells."""
-        if keyframe.thumbnail is None:
+        if keyframe.image is None:
             return self.components(keyframe.latents)
         rows, columns = keyframe.depth.shape
-        pixels = keyframe.thumbnail.reshape(rows, -1, columns, keyframe.thumbnail.shape[1] // columns, 3)
+        pixels = keyframe.image.reshape(rows, -1, columns, keyframe.image.shape[1] // columns, 3)
         return np.asarray(pixels.mean(axis=(1, 3), dtype=np.float32) / np.float32(255))
 
     def components(self, latents: ArrayLike) -> F32:

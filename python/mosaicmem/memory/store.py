@@ -108,10 +108,12 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         pose: CameraPose,
         *,
         frame_id: int | None = None,
+        subcell_depth: ArrayLike | None = None,
         valid: ArrayLike | None = None,
         dynamic: ArrayLike | None = None,
         confidence: ArrayLike | None = None,
         image: ArrayLike | None = None,
+        image_pixels: int = 2,
         provenance: str = "observed",
         copy: bool = True,
     ) -> int:
@@ -130,6 +132,10 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             Where and when the frame was seen.
         frame_id : int, optional
             An id of your choice, for `delete_frame`; auto-incremented if not given.
+        subcell_depth : (n h, n w) array, n = 2, 4 or 8, optional
+            Depth of each of the n x n parts of a cell: ``depth_to_grid(depth, stride // n)``. Canvases are then
+            composed from where the parts land, so that a cell that shows two surfaces goes to both of them. Costs 4 n^2
+            bytes per cell.
         valid : (h, w) bool array, optional
             Cells that are False are not remembered.
         dynamic : (h, w) bool array, optional
@@ -137,8 +143,10 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         confidence : (h, w) array, optional
             In [0, 1], 1 if not given. Weights a cell in tokens and canvases.
         image : (H, W, 3) array, optional
-            The frame, uint8 or float in [0, 1]. The store keeps a thumbnail of it, 2x2 pixels per cell, so that
-            viewers and plots show the scene instead of false colours.
+            The frame, uint8 or float in [0, 1]. The store keeps it reduced, so that viewers and plots show the scene
+            instead of false colours, and `PixelRetrieval` can warp it.
+        image_pixels : int
+            What is kept of ``image``: pixels along the edge of a cell, 1 to 64. 2 is enough for viewers.
         provenance : {"observed", "generated"}
             Whether a camera saw the frame or a model generated it. Permanent: coverage reports the two separately,
             and ``generated_weight`` downweights or excludes generated keyframes in retrieval.
@@ -152,7 +160,14 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         int
             Id of the first patch. The patches of a frame have consecutive ids, row by row.
         """
-        given = {"latents": latents, "depth": depth, "valid": valid, "dynamic": dynamic, "confidence": confidence}
+        given = {
+            "latents": latents,
+            "depth": depth,
+            "subcell_depth": subcell_depth,
+            "valid": valid,
+            "dynamic": dynamic,
+            "confidence": confidence,
+        }
         given["image"] = image
         if not isinstance(copy, bool):
             raise TypeError(f"copy: expected True or False, got {copy!r}")
@@ -160,6 +175,7 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             **on_host(given),
             intrinsics=intrinsics,
             pose=pose,
+            image_pixels=image_pixels,
             provenance=provenance,
             channels=self.channels,
             dtype=self.latent_dtype,

@@ -15,7 +15,7 @@ from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.storage import read_manifest
 from mosaicmem.memory.store import MosaicMemoryStore
 
-_BYTES = ("latent", "depth", "confidence", "thumbnail", "index", "bookkeeping")
+_BYTES = ("latent", "depth", "confidence", "image", "index", "bookkeeping")
 _DTYPES = ("float32", "float16", "bfloat16")  # indexed by the core's LatentType
 
 
@@ -52,7 +52,7 @@ def summarize(store: MosaicMemoryStore) -> dict[str, Any]:
         "bytes": {
             **{
                 name: statistics[f"{name}_bytes"]
-                for name in ("latent", "depth", "confidence", "thumbnail", "index", "bookkeeping")
+                for name in ("latent", "depth", "confidence", "image", "index", "bookkeeping")
             },
             "total": store.nbytes,
         },

@@ -122,6 +122,13 @@ class PipelineConfig(BaseModel):
     thumbnails: Annotated[
         bool, Field(description="Keep a small image of each keyframe, so that viewers show the scene.")
     ] = True
+    image_pixels: Annotated[
+        int, Field(ge=1, le=64, description="Of that image, along the edge of a latent cell.", strict=True)
+    ] = 2
+    depth_subcells: Annotated[
+        Literal[1, 2, 4, 8],
+        Field(description="Depths of a keyframe along the edge of a latent cell: finer ones make sharper canvases."),
+    ] = 2
     adaptive_keyframes: Annotated[
         bool, Field(description="Choose keyframes by motion; false: one in every keyframe_interval frames.")
     ] = True

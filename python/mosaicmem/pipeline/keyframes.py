@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,10 @@ class KeyframeWriter:
         latents: F32 | None = None,
     ) -> None:
         """Image and ``intrinsics`` are padded to whole latent cells; depth may be smaller: the rest is unknown."""
-        grid = depth_to_grid(extended(depth, intrinsics, "constant"), self._vae.stride)
+        stride = self._vae.stride
+        parts = math.gcd(stride, self._config.depth_subcells)
+        whole = extended(depth, intrinsics, "constant")
+        grid = depth_to_grid(whole, stride)
         shape = (*grid.shape, self._vae.channels)
         encoded = latents if latents is not None else to_host("encoded image", self._vae.encode_image(image))
         store.insert_keyframe(
@@ -216,9 +220,11 @@ class KeyframeWriter:
             grid,
             intrinsics,
             pose,
+            subcell_depth=None if parts == 1 else depth_to_grid(whole, stride // parts),
             valid=valid,
             confidence=np.broadcast_to(np.float32(confidence), grid.shape).copy(),
             image=image if self._config.thumbnails else None,
+            image_pixels=self._config.image_pixels,
             provenance=provenance,
             copy=False,  # the pipeline owns all of these
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from mosaicmem._arrays import check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import TemporalLayout
-from mosaicmem.memory.storage import THUMBNAIL_PIXELS
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.windows import WindowPlan
 
@@ -39,11 +39,12 @@ def derived_sizes(config: PipelineConfig, size: tuple[int, int], frames: int | N
     rows, columns = -(-grid.height // patch), -(-grid.width // patch)
     temporal = TemporalLayout(config.temporal_kind, config.temporal_factor)
     latents = temporal.num_latents(config.window_size)
+    parts = math.gcd(config.vae_stride, config.depth_subcells)
     nbytes = {
         "latents": cells * config.latent_channels * _BYTES[config.latent_dtype],
-        "depth": 4 * cells,
+        "depth": 4 * cells * (1 if parts == 1 else 1 + parts**2),
         "confidence": 4 * cells,
-        "thumbnail": 3 * THUMBNAIL_PIXELS**2 * cells if config.thumbnails else 0,
+        "image": 3 * config.image_pixels**2 * cells if config.thumbnails else 0,
     }
     sizes: dict[str, Any] = {
         "image": {"width": width, "height": height},

@@ -89,7 +89,7 @@ class MemoryCloud:
     def update(self, store: MosaicMemoryStore) -> Iterator[float]:
         """Read the store's present state. Yields the fraction that is done, so that the caller may draw in between."""
         keyframes = list(observed_keyframes(store))
-        if self._colors is None or (len(keyframes) > 2 * self._fitted and any(k.thumbnail is None for k in keyframes)):
+        if self._colors is None or (len(keyframes) > 2 * self._fitted and any(k.image is None for k in keyframes)):
             self._colors, self._fitted, self._known = SceneColors(keyframes), len(keyframes), {}
         known, parts = {}, []
         spread = np.argsort(hues(np.arange(len(keyframes)))[:, 0], kind="stable")  # all places early, all detail later
@@ -199,7 +199,7 @@ class MemoryCloud:
 def identity(keyframe: ObservedKeyframe) -> Any:
     """What tells whether a keyframe's points have changed."""
     digest = hashlib.blake2b(np.ascontiguousarray(keyframe.depth).tobytes(), digest_size=16)
-    if keyframe.thumbnail is not None:
-        digest.update(np.ascontiguousarray(keyframe.thumbnail).tobytes())
+    if keyframe.image is not None:
+        digest.update(np.ascontiguousarray(keyframe.image).tobytes())
     place = keyframe.world_from_camera.tobytes()
     return keyframe.observation, keyframe.frame_id, keyframe.timestamp, keyframe.provenance, place, digest.digest()

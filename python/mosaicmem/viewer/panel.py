@@ -74,7 +74,7 @@ class ViewPanel:
         ]
         if not statistics.patches:
             lines.append("The store is empty.")
-        elif not statistics.thumbnail_bytes:
+        elif not statistics.image_bytes:
             lines.append("No keyframe has a thumbnail: colours are main components of the latents.")
         if points > MOST_POINTS:
             lines.append(f"{MOST_POINTS:,} of {points:,} points are drawn, and more where you look.")
@@ -94,9 +94,9 @@ class ViewPanel:
         when = f"at {keyframe.timestamp:.2f} s"
         what = f"Frame **{keyframe.frame_id}** {when}, {keyframe.provenance}, {columns}x{rows} cells"
         self._selected.content = what if patch is None else f"{what}; patch {patch}"
-        if keyframe.thumbnail is not None:
-            self._picture.image = enlarged(keyframe.thumbnail)
-        self._picture.visible = keyframe.thumbnail is not None
+        if keyframe.image is not None:
+            self._picture.image = enlarged(keyframe.image)
+        self._picture.visible = keyframe.image is not None
         self._go.visible = True
         self._matrix, self._fov = keyframe.world_from_camera, vertical_fov(keyframe.intrinsics)
 

@@ -89,7 +89,7 @@ class MemoryScene:
             2 * np.arctan(0.5 * camera.height / camera.fy),
             camera.width / camera.height * camera.fy / camera.fx,
             color,
-            image=keyframe.thumbnail,
+            image=keyframe.image,
         )
         number = keyframe.observation
         handle.on_click(lambda _event: self._on_keyframe(number))

@@ -17,12 +17,12 @@ from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.folder import Attachment, StoreFolder
 from mosaicmem.memory.storage.home import StoreHome
 from mosaicmem.memory.storage.manifest import MAX_LABEL, Manifest, StoreSettings, read_manifest
-from mosaicmem.memory.storage.reading import MAX_CELLS, THUMBNAIL_PIXELS, open_folder, read_attachment, verify
+from mosaicmem.memory.storage.reading import MAX_CELLS, MOST_PIXELS, open_folder, read_attachment, verify
 
 __all__ = [
     "MAX_CELLS",
     "MAX_LABEL",
-    "THUMBNAIL_PIXELS",
+    "MOST_PIXELS",
     "Attachment",
     "ExportedStore",
     "Manifest",

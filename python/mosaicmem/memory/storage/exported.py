@@ -23,7 +23,7 @@ class ExportedStore:
     world_from_camera : (N, 3, 4) float64
     keyframe : (N,) uint64
         Serial of the keyframe in this process.
-    arrays : list of N (latents, depth, confidence or None, thumbnail or None)
+    arrays : list of N (latents, depth, confidence or None, image or None, subcell depth or None)
         Of the keyframe, which observations may share.
     latent_type, provenance : (N,) uint8
         Numbers of the core.

@@ -30,7 +30,8 @@ class StoredKeyframe:
     latents: NDArray[Any]
     depth: NDArray[Any]
     confidence: NDArray[Any] | None
-    thumbnail: NDArray[Any] | None
+    image: NDArray[Any] | None
+    subcell_depth: NDArray[Any] | None
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:

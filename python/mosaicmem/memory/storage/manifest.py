@@ -17,7 +17,7 @@ from mosaicmem.errors import FormatError, describe_validation
 MANIFEST = "manifest.json"
 MAX_LABEL = 1000
 FORMAT = "mosaicmem store"
-VERSION = 3  # 1 had no provenance; 2 had no attachments, and no random digits in file names
+VERSION = 4  # 1: no provenance; 2: no attachments, no random digits in file names; 3: no depth of subcells
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _MOST_FILES = 100_000
@@ -82,7 +82,7 @@ class Manifest(_Strict):
     """
 
     format: Literal["mosaicmem store"] = "mosaicmem store"
-    version: Literal[1, 2, 3] = 3
+    version: Literal[1, 2, 3, 4] = 4
     settings: StoreSettings
     next_id: Count
     next_slot: Count

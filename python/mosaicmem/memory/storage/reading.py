@@ -24,7 +24,8 @@ _PROVENANCES = (_core.Provenance.observed, _core.Provenance.generated)  # by num
 _MOST = 1e12
 _MOST_INTRINSICS = 1e300
 MAX_CELLS = 2**26  # per keyframe
-THUMBNAIL_PIXELS = 2  # along the edge of a cell
+MOST_PIXELS = 64  # of an image, along the edge of a cell
+_MOST_SUBCELLS = 8  # along the edge of a cell
 _MOST_ID = np.uint64(2**62)
 _PATIENCE = 10.0  # seconds to find all files of one manifest while another process saves
 
@@ -283,17 +284,29 @@ def _keyframes_of(
             confidence = file.get(f"{position}.confidence", ("F32",), shape)
             if not (confidence.min() >= 0 and confidence.max() <= 1):
                 raise FormatError(file.path, f"{position}.confidence: expected values in [0, 1]")
-        thumbnail = None
-        if f"{position}.thumbnail" in file:
-            size = tuple(THUMBNAIL_PIXELS * cells for cells in shape)
-            thumbnail = file.get(f"{position}.thumbnail", ("U8",), (*size, 3))
+        image = None
+        for name in (f"{position}.image", f"{position}.thumbnail"):  # as version 3 called it
+            if name in file:
+                image = file.get(name, ("U8",), (None, None, 3))
+                _check_scale(file.path, name, image.shape, shape, MOST_PIXELS)
+        subcell_depth = None
+        if f"{position}.subcell_depth" in file:
+            subcell_depth = file.get(f"{position}.subcell_depth", ("F32",), (None, None))
+            _check_scale(file.path, f"{position}.subcell_depth", subcell_depth.shape, shape, _MOST_SUBCELLS)
         camera = tuple(rows.camera[row].tolist())
         kind, provenance = _TYPES[latents.dtype.str[1:]], _PROVENANCES[rows.provenance[row]]
         frame_id = int(rows.frame_id[row])
-        keyframes.append((latents, kind, depth, confidence, thumbnail, camera, frame_id, provenance))
+        keyframes.append((latents, kind, depth, confidence, image, subcell_depth, camera, frame_id, provenance))
     if not same.all():
         raise FormatError(path, "damaged: one keyframe with two cameras, frame ids or provenances")
     return keyframes, which
+
+
+def _check_scale(path: Path, name: str, actual: tuple[int, ...], grid: tuple[int, ...], most: int) -> None:
+    """Check that an array has the same whole number of entries along both edges of each cell, up to ``most``."""
+    scale = actual[0] // grid[0]
+    if not 1 <= scale <= most or actual[:2] != (scale * grid[0], scale * grid[1]):
+        raise FormatError(path, f"{name}: expected 1 to {most} times the {grid[0]}x{grid[1]} cells, got shape {actual}")
 
 
 def _check_ids(path: Path, manifest: Manifest, rows: _Rows, grids: NDArray[np.int64]) -> None:
