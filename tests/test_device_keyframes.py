@@ -59,6 +59,7 @@ def fill(rng, world, device, poses, **options):
     pair = MosaicMemoryStore(**options), MosaicMemoryStore(**options, device=device.for_store)
     for i, (latents, depth, pose) in enumerate(keyframes(rng, world, poses)):
         confidence = rng.random(depth.shape).astype(np.float32)
+        confidence[confidence < 0.2] = 0.005  # doubtful
         parts = parts_of(rng, depth, i)
         for store in pair:
             store.insert_keyframe(latents, depth, K, pose, confidence=confidence, subcell_depth=parts)

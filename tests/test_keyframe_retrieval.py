@@ -67,7 +67,7 @@ def random_sources(rng, count):
             {
                 "latents": rng.standard_normal((ROWS, COLUMNS, 3)).astype(np.float32),
                 "depth": depth,
-                "confidence": rng.choice([0, 0.3, 1], depth.shape).astype(np.float32) if i == 1 else None,
+                "confidence": rng.choice([0, 0.005, 0.3, 1], depth.shape).astype(np.float32) if i == 1 else None,
                 "k": K.params,
                 "stride": STRIDE,
                 "world_from_camera": pose.world_from_camera,

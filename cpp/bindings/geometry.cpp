@@ -4,6 +4,7 @@
 #include "cpp/base/fork_safe_mutex.hpp"
 #include "cpp/bindings/arrays.hpp"
 #include "cpp/geometry/depth_grid.hpp"
+#include "cpp/geometry/extend_depth.hpp"
 #include "cpp/geometry/reproject.hpp"
 #include "cpp/geometry/unproject.hpp"
 #include "cpp/geometry/voxel_map.hpp"
@@ -56,6 +57,14 @@ void unproject_valid(const Array<float>& depth, const std::array<double, 4>& k,
     const py::gil_scoped_release release;
     mosaicmem::unproject_valid(in, height, width, to_intrinsics(k), affine, first, out, out_pixels,
                                num_threads);
+}
+
+void extend_depth(const Array<float>& depth, std::size_t reach, Out<float> out, int num_threads) {
+    const std::size_t rows = extent(depth, 0), columns = extent(depth, 1);
+    const float* in = depth.data();
+    float* to = out.mutable_data();
+    const py::gil_scoped_release release;
+    mosaicmem::extend_depth(in, rows, columns, reach, to, num_threads);
 }
 
 void median_depth_grid(const Array<float>& depth, std::size_t stride, std::size_t min_valid,
@@ -191,6 +200,8 @@ void bind_geometry(py::module_& m) {
           py::arg("points").noconvert(), py::arg("pixels").noconvert(), py::arg("num_threads"));
     m.def("median_depth_grid", &median_depth_grid, py::arg("depth").noconvert(), py::arg("stride"),
           py::arg("min_valid"), py::arg("grid").noconvert(), py::arg("num_threads"));
+    m.def("extend_depth", &extend_depth, py::arg("depth").noconvert(), py::arg("reach"),
+          py::arg("out").noconvert(), py::arg("num_threads"));
     m.def("reproject_grid", &reproject_grid, py::arg("depth").noconvert(), py::arg("stride"),
           py::arg("source_intrinsics"), py::arg("world_from_source").noconvert(), py::arg("camera"),
           py::arg("camera_from_world").noconvert(), py::arg("projected").noconvert(),

@@ -85,6 +85,9 @@ Array<Slot> select_keyframes(const BoundStore& store, const Targets& targets,
     return write_picks(lists, picks);
 }
 
+using Compose = decltype(&mosaicmem::compose_keyframes);
+
+template <Compose Composed>
 py::dict compose(const BoundStore& store, const Targets& targets, const Array<std::int32_t>& picks,
                  const Array<Slot>& observations, const BlendOptions& options, CanvasesOut canvases,
                  int num_threads) {
@@ -94,8 +97,7 @@ py::dict compose(const BoundStore& store, const Targets& targets, const Array<st
     {
         const py::gil_scoped_release release;
         table = store.core.read([&](const StoreState& state) {
-            return mosaicmem::compose_keyframes(state, targets.grids, lists, options, out,
-                                                num_threads);
+            return Composed(state, targets.grids, lists, options, out, num_threads);
         });
     }
     return keyframe_arrays(placed(table));
@@ -234,8 +236,11 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
     store
         .def("select_keyframes", &select_keyframes, py::arg("targets"), py::arg("params"),
              py::arg("picks").noconvert(), py::arg("num_threads"))
-        .def("compose", &compose, py::arg("targets"), py::arg("picks").noconvert(),
-             py::arg("observations").noconvert(), py::arg("options"),
+        .def("compose", &compose<&compose_keyframes>, py::arg("targets"),
+             py::arg("picks").noconvert(), py::arg("observations").noconvert(), py::arg("options"),
+             py::arg("canvases").noconvert(), py::arg("num_threads"))
+        .def("compose_images", &compose<&compose_images>, py::arg("targets"),
+             py::arg("picks").noconvert(), py::arg("observations").noconvert(), py::arg("options"),
              py::arg("canvases").noconvert(), py::arg("num_threads"))
         .def("compose_patches", &compose_patches, py::arg("targets"), py::arg("ids").noconvert(),
              py::arg("options"), py::arg("canvases").noconvert(), py::arg("num_threads"))

@@ -25,8 +25,8 @@ void find_front(const ProjectedCells& parts, std::int32_t rows, std::int32_t col
                 float* fringe) {
     for (std::size_t i = 0; i < parts.size(); ++i) {
         const float x = parts.x[i], y = parts.y[i], z = parts.z[i], spread = parts.spread[i];
-        if (!(parts.worth[i] > 0)) continue;
-        if (TentSquare::fits(x, y, spread, rows, columns)) {
+        if (parts.worth[i] == 0) continue;
+        if (parts.worth[i] > 0 && TentSquare::fits(x, y, spread, rows, columns)) {
             const TentSquare over(x, y, spread);
             const Quad height = over.heights();
             const QuadMask is_front = height >= kFrontTent;
@@ -239,7 +239,7 @@ struct Splatter {
                         if (std::abs(z - front) > tolerance * front) return;
                         if (tent.is_skirt && !fronts.is_fringe[at]) return;
                         if (weights.is_full()) weights.flush(visit);
-                        weights.add(cell, tent.height * worth);
+                        weights.add(cell, tent.height * std::abs(worth));
                     });
             }
         }

@@ -10,23 +10,19 @@
 namespace mosaicmem {
 namespace {
 
+enum class Content { latents, images };
+
 // An observation prepared for blending: converts latents that are not float32 and masks dead
-// patches; everything else is read in place.
+// patches; everything else is read in place. An image is a grid of its own, with a cell per pixel.
 class PreparedSource {
   public:
-    explicit PreparedSource(std::shared_ptr<const Observation> observation)
+    PreparedSource(std::shared_ptr<const Observation> observation, Content content)
         : observation_(std::move(observation)) {
-        const Keyframe& keyframe = *observation_->keyframe;
         grid_ = grid_of(*observation_);
-        if (!grid_.latents) {
-            latents_.resize(keyframe.rows * keyframe.columns * keyframe.channels);
-            widen(keyframe.latents, keyframe.latent_type, 0, latents_.size(), latents_.data());
-            grid_.latents = latents_.data();
-        }
-        if (observation_->alive_count < observation_->patch_count()) {
-            depth_ = living_depth(*observation_);
-            subcell_depth_ = living_subcell_depth(*observation_);
-            show(grid_, depth_, subcell_depth_);
+        if (content == Content::images) {
+            show_image();
+        } else {
+            show_latents();
         }
     }
 
@@ -41,8 +37,46 @@ class PreparedSource {
     }
 
   private:
+    void show_latents() {
+        const Keyframe& keyframe = *observation_->keyframe;
+        if (!grid_.latents) {
+            latents_.resize(keyframe.rows * keyframe.columns * keyframe.channels);
+            widen(keyframe.latents, keyframe.latent_type, 0, latents_.size(), latents_.data());
+            grid_.latents = latents_.data();
+        }
+        if (observation_->alive_count < observation_->patch_count()) {
+            depth_ = living_depth(*observation_);
+            subcell_depth_ = living_subcell_depth(*observation_);
+            show(grid_, depth_, subcell_depth_);
+        }
+    }
+
+    void show_image() {
+        const Keyframe& keyframe = *observation_->keyframe;
+        const std::size_t scale = keyframe.image_scale;
+        grid_.rows = scale * keyframe.rows;
+        grid_.columns = scale * keyframe.columns;
+        grid_.subcell_depth = nullptr;
+        grid_.subcells = 1;
+        if (scale == 0) return;  // a grid without cells
+        grid_.stride = keyframe.stride / static_cast<double>(scale);
+        latents_.resize(3 * grid_.rows * grid_.columns);
+        for (std::size_t i = 0; i < latents_.size(); ++i)
+            latents_[i] = static_cast<float>(keyframe.image[i]) / 255;
+        depth_ = living_pixel_depth(*observation_);
+        grid_.latents = latents_.data();
+        grid_.depth = depth_.data();
+        if (!keyframe.confidence) return;
+        confidence_.resize(grid_.rows * grid_.columns);
+        for (std::size_t i = 0; i < confidence_.size(); ++i) {
+            const std::size_t row = i / grid_.columns / scale, column = i % grid_.columns / scale;
+            confidence_[i] = keyframe.confidence[row * keyframe.columns + column];
+        }
+        grid_.confidence = confidence_.data();
+    }
+
     std::shared_ptr<const Observation> observation_;
-    std::vector<float> latents_, depth_, subcell_depth_;
+    std::vector<float> latents_, depth_, subcell_depth_, confidence_;
     SourceGrid grid_{};
 };
 
@@ -54,9 +88,11 @@ struct ViewSources {
 
 ObservationTable compose_views(const StoreState& state, std::span<const TargetGrid> targets,
                                const std::vector<ViewSources>& sources, const BlendOptions& options,
-                               const CanvasArrays& canvases, int num_threads) {
+                               const CanvasArrays& canvases, int num_threads,
+                               Content content = Content::latents) {
     const bool is_empty = canvases.channels == 0;  // the store was, when asked for its channels
-    if (!is_empty && state.alive_count() > 0 && state.channels() != canvases.channels)
+    const std::size_t channels = content == Content::images ? 3 : state.channels();
+    if (!is_empty && state.alive_count() > 0 && channels != canvases.channels)
         throw std::runtime_error("the store has other channels than when it was asked");
     std::map<std::size_t, std::size_t> place;  // observation position -> table position
     for (const ViewSources& view : sources) {
@@ -69,9 +105,10 @@ ObservationTable compose_views(const StoreState& state, std::span<const TargetGr
         used.push_back(at);
     }
     std::vector<std::unique_ptr<PreparedSource>> prepared(used.size());
-    parallel_for(used.size(), 16, num_threads, [&](std::size_t begin, std::size_t end) {
+    const std::size_t grain = content == Content::images ? 1 : 16;
+    parallel_for(used.size(), grain, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i)
-            prepared[i] = std::make_unique<PreparedSource>(state.observations()[used[i]]);
+            prepared[i] = std::make_unique<PreparedSource>(state.observations()[used[i]], content);
     });
 
     ObservationTable table;
@@ -107,21 +144,35 @@ ObservationTable compose_views(const StoreState& state, std::span<const TargetGr
     return table;
 }
 
-}  // namespace
-
-ObservationTable compose_keyframes(const StoreState& state, std::span<const TargetGrid> targets,
-                                   const std::vector<std::vector<Slot>>& observations,
-                                   const BlendOptions& options, const CanvasArrays& canvases,
-                                   int num_threads) {
-    std::vector<ViewSources> sources(targets.size());
-    for (std::size_t v = 0; v < targets.size(); ++v) {
+std::vector<ViewSources> whole_sources(const StoreState& state,
+                                       const std::vector<std::vector<Slot>>& observations) {
+    std::vector<ViewSources> sources(observations.size());
+    for (std::size_t v = 0; v < sources.size(); ++v) {
         for (const Slot slot : observations[v]) {
             const std::size_t at = state.at_slot(slot);
             if (at != StoreState::kNowhere && state.observations()[at]->first_slot == slot)
                 sources[v].at.push_back(at);
         }
     }
-    return compose_views(state, targets, sources, options, canvases, num_threads);
+    return sources;
+}
+
+}  // namespace
+
+ObservationTable compose_keyframes(const StoreState& state, std::span<const TargetGrid> targets,
+                                   const std::vector<std::vector<Slot>>& observations,
+                                   const BlendOptions& options, const CanvasArrays& canvases,
+                                   int num_threads) {
+    return compose_views(state, targets, whole_sources(state, observations), options, canvases,
+                         num_threads);
+}
+
+ObservationTable compose_images(const StoreState& state, std::span<const TargetGrid> targets,
+                                const std::vector<std::vector<Slot>>& observations,
+                                const BlendOptions& options, const CanvasArrays& canvases,
+                                int num_threads) {
+    return compose_views(state, targets, whole_sources(state, observations), options, canvases,
+                         num_threads, Content::images);
 }
 
 ObservationTable compose_patches(const StoreState& state, std::span<const TargetGrid> targets,

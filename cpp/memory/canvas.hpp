@@ -11,7 +11,7 @@
 
 namespace mosaicmem {
 
-// Both return the observations used, in slot order: the table that `source` refers to.
+// All return the observations used, in slot order: the table that `source` refers to.
 // canvases.channels follows the rules of retrieve_tokens().
 ObservationTable compose_keyframes(const StoreState& state, std::span<const TargetGrid> targets,
                                    const std::vector<std::vector<Slot>>& observations,
@@ -21,5 +21,13 @@ ObservationTable compose_patches(const StoreState& state, std::span<const Target
                                  const std::vector<std::vector<PatchId>>& patches,
                                  const BlendOptions& options, const CanvasArrays& canvases,
                                  int num_threads);
+
+
+// Composes colours, three channels in [0, 1], from the images of whole observations. Those without
+// an image show nothing.
+ObservationTable compose_images(const StoreState& state, std::span<const TargetGrid> targets,
+                                const std::vector<std::vector<Slot>>& observations,
+                                const BlendOptions& options, const CanvasArrays& canvases,
+                                int num_threads);
 
 }  // namespace mosaicmem

@@ -5,39 +5,12 @@
 
 #include "cpp/base/parallel.hpp"
 #include "cpp/geometry/unproject.hpp"
+#include "cpp/memory/smooth_depth.hpp"
 
 namespace mosaicmem {
 namespace {
 
-constexpr float kSmooth = 1.2f;       // depths of one surface differ by less than this factor
 constexpr std::size_t kGrain = 2048;  // pixels worth a thread
-
-// The cells on both sides of a position, and how far it is from the first to the second; clamped.
-struct Between {
-    std::size_t first, second;
-    double part;
-
-    Between(double position, std::size_t count) {
-        const double last = static_cast<double>(count - 1);
-        const double at = position > 0.5 ? std::min(position - 0.5, last) : 0;  // 0 for NaN too
-        first = std::min(static_cast<std::size_t>(at), count > 1 ? count - 2 : 0);
-        second = std::min(first + 1, count - 1);
-        part = at - static_cast<double>(first);
-    }
-};
-
-// The depth at a pixel: interpolated if its four neighbours are one surface, else the cell's own.
-double depth_at(const float* depth, std::size_t columns, const Between& y, const Between& x,
-                float own) {
-    const float corners[4] = {
-        depth[y.first * columns + x.first], depth[y.first * columns + x.second],
-        depth[y.second * columns + x.first], depth[y.second * columns + x.second]};
-    const auto [least, most] = std::minmax_element(corners, corners + 4);
-    if (!(*least > 0) || *most >= kSmooth * *least) return own;
-    const double upper = (1 - x.part) / corners[0] + x.part / corners[1];
-    const double lower = (1 - x.part) / corners[2] + x.part / corners[3];
-    return 1 / ((1 - y.part) * upper + y.part * lower);
-}
 
 void look_up(const ColorSource& source, const Vec3& local, float* out) {
     const double inverse = local.z > 0 ? 1 / local.z : 0;
@@ -84,7 +57,7 @@ void color_canvas(const TargetGrid& target, const float* depth, const std::int32
                 }
                 const double u = (static_cast<double>(column) + 0.5) / static_cast<double>(scale);
                 const double z =
-                    depth_at(depth, target.columns, y, Between(u, target.columns), depth[cell]);
+                    smooth_depth(depth, target.columns, y, Between(u, target.columns), depth[cell]);
                 look_up(sources[from],
                         rays[from](u * target.stride, v * target.stride, static_cast<float>(z)),
                         pixel);

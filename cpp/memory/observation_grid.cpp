@@ -3,6 +3,8 @@
 #include <cstring>
 
 #include "cpp/base/half.hpp"
+#include "cpp/geometry/unproject.hpp"
+#include "cpp/memory/smooth_depth.hpp"
 
 namespace mosaicmem {
 
@@ -61,6 +63,33 @@ std::vector<float> subcell_depth_of(const Observation& observation,
 
 std::vector<float> living_subcell_depth(const Observation& observation) {
     return subcell_depth_of(observation, living_patches(observation));
+}
+
+std::vector<float> living_pixel_depth(const Observation& observation) {
+    const Keyframe& keyframe = *observation.keyframe;
+    const std::size_t n = keyframe.subcells, scale = keyframe.image_scale;
+    const std::vector<float> coarse =
+        keyframe.subcell_depth ? living_subcell_depth(observation) : living_depth(observation);
+    const std::size_t coarse_rows = n * keyframe.rows, coarse_columns = n * keyframe.columns;
+    const std::size_t rows = scale * keyframe.rows, columns = scale * keyframe.columns;
+    if (n == scale) return coarse;
+    const double per_pixel = static_cast<double>(n) / static_cast<double>(scale);
+    std::vector<float> depth(rows * columns);
+    for (std::size_t r = 0; r < rows; ++r) {
+        const double v = (static_cast<double>(r) + 0.5) * per_pixel;
+        const Between y(v, coarse_rows);
+        const std::size_t row = static_cast<std::size_t>(v) * coarse_columns;
+        for (std::size_t c = 0; c < columns; ++c) {
+            const double u = (static_cast<double>(c) + 0.5) * per_pixel;
+            const float own = coarse[row + static_cast<std::size_t>(u)];
+            depth[r * columns + c] =
+                is_valid_depth(own)
+                    ? static_cast<float>(smooth_depth(coarse.data(), coarse_columns, y,
+                                                      Between(u, coarse_columns), own))
+                    : 0.0f;
+        }
+    }
+    return depth;
 }
 
 SourceGrid grid_of(const Observation& observation) {

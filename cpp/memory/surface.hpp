@@ -32,7 +32,7 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE TentCells tent_cells(float x, float y, fl
                                                             float spread, std::int32_t rows,
                                                             std::int32_t columns) {
     const float wide = std::max(spread, 1.0f);
-    if (!(worth > 0 && x > -wide && y > -wide && x < static_cast<float>(columns) + wide &&
+    if (!(worth != 0 && x > -wide && y > -wide && x < static_cast<float>(columns) + wide &&
           y < static_cast<float>(rows) + wide)) {
         return {0, -1, 0, -1};
     }
@@ -44,24 +44,27 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE TentCells tent_cells(float x, float y, fl
 struct Tent {
     float height;   // 0: not at all
     bool is_front;  // high enough to hide what lies behind
-    bool is_skirt;  // counts only where nothing is in front
+    bool is_skirt;  // counts only where no front is
 };
 
 // A tent narrower than a target cell has a skirt, as wide as the tent of a whole cell and as low as
-// can be, so that what lies beside an edge stays covered. dx and dy: distances to the target cell's
-// centre; per_cell is 1 / spread.
-MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_at(float dx, float dy, float per_cell) {
+// can be, so that what lies beside an edge stays covered. All of a doubtful cell's tent is skirt.
+// dx and dy: distances to the target cell's centre; per_cell is 1 / spread.
+MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_at(float dx, float dy, float per_cell,
+                                                    bool is_doubtful) {
     const float height =
         std::max(1.0f - dy * per_cell, 0.0f) * std::max(1.0f - dx * per_cell, 0.0f);
-    if (height >= kLeastTent) return {height, height >= kFrontTent, false};
+    if (height >= kLeastTent)
+        return {height, height >= kFrontTent && !is_doubtful, is_doubtful};
     const float wide = per_cell > 1.0f ? (1.0f - dy) * (1.0f - dx) : 0.0f;
     return {wide >= kLeastTent ? kSkirt * wide : 0.0f, false, true};
 }
 
 MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_over(float x, float y, float per_cell,
-                                                      std::int32_t r, std::int32_t c) {
+                                                      bool is_doubtful, std::int32_t r,
+                                                      std::int32_t c) {
     return tent_at(std::abs(x - static_cast<float>(c)), std::abs(y - static_cast<float>(r)),
-                   per_cell);
+                   per_cell, is_doubtful);
 }
 
 // Calls visit(target cell, tent) for the cells that a projected cell or part lies over.
@@ -73,7 +76,7 @@ MOSAICMEM_INLINE void for_each_tent(float x, float y, float worth, float spread,
     for (std::int32_t r = over.top; r <= over.bottom; ++r) {
         const float dy = std::abs(y - static_cast<float>(r));
         for (std::int32_t c = over.left; c <= over.right; ++c) {
-            const Tent tent = tent_at(std::abs(x - static_cast<float>(c)), dy, per_cell);
+            const Tent tent = tent_at(std::abs(x - static_cast<float>(c)), dy, per_cell, worth < 0);
             if (tent.height > 0) visit(r * columns + c, tent);
         }
     }

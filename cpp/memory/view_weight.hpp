@@ -68,6 +68,8 @@ struct ViewWeightScales {
     }
 };
 
+// Cells of less confidence are doubtful: they show only where nothing else does.
+constexpr float kDoubtful = 0.01f;
 constexpr double kMostSpread = 3;  // cells; coarser sources leave holes
 
 // The least half-width of the tent over a source cell of which there are `parts` along an edge of a
@@ -80,7 +82,7 @@ MOSAICMEM_HOST_DEVICE inline double least_spread(double parts) {
 struct ProjectedCell {
     float x, y;    // cell coordinates of the target, integers at cell centres
     float z;       // metres
-    float worth;   // 0 if it does not project
+    float worth;   // 0 if it does not project; negative if it is doubtful
     float spread;  // its size in target cells, at least least_spread()
 };
 
@@ -139,7 +141,8 @@ struct RowProjection {
                             exp_negative(viewing * per_viewing + field * per_field) *
                             std::min(size, 1.0f / size);
         // A cell that is worth little is still better than none.
-        return {fx * u + cx, fy * v + cy, pz, (valid & (trust > 0)) ? std::max(value, 1e-9f) : 0.0f,
+        const float least = std::max(value, 1e-9f), worth = trust < kDoubtful ? -least : least;
+        return {fx * u + cx, fy * v + cy, pz, (valid & (trust > 0)) ? worth : 0.0f,
                 std::min(std::max(size * part, least_spread), most)};
     }
 };

@@ -90,7 +90,8 @@ __global__ void project_parts_kernel(Problem problem) {
     unsigned* const front = problem.scratch.front + 2 * v * problem.cells();
     for (std::int32_t r = over.top; r <= over.bottom; ++r) {
         for (std::int32_t c = over.left; c <= over.right; ++c) {
-            const Tent tent = tent_over(cell.x, cell.y, 1.0f / cell.spread, r, c);
+            const Tent tent =
+                tent_over(cell.x, cell.y, 1.0f / cell.spread, cell.worth < 0, r, c);
             if (!(tent.height > 0)) continue;
             atomicMin(&front[2 * (r * columns + c) + !tent.is_front], __float_as_uint(cell.z));
         }
@@ -210,11 +211,12 @@ __device__ float visit_weight(const Problem& problem, std::size_t pair, std::siz
                                       static_cast<std::int32_t>(problem.rows),
                                       static_cast<std::int32_t>(problem.columns));
     if (!over.contains(r, c)) return 0;
-    const Tent tent = tent_over(projected[0], projected[1], 1.0f / projected[4], r, c);
+    const Tent tent =
+        tent_over(projected[0], projected[1], 1.0f / projected[4], projected[3] < 0, r, c);
     if (!(tent.height > 0) || (tent.is_skirt && !only_fringe) ||
         std::abs(projected[2] - surface) > problem.options.depth_tolerance * surface)
         return 0;
-    return tent.height * projected[3];
+    return tent.height * std::abs(projected[3]);
 }
 
 // Gathers the visits of parts that land around a target cell, on its surface. Returns their

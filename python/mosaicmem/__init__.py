@@ -52,6 +52,7 @@ from mosaicmem.geometry import (
     StreamingFusion,
     SyntheticDepthEstimator,
     depth_to_grid,
+    extend_depth,
     unproject_depth,
     unproject_to_image,
 )
@@ -129,6 +130,7 @@ __all__ = [
     "__version__",
     "bilinear_sample",
     "depth_to_grid",
+    "extend_depth",
     "grid_positions",
     "has_cuda",
     "merge_attention",

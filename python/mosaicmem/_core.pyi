@@ -208,6 +208,15 @@ class MemoryStore:
         canvases: tuple[NDArray[Any], ...],
         num_threads: int,
     ) -> KeyframeArrays: ...
+    def compose_images(
+        self,
+        targets: TargetGrids,
+        picks: NDArray[np.int32],
+        observations: NDArray[np.uint64],
+        options: BlendOptions,
+        canvases: tuple[NDArray[Any], ...],
+        num_threads: int,
+    ) -> KeyframeArrays: ...
     def compose_patches(
         self,
         targets: TargetGrids,
@@ -333,6 +342,7 @@ def unproject_valid(
     pixels: _View,
     handle: _Handle,
 ) -> None: ...
+def extend_depth(depth: _F32, reach: int, out: _F32, num_threads: int) -> None: ...
 def median_depth_grid(depth: _View, stride: int, min_valid: int, grid: _View, handle: _Handle) -> None: ...
 def reproject_grid(
     depth: _View,

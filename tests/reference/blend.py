@@ -14,6 +14,7 @@ LEAST_TENT = 1 / 64
 FRONT_TENT = 1 / 4
 WIDEST_HOLE = 2
 SKIRT = 1 / 64
+DOUBTFUL = 0.01
 
 
 def homogeneous(matrix):
@@ -61,7 +62,7 @@ def parts_of(source):
 
 
 def land(source, target, scales, step=1, parts=1):
-    """x, y in target cells, z, worth (0 where nothing lands) and spread of every step-th cell, row by row.
+    """x, y in target cells, z, worth (0: nothing lands; negative: doubtful) and spread of every step-th cell, row by row.
 
     ``parts``: how many of the cells make a whole one, along an edge.
     """
@@ -87,6 +88,7 @@ def land(source, target, scales, step=1, parts=1):
     valid = np.isfinite(z_source) & (z_source > 0) & (points[..., 2] > target["near"]) & (trust > 0)
     valid &= points[..., 2] <= target["far"]
     worth = np.where(valid, worth_of(points, transform[:3, 3], tangents, size, trust, scales), 0)
+    worth = np.where(trust < DOUBTFUL, -worth, worth)
     spread = np.clip(np.where(valid, size / parts, 1), 0.5 + 0.5 / parts, MOST_SPREAD)
     return [field.ravel() for field in (x, y, points[..., 2], worth, spread)]
 
@@ -159,12 +161,17 @@ def blend(sources, target, scales, tolerance, composition):
         of_parts, n = parts_of(source)
         landed.append(land(of_parts, target, scales, parts=n))
         x, y, _, worth, spread = landed[-1]
-        lands = np.flatnonzero(worth > 0)
-        over.append([(i, *tent) for i in lands for tent in tents(x[i], y[i], spread[i], rows, columns)])
+        over.append(
+            [
+                (i, cell, tent, is_skirt or worth[i] < 0)
+                for i in np.flatnonzero(worth)
+                for cell, tent, is_skirt in tents(x[i], y[i], spread[i], rows, columns)
+            ]
+        )
     front, fringe = np.full(rows * columns, np.inf), np.full(rows * columns, np.inf)
     for (_, _, z, _, _), touched in zip(landed, over, strict=True):
-        for i, cell, tent, _ in touched:
-            to = front if tent >= FRONT_TENT else fringe
+        for i, cell, tent, is_skirt in touched:
+            to = front if tent >= FRONT_TENT and not is_skirt else fringe
             to[cell] = min(to[cell], z[i])
     has_front = np.isfinite(front)
     front = np.where(has_front, front, fringe)
@@ -178,7 +185,7 @@ def blend(sources, target, scales, tolerance, composition):
             for i, cell, tent, is_skirt in touched:
                 if abs(z[i] - front[cell]) <= tolerance * front[cell] and not (is_skirt and has_front[cell]):
                     key = cell, i // width // n, i % width // n
-                    weight = of_cells.get(key, (0, 0))[0] + tent * worth[i]
+                    weight = of_cells.get(key, (0, 0))[0] + tent * abs(worth[i])
                     of_cells[key] = weight, i
             for (cell, _, _), (weight, i) in of_cells.items():
                 found[cell].append((latents[i], weight, s))

@@ -8,11 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
-from mosaicmem._arrays import F32, check_integer, check_number
+from mosaicmem._arrays import F32, U8, check_integer, check_number
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets import RgbdImage
 from mosaicmem.geometry import depth_to_grid
 from mosaicmem.geometry.depth import pooled_confidence
+
+SUBCELLS = 2
+"""Along the edge of a cell: memory keeps the depth of each."""
 
 
 class RgbdSource(Protocol):
@@ -78,6 +81,9 @@ class GridFrame:
     number : int
     confidence : (h, w) float32, optional
         Mean under each cell of that of the measured pixels, if the sequence has it.
+    image : (H, W, 3) uint8, optional
+    subcell_depth : (n h, n w) float32, optional
+        Median under each of the n x n parts of a cell; n is `SUBCELLS` if the stride is a multiple of it.
     """
 
     colors: F32
@@ -87,6 +93,8 @@ class GridFrame:
     pose: CameraPose
     number: int
     confidence: F32 | None = None
+    image: U8 | None = None
+    subcell_depth: F32 | None = None
 
 
 def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
@@ -126,6 +134,8 @@ def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: N
                 pose,
                 frame.number,
                 sure,
+                np.ascontiguousarray(frame.image[: camera.height, : camera.width]),
+                None if stride % SUBCELLS else np.asarray(depth_to_grid(depth, stride // SUBCELLS)),
             )
         )
     return result

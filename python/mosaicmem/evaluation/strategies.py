@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, Bool, check_choice
+from mosaicmem._arrays import F32, Bool, check_choice, check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.evaluation.frames import GridFrame
+from mosaicmem.geometry.depth import extended_grids
 from mosaicmem.memory import (
     ComposedMosaic,
     KeyframeRetrieval,
@@ -24,7 +25,8 @@ from mosaicmem.published import PatchMemory
 from mosaicmem.published.patch_memory import STRIDE as PUBLISHED_STRIDE
 from mosaicmem.published.strategies import PublishedRule, published_queries
 
-COMPOSITIONS = ("blend", "backward", "near", "far")
+COMPOSITIONS = ("blend", "backward", "pixels", "near", "far")
+PIXEL_STRIDE = 4  # of the canvases of composition "pixels"
 PUBLISHED = {"near": "base", "far": "distilled"}  # policies of `PatchMemory`
 _UNLIMITED = ("pose_nearest", "coverage")  # published rules, which never forget
 
@@ -62,8 +64,10 @@ def check_rules(strategy: str, composition: str, stride: int, max_bytes: int | N
         raise ValueError(f"stride: expected {PUBLISHED_STRIDE}, which {published[0]} is made for, got {stride}")
     if strategy in _UNLIMITED and max_bytes is not None:
         raise ValueError(f"max_bytes: expected no limit for {strategy}, which never forgets, got {max_bytes}")
-    if strategy == "top_k" and composition in PUBLISHED:
+    if strategy == "top_k" and composition in ("pixels", *PUBLISHED):
         raise ValueError(f"composition: expected blend or backward for patches of top_k, got {composition!r}")
+    if composition == "pixels" and stride % PIXEL_STRIDE:
+        raise ValueError(f"stride: expected a multiple of {PIXEL_STRIDE} for pixels, got {stride}")
 
 
 class Composer:
@@ -79,10 +83,13 @@ class Composer:
     strategy : str
         One of `mosaicmem.memory.strategy_names`. ``pose_nearest`` and ``coverage`` are the published rules: they need
         ``stride`` 16 and never forget.
-    composition : {"blend", "backward", "near", "far"}
-        The last two are the published rules: they compose keyframes, not the patches of ``top_k``.
+    composition : {"blend", "backward", "pixels", "near", "far"}
+        ``pixels`` warps the images of keyframes and averages them over cells; the others move cells. The last two are
+        the published rules: like ``pixels``, they compose keyframes, not the patches of ``top_k``.
     max_bytes, eviction
         Of the store.
+    extend_depth : int
+        Cells by which depth is continued into places where none was measured; see `mosaicmem.extend_depth`.
     options
         Of `KeyframeRetrieval`, except ``strategy`` and ``composition``.
     """
@@ -97,6 +104,7 @@ class Composer:
         *,
         max_bytes: int | None = None,
         eviction: str = "redundant",
+        extend_depth: int = 0,
         num_threads: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -104,16 +112,12 @@ class Composer:
         if not memory:
             raise ValueError("memory: expected at least one frame, got none")
         self.strategy, self.composition, self.stride = strategy, composition, stride
+        self._reach = check_integer("extend_depth", extend_depth, minimum=0)
         self.store = MosaicMemoryStore(2, max_bytes=max_bytes, eviction=eviction, num_threads=num_threads)
         # Without edits, a keyframe's first patch id is its observation number.
-        self._observations = np.array(
-            [
-                self.self._insert(f, camera, i)
-                for i, f in enumerate(memory)
-            ],
-            np.uint64,
-        )
-        blend = "blend" if composition in PUBLISHED else composition
+        self._observations = np.array([self._insert(f, camera, i) for i, f in enumerate(memory)], np.uint64)
+        self.mean_color = np.mean([f.colors for f in memory], axis=(0, 1, 2), dtype=np.float64)
+        blend = "backward" if composition == "backward" else "blend"
         chosen = {name: value for name, value in (options or {}).items() if name != "strategy"}
         self._keyframes = KeyframeRetrieval(strategy, **{**chosen, "composition": blend})
         if isinstance(self._keyframes.strategy, PublishedRule):
@@ -132,6 +136,23 @@ class Composer:
         end = time.perf_counter()
         return replace(canvases, choose_seconds=middle - start, compose_seconds=end - middle)
 
+    def _insert(self, frame: GridFrame, camera: CameraIntrinsics, number: int) -> int:
+        has_image = self.composition == "pixels"
+        depth, subcell_depth, confidence = extended_grids(
+            frame.depth, frame.subcell_depth, frame.confidence, self._reach
+        )
+        return self.store.insert_keyframe(
+            frame.colors,
+            depth,
+            camera,
+            frame.pose,
+            frame_id=number,
+            confidence=confidence,
+            subcell_depth=subcell_depth,
+            image=frame.image if has_image else None,
+            image_pixels=self.stride // PIXEL_STRIDE if has_image else 2,
+        )
+
     def _compose(self, targets: CameraTrajectory, chosen: Mosaic | KeyframeSelection) -> Canvases:
         """Canvases by the published rules or those of the store."""
         if self._rules is not None and isinstance(chosen, KeyframeSelection):
@@ -140,6 +161,11 @@ class Composer:
             colors, valid = self._rules.fuse_candidates(poses, ids, query_intrinsics=cameras)
             used = float(np.mean([len(each) for each in ids]))
             return Canvases(np.ascontiguousarray(np.moveaxis(colors, 0, -1)), valid, None, used)
+        if self.composition == "pixels" and isinstance(chosen, KeyframeSelection):
+            pixels = self._keyframes.compose_pixels(self.store, targets, self.stride, chosen, pixel_stride=PIXEL_STRIDE)
+            cells = pixels.pooled(self.stride, least=0.0)
+            used = float(np.mean([len(each) for each in chosen.packed()]))
+            return Canvases(cells["colors"], cells["coverage"], cells["depth"], used)
         mosaic = self._keyframes.compose(self.store, targets, self.stride, chosen)
         return Canvases(mosaic.latents, mosaic.coverage, mosaic.depth, _keyframes_of(mosaic))
 

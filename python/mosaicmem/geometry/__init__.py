@@ -5,6 +5,7 @@ from mosaicmem.geometry.depth import (
     DepthEstimator,
     SyntheticDepthEstimator,
     depth_to_grid,
+    extend_depth,
 )
 from mosaicmem.geometry.depth_alignment import Alignment, fit_scale
 from mosaicmem.geometry.depth_files import DepthFromFiles
@@ -26,6 +27,7 @@ __all__ = [
     "StreamingFusion",
     "SyntheticDepthEstimator",
     "depth_to_grid",
+    "extend_depth",
     "fit_scale",
     "unproject_depth",
     "unproject_to_image",

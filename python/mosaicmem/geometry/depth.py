@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, ArrayT, as_depth, check_integer, check_number
+from mosaicmem import _core
+from mosaicmem._arrays import F32, ArrayLike, ArrayT, as_depth, check_integer, check_number, check_threads
 from mosaicmem._border import Call
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
@@ -45,6 +46,50 @@ def depth_to_grid(depth: ArrayT, stride: int, *, min_valid_fraction: float = 0.2
     grid, to_grid = call.empty((height // stride, width // stride), "float32")
     call.core.median_depth_grid(z, stride, least, to_grid, call.handle)
     return grid
+
+
+DOUBTFUL = 1e-3
+"""The confidence of depth that was continued, below which a keyframe's cells show only where nothing else does."""
+
+
+def extend_depth(depth: ArrayLike, reach: int, *, num_threads: int = 0) -> F32:
+    """Continue depth into places where none was measured: each takes that of the nearest cell that has one.
+
+    A depth camera sees less than the colour camera beside it: the border of the image, and what shines or is far away,
+    has a colour and no depth. Give such cells a confidence below 0.01, 0.001 say, and memory shows them only where it
+    has nothing else to show.
+
+    Parameters
+    ----------
+    depth : (h, w) array
+        Of the cells of a latent grid (see `depth_to_grid`), or of their subcells; metres, invalid where not finite or
+        <= 0. On the host.
+    reach : int
+        How far to continue, in cells of ``depth``.
+
+    Returns
+    -------
+    (h, w) float32
+        0 where no depth is within reach.
+    """
+    z = as_depth("depth", depth, ("h", "w"))
+    reach = check_integer("reach", reach, minimum=0, maximum=2**20)
+    out = np.empty(z.shape, np.float32)
+    _core.extend_depth(z, reach, out, check_threads(num_threads))
+    return out
+
+
+def extended_grids(
+    depth: F32, subcell_depth: F32 | None, confidence: F32 | None, reach: int
+) -> tuple[F32, F32 | None, F32 | None]:
+    """Depth of cells and of their subcells, continued by ``reach`` cells, and the confidence that goes with it."""
+    if reach == 0:
+        return depth, subcell_depth, confidence
+    known = np.isfinite(depth) & (depth > 0)
+    sure = np.ones_like(depth) if confidence is None else confidence
+    if subcell_depth is not None:
+        subcell_depth = extend_depth(subcell_depth, len(subcell_depth) // len(depth) * reach)
+    return extend_depth(depth, reach), subcell_depth, np.where(known, sure, np.float32(DOUBTFUL))
 
 
 def pooled_confidence(confidence: F32, depth: F32, stride: int) -> F32:

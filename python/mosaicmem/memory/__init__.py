@@ -5,6 +5,7 @@ from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.keyframe_retrieval import KeyframeRetrieval
 from mosaicmem.memory.mosaic import Mosaic, PackedMosaic
 from mosaicmem.memory.options import RetrievalOptions
+from mosaicmem.memory.pixels import PixelMosaic
 from mosaicmem.memory.regions import Box, Frustum, Sphere
 from mosaicmem.memory.results import RetrievedPatches, RetrievedWindow, StoreSnapshot, StoreStatistics
 from mosaicmem.memory.retrieval import MemoryRetrieval
@@ -23,6 +24,7 @@ __all__ = [
     "Mosaic",
     "MosaicMemoryStore",
     "PackedMosaic",
+    "PixelMosaic",
     "RetrievalOptions",
     "RetrievedPatches",
     "RetrievedWindow",

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import check_instance, check_methods
+from mosaicmem._arrays import check_instance, check_integer, check_methods
 from mosaicmem._border.device import to_host
 from mosaicmem._border.stores import HOST, Axes, room_for
 from mosaicmem.camera import CameraTrajectory
 from mosaicmem.memory.absence import suspect_mistake, without_score
 from mosaicmem.memory.keyframe_options import KeyframeOptions
 from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.pixels import PixelMosaic
+from mosaicmem.memory.results import KeyframeTable
 from mosaicmem.memory.selection import ComposedMosaic, KeyframeSelection
 from mosaicmem.memory.store import MosaicMemoryStore
 from mosaicmem.memory.strategies import Strategy, VisibleCoverage, make_strategy
@@ -125,6 +127,52 @@ class KeyframeRetrieval:
         if store._place.may_look:
             self._suspect_absence(store, targets, composed.coverage)
         return composed
+
+    def retrieve_pixels(
+        self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int, *, pixel_stride: int = 4
+    ) -> PixelMosaic:
+        """`select`, and `compose_pixels` with the keyframes chosen."""
+        chosen = self.select(store, targets, stride)
+        return self.compose_pixels(store, targets, stride, chosen, pixel_stride=pixel_stride)
+
+    def compose_pixels(
+        self,
+        store: MosaicMemoryStore,
+        targets: CameraTrajectory,
+        stride: int,
+        sources: KeyframeSelection | Mosaic,
+        *,
+        pixel_stride: int = 4,
+    ) -> PixelMosaic:
+        """Compose colours from the images that chosen keyframes keep, on the host.
+
+        Pixels are moved one by one, so what comes back is as sharp as depth and poses are good, where latents move as
+        whole cells or subcells. A model's VAE then encodes the colours anew (`PixelMosaic.filled`). Keyframes without
+        an image (``insert_keyframe(image=, image_pixels=)``) show nothing.
+
+        Parameters
+        ----------
+        store, targets, stride
+            As for `select`.
+        sources : KeyframeSelection
+            For these targets; patches of a mosaic are refused.
+        pixel_stride : int
+            Pixels of the camera for each pixel of the canvases; divides ``stride``. Keyframes should keep as many:
+            ``image_pixels = stride / pixel_stride``.
+        """
+        pixel_stride = check_integer("pixel_stride", pixel_stride, minimum=1)
+        if stride % pixel_stride:
+            raise ValueError(f"pixel_stride: expected a divisor of stride = {stride}, got {pixel_stride}")
+        if not isinstance(sources, KeyframeSelection):
+            raise TypeError(f"sources: expected KeyframeSelection, got {type(sources).__name__}")
+        if len(sources) != len(targets):
+            raise ValueError(f"sources: expected those of {len(targets)} targets, got those of {len(sources)}")
+        grids = self._targets(store, targets, pixel_stride)
+        canvases, out = _room_for_canvases(HOST, grids, 3)
+        picks = np.ascontiguousarray(to_host("picks", sources.picks), np.int32)
+        table = store._compose_images(grids, picks, sources.observations, self.options.blend(), out)
+        colors = canvases.pop("latents")
+        return PixelMosaic(colors, **canvases, pixel_stride=pixel_stride, **vars(KeyframeTable.of_core(table)))
 
     def prefetch(self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int) -> None:
         """Begin moving the keyframes that a window will need into GPU memory, up to the store's ``device_bytes``.

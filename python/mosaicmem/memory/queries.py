@@ -10,6 +10,7 @@ import numpy as np
 from mosaicmem._arrays import (
     F32,
     F64,
+    I32,
     I64,
     U8,
     U64,
@@ -229,6 +230,9 @@ class StoreQueries:
 
     def _inside_sphere(self, centre: tuple[float, float, float], radius: float) -> U64:
         return self._core.inside_sphere(centre, radius, self.num_threads)
+
+    def _compose_images(self, grids: TargetGrids, picks: I32, observations: U64, blend: BlendOptions, out: Any) -> Any:
+        return self._core.compose_images(grids, picks, observations, blend, out, self.num_threads)
 
     def _compose_patches(self, grids: TargetGrids, ids: I64, blend: BlendOptions, out: Any) -> Any:
         return self._core.compose_patches(grids, ids, blend, out, self.num_threads)

@@ -141,7 +141,8 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         dynamic : (h, w) bool array, optional
             Cells that show something moving. It will be elsewhere later, so they are not remembered.
         confidence : (h, w) array, optional
-            In [0, 1], 1 if not given. Weights a cell in tokens and canvases.
+            In [0, 1], 1 if not given. Weights a cell in tokens and canvases; below 0.01, canvases show it only where
+            nothing else is. 0 hides it.
         image : (H, W, 3) array, optional
             The frame, uint8 or float in [0, 1]. The store keeps it reduced, so that viewers and plots show the scene
             instead of false colours, and `PixelRetrieval` can warp it.

@@ -129,6 +129,16 @@ class PipelineConfig(BaseModel):
         Literal[1, 2, 4, 8],
         Field(description="Depths of a keyframe along the edge of a latent cell: finer ones make sharper canvases."),
     ] = 2
+    extend_depth: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2**20,
+            strict=True,
+            description="Latent cells by which observed depth is continued into places where none was measured, which "
+            "then show where nothing else does. For scenes that stand still.",
+        ),
+    ] = 0
     adaptive_keyframes: Annotated[
         bool, Field(description="Choose keyframes by motion; false: one in every keyframe_interval frames.")
     ] = True

@@ -12,7 +12,7 @@ from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import VAE, TemporalLayout
 from mosaicmem.geometry import DepthCompletion, DepthEstimator, StreamingFusion, depth_to_grid
-from mosaicmem.geometry.depth import pooled_confidence
+from mosaicmem.geometry.depth import extended_grids, pooled_confidence
 from mosaicmem.media import to_uint8
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.conditioning import Conditioner
@@ -214,15 +214,19 @@ class KeyframeWriter:
         whole = extended(depth, intrinsics, "constant")
         grid = depth_to_grid(whole, stride)
         shape = (*grid.shape, self._vae.channels)
+        parts_grid = None if parts == 1 else depth_to_grid(whole, stride // parts)
+        sure = np.broadcast_to(np.float32(confidence), grid.shape).copy()
+        reach = self._config.extend_depth if provenance == "observed" else 0
+        grid, parts_grid, extended_sure = extended_grids(grid, parts_grid, sure, reach)
         encoded = latents if latents is not None else to_host("encoded image", self._vae.encode_image(image))
         store.insert_keyframe(
             as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may reuse its array
             grid,
             intrinsics,
             pose,
-            subcell_depth=None if parts == 1 else depth_to_grid(whole, stride // parts),
+            subcell_depth=parts_grid,
             valid=valid,
-            confidence=np.broadcast_to(np.float32(confidence), grid.shape).copy(),
+            confidence=extended_sure,
             image=image if self._config.thumbnails else None,
             image_pixels=self._config.image_pixels,
             provenance=provenance,
