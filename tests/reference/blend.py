@@ -62,7 +62,7 @@ def parts_of(source):
 
 
 def land(source, target, scales, step=1, parts=1):
-    """x, y in target cells, z, worth (0: nothing lands; negative: doubtful) and spread of every step-th cell, row by row.
+    """x, y in target cells, z, worth (0: nothing lands; negative: doubtful) and spread of every step-th cell, by rows.
 
     ``parts``: how many of the cells make a whole one, along an edge.
     """

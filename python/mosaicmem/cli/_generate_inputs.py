@@ -65,6 +65,7 @@ def read_inputs(
     trajectory: Path | None,
     intrinsics: str | None,
     size: str | None,
+    color_focal: str | None,
     time_unit: str | None = None,
 ) -> Inputs:
     """Read what the options of ``generate`` name; a `UsageError` says which of them are incompatible.
@@ -75,7 +76,9 @@ def read_inputs(
         raise UsageError("--frames, --trajectory: expected exactly one of the two")
     if scene is None and (frames is not None or memory_frames is not None):
         raise UsageError("--frames, --memory-frames: expected --scene, whose frames they name")
-    sequence = None if scene is None else open_scene(scene, intrinsics, size)
+    if scene is None and color_focal is not None:
+        raise UsageError("--color-focal: expected --scene, whose colour camera it is")
+    sequence = None if scene is None else open_scene(scene, intrinsics, size, color_focal)
     count = 0 if sequence is None else len(sequence)
     number = getattr(sequence, "number", None)
     targets = [] if frames is None else list(parse_range("--frames", frames, count, number))

@@ -30,8 +30,20 @@ SceneSize = Annotated[
 ]
 
 
-def open_scene(scene: str | Path, intrinsics: str | None, size: str | None) -> RgbdSequence:
-    """The sequence in a folder, with the given camera, if any.
+ColorFocal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="F|FX,FY|estimate",
+        help="Focal length of the colour camera, pixels, if the intrinsics are those of a depth camera beside it; "
+        "estimate: find out from the frames.",
+    ),
+]
+
+
+def open_scene(
+    scene: str | Path, intrinsics: str | None, size: str | None, color_focal: str | None = None
+) -> RgbdSequence:
+    """The sequence in a folder, with the given cameras, if any.
 
     Raises
     ------
@@ -44,7 +56,7 @@ def open_scene(scene: str | Path, intrinsics: str | None, size: str | None) -> R
 
     given = parse_camera(intrinsics, size)
     try:
-        sequence = open_sequence(scene, intrinsics=given)
+        sequence = open_sequence(scene, intrinsics=given, color_focal=_focal(color_focal))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--scene: {error}") from None
     if size is not None:
@@ -55,3 +67,15 @@ def open_scene(scene: str | Path, intrinsics: str | None, size: str | None) -> R
                 "camera path of another size, convert it to .json with that --size first"
             )
     return sequence
+
+
+def _focal(text: str | None) -> float | tuple[float, float] | str | None:
+    if text is None or text == "estimate":
+        return text
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+        if not 1 <= len(numbers) <= 2 or not all(1e-3 <= number <= 1e9 for number in numbers):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"--color-focal: expected F, FX,FY or estimate, got {text!r}") from None
+    return (numbers[0], numbers[-1])

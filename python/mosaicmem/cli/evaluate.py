@@ -26,7 +26,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, blames, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected, warn_of_overlap
-from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize, open_scene
+from mosaicmem.cli._scenes import A_SEQUENCE, ColorFocal, SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar
 from mosaicmem.cli._trajectories import read_trajectory
@@ -113,6 +113,7 @@ def evaluate(
     rotation_noise: RotationNoise = 0.0,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
+    color_focal: ColorFocal = None,
     seed: Seed = None,
     repeats: Repeats = _REPEATS,
     threads: Threads = None,
@@ -137,7 +138,7 @@ def evaluate(
         given = {"--stride": stride != _STRIDE, "--repeats": repeats != _REPEATS}
         idle |= given | {name: level > 0 for name, level in levels.items()}
         check_useful(idle, "expected no --video with it, whose frames are all that is evaluated")
-        _evaluate_video(video, scene, trajectory, frames, intrinsics, size, seed, output, force, as_json)
+        _evaluate_video(video, scene, trajectory, frames, intrinsics, size, color_focal, seed, output, force, as_json)
         return
     check_useful({"--trajectory": trajectory}, "expected --video too, whose cameras it has")
     if scene is None:
@@ -150,7 +151,7 @@ def evaluate(
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
     noise = _noise(depth_noise, pose_noise, rotation_noise, settings.seed)
-    plan = _plan(_open(scene, intrinsics, size, settings.seed), stride, memory_frames, frames)
+    plan = _plan(_open(scene, intrinsics, size, color_focal, settings.seed), stride, memory_frames, frames)
     if not as_json:
         plan.announce()
     measured = _measure(plan, noise, rules, repeats, settings, with_curves=budgets is not None)
@@ -173,6 +174,7 @@ def _evaluate_video(
     frames: str | None,
     intrinsics: str | None,
     size: str | None,
+    color_focal: str | None,
     seed: int | None,
     output: Path | None,
     force: bool,
@@ -194,7 +196,7 @@ def _evaluate_video(
         check_output_folder(output, force, "evaluate")
     source, shown = None, range(0)
     if scene is not None:
-        source = _open(scene, intrinsics, size, seed or 0)
+        source = _open(scene, intrinsics, size, color_focal, seed or 0)
         everything = f"0:{len(source)}" if frames is None else frames
         shown = parse_range("--frames", everything, len(source), getattr(source, "number", None))
         path = source.trajectory(shown)
@@ -298,7 +300,7 @@ def _measure(
 ) -> _Measured:
     from mosaicmem.cli._evaluation_report import EDGES
     from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
-    from mosaicmem.geometry import PoseCheck
+    from mosaicmem.geometry import PoseCheck, RegistrationCheck
 
     source, camera, stride = plan.source, plan.camera, plan.stride
     with progress_bar() as progress:
@@ -307,9 +309,11 @@ def _measure(
         if noise:
             memory = grid_frames(source, progress.track(plan.remembered, description="Adding noise"), stride, noise)
         truth = grid_frames(source, progress.track(plan.targets, description="Reading targets"), stride)
-    check = PoseCheck()
+    check, registration = PoseCheck(), RegistrationCheck()
     for frame in exact:
         check.add(frame.pixel_depth, camera, frame.pose)
+        registration.add(frame.image, frame.pixel_depth, camera, frame.pose)
+    registration.result()
     options = settings.keyframe_options()
     with progress_bar() as progress:
         runs = [
@@ -354,13 +358,13 @@ def _write(output: Path, force: bool, plot: bool, plan: _Plan, measured: _Measur
             write_figures(folder, measured.runs, measured.truth, plan.targets, numbers)
 
 
-def _open(scene: str, intrinsics: str | None, size: str | None, seed: int) -> RgbdSequence:
+def _open(scene: str, intrinsics: str | None, size: str | None, color_focal: str | None, seed: int) -> RgbdSequence:
     from mosaicmem.datasets import SyntheticWalk
 
     if scene != SYNTHETIC:
-        return open_scene(scene, intrinsics, size)
-    if intrinsics is not None or size is not None:
-        raise UsageError(f"--intrinsics, --size: expected a folder as --scene with them, got {SYNTHETIC}")
+        return open_scene(scene, intrinsics, size, color_focal)
+    if intrinsics is not None or size is not None or color_focal is not None:
+        raise UsageError(f"--intrinsics, --size, --color-focal: expected a folder as --scene, got {SYNTHETIC}")
     return SyntheticWalk(seed=seed)
 
 

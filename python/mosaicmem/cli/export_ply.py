@@ -20,7 +20,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import own_numbers, parse_range, selected
-from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize, open_scene
+from mosaicmem.cli._scenes import A_SEQUENCE, ColorFocal, SceneIntrinsics, SceneSize, open_scene
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._synthetic_memory import open_or_walk
 from mosaicmem.cli._tables import say
@@ -55,6 +55,7 @@ def export_ply(
     ] = None,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
+    color_focal: ColorFocal = None,
     seed: Seed = None,
     ascii: Annotated[bool, typer.Option("--ascii", help="Text instead of binary.")] = False,
     as_json: AsJson = False,
@@ -78,13 +79,15 @@ def export_ply(
         check_useful({"--seed": seed}, "expected --trajectory, along which a synthetic flat is seen")
     if scene is not None:
         check_useful({"--colors": colors}, "expected --store; a sequence has colours of its own")
+    else:
+        check_useful({"--color-focal": color_focal}, "expected --scene, whose colour camera it is")
     if colors is not None:
         check_choice("--colors", colors, ("scene", "components", "synthetic"))
     check_apart({"--output": output}, {"--scene": scene, "--store": store, "--trajectory": trajectory})
     output = check_output_file(output, force, (".ply",))
     fusion = StreamingFusion(voxel_size, num_threads=threads or 0)
     if scene is not None:
-        sequence = open_scene(scene, intrinsics, size)
+        sequence = open_scene(scene, intrinsics, size, color_focal)
         what, dropped = _fuse_sequence(fusion, sequence, ":" if frames is None else frames)
     else:
         settings = read_settings(None, None, {"seed": seed, "num_threads": threads})

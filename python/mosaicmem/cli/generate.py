@@ -38,7 +38,7 @@ from mosaicmem.cli._generate_inputs import (
     make_depth_estimator,
     read_inputs,
 )
-from mosaicmem.cli._scenes import A_SEQUENCE, SceneIntrinsics, SceneSize
+from mosaicmem.cli._scenes import A_SEQUENCE, ColorFocal, SceneIntrinsics, SceneSize
 from mosaicmem.cli._settings import read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
@@ -149,6 +149,7 @@ def generate(
     window_overlap: Overlap = None,
     intrinsics: SceneIntrinsics = None,
     size: SceneSize = None,
+    color_focal: ColorFocal = None,
     time_unit: TimeUnit = None,
     config: Config = None,
     changes: Set = None,
@@ -186,7 +187,7 @@ def generate(
     begin.check(trajectory)
     if trajectory is None:
         check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
-    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, time_unit)
+    inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, color_focal, time_unit)
     warn_of_overlap(inputs.targets, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth)
     first = begin.read(inputs.path, estimator)

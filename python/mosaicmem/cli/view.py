@@ -9,7 +9,7 @@ import typer
 
 from mosaicmem.cli._common import Debug, Threads
 from mosaicmem.cli._errors import check_useful, reports_errors
-from mosaicmem.cli._scenes import A_SEQUENCE, open_scene
+from mosaicmem.cli._scenes import A_SEQUENCE, ColorFocal, open_scene
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._trajectories import Fps, Intrinsics, Size, TimeUnit, read_trajectory
 
@@ -39,6 +39,7 @@ def view(
     open_browser: Open = True,
     intrinsics: Intrinsics = None,
     size: Size = None,
+    color_focal: ColorFocal = None,
     fps: Fps = None,
     time_unit: TimeUnit = None,
     threads: Threads = None,
@@ -58,7 +59,9 @@ def view(
         check_useful({"--fps": fps, "--time-unit": time_unit}, "expected --trajectory, whose times they describe")
         if scene is None:
             check_useful({"--intrinsics": intrinsics, "--size": size}, "expected --scene or --trajectory")
-    sequence = None if scene is None else open_scene(scene, intrinsics, size)
+    if scene is None:
+        check_useful({"--color-focal": color_focal}, "expected --scene, whose colour camera it is")
+    sequence = None if scene is None else open_scene(scene, intrinsics, size, color_focal)
     camera = None if sequence is None else sequence.intrinsics
     path = None
     if trajectory is not None:

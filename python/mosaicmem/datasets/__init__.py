@@ -7,6 +7,7 @@ from mosaicmem.datasets.layouts import is_sequence, layout_names, open_sequence,
 from mosaicmem.datasets.lens import Lens, Rectifier
 from mosaicmem.datasets.posed import DepthCoding, PosedFrame, PosedFrames, PosedSequence
 from mosaicmem.datasets.predicted import PredictedSequence
+from mosaicmem.datasets.registered import RegisteredSequence
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
@@ -22,6 +23,7 @@ __all__ = [
     "PosedSequence",
     "PredictedSequence",
     "Rectifier",
+    "RegisteredSequence",
     "Replica",
     "RgbdImage",
     "RgbdSequence",

@@ -13,6 +13,7 @@ from mosaicmem.camera import CameraIntrinsics
 from mosaicmem.datasets import described, found
 from mosaicmem.datasets.posed import PosedFrames, PosedSequence
 from mosaicmem.datasets.predicted import PredictedSequence, is_predicted
+from mosaicmem.datasets.registered import with_color_camera
 from mosaicmem.datasets.replica import Replica
 from mosaicmem.datasets.scannet import ScanNet
 from mosaicmem.datasets.sequence import RgbdSequence
@@ -103,7 +104,12 @@ def posed_frames(folder: str | Path) -> PosedFrames | None:
     return None if read is None else read(Path(folder))
 
 
-def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = None) -> RgbdSequence:
+def open_sequence(
+    folder: str | Path,
+    *,
+    intrinsics: CameraIntrinsics | None = None,
+    color_focal: float | tuple[float, float] | str | None = None,
+) -> RgbdSequence:
     """Open the posed RGB-D sequence in a folder, whose layout is detected from its file names, or in an .npz file.
 
     Parameters
@@ -112,6 +118,9 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
         In one of the layouts of `layout_names`; the first that fits is used. An .npz file is a `PredictedSequence`.
     intrinsics : CameraIntrinsics, optional
         Used instead of those that the folder has or its layout implies; for images of the same size.
+    color_focal : float, (float, float) or "estimate", optional
+        The focal length of the colour camera, pixels, if it is another than that of depth: the sequence is then that of
+        the colour camera (`RegisteredSequence`). ``"estimate"`` finds out from the frames, see `RegistrationCheck`.
 
     Raises
     ------
@@ -128,6 +137,11 @@ def open_sequence(folder: str | Path, *, intrinsics: CameraIntrinsics | None = N
     SuspiciousInput
         Values that the layout leaves open are assumed, mostly intrinsics.
     """
+    sequence = _open(folder, intrinsics)
+    return sequence if color_focal is None else with_color_camera(sequence, color_focal)
+
+
+def _open(folder: str | Path, intrinsics: CameraIntrinsics | None) -> RgbdSequence:
     if isinstance(folder, (str, os.PathLike)) and os.path.isfile(folder):
         if Path(folder).suffix.lower() == ".npz":
             return PredictedSequence(folder, intrinsics=intrinsics)

@@ -13,6 +13,7 @@ from mosaicmem.geometry.depth_onnx import OnnxDepthEstimator
 from mosaicmem.geometry.fusion import FusionCounts, StreamingFusion
 from mosaicmem.geometry.point_cloud import PointCloud
 from mosaicmem.geometry.pose_check import PoseCheck
+from mosaicmem.geometry.registration import Registration, RegistrationCheck, estimate_registration, registered_depth
 from mosaicmem.geometry.unproject import unproject_depth, unproject_to_image
 
 __all__ = [
@@ -24,11 +25,15 @@ __all__ = [
     "OnnxDepthEstimator",
     "PointCloud",
     "PoseCheck",
+    "Registration",
+    "RegistrationCheck",
     "StreamingFusion",
     "SyntheticDepthEstimator",
     "depth_to_grid",
+    "estimate_registration",
     "extend_depth",
     "fit_scale",
+    "registered_depth",
     "unproject_depth",
     "unproject_to_image",
 ]

@@ -23,7 +23,7 @@ from mosaicmem.diffusion import (
     TemporalLayout,
     TextEncoder,
 )
-from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck, StreamingFusion
+from mosaicmem.geometry import DepthCompletion, DepthEstimator, PoseCheck, RegistrationCheck, StreamingFusion
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.checkpoint import Checkpoint
 from mosaicmem.pipeline.conditioning import Conditioner
@@ -75,6 +75,8 @@ class AutoregressivePipeline(Uncopied):
         resumed run counts fewer voxels.
     pose_check : PoseCheck
         Compares the observed frames; its ``conclusion`` states the result, also if nothing could be compared.
+    registration_check : RegistrationCheck
+        Compares their colours: whether colour and depth have the same camera.
     """
 
     _instead = "use copy.copy or varied() for a second one, and a checkpoint or store.save() for another process"
@@ -104,6 +106,7 @@ class AutoregressivePipeline(Uncopied):
         if self.store.channels not in (None, self.vae.channels):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
         self.pose_check = PoseCheck(times=c.half_life > 0)
+        self.registration_check = RegistrationCheck()
         self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
         self.fusion = self._new_fusion()
 
@@ -167,6 +170,7 @@ class AutoregressivePipeline(Uncopied):
         names = ("latent_dtype", "max_patches", "max_bytes", "eviction", "num_threads", "device", "device_bytes")
         self.store = MosaicMemoryStore(old.latent_patch_size, **{name: getattr(old, name) for name in names})
         self.pose_check = PoseCheck(times=self.config.half_life > 0)
+        self.registration_check = RegistrationCheck()
         self.fusion = self._new_fusion()
 
     def _new_store(self) -> MosaicMemoryStore:
@@ -209,7 +213,7 @@ class AutoregressivePipeline(Uncopied):
         -----
         SuspiciousInput
             Depth looks like millimetres; or the depth of the frames so far does not fit their poses, but would if the
-            poses were inverted or had OpenGL axes.
+            poses were inverted or had OpenGL axes; or their colours do not fit their depth.
         """
         self._observed(image, depth, intrinsics, pose, dynamic, confidence).fuse()
 
@@ -229,6 +233,7 @@ class AutoregressivePipeline(Uncopied):
         if dynamic is not None:
             z = np.where(as_array("dynamic", dynamic, np.bool_, z.shape), np.float32(0), z)
         self.pose_check.add(z, intrinsics, pose)
+        self.registration_check.add(pixels, z, intrinsics, pose)
         sure = None
         if confidence is not None:
             sure = as_array("confidence", confidence, np.float32, z.shape, finite=True)
