@@ -26,28 +26,39 @@ class Run:
     max_bytes: int | None
     result: Evaluation
     curve: list[ForgettingBin] | None = None
+    common: float = math.nan  # PSNR over the cells that all runs cover, dB
+
+    @property
+    def name(self) -> str:
+        """Strategy and composition."""
+        return f"{self.strategy} + {self.composition}" if self.strategy else self.composition
 
     @property
     def label(self) -> str:
         """Display name."""
         limit = "" if self.max_bytes is None else f", {self.max_bytes / 1e6:g} MB"
-        return f"{self.strategy} + {self.composition}{limit}"
+        return f"{self.name}{limit}"
 
 
 def print_runs(runs: Sequence[Run]) -> None:
     """Print a line per memory, then the forgetting curves, if any."""
     figures = {
+        "all\ndB": [_figure(run.result.psnr_all, 2) for run in runs],
+        "all\nSSIM": [_figure(run.result.mean("ssim_all"), 3) for run in runs],
+        "same\ndB": [_figure(run.common, 2) for run in runs],
         "cover\n%": [_figure(100 * run.result.mean("coverage"), 1) for run in runs],
-        "PSNR\ndB": [_figure(run.result.psnr, 2) for run in runs],
-        "SSIM": [_figure(run.result.mean("ssim"), 3) for run in runs],
+        "own\ndB": [_figure(run.result.psnr, 2) for run in runs],
         "LPIPS": [_figure(run.result.mean("lpips"), 3) for run in runs],
-        "hidden\n%": [_figure(100 * run.result.mean("occlusion_error"), 2) for run in runs],
-        "key-\nframes": [_figure(run.result.keyframes, 1) for run in runs],
-        "choose\nms": [_figure(run.result.choose_milliseconds, 1) for run in runs],
-        "compose\nms": [_figure(run.result.compose_milliseconds, 1) for run in runs],
+        "edges\n%": [_figure(100 * run.result.mean("edges"), 0) for run in runs],
+        "hid\n%": [_figure(100 * run.result.mean("occlusion_error"), 1) for run in runs],
+        "keys": [_figure(run.result.keyframes, 1) for run in runs],
+        "ms": [_figure(run.result.choose_milliseconds + run.result.compose_milliseconds, 0) for run in runs],
     }
     known = {heading: column for heading, column in figures.items() if set(column) != {"-"}}
-    _print_table("Covered cells against what was seen (all that memory holds was observed)", runs, known)
+    _print_table("Against what was seen (all that memory holds was observed)", runs, known)
+    say("all: every cell, uncovered ones in memory's mean colour; same: those that every row")
+    say("covers; own: those that this row covers; edges: contrast of neighbours, of the")
+    say("truth's; hid: shows what is hidden; keys: keyframes used; ms: for a window")
     curves = [run for run in runs if run.curve]
     if not curves:
         return
@@ -66,9 +77,7 @@ def _print_table(title: str, runs: Sequence[Run], columns: dict[str, list[str]])
     """Print one line per run."""
     if any(run.max_bytes for run in runs):
         columns = {"MB": [f"{run.max_bytes / 1e6:g}" if run.max_bytes else "-" for run in runs], **columns}
-    rows = [
-        [f"{run.strategy} + {run.composition}", *figures] for run, *figures in zip(runs, *columns.values(), strict=True)
-    ]
+    rows = [[run.name, *figures] for run, *figures in zip(runs, *columns.values(), strict=True)]
     print_figures(title, ["memory", *columns], rows, left=1)
 
 
@@ -82,8 +91,13 @@ def run_summary(run: Run, targets: Sequence[int], numbers: Sequence[int] | None)
         "strategy": run.strategy,
         "composition": run.composition,
         "max_bytes": run.max_bytes,
+        "psnr_all": without_nan(result.psnr_all),
+        "psnr_common": without_nan(run.common),
         "psnr": without_nan(result.psnr),
-        **{name: without_nan(result.mean(name)) for name in ("coverage", "ssim", "lpips", "occlusion_error")},
+        **{
+            name: without_nan(result.mean(name))
+            for name in ("coverage", "ssim_all", "ssim", "lpips", "edges", "occlusion_error")
+        },
         "keyframes": result.keyframes,
         "choose_milliseconds": result.choose_milliseconds,
         "compose_milliseconds": result.compose_milliseconds,

@@ -45,7 +45,7 @@ SYNTHETIC = "synthetic"
 _STRIDE, _REPEATS = 16, 3
 _USED = (  # settings that count here
     *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
-    *("near", "far", "half_life"),
+    *("near", "far", "half_life", "extend_depth"),
     *("seed", "num_threads"),
 )
 
@@ -78,7 +78,8 @@ Strategies = Annotated[
 Compositions = Annotated[
     list[str] | None,
     typer.Option(
-        help="blend, backward, near or far (the published rules); may be repeated. Default: as --config, or blend."
+        help="blend, backward, pixels (images of keyframes, warped), near or far (the published rules); may be "
+        "repeated. Default: as --config, or blend."
     ),
 ]
 Stride = Annotated[int, typer.Option(help="Pixels per latent cell.", min=1)]
@@ -93,6 +94,14 @@ RotationNoise = Annotated[
     float, typer.Option(help="Error of the memory's rotations, degrees.", min=0, max=180, callback=finite)
 ]
 Repeats = Annotated[int, typer.Option(help="Times that each window is timed.", min=1)]
+Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines",
+        help="Rows to compare with: a copy of the nearest frame, pixels of the 5 nearest ones, a blend without "
+        "weights, and a fused surface if Open3D is installed.",
+    ),
+]
 Plot = Annotated[bool, typer.Option("--plot", help="Write figures and pictures into --output.")]
 
 
@@ -119,6 +128,7 @@ def evaluate(
     threads: Threads = None,
     config: Config = None,
     changes: Set = None,
+    baselines: Baselines = False,
     plot: Plot = False,
     as_json: AsJson = False,
     force: Force = False,
@@ -134,6 +144,7 @@ def evaluate(
     if video is not None:
         chosen = {"--strategy": strategy, "--composition": composition, "--config": config, "--set": changes}
         idle = chosen | {"--memory-frames": memory_frames, "--budgets": budgets, "--threads": threads, "--plot": plot}
+        idle |= {"--baselines": baselines}
         levels = {"--depth-noise": depth_noise, "--pose-noise": pose_noise, "--rotation-noise": rotation_noise}
         given = {"--stride": stride != _STRIDE, "--repeats": repeats != _REPEATS}
         idle |= given | {name: level > 0 for name, level in levels.items()}
@@ -154,7 +165,7 @@ def evaluate(
     plan = _plan(_open(scene, intrinsics, size, color_focal, settings.seed), stride, memory_frames, frames)
     if not as_json:
         plan.announce()
-    measured = _measure(plan, noise, rules, repeats, settings, with_curves=budgets is not None)
+    measured = _measure(plan, noise, rules, repeats, settings, with_curves=budgets is not None, baselines=baselines)
     summary = _summarize(scene, plan, {**errors, "seed": settings.seed}, settings, measured)
     if as_json:
         print_json(summary)
@@ -297,9 +308,20 @@ def _measure(
     settings: PipelineConfig,
     *,
     with_curves: bool,
+    baselines: bool,
 ) -> _Measured:
-    from mosaicmem.cli._evaluation_report import EDGES
-    from mosaicmem.evaluation import forgetting_curve, grid_frames, seconds_since_seen
+    import importlib.util
+
+    from mosaicmem.cli._evaluation_report import EDGES, Run
+    from mosaicmem.evaluation import (
+        BASELINES,
+        Baseline,
+        common_cells,
+        evaluate_composition,
+        forgetting_curve,
+        grid_frames,
+        seconds_since_seen,
+    )
     from mosaicmem.geometry import PoseCheck, RegistrationCheck
 
     source, camera, stride = plan.source, plan.camera, plan.stride
@@ -317,9 +339,18 @@ def _measure(
     options = settings.keyframe_options()
     with progress_bar() as progress:
         runs = [
-            _run(memory, truth, camera, stride, *each, repeats, settings.num_threads, options)
+            _run(memory, truth, camera, stride, *each, repeats, settings, options)
             for each in progress.track(rules, description="Composing")
         ]
+    if baselines:
+        with progress_bar() as progress:
+            names = [name for name in BASELINES if name != "tsdf" or importlib.util.find_spec("open3d")]
+            for name in progress.track(names, description="Baselines"):
+                compose = Baseline(name, memory, camera, stride, num_threads=settings.num_threads)
+                result = evaluate_composition(compose, truth, camera, repeats=repeats, fill=compose.mean_color)
+                runs.append(Run("", name, None, result))
+    common = common_cells([run.result for run in runs], truth)
+    runs = [replace(run, common=psnr) for run, psnr in zip(runs, common, strict=True)]
     if with_curves:
         ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
@@ -422,13 +453,22 @@ def _run(
     composition: str,
     limit: int | None,
     repeats: int,
-    threads: int,
+    settings: PipelineConfig,
     options: dict[str, Any],
 ) -> Run:
     from mosaicmem.cli._evaluation_report import Run
     from mosaicmem.evaluation import Composer, evaluate_composition
 
     compose = Composer(
-        memory, camera, stride, strategy, composition, max_bytes=limit, num_threads=threads, options=options
+        memory,
+        camera,
+        stride,
+        strategy,
+        composition,
+        max_bytes=limit,
+        extend_depth=settings.extend_depth,
+        num_threads=settings.num_threads,
+        options=options,
     )
-    return Run(strategy, composition, limit, evaluate_composition(compose, targets, camera, repeats=repeats))
+    result = evaluate_composition(compose, targets, camera, repeats=repeats, fill=compose.mean_color)
+    return Run(strategy, composition, limit, result)

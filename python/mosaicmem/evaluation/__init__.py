@@ -2,8 +2,9 @@
 canvases that memory composes (`composition`)."""
 
 from mosaicmem.evaluation.ablation import ABLATIONS, AblationScore, ablate
+from mosaicmem.evaluation.baselines import BASELINES, Baseline
 from mosaicmem.evaluation.camera_errors import CameraErrors, camera_errors
-from mosaicmem.evaluation.composition import Evaluation, TargetScore, evaluate_composition
+from mosaicmem.evaluation.composition import Evaluation, TargetScore, common_cells, evaluate_composition
 from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
 from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
 from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecorder, compare_memory, mean_score
@@ -21,8 +22,10 @@ from mosaicmem.evaluation.video_metrics import dynamic_degree, fid, frechet_dist
 
 __all__ = [
     "ABLATIONS",
+    "BASELINES",
     "COMPOSITIONS",
     "AblationScore",
+    "Baseline",
     "CameraErrors",
     "Canvases",
     "Comparison",
@@ -38,6 +41,7 @@ __all__ = [
     "TargetScore",
     "ablate",
     "camera_errors",
+    "common_cells",
     "compare_memory",
     "dynamic_degree",
     "evaluate_composition",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosaicmem._arrays import F32, Bool, check_integer
+from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, check_integer
 from mosaicmem.camera import CameraIntrinsics, CameraTrajectory
 from mosaicmem.evaluation.frames import GridFrame
 from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, require_metrics, ssim_where
@@ -31,8 +31,14 @@ class TargetScore:
         The frame's number in its sequence.
     coverage : float
         Fraction of the cells that are filled.
+    psnr_all, ssim_all : float
+        Over all cells; those that are not filled have the colour `fill`. Compositions of different coverage can be
+        compared by these, and not by the next ones: who shows less leaves out what is hard.
     psnr, ssim, lpips : float
         Over the filled cells; NaN if there are none, and for LPIPS if it is not installed.
+    edges : float
+        The mean difference between neighbouring filled cells, divided by that of the truth: below 1 is blurred, above 1
+        has edges that are not there.
     occlusion_error : float
         Fraction of the filled cells of known depth that show a surface more than 5 % behind everything visible there;
         NaN if the composition has no depth.
@@ -40,9 +46,12 @@ class TargetScore:
 
     number: int
     coverage: float
+    psnr_all: float
+    ssim_all: float
     psnr: float
     ssim: float
     lpips: float
+    edges: float
     occlusion_error: float
 
 
@@ -55,6 +64,8 @@ class Evaluation:
     scores : list of TargetScore
     colors : (T, h, w, 3) float32
     coverage : (T, h, w) bool
+    psnr_all : float
+        Over all cells of all targets, dB.
     psnr : float
         Over all filled cells of all targets, dB.
     keyframes : float
@@ -66,6 +77,7 @@ class Evaluation:
     scores: list[TargetScore]
     colors: F32
     coverage: Bool
+    psnr_all: float
     psnr: float
     keyframes: float
     choose_milliseconds: float
@@ -83,6 +95,7 @@ def evaluate_composition(
     camera: CameraIntrinsics,
     *,
     repeats: int = 1,
+    fill: ArrayLike = (0.5, 0.5, 0.5),
 ) -> Evaluation:
     """Compose all targets, one window at a time, and compare them with what was seen.
 
@@ -96,11 +109,14 @@ def evaluate_composition(
         Of all targets.
     repeats : int
         Timing runs per window; the median is reported.
+    fill : (3,) array
+        The colour that cells which are not filled count as: mid-grey, or the mean colour of what memory holds.
     """
     require_metrics()
     if not targets:
         raise ValueError("targets: expected at least one, got none")
     check_integer("repeats", repeats, minimum=1)
+    color = as_array("fill", fill, np.float32, (3,), finite=True)
     windows = []
     choose, composing = [], []
     for first in range(0, len(targets), WINDOW):
@@ -119,14 +135,15 @@ def evaluate_composition(
         for depth in (window.depth if window.depth is not None else [None] * len(window.colors))
     ]
     scores = [
-        _score(frame, color, covered, depth)
-        for frame, color, covered, depth in zip(targets, colors, coverage, depths, strict=True)
+        _score(frame, shown, covered, depth, color)
+        for frame, shown, covered, depth in zip(targets, colors, coverage, depths, strict=True)
     ]
     truth = np.stack([frame.colors for frame in targets])
     return Evaluation(
         scores,
         colors,
         coverage,
+        psnr_where(np.where(coverage[..., None], colors, color), truth, np.ones_like(coverage)),
         psnr_where(colors, truth, coverage),
         float(np.average([window.keyframes for window in windows], weights=sizes)),
         1e3 * float(np.median(choose[:whole])),
@@ -134,16 +151,40 @@ def evaluate_composition(
     )
 
 
-def _score(frame: GridFrame, colors: F32, covered: Bool, depth: F32 | None) -> TargetScore:
+def common_cells(results: Sequence[Evaluation], targets: Sequence[GridFrame]) -> list[float]:
+    """The PSNR of each evaluation over the cells that all of them fill, dB; NaN if there are none.
+
+    ``results`` are of the same ``targets``.
+    """
+    truth = np.stack([frame.colors for frame in targets])
+    everywhere = np.logical_and.reduce([result.coverage for result in results])
+    return [psnr_where(result.colors, truth, everywhere) for result in results]
+
+
+def _edges(colors: F32, truth: F32, covered: Bool) -> float:
+    """The mean difference between neighbours that are both filled, divided by the truth's; NaN if it has none."""
+    sums = np.zeros(2)
+    for axis in (0, 1):
+        first, second = (np.take(covered, range(i, covered.shape[axis] - 1 + i), axis=axis) for i in (0, 1))
+        both = first & second
+        sums += [float(np.abs(np.diff(image, axis=axis))[both].sum()) for image in (colors, truth)]
+    return float(sums[0] / sums[1]) if sums[1] > 0 else math.nan
+
+
+def _score(frame: GridFrame, colors: F32, covered: Bool, depth: F32 | None, fill: F32) -> TargetScore:
     known = covered & (frame.farthest > 0)
     hidden = math.nan
     if depth is not None and known.any():
         hidden = float((depth[known] > BEHIND * frame.farthest[known]).mean())
+    everywhere, whole = np.ones_like(covered), np.where(covered[..., None], colors, fill)
     return TargetScore(
         frame.number,
         float(covered.mean()),
+        psnr_where(whole, frame.colors, everywhere),
+        ssim_where(whole, frame.colors, everywhere),
         psnr_where(colors, frame.colors, covered),
         ssim_where(colors, frame.colors, covered),
         lpips_where(colors, frame.colors, covered),
+        _edges(colors, frame.colors, covered),
         hidden,
     )

@@ -107,7 +107,7 @@ class AutoregressivePipeline(Uncopied):
             raise ValueError(f"store: expected latents of {self.vae.channels} channels, got {self.store.channels}")
         self.pose_check = PoseCheck(times=c.half_life > 0)
         self.registration_check = RegistrationCheck()
-        self._conditioner = Conditioner(c, self.vae.stride, self.vae.channels, self.text_encoder)
+        self._conditioner = Conditioner(c, self.vae, self.text_encoder)
         self.fusion = self._new_fusion()
 
     def varied(self, **changes: Any) -> AutoregressivePipeline:

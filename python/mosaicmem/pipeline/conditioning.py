@@ -9,10 +9,11 @@ import numpy as np
 from mosaicmem._arrays import F32, Bool, as_array
 from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
-from mosaicmem.diffusion import MemoryContext, TextEncoder
-from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.diffusion import VAE, MemoryContext, TextEncoder
+from mosaicmem.memory import KeyframeRetrieval, KeyframeSelection, MemoryRetrieval, Mosaic, MosaicMemoryStore
 from mosaicmem.memory.summary import coverage_figures
 from mosaicmem.pipeline.config import PipelineConfig
+from mosaicmem.pipeline.frames import enlarged
 
 
 class Conditioner:
@@ -22,13 +23,14 @@ class Conditioner:
     ----------
     config : PipelineConfig
         Its ``use_...`` fields leave parts out, for ablations.
-    stride, channels : int
-        Of the latents.
+    vae : VAE
+        Encodes canvases of pixels, if the configuration asks for them.
     text_encoder : TextEncoder
     """
 
-    def __init__(self, config: PipelineConfig, stride: int, channels: int, text_encoder: TextEncoder) -> None:
-        self._config, self._stride, self._channels, self._text = config, stride, channels, text_encoder
+    def __init__(self, config: PipelineConfig, vae: VAE, text_encoder: TextEncoder) -> None:
+        self._config, self._vae, self._text = config, vae, text_encoder
+        self._stride, self._channels = vae.stride, vae.channels
         self._texts: dict[str, F32] = {}  # by prompt
         self._patches = MemoryRetrieval(**config.patch_options())
         self._keyframes = KeyframeRetrieval(**config.keyframe_options())
@@ -49,9 +51,30 @@ class Conditioner:
             mosaic = mosaic if c.use_warped_rope else mosaic.unwarped()
         if not (is_asked and c.use_warped_latent):
             return self.empty(store, cameras, window, mosaic)
-        canvas = self._keyframes.retrieve(store, cameras, self._stride)
-        arrays = {name: getattr(canvas, name) for name in ("coverage", "depth", "observed")}
-        return self._with(cameras, window, mosaic=mosaic, canvas=canvas.latents, **arrays)
+        composed = self._keyframes.retrieve(store, cameras, self._stride)
+        canvas = {name: getattr(composed, name) for name in ("coverage", "depth", "observed")}
+        canvas["canvas"] = composed.latents
+        if c.canvas == "pixels" and composed.selection is not None:
+            canvas = self._of_pixels(store, cameras, composed.selection, canvas)
+        return self._with(cameras, window, mosaic=mosaic, **canvas)
+
+    def _of_pixels(
+        self, store: MosaicMemoryStore, cameras: CameraTrajectory, chosen: KeyframeSelection, latents: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Canvases of the images of the chosen keyframes, encoded; of their latents where images show nothing."""
+        pixel_stride = max(1, self._stride // self._config.image_pixels)
+        shown = self._keyframes.compose_pixels(store, cameras, self._stride, chosen, pixel_stride=pixel_stride)
+        cells = shown.pooled(self._stride)
+        camera, shape = cameras.cameras[0], (*cells["coverage"].shape[1:], self._channels)
+        encoded = []
+        for colors in shown.filled():
+            of_image = to_host("encoded canvas", self._vae.encode_image(enlarged(colors, camera)))
+            encoded.append(as_array("encoded canvas", of_image, np.float32, shape, values=True, own=True))
+        by_pixels = cells["coverage"]
+        merged = {"canvas": np.where(by_pixels[..., None], np.stack(encoded), to_host("canvas", latents["canvas"]))}
+        for name in ("coverage", "depth", "observed"):
+            merged[name] = np.where(by_pixels, cells[name], to_host(name, latents[name]))
+        return store._there(merged)
 
     def empty(
         self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int, mosaic: Mosaic | None = None

@@ -114,6 +114,13 @@ class PipelineConfig(BaseModel):
     max_keyframes: Annotated[_Count, Field(description="That compose the canvas of a latent frame.")] = 16
     max_window_keyframes: Annotated[_Count, Field(description="That all latent frames of a window share.")] = 32
     composition: Literal["blend", "backward"] = "blend"
+    canvas: Annotated[
+        Literal["latents", "pixels"],
+        Field(
+            description="What is warped: the latents of keyframes, or their images (image_pixels along the edge of a "
+            "cell), which the VAE encodes anew; latents then show what images leave open."
+        ),
+    ] = "latents"
     depth_tolerance: Annotated[_Fraction, Field(description="Relative thickness of a surface.")] = 0.15
 
     keyframe_translation: Annotated[_NotNegative, Field(description="Metres between keyframes.")] = 0.3
@@ -179,6 +186,13 @@ class PipelineConfig(BaseModel):
         if self.window_overlap >= self.window_size:
             raise ValueError(
                 f"window_overlap: expected less than window_size = {self.window_size}, got {self.window_overlap}"
+            )
+        if self.canvas == "pixels" and not self.thumbnails:
+            raise ValueError("canvas: expected thumbnails with pixels, which are warped, got thumbnails=False")
+        if self.canvas == "pixels" and self.vae_stride % self.image_pixels:
+            raise ValueError(
+                f"image_pixels: expected a divisor of vae_stride = {self.vae_stride} for a canvas of pixels, got "
+                f"{self.image_pixels}"
             )
         if self.chunks and self.window_overlap:
             raise ValueError(f"window_overlap: expected 0, since chunks continue each other, got {self.window_overlap}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from mosaicmem._arrays import F32
 from mosaicmem.camera import CameraIntrinsics
@@ -22,6 +23,17 @@ def cropped(frames: F32, camera: CameraIntrinsics) -> F32:
     if frames.shape[1:3] == (camera.height, camera.width):
         return frames
     return np.ascontiguousarray(frames[:, : camera.height, : camera.width])
+
+
+def enlarged(image: F32, camera: CameraIntrinsics) -> F32:
+    """An image (h, w, 3) in [0, 1], enlarged to the size of a camera's by linear interpolation."""
+    if image.shape[:2] == (camera.height, camera.width):
+        return image
+    channels = [
+        Image.fromarray(channel).resize((camera.width, camera.height), Image.Resampling.BILINEAR)
+        for channel in np.ascontiguousarray(np.moveaxis(image, -1, 0), np.float32)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
 def cross_faded(before: F32, decoded: F32) -> F32:
