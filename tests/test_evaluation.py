@@ -1,5 +1,6 @@
 """Leave and return: what is measured, and that the required figures are reached."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -11,11 +12,13 @@ from PIL import Image
 
 from cli_helpers import run, succeed
 from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, PatchMemory
-from mosaicmem.datasets import RgbdImage, SevenScenes, SyntheticWalk
+from mosaicmem.datasets import RgbdImage, SevenScenes, SyntheticWalk, open_sequence
 from mosaicmem.evaluation import (
+    Baseline,
     Canvases,
     Composer,
     Noise,
+    common_cells,
     evaluate_composition,
     forgetting_curve,
     grid_frames,
@@ -148,10 +151,10 @@ class TestComposition:
         assert (result.keyframes, result.choose_milliseconds, result.compose_milliseconds) == (7, 2, 3)
 
     @pytest.mark.parametrize("strategy", ["visible_coverage", "top_k", "pose_nearest", "coverage"])
-    @pytest.mark.parametrize("composition", ["blend", "backward", "near", "far"])
+    @pytest.mark.parametrize("composition", ["blend", "backward", "pixels", "near", "far"])
     def test_every_strategy_with_every_composition(self, walk, strategy, composition):
         memory, targets, camera = walk
-        if strategy == "top_k" and composition in ("near", "far"):
+        if strategy == "top_k" and composition in ("pixels", "near", "far"):
             with pytest.raises(ValueError, match="composition: expected blend or backward for patches of top_k"):
                 Composer(memory, camera, STRIDE, strategy, composition)
             return
@@ -189,13 +192,33 @@ class TestComposition:
         ):
             Composer(memory, camera, STRIDE, "coverage", max_bytes=1000)
 
-    @pytest.mark.parametrize("composition", ["blend", "backward"])
+    @pytest.mark.parametrize("composition", ["blend", "backward", "pixels"])
     def test_the_synthetic_world_comes_back(self, walk, composition):
         memory, targets, camera = walk
         result = evaluate_composition(Composer(memory, camera, STRIDE, composition=composition), targets, camera)
-        assert result.psnr > 24
-        assert result.mean("coverage") > 0.89
+        assert result.psnr > 27
+        assert result.mean("coverage") > 0.885
         assert result.mean("occlusion_error") < 0.005
+
+    def test_a_real_room_comes_back_sharper_once_its_cameras_are_known(self, rgbd_scene):
+        """The colour camera's focal length, pixels in place of cells, and depth continued to the image's border."""
+        scores = []
+        for color_focal, composition, reach in (
+            (None, "blend", 0),
+            ("estimate", "blend", 8),
+            ("estimate", "pixels", 8),
+        ):
+            sequence = open_sequence(rgbd_scene, color_focal=color_focal)
+            camera = cropped(sequence.intrinsics, STRIDE)
+            memory = grid_frames(sequence, [*range(50), *range(71, 100)], STRIDE)
+            targets = grid_frames(sequence, range(50, 71, 4), STRIDE)
+            compose = Composer(memory, camera, STRIDE, composition=composition, extend_depth=reach)
+            scores.append(evaluate_composition(compose, targets, camera, fill=compose.mean_color))
+        given, blend, pixels = scores
+        assert blend.psnr_all > given.psnr_all + 1
+        assert pixels.psnr_all > blend.psnr_all + 0.3
+        assert pixels.mean("edges") == pytest.approx(1, abs=0.1)
+        assert min(blend.mean("coverage"), pixels.mean("coverage")) > 0.95
 
     def test_a_real_room_comes_back(self, rgbd_scene):
         """Better than the published rules in both quality and coverage."""
@@ -210,6 +233,96 @@ class TestComposition:
             published = evaluate_composition(Composer(memory, camera, STRIDE, strategy, composition), targets, camera)
             assert ours.psnr > published.psnr + 1
             assert ours.mean("coverage") > published.mean("coverage") + 0.1
+
+
+class TestScores:
+    """Figures of all cells, of common cells, and of edges, on canvases whose errors are known."""
+
+    def frames(self):
+        return grid_frames(SyntheticWalk(4), range(2), STRIDE), cropped(SyntheticWalk(4).intrinsics, STRIDE)
+
+    def shown(self, targets, colors, covered):
+        frames, camera = targets
+        return evaluate_composition(
+            lambda window: Canvases(colors, covered, None, 1.0), frames, camera, fill=np.full(3, 0.25)
+        )
+
+    def test_what_is_not_covered_counts_as_the_fill(self):
+        targets = self.frames()
+        truth = np.stack([frame.colors for frame in targets[0]])
+        covered = np.zeros(truth.shape[:3], bool)
+        covered[:, ::2] = True
+        result = self.shown(targets, truth, covered)
+        off = np.where(covered[..., None], 0, truth - 0.25)
+        assert result.psnr_all == pytest.approx(-10 * np.log10((off**2).mean()), abs=1e-3)
+        assert result.psnr > 100  # over what is covered, nothing is wrong
+        assert result.mean("ssim_all") < 1
+
+    def test_common_cells_are_those_of_all(self):
+        targets = self.frames()
+        truth = np.stack([frame.colors for frame in targets[0]])
+        half, whole = np.zeros(truth.shape[:3], bool), np.ones(truth.shape[:3], bool)
+        half[:, :, :5] = True
+        off = truth.copy()
+        off[:, :, 5:] += 0.3  # wrong where the other shows nothing
+        off[:, :, :5] += 0.1
+        results = [self.shown(targets, truth + np.float32(0.1), half), self.shown(targets, off, whole)]
+        assert common_cells(results, targets[0]) == [pytest.approx(20, abs=1e-3)] * 2
+        assert results[1].psnr < 15
+
+    def test_edges_are_those_of_the_truth_blurred_or_made_up(self):
+        targets = self.frames()
+        truth = np.stack([frame.colors for frame in targets[0]])
+        whole = np.ones(truth.shape[:3], bool)
+        grey = truth.mean(axis=(1, 2), keepdims=True)
+        for factor in (0.5, 1.0, 1.5):
+            result = self.shown(targets, (grey + factor * (truth - grey)).astype(np.float32), whole)
+            assert result.mean("edges") == pytest.approx(factor, rel=1e-4)
+        assert math.isnan(self.shown(targets, truth, ~whole).mean("edges"))
+
+
+class TestBaselines:
+    def test_from_the_same_place_they_show_the_same(self, walk):
+        memory, _, camera = walk
+        for name in ("copy", "warp", "plain"):
+            result = evaluate_composition(Baseline(name, memory, camera, STRIDE), memory[:2], camera)
+            assert result.psnr > 25, name
+            assert result.mean("coverage") > 0.99
+
+    def test_memory_is_ahead_of_them_over_all_cells(self, walk):
+        memory, targets, camera = walk
+        compose = Composer(memory, camera, STRIDE, composition="pixels")
+        fill = compose.mean_color
+        ours = evaluate_composition(compose, targets, camera, fill=fill)
+        for name in ("copy", "warp", "plain"):
+            theirs = evaluate_composition(Baseline(name, memory, camera, STRIDE), targets, camera, fill=fill)
+            assert ours.psnr_all > theirs.psnr_all, name
+
+    def test_a_warped_wall_is_where_it_should_be(self):
+        """The camera moves half a metre before a wall at 3 m: its colours, those of time, move by a sixth of f."""
+        camera = cropped(Wall.intrinsics, STRIDE)
+        memory = grid_frames(Wall([0.0]), [0], STRIDE)
+        target = CameraTrajectory([CameraPose.look_at([0.48, 0, 0], [0.48, 0, 3])], camera)
+        shown = Baseline("warp", memory, camera, STRIDE)(target)
+        assert shown.coverage[0, :, :9].all()
+        assert not shown.coverage[0, :, 9:].any()
+        np.testing.assert_allclose(shown.depth[0, :, :9], 3, rtol=1e-5)
+
+    def test_a_fused_surface(self, walk):
+        memory, targets, camera = walk
+        pytest.importorskip("open3d")
+        result = evaluate_composition(Baseline("tsdf", memory, camera, STRIDE), targets[:1], camera)
+        assert result.psnr > 20
+
+    def test_others_are_refused(self, walk):
+        memory, _, camera = walk
+        with pytest.raises(ValueError, match="name: expected one of copy, warp, plain, tsdf"):
+            Baseline("nerf", memory, camera, STRIDE)
+        with pytest.raises(ValueError, match="memory: expected at least one frame"):
+            Baseline("copy", [], camera, STRIDE)
+        if importlib.util.find_spec("open3d") is None:
+            with pytest.raises(ModuleNotFoundError, match="pip install open3d"):
+                Baseline("tsdf", memory, camera, STRIDE)
 
 
 class TestForgetting:

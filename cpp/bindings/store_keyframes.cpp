@@ -213,9 +213,10 @@ void bind_store_keyframes(py::module_& m, BoundStoreClass& store) {
              py::arg("viewing_angle"), py::arg("field_angle"), py::arg("half_life"),
              py::arg("generated_weight"));
     py::class_<KeyframeParams> params(m, "KeyframeParams", checked_new());
-    def_init(params, &make_new<KeyframeParams, std::size_t, std::size_t, double, ViewWeightScales>,
+    def_init(params,
+             &make_new<KeyframeParams, std::size_t, std::size_t, double, ViewWeightScales, bool>,
              py::arg("per_view"), py::arg("per_window"), py::arg("depth_tolerance"),
-             py::arg("scales"));
+             py::arg("scales"), py::arg("only_images") = false);
     py::class_<BlendOptions> options(m, "BlendOptions", checked_new());
     def_init(options, &make_new<BlendOptions, Direction, float, ViewWeightScales>,
              py::arg("direction"), py::arg("depth_tolerance"), py::arg("scales"));

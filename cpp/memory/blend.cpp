@@ -38,6 +38,19 @@ void find_front(const ProjectedCells& parts, std::int32_t rows, std::int32_t col
             store_quad(select(is_low & (low > z), z - Quad{}, low), fringe + at, columns);
             continue;
         }
+        if (parts.worth[i] > 0 && spread > 1 && TentRows::fits(x, y, spread, rows, columns)) {
+            const TentRows over(x, y, spread);
+            for (std::int32_t r = over.top; r <= over.bottom; ++r) {
+                const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * columns + over.left;
+                const Quad height = over.heights(r);
+                const QuadMask is_front = height >= kFrontTent;
+                const QuadMask is_low = ~is_front & (height >= kLeastTent);
+                const Quad near = load_row(front + at), low = load_row(fringe + at);
+                store_row(select(is_front & (near > z), z - Quad{}, near), front + at);
+                store_row(select(is_low & (low > z), z - Quad{}, low), fringe + at);
+            }
+            continue;
+        }
         for_each_tent(x, y, parts.worth[i], spread, rows, columns,
                       [&](std::int32_t cell, const Tent& tent) MOSAICMEM_LAMBDA {
                           float& nearest = (tent.is_front ? front : fringe)[cell];
@@ -104,7 +117,11 @@ class Sums {
     MOSAICMEM_INLINE void add(std::int32_t cell, float weight, const float* __restrict latent,
                               std::int32_t source) {
         float* __restrict out = latents_ + static_cast<std::size_t>(cell) * channels_;
-        for (std::size_t k = 0; k < channels_; ++k) out[k] += weight * latent[k];
+        if (channels_ == 3) {  // colours
+            for (std::size_t k = 0; k < 3; ++k) out[k] += weight * latent[k];
+        } else {
+            for (std::size_t k = 0; k < channels_; ++k) out[k] += weight * latent[k];
+        }
         CellState& state = cells_[static_cast<std::size_t>(cell)];
         state.total += weight;
         if (weight > state.most) {
@@ -225,6 +242,46 @@ struct Splatter {
         return true;
     }
 
+    // The same for a cell without subcells.
+    template <class Visit>
+    MOSAICMEM_INLINE bool add_square(std::size_t i, const Visit& visit) const {
+        const float worth = parts.worth[i], z = parts.z[i];
+        if (!(worth > 0 &&
+              TentSquare::fits(parts.x[i], parts.y[i], parts.spread[i], rows, columns))) {
+            return false;
+        }
+        const TentSquare over(parts.x[i], parts.y[i], parts.spread[i]);
+        const std::int32_t at = over.top * columns + over.left;
+        const Quad height = over.heights(), there = load_quad(fronts.depth.data() + at, columns);
+        const Quad behind = z - there, most = tolerance * there;
+        const QuadMask counts = (height >= kLeastTent) & (behind <= most) & (-behind <= most);
+        const Quad weight = select(counts, height * worth, Quad{});
+        for (int k = 0; k < 4; ++k) {
+            if (weight[k] > 0) visit(at + (k >> 1) * columns + (k & 1), weight[k]);
+        }
+        return true;
+    }
+
+    // The same for a cell without subcells, whose tent is wider than a target cell.
+    template <class Visit>
+    MOSAICMEM_INLINE bool add_rows(std::size_t i, const Visit& visit) const {
+        const float x = parts.x[i], y = parts.y[i], z = parts.z[i], worth = parts.worth[i];
+        if (!(worth > 0 && TentRows::fits(x, y, parts.spread[i], rows, columns))) return false;
+        const TentRows over(x, y, parts.spread[i]);
+        for (std::int32_t r = over.top; r <= over.bottom; ++r) {
+            const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * columns + over.left;
+            const Quad height = over.heights(r), there = load_row(fronts.depth.data() + at);
+            const Quad behind = z - there, most = tolerance * there;
+            const QuadMask counts =
+                (height >= kLeastTent) & (behind <= most) & (-behind <= most);
+            const Quad weight = select(counts, height * worth, Quad{});
+            for (int k = 0; k < 4; ++k) {
+                if (weight[k] > 0) visit(static_cast<std::int32_t>(at) + k, weight[k]);
+            }
+        }
+        return true;
+    }
+
     template <class Visit>
     MOSAICMEM_INLINE void add_each(std::size_t first, const Visit& visit) const {
         CellWeights weights;
@@ -266,6 +323,10 @@ void add_splats(const SourceGrid& source, const ProjectedCells& parts, const Tar
             const auto visit = [&](std::int32_t cell, float weight) MOSAICMEM_LAMBDA {
                 sums.add(cell, weight, latent, number);
             };
+            if (n == 1 && (parts.spread[first] > 1 ? splatter.add_rows(first, visit)
+                                                   : splatter.add_square(first, visit))) {
+                continue;
+            }
             if (!splatter.add_window(first, visit)) splatter.add_each(first, visit);
         }
     }

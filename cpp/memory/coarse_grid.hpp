@@ -11,7 +11,9 @@ namespace mosaicmem {
 
 constexpr std::size_t kCoarseCells = 320;  // aimed for, per source or target grid
 constexpr float kAnyView = 0.05f;          // bonus for any view of a cell, on top of its worth
-constexpr double kLeastGain = 1e-5;        // as a fraction of one target's cells
+// What a keyframe must add to those taken for a window, and to those taken for a target, as a
+// fraction of one target's cells. Further ones add little but blur.
+constexpr double kLeastGain = 1e-5, kLeastGainOfView = 5e-4;
 
 // The sampling step of the coarse grid, in cells.
 MOSAICMEM_HOST_DEVICE inline std::size_t coarse_step(std::size_t rows, std::size_t columns) {

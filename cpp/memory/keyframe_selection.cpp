@@ -128,7 +128,8 @@ class KeyframeSelection {
         find_candidates();
         evaluate();
         const std::size_t cells = targets_[0].rows * targets_[0].columns;
-        const double least = kLeastGain * static_cast<double>(cells);
+        const double least = kLeastGain * static_cast<double>(cells),
+                     least_of_view = kLeastGainOfView * static_cast<double>(cells);
         std::vector<const float*> worth;
         for (const std::vector<float>& own : worth_) worth.push_back(own.data());
         const std::vector<std::size_t> shared =
@@ -136,7 +137,7 @@ class KeyframeSelection {
         for (std::size_t v = 0; v < targets_.size(); ++v) {
             std::vector<const float*> here;
             for (const std::size_t i : shared) here.push_back(worth_[i].data() + v * cells);
-            for (const std::size_t i : greedy(here, cells, params_.per_view, least))
+            for (const std::size_t i : greedy(here, cells, params_.per_view, least_of_view))
                 picks[v].push_back(store_.observations()[candidates_[shared[i]]]->first_slot);
         }
         return picks;
@@ -260,7 +261,7 @@ class KeyframeSelection {
         const std::size_t patch = slot - observation.first_slot;
         if (!observation.is_alive(patch)) return;
         const Keyframe& keyframe = *observation.keyframe;
-        if (params_.scales.excludes(keyframe.provenance)) return;
+        if (params_.passes_over(keyframe)) return;
         const Tile tile = observation.tile(patch);
         const double u = 0.5 * static_cast<double>(tile.column + tile.column_end) * keyframe.stride;
         const double w = 0.5 * static_cast<double>(tile.row + tile.row_end) * keyframe.stride;
@@ -320,6 +321,7 @@ class KeyframeSelection {
                 worth_[i].assign(all, 0.0f);
                 depth[i].assign(all, nowhere);
                 const Observation& observation = *store_.observations()[candidates_[i]];
+                if (params_.passes_over(*observation.keyframe)) continue;
                 const std::vector<float> living = living_depth(observation);
                 SourceGrid source = grid_of(observation);
                 source.depth = living.data();

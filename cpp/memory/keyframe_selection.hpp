@@ -13,6 +13,11 @@ struct KeyframeParams {
     std::size_t per_view, per_window;  // at most this many keyframes
     double depth_tolerance;            // relative thickness of a surface
     ViewWeightScales scales;
+    bool only_images = false;  // pass over keyframes that keep no image
+
+    bool passes_over(const Keyframe& keyframe) const {
+        return scales.excludes(keyframe.provenance) || (only_images && !keyframe.image);
+    }
 };
 
 constexpr std::size_t kCandidates = 96;  // per window; no more are ever picked

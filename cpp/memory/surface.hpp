@@ -151,7 +151,7 @@ class Lookup {
         for (std::size_t r = top; r <= std::min(top + 1, source_.rows - 1); ++r) {
             for (std::size_t c = left; c <= std::min(left + 1, source_.columns - 1); ++c) {
                 const std::size_t cell = r * source_.columns + c;
-                const float depth = source_.depth[cell];
+                const float depth = depth_at(r, c, x, y, p.z);
                 const double tent = (1 - std::abs(x - static_cast<double>(c))) *
                                     (1 - std::abs(y - static_cast<double>(r)));
                 const float trust = source_.confidence ? source_.confidence[cell] : 1.0f;
@@ -165,6 +165,24 @@ class Lookup {
     }
 
   private:
+    // The depth of a cell, or of its subcell nearest to (x, y): the one closer to z.
+    MOSAICMEM_HOST_DEVICE float depth_at(std::size_t r, std::size_t c, double x, double y,
+                                         double z) const {
+        const float depth = source_.depth[r * source_.columns + c];
+        if (!source_.subcell_depth) return depth;
+        const std::size_t n = source_.subcells;
+        const auto part = [&](double offset) {
+            const double at = (offset + 0.5) * static_cast<double>(n);
+            return at <= 0 ? 0 : std::min(static_cast<std::size_t>(at), n - 1);
+        };
+        const std::size_t row = r * n + part(y - static_cast<double>(r)),
+                          column = c * n + part(x - static_cast<double>(c));
+        const float own = source_.subcell_depth[row * n * source_.columns + column];
+        const bool is_closer = is_valid_depth(own) && std::abs(static_cast<double>(own) - z) <
+                                                          std::abs(static_cast<double>(depth) - z);
+        return is_closer ? own : depth;
+    }
+
     SourceGrid source_;
     ViewWeightScales scales_;
     double tolerance_;

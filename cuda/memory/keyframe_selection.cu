@@ -220,7 +220,8 @@ void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size
     const SelectionScratch scratch = scratch_in(buffer, views, cells, count, per_window);
     const Problem problem{mirror, targets,         views,  cells,  candidates,
                           count,  depth_tolerance, scales, scratch};
-    const double least = kLeastGain * static_cast<double>(cells);
+    const double least = kLeastGain * static_cast<double>(cells),
+                 least_of_view = kLeastGainOfView * static_cast<double>(cells);
     const dim3 pairs(static_cast<unsigned>(count), static_cast<unsigned>(views));
     launch(kName, cover_kernel, {pairs, dim3(128), sizeof(GridProjection)}, stream, problem);
     launch(kName, front_kernel, threads(kName, views * cells), stream, problem);
@@ -234,7 +235,7 @@ void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size
     launch(kName, view_kernel,
            {dim3(static_cast<unsigned>(views)), dim3(kViewThreads),
             (1 + kViewThreads + per_window + cells) * sizeof(float)},
-           stream, problem, per_window, per_view, least, picks);
+           stream, problem, per_window, per_view, least_of_view, picks);
 }
 
 }  // namespace mosaicmem::cuda

@@ -105,7 +105,14 @@ class ViewWeightScales:
     def __init__(self, viewing_angle: float, field_angle: float, half_life: float, generated_weight: float) -> None: ...
 
 class KeyframeParams:
-    def __init__(self, per_view: int, per_window: int, depth_tolerance: float, scales: ViewWeightScales) -> None: ...
+    def __init__(
+        self,
+        per_view: int,
+        per_window: int,
+        depth_tolerance: float,
+        scales: ViewWeightScales,
+        only_images: bool = False,
+    ) -> None: ...
 
 class BlendOptions:
     def __init__(self, direction: Direction, depth_tolerance: float, scales: ViewWeightScales) -> None: ...

@@ -122,6 +122,17 @@ def closed_holes(front, tolerance):
     return closed
 
 
+def depth_at(source, i, j, x, y, z):
+    """The depth of a cell, or of its subcell nearest to (x, y): the one closer to z."""
+    depth = source["depth"][i, j]
+    if source.get("subcell_depth") is None:
+        return depth
+    n = len(source["subcell_depth"]) // len(source["depth"])
+    row, column = (int(np.clip((offset + 0.5) * n, 0, n - 1)) for offset in (y - i, x - j))
+    own = source["subcell_depth"][i * n + row, j * n + column]
+    return own if own > 0 and abs(own - z) < abs(depth - z) else depth
+
+
 def look_up(source, target, scales, tolerance, cell, depth):
     """The (latent, weight) of the source cells around the point of a target cell whose depth agrees with it."""
     r, c = divmod(cell, target["columns"])
@@ -145,7 +156,7 @@ def look_up(source, target, scales, tolerance, cell, depth):
     trust = np.broadcast_to(trust_of(source, target, scales[2]), (rows, columns))
     for i in range(int(y), min(int(y) + 1, rows - 1) + 1):
         for j in range(int(x), min(int(x) + 1, columns - 1) + 1):
-            z, tent = source["depth"][i, j], (1 - abs(x - j)) * (1 - abs(y - i))
+            z, tent = depth_at(source, i, j, x, y, p[2]), (1 - abs(x - j)) * (1 - abs(y - i))
             if not (np.isfinite(z) and z > 0 and trust[i, j] > 0 and tent >= LEAST_TENT):
                 continue
             if abs(z - p[2]) <= tolerance * p[2]:
@@ -243,7 +254,7 @@ def choose(sources, targets, scales, tolerance, per_view, per_window):
     in_front = (worth > 0) & (depth <= depth.min(axis=0) * (1 + tolerance))
     worth = np.where(in_front, worth + 0.05, 0)
     shared = greedy(worth.reshape(len(sources), -1), range(len(sources)), per_window, 1e-5 * cells)
-    return [greedy(worth[:, t], shared, per_view, 1e-5 * cells) for t in range(len(targets))], worth
+    return [greedy(worth[:, t], shared, per_view, 5e-4 * cells) for t in range(len(targets))], worth
 
 
 def greedy(worth, among, most, least_gain):

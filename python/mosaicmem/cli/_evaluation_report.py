@@ -43,11 +43,11 @@ class Run:
 def print_runs(runs: Sequence[Run]) -> None:
     """Print a line per memory, then the forgetting curves, if any."""
     figures = {
-        "all\ndB": [_figure(run.result.psnr_all, 2) for run in runs],
+        "all\nPSNR": [_figure(run.result.psnr_all, 2) for run in runs],
         "all\nSSIM": [_figure(run.result.mean("ssim_all"), 3) for run in runs],
-        "same\ndB": [_figure(run.common, 2) for run in runs],
+        "same\nPSNR": [_figure(run.common, 2) for run in runs],
         "cover\n%": [_figure(100 * run.result.mean("coverage"), 1) for run in runs],
-        "own\ndB": [_figure(run.result.psnr, 2) for run in runs],
+        "own\nPSNR": [_figure(run.result.psnr, 2) for run in runs],
         "LPIPS": [_figure(run.result.mean("lpips"), 3) for run in runs],
         "edges\n%": [_figure(100 * run.result.mean("edges"), 0) for run in runs],
         "hid\n%": [_figure(100 * run.result.mean("occlusion_error"), 1) for run in runs],
@@ -56,9 +56,9 @@ def print_runs(runs: Sequence[Run]) -> None:
     }
     known = {heading: column for heading, column in figures.items() if set(column) != {"-"}}
     _print_table("Against what was seen (all that memory holds was observed)", runs, known)
-    say("all: every cell, uncovered ones in memory's mean colour; same: those that every row")
-    say("covers; own: those that this row covers; edges: contrast of neighbours, of the")
-    say("truth's; hid: shows what is hidden; keys: keyframes used; ms: for a window")
+    say("all: every cell, uncovered ones in memory's mean colour; same: cells that")
+    say("every row covers; own: those that this one covers; edges: of the truth's")
+    say("contrast; hid: shows what is hidden; keys: keyframes used; ms: for a window")
     curves = [run for run in runs if run.curve]
     if not curves:
         return

@@ -29,7 +29,8 @@ class KeyframeOptions:
     Parameters
     ----------
     max_keyframes : int
-        At most this many per target latent frame.
+        At most this many per target latent frame; fewer if the next one would add nearly nothing, as more views of a
+        surface only blur it.
     max_window_keyframes : int
         At most this many for all targets of a window together, which share them.
     composition : {"blend", "backward"}
@@ -89,9 +90,10 @@ class KeyframeOptions:
         """The most keyframes that a target can get, for allocation."""
         return min(self.max_keyframes, self.max_window_keyframes, _core.most_picks)
 
-    def selection(self) -> _core.KeyframeParams:
-        """The core's parameters for selection."""
-        return _core.KeyframeParams(self.max_keyframes, self.max_window_keyframes, self.depth_tolerance, self._scales())
+    def selection(self, *, only_images: bool = False) -> _core.KeyframeParams:
+        """The core's parameters for selection, of keyframes that keep an image if ``only_images``."""
+        limits = self.max_keyframes, self.max_window_keyframes
+        return _core.KeyframeParams(*limits, self.depth_tolerance, self._scales(), only_images)
 
     def blend(self) -> _core.BlendOptions:
         """The core's parameters for composition."""

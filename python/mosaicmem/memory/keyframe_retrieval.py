@@ -131,8 +131,14 @@ class KeyframeRetrieval:
     def retrieve_pixels(
         self, store: MosaicMemoryStore, targets: CameraTrajectory, stride: int, *, pixel_stride: int = 4
     ) -> PixelMosaic:
-        """`select`, and `compose_pixels` with the keyframes chosen."""
-        chosen = self.select(store, targets, stride)
+        """Choose keyframes, among those that keep an image, and `compose_pixels` from them, on the host."""
+        if isinstance(self.strategy, VisibleCoverage):
+            grids = self._targets(store, targets, stride)
+            picks = np.empty((len(targets), self.options.most_picks), np.int32)
+            observations = store._select_on_host(grids, self.options.selection(only_images=True), picks)
+            chosen: KeyframeSelection | Mosaic = KeyframeSelection.of_core(picks, observations, None)
+        else:
+            chosen = self.select(store, targets, stride)
         return self.compose_pixels(store, targets, stride, chosen, pixel_stride=pixel_stride)
 
     def compose_pixels(

@@ -10,7 +10,7 @@ from mosaicmem._arrays import F32, Bool, as_array
 from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import VAE, MemoryContext, TextEncoder
-from mosaicmem.memory import KeyframeRetrieval, KeyframeSelection, MemoryRetrieval, Mosaic, MosaicMemoryStore
+from mosaicmem.memory import KeyframeRetrieval, MemoryRetrieval, Mosaic, MosaicMemoryStore
 from mosaicmem.memory.summary import coverage_figures
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.frames import enlarged
@@ -54,16 +54,16 @@ class Conditioner:
         composed = self._keyframes.retrieve(store, cameras, self._stride)
         canvas = {name: getattr(composed, name) for name in ("coverage", "depth", "observed")}
         canvas["canvas"] = composed.latents
-        if c.canvas == "pixels" and composed.selection is not None:
-            canvas = self._of_pixels(store, cameras, composed.selection, canvas)
+        if c.canvas == "pixels":
+            canvas = self._of_pixels(store, cameras, canvas)
         return self._with(cameras, window, mosaic=mosaic, **canvas)
 
     def _of_pixels(
-        self, store: MosaicMemoryStore, cameras: CameraTrajectory, chosen: KeyframeSelection, latents: dict[str, Any]
+        self, store: MosaicMemoryStore, cameras: CameraTrajectory, latents: dict[str, Any]
     ) -> dict[str, Any]:
-        """Canvases of the images of the chosen keyframes, encoded; of their latents where images show nothing."""
+        """Canvases of the images of keyframes, encoded; those of latents where images show nothing."""
         pixel_stride = max(1, self._stride // self._config.image_pixels)
-        shown = self._keyframes.compose_pixels(store, cameras, self._stride, chosen, pixel_stride=pixel_stride)
+        shown = self._keyframes.retrieve_pixels(store, cameras, self._stride, pixel_stride=pixel_stride)
         cells = shown.pooled(self._stride)
         camera, shape = cameras.cameras[0], (*cells["coverage"].shape[1:], self._channels)
         encoded = []
