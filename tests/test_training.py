@@ -80,7 +80,9 @@ class TestSamples:
         store = MosaicMemoryStore(latent_patch_size=2)
         for i in range(7, 12):
             frame = walk[i]
-            store.insert_keyframe(vae.encode_image(frame.image), depth_to_grid(frame.depth, 8), CAMERA, frame.pose)
+            depth, fine = (depth_to_grid(frame.depth, stride) for stride in (8, 4))
+            latents = vae.encode_image(frame.image)
+            store.insert_keyframe(latents, depth, CAMERA, frame.pose, subcell_depth=fine)
         expected = KeyframeRetrieval().retrieve(store, walk.trajectory(range(12, 16)), 8)
         canvas = memory.canvas()[0].numpy()
         np.testing.assert_array_equal(canvas[:-1], expected.latents.transpose(3, 0, 1, 2))

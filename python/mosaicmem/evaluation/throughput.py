@@ -22,6 +22,7 @@ from mosaicmem.synthetic import SyntheticWorld
 _OBSERVED = 4  # frames observed before a run
 _KEYFRAMES = 100  # in the memory at full size
 _LATENTS, _STRIDE, _CHANNELS = 21, 16, 48  # of a window of Wan 2.2's 5-billion-parameter model
+_SUBCELLS = 2  # along the edge of a cell, whose depth keyframes have
 _FUNCTIONS = 15  # listed in a profile
 
 
@@ -162,8 +163,9 @@ def measure_memory(config: PipelineConfig, size: tuple[int, int], *, seed: int =
     latents = rng.standard_normal((grid.height, grid.width, _CHANNELS), dtype=np.float32)
     inserts = []
     for depth, pose in zip(depths, path, strict=True):
+        fine = np.repeat(np.repeat(depth, _SUBCELLS, axis=0), _SUBCELLS, axis=1)
         start = time.perf_counter()
-        store.insert_keyframe(latents, depth, camera, pose, copy=False)
+        store.insert_keyframe(latents, depth, camera, pose, subcell_depth=fine, copy=False)
         inserts.append(time.perf_counter() - start)
     targets = path[_KEYFRAMES // 2 : _KEYFRAMES // 2 + _LATENTS]
     patches = MemoryRetrieval(**config.patch_options())

@@ -25,6 +25,7 @@ from mosaicmem.geometry import PoseCheck, depth_to_grid
 _ABOUT = "about.json"
 _PROBE = "probe.npy"
 _SAME = 0.05  # of the latents' unit variance: another machine or dtype, not another VAE
+_SUBCELLS = 2  # along the edge of a cell
 
 
 class EncodedSequence:
@@ -104,6 +105,18 @@ class EncodedSequence:
             self._made[name] = self._kept(name, self._grid, lambda: self._depth_grid(index))
         kept: F32 = self._made[name]
         return kept
+
+    def subcell_depth(self, index: int) -> F32 | None:
+        """The depth of 2x2 parts of each cell, (2 h, 2 w), as a run's keyframes have it; None if the stride is odd."""
+        if self.vae.stride % _SUBCELLS:
+            return None
+        rows, columns = self._grid
+        stride = self.vae.stride // _SUBCELLS
+
+        def make() -> F32:
+            return np.asarray(depth_to_grid(_nearest(self.sequence[index].depth, self.path.intrinsics), stride))
+
+        return self._kept(f"subcells-{index:06d}", (_SUBCELLS * rows, _SUBCELLS * columns), make)
 
     def check_poses(self, frames: Sequence[int]) -> None:
         """Warn if the depth of some frames, on the grid of latents, does not fit their poses; refuse none at all."""

@@ -238,7 +238,10 @@ class RevisitDataset(Dataset[dict[str, Any]]):
             valid = None
             if rng is not None:
                 latents, valid = self.policy.noisy(latents, level, rng), self.policy.remaining(depth.shape, rng)
-            store.insert_keyframe(latents, depth, one.path.intrinsics, one.path[i], frame_id=i, valid=valid)
+            fine = one.subcell_depth(i)
+            store.insert_keyframe(
+                latents, depth, one.path.intrinsics, one.path[i], frame_id=i, valid=valid, subcell_depth=fine
+            )
         return store
 
     def _check_sizes(self, frames: int) -> None:
