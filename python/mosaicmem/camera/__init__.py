@@ -7,6 +7,7 @@ One convention everywhere: camera axes are OpenCV's (+x right, +y down, +z forwa
 from mosaicmem.camera import formats
 from mosaicmem.camera.intrinsics import CameraIntrinsics
 from mosaicmem.camera.pose import CameraPose
+from mosaicmem.camera.returns import RETURNS, return_path
 from mosaicmem.camera.trajectory import CameraTrajectory
 
-__all__ = ["CameraIntrinsics", "CameraPose", "CameraTrajectory", "formats"]
+__all__ = ["RETURNS", "CameraIntrinsics", "CameraPose", "CameraTrajectory", "formats", "return_path"]

@@ -37,7 +37,7 @@ def evaluate_video(
         What the cameras really saw: ``frames`` of it.
     frames : sequence of int
     """
-    from mosaicmem.evaluation import dynamic_degree, find_revisits, score_revisits
+    from mosaicmem.evaluation import dynamic_degree, find_revisits, is_mirrored, mirror_consistency, score_revisits
     from mosaicmem.evaluation.image_metrics import require_metrics
     from mosaicmem.evaluation.pose_recovery import require_pycolmap
     from mosaicmem.media import read_video
@@ -50,7 +50,9 @@ def evaluate_video(
         with progress_bar() as progress:
             real = [scene[i] for i in progress.track(frames, description="Reading the scene")]
     truth = np.stack([frame.image for frame in real]) if real else None
-    revisits = score_revisits(shown, path, truth=truth) if find_revisits(path) else []
+    depth = [frame.depth for frame in real] if real else None
+    revisits = score_revisits(shown, path, truth=truth, depth=depth) if find_revisits(path) else []
+    mirrored = mirror_consistency(shown, path) if is_mirrored(path) else []
     return {
         "video": str(video),
         "frames": len(path),
@@ -58,6 +60,7 @@ def evaluate_video(
         **({} if truth is None else _likeness(shown, truth)),
         "cameras": _camera_summary(_camera_errors(shown, real, path), located=bool(real)),
         "revisits": [asdict(one) for one in revisits],
+        "mirror": [asdict(one) for one in mirrored],
         "dynamic_degree": dynamic_degree(shown),
     }
 
@@ -77,10 +80,13 @@ def print_video(summary: dict[str, Any]) -> None:
         ("TransErr", f"{cameras['trans_err']:.3f} in all, {cameras['mean_translation']:.3f} per frame"),
         ("dynamic degree", f"{summary['dynamic_degree']:.4f} of the diagonal per frame"),
     ]
+    if summary["mirror"]:
+        psnr, ssim = (float(np.mean([each[name] for each in summary["mirror"]])) for name in ("psnr", "ssim"))
+        pairs.append(("way back", f"{psnr:.2f} dB, SSIM {ssim:.3f}, beside the way there"))
     print_pairs(f"{summary['video']}", pairs)
     rows = _revisit_rows(summary["revisits"])
     if rows:
-        headings = ("seconds\naway", "revisits", "degrees\nturned", "PSNR\ndB", "SSIM", "LPIPS")
+        headings = ("seconds\naway", "revisits", "degrees\nturned", "in view\n%", "PSNR\ndB", "SSIM", "LPIPS")
         print_figures(f"\nReturns, compared with {summary['compared_with']}", headings, rows)
 
 
@@ -128,6 +134,8 @@ def _revisit_rows(revisits: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         if each.revisits:
             turned = [one.angle_away for one in ours if each.since <= one.seconds_away < each.until]
             span = f"{each.since:g}-{each.until:g}" if math.isfinite(each.until) else f"{each.since:g}-"
-            figures = (f"{math.degrees(np.mean(turned)):.0f}", f"{each.psnr:.2f}", f"{each.ssim:.3f}")
+            kept = [one.least_in_view for one in ours if each.since <= one.seconds_away < each.until]
+            share = "-" if np.isnan(kept).all() else f"{100 * np.nanmean(kept):.0f}"
+            figures = (f"{math.degrees(np.mean(turned)):.0f}", share, f"{each.psnr:.2f}", f"{each.ssim:.3f}")
             rows.append((span, str(each.revisits), *figures, "-" if math.isnan(each.lpips) else f"{each.lpips:.3f}"))
     return rows

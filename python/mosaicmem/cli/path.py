@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mosaicmem.camera.returns import RETURNS
 from mosaicmem.cli._common import AsJson, Debug, Force, check_output_file, finite, print_json
 from mosaicmem.cli._errors import UsageError, blames, check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import parse_size
@@ -21,6 +22,7 @@ _NEEDS = {  # options by shape; the first one is required
     "dolly": ("--distance", "--frames", "--start"),
     "look-around": ("--angle", "--frames", "--start"),
     "spline": ("--through", "--speed", "--turn-speed"),
+    "return": ("--template", "--distance", "--angle", "--frames", "--start"),
     "keys": ("--keys", "--start", "--speed", "--turn-speed"),
 }
 
@@ -37,8 +39,22 @@ def path(
         str | None, typer.Option("--target", metavar="X,Y,Z", help="Of an orbit. Default: the origin.")
     ] = None,
     turns: Annotated[float | None, typer.Option("--turns", help="Of an orbit. Default: 1.")] = None,
-    distance: Annotated[float | None, typer.Option("--distance", help="Of a dolly, metres; negative: back.")] = None,
-    angle: Annotated[float | None, typer.Option("--angle", help="Of looking around, degrees to the right.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="|".join(RETURNS),
+            help="Of a return, which ends where it begins and, but for orbit, goes back as it came.",
+        ),
+    ] = None,
+    distance: Annotated[
+        float | None,
+        typer.Option("--distance", help="Of a dolly (negative: back) or a return, metres. Of a return by default: 1."),
+    ] = None,
+    angle: Annotated[
+        float | None,
+        typer.Option("--angle", help="Of looking around, or of a return (default: 90), degrees to the right."),
+    ] = None,
     through: Annotated[Path | None, typer.Option("--through", help="Camera path whose poses a spline takes.")] = None,
     keys: Annotated[str | None, typer.Option("--keys", help="And for how many frames: 'w-31, wa-8, w+left-4'.")] = None,
     start: Annotated[
@@ -55,7 +71,7 @@ def path(
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """Make a camera path: around a point, straight ahead, on the spot, through given poses, or by the keys of a game.
+    """Make a camera path: around a point, ahead, on the spot, there and back, through given poses, or by a game's keys.
 
     The world's up is -y, and a camera at the origin looks along +z. w, a, s and d move, left, right, up and down turn.
     The length, the time and the largest speeds are printed.
@@ -65,7 +81,14 @@ def path(
     check_choice("SHAPE", shape, tuple(_NEEDS))
     given: dict[str, Any] = {
         **{"--radius": radius, "--frames": frames, "--height": height, "--target": target, "--turns": turns},
-        **{"--distance": distance, "--angle": angle, "--through": through, "--keys": keys, "--start": start},
+        **{
+            "--template": template,
+            "--distance": distance,
+            "--angle": angle,
+            "--through": through,
+            "--keys": keys,
+            "--start": start,
+        },
         **{"--speed": speed, "--turn-speed": turn_speed},
     }
     idle = {name: value for name, value in given.items() if name not in _NEEDS[shape] and value is not None}
@@ -90,7 +113,7 @@ def path(
 def _made(shape: str, given: dict[str, Any], camera: CameraIntrinsics, fps: float) -> CameraTrajectory:
     from math import radians
 
-    from mosaicmem.camera import CameraTrajectory
+    from mosaicmem.camera import CameraTrajectory, return_path
 
     def or_else(name: str, default: float) -> Any:
         return default if given[name] is None else given[name]
@@ -106,6 +129,10 @@ def _made(shape: str, given: dict[str, Any], camera: CameraIntrinsics, fps: floa
             poses = list(read_trajectory(given["--through"], camera=camera))
             return CameraTrajectory.spline(poses, camera, **speeds, **rate)
         begin = _start(given["--start"], camera)
+        if shape == "return":
+            check_choice("--template", given["--template"], RETURNS)
+            far, turn = or_else("--distance", 1.0), radians(or_else("--angle", 90.0))
+            return return_path(given["--template"], camera, count, start=begin, distance=far, angle=turn, **rate)
         if shape == "dolly":
             return CameraTrajectory.dolly(begin, given["--distance"], count, camera, **rate)
         if shape == "look-around":

@@ -5,6 +5,14 @@ from mosaicmem.evaluation.ablation import ABLATIONS, AblationScore, ablate
 from mosaicmem.evaluation.baselines import BASELINES, Baseline
 from mosaicmem.evaluation.camera_errors import CameraErrors, camera_errors
 from mosaicmem.evaluation.composition import Evaluation, TargetScore, common_cells, evaluate_composition
+from mosaicmem.evaluation.consistency import (
+    MirrorScore,
+    WarpConsistency,
+    is_mirrored,
+    least_in_view,
+    mirror_consistency,
+    warp_consistency,
+)
 from mosaicmem.evaluation.forgetting import ForgettingBin, forgetting_curve, seconds_since_seen
 from mosaicmem.evaluation.frames import GridFrame, Noise, grid_frames
 from mosaicmem.evaluation.generation import Comparison, FrameScore, MosaicRecorder, compare_memory, mean_score
@@ -34,11 +42,13 @@ __all__ = [
     "ForgettingBin",
     "FrameScore",
     "GridFrame",
+    "MirrorScore",
     "MosaicRecorder",
     "Noise",
     "Revisit",
     "RevisitBin",
     "TargetScore",
+    "WarpConsistency",
     "ablate",
     "camera_errors",
     "common_cells",
@@ -52,10 +62,14 @@ __all__ = [
     "fvd",
     "gain_per_gigabyte",
     "grid_frames",
+    "is_mirrored",
+    "least_in_view",
     "locate_frames",
     "mean_score",
+    "mirror_consistency",
     "recover_path",
     "revisits_by",
     "score_revisits",
     "seconds_since_seen",
+    "warp_consistency",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from mosaicmem._arrays import F64, ArrayLike, as_pixels, check_instance, check_number
 from mosaicmem.camera import CameraTrajectory
+from mosaicmem.evaluation.consistency import least_in_view
 from mosaicmem.evaluation.image_metrics import lpips_where, psnr_where, require_metrics, ssim_where
 
 
@@ -30,6 +31,9 @@ class Revisit:
         How far it moved away in between, at most, in units of the scene.
     psnr, ssim, lpips : float
         Of the return beside the earlier frame; lpips is NaN where its network is missing.
+    least_in_view : float
+        The least part of what the earlier frame shows that was in view in between (see `least_in_view`); NaN without
+        depth.
     """
 
     frame: int
@@ -40,6 +44,7 @@ class Revisit:
     psnr: float
     ssim: float
     lpips: float
+    least_in_view: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,13 @@ def find_revisits(
 
 
 def score_revisits(
-    video: ArrayLike, path: CameraTrajectory, *, truth: ArrayLike | None = None, **limits: float
+    video: ArrayLike,
+    path: CameraTrajectory,
+    *,
+    truth: ArrayLike | None = None,
+    depth: Mapping[int, ArrayLike] | Sequence[ArrayLike] | None = None,
+    gate: float | None = None,
+    **limits: float,
 ) -> list[Revisit]:
     """Compare each return of a video with what it showed of the place before.
 
@@ -101,13 +112,18 @@ def score_revisits(
         The camera of each frame.
     truth : (F, H, W, 3) array, optional
         Compare with the truth of the frame of the return, in place of the video's own earlier frame.
+    depth : F (H, W) arrays, or a mapping of frames to them, optional
+        Metres: tells how much of a place was out of view before the return.
+    gate : float, optional
+        In [0, 1], needs ``depth``: keep only the returns whose content had left the view up to this part; without it, a
+        camera that hardly looked away counts as one that came back.
     **limits
         Of `find_revisits`.
 
     Raises
     ------
     ValueError
-        The camera does not come back.
+        The camera does not come back, or no return passes the gate.
     """
     require_metrics()
     width, height = check_instance("path", path, CameraTrajectory).size
@@ -120,6 +136,20 @@ def score_revisits(
             f"path: expected a camera that leaves and comes back, got none of {len(path)} frames near an earlier pose; "
             "a larger distance or angle finds more"
         )
+    if gate is not None:
+        gate = check_number("gate", gate, minimum=0.0, maximum=1.0)
+        if depth is None:
+            raise ValueError("gate: expected depth with it, which tells what was out of view")
+    left = {
+        pair: math.nan if depth is None else least_in_view(path, depth[pair[1]], pair[1], pair[0]) for pair in pairs
+    }
+    if gate is not None:
+        least = min(left.values())
+        pairs = [pair for pair in pairs if left[pair] <= gate]
+        if not pairs:
+            raise ValueError(
+                f"gate: expected at least {least:.2f}, the least of any return that was in view, got {gate:g}"
+            )
     everywhere = np.ones(shape[1:3], bool)
     scores = []
     for frame, first in pairs:
@@ -135,6 +165,7 @@ def score_revisits(
                 psnr=psnr_where(shown, beside, everywhere),
                 ssim=ssim_where(shown, beside, everywhere),
                 lpips=lpips_where(shown, beside, everywhere),
+                least_in_view=left[frame, first],
             )
         )
     return scores
