@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+FIDELITY = Path(__file__).parent / "fidelity.json"
 CUDA_FIGURES = Path(__file__).parent / "cuda" / "measured.json"
 PEERS = ("numpy", "scipy", "pykdtree", "torch", "open3d")
 
@@ -39,6 +40,36 @@ def table(group, benchmarks):
         ratio = f"{median / own[0]:.2f} x" if own else ""
         extra = ", ".join(f"{key} {value}" for key, value in benchmark["extra_info"].items())
         lines.append(f"| {name} | {seconds(median)} | {benchmark['stats']['rounds']} | {ratio} | {extra} |")
+    return "\n".join(lines)
+
+
+def fidelity_section():
+    """The measurements of bench/fidelity.py."""
+    title = "## What memory shows"
+    if not FIDELITY.exists():
+        return f"{title}\n\nNot measured yet: `python bench/fidelity.py` writes what this section is made of."
+    measured = json.loads(FIDELITY.read_text())
+    sequences = measured["sequences"]
+    rows = list(dict.fromkeys(label for figures in sequences.values() for label in figures))
+    lines = [
+        title,
+        "",
+        f"Of `bench/fidelity.py`, {measured['date']}: PSNR in dB over all cells of held-out views, uncovered ones in",
+        "memory's mean colour (over the covered cells @ coverage in %, contrast of neighbours in % of the truth's).",
+        "copy: the nearest frame; warp: pixels of the 5 nearest frames; tsdf: a fused surface; plain: cells moved as",
+        "blocks, with equal weights; published near: the published patch memory.",
+        "",
+        "| | " + " | ".join(sequences) + " |",
+        "| --- |" + " --- |" * len(sequences),
+    ]
+    for label in rows:
+        cells = []
+        for figures in sequences.values():
+            row = figures.get(label)
+            best = row and row["all"] >= max(each["all"] for each in figures.values())
+            text = row and f"{row['all']:.1f} ({row['covered']:.1f} @ {row['coverage']:.0f}, {row['edges']:.0f})"
+            cells.append(f"**{text}**" if best else text or "-")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -82,7 +113,8 @@ def report(document):
         f"{machine['system']}",
         f"- {versions()}",
     ]
-    return "\n".join(head) + "\n\n" + "\n\n".join([*(table(*group) for group in groups.items()), cuda_section()]) + "\n"
+    sections = [fidelity_section(), *(table(*group) for group in groups.items()), cuda_section()]
+    return "\n".join(head) + "\n\n" + "\n\n".join(sections) + "\n"
 
 
 if __name__ == "__main__":

@@ -233,11 +233,10 @@ py::list images(const BoundStore& store, const Array<Slot>& slots) {
     }
     py::list found;
     for (const auto& keyframe : keyframes)
-        found.append(keyframe
-                         ? py::object(py::make_tuple(
-                               image_of(*keyframe),
-                               static_cast<double>(keyframe->image_scale) / keyframe->stride))
-                         : py::none());
+        found.append(keyframe ? py::object(py::make_tuple(
+                                    image_of(*keyframe),
+                                    static_cast<double>(keyframe->image_scale) / keyframe->stride))
+                              : py::none());
     return found;
 }
 
@@ -254,14 +253,11 @@ std::shared_ptr<const void> keep_alive(py::tuple objects) {
             }};
 }
 
-std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
-                                              const Array<float>& depth,
-                                              const std::optional<Array<float>>& confidence,
-                                              const std::optional<Array<std::uint8_t>>& image,
-                                              const std::optional<Array<float>>& subcell_depth,
-                                              double stride, const Intrinsics& k,
-                                              std::int64_t frame_id, double timestamp,
-                                              Provenance provenance) {
+std::shared_ptr<const Keyframe> make_keyframe(
+    const py::array& latents, LatentType latent_type, const Array<float>& depth,
+    const std::optional<Array<float>>& confidence, const std::optional<Array<std::uint8_t>>& image,
+    const std::optional<Array<float>>& subcell_depth, double stride, const Intrinsics& k,
+    std::int64_t frame_id, double timestamp, Provenance provenance) {
     static std::atomic<std::uint64_t> next_serial{0};
     const py::array cells = py::array::ensure(latents, py::array::c_style | kAligned);
     if (!cells) throw std::bad_alloc();
@@ -269,26 +265,13 @@ std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentTy
     // array; measured.
     constexpr std::size_t kObjects = 432, kObject = 128;
     const std::size_t rows = extent(cells, 0);
-    return std::make_shared<const Keyframe>(
-        Keyframe{cells.data(),
-                 latent_type,
-                 depth.data(),
-                 data_or_null(confidence),
-                 rows,
-                 extent(cells, 1),
-                 extent(cells, 2),
-                 stride,
-                 k,
-                 frame_id,
-                 timestamp,
-                 provenance,
-                 next_serial++,
-                 data_or_null(subcell_depth),
-                 subcell_depth ? extent(*subcell_depth, 0) / rows : 1,
-                 data_or_null(image),
-                 image ? extent(*image, 0) / rows : 0,
-                 keep_alive(py::make_tuple(cells, depth, confidence, image, subcell_depth)),
-                 kObjects + (image ? kObject : 0) + (subcell_depth ? kObject : 0)});
+    return std::make_shared<const Keyframe>(Keyframe{
+        cells.data(), latent_type, depth.data(), data_or_null(confidence), rows, extent(cells, 1),
+        extent(cells, 2), stride, k, frame_id, timestamp, provenance, next_serial++,
+        data_or_null(subcell_depth), subcell_depth ? extent(*subcell_depth, 0) / rows : 1,
+        data_or_null(image), image ? extent(*image, 0) / rows : 0,
+        keep_alive(py::make_tuple(cells, depth, confidence, image, subcell_depth)),
+        kObjects + (image ? kObject : 0) + (subcell_depth ? kObject : 0)});
 }
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,
@@ -317,9 +300,9 @@ void bind_memory(py::module_& m) {
     store
         .def("insert", &insert, py::arg("latents"), py::arg("latent_type"),
              py::arg("depth").noconvert(), py::arg("confidence").noconvert(),
-             py::arg("image").noconvert(), py::arg("subcell_depth").noconvert(), py::arg("stride"), py::arg("intrinsics"), py::arg("world_from_camera"),
-             py::arg("timestamp"), py::arg("provenance"), py::arg("frame_id"),
-             py::arg("num_threads") = 0)
+             py::arg("image").noconvert(), py::arg("subcell_depth").noconvert(), py::arg("stride"),
+             py::arg("intrinsics"), py::arg("world_from_camera"), py::arg("timestamp"),
+             py::arg("provenance"), py::arg("frame_id"), py::arg("num_threads") = 0)
         .def("within", &within, py::arg("queries").noconvert(), py::arg("radius"),
              py::arg("num_threads") = 0)
         .def("project_tokens", &project_tokens, py::arg("ids").noconvert(), py::arg("camera"),

@@ -27,14 +27,11 @@ inline std::span<const PatchId> id_span(const Array<PatchId>& ids) {
 }
 
 // A keyframe over NumPy arrays, with a new serial.
-std::shared_ptr<const Keyframe> make_keyframe(const py::array& latents, LatentType latent_type,
-                                              const Array<float>& depth,
-                                              const std::optional<Array<float>>& confidence,
-                                              const std::optional<Array<std::uint8_t>>& image,
-                                              const std::optional<Array<float>>& subcell_depth,
-                                              double stride, const Intrinsics& k,
-                                              std::int64_t frame_id, double timestamp,
-                                              Provenance provenance);
+std::shared_ptr<const Keyframe> make_keyframe(
+    const py::array& latents, LatentType latent_type, const Array<float>& depth,
+    const std::optional<Array<float>>& confidence, const std::optional<Array<std::uint8_t>>& image,
+    const std::optional<Array<float>>& subcell_depth, double stride, const Intrinsics& k,
+    std::int64_t frame_id, double timestamp, Provenance provenance);
 
 // half_life, min_visibility, diversity_radius, diversity_penalty, generated_weight.
 using RetrievalWeights = std::array<double, 5>;

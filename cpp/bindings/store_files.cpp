@@ -76,10 +76,9 @@ py::dict export_observations(const BoundStore& store) {
 
 // (latents, latent_type, depth, confidence, image, subcell_depth, (fx, fy, cx, cy, stride,
 // timestamp), frame_id, provenance)
-using KeyframeArrays =
-    std::tuple<py::array, LatentType, Array<float>, std::optional<Array<float>>,
-               std::optional<Array<std::uint8_t>>, std::optional<Array<float>>,
-               std::array<double, 6>, std::int64_t, Provenance>;
+using KeyframeArrays = std::tuple<py::array, LatentType, Array<float>, std::optional<Array<float>>,
+                                  std::optional<Array<std::uint8_t>>, std::optional<Array<float>>,
+                                  std::array<double, 6>, std::int64_t, Provenance>;
 
 // The inverse of export_observations(): `keyframe` (n) is the position in `keyframes` of each
 // observation's keyframe; ids and slots have been checked. Returns the store and the keyframes'

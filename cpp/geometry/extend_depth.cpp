@@ -47,10 +47,10 @@ void extend_depth(const float* depth, std::size_t rows, std::size_t columns, std
                 std::ptrdiff_t least = most * most + 1;
                 out[r * width + c] = 0;
                 const auto look = [&](std::ptrdiff_t column) {
-                    const std::ptrdiff_t row = nearest[static_cast<std::size_t>(r * width + column)];
+                    const std::ptrdiff_t row =
+                        nearest[static_cast<std::size_t>(r * width + column)];
                     if (row == kNone) return;
-                    const std::ptrdiff_t away =
-                        (row - r) * (row - r) + (column - c) * (column - c);
+                    const std::ptrdiff_t away = (row - r) * (row - r) + (column - c) * (column - c);
                     if (away >= least) return;
                     least = away;
                     out[r * width + c] = depth[row * width + column];

@@ -13,10 +13,10 @@ namespace {
 
 // The front surface of each target cell.
 struct Fronts {
-    std::vector<float> depth;             // metres; kNoSurface where there is none
-    std::vector<std::uint8_t> is_fringe;  // no tent there is high enough to be a front
+    std::vector<float> depth;                  // metres; kNoSurface where there is none
+    std::vector<std::uint8_t> is_fringe;       // no tent there is high enough to be a front
     std::vector<std::uint8_t> is_near_fringe;  // of a cell, its right and its lower neighbours
-    std::vector<float> closed;            // the depth of closed holes, kNoSurface elsewhere
+    std::vector<float> closed;                 // the depth of closed holes, kNoSurface elsewhere
 };
 
 // Lowers the depths of the target cells under all parts: `front`, and `fringe` for low tents.
@@ -79,8 +79,10 @@ std::vector<float> closed_holes(const std::vector<float>& front, const TargetGri
 Fronts fronts_of(const std::vector<ProjectedCells>& projected, const TargetGrid& target,
                  float tolerance) {
     const std::size_t count = target.rows * target.columns;
-    Fronts fronts{std::vector<float>(count, kNoSurface), std::vector<std::uint8_t>(count),
-                  std::vector<std::uint8_t>(count), {}};
+    Fronts fronts{std::vector<float>(count, kNoSurface),
+                  std::vector<std::uint8_t>(count),
+                  std::vector<std::uint8_t>(count),
+                  {}};
     std::vector<float> fringe(count, kNoSurface);
     for (const ProjectedCells& parts : projected) {
         find_front(parts, static_cast<std::int32_t>(target.rows),
@@ -92,8 +94,7 @@ Fronts fronts_of(const std::vector<ProjectedCells>& projected, const TargetGrid&
     }
     for (std::size_t cell = 0; cell + target.columns + 1 < count; ++cell) {
         const std::uint8_t* const at = &fronts.is_fringe[cell];
-        fronts.is_near_fringe[cell] =
-            at[0] | at[1] | at[target.columns] | at[target.columns + 1];
+        fronts.is_near_fringe[cell] = at[0] | at[1] | at[target.columns] | at[target.columns + 1];
     }
     fronts.closed = closed_holes(fronts.depth, target, tolerance);
     return fronts;
@@ -196,8 +197,7 @@ class WindowWeights {
     template <class Visit>
     MOSAICMEM_INLINE void for_each(std::int32_t columns, const Visit& visit) const {
         for (std::int32_t i = 0; i < kEdge * kEdge; ++i) {
-            if (weight_[i] > 0)
-                visit((top_ + i / kEdge) * columns + left_ + i % kEdge, weight_[i]);
+            if (weight_[i] > 0) visit((top_ + i / kEdge) * columns + left_ + i % kEdge, weight_[i]);
         }
     }
 
@@ -272,8 +272,7 @@ struct Splatter {
             const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(r) * columns + over.left;
             const Quad height = over.heights(r), there = load_row(fronts.depth.data() + at);
             const Quad behind = z - there, most = tolerance * there;
-            const QuadMask counts =
-                (height >= kLeastTent) & (behind <= most) & (-behind <= most);
+            const QuadMask counts = (height >= kLeastTent) & (behind <= most) & (-behind <= most);
             const Quad weight = select(counts, height * worth, Quad{});
             for (int k = 0; k < 4; ++k) {
                 if (weight[k] > 0) visit(static_cast<std::int32_t>(at) + k, weight[k]);
@@ -288,16 +287,15 @@ struct Splatter {
         for (std::size_t r = 0; r < n; ++r) {
             for (std::size_t i = first + r * row_step; i < first + r * row_step + n; ++i) {
                 const float worth = parts.worth[i], z = parts.z[i];
-                for_each_tent(
-                    parts.x[i], parts.y[i], worth, parts.spread[i], rows, columns,
-                    [&](std::int32_t cell, const Tent& tent) MOSAICMEM_LAMBDA {
-                        const auto at = static_cast<std::size_t>(cell);
-                        const float front = fronts.depth[at];
-                        if (std::abs(z - front) > tolerance * front) return;
-                        if (tent.is_skirt && !fronts.is_fringe[at]) return;
-                        if (weights.is_full()) weights.flush(visit);
-                        weights.add(cell, tent.height * std::abs(worth));
-                    });
+                for_each_tent(parts.x[i], parts.y[i], worth, parts.spread[i], rows, columns,
+                              [&](std::int32_t cell, const Tent& tent) MOSAICMEM_LAMBDA {
+                                  const auto at = static_cast<std::size_t>(cell);
+                                  const float front = fronts.depth[at];
+                                  if (std::abs(z - front) > tolerance * front) return;
+                                  if (tent.is_skirt && !fronts.is_fringe[at]) return;
+                                  if (weights.is_full()) weights.flush(visit);
+                                  weights.add(cell, tent.height * std::abs(worth));
+                              });
             }
         }
         weights.flush(visit);
@@ -320,9 +318,8 @@ void add_splats(const SourceGrid& source, const ProjectedCells& parts, const Tar
     for (std::size_t r = 0; r < source.rows; ++r) {
         for (std::size_t c = 0; c < source.columns; ++c, latent += channels) {
             const std::size_t first = n * (r * n * source.columns + c);
-            const auto visit = [&](std::int32_t cell, float weight) MOSAICMEM_LAMBDA {
-                sums.add(cell, weight, latent, number);
-            };
+            const auto visit = [&](std::int32_t cell, float weight)
+                                   MOSAICMEM_LAMBDA { sums.add(cell, weight, latent, number); };
             if (n == 1 && (parts.spread[first] > 1 ? splatter.add_rows(first, visit)
                                                    : splatter.add_square(first, visit))) {
                 continue;

@@ -22,7 +22,6 @@ ObservationTable compose_patches(const StoreState& state, std::span<const Target
                                  const BlendOptions& options, const CanvasArrays& canvases,
                                  int num_threads);
 
-
 // Composes colours, three channels in [0, 1], from the images of whole observations. Those without
 // an image show nothing.
 ObservationTable compose_images(const StoreState& state, std::span<const TargetGrid> targets,

@@ -27,10 +27,10 @@ struct Keyframe {
     double timestamp;  // seconds
     Provenance provenance;
     std::uint64_t serial;               // unique within the process
-    const float* subcell_depth;  // (subcells rows, subcells columns) metres, or null
-    std::size_t subcells;        // along the edge of a cell; 1 without subcell_depth
-    const std::uint8_t* image;   // (image_scale rows, image_scale columns, 3), or null
-    std::size_t image_scale;     // pixels of the image along the edge of a cell
+    const float* subcell_depth;         // (subcells rows, subcells columns) metres, or null
+    std::size_t subcells;               // along the edge of a cell; 1 without subcell_depth
+    const std::uint8_t* image;          // (image_scale rows, image_scale columns, 3), or null
+    std::size_t image_scale;            // pixels of the image along the edge of a cell
     std::shared_ptr<const void> owner;  // of the buffers
     std::size_t owner_nbytes;           // memory of the owner beside them
 

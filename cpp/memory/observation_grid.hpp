@@ -21,8 +21,8 @@ std::vector<float> living_subcell_depth(const Observation& observation);
 std::vector<float> subcell_depth_of(const Observation& observation,
                                     std::span<const std::size_t> patches);
 
-// The depth of each pixel of the keyframe's image, (image_scale rows, image_scale columns), from that
-// of its subcells or cells: smooth within surfaces. 0 in patches that are not alive.
+// The depth of each pixel of the keyframe's image, (image_scale rows, image_scale columns), from
+// that of its subcells or cells: smooth within surfaces. 0 in patches that are not alive.
 std::vector<float> living_pixel_depth(const Observation& observation);
 
 // The keyframe with its own depth, and its latents if they are float32, else null.

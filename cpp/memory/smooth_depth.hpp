@@ -22,9 +22,10 @@ struct Between {
     }
 };
 
-// The depth at a position: interpolated if its four neighbours are one surface, else the cell's own.
-inline double smooth_depth(const float* depth, std::size_t columns, const Between& y, const Between& x,
-                float own) {
+// The depth at a position: interpolated if its four neighbours are one surface, else the cell's
+// own.
+inline double smooth_depth(const float* depth, std::size_t columns, const Between& y,
+                           const Between& x, float own) {
     const float corners[4] = {
         depth[y.first * columns + x.first], depth[y.first * columns + x.second],
         depth[y.second * columns + x.first], depth[y.second * columns + x.second]};

@@ -36,8 +36,8 @@ struct Limits {
 
 struct StoreBytes {
     std::size_t latents, depth, confidence, images;  // of the keyframes, each counted once
-    std::size_t index;                                   // the kd-trees
-    std::size_t bookkeeping;                             // observations and the redundancy map
+    std::size_t index;                               // the kd-trees
+    std::size_t bookkeeping;                         // observations and the redundancy map
 
     std::size_t total() const {
         return latents + depth + confidence + images + index + bookkeeping;

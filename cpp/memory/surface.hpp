@@ -54,8 +54,7 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_at(float dx, float dy, float pe
                                                     bool is_doubtful) {
     const float height =
         std::max(1.0f - dy * per_cell, 0.0f) * std::max(1.0f - dx * per_cell, 0.0f);
-    if (height >= kLeastTent)
-        return {height, height >= kFrontTent && !is_doubtful, is_doubtful};
+    if (height >= kLeastTent) return {height, height >= kFrontTent && !is_doubtful, is_doubtful};
     const float wide = per_cell > 1.0f ? (1.0f - dy) * (1.0f - dx) : 0.0f;
     return {wide >= kLeastTent ? kSkirt * wide : 0.0f, false, true};
 }

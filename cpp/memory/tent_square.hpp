@@ -1,5 +1,5 @@
-// The tents of projected cells over the 2x2 target cells around them, four at a time: the usual case
-// of for_each_tent().
+// The tents of projected cells over the 2x2 target cells around them, four at a time: the usual
+// case of for_each_tent().
 #pragma once
 
 #include <algorithm>

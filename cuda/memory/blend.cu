@@ -1,7 +1,7 @@
-// Each part of a source cell (the cell itself, if it has no subcells) is projected once and put into
-// the list of the target cell that it lands in. Each target cell then gathers, source by source,
-// the parts that land around it, in the order of their cells: sums are those of the CPU, and the
-// same on every run.
+// Each part of a source cell (the cell itself, if it has no subcells) is projected once and put
+// into the list of the target cell that it lands in. Each target cell then gathers, source by
+// source, the parts that land around it, in the order of their cells: sums are those of the CPU,
+// and the same on every run.
 
 #include "cpp/memory/surface.hpp"
 #include "cuda/base/launch.cuh"
@@ -73,9 +73,9 @@ __global__ void project_parts_kernel(Problem problem) {
     const float depth = source.subcell_depth
                             ? source.subcell_depth[part_row * n * source.columns + part_column]
                             : source.depth[of_cell];
-    const ProjectedCell cell = projection.row(part_row)(
-        depth, source.confidence ? source.confidence[of_cell] : 1,
-        static_cast<std::int32_t>(part_column));
+    const ProjectedCell cell =
+        projection.row(part_row)(depth, source.confidence ? source.confidence[of_cell] : 1,
+                                 static_cast<std::int32_t>(part_column));
     const std::size_t at = pair * problem.scratch.room + i;
     float* const projected = problem.scratch.projected + 5 * at;
     projected[0] = cell.x;
@@ -90,8 +90,7 @@ __global__ void project_parts_kernel(Problem problem) {
     unsigned* const front = problem.scratch.front + 2 * v * problem.cells();
     for (std::int32_t r = over.top; r <= over.bottom; ++r) {
         for (std::int32_t c = over.left; c <= over.right; ++c) {
-            const Tent tent =
-                tent_over(cell.x, cell.y, 1.0f / cell.spread, cell.worth < 0, r, c);
+            const Tent tent = tent_over(cell.x, cell.y, 1.0f / cell.spread, cell.worth < 0, r, c);
             if (!(tent.height > 0)) continue;
             atomicMin(&front[2 * (r * columns + c) + !tent.is_front], __float_as_uint(cell.z));
         }
@@ -106,7 +105,8 @@ __global__ void project_parts_kernel(Problem problem) {
         if (found == before) break;
         before = found;
     }
-    atomicMax(&problem.scratch.reach[pair], static_cast<std::int32_t>(std::ceil(max(cell.spread, 1.0f))));
+    atomicMax(&problem.scratch.reach[pair],
+              static_cast<std::int32_t>(std::ceil(max(cell.spread, 1.0f))));
 }
 
 __device__ float front_at(const Problem& problem, std::size_t v, std::ptrdiff_t r,
@@ -234,9 +234,8 @@ __device__ unsigned gather(const Problem& problem, std::size_t pair, std::int32_
         if (y < 0 || x < 0 || y >= rows || x >= columns) continue;
         for (std::int32_t token = problem.scratch.head[pair * problem.cells() + y * columns + x];
              token >= 0; token = problem.scratch.next[pair * problem.scratch.room + token]) {
-            const float weight =
-                visit_weight(problem, pair, static_cast<std::size_t>(token), r, c, surface,
-                             only_fringe);
+            const float weight = visit_weight(problem, pair, static_cast<std::size_t>(token), r, c,
+                                              surface, only_fringe);
             if (!(weight > 0)) continue;
             const unsigned at = atomicAdd(&memory.count, 1u);
             if (at >= kGathered) continue;

@@ -18,9 +18,9 @@ struct MirroredObservation {
     Intrinsics k;
     double stride, timestamp;
     std::uint64_t first_id, first_slot;
-    const void* latents;      // (rows, columns, channels), in device or pinned memory
-    const float* depth;       // (rows, columns), 0 in dead patches
-    const float* confidence;  // or null
+    const void* latents;         // (rows, columns, channels), in device or pinned memory
+    const float* depth;          // (rows, columns), 0 in dead patches
+    const float* confidence;     // or null
     const float* subcell_depth;  // (subcells rows, subcells columns), 0 in dead patches; or null
     std::uint32_t rows, columns, patch_size, patch_columns, patch_count, first_chunk;
     std::uint32_t subcells;  // along the edge of a cell; 1 without subcell_depth
