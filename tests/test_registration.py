@@ -221,3 +221,14 @@ class TestSequence:
             RegisteredSequence(source, CameraIntrinsics(100, 100, 40, 30, 80, 60))
         with pytest.raises(TypeError, match="source: expected RgbdSequence"):
             RegisteredSequence([CameraPose(np.eye(4))], source.color_camera)
+
+
+def test_import_says_so(rgbd_scene, tmp_path):
+    scene = tmp_path / "scene"
+    scene.mkdir()
+    for file in sorted(rgbd_scene.iterdir()):
+        number = re.search(r"frame-([0-9]+)", file.name)
+        if number is None or int(number[1]) < 120:
+            (scene / file.name).symlink_to(file)
+    done = succeed("import", scene, "--output", tmp_path / "made")
+    assert "two cameras, not registered to each other" in done.stderr

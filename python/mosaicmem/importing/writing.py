@@ -16,7 +16,7 @@ from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.datasets.described import SCHEMA, SCHEMA_VERSION
 from mosaicmem.datasets.lens import Lens, Rectifier, nearest
 from mosaicmem.errors import FormatError, suspect
-from mosaicmem.geometry import PoseCheck
+from mosaicmem.geometry import PoseCheck, RegistrationCheck
 from mosaicmem.importing.depth import DepthSource, Scale
 from mosaicmem.importing.extraction import Track
 from mosaicmem.importing.moving import moving_pixels
@@ -101,7 +101,7 @@ class Writer:
         """Write colour, depth and confidence of all frames; the fraction of the pixels that have depth."""
         folders = {name: self._work.kept(name) for name in ("color", "depth", "confidence")}
         units = self._units(scale)
-        known, beyond, without, check = 0.0, 0, 0, PoseCheck()
+        known, beyond, without, check, registration = 0.0, 0, 0, PoseCheck(), RegistrationCheck()
         count = len(self._entries)
         for k in track(range(count), "Depth", count):
             path = folders["depth"] / f"{k:06d}.png"
@@ -118,6 +118,11 @@ class Writer:
             known += float((written > 0).mean())
             without += not written.any()
             check.add(written, self.camera, self._pose(k, scale))
+            if self._depth.is_given and not registration.is_done:
+                color = read_color(self._color_path(k, folders["color"]), size)
+                registration.add(color, written, self.camera, self._pose(k, scale))
+        if self._depth.is_given:
+            registration.result()
         if known < _LEAST_COVERED * count:
             share = f"{100 * known / count:.2g} % of the pixels"
             raise FormatError(self._work.output, f"expected depth in the frames, got it for {share}; in another unit?")
@@ -157,9 +162,11 @@ class Writer:
             depth[~rectifier.sees] = 0
         return image, depth, sure
 
+    def _color_path(self, k: int, folder: Path) -> Path:
+        return folder / f"{k:06d}{Path(self._entries[k]['file']).suffix}"
+
     def _save_color(self, k: int, image: U8, folder: Path) -> None:
-        source = self._work.folder / "frames" / self._entries[k]["file"]
-        path = folder / f"{k:06d}{source.suffix}"
+        source, path = self._work.folder / "frames" / self._entries[k]["file"], self._color_path(k, folder)
         if self._rectifier(k) is None:
             with atomic_write(path) as file:
                 file.write(source.read_bytes())
