@@ -224,6 +224,8 @@ class TestSequence:
 
 
 def test_import_says_so(rgbd_scene, tmp_path):
+    pytest.importorskip("pycolmap")
+    pytest.importorskip("cv2")
     scene = tmp_path / "scene"
     scene.mkdir()
     for file in sorted(rgbd_scene.iterdir()):
