@@ -1,6 +1,9 @@
 """Writes BENCHMARKS.md from a pytest-benchmark JSON file.
 
 pytest bench/bench_*.py --benchmark-json=bench.json && python bench/report.py bench.json
+
+With --merge, the tables of a run of some benchmarks replace those of the same title, or join them, each with its date
+and machine; the others stay. The sections of fidelity.json and cuda/measured.json are made anew either way.
 """
 
 import importlib.metadata
@@ -97,28 +100,50 @@ def cuda_section():
     return "\n".join(lines)
 
 
-def report(document):
+def machine_of(document):
     machine = document["machine_info"]
     cpu = machine.get("cpu", {})
+    name, cores = cpu.get("brand_raw", machine["machine"]), cpu.get("count", "?")
+    return f"{document['datetime'][:10]}, {name}, {cores} cores, {machine['system']}"
+
+
+def groups_of(document):
     groups = {}
     for benchmark in document["benchmarks"]:
         groups.setdefault(benchmark["group"] or benchmark["name"], []).append(benchmark)
+    return groups
+
+
+def report(document):
     head = [
         "# Benchmarks",
         "",
         "Written by `bench/report.py` from one run; no figure is typed by hand. Each table is one run on one machine,",
         "so look at ratios: times are medians, and the machine is shared.",
         "",
-        f"- {document['datetime'][:10]}, {cpu.get('brand_raw', machine['machine'])}, {cpu.get('count', '?')} cores, "
-        f"{machine['system']}",
+        f"- {machine_of(document)}",
         f"- {versions()}",
     ]
-    sections = [fidelity_section(), *(table(*group) for group in groups.items()), cuda_section()]
-    return "\n".join(head) + "\n\n" + "\n\n".join(sections) + "\n"
+    tables = (table(*group) for group in groups_of(document).items())
+    return "\n\n".join(["\n".join(head), fidelity_section(), *tables, cuda_section()]) + "\n"
+
+
+def merged(page, document):
+    """A page with the tables of a document in place of its own."""
+    head, *sections = page.rstrip("\n").split("\n\n## ")
+    by_title = {section.split("\n", 1)[0]: f"## {section}" for section in sections}
+    for title, benchmarks in groups_of(document).items():
+        heading, rest = table(title, benchmarks).split("\n", 1)
+        by_title[title] = f"{heading}\n\n{machine_of(document)}.\n{rest}"
+    for title in ("What memory shows", "On a GPU"):
+        by_title.pop(title, None)
+    return "\n\n".join([head, fidelity_section(), *by_title.values(), cuda_section()]) + "\n"
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    arguments = [each for each in sys.argv[1:] if each != "--merge"]
+    if len(arguments) != 1:
         sys.exit(__doc__)
-    text = report(json.loads(Path(sys.argv[1]).read_text()))
-    (Path(__file__).parents[1] / "BENCHMARKS.md").write_text(text)
+    page = Path(__file__).parents[1] / "BENCHMARKS.md"
+    measured = json.loads(Path(arguments[0]).read_text())
+    page.write_text(merged(page.read_text(), measured) if "--merge" in sys.argv else report(measured))

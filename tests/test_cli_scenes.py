@@ -63,7 +63,7 @@ class TestGivenIntrinsics:
 
     def test_where_they_mean_nothing(self, tmp_path, memory):
         done = run("evaluate", "--scene", "synthetic", *GIVEN)
-        assert "--intrinsics, --size: expected a folder as --scene with them, got synthetic" in done.stderr
+        assert "--intrinsics, --size, --color-focal: expected a folder as --scene, got synthetic" in done.stderr
         done = run("export-ply", "--store", memory / "store", *GIVEN, "-o", tmp_path / "a.ply")
         assert "--intrinsics, --size: expected --scene" in done.stderr
 

@@ -157,8 +157,8 @@ class TestNarrow:
         arguments = ["evaluate", "--scene", scene, "--memory-frames", "0:4", "--frames", "8:10", "--stride", "8"]
         shown = self.check(*arguments, "--repeats", 1)
         assert max(map(len, shown.splitlines())) <= 60
-        assert re.search(r"\n  cover %     [0-9.]+\n  PSNR dB     [0-9.]+\n", shown)
-        assert re.search(r"memory +% +dB", run(*arguments).stdout)  # in a pipe, it stays a table
+        assert re.search(r"\n  cover %    [0-9.]+\n  own PSNR   [0-9.]+\n", shown)
+        assert re.search(r"memory +PSNR", run(*arguments).stdout)  # in a pipe, it stays a table
 
     def test_a_figure_keeps_its_unit(self):
         lines = _tables._wrapped("Coming back: 21.99 dB with memory, 14.79 dB without (+7.20 dB), covered 98.8 %.", 18)

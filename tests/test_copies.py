@@ -83,6 +83,19 @@ def checked(given):
     return check
 
 
+def registered(given):
+    check = geometry.RegistrationCheck()
+    for pose in given.path[:3]:
+        view = given.world.render(K, pose)
+        check.add(view.image, view.depth, K, pose)
+    return check
+
+
+def pixels(given):
+    store, keyframes = filled_store(given.rng, 2)
+    return mm.KeyframeRetrieval().retrieve_pixels(store, mm.CameraTrajectory([keyframes[0][2]], K), 8)
+
+
 def running(given):
     run = mm.AutoregressivePipeline(mm.PipelineConfig(window_size=4, window_overlap=0, num_inference_steps=1))
     view = given.world.render(K, given.path[0])
@@ -237,6 +250,9 @@ COPIED = {
     evaluation.AblationScore: lambda g: evaluation.AblationScore("all", 20.0, 0.5, 0.25, 0.25),
     evaluation.Canvases: canvases,
     evaluation.Comparison: lambda g: evaluation.Comparison(*[mm.GenerationResult(np.zeros((1, 2, 2, 3)))] * 2, []),
+    evaluation.Baseline: lambda g: evaluation.Baseline("warp", grid_frames(), WALK.intrinsics, 16),
+    evaluation.MirrorScore: lambda g: evaluation.MirrorScore(3, 1, 20.0, 0.5),
+    evaluation.WarpConsistency: lambda g: evaluation.WarpConsistency(20.0, 0.5, 0.9),
     evaluation.CameraErrors: lambda g: evaluation.camera_errors(g.path, g.path),
     evaluation.Revisit: lambda g: evaluation.Revisit(3, 1, 2.0, 1.0, 0.5, 20.0, 0.5, 0.1),
     evaluation.RevisitBin: lambda g: evaluation.RevisitBin(0.0, 1.0, 2, 20.0, 0.5, 0.1),
@@ -248,6 +264,10 @@ COPIED = {
     evaluation.Noise: lambda g: evaluation.Noise(),
     evaluation.TargetScore: lambda g: evaluated().scores[0],
     geometry.Alignment: lambda g: geometry.fit_scale(np.linspace(1, 2, 4000), np.linspace(2, 4, 4000)),
+    geometry.Registration: lambda g: geometry.Registration(500.0, 510.0, 0.5, 0.25, 8, True),
+    geometry.RegistrationCheck: registered,
+    memory.PixelMosaic: pixels,
+    datasets.RegisteredSequence: lambda g: datasets.RegisteredSequence(WALK, WALK.intrinsics),
     geometry.FusionCounts: lambda g: geometry.FusionCounts(1, 2, 3),
     memory.KeyframeOptions: lambda g: memory.KeyframeOptions(),
     strategies.VisibleCoverage: lambda g: strategies.VisibleCoverage(memory.KeyframeOptions(max_keyframes=3)),

@@ -264,7 +264,7 @@ def test_the_core_copies_what_reaches_it_misaligned():
         store = _core.MemoryStore(2, None, None, _core.Eviction.oldest)
         latents, grid = wrap(f4(X[0, :, :, :2].reshape(2, 6, 2))), wrap(GRID[:2, :6].copy())
         kinds = _core.LatentType.float32, _core.Provenance.observed
-        store.insert(latents, kinds[0], grid, None, None, 8.0, K.params, wrap(np.eye(4)), 0.0, kinds[1], 0)
+        store.insert(latents, kinds[0], grid, None, None, None, 8.0, K.params, wrap(np.eye(4)), 0.0, kinds[1], 0)
         exported = store.export_observations()["arrays"][0]
         assert all(array.flags.aligned for array in exported if array is not None)
         stores.append(exported)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from mosaicmem import AutoregressivePipeline, PipelineConfig, StreamingFusion
-from mosaicmem.datasets import SevenScenes
+from mosaicmem.datasets import SevenScenes, open_sequence
 from mosaicmem.evaluation import compare_memory, mean_score
 
 
 def test_memory_of_sixty_frames_helps_the_next_views(rgbd_scene):
-    sequence = SevenScenes(rgbd_scene)
+    sequence = open_sequence(rgbd_scene, color_focal="estimate")
     pipeline = AutoregressivePipeline(PipelineConfig(half_life=2.0, min_visibility=0.0))
     for i in range(0, 60, 2):
         seen = sequence[i]

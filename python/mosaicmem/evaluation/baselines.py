@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,16 +55,14 @@ class Baseline:
             raise ValueError("memory: expected at least one frame, got none")
         self.name, self._memory, self._camera, self._stride = name, list(memory), camera, stride
         self.mean_color = np.mean([f.colors for f in memory], axis=(0, 1, 2), dtype=np.float64)
-        self._show: Callable[[CameraPose], tuple[F32, Bool, F32 | None, int]] = {"copy": self._copy}.get(
-            name, self._warp
-        )
         self._plain: Composer | None = None
+        self._surface: _Surface | None = None
         if name == "plain":
             blocks = [_as_blocks(frame) for frame in memory]
             options = {"viewing_angle": 1e6, "field_angle": 1e6}
             self._plain = Composer(blocks, camera, stride, num_threads=num_threads, options=options)
         elif name == "tsdf":
-            self._show = _Surface(self._memory, camera, stride)
+            self._surface = _Surface(self._memory, camera, stride)
 
     def __call__(self, targets: CameraTrajectory) -> Canvases:
         """Canvases for a window of cameras."""
@@ -76,6 +74,12 @@ class Baseline:
         colors, coverage, depth, used = zip(*shown, strict=True)
         depths = None if depth[0] is None else np.stack([each for each in depth if each is not None])
         return Canvases(np.stack(colors), np.stack(coverage), depths, float(np.mean(used)), 0.0, seconds)
+
+    def _show(self, pose: CameraPose) -> tuple[F32, Bool, F32 | None, int]:
+        """Colours, coverage, depth if there is any, and how many frames they are of."""
+        if self._surface is not None:
+            return self._surface(pose)
+        return self._copy(pose) if self.name == "copy" else self._warp(pose)
 
     def _nearest(self, pose: CameraPose, count: int) -> list[GridFrame]:
         apart = [each.pose.distance_to(pose) + _METRES_PER_RADIAN * each.pose.angle_to(pose) for each in self._memory]

@@ -7,6 +7,7 @@ blurred. Frames that see the same surface from different places tell: its colour
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -138,6 +139,10 @@ class RegistrationCheck:
         if len(self._pairs) < _MOST_PAIRS:
             return False
         return self._judge()
+
+    def __copy__(self) -> RegistrationCheck:
+        """An independent check that continues from this state."""
+        return copy.deepcopy(self)
 
     @property
     def is_done(self) -> bool:
