@@ -13,10 +13,11 @@ from mosaicmem import (
     MosaicMemoryStore,
     PipelineConfig,
     SpatialManipulation,
-    depth_to_grid,
     extend_depth,
 )
+from mosaicmem.geometry.depth import extended_grids
 from mosaicmem.memory import Box, KeyframeSelection
+from mosaicmem.memory.contents import observed_keyframes
 from reference import blend as reference
 from test_keyframe_retrieval import (
     COLUMNS,
@@ -247,12 +248,12 @@ class TestPipeline:
         ("options", "message"),
         [
             ({"thumbnails": False}, "canvas: expected thumbnails with pixels"),
-            ({"image_pixels": 3}, "image_pixels: expected a divisor of vae_stride = 8"),
+            ({"image_pixels": 3}, "image_pixels: expected a divisor of the VAE's stride = 8"),
         ],
     )
     def test_what_does_not_go_together_is_refused(self, options, message):
         with pytest.raises(ValueError, match=message):
-            PipelineConfig(canvas="pixels", vae_stride=8, **options)
+            AutoregressivePipeline(PipelineConfig(canvas="pixels", vae_stride=8, **options))
 
 
 class TestExtendDepth:
@@ -307,5 +308,39 @@ class TestExtendDepth:
             store = pipeline.store
             mosaic = KeyframeRetrieval().retrieve(store, CameraTrajectory([CameraPose(np.eye(4))], K), 8)
             shown.append(int(mosaic.coverage.sum()) // ROWS)
-        assert shown == [8, 10, 12] or shown == [9, 11, 12]  # a tent may reach into the next cell
-        assert depth_to_grid(depth, 8).shape == (ROWS, COLUMNS)
+        assert shown in ([8, 10, 12], [9, 11, 12])  # a tent may reach into the next cell
+
+    def test_what_moves_stays_out_however_far_depth_reaches(self, rng):
+        """And so does what pads an image to whole cells."""
+        moving = np.zeros(SIZE, np.bool_)
+        moving[:, 40:56] = True
+        config = PipelineConfig(vae_stride=8, latent_channels=4, extend_depth=99, depth_subcells=4)
+        pipeline = AutoregressivePipeline(config)
+        camera = K.cropped(0, 0, 90, 72)  # padded by 6 pixels
+        pipeline.observe(
+            picture(rng)[:, :90], np.full((72, 90), 3.0), camera, CameraPose(np.eye(4)), dynamic=moving[:, :90]
+        )
+        (keyframe,) = observed_keyframes(pipeline.store)
+        assert not keyframe.depth[:, 5:7].any()
+        assert keyframe.depth[:, :5].all()
+        assert keyframe.depth[:, 7:11].all()
+        fine = pipeline.store._exported().arrays[0][4]
+        assert not fine[:, 20:28].any()
+
+    def test_subcells_of_known_cells_stay_as_they_were(self):
+        depth = np.array([[2.0, 0.0]], np.float32)
+        fine = np.array([[2.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]], np.float32)
+        whole, parts, sure = extended_grids(depth, fine, None, 3)
+        np.testing.assert_array_equal(whole, [[2, 2]])
+        np.testing.assert_array_equal(parts, [[2, 0, 2, 2], [2, 2, 2, 2]])
+        np.testing.assert_allclose(sure, [[1, 1e-3]])
+
+    def test_holes_of_nan_are_holes(self, rng):
+        shown = []
+        for hole in (0.0, np.nan):
+            store, depth = MosaicMemoryStore(1), FLAT.copy()
+            depth[4, 5] = hole
+            image = np.full((*SIZE, 3), 100, np.uint8)
+            insert(store, image, depth)
+            shown.append(KeyframeRetrieval().retrieve_pixels(store, CameraTrajectory([sideways(0)], K), STRIDE))
+        np.testing.assert_array_equal(shown[0].coverage, shown[1].coverage)

@@ -154,17 +154,19 @@ class Sums {
 // What the parts of one source cell weigh in the target cells that they lie over.
 class CellWeights {
   public:
-    MOSAICMEM_INLINE void add(std::int32_t cell, float weight) {
+    // Visits all so far if there is no room for another cell.
+    template <class Visit>
+    MOSAICMEM_INLINE void add(std::int32_t cell, float weight, const Visit& visit) {
         for (std::size_t i = 0; i < count_; ++i) {
             if (cell_[i] == cell) {
                 weight_[i] += weight;
                 return;
             }
         }
+        if (count_ == kMost) flush(visit);
         cell_[count_] = cell;
         weight_[count_++] = weight;
     }
-    MOSAICMEM_INLINE bool is_full() const { return count_ == kMost; }
     template <class Visit>
     MOSAICMEM_INLINE void flush(const Visit& visit) {
         for (std::size_t i = 0; i < count_; ++i) visit(cell_[i], weight_[i]);
@@ -172,7 +174,7 @@ class CellWeights {
     }
 
   private:
-    static constexpr std::size_t kMost = 64;
+    static constexpr std::size_t kMost = 256;
     std::size_t count_ = 0;
     std::int32_t cell_[kMost];
     float weight_[kMost];
@@ -218,6 +220,10 @@ struct Splatter {
     // False if the parts need add_each(); then some of them may have been visited.
     template <class Visit>
     MOSAICMEM_INLINE bool add_window(std::size_t first, const Visit& visit) const {
+        if (!(parts.worth[first] > 0) ||
+            !TentSquare::fits(parts.x[first], parts.y[first], parts.spread[first], rows, columns)) {
+            return false;
+        }
         const float* const front = fronts.depth.data();
         WindowWeights window(parts.x[first], parts.y[first]);
         for (std::size_t r = 0; r < n; ++r) {
@@ -293,8 +299,7 @@ struct Splatter {
                                   const float front = fronts.depth[at];
                                   if (std::abs(z - front) > tolerance * front) return;
                                   if (tent.is_skirt && !fronts.is_fringe[at]) return;
-                                  if (weights.is_full()) weights.flush(visit);
-                                  weights.add(cell, tent.height * std::abs(worth));
+                                  weights.add(cell, tent.height * std::abs(worth), visit);
                               });
             }
         }

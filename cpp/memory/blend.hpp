@@ -29,13 +29,14 @@ struct BlendCanvas {
     float* weight;           // (rows, columns) total weight; 0 where uncovered
 };
 
-// A source cell is splatted as a tent over the target grid, whose half-width is the projected size
-// of the cell, clamped to 1 to kMostSpread target cells. The front surface of a target cell is the
-// nearest source cell whose tent there is at least a quarter high (a fainter fringe would hide what
-// lies behind an edge), or the nearest of all if there is none. Holes of up to kWidestHole cells
-// between two sides of one surface are closed with its depth. `forward` averages the splats within
-// the depth tolerance of the front, and looks up the closed holes; `backward` looks up all cells,
-// by bilinear interpolation over the source cells at the expected depth.
+// A source cell, or each of its subcells, is splatted as a tent over the target grid, whose
+// half-width is its projected size, clamped to least_spread() to kMostSpread target cells. The
+// front surface of a target cell is the nearest source cell whose tent there is at least a quarter
+// high (a fainter fringe would hide what lies behind an edge), or the nearest of all if there is
+// none. Holes of up to kWidestHole cells between two sides of one surface are closed with its
+// depth. `forward` averages the splats within the depth tolerance of the front, and looks up the
+// closed holes; `backward` looks up all cells, by bilinear interpolation over the source cells at
+// the expected depth.
 void blend(std::span<const SourceGrid> sources, const TargetGrid& target,
            const BlendOptions& options, std::size_t channels, const BlendCanvas& canvas);
 

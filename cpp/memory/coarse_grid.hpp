@@ -11,7 +11,7 @@ namespace mosaicmem {
 
 constexpr std::size_t kCoarseCells = 320;  // aimed for, per source or target grid
 constexpr float kAnyView = 0.05f;          // bonus for any view of a cell, on top of its worth
-// What a keyframe must add to those taken for a window, and to those taken for a target, as a
+// What a keyframe must add to those taken for a window, and to the first taken for a target, as a
 // fraction of one target's cells. Further ones add little but blur.
 constexpr double kLeastGain = 1e-5, kLeastGainOfView = 5e-4;
 

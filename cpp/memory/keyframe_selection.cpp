@@ -66,10 +66,11 @@ float excess(const float* worth, const float* best, std::size_t n) {
     return total;
 }
 
-// Lazy greedy selection of at most `most` candidates, given their worth per cell (n). Gains only
+// Lazy greedy selection of at most `most` candidates, given their worth per cell (n), of which the
+// first adds more than least_gain and the others more than least_further. Gains only
 // shrink, so a stale gain is an upper bound, and few have to be computed again.
 std::vector<std::size_t> greedy(const std::vector<const float*>& worth, std::size_t n,
-                                std::size_t most, double least_gain) {
+                                std::size_t most, double least_gain, double least_further) {
     struct Entry {
         float gain;
         std::size_t candidate;
@@ -91,7 +92,7 @@ std::vector<std::size_t> greedy(const std::vector<const float*>& worth, std::siz
             std::push_heap(heap.begin(), heap.end());
             continue;
         }
-        if (!(static_cast<double>(top.gain) > least_gain)) break;
+        if (!(static_cast<double>(top.gain) > (taken.empty() ? least_gain : least_further))) break;
         taken.push_back(top.candidate);
         const float* own = worth[top.candidate];
         for (std::size_t i = 0; i < n; ++i) best[i] = std::max(best[i], own[i]);
@@ -133,11 +134,11 @@ class KeyframeSelection {
         std::vector<const float*> worth;
         for (const std::vector<float>& own : worth_) worth.push_back(own.data());
         const std::vector<std::size_t> shared =
-            greedy(worth, cells * targets_.size(), params_.per_window, least);
+            greedy(worth, cells * targets_.size(), params_.per_window, least, least);
         for (std::size_t v = 0; v < targets_.size(); ++v) {
             std::vector<const float*> here;
             for (const std::size_t i : shared) here.push_back(worth_[i].data() + v * cells);
-            for (const std::size_t i : greedy(here, cells, params_.per_view, least_of_view))
+            for (const std::size_t i : greedy(here, cells, params_.per_view, least, least_of_view))
                 picks[v].push_back(store_.observations()[candidates_[shared[i]]]->first_slot);
         }
         return picks;

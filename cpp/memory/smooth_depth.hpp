@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "cpp/geometry/unproject.hpp"
+
 namespace mosaicmem {
 
 constexpr float kSmooth = 1.2f;  // depths of one surface differ by less than this factor
@@ -29,8 +31,9 @@ inline double smooth_depth(const float* depth, std::size_t columns, const Betwee
     const float corners[4] = {
         depth[y.first * columns + x.first], depth[y.first * columns + x.second],
         depth[y.second * columns + x.first], depth[y.second * columns + x.second]};
+    if (!std::all_of(corners, corners + 4, is_valid_depth)) return own;
     const auto [least, most] = std::minmax_element(corners, corners + 4);
-    if (!(*least > 0) || *most >= kSmooth * *least) return own;
+    if (*most >= kSmooth * *least) return own;
     const double upper = (1 - x.part) / corners[0] + x.part / corners[1];
     const double lower = (1 - x.part) / corners[2] + x.part / corners[3];
     return 1 / ((1 - y.part) * upper + y.part * lower);

@@ -135,7 +135,7 @@ class Lookup {
     template <class Visit>
     MOSAICMEM_HOST_DEVICE void operator()(const Vec3& point, const Visit& visit) const {
         const Vec3 p = source_from_target_(point);
-        if (is_excluded_ || !(p.z > 0)) return;
+        if (is_excluded_ || source_.rows == 0 || source_.columns == 0 || !(p.z > 0)) return;
         const double u = p.x / p.z, v = p.y / p.z;
         const double last_x = static_cast<double>(source_.columns) - 1;
         const double last_y = static_cast<double>(source_.rows) - 1;

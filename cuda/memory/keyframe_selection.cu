@@ -137,7 +137,7 @@ __global__ void pick_kernel(Problem problem, std::size_t number, double least) {
 
 // One block per view: selects the view's picks from those taken for the window.
 __global__ void view_kernel(Problem problem, std::size_t per_window, std::size_t per_view,
-                            double least, std::int32_t* all_picks) {
+                            double least, double least_further, std::int32_t* all_picks) {
     struct Memory {
         std::int32_t pick;
         float lanes[1];  // one per thread
@@ -167,7 +167,7 @@ __global__ void view_kernel(Problem problem, std::size_t per_window, std::size_t
         __syncthreads();
         if (threadIdx.x == 0) {
             memory.pick = -1;
-            double most = least;
+            double most = number == 0 ? least : least_further;
             for (std::size_t n = 0; n < per_window; ++n) {
                 if (!(static_cast<double>(gains[n]) > most)) continue;
                 most = gains[n];
@@ -235,7 +235,7 @@ void select_keyframes(const Mirror& mirror, const TargetGrid* targets, std::size
     launch(kName, view_kernel,
            {dim3(static_cast<unsigned>(views)), dim3(kViewThreads),
             (1 + kViewThreads + per_window + cells) * sizeof(float)},
-           stream, problem, per_window, per_view, least_of_view, picks);
+           stream, problem, per_window, per_view, least, least_of_view, picks);
 }
 
 }  // namespace mosaicmem::cuda

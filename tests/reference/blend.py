@@ -254,14 +254,17 @@ def choose(sources, targets, scales, tolerance, per_view, per_window):
     in_front = (worth > 0) & (depth <= depth.min(axis=0) * (1 + tolerance))
     worth = np.where(in_front, worth + 0.05, 0)
     shared = greedy(worth.reshape(len(sources), -1), range(len(sources)), per_window, 1e-5 * cells)
-    return [greedy(worth[:, t], shared, per_view, 5e-4 * cells) for t in range(len(targets))], worth
+    further = 5e-4 * cells
+    return [greedy(worth[:, t], shared, per_view, 1e-5 * cells, further) for t in range(len(targets))], worth
 
 
-def greedy(worth, among, most, least_gain):
+def greedy(worth, among, most, least_gain, least_further=None):
+    """The first adds more than ``least_gain``, the others more than ``least_further``."""
+    least_further = least_gain if least_further is None else least_further
     best, taken = np.zeros(worth.shape[1]), []
     while len(taken) < most:
         gains = [np.maximum(worth[i] - best, 0).sum() if i not in taken else -1 for i in among]
-        if not gains or max(gains) <= least_gain:
+        if not gains or max(gains) <= (least_further if taken else least_gain):
             break
         taken.append(list(among)[int(np.argmax(gains))])
         best = np.maximum(best, worth[taken[-1]])

@@ -10,7 +10,8 @@ import numpy as np
 from mosaicmem._arrays import F32, check_choice, check_instance, check_number
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets.sequence import RgbdImage, RgbdSequence
-from mosaicmem.geometry.registration import RegistrationCheck, registered_depth
+from mosaicmem.errors import suspect
+from mosaicmem.geometry.registration import LEAST_PAIRS, RegistrationCheck, registered_depth
 
 ESTIMATE = "estimate"
 _MOST_LOOKED_AT = 150  # frames
@@ -98,4 +99,9 @@ def _estimated(source: RgbdSequence) -> CameraIntrinsics | None:
         if check.is_done:
             break
     found = check.result()
+    if found.pairs < LEAST_PAIRS:
+        suspect(
+            f"color_focal: expected {LEAST_PAIRS} pairs of frames that see the same from different places, to estimate "
+            f"it from, got {found.pairs}; intrinsics are taken as they are"
+        )
     return found.color_camera(source.intrinsics) if found.is_off else None

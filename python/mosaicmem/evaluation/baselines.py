@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,8 @@ class Baseline:
 
     - ``copy``: the colours of the frame with the nearest pose, as they are
     - ``warp``: every pixel of the 5 nearest frames is moved to where its depth says; the nearest surface shows
-    - ``plain``: cells of the chosen keyframes are moved as blocks, and averaged with equal weights
+    - ``plain``: cells of the chosen keyframes are moved as blocks, and averaged, wherever
+      they were seen from
     - ``tsdf``: frames are fused to a surface, in voxels of 1 cm, which is seen by the target; needs Open3D
 
     Parameters
@@ -134,6 +136,7 @@ class _Surface:
         import open3d  # type: ignore[import-not-found]
 
         self._camera, self._stride, self._used = camera, stride, len(memory)
+        self._step = math.gcd(stride, _RAY_STRIDE)
         core, geometry = open3d.core, open3d.t.geometry
         kinds = (core.float32, core.float32, core.float32)
         grid: Any = geometry.VoxelBlockGrid(
@@ -155,7 +158,7 @@ class _Surface:
     def __call__(self, pose: CameraPose) -> tuple[F32, Bool, F32 | None, int]:
         import open3d
 
-        camera, step = self._camera, _RAY_STRIDE
+        camera, step = self._camera, self._step
         grid = camera.scaled(camera.width // step, camera.height // step)
         rows, columns = np.mgrid[: grid.height, : grid.width].reshape(2, -1)
         local = grid.unproject(np.stack([columns + 0.5, rows + 0.5], axis=1), np.ones(len(rows)))

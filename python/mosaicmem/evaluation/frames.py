@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from mosaicmem._arrays import F32, U8, check_integer, check_number
+from mosaicmem._arrays import F32, U8, Bool, check_integer, check_number
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 from mosaicmem.datasets import RgbdImage
 from mosaicmem.geometry import depth_to_grid
-from mosaicmem.geometry.depth import pooled_confidence
+from mosaicmem.geometry.depth import pooled_confidence, pooled_mask
 
 SUBCELLS = 2
 """Along the edge of a cell: memory keeps the depth of each."""
@@ -84,6 +84,8 @@ class GridFrame:
     image : (H, W, 3) uint8, optional
     subcell_depth : (n h, n w) float32, optional
         Median under each of the n x n parts of a cell; n is `SUBCELLS` if the stride is a multiple of it.
+    moving : (h, w) bool, optional
+        The cells under which a pixel shows something that moves, if the sequence knows.
     """
 
     colors: F32
@@ -95,6 +97,7 @@ class GridFrame:
     confidence: F32 | None = None
     image: U8 | None = None
     subcell_depth: F32 | None = None
+    moving: Bool | None = None
 
 
 def cropped(intrinsics: CameraIntrinsics, stride: int) -> CameraIntrinsics:
@@ -136,6 +139,7 @@ def grid_frames(source: RgbdSource, frames: Iterable[int], stride: int, noise: N
                 sure,
                 np.ascontiguousarray(frame.image[: camera.height, : camera.width]),
                 None if stride % SUBCELLS else np.asarray(depth_to_grid(depth, stride // SUBCELLS)),
+                None if frame.moving is None else pooled_mask(frame.moving[: camera.height, : camera.width], stride),
             )
         )
     return result

@@ -139,7 +139,7 @@ class Composer:
     def _insert(self, frame: GridFrame, camera: CameraIntrinsics, number: int) -> int:
         has_image = self.composition == "pixels"
         depth, subcell_depth, confidence = extended_grids(
-            frame.depth, frame.subcell_depth, frame.confidence, self._reach
+            frame.depth, frame.subcell_depth, frame.confidence, self._reach, frame.moving
         )
         return self.store.insert_keyframe(
             frame.colors,

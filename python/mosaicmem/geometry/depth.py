@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from mosaicmem import _core
-from mosaicmem._arrays import F32, ArrayLike, ArrayT, as_depth, check_integer, check_number, check_threads
+from mosaicmem._arrays import F32, ArrayLike, ArrayT, Bool, as_depth, check_integer, check_number, check_threads
 from mosaicmem._border import Call
 from mosaicmem.camera import CameraIntrinsics, CameraPose
 
@@ -80,16 +80,29 @@ def extend_depth(depth: ArrayLike, reach: int, *, num_threads: int = 0) -> F32:
 
 
 def extended_grids(
-    depth: F32, subcell_depth: F32 | None, confidence: F32 | None, reach: int
+    depth: F32, subcell_depth: F32 | None, confidence: F32 | None, reach: int, left_out: Bool | None = None
 ) -> tuple[F32, F32 | None, F32 | None]:
-    """Depth of cells and of their subcells, continued by ``reach`` cells, and the confidence that goes with it."""
+    """Depth of cells and of their subcells, continued by ``reach`` cells, and the confidence that goes with it.
+
+    Only cells without depth change, and not those in ``left_out`` (h, w): what moves there, say.
+    """
     if reach == 0:
         return depth, subcell_depth, confidence
     known = np.isfinite(depth) & (depth > 0)
+    open_to = ~known if left_out is None else ~known & ~left_out
     sure = np.ones_like(depth) if confidence is None else confidence
     if subcell_depth is not None:
-        subcell_depth = extend_depth(subcell_depth, len(subcell_depth) // len(depth) * reach)
-    return extend_depth(depth, reach), subcell_depth, np.where(known, sure, np.float32(DOUBTFUL))
+        parts = len(subcell_depth) // len(depth)
+        continued = extend_depth(subcell_depth, parts * reach)
+        subcell_depth = np.where(np.kron(open_to, np.ones((parts, parts), np.bool_)), continued, subcell_depth)
+    extended = np.where(open_to, extend_depth(depth, reach), depth)
+    return extended, subcell_depth, np.where(open_to, np.float32(DOUBTFUL), sure)
+
+
+def pooled_mask(mask: Bool, stride: int) -> Bool:
+    """Where any pixel under a cell of ``stride`` pixels is set, (H / stride, W / stride)."""
+    rows, columns = mask.shape[0] // stride, mask.shape[1] // stride
+    return np.asarray(mask.reshape(rows, stride, columns, stride).any(axis=(1, 3)))
 
 
 def pooled_confidence(confidence: F32, depth: F32, stride: int) -> F32:

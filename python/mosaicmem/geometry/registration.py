@@ -20,7 +20,7 @@ from mosaicmem.errors import suspect
 from mosaicmem.geometry.frame_pairs import Frame, has_moved
 
 _MOST_PAIRS = 24
-_LEAST_PAIRS = 6
+LEAST_PAIRS = 6
 _LEAST_POINTS = 200  # of a pair, that both frames see
 _TOLERANCE = 0.03  # relative disagreement of depth beyond which the two see different surfaces
 _EDGE = 4  # pixels around a point whose depth must be that of the same surface
@@ -160,7 +160,7 @@ class RegistrationCheck:
         camera, pairs = self._camera, self._pairs
         if camera is None:
             raise ValueError("frames: expected at least one, got none")
-        if len(pairs) < _LEAST_PAIRS:
+        if len(pairs) < LEAST_PAIRS:
             self._found = Registration(camera.fx, camera.fy, math.nan, math.nan, len(pairs), False)
             return False
         fx, fy = _best(pairs, camera)

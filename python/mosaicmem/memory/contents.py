@@ -39,7 +39,6 @@ class ObservedKeyframe:
         Its number in the store, as in ``describe_patches()["observation"]``.
     image : (n h, n w, 3) uint8, optional
         What the store keeps of the frame, n x n pixels per cell.
-        Its image, 2x2 pixels per cell, if the keyframe was inserted with one.
     confidence : (h, w) float32, optional
         In [0, 1]; 1 everywhere if not given.
     """

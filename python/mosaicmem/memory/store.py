@@ -65,8 +65,8 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         arrays on the GPU; inserting them synchronizes.
     device_bytes : int, optional
         Bytes of latents kept in GPU memory. Latents of the other keyframes are read from pinned host memory until
-        `KeyframeRetrieval.prefetch` has moved them. Index and depth are always on the GPU: 12 bytes per patch and 4 per
-        cell.
+        `KeyframeRetrieval.prefetch` has moved them. Index, depth and confidence are always on the GPU: 12 bytes per
+        patch, and 4 per cell, per subcell, and per cell with a confidence.
     """
 
     _instead = "use fork() for a second store, save() and open() for another process"
@@ -141,11 +141,11 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         dynamic : (h, w) bool array, optional
             Cells that show something moving. It will be elsewhere later, so they are not remembered.
         confidence : (h, w) array, optional
-            In [0, 1], 1 if not given. Weights a cell in tokens and canvases; below 0.01, canvases show it only where
-            nothing else is. 0 hides it.
+            In [0, 1], 1 if not given. Weights a cell in tokens and canvases; 0 hides it. Below 0.01 a cell is doubtful:
+            composition ``blend`` shows it only where nothing else is, and no keyframe is chosen for it.
         image : (H, W, 3) array, optional
             The frame, uint8 or float in [0, 1]. The store keeps it reduced, so that viewers and plots show the scene
-            instead of false colours, and `PixelRetrieval` can warp it.
+            instead of false colours, and `KeyframeRetrieval.retrieve_pixels` can warp it.
         image_pixels : int
             What is kept of ``image``: pixels along the edge of a cell, 1 to 64. 2 is enough for viewers.
         provenance : {"observed", "generated"}

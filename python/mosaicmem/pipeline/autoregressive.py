@@ -230,8 +230,9 @@ class AutoregressivePipeline(Uncopied):
         check_instance("intrinsics", intrinsics, CameraIntrinsics)
         pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
         z = as_depth("depth", depth, pixels.shape[:2])
-        if dynamic is not None:
-            z = np.where(as_array("dynamic", dynamic, np.bool_, z.shape), np.float32(0), z)
+        moving = None if dynamic is None else as_array("dynamic", dynamic, np.bool_, z.shape)
+        if moving is not None:
+            z = np.where(moving, np.float32(0), z)
         self.pose_check.add(z, intrinsics, pose)
         self.registration_check.add(pixels, z, intrinsics, pose)
         sure = None
@@ -240,7 +241,7 @@ class AutoregressivePipeline(Uncopied):
             if sure.min(initial=0) < 0 or sure.max(initial=0) > 1:
                 raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():g} to {sure.max():g}")
         writer = self._keyframes
-        writer.observe(self.store, pixels, z, intrinsics, pose, sure)
+        writer.observe(self.store, pixels, z, intrinsics, pose, sure, moving)
         return writer
 
     def remember(

@@ -177,6 +177,8 @@ class Checkpoint:
         # Settings added since the version that began the run have their defaults.
         given = before["config"]
         before["config"] = {**PipelineConfig().model_dump(mode="json"), **before["config"]}
+        if "depth_subcells" not in given:
+            before["config"]["depth_subcells"] = 1
         if "thumbnails" not in given:
             before["config"]["thumbnails"] = run["config"]["thumbnails"]
             if run["config"]["thumbnails"] and run["config"]["max_bytes"] is not None:

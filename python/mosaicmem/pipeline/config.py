@@ -189,11 +189,6 @@ class PipelineConfig(BaseModel):
             )
         if self.canvas == "pixels" and not self.thumbnails:
             raise ValueError("canvas: expected thumbnails with pixels, which are warped, got thumbnails=False")
-        if self.canvas == "pixels" and self.vae_stride % self.image_pixels:
-            raise ValueError(
-                f"image_pixels: expected a divisor of vae_stride = {self.vae_stride} for a canvas of pixels, got "
-                f"{self.image_pixels}"
-            )
         if self.chunks and self.window_overlap:
             raise ValueError(f"window_overlap: expected 0, since chunks continue each other, got {self.window_overlap}")
         if self.far is not None and self.far <= self.near:

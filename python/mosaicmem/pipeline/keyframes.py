@@ -12,7 +12,7 @@ from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import VAE, TemporalLayout
 from mosaicmem.geometry import DepthCompletion, DepthEstimator, StreamingFusion, depth_to_grid
-from mosaicmem.geometry.depth import extended_grids, pooled_confidence
+from mosaicmem.geometry.depth import extended_grids, pooled_confidence, pooled_mask
 from mosaicmem.media import to_uint8
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.conditioning import Conditioner
@@ -57,16 +57,27 @@ class KeyframeWriter:
         intrinsics: CameraIntrinsics,
         pose: CameraPose,
         confidence: F32 | None = None,
+        dynamic: Bool | None = None,
     ) -> None:
-        """Insert a real frame."""
+        """Insert a real frame; depth is 0 where something moves."""
         padded = intrinsics.padded(self._cell)
         sure: float | F32 = 1.0
         if confidence is not None:
             sure = pooled_confidence(
                 extended(confidence, padded, "constant"), extended(depth, padded, "constant"), self._vae.stride
             )
+        left_out = np.ones((padded.height, padded.width), np.bool_)
+        left_out[: depth.shape[0], : depth.shape[1]] = False if dynamic is None else dynamic
         self._insert(
-            store, extended(image, padded, "edge"), depth, padded, pose, "observed", confidence=sure, valid=None
+            store,
+            extended(image, padded, "edge"),
+            depth,
+            padded,
+            pose,
+            "observed",
+            confidence=sure,
+            valid=None,
+            left_out=left_out,
         )
         self._fuse(image, depth, intrinsics, pose)
 
@@ -207,8 +218,12 @@ class KeyframeWriter:
         confidence: float | F32,
         valid: Bool | None,
         latents: F32 | None = None,
+        left_out: Bool | None = None,
     ) -> None:
-        """Image and ``intrinsics`` are padded to whole latent cells; depth may be smaller: the rest is unknown."""
+        """Image and ``intrinsics`` are padded to whole latent cells; depth may be smaller: the rest is unknown.
+
+        Depth is not continued to pixels that are ``left_out``.
+        """
         stride = self._vae.stride
         parts = math.gcd(stride, self._config.depth_subcells)
         whole = extended(depth, intrinsics, "constant")
@@ -217,7 +232,8 @@ class KeyframeWriter:
         parts_grid = None if parts == 1 else depth_to_grid(whole, stride // parts)
         sure = np.broadcast_to(np.float32(confidence), grid.shape).copy()
         reach = self._config.extend_depth if provenance == "observed" else 0
-        grid, parts_grid, extended_sure = extended_grids(grid, parts_grid, sure, reach)
+        cells_out = None if left_out is None else pooled_mask(left_out, stride)
+        grid, parts_grid, extended_sure = extended_grids(grid, parts_grid, sure, reach, cells_out)
         encoded = latents if latents is not None else to_host("encoded image", self._vae.encode_image(image))
         store.insert_keyframe(
             as_array("encoded image", encoded, np.float32, shape, values=True, own=True),  # a model may reuse its array

@@ -67,9 +67,9 @@ class WindowLoop:
                 known = kept.windows or 0
             before = self._pipe.store.snapshot()
             begins = first is not None and not known
-            check = self._pipe.pose_check
+            checks = self._pipe.pose_check, self._pipe.registration_check
             if first is not None and not known:
-                self._pipe.pose_check = copy.deepcopy(check)
+                self._pipe.pose_check, self._pipe.registration_check = copy.deepcopy(checks)
                 writer = self._pipe._observed(*first, trajectory.cameras[0], trajectory[0])
             for index, frames in enumerate(plan.ranges):
                 run.begin(self._first + index, frames)
@@ -82,7 +82,7 @@ class WindowLoop:
                     except BaseException:
                         if index == 0:  # without the image that the run begins with
                             self._pipe.store.restore(before)
-                            self._pipe.pose_check = check
+                            self._pipe.pose_check, self._pipe.registration_check = checks
                         raise
                 if index == 0 and begins:
                     writer.fuse()

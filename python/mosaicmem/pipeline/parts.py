@@ -46,6 +46,11 @@ def check_parts(
         ("text_encoder", text_encoder, TextEncoder),
     ):
         check_methods(name, part, protocol)
+    if config.canvas == "pixels" and vae.stride % config.image_pixels:
+        raise ValueError(
+            f"image_pixels: expected a divisor of the VAE's stride = {vae.stride} for a canvas of pixels, got "
+            f"{config.image_pixels}"
+        )
     check_integer("backbone.patch", getattr(backbone, "patch", 1), minimum=1)
     expected = getattr(scheduler, "prediction_type", backbone.prediction_type)
     if backbone.prediction_type != expected:
