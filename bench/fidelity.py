@@ -23,6 +23,7 @@ from mosaicmem.datasets import SyntheticWalk, open_sequence
 from mosaicmem.errors import SuspiciousInput
 from mosaicmem.evaluation import BASELINES, Baseline, Composer, evaluate_composition, grid_frames
 from mosaicmem.evaluation.frames import cropped
+from mosaicmem.geometry import RegistrationCheck
 
 STRIDE, WINDOW, STEP = 16, 21, 3
 WINDOWS = 4
@@ -56,6 +57,10 @@ def measured(sequence):
     count = len(sequence)
     frames = grid_frames(sequence, range(count), STRIDE)
     apart = (count - WINDOWS * WINDOW) // WINDOWS
+    check = RegistrationCheck(warns=False)
+    for frame in frames:
+        check.add(frame.image, frame.pixel_depth, camera, frame.pose)
+    chosen = {"field_angle": check.result().field_angle}
     results = {label: [] for label, *_ in ROWS}
     for w in range(WINDOWS):
         first = apart // 2 + w * (WINDOW + apart)
@@ -67,7 +72,7 @@ def measured(sequence):
             if kind in BASELINES:
                 compose = Baseline(kind, memory, camera, STRIDE)
             else:
-                compose = Composer(memory, camera, STRIDE, composition=kind, **options)
+                compose = Composer(memory, camera, STRIDE, composition=kind, options=chosen, **options)
             results[label].append(evaluate_composition(compose, targets, camera, fill=compose.mean_color))
             del compose
             gc.collect()

@@ -1,5 +1,6 @@
 """Colour and depth of two cameras: found out from frames, warned of, and made those of one camera."""
 
+import json
 import re
 import warnings
 from dataclasses import replace
@@ -12,7 +13,7 @@ from cli_helpers import run, succeed
 from mosaicmem import AutoregressivePipeline, CameraIntrinsics, CameraPose, PipelineConfig, SyntheticWorld
 from mosaicmem.datasets import RegisteredSequence, RgbdImage, RgbdSequence, SevenScenes, SyntheticWalk, open_sequence
 from mosaicmem.errors import SuspiciousInput
-from mosaicmem.geometry import RegistrationCheck, estimate_registration, registered_depth
+from mosaicmem.geometry import Registration, RegistrationCheck, estimate_registration, registered_depth
 
 FRAMES = range(0, 96, 3)
 
@@ -103,6 +104,42 @@ class TestEstimate:
         assert 505 < found.fx < 530
         assert 505 < found.fy < 530
         assert found.best < 0.6 * found.given
+
+
+class TestFieldAngle:
+    """The worse colours agree, the nearer to the same place in both images a view must have seen a surface."""
+
+    @pytest.mark.parametrize(
+        ("given", "pairs", "angle"),
+        [(0.05, 24, 0.2), (0.25, 24, 0.114), (0.36, 24, 0.055), (0.7, 24, 0.055), (0.05, 3, 0.055)],
+    )
+    def test_follows_the_quality(self, given, pairs, angle):
+        assert Registration(500.0, 500.0, given, given, pairs, False).field_angle == pytest.approx(angle, abs=1e-3)
+
+    def test_exact_worlds_ask_for_a_wide_one(self):
+        sequence = SyntheticWalk(96)
+        assert estimate_registration(frames_of(sequence), sequence.intrinsics).field_angle == 0.2
+        two, frames = recorded(0.88)
+        assert estimate_registration(frames, two.intrinsics).field_angle < 0.1
+
+    def test_evaluate_uses_it_unless_told(self):
+        options = (
+            "--scene",
+            "synthetic",
+            "--memory-frames",
+            "0:60:3",
+            "--frames",
+            "66:90:8",
+            "--repeats",
+            "1",
+            "--json",
+        )
+        found, told = (
+            json.loads(succeed("evaluate", *options, *more).stdout) for more in ((), ("--set", "field_angle=0.07"))
+        )
+        assert found["options"]["field_angle"] == 0.2
+        assert told["options"]["field_angle"] == 0.07
+        assert found["runs"][0]["psnr_all"] > told["runs"][0]["psnr_all"]
 
 
 class TestCheck:

@@ -45,7 +45,7 @@ SYNTHETIC = "synthetic"
 _STRIDE, _REPEATS = 16, 3
 _USED = (  # settings that count here
     *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
-    *("near", "far", "half_life", "extend_depth"),
+    *("near", "far", "half_life", "field_angle", "extend_depth"),
     *("seed", "num_threads"),
 )
 
@@ -290,6 +290,7 @@ class _Measured:
     runs: list[Run]
     truth: list[GridFrame]
     check: PoseCheck
+    options: dict[str, Any]  # of `KeyframeRetrieval`
 
     def print(self) -> None:
         """Tables of the runs, and what is known of the poses if nothing could be compared."""
@@ -335,8 +336,9 @@ def _measure(
     for frame in exact:
         check.add(frame.pixel_depth, camera, frame.pose)
         registration.add(frame.image, frame.pixel_depth, camera, frame.pose)
-    registration.result()
-    options = settings.keyframe_options()
+    options, found = settings.keyframe_options(), registration.result()
+    if "field_angle" not in settings.model_fields_set:
+        options["field_angle"] = found.field_angle
     with progress_bar() as progress:
         runs = [
             _run(memory, truth, camera, stride, *each, repeats, settings, options)
@@ -354,7 +356,7 @@ def _measure(
     if with_curves:
         ages = seconds_since_seen(exact, truth, camera, stride)
         runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
-    return _Measured(runs, truth, check)
+    return _Measured(runs, truth, check, options)
 
 
 def _summarize(
@@ -373,7 +375,7 @@ def _summarize(
         "target_numbers": numbers or list(plan.targets),
         "stride": plan.stride,
         "noise": noise,
-        "options": settings.keyframe_options() | {"far": settings.far},
+        "options": measured.options | {"far": settings.far},
         "runs": [run_summary(run, plan.targets, numbers) for run in measured.runs],
     }
 

@@ -28,6 +28,8 @@ _SMALL = 320  # columns that images are reduced to
 _FACTORS: F64 = np.exp(np.linspace(math.log(0.8), math.log(1.25), 19))
 _REFINED = (0.012, 0.004, 0.0015)  # steps of the search, as fractions of the focal length
 _CLEAR = 0.88  # the disagreement of colours left by another focal length, as a fraction of that as given
+_FIELD_ANGLE, _WIDEST = 0.055, 0.2  # radians: for recordings, and where registration is exact
+_USUAL = 0.36  # the disagreement of a good recording
 _OFF = 0.015  # focal lengths that differ less are the same
 
 
@@ -54,6 +56,17 @@ class Registration:
     best: float
     pairs: int
     is_off: bool
+
+    @property
+    def field_angle(self) -> float:
+        """The `KeyframeOptions.field_angle` that this quality of registration asks for, radians.
+
+        Where colours agree exactly, a view that saw a surface elsewhere in its image is as good as one that saw it in
+        the same place; where they do not, the error grows with the distance between the two places.
+        """
+        if self.pairs < LEAST_PAIRS:
+            return _FIELD_ANGLE
+        return min(_WIDEST, max(_FIELD_ANGLE, _FIELD_ANGLE * (_USUAL / max(self.given, 1e-6)) ** 2))
 
     def color_camera(self, intrinsics: CameraIntrinsics) -> CameraIntrinsics:
         """The camera of the colour images; ``intrinsics`` is that of depth."""

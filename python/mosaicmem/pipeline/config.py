@@ -121,6 +121,15 @@ class PipelineConfig(BaseModel):
             "cell), which the VAE encodes anew; latents then show what images leave open."
         ),
     ] = "latents"
+    field_angle: Annotated[
+        float,
+        Field(
+            ge=1e-6,
+            le=1e6,
+            description="Radians: how fast a view's worth falls with the distance between a surface's places in two "
+            "images, where errors of registration grow. evaluate estimates it if it is not given.",
+        ),
+    ] = 0.055
     depth_tolerance: Annotated[_Fraction, Field(description="Relative thickness of a surface.")] = 0.15
 
     keyframe_translation: Annotated[_NotNegative, Field(description="Metres between keyframes.")] = 0.3
@@ -216,7 +225,7 @@ class PipelineConfig(BaseModel):
         """The fields that `KeyframeRetrieval` takes."""
         return self._options(
             *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
-            *("near", "far", "half_life", "generated_weight"),
+            *("near", "far", "half_life", "generated_weight", "field_angle"),
         )
 
     def _options(self, *names: str) -> dict[str, Any]:
