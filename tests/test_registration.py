@@ -16,13 +16,14 @@ from mosaicmem.errors import SuspiciousInput
 from mosaicmem.geometry import Registration, RegistrationCheck, estimate_registration, registered_depth
 
 FRAMES = range(0, 96, 3)
+CAMERA = CameraIntrinsics.from_fov(256, 192, fov_x=1.0)
 
 
 class TwoCameras(RgbdSequence):
     """The synthetic walk with colour from a camera of `factor` times the focal length of that of depth."""
 
     def __init__(self, factor, count=96):
-        self._depth, self._world = SyntheticWalk(count), SyntheticWorld(0)
+        self._depth, self._world = SyntheticWalk(count, intrinsics=CAMERA), SyntheticWorld(0)
         self.color_camera = replace(
             self._depth.intrinsics, fx=self._depth.intrinsics.fx * factor, fy=self._depth.intrinsics.fy * factor
         )
@@ -64,7 +65,7 @@ class TestEstimate:
         assert found.color_camera(sequence.intrinsics).cx == sequence.intrinsics.cx
 
     def test_leaves_one_camera_alone(self):
-        sequence = SyntheticWalk(96)
+        sequence = SyntheticWalk(96, intrinsics=CAMERA)
         found = estimate_registration(frames_of(sequence), sequence.intrinsics)
         assert not found.is_off
         assert found.fx == pytest.approx(sequence.intrinsics.fx, rel=0.01)
@@ -117,7 +118,7 @@ class TestFieldAngle:
         assert Registration(500.0, 500.0, given, given, pairs, False).field_angle == pytest.approx(angle, abs=1e-3)
 
     def test_exact_worlds_ask_for_a_wide_one(self):
-        sequence = SyntheticWalk(96)
+        sequence = SyntheticWalk(96, intrinsics=CAMERA)
         assert estimate_registration(frames_of(sequence), sequence.intrinsics).field_angle == 0.2
         two, frames = recorded(0.88)
         assert estimate_registration(frames, two.intrinsics).field_angle < 0.1
