@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from cli_helpers import run, succeed
+from import_helpers import write_photos
 from mosaicmem import AutoregressivePipeline, CameraIntrinsics, CameraPose, PipelineConfig, SyntheticWorld
 from mosaicmem.datasets import RegisteredSequence, RgbdImage, RgbdSequence, SevenScenes, SyntheticWalk, open_sequence
 from mosaicmem.errors import SuspiciousInput
 from mosaicmem.geometry import Registration, RegistrationCheck, estimate_registration, registered_depth
+from scene_helpers import write_scene
 
 FRAMES = range(0, 96, 3)
 CAMERA = CameraIntrinsics.from_fov(256, 192, fov_x=1.0)
@@ -272,3 +274,50 @@ def test_import_says_so(rgbd_scene, tmp_path):
             (scene / file.name).symlink_to(file)
     done = succeed("import", scene, "--output", tmp_path / "made")
     assert "two cameras, not registered to each other" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """The synthetic walk on disk."""
+    walk = SyntheticWalk(48, intrinsics=CameraIntrinsics.from_fov(96, 72, fov_x=1.0))
+    folder = tmp_path_factory.mktemp("walk") / "scene"
+    return write_scene(folder, SyntheticWorld(0), walk.trajectory(range(0, 48, 2)))
+
+
+class TestGenerate:
+    @pytest.mark.parametrize("told", [None, 0.07])
+    def test_the_field_angle_follows_what_is_remembered_unless_told(self, scene, tmp_path, told):
+        more = () if told is None else ("--set", f"field_angle={told}")
+        choice = ("--memory-frames", "0:20", "--frames", "20:22", "--steps", "1", *more)
+        succeed("generate", "--scene", scene, "--output", tmp_path / "out", *choice)
+        sequence = open_sequence(scene)
+        found = estimate_registration(frames_of(sequence, range(20)), sequence.intrinsics).field_angle
+        assert found > 1.05 * PipelineConfig().field_angle
+        assert PipelineConfig.load(tmp_path / "out" / "config.json").field_angle == (told or found)
+
+    def test_a_run_resumes_with_it(self, scene, tmp_path):
+        choice = ("--memory-frames", "0:20", "--frames", "20:24", "--window-size", "2", "--window-overlap", "0")
+        for name in ("one", "two"):
+            succeed(
+                "generate", "--scene", scene, "--output", tmp_path / name, "--checkpoint", tmp_path / "kept", *choice
+            )
+        assert (tmp_path / "one" / "video.mp4").read_bytes() == (tmp_path / "two" / "video.mp4").read_bytes()
+
+
+class TestImport:
+    def test_depth_becomes_that_of_the_colour_camera(self, scene, tmp_path):
+        pytest.importorskip("pycolmap")
+        pytest.importorskip("cv2")
+        focal = open_sequence(scene).intrinsics.fx * 0.9
+        succeed("import", scene, "--output", tmp_path / "made", "--color-focal", f"{focal}")
+        made, source = open_sequence(tmp_path / "made"), open_sequence(scene, color_focal=focal)
+        assert made.intrinsics.fx == pytest.approx(focal)
+        np.testing.assert_allclose(made[2].depth, source[2].depth, atol=2e-3)
+        np.testing.assert_array_equal(made[2].image, source[2].image)
+
+    def test_it_is_refused_where_there_is_no_depth_camera(self, tmp_path):
+        pytest.importorskip("pycolmap")
+        write_photos(tmp_path / "photos")
+        failed = run("import", tmp_path / "photos", "--output", tmp_path / "made", "--color-focal", "500")
+        assert failed.returncode == 2
+        assert "--color-focal: expected a data set with depth" in failed.stderr

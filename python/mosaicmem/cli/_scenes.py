@@ -56,7 +56,7 @@ def open_scene(
 
     given = parse_camera(intrinsics, size)
     try:
-        sequence = open_sequence(scene, intrinsics=given, color_focal=_focal(color_focal))
+        sequence = open_sequence(scene, intrinsics=given, color_focal=parse_focal(color_focal))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--scene: {error}") from None
     if size is not None:
@@ -69,7 +69,8 @@ def open_scene(
     return sequence
 
 
-def _focal(text: str | None) -> float | tuple[float, float] | str | None:
+def parse_focal(text: str | None) -> float | tuple[float, float] | str | None:
+    """The value of --color-focal: None, "estimate", or (fx, fy)."""
     if text is None or text == "estimate":
         return text
     try:

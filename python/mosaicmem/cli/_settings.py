@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mosaicmem.cli._errors import UsageError
 
 if TYPE_CHECKING:
+    from mosaicmem.datasets import RgbdSequence
     from mosaicmem.pipeline import PipelineConfig
 
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
@@ -77,6 +78,17 @@ def read_settings(
         return PipelineConfig(**fields)
     except ValidationError as error:
         raise UsageError(_name_options(error, told, options)) from None
+
+
+def follow_registration(settings: PipelineConfig, sequence: RgbdSequence, frames: Sequence[int]) -> PipelineConfig:
+    """The settings with the field_angle that suits how well colour and depth of some frames fit, unless it is given."""
+    from mosaicmem.geometry import estimate_registration
+
+    if "field_angle" in settings.model_fields_set or not frames:
+        return settings
+    seen = (sequence[i] for i in frames)
+    found = estimate_registration(((each.image, each.depth, each.pose) for each in seen), sequence.intrinsics)
+    return settings.model_copy(update={"field_angle": found.field_angle})
 
 
 def unset_settings(config: Path | None, changes: Sequence[str] | None = None) -> list[str]:

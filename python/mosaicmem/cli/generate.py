@@ -39,7 +39,7 @@ from mosaicmem.cli._generate_inputs import (
     read_inputs,
 )
 from mosaicmem.cli._scenes import A_SEQUENCE, ColorFocal, SceneIntrinsics, SceneSize
-from mosaicmem.cli._settings import read_settings
+from mosaicmem.cli._settings import follow_registration, read_settings
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import WindowBar, progress_bar
 from mosaicmem.cli._trajectories import TimeUnit
@@ -189,6 +189,8 @@ def generate(
         check_useful({"--time-unit": time_unit}, "expected --trajectory, whose times it describes")
     inputs = read_inputs(scene, memory, memory_frames, frames, trajectory, intrinsics, size, color_focal, time_unit)
     warn_of_overlap(inputs.targets, inputs.remembered)
+    if inputs.sequence is not None:
+        settings = follow_registration(settings, inputs.sequence, inputs.remembered)
     estimator = make_depth_estimator(inputs.path, settings, depth)
     first = begin.read(inputs.path, estimator)
     store = None if memory is None else _open(memory, settings)

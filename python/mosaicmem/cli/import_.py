@@ -22,6 +22,7 @@ from mosaicmem.cli._common import (
 )
 from mosaicmem.cli._errors import UsageError, blames, check_choice, check_useful, reports_errors
 from mosaicmem.cli._frames import parse_size
+from mosaicmem.cli._scenes import ColorFocal, parse_focal
 from mosaicmem.cli._tables import say
 from mosaicmem.cli._terminal import progress_bar
 from mosaicmem.cli._trajectories import parse_camera
@@ -117,6 +118,7 @@ def import_(
     depth_model: _DepthModel = None,
     depth_output: _DepthOutput = None,
     depth_size: _DepthSize = None,
+    color_focal: ColorFocal = None,
     masks: _Masks = None,
     mask_model: _MaskModel = None,
     mask_classes: _MaskClasses = None,
@@ -152,13 +154,14 @@ def import_(
         **{"trajectory": trajectory, "poses": poses, "mapper": mapper, "camera_model": camera_model, "scale": scale},
         **{"every": every, "least_motion": least_motion, "max_frames": max_frames, "max_side": max_side},
         **{"depth": depth, "depth_units_per_metre": depth_units, "masks": masks, "num_threads": threads},
+        **{"color_focal": parse_focal(color_focal)},
     }
     check_useful({"--depth-units": depth_units}, "expected --depth, whose unit it is") if depth is None else None
     options = _options(
         given, (intrinsics, size), (depth_model, depth_output, depth_size), (mask_model, mask_classes), moving_by_depth
     )
     keeps_work(output)
-    with progress_bar() as bar:
+    with progress_bar() as bar, blames({"color_focal": "--color-focal"}):
         report = import_footage(
             source, output, options, start_over=start_over, replace=force, track=partial(_track, bar)
         )

@@ -201,6 +201,8 @@ def estimate_registration(
     check = RegistrationCheck(warns=False)
     for image, depth, pose in frames:
         check.add(image, depth, intrinsics, pose)
+        if check.is_done:
+            break
     return check.result()
 
 

@@ -116,6 +116,7 @@ class SequenceFootage:
             else [frame.color for frame in source.frames]
         )
         self.names = [file.name for file in files if file is not None] if all(files) else None
+        self.has_depth = isinstance(source, RgbdSequence)
 
     def __len__(self) -> int:
         return len(self._source) if isinstance(self._source, RgbdSequence) else len(self._source.frames)
@@ -142,7 +143,7 @@ class SequenceFootage:
         return Taken(i, frame.number, frame.color.name, frame.pose.timestamp, *known, moving=source.moving(frame))
 
 
-def open_footage(source: str | Path) -> Footage:
+def open_footage(source: str | Path, color_focal: float | tuple[float, float] | str | None = None) -> Footage:
     """What a path holds: a video file, a data set, or a folder of photos.
 
     Raises
@@ -151,15 +152,25 @@ def open_footage(source: str | Path) -> Footage:
         It does not exist.
     FormatError
         It is none of these; the message says what it is.
+    ValueError
+        ``color_focal`` is given, as `open_sequence` takes it, and there is no data set with depth of its own.
     """
+    footage = _open_footage(Path(source), color_focal)
+    if color_focal is not None and not (isinstance(footage, SequenceFootage) and footage.has_depth):
+        raise ValueError(
+            f"color_focal: expected a data set with depth, whose camera is another than that of colour, got {source}"
+        )
+    return footage
+
+
+def _open_footage(path: Path, color_focal: float | tuple[float, float] | str | None) -> Footage:
     from mosaicmem.datasets import is_sequence, open_sequence
 
-    path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_file():
         if path.suffix.lower() == ".npz":
-            return SequenceFootage(open_sequence(path))
+            return SequenceFootage(open_sequence(path, color_focal=color_focal))
         kind = describe_file(path)
         if kind in ("a PNG image", "a JPEG image"):
             raise FormatError(path, "expected a video or a folder, got one image; give the folder of all photos")
@@ -168,7 +179,7 @@ def open_footage(source: str | Path) -> Footage:
         posed = posed_frames(path)
         if posed is not None and not any(frame.depth for frame in posed.frames):
             return SequenceFootage(posed)
-        return SequenceFootage(open_sequence(path))
+        return SequenceFootage(open_sequence(path, color_focal=color_focal))
     return Photos(path)
 
 

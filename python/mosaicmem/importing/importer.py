@@ -141,7 +141,7 @@ def import_footage(
     is_taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if is_taken and not (replace and (target / "dataset.json").is_file()):
         raise FileExistsError(f"output: {target} is there already")
-    footage = open_footage(source)
+    footage = open_footage(source, chosen.color_focal)
     work = Workspace(Path(source), target, _requests(Path(source), chosen), FILES, start_over=start_over)
     try:
         return _import(Path(source), footage, work, chosen, track or _untracked)
@@ -160,7 +160,15 @@ FILES = {
 }
 """What each stage leaves in a workspace."""
 
-_FRAMES = ("every", "least_motion", "max_frames", "max_side", "masks", "moving")  # options of the first stage
+_FRAMES = (
+    "every",
+    "least_motion",
+    "max_frames",
+    "max_side",
+    "masks",
+    "moving",
+    "color_focal",
+)  # options of the first stage
 _STRUCTURE = (
     *("poses", "trajectory", "trajectory_format", "trajectory_camera", "intrinsics", "camera_model", "mapper", "depth"),
 )  # and of the second

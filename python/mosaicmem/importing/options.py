@@ -53,6 +53,9 @@ class ImportOptions:
         Depth of each frame, aligned to the points that structure from motion found.
     depth_is_metric : bool
         Whether that estimator knows metres, so that the scene gets metres from it.
+    color_focal : float, (float, float) or "estimate", optional
+        The focal length of a data set's colour camera, pixels, if it is another than that of its depth; see
+        `open_sequence`.
     masks : path, optional
         Folder of masks of what moves (white), one for each frame of the footage, by name or in order.
     moving : callable, optional
@@ -82,6 +85,7 @@ class ImportOptions:
     depth_units_per_metre: float = 1000.0
     depth_estimator: DepthEstimator | None = None
     depth_is_metric: bool = False
+    color_focal: float | tuple[float, float] | str | None = None
     masks: str | Path | None = None
     moving: Callable[[Any], Any] | None = None
     moving_by_depth: bool = False
@@ -148,6 +152,8 @@ def _number(text: str | float) -> float:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
     if isinstance(value, Path):
         return str(value.resolve())
     if isinstance(value, CameraIntrinsics):

@@ -127,7 +127,7 @@ class PipelineConfig(BaseModel):
             ge=1e-6,
             le=1e6,
             description="Radians: how fast a view's worth falls with the distance between a surface's places in two "
-            "images, where errors of registration grow. evaluate estimates it if it is not given.",
+            "images, where errors of registration grow. If it is not given, generate and evaluate find it out.",
         ),
     ] = 0.055
     depth_tolerance: Annotated[_Fraction, Field(description="Relative thickness of a surface.")] = 0.15
