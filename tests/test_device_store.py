@@ -106,6 +106,14 @@ class TestTopK:
         both.both(lambda store: store.delete_patches(store.patch_ids))
         both.assert_alike(views(rng, 2), top_k=5)
 
+    def test_keyframes_that_lose_their_images(self, rng, device):
+        both = Twins(device, max_bytes=12 * 3 * K.width * K.height)
+        image = rng.integers(0, 256, (K.height, K.width, 3), dtype=np.uint8)
+        for i in range(12):
+            both.insert(random_keyframe(rng, float(i)), image=image, image_pixels=STRIDE)
+            both.assert_alike(views(rng, 2), top_k=50)
+        assert both.host.statistics().image_bytes < 12 * image.nbytes
+
     def test_equal_scores_go_to_the_smaller_id(self, rng, device):
         both = Twins(device)
         keyframe = random_keyframe(rng, 0.0, holes=0.0)

@@ -1,6 +1,8 @@
 """Thumbnails: kept with keyframes, counted, saved, and what pictures take the colours of the scene from."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +114,80 @@ class TestKept:
         fits = store_with(rng, [None]).nbytes + 100
         with pytest.raises(ValueError, match="expected a keyframe that fits into max_bytes"):
             store_with(rng, [picture(rng)], max_bytes=fits)
+
+
+@pytest.mark.kernel
+class TestEvicted:
+    """Under max_bytes, images that hold more than half of it go before keyframes do."""
+
+    @staticmethod
+    def store(rng, count, **options):
+        store = MosaicMemoryStore(**options)
+        for i in range(count):
+            latents, depth, pose = random_keyframe(rng, float(i), holes=0.0)
+            store.insert_keyframe(latents, depth, K, pose, image=picture(rng), image_pixels=8)
+        return store
+
+    @pytest.mark.parametrize("policy", ["oldest", "redundant"])
+    def test_old_keyframes_lose_their_images_first(self, rng, policy):
+        whole = self.store(rng, 6, eviction=policy)
+        limit = whole.nbytes - 2 * K.height * K.width * 3
+        limited = self.store(rng, 6, max_bytes=limit, eviction=policy)
+        assert limited.nbytes <= limit
+        assert len(limited) == len(whole)
+        assert [each is not None for each in thumbnails(limited)] == [False] * 2 + [True] * 4
+        assert limited.statistics().image_bytes == 4 * K.height * K.width * 3
+
+    def test_images_keep_half_of_the_bytes(self, rng):
+        image = K.height * K.width * 3
+        limit = 20 * image
+        store = self.store(rng, 100, max_bytes=limit)
+        found = thumbnails(store)
+        kept = sum(each is not None for each in found)
+        assert limit / 2 - image < store.statistics().image_bytes <= limit / 2
+        assert [each is not None for each in found] == [False] * (len(found) - kept) + [True] * kept
+        assert len(found) > 1.2 * limit / (self.store(rng, 10).nbytes / 10)  # than with all of their images
+
+    def test_what_shares_a_keyframe_loses_the_same_image(self, rng):
+        whole = self.store(rng, 3)
+        store = self.store(rng, 3, max_bytes=whole.nbytes + 1500)
+        SpatialManipulation(store).duplicate(np.diag([1.0, 1, 1, 1]), store.patch_ids[:5])
+        snapshot = store.fork()
+        latents, depth, pose = random_keyframe(rng, 3.0, holes=0.0)
+        store.insert_keyframe(latents, depth, K, pose)
+        images = thumbnails(store)
+        assert [each is not None for each in images[:3]] == [False, True, True]
+        assert images[3] is None  # the duplicate of the first
+        assert [each is not None for each in thumbnails(snapshot)] == [True] * 4
+        statistics = store.statistics()
+        assert statistics.image_bytes == 2 * K.height * K.width * 3
+        store.delete_frame(0)
+        one = statistics.latent_bytes // 4
+        assert store.statistics().latent_bytes == 3 * one  # both users of the first keyframe are gone
+
+    def test_images_are_let_go(self, rng):
+        gone = []
+        store = MosaicMemoryStore(max_bytes=self.store(rng, 2).nbytes + 100)
+        for i in range(3):
+            latents, depth, pose = random_keyframe(rng, float(i), holes=0.0)
+            store.insert_keyframe(latents, depth, K, pose, image=picture(rng), image_pixels=8)
+            gone.append(weakref.ref(thumbnails(store)[-1]))
+        gc.collect()
+        assert gone[0]() is None
+        assert gone[-1]() is not None
+
+    def test_a_saved_store_has_those_that_are_left(self, rng, tmp_path):
+        store = self.store(rng, 6, max_bytes=int(0.8 * self.store(rng, 6).nbytes))
+        store.save(tmp_path / "store")
+        latents, depth, pose = random_keyframe(rng, 6.0)
+        store.insert_keyframe(latents, depth, K, pose, image=picture(rng), image_pixels=8)
+        store.save(tmp_path / "store")
+        opened = MosaicMemoryStore.open(tmp_path / "store")
+        for expected, found in zip(thumbnails(store), thumbnails(opened), strict=True):
+            assert (expected is None) == (found is None)
+            if expected is not None:
+                np.testing.assert_array_equal(expected, found)
+        np.testing.assert_array_equal(opened.patch_ids, store.patch_ids)
 
 
 class TestSaved:

@@ -243,7 +243,8 @@ py::list images(const BoundStore& store, const Array<Slot>& slots) {
 }  // namespace
 
 py::object image_of(const Keyframe& keyframe) {
-    return (*static_cast<const py::tuple*>(keyframe.owner.get()))[3];
+    if (!keyframe.image_owner) return py::none();
+    return (*static_cast<const py::tuple*>(keyframe.image_owner.get()))[0];
 }
 
 std::shared_ptr<const void> keep_alive(py::tuple objects) {
@@ -258,20 +259,34 @@ std::shared_ptr<const Keyframe> make_keyframe(
     const std::optional<Array<float>>& confidence, const std::optional<Array<std::uint8_t>>& image,
     const std::optional<Array<float>>& subcell_depth, double stride, const Intrinsics& k,
     std::int64_t frame_id, double timestamp, Provenance provenance) {
-    static std::atomic<std::uint64_t> next_serial{0};
     const py::array cells = py::array::ensure(latents, py::array::c_style | kAligned);
     if (!cells) throw std::bad_alloc();
-    // Bytes of three array objects and a tuple, with the allocator's overhead, and of one more
-    // array; measured.
-    constexpr std::size_t kObjects = 432, kObject = 128;
+    // Bytes of three array objects and a tuple, with the allocator's overhead, of one more array,
+    // and of an array in a tuple of its own; measured.
+    constexpr std::size_t kObjects = 432, kObject = 128, kImage = 256;
     const std::size_t rows = extent(cells, 0);
-    return std::make_shared<const Keyframe>(Keyframe{
-        cells.data(), latent_type, depth.data(), data_or_null(confidence), rows, extent(cells, 1),
-        extent(cells, 2), stride, k, frame_id, timestamp, provenance, next_serial++,
-        data_or_null(subcell_depth), subcell_depth ? extent(*subcell_depth, 0) / rows : 1,
-        data_or_null(image), image ? extent(*image, 0) / rows : 0,
-        keep_alive(py::make_tuple(cells, depth, confidence, image, subcell_depth)),
-        kObjects + (image ? kObject : 0) + (subcell_depth ? kObject : 0)});
+    return std::make_shared<const Keyframe>(
+        Keyframe{cells.data(),
+                 latent_type,
+                 depth.data(),
+                 data_or_null(confidence),
+                 rows,
+                 extent(cells, 1),
+                 extent(cells, 2),
+                 stride,
+                 k,
+                 frame_id,
+                 timestamp,
+                 provenance,
+                 Keyframe::next_serial(),
+                 data_or_null(subcell_depth),
+                 subcell_depth ? extent(*subcell_depth, 0) / rows : 1,
+                 data_or_null(image),
+                 image ? extent(*image, 0) / rows : 0,
+                 keep_alive(py::make_tuple(cells, depth, confidence, subcell_depth)),
+                 kObjects + (subcell_depth ? kObject : 0),
+                 image ? keep_alive(py::make_tuple(image)) : nullptr,
+                 image ? kImage : 0});
 }
 
 Limits to_limits(const std::optional<std::size_t>& max_patches,

@@ -47,7 +47,8 @@ py::dict export_observations(const BoundStore& store) {
         std::memcpy(cameras.mutable_data() + 6 * i, camera, sizeof camera);
         words.mutable_data()[i] = static_cast<std::int64_t>(observation.alive_bits.size());
         alive.insert(alive.end(), observation.alive_bits.begin(), observation.alive_bits.end());
-        arrays.append(*static_cast<const py::tuple*>(keyframe.owner.get()));
+        const auto& kept = *static_cast<const py::tuple*>(keyframe.owner.get());
+        arrays.append(py::make_tuple(kept[0], kept[1], kept[2], image_of(keyframe), kept[3]));
     }
     py::dict result;
     result["slot"] = slots;

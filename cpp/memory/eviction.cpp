@@ -4,7 +4,8 @@
 // `max_patches` evicts patches: with the policy `redundant`, first those in places that another
 // observation keeps, oldest first; then, as with `oldest`, the oldest of all. `max_bytes` evicts
 // whole observations: the oldest, or, with `redundant`, the one that keeps the fewest patches per
-// byte.
+// byte. Before that, if images hold more than half of `max_bytes`, the oldest keyframes lose
+// theirs: the places that they show stay, with their latents.
 
 #include <algorithm>
 #include <new>
@@ -75,7 +76,42 @@ void StoreState::evict_patches() {
     drop_emptied();
 }
 
+void StoreState::evict_images() {
+    const auto too_large = [this] {
+        return bytes_.images > limits_.max_bytes / 2 && bytes().total() > limits_.max_bytes;
+    };
+    for (std::size_t i = 0; too_large() && i < observations_.size(); ++i) {
+        const std::shared_ptr<const Keyframe> keyframe = observations_[ordered(i)]->keyframe;
+        if (!keyframe->image) continue;
+        // Others may share the keyframe, such as duplicates: the image goes with the last of them.
+        const auto extra = extra_uses_.find(keyframe.get());
+        std::vector<std::size_t> users{ordered(i)};
+        for (std::size_t at = 0; extra != extra_uses_.end() && at < observations_.size(); ++at) {
+            if (at != users[0] && observations_[at]->keyframe == keyframe) users.push_back(at);
+        }
+        const std::shared_ptr<const Keyframe> bare = keyframe->without_image();
+        Observations changed;
+        for (const std::size_t at : users) {
+            changed.push_back(std::make_shared<Observation>(*observations_[at]));
+            changed.back()->keyframe = bare;
+        }
+        dropped_.reserve(dropped_.size() + users.size());  // last step that may fail
+        for (std::size_t k = 0; k < users.size(); ++k) {
+            observations_[users[k]].swap(changed[k]);
+            dropped_.push_back(std::move(changed[k]));
+        }
+        if (extra != extra_uses_.end()) {
+            auto uses = extra_uses_.extract(extra);
+            uses.key() = bare.get();
+            extra_uses_.insert(std::move(uses));
+        }
+        bytes_.images -= keyframe->image_nbytes();
+        bytes_.bookkeeping -= keyframe->overhead_nbytes() - bare->overhead_nbytes();
+    }
+}
+
 void StoreState::evict_bytes() {
+    evict_images();
     if (bytes().total() <= limits_.max_bytes) return;
     // Dead points hold memory until their tree is rebuilt: sooner here than elsewhere, so that
     // keyframes are not evicted in their stead.

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <bit>
 #include <limits>
+#include <utility>
 
 #include "cpp/geometry/unproject.hpp"
 
@@ -73,7 +74,22 @@ bool Observation::centre(std::size_t patch, Vec3& world) const {
 }
 
 std::size_t Keyframe::overhead_nbytes() const {
-    return sizeof(Keyframe) + 2 * kAllocated + owner_nbytes;
+    return sizeof(Keyframe) + 2 * kAllocated + owner_nbytes + image_owner_nbytes;
+}
+
+std::uint64_t Keyframe::next_serial() {
+    static std::atomic<std::uint64_t> last{0};
+    return last.fetch_add(1, std::memory_order_relaxed);
+}
+
+std::shared_ptr<const Keyframe> Keyframe::without_image() const {
+    Keyframe bare = *this;
+    bare.serial = next_serial();
+    bare.image = nullptr;
+    bare.image_scale = 0;
+    bare.image_owner.reset();
+    bare.image_owner_nbytes = 0;
+    return std::make_shared<const Keyframe>(std::move(bare));
 }
 
 std::size_t Observation::overhead_nbytes() const {

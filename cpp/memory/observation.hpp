@@ -31,8 +31,14 @@ struct Keyframe {
     std::size_t subcells;               // along the edge of a cell; 1 without subcell_depth
     const std::uint8_t* image;          // (image_scale rows, image_scale columns, 3), or null
     std::size_t image_scale;            // pixels of the image along the edge of a cell
-    std::shared_ptr<const void> owner;  // of the buffers
+    std::shared_ptr<const void> owner;  // of the buffers except image
     std::size_t owner_nbytes;           // memory of the owner beside them
+    std::shared_ptr<const void> image_owner;
+    std::size_t image_owner_nbytes;
+
+    static std::uint64_t next_serial();
+    // The same keyframe, which shares all other buffers, with a serial of its own.
+    std::shared_ptr<const Keyframe> without_image() const;
 
     std::size_t latent_nbytes() const {
         return rows * columns * channels * (latent_type == LatentType::float32 ? 4 : 2);

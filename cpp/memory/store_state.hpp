@@ -170,6 +170,7 @@ class StoreState {
     struct Chosen;
     std::vector<Chosen> choose(Ids ids) const;
     void evict_patches();
+    void evict_images();
     void evict_bytes();
     std::size_t least_kept() const;
 

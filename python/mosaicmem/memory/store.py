@@ -50,7 +50,8 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
     max_patches : int, optional
         Limit on live patches; the excess is evicted.
     max_bytes : int, optional
-        Limit on `nbytes`; beyond it, keyframes are evicted.
+        Limit on `nbytes`; beyond it, keyframes are evicted. Where images hold more than half of it, the oldest
+        keyframes first lose theirs, and stay with their latents.
     eviction : {"oldest", "redundant"}
         What is evicted first. ``"redundant"``: patches whose place closer or newer views also hold, then the oldest.
         ``max_bytes`` evicts whole keyframes, since memory is freed only when all patches of a keyframe are gone: with

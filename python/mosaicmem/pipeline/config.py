@@ -89,7 +89,10 @@ class PipelineConfig(BaseModel):
     latent_patch_size: Annotated[_Count, Field(le=1024, description="Latent cells along a patch.")] = 2
     latent_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     max_patches: Annotated[_Count | None, Field(description="Patches go when there are more.")] = None
-    max_bytes: Annotated[_Bytes | None, Field(description="Keyframes go when the memory holds more.")] = None
+    max_bytes: Annotated[
+        _Bytes | None,
+        Field(description="Keyframes go when the memory holds more, or their images, where these are more than half."),
+    ] = None
     eviction: Annotated[
         Literal["oldest", "redundant"], Field(description="What goes first: the old, or what other views hold.")
     ] = "oldest"
