@@ -58,18 +58,21 @@ def threads_for_small_inputs(request):
     _core.ignore_grain(False)
 
 
-SIMD_LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
+SIMD_LEVELS = ("portable", "avx2", "avx512", "avx512_bf16", "avx512_amx")
 
 
 @pytest.fixture(params=SIMD_LEVELS)
 def simd(request):
-    """Runs a test at each SIMD level, up to the best of this machine."""
+    """Runs a test at each SIMD level, up to the best of this machine, or that of a build which emulates AMX."""
+    before = _core.simd_level()
+    _core.limit_simd_level(_core.SimdLevel.avx512_amx)
     best = _core.simd_level()
+    _core.limit_simd_level(before)
     if SIMD_LEVELS.index(request.param) > SIMD_LEVELS.index(best.name):
         pytest.skip(f"this machine has {best.name} at most")
     _core.limit_simd_level(getattr(_core.SimdLevel, request.param))
     yield request.param
-    _core.limit_simd_level(best)
+    _core.limit_simd_level(before)
 
 
 @pytest.fixture(params=(EmulatedDevice, TorchDevice), ids=lambda device: device.name)

@@ -81,6 +81,37 @@ class TestKernel:
         half = half_reference(q, k, v, dim**-0.5)
         assert_within_twice(attention(q, k, v).astype(np.float64), half, exact)
 
+    @pytest.mark.parametrize("size", [1e-36, 1e-20, 1e20, 1e37])
+    def test_values_of_any_size(self, rng, simd, size):
+        q, k, v = inputs(rng, 1, 1, 50, 70, 24, 24)
+        v = (v / np.abs(v).max() * size).astype(np.float32)
+        exact, _ = reference(q, k, v, 24**-0.5)
+        single, _ = reference(q, k, v, 24**-0.5, dtype=np.float32)
+        assert_within_twice(attention(q, k, v), single, exact)
+
+    def test_infinite_values(self, rng, simd):
+        q, k, v = inputs(rng, 1, 1, 50, 70, 24, 24)
+        v[0, 0, 33, 5] = np.inf
+        out = attention(q, k, v)
+        assert np.isposinf(out[..., 5]).all()
+        assert np.isfinite(np.delete(out, 5, axis=-1)).all()
+
+    def test_weights_that_vanish(self, rng, simd):
+        """Logits down to -250 beside 0: weights are as small as float32 has numbers."""
+        k, v = np.zeros((2, 1, 1, 250, 8), np.float32)
+        k[..., 0], v[..., 0] = -np.arange(250), np.arange(250)
+        q = np.zeros((1, 1, 3, 8), np.float32)
+        q[..., 0] = [1, 0.5, 0.25]
+        exact, _ = reference(q, k, v, 1.0)
+        single, _ = reference(q, k, v, 1.0, dtype=np.float32)
+        assert_within_twice(attention(q, k, v, scale=1.0), single, exact)
+
+    def test_many_keys(self, rng, simd):
+        q, k, v = inputs(rng, 1, 1, 9, 5000, 64, 32)
+        exact, _ = reference(q, k, v, 64**-0.5)
+        single, _ = reference(q, k, v, 64**-0.5, dtype=np.float32)
+        assert_within_twice(attention(q, k, v), single, exact)
+
     @pytest.mark.parametrize("key_heads", [1, 2, 6])
     def test_grouped_heads(self, rng, key_heads):
         q, _, _ = inputs(rng, 2, 6, 20, 1, 16, 16)

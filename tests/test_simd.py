@@ -20,4 +20,4 @@ def test_unknown_vector_instructions():
     command = [sys.executable, "-c", "import mosaicmem"]
     ended = subprocess.run(command, env={**os.environ, "MOSAICMEM_SIMD": "sse9"}, capture_output=True, text=True)
     assert ended.returncode == 1
-    assert "MOSAICMEM_SIMD: expected one of portable, avx2, avx512, avx512_bf16, got 'sse9'" in ended.stderr
+    assert "MOSAICMEM_SIMD: expected one of portable, avx2, avx512, avx512_bf16, avx512_amx, got 'sse9'" in ended.stderr

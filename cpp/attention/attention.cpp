@@ -49,15 +49,18 @@ void attention(const AttentionShape& shape, const AttentionInput<T>& input, T* o
         query_time = as_logits(input.query_time, shape.queries, origin, input.half_life);
         key_time = as_logits(input.key_time, shape.keys, origin, input.half_life);
     }
-    const auto attend =
-        std::is_same_v<T, float> ? kernels().attend_float32 : kernels().attend_bfloat16;
+    constexpr bool kSingle = std::is_same_v<T, float>;
+    const Kernels& level = kernels();
+    const auto attend = kSingle ? level.attend_float32 : level.attend_bfloat16;
+    const std::size_t scratch_floats = (kSingle ? level.scratch_float32 : level.scratch_bfloat16)(
+        shape.head_dim, shape.value_dim);
     const std::size_t groups = (shape.queries + kGroup - 1) / kGroup;
     const std::size_t work = shape.keys * kGroup * (shape.head_dim + shape.value_dim);
     const std::size_t grain = (1 << 24) / (work + 1) + 1;
     parallel_for(
         shape.batch * shape.heads * groups, grain, num_threads,
         [&](std::size_t begin, std::size_t end) {
-            const auto scratch = aligned_floats(attention_scratch(shape.head_dim, shape.value_dim));
+            const auto scratch = aligned_floats(scratch_floats);
             for (std::size_t item = begin; item < end; ++item) {
                 const std::size_t batch = item / groups / shape.heads;
                 const std::size_t head = item / groups % shape.heads;

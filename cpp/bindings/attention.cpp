@@ -127,7 +127,8 @@ void bind_attention(py::module_& m) {
         .value("portable", SimdLevel::portable)
         .value("avx2", SimdLevel::avx2)
         .value("avx512", SimdLevel::avx512)
-        .value("avx512_bf16", SimdLevel::avx512_bf16);
+        .value("avx512_bf16", SimdLevel::avx512_bf16)
+        .value("avx512_amx", SimdLevel::avx512_amx);
     m.attr("most_head_dim") = std::numeric_limits<std::int32_t>::max();
     m.def("simd_level", &simd_level);
     m.def("limit_simd_level", &limit_simd_level, py::arg("most"));

@@ -69,11 +69,10 @@ MOSAICMEM_INLINE void pack_values(const T* v, std::size_t stride, const std::uin
     }
 }
 
-template <class Math, class T>
-MOSAICMEM_INLINE void take_keys(const AttentionTask& task, std::size_t first, std::size_t width,
-                                float* packed_k, float* packed_v, KeyTile& tile) {
+// Finds the unmasked keys of a tile, their biases and times. Returns how many keys there are.
+inline std::size_t choose_keys(const AttentionTask& task, std::size_t first, KeyTile& tile,
+                               std::uint8_t* chosen) {
     const std::size_t last = first + kKeyTile < task.keys ? first + kKeyTile : task.keys;
-    std::uint8_t chosen[kKeyTile];
     tile.count = 0;
     for (std::size_t key = first; key < last; ++key) {
         const float bias = task.key_bias ? task.key_bias[key] : 0.0f;
@@ -83,30 +82,7 @@ MOSAICMEM_INLINE void take_keys(const AttentionTask& task, std::size_t first, st
         if (task.key_time) tile.time[tile.count] = task.key_time[key];
         ++tile.count;
     }
-    const T* k = static_cast<const T*>(task.k) + first * task.k_stride;
-    const T* v = static_cast<const T*>(task.v) + first * task.v_stride;
-    const bool all = tile.count == last - first;
-    constexpr bool kPacked = sizeof(T) * Math::kValues != sizeof(float);  // must be widened
-    if (all && !kPacked && task.head_dim % Math::kValues == 0 &&
-        task.k_stride % Math::kValues == 0) {
-        tile.k = reinterpret_cast<const float*>(k);
-        tile.k_stride = task.k_stride / Math::kValues;
-    } else {
-        tile.k = packed_k;
-        tile.k_stride = round_up(task.head_dim, 16);
-        for (std::size_t j = 0; j < tile.count; ++j) {
-            pack_row<Math>(k + chosen[j] * task.k_stride, task.head_dim,
-                           packed_k + j * tile.k_stride);
-        }
-    }
-    if (all && !kPacked && Math::kValues == 1 && task.value_dim == width) {
-        tile.v = reinterpret_cast<const float*>(v);
-        tile.v_stride = task.v_stride;
-    } else {
-        tile.v = packed_v;
-        tile.v_stride = width;
-        pack_values<Math>(v, task.v_stride, chosen, tile.count, task.value_dim, width, packed_v);
-    }
+    return last - first;
 }
 
 // A panel of queries and its online-softmax state after the keys so far.
@@ -230,15 +206,103 @@ MOSAICMEM_INLINE void add_values(const KeyTile& keys, const float* weights, std:
     }
 }
 
-template <class Math>
+// Products on float32 lanes.
+template <class M>
+struct Lanes {
+    using Math = M;
+
+    static std::size_t elements(std::size_t head_dim) {
+        return (head_dim + Math::kValues - 1) / Math::kValues;
+    }
+    static std::size_t query_floats(std::size_t head_dim) {
+        return kPanelQueries * elements(head_dim);
+    }
+    static std::size_t key_floats(std::size_t head_dim) {
+        return kKeyTile * round_up(head_dim, 16);
+    }
+    static std::size_t value_floats(std::size_t width) { return kKeyTile * width; }
+    static std::size_t weight_floats() { return 0; }
+    static void begin() {}
+    static void end() {}
+
+    // Transposes a panel's queries across the lanes; zeros beyond the last query.
+    template <class T>
+    static MOSAICMEM_INLINE bool take_queries(const AttentionTask& task, std::size_t first,
+                                              float* row, float* to) {
+        const std::size_t count = elements(task.head_dim);
+        for (std::size_t q = 0; q < kPanelQueries; ++q) {
+            if (first + q < task.queries) {
+                pack_row<Math>(static_cast<const T*>(task.q) + (first + q) * task.q_stride,
+                               task.head_dim, row);
+            } else {
+                for (std::size_t d = 0; d < count; ++d) row[d] = 0.0f;
+            }
+            for (std::size_t d = 0; d < count; ++d) to[d * kPanelQueries + q] = row[d];
+        }
+        return true;
+    }
+
+    template <class T>
+    static MOSAICMEM_INLINE bool take_keys(const AttentionTask& task, std::size_t first,
+                                           std::size_t width, float* packed_k, float* packed_v,
+                                           KeyTile& tile) {
+        std::uint8_t chosen[kKeyTile];
+        const bool all = choose_keys(task, first, tile, chosen) == tile.count;
+        const T* k = static_cast<const T*>(task.k) + first * task.k_stride;
+        const T* v = static_cast<const T*>(task.v) + first * task.v_stride;
+        constexpr bool kPacked = sizeof(T) * Math::kValues != sizeof(float);  // must be widened
+        if (all && !kPacked && task.head_dim % Math::kValues == 0 &&
+            task.k_stride % Math::kValues == 0) {
+            tile.k = reinterpret_cast<const float*>(k);
+            tile.k_stride = task.k_stride / Math::kValues;
+        } else {
+            tile.k = packed_k;
+            tile.k_stride = round_up(task.head_dim, 16);
+            for (std::size_t j = 0; j < tile.count; ++j) {
+                pack_row<Math>(k + chosen[j] * task.k_stride, task.head_dim,
+                               packed_k + j * tile.k_stride);
+            }
+        }
+        if (all && !kPacked && Math::kValues == 1 && task.value_dim == width) {
+            tile.v = reinterpret_cast<const float*>(v);
+            tile.v_stride = task.v_stride;
+        } else {
+            tile.v = packed_v;
+            tile.v_stride = width;
+            pack_values<Math>(v, task.v_stride, chosen, tile.count, task.value_dim, width,
+                              packed_v);
+        }
+        return true;
+    }
+
+    static MOSAICMEM_INLINE void find_logits(const AttentionTask& task, const KeyTile& keys,
+                                             const Panel& panel, float* logits, Vector* largest) {
+        const std::size_t count = elements(task.head_dim);
+        const auto logits_of =
+            count > kSumBlock ? panel_logits<Math, true> : panel_logits<Math, false>;
+        logits_of(keys, panel, count, task.scale, task.key_time != nullptr, logits, largest);
+    }
+
+    static MOSAICMEM_INLINE void add_weighted_values(const KeyTile& keys, const float* weights,
+                                                     float*, std::size_t width, float* o) {
+        const std::size_t rows = elements(keys.count);
+        std::size_t column = 0;
+        if constexpr (kLanes == 16) {
+            for (; column + 4 * kLanes <= width; column += 4 * kLanes)
+                add_values<Math, 4>(keys, weights, rows, column, width, o);
+        }
+        for (; column < width; column += 2 * kLanes)
+            add_values<Math, 2>(keys, weights, rows, column, width, o);
+    }
+};
+
+template <class Product>
 MOSAICMEM_INLINE void attend_panel(const AttentionTask& task, const KeyTile& keys,
-                                   const Panel& panel, std::size_t elements, std::size_t width,
-                                   float* logits) {
+                                   const Panel& panel, std::size_t width, float* logits,
+                                   float* weights) {
     Vector m[kPanelVectors], l[kPanelVectors], decay[kPanelVectors];
     for (int c = 0; c < kPanelVectors; ++c) m[c] = load(panel.m + c * kLanes);
-    const auto logits_of =
-        elements > kSumBlock ? panel_logits<Math, true> : panel_logits<Math, false>;
-    logits_of(keys, panel, elements, task.scale, task.key_time != nullptr, logits, m);
+    Product::find_logits(task, keys, panel, logits, m);
     bool moved = false;
     for (int c = 0; c < kPanelVectors; ++c) {
         const Vector before = load(panel.m + c * kLanes);
@@ -255,36 +319,12 @@ MOSAICMEM_INLINE void attend_panel(const AttentionTask& task, const KeyTile& key
             }
         }
     }
-    panel_weights<Math>(keys.count, m, logits, l);
+    panel_weights<typename Product::Math>(keys.count, m, logits, l);
     for (int c = 0; c < kPanelVectors; ++c) {
         store(m[c], panel.m + c * kLanes);
         store(l[c], panel.l + c * kLanes);
     }
-    const std::size_t rows = (keys.count + Math::kValues - 1) / Math::kValues;
-    std::size_t column = 0;
-    if constexpr (kLanes == 16) {
-        for (; column + 4 * kLanes <= width; column += 4 * kLanes) {
-            add_values<Math, 4>(keys, logits, rows, column, width, panel.o);
-        }
-    }
-    for (; column < width; column += 2 * kLanes) {
-        add_values<Math, 2>(keys, logits, rows, column, width, panel.o);
-    }
-}
-
-// Transposes a panel's queries across the lanes; zeros beyond the last query.
-template <class Math, class T>
-MOSAICMEM_INLINE void transpose_queries(const AttentionTask& task, std::size_t first,
-                                        std::size_t elements, float* row, float* to) {
-    for (std::size_t q = 0; q < kPanelQueries; ++q) {
-        if (first + q < task.queries) {
-            pack_row<Math>(static_cast<const T*>(task.q) + (first + q) * task.q_stride,
-                           task.head_dim, row);
-        } else {
-            for (std::size_t d = 0; d < elements; ++d) row[d] = 0.0f;
-        }
-        for (std::size_t d = 0; d < elements; ++d) to[d * kPanelQueries + q] = row[d];
-    }
+    Product::add_weighted_values(keys, logits, weights, width, panel.o);
 }
 
 MOSAICMEM_INLINE void write_row(const float* o, float factor, std::size_t n, float* out) {
@@ -300,20 +340,31 @@ MOSAICMEM_INLINE void write_row(const float* o, float factor, std::size_t n, std
     __builtin_memcpy(out + c, last, (n - c) * sizeof *out);
 }
 
-template <class Math, class T>
-MOSAICMEM_INLINE void attend(const AttentionTask& task) {
-    const std::size_t elements = (task.head_dim + Math::kValues - 1) / Math::kValues;
+// Bytes / 4 for the transposed queries, the output with its maxima, sums and times, one tile of
+// logits, and one packed tile each of keys, values and weights.
+template <class Product>
+std::size_t scratch_floats(std::size_t head_dim, std::size_t value_dim) {
+    const std::size_t width = round_up(value_dim, 2 * kLanes);
+    return kGroupPanels * (Product::query_floats(head_dim) + kPanelQueries * (width + 3)) +
+           kKeyTile * kPanelQueries + Product::key_floats(head_dim) + Product::value_floats(width) +
+           Product::weight_floats();
+}
+
+// Returns false, with nothing written, if the product cannot represent an operand.
+template <class Product, class T>
+MOSAICMEM_INLINE bool attend(const AttentionTask& task) {
     const std::size_t width = round_up(task.value_dim, 2 * kLanes);
     const std::size_t panels = (task.queries + kPanelQueries - 1) / kPanelQueries;
     float* at = task.scratch;
     const auto take = [&at](std::size_t n) { return (at += n) - n; };
     float* logits = take(kKeyTile * kPanelQueries);
-    float* packed_k = take(kKeyTile * round_up(task.head_dim, 16));
-    float* packed_v = take(kKeyTile * width);
+    float* packed_k = take(Product::key_floats(task.head_dim));
+    float* packed_v = take(Product::value_floats(width));
+    float* weights = take(Product::weight_floats());
     Panel panel[kGroupPanels];
     for (std::size_t p = 0; p < panels; ++p) {
-        float* q = take(kPanelQueries * elements);
-        transpose_queries<Math, T>(task, p * kPanelQueries, elements, logits, q);
+        float* q = take(Product::query_floats(task.head_dim));
+        if (!Product::template take_queries<T>(task, p * kPanelQueries, packed_k, q)) return false;
         panel[p] = {q, take(kPanelQueries * width), take(kPanelQueries), take(kPanelQueries),
                     take(kPanelQueries)};
     }
@@ -327,13 +378,16 @@ MOSAICMEM_INLINE void attend(const AttentionTask& task) {
         }
     }
     KeyTile keys;
-    for (std::size_t first = 0; first < task.keys; first += kKeyTile) {
-        take_keys<Math, T>(task, first, width, packed_k, packed_v, keys);
+    bool is_exact = true;
+    Product::begin();
+    for (std::size_t first = 0; first < task.keys && is_exact; first += kKeyTile) {
+        is_exact = Product::template take_keys<T>(task, first, width, packed_k, packed_v, keys);
         if (keys.count == 0) continue;
-        for (std::size_t p = 0; p < panels; ++p) {
-            attend_panel<Math>(task, keys, panel[p], elements, width, logits);
-        }
+        for (std::size_t p = 0; p < panels && is_exact; ++p)
+            attend_panel<Product>(task, keys, panel[p], width, logits, weights);
     }
+    Product::end();
+    if (!is_exact) return false;
     for (std::size_t query = 0; query < task.queries; ++query) {
         const Panel& from = panel[query / kPanelQueries];
         const std::size_t i = query % kPanelQueries;
@@ -345,4 +399,5 @@ MOSAICMEM_INLINE void attend(const AttentionTask& task) {
             task.lse[query] = none ? -__builtin_inff() : from.m[i] + __builtin_logf(l);
         }
     }
+    return true;
 }

@@ -26,15 +26,7 @@ struct AttentionTask {
     // Both or neither, in half-lives times ln 2: adds -|t_q - t_k| to the logits.
     const float *query_time, *key_time;
     float* lse;      // (queries) or null
-    float* scratch;  // attention_scratch() floats, 64-byte aligned
+    float* scratch;  // Kernels::scratch_*() floats, 64-byte aligned, zero before the first task
 };
-
-// Scratch for the transposed queries, the output with its maxima, sums and times, one tile of
-// weights, and one packed tile each of keys and values.
-constexpr std::size_t attention_scratch(std::size_t head_dim, std::size_t value_dim) {
-    const std::size_t depth = round_up(head_dim, 16), width = round_up(value_dim, 32);
-    return kGroupPanels * kPanelQueries * (depth + width + 3) + kKeyTile * kPanelQueries +
-           kKeyTile * (depth + width);
-}
 
 }  // namespace mosaicmem

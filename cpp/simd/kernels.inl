@@ -1,5 +1,6 @@
 // All kernels of one target, in its own namespace, as a table. The file that includes this one
-// defines MOSAICMEM_TARGET (that namespace), MOSAICMEM_LANES and MOSAICMEM_BF16_DOT.
+// defines MOSAICMEM_TARGET (that namespace), MOSAICMEM_LANES, and MOSAICMEM_BF16_DOT and
+// MOSAICMEM_TILES where the target has them.
 
 namespace mosaicmem::MOSAICMEM_TARGET {
 namespace {
@@ -11,15 +12,31 @@ namespace {
 #include "cpp/simd/attention.inl"
 #include "cpp/simd/encode.inl"
 #include "cpp/simd/project.inl"
+#if MOSAICMEM_TILES
+#include "cpp/simd/tiles.inl"
+//
+#include "cpp/simd/attention_tiles.inl"
 
-void attend_float32(const AttentionTask& task) { attend<Float32, float>(task); }
-
-void attend_bfloat16(const AttentionTask& task) {
-#if MOSAICMEM_BF16_DOT
-    attend<BFloat16Pairs, std::uint16_t>(task);
+using Products32 = Tiles<3>;
+using Products16 = Tiles<1>;
+#elif MOSAICMEM_BF16_DOT
+using Products32 = Lanes<Float32>;
+using Products16 = Lanes<BFloat16Pairs>;
 #else
-    attend<Float32, std::uint16_t>(task);
+using Products32 = Lanes<Float32>;
+using Products16 = Lanes<Float32>;
 #endif
+
+void attend_float32(const AttentionTask& task) {
+    if (!attend<Products32, float>(task)) attend<Lanes<Float32>, float>(task);
+}
+
+void attend_bfloat16(const AttentionTask& task) { attend<Products16, std::uint16_t>(task); }
+
+std::size_t scratch_float32(std::size_t head_dim, std::size_t value_dim) {
+    const std::size_t floats = scratch_floats<Products32>(head_dim, value_dim),
+                      lanes = scratch_floats<Lanes<Float32>>(head_dim, value_dim);
+    return floats > lanes ? floats : lanes;
 }
 
 void rope_float32(const HeadFeatures<float>& f, const RotaryTask& task) {
@@ -48,6 +65,8 @@ void end_streaming() {
 constexpr Kernels kKernels = {
     .attend_float32 = attend_float32,
     .attend_bfloat16 = attend_bfloat16,
+    .scratch_float32 = scratch_float32,
+    .scratch_bfloat16 = scratch_floats<Products16>,
     .project = project,
     .panel_columns = 2 * kLanes,
     .rope_float32 = rope_float32,

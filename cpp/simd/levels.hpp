@@ -15,12 +15,15 @@ enum class SimdLevel {
     avx2,         // AVX2 and FMA
     avx512,       // AVX-512 F, BW, DQ, VL
     avx512_bf16,  // the same with bfloat16 dot products
+    avx512_amx,   // the same with AMX tiles of bfloat16
 };
 
 struct Kernels {
     // Attention of one group of queries, see attention_task.hpp.
     void (*attend_float32)(const AttentionTask&);
     void (*attend_bfloat16)(const AttentionTask&);
+    std::size_t (*scratch_float32)(std::size_t head_dim, std::size_t value_dim);
+    std::size_t (*scratch_bfloat16)(std::size_t head_dim, std::size_t value_dim);
 
     // y (n, out) columns [0, columns) = x (n, in) * panel (in, panel_columns).
     void (*project)(const float* x, std::size_t n, std::size_t in, const float* panel,
@@ -35,7 +38,7 @@ struct Kernels {
     void (*end_streaming)();  // each thread calls it after its streaming tasks
 };
 
-// The widest level that this machine supports, at most the limit.
+// The fastest level that this machine supports, at most the limit.
 SimdLevel simd_level();
 
 // For tests and benchmarks: runs as on a lesser machine.
@@ -47,5 +50,6 @@ extern const Kernels kPortableKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAvx512AmxKernels;
 
 }  // namespace mosaicmem

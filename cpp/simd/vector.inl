@@ -100,3 +100,9 @@ MOSAICMEM_INLINE Vector exp_nonpositive(Vector x) {
     p = p * r + 1.0f;
     return p * (Vector)((Words)shifted << 23);
 }
+
+MOSAICMEM_INLINE bool any(Integers bits) {
+    std::int32_t found = 0;
+    for (int i = 0; i < kLanes; ++i) found |= bits[i];
+    return found != 0;
+}

@@ -48,6 +48,7 @@ class SimdLevel:
     avx2: ClassVar[SimdLevel]
     avx512: ClassVar[SimdLevel]
     avx512_bf16: ClassVar[SimdLevel]
+    avx512_amx: ClassVar[SimdLevel]
     name: str
 
 class LatentType:

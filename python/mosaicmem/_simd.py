@@ -6,7 +6,7 @@ import os
 
 from mosaicmem import _core
 
-LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
+LEVELS = ("portable", "avx2", "avx512", "avx512_bf16", "avx512_amx")
 
 
 def limit_by_environment() -> None:

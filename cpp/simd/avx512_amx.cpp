@@ -1,0 +1,27 @@
+// Kernels for AVX-512 with AMX tiles of bfloat16.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <type_traits>
+#include <utility>
+
+#include "cpp/base/clones.hpp"
+#include "cpp/simd/levels.hpp"
+#include "cpp/simd/target.hpp"
+
+#define MOSAICMEM_TARGET avx512_amx
+#define MOSAICMEM_LANES 16
+#define MOSAICMEM_BF16_DOT 1
+#define MOSAICMEM_TILES 1
+MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")
+#include "cpp/simd/kernels.inl"
+MOSAICMEM_END_TARGET
+
+namespace mosaicmem {
+
+const Kernels kAvx512AmxKernels = avx512_amx::kKernels;
+
+}  // namespace mosaicmem
+
+#endif
