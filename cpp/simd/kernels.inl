@@ -11,6 +11,7 @@ namespace {
 //
 #include "cpp/simd/attention.inl"
 #include "cpp/simd/encode.inl"
+#include "cpp/simd/median.inl"
 #include "cpp/simd/project.inl"
 #if MOSAICMEM_TILES
 #include "cpp/simd/tiles.inl"
@@ -69,6 +70,7 @@ constexpr Kernels kKernels = {
     .scratch_bfloat16 = scratch_floats<Products16>,
     .project = project,
     .panel_columns = 2 * kLanes,
+    .median_row = median_row,
     .rope_float32 = rope_float32,
     .rope_bfloat16 = rope_bfloat16,
     .prope_float32 = prope_float32,

@@ -18,6 +18,8 @@ enum class SimdLevel {
     avx512_amx,   // the same with AMX tiles of bfloat16
 };
 
+constexpr std::size_t kMostLanes = 16;  // of a vector, at any level
+
 struct Kernels {
     // Attention of one group of queries, see attention_task.hpp.
     void (*attend_float32)(const AttentionTask&);
@@ -29,6 +31,13 @@ struct Kernels {
     void (*project)(const float* x, std::size_t n, std::size_t in, const float* panel,
                     std::size_t columns, std::size_t out, float* y);
     std::size_t panel_columns;
+
+    // out (columns): for each cell of stride x stride pixels beside each other, from `corner` in an
+    // image of `width`, the lower median of the valid ones, or 0 if fewer than min_valid are.
+    // scratch: stride^2 * kMostLanes, 64-byte aligned.
+    void (*median_row)(const float* corner, std::size_t width, std::size_t stride,
+                       std::size_t columns, std::size_t min_valid, std::int32_t* scratch,
+                       float* out);
 
     // RoPE and PRoPE on a tile of tokens, see encode_task.hpp.
     void (*rope_float32)(const HeadFeatures<float>&, const RotaryTask&);

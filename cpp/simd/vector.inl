@@ -102,7 +102,8 @@ MOSAICMEM_INLINE Vector exp_nonpositive(Vector x) {
 }
 
 MOSAICMEM_INLINE bool any(Integers bits) {
-    std::int32_t found = 0;
-    for (int i = 0; i < kLanes; ++i) found |= bits[i];
+    std::uint64_t part[sizeof bits / 8], found = 0;
+    __builtin_memcpy(part, &bits, sizeof bits);
+    for (const std::uint64_t each : part) found |= each;
     return found != 0;
 }
