@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpp/base/clones.hpp"
 #include "cpp/base/host_device.hpp"
 
 namespace mosaicmem {
@@ -29,26 +30,33 @@ MOSAICMEM_HOST_DEVICE inline std::uint64_t front_key(float depth, std::size_t in
            static_cast<std::uint32_t>(index);
 }
 
+// The largest integer up to x, without the call that std::floor is on the baseline target; |x| <
+// 2^31.
+MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE std::int32_t floor_of(float x) {
+    const auto toward_zero = static_cast<std::int32_t>(x);
+    return toward_zero - (static_cast<float>(toward_zero) > x);
+}
+
 // Calls visit(cell, bilinear weight) for each grid cell that a token touches, in row-major order.
 template <class Visit>
-MOSAICMEM_HOST_DEVICE inline void for_each_cell(float x, float y, Splat mode, std::size_t rows,
-                                                std::size_t columns, const Visit& visit) {
+MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE void for_each_cell(float x, float y, Splat mode,
+                                                          std::size_t rows, std::size_t columns,
+                                                          const Visit& visit) {
     const float limit_x = static_cast<float>(columns), limit_y = static_cast<float>(rows);
     if (!(x > -1.0f && x < limit_x && y > -1.0f && y < limit_y)) return;  // NaN too
     if (mode == Splat::nearest) {
-        const auto c = static_cast<std::int64_t>(std::floor(x + 0.5f)),
-                   r = static_cast<std::int64_t>(std::floor(y + 0.5f));
+        const std::int64_t c = floor_of(x + 0.5f), r = floor_of(y + 0.5f);
         if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) ||
             r >= static_cast<std::int64_t>(rows))
             return;
         visit(static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(c), 1.0f);
         return;
     }
-    const float left = std::floor(x), top = std::floor(y);
+    const std::int64_t column = floor_of(x), row = floor_of(y);
+    const float left = static_cast<float>(column), top = static_cast<float>(row);
     for (int dy = 0; dy <= 1; ++dy) {
         for (int dx = 0; dx <= 1; ++dx) {
-            const auto c = static_cast<std::int64_t>(left) + dx,
-                       r = static_cast<std::int64_t>(top) + dy;
+            const std::int64_t c = column + dx, r = row + dy;
             if (c < 0 || r < 0 || c >= static_cast<std::int64_t>(columns) ||
                 r >= static_cast<std::int64_t>(rows))
                 continue;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpp/base/camera.hpp"
+#include "cpp/base/cells.hpp"
 #include "cpp/base/clones.hpp"
 #include "cpp/memory/score.hpp"
 
@@ -245,11 +246,6 @@ MOSAICMEM_HOST_DEVICE inline double worth_of(const Vec3& p, const Vec3& centre,
     return seen_from.standing *
            std::exp(-viewing / scales.viewing_angle - field / scales.field_angle) *
            std::min(size, 1 / size);
-}
-
-// floor(x) for x > -8, without the function call that floor costs below SSE4.1.
-MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE std::int32_t floor_of(float x) {
-    return static_cast<std::int32_t>(x + 8.0f) - 8;
 }
 
 }  // namespace mosaicmem
