@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -178,3 +180,45 @@ def test_a_lock_of_an_object_that_is_gone_is_forgotten():
     for make in (a_store, StreamingFusion, a_patch_memory):
         make()
     assert exit_code_of_child(lambda: None) == 0
+
+
+def test_threads_of_the_core_end_before_a_fork_and_start_again():
+    """So that a fork finds one thread, here and in the child; Python 3.12 and later warn of more."""
+    script = """
+import os, numpy as np
+from mosaicmem import depth_to_grid
+threads = lambda: len(os.listdir("/proc/self/task"))
+depth = np.random.default_rng(0).uniform(1, 2, (2048, 2048)).astype(np.float32)
+alone = threads()
+expected = depth_to_grid(depth, 8, num_threads=4)
+assert threads() == alone + 3
+for _ in range(3):
+    child = os.fork()
+    assert threads() == (alone if child else 1), threads()
+    np.testing.assert_array_equal(depth_to_grid(depth, 8, num_threads=4), expected)
+    assert threads() == (alone if child else 1) + 3, threads()
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-c", script]
+    subprocess.run(command, env=environment, check=True, timeout=_PATIENCE)
+
+
+def test_threads_of_the_core_leave_signals_to_others():
+    script = """
+import os, pathlib, numpy as np
+from mosaicmem import depth_to_grid
+depth_to_grid(np.ones((2048, 2048), np.float32), 8, num_threads=4)
+own = str(os.getpid())
+masks = [
+    int(line.split()[1], 16)
+    for task in pathlib.Path("/proc/self/task").iterdir() if task.name != own
+    for line in (task / "status").read_text().splitlines() if line.startswith("SigBlk")
+]
+assert len(masks) == 3, masks
+assert all(mask >> 1 & 1 for mask in masks), masks  # SIGINT
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=_PATIENCE)

@@ -9,10 +9,28 @@
 #include <thread>
 #include <vector>
 
+#include "cpp/base/thread_pool.hpp"
+
 namespace mosaicmem {
 namespace {
 
 std::atomic<bool> grain_ignored = false;
+
+// With threads of its own, for calls that find the pool busy.
+void run_on_new_threads(std::size_t chunks, const std::function<void(std::size_t)>& run) {
+    std::vector<std::jthread> workers;
+    std::size_t started = 1;
+    try {
+        workers.reserve(chunks - 1);
+        for (; started < chunks; ++started) workers.emplace_back(run, started);
+    } catch (const std::system_error&) {
+        // No more threads available: this thread runs the remaining chunks.
+    } catch (const std::bad_alloc&) {
+        // Likewise.
+    }
+    run(0);
+    for (std::size_t chunk = started; chunk < chunks; ++chunk) run(chunk);
+}
 
 }  // namespace
 
@@ -20,7 +38,9 @@ void ignore_grain(bool on) { grain_ignored = on; }
 
 int resolve_threads(int requested) {
     if (requested > 0) return requested;
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    static const int cores =  // asking takes microseconds
+        std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    return cores;
 }
 
 void parallel_for(std::size_t n, std::size_t grain, int num_threads,
@@ -36,7 +56,7 @@ void parallel_for(std::size_t n, std::size_t grain, int num_threads,
     }
     std::exception_ptr failure;
     std::mutex failure_mutex;
-    const auto run_chunk = [&](std::size_t chunk) noexcept {
+    const std::function<void(std::size_t)> run_chunk = [&](std::size_t chunk) noexcept {
         try {
             body(n * chunk / threads, n * (chunk + 1) / threads);
         } catch (...) {
@@ -44,19 +64,7 @@ void parallel_for(std::size_t n, std::size_t grain, int num_threads,
             if (!failure) failure = std::current_exception();
         }
     };
-    std::vector<std::jthread> workers;
-    std::size_t started = 1;
-    try {
-        workers.reserve(threads - 1);
-        for (; started < threads; ++started) workers.emplace_back(run_chunk, started);
-    } catch (const std::system_error&) {
-        // No more threads available: this thread runs the remaining chunks.
-    } catch (const std::bad_alloc&) {
-        // Likewise.
-    }
-    run_chunk(0);
-    for (std::size_t chunk = started; chunk < threads; ++chunk) run_chunk(chunk);
-    workers.clear();  // joins
+    if (!ThreadPool::try_run(threads, run_chunk)) run_on_new_threads(threads, run_chunk);
     if (failure) std::rethrow_exception(failure);
 }
 

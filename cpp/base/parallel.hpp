@@ -1,5 +1,5 @@
-// The core's only executor: static contiguous chunks over std::thread.
-// Threads live for one call, so no pool can hang after fork() or clash with torch's OpenMP.
+// The core's only executor: static contiguous chunks, over threads that thread_pool.hpp keeps.
+
 #pragma once
 
 #include <cstddef>

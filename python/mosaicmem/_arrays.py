@@ -76,11 +76,16 @@ def check_shape(name: str, actual: tuple[int, ...], shape: Shape) -> None:
 
 
 def _matches(actual: tuple[int, ...], shape: Shape) -> bool:
+    if len(actual) != len(shape):
+        return False
     sizes: dict[str, int] = {}
-    return len(actual) == len(shape) and all(
-        part is None or (sizes.setdefault(part, size) == size if isinstance(part, str) else part == size)
-        for part, size in zip(shape, actual, strict=False)
-    )
+    for part, size in zip(shape, actual, strict=True):
+        if isinstance(part, str):
+            if sizes.setdefault(part, size) != size:
+                return False
+        elif part is not None and part != size:
+            return False
+    return True
 
 
 def _axes_hint(actual: tuple[int, ...], shape: Shape) -> str:
@@ -118,8 +123,11 @@ def as_array(
     bfloat16 counts as a real number (`to_numpy`). With ``own``, nobody else can write to the result: shared memory is
     copied unless it is read-only (`is_frozen`).
     """
-    array = given = to_numpy(name, value, values=values)
     wanted = np.dtype(dtype)
+    if not (finite or own) and _is_ready(value, wanted):
+        check_shape(name, value.shape, shape)
+        return np.asarray(value)
+    array = given = to_numpy(name, value, values=values)
     if array.dtype != wanted:
         kinds = "fiu" if wanted.kind == "f" else "iu" if wanted.kind in "iu" else wanted.kind
         if array.dtype.kind not in kinds and array.size > 0:
@@ -140,6 +148,11 @@ def as_array(
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name}: expected finite values, got {array[where]} at {where}")
     return array
+
+
+def _is_ready(value: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether there is nothing to convert."""
+    return type(value) is np.ndarray and value.dtype == dtype and value.flags.c_contiguous and bool(value.flags.aligned)
 
 
 def float_dtype(value: ArrayLike) -> Any:
@@ -215,7 +228,7 @@ def check_number(
 
 def check_integer(name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None) -> int:
     """An integer within [minimum, maximum]."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     minimum = _INT64.min if minimum is None else minimum
     maximum = _INT64.max if maximum is None else maximum

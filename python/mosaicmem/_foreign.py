@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 def is_torch(value: Any) -> bool:
     """Whether ``value`` is a torch tensor; torch is never imported to find out."""
+    if type(value) is np.ndarray:
+        return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -20,6 +22,11 @@ def is_bfloat16(value: Any) -> bool:
     if is_torch(value):
         return str(value.dtype) == "torch.bfloat16"
     return isinstance(value, np.ndarray) and value.dtype.kind == "V" and value.dtype.name == "bfloat16"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is a NumPy array of native numbers or bool, and of no subclass: there is nothing to convert."""
+    return type(value) is np.ndarray and value.dtype.kind in "fiub" and value.dtype.isnative
 
 
 def refuse_bfloat16(name: str) -> NoReturn:
@@ -32,6 +39,8 @@ def refuse_bfloat16(name: str) -> NoReturn:
 
 def read_array(name: str, value: Any) -> NDArray[Any]:
     """Anything but a torch tensor as a plain NumPy array in native byte order; bfloat16 stays that of ml_dtypes."""
+    if is_plain(value):
+        return np.asarray(value)
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected a plain array, got a masked one; use .filled()")
     if hasattr(value, "unit") or hasattr(value, "units"):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem._arrays import ArrayLike, Shape, as_array, check_shape, is_torch, to_numpy
-from mosaicmem._foreign import is_bfloat16
+from mosaicmem._foreign import is_bfloat16, is_plain
 
 _CACHE_LINE = 64
 
@@ -28,6 +28,9 @@ def as_heads(name: str, value: ArrayLike, shape: Shape, *, double: bool = True) 
     Arrays in float32, bfloat16 or, with ``double``, float64 are not copied if the features of each token are
     contiguous: a transposed view of (batch, tokens, heads, dim) is passed through. Other dtypes become float32.
     """
+    if is_plain(value) and value.ndim == 4 and value.dtype == np.float32 and value.flags.c_contiguous:
+        check_shape(name, value.shape, shape)
+        return np.asarray(value) if value.flags.aligned else np.array(value)
     if is_bfloat16(value):
         array = _bits(name, value)
         check_shape(name, array.shape, shape)

@@ -60,14 +60,12 @@ class HostCall:
         With `FLOATS`, float64 and wider floats become float64, everything else float32. bfloat16 is accepted only for
         ``values``. With ``own`` nobody else can write to the result.
         """
-        if isinstance(dtypes, str) and not (finite or own) and _is_ready(value, dtypes, shape):
-            return np.asarray(value)
-        array = to_numpy(name, value, values=values)
         if isinstance(dtypes, str):
-            dtype = dtypes
+            dtype, array = dtypes, value
         else:
+            array = to_numpy(name, value, values=values)
             dtype = "float64" if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else dtypes[0]
-        return as_array(name, array, np.dtype(dtype), shape, finite=finite, own=own)
+        return as_array(name, array, np.dtype(dtype), shape, finite=finite, values=values, own=own)
 
     def depth(self, name: str, value: Any, shape: Shape) -> F32:
         """Depth in metres as float32. Integers are rejected: they are almost always millimetres."""
@@ -163,14 +161,3 @@ class HostCall:
         *leading, width = x.shape
         rows = np.ascontiguousarray(x).reshape(math.prod(leading), width)
         return _core.linear(rows, weight, self.handle).reshape(*leading, len(weight))
-
-
-def _is_ready(value: Any, dtype: str, shape: Shape) -> bool:
-    """Whether there is nothing to check or convert, as for arrays that the library made itself."""
-    return (
-        type(value) is np.ndarray
-        and value.shape == shape
-        and value.dtype == dtype
-        and value.flags.c_contiguous
-        and value.flags.aligned
-    )
