@@ -53,7 +53,7 @@ class KdTree : public NanoflannTree {
     std::size_t nbytes() const { return nbytes_; }
 
   private:
-    template <class TimeOf>
+    template <class Place>
     class Builder;
 
     std::size_t nbytes_;

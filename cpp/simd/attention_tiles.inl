@@ -108,7 +108,6 @@ MOSAICMEM_INLINE bool split_pair(const float* low, const float* high, std::size_
 
 // to (16, 16 of stride) = from^T, of 32-bit elements.
 MOSAICMEM_INLINE void transpose(const __m512i (&from)[16], float* to, std::size_t stride) {
-    constexpr __mmask16 kAll = 0xFFFF;  // GCC 12 warns of the forms without a mask
     constexpr __mmask8 kPairs = 0xFF;
     __m512i a[16], b[16];
     for (int i = 0; i < 16; i += 2) {  // pairs of rows, within quarters

@@ -11,7 +11,7 @@
 
 #define MOSAICMEM_TARGET avx512
 #define MOSAICMEM_LANES 16
-MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,bmi2,popcnt")
 #include "cpp/simd/kernels.inl"
 MOSAICMEM_END_TARGET
 

@@ -12,7 +12,7 @@
 #define MOSAICMEM_TARGET avx512_bf16
 #define MOSAICMEM_LANES 16
 #define MOSAICMEM_BF16_DOT 1
-MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+MOSAICMEM_BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,bmi2,popcnt,avx512bf16")
 #include "cpp/simd/kernels.inl"
 MOSAICMEM_END_TARGET
 

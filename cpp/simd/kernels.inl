@@ -12,6 +12,7 @@ namespace {
 #include "cpp/simd/attention.inl"
 #include "cpp/simd/encode.inl"
 #include "cpp/simd/median.inl"
+#include "cpp/simd/partition.inl"
 #include "cpp/simd/project.inl"
 #if MOSAICMEM_TILES
 #include "cpp/simd/tiles.inl"
@@ -71,6 +72,8 @@ constexpr Kernels kKernels = {
     .project = project,
     .panel_columns = 2 * kLanes,
     .median_row = median_row,
+    .partition = partition_items,
+    .bounds = bounds_of_items,
     .rope_float32 = rope_float32,
     .rope_bfloat16 = rope_bfloat16,
     .prope_float32 = prope_float32,

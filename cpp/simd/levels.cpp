@@ -52,7 +52,7 @@ SimdLevel detect() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vl");
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
     const bool has_dots = avx512 && __builtin_cpu_supports("avx512bf16");
     if (has_dots && may_use_tiles()) return SimdLevel::avx512_amx;
     if (has_dots && has_fast_dots()) return SimdLevel::avx512_bf16;

@@ -18,6 +18,12 @@ enum class SimdLevel {
     avx512_amx,   // the same with AMX tiles of bfloat16
 };
 
+// A point in three dimensions.
+struct PointItem {
+    float x[3];
+    std::uint32_t label;
+};
+
 constexpr std::size_t kMostLanes = 16;  // of a vector, at any level
 
 struct Kernels {
@@ -38,6 +44,13 @@ struct Kernels {
     void (*median_row)(const float* corner, std::size_t width, std::size_t stride,
                        std::size_t columns, std::size_t min_valid, std::int32_t* scratch,
                        float* out);
+
+    // Moves the items with x[axis] <= cut to the front, and the others to `spare` (n), both in
+    // order. Returns how many the first are.
+    std::size_t (*partition)(PointItem* items, std::size_t n, int axis, float cut,
+                             PointItem* spare);
+    // low and high (4): the least and largest of each coordinate, n > 0; the fourth means nothing.
+    void (*bounds)(const PointItem* items, std::size_t n, float* low, float* high);
 
     // RoPE and PRoPE on a tile of tokens, see encode_task.hpp.
     void (*rope_float32)(const HeadFeatures<float>&, const RotaryTask&);

@@ -172,6 +172,8 @@ def as_depth(name: str, value: ArrayLike, shape: Shape, *, own: bool = False) ->
 
 def suspect_depth(name: str, depth: F32) -> None:
     """Warn if most of the depth lies hundreds of metres away: it is nearly always in millimetres."""
+    if not (depth > _MOST_MEDIAN_DEPTH).any():  # as nearly always
+        return
     valid = depth[np.isfinite(depth) & (depth > 0)]
     if valid.size and (median := float(np.median(valid))) > _MOST_MEDIAN_DEPTH:
         suspect(f"{name}: half of it lies beyond {median:.4g} m; millimetres? divide by 1000")
