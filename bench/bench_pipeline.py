@@ -24,8 +24,10 @@ def stages_of(windows):
 @pytest.mark.parametrize(
     ("size", "frames", "steps", "wanted"), [(64, 32, 5, 0.05), (128, 32, 5, 0.2), (256, 16, 50, 0.8)]
 )
-def test_one_thread(benchmark, size, frames, steps, wanted):
+@pytest.mark.parametrize("fusion", [None, 0.05], ids=["without a fused map", "with one"])
+def test_mosaicmem(benchmark, size, frames, steps, wanted, fusion):
     """The pipeline's own synthetic parts, after observing four frames of a synthetic world."""
+    benchmark.extra_info["fused map"] = "none" if fusion is None else f"of {fusion} m"
     benchmark.group = f"generate {frames} frames {size}x{size}, {steps} steps, one thread (wanted: {wanted} s)"
     world = SyntheticWorld(0)
     camera = CameraIntrinsics.from_fov(size, size, fov_x=math.radians(75))
@@ -33,7 +35,7 @@ def test_one_thread(benchmark, size, frames, steps, wanted):
     views = [world.render(camera, pose) for pose in path[:4]]
 
     def prepare():
-        config = PipelineConfig(num_threads=1, num_inference_steps=steps)
+        config = PipelineConfig(num_threads=1, num_inference_steps=steps, fusion_voxel_size=fusion)
         pipeline = AutoregressivePipeline(config)
         for view, pose in zip(views, path, strict=False):
             pipeline.observe(view.image, view.depth, camera, pose)

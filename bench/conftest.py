@@ -29,6 +29,14 @@ def peer(name):
         pytest.skip(f"{name} is not installed")
 
 
+def peer_or_none(name):
+    """The same outside of pytest."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
@@ -60,3 +68,9 @@ def rgbd_frames():
     aside[:3, 3] = [0.013, 0.017, 0.011]
     poses = [CameraPose(aside @ pose.world_from_camera, pose.timestamp) for pose in path]
     return [(v.depth, v.image_uint8, path.intrinsics, pose) for v, pose in zip(views, poses, strict=True)]
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    from machines import describe
+
+    describe(machine_info)

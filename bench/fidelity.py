@@ -2,8 +2,8 @@
 
 python bench/fidelity.py
 
-writes bench/fidelity.json, which report.py makes a table of. Four windows of 21 frames each are held out in turn, and
-memory holds the others; cells of 16 pixels. Sequences are those at hand: the synthetic walk; rgbd_scene in
+writes bench/measured/fidelity.json, which report.py makes a table of. Four windows of 21 frames each are held out in
+turn, and memory holds the others; cells of 16 pixels. Sequences are those at hand: the synthetic walk; rgbd_scene in
 MOSAICMEM_TEST_DATA, once as its files have it and once with the focal length that `RegistrationCheck` finds for its
 colour camera; and rooms rendered by MuJoCo, if that is installed. The surface (tsdf) needs Open3D.
 """
@@ -28,7 +28,7 @@ from mosaicmem.geometry import RegistrationCheck
 STRIDE, WINDOW, STEP = 16, 21, 3
 WINDOWS = 4
 TO_THE_BORDER = 40  # cells: as far as there are holes
-OUT = Path(__file__).parent / "fidelity.json"
+OUT = Path(__file__).parent / "measured" / "fidelity.json"
 ROWS = [
     *((name, name, {}) for name in ("copy", "warp", "tsdf", "plain")),
     ("published near", "near", {"strategy": "pose_nearest"}),

@@ -1,20 +1,24 @@
-"""Writes BENCHMARKS.md from a pytest-benchmark JSON file.
+"""Writes BENCHMARKS.md from all that is measured.
 
 pytest bench/bench_*.py --benchmark-json=bench.json && python bench/report.py bench.json
 
-With --merge, the tables of a run of some benchmarks replace those of the same title, or join them, each with its date
-and machine; the others stay. The sections of fidelity.json and cuda/measured.json are made anew either way.
+The tables of a run, of all benchmarks or of some, replace those of the same machine and title; all else stays, and
+figures of other machines are beside them. Without a file, the page is only written anew.
 """
 
-import importlib.metadata
 import json
-import platform
 import sys
 from pathlib import Path
 
-FIDELITY = Path(__file__).parent / "fidelity.json"
-CUDA_FIGURES = Path(__file__).parent / "cuda" / "measured.json"
-PEERS = ("numpy", "scipy", "pykdtree", "torch", "open3d")
+from machines import fold, machines
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "BENCHMARKS.md"
+MEASURED = HERE / "measured"
+CUDA_FIGURES = HERE / "cuda" / "measured.json"
+OWN = "mosaicmem"
+PEERS = ("numpy", "scipy", "pykdtree", "torch", "open3d", "published")
+CURVES = ("retrieval", "insertion", "composing")
 
 
 def seconds(value):
@@ -24,34 +28,128 @@ def seconds(value):
     return f"{value * 1e9:.3g} ns"
 
 
-def versions():
-    found = []
-    for name in ("mosaicmem", *PEERS):
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join([f"Python {platform.python_version()}", *found])
+def own_row(rows):
+    """The row that others are compared with: the first of this library."""
+    return next((row for row in rows if row["name"].split()[0] == OWN), None)
 
 
-def table(group, benchmarks):
-    own = [b["stats"]["median"] for b in benchmarks if b["name"].startswith("test_mosaicmem")]
-    lines = [f"## {group}", "", "| | median | rounds | beside mosaicmem | |", "| --- | ---: | ---: | ---: | --- |"]
-    for benchmark in sorted(benchmarks, key=lambda b: b["stats"]["median"]):
-        median = benchmark["stats"]["median"]
-        name = benchmark["name"].removeprefix("test_").split("[")[0].replace("_", " ")
-        ratio = f"{median / own[0]:.2f} x" if own else ""
-        extra = ", ".join(f"{key} {value}" for key, value in benchmark["extra_info"].items())
-        lines.append(f"| {name} | {seconds(median)} | {benchmark['stats']['rounds']} | {ratio} | {extra} |")
+def head(known):
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `bench/report.py`; no figure is typed by hand. Each machine has columns of its own, from its own",
+        "run. Machines are shared, so look at ratios: times are medians, and a ratio says how many times as long as",
+        "mosaicmem the other takes.",
+        "",
+    ]
+    for letter, machine in lettered(known):
+        latest = max(machine["groups"].values(), key=lambda group: group["date"])
+        lines.append(f"- **{letter}**: {machine['machine']}; {latest['date']}, {latest['versions']}")
+    return "\n".join(lines)
+
+
+def lettered(known):
+    return [(chr(ord("A") + i), machine) for i, machine in enumerate(known)]
+
+
+def lost_section(known):
+    """Where another library is faster, at the top."""
+    lines = ["## Where a peer is ahead", ""]
+    for letter, machine in lettered(known):
+        for title, group in machine["groups"].items():
+            own = own_row(group["rows"])
+            for row in group["rows"]:
+                if own is None or row["name"].split()[0] not in PEERS or row["median"] >= own["median"]:
+                    continue
+                lines.append(
+                    f"- {letter}: {row['name']} takes {row['median'] / own['median']:.2f} of the time of mosaicmem in "
+                    f"[{title}](#{anchor(title)}){remarks(row)}"
+                )
+    if len(lines) == 2:
+        lines.append("Nowhere in the tables below.")
+    return "\n".join(lines)
+
+
+def remarks(row):
+    return f" ({', '.join(f'{key} {value}' for key, value in row['extra'].items())})" if row["extra"] else ""
+
+
+def anchor(title):
+    """The fragment that renderers of Markdown give a heading."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+def group_section(title, known):
+    """One table: a line for each contestant, two columns for each machine that has run it."""
+    there = [(letter, machine["groups"][title]) for letter, machine in lettered(known) if title in machine["groups"]]
+    columns = [f"{letter} | beside mosaicmem" for letter, _ in there]
+    lines = [f"## {title}", "", f"| | {' | '.join(columns)} | |", f"| --- |{' ---: | ---: |' * len(there)} --- |"]
+    first = sorted(there[0][1]["rows"], key=lambda row: row["median"])
+    names = list(dict.fromkeys(key_of(row) for row in [*first, *(r for _, group in there for r in group["rows"])]))
+    for name in names:
+        cells, extra = [], []
+        for letter, group in there:
+            own = own_row(group["rows"])
+            row = next((row for row in group["rows"] if key_of(row) == name), None)
+            if row is None:
+                cells += ["-", ""]
+                continue
+            cells += [seconds(row["median"]), f"{row['median'] / own['median']:.2f} x" if own else ""]
+            told = ", ".join(f"{key} {value}" for key, value in row["extra"].items() if not isinstance(value, str))
+            extra += [f"{letter}: {told}" if len(there) > 1 else told] if told else []
+        lines.append(f"| {name} | {' | '.join(cells)} | {'; '.join(extra)} |")
+    return "\n".join(lines)
+
+
+def key_of(row):
+    """A contestant, with what distinguishes it from others of its name."""
+    return ", ".join(
+        [row["name"], *(f"{key} {value}" for key, value in row["extra"].items() if isinstance(value, str))]
+    )
+
+
+def curves_section():
+    """The pictures of bench/curves.py."""
+    path = MEASURED / "curves.json"
+    if not path.exists():
+        return "## Time against size\n\nNot measured yet: `python bench/curves.py` draws what this section shows."
+    measured = json.loads(path.read_text())
+    pictures = "\n".join(f"![{name}](bench/measured/{name}.svg)" for name in CURVES)
+    return f"## Time against size\n\nOf `bench/curves.py`, {measured['date']}, {measured['machine']}.\n\n{pictures}"
+
+
+def elsewhere_section(known):
+    """Figures of a library that is not here, beside those of this one in the same run, and what it takes today."""
+    told = json.loads((MEASURED / "elsewhere.json").read_text())
+    today = [f"{letter} today" for letter, _ in lettered(known)]
+    lines = [
+        "## Measured elsewhere: the Rust implementation",
+        "",
+        *told["note"],
+        "",
+        f"| | Rust | mosaicmem then | of it | {' | '.join(today)} |",
+        f"| --- | ---: | ---: | ---: |{' ---: |' * len(today)}",
+    ]
+    for row in told["rows"]:
+        found = []
+        for _, machine in lettered(known):
+            rows = machine["groups"].get(row["group"], {"rows": []})["rows"]
+            own = own_row(rows)
+            found.append(seconds(own["median"]) if own else "-")
+        ratio = f"{row['mosaicmem'] / row['rust']:.2f}"
+        lines.append(
+            f"| {row['group']} | {seconds(row['rust'])} | {seconds(row['mosaicmem'])} | {ratio} | {' | '.join(found)} |"
+        )
     return "\n".join(lines)
 
 
 def fidelity_section():
     """The measurements of bench/fidelity.py."""
     title = "## What memory shows"
-    if not FIDELITY.exists():
+    path = MEASURED / "fidelity.json"
+    if not path.exists():
         return f"{title}\n\nNot measured yet: `python bench/fidelity.py` writes what this section is made of."
-    measured = json.loads(FIDELITY.read_text())
+    measured = json.loads(path.read_text())
     sequences = measured["sequences"]
     rows = list(dict.fromkeys(label for figures in sequences.values() for label in figures))
     lines = [
@@ -100,50 +198,16 @@ def cuda_section():
     return "\n".join(lines)
 
 
-def machine_of(document):
-    machine = document["machine_info"]
-    cpu = machine.get("cpu", {})
-    name, cores = cpu.get("brand_raw", machine["machine"]), cpu.get("count", "?")
-    return f"{document['datetime'][:10]}, {name}, {cores} cores, {machine['system']}"
-
-
-def groups_of(document):
-    groups = {}
-    for benchmark in document["benchmarks"]:
-        groups.setdefault(benchmark["group"] or benchmark["name"], []).append(benchmark)
-    return groups
-
-
-def report(document):
-    head = [
-        "# Benchmarks",
-        "",
-        "Written by `bench/report.py` from one run; no figure is typed by hand. Each table is one run on one machine,",
-        "so look at ratios: times are medians, and the machine is shared.",
-        "",
-        f"- {machine_of(document)}",
-        f"- {versions()}",
-    ]
-    tables = (table(*group) for group in groups_of(document).items())
-    return "\n\n".join(["\n".join(head), fidelity_section(), *tables, cuda_section()]) + "\n"
-
-
-def merged(page, document):
-    """A page with the tables of a document in place of its own."""
-    head, *sections = page.rstrip("\n").split("\n\n## ")
-    by_title = {section.split("\n", 1)[0]: f"## {section}" for section in sections}
-    for title, benchmarks in groups_of(document).items():
-        heading, rest = table(title, benchmarks).split("\n", 1)
-        by_title[title] = f"{heading}\n\n{machine_of(document)}.\n{rest}"
-    for title in ("What memory shows", "On a GPU"):
-        by_title.pop(title, None)
-    return "\n\n".join([head, fidelity_section(), *by_title.values(), cuda_section()]) + "\n"
+def report(known):
+    titles = dict.fromkeys(title for machine in known for title in machine["groups"])
+    tables = [group_section(title, known) for title in titles]
+    parts = [head(known), lost_section(known), curves_section(), fidelity_section(), *tables]
+    return "\n\n".join([*parts, elsewhere_section(known), cuda_section()]) + "\n"
 
 
 if __name__ == "__main__":
-    arguments = [each for each in sys.argv[1:] if each != "--merge"]
-    if len(arguments) != 1:
+    if len(sys.argv) > 2 or sys.argv[1:2] == ["--help"]:
         sys.exit(__doc__)
-    page = Path(__file__).parents[1] / "BENCHMARKS.md"
-    measured = json.loads(Path(arguments[0]).read_text())
-    page.write_text(merged(page.read_text(), measured) if "--merge" in sys.argv else report(measured))
+    for name in sys.argv[1:]:
+        fold(json.loads(Path(name).read_text()))
+    PAGE.write_text(report(machines()))
