@@ -14,7 +14,7 @@ void linear(const float* x, const float* weight, std::size_t n, std::size_t in, 
     const std::size_t width = with.panel_columns, panels = (out + width - 1) / width;
     const std::size_t grain = (1 << 22) / (n * in * width + 1) + 1;
     parallel_for(panels, grain, num_threads, [&](std::size_t begin, std::size_t end) {
-        std::vector<float> panel(in * width);
+        std::vector<float> panel(in * width), scratch(with.scratch_project(in));
         for (std::size_t p = begin; p < end; ++p) {
             const std::size_t first = p * width;
             const std::size_t columns = std::min(width, out - first);
@@ -23,7 +23,7 @@ void linear(const float* x, const float* weight, std::size_t n, std::size_t in, 
                     panel[i * width + c] = c < columns ? weight[(first + c) * in + i] : 0.0f;
                 }
             }
-            with.project(x, n, in, panel.data(), columns, out, y + first);
+            with.project(x, n, in, panel.data(), columns, out, y + first, scratch.data());
         }
     });
 }

@@ -18,15 +18,19 @@ namespace {
 #include "cpp/simd/tiles.inl"
 //
 #include "cpp/simd/attention_tiles.inl"
+#include "cpp/simd/project_tiles.inl"
 
 using Products32 = Tiles<3>;
 using Products16 = Tiles<1>;
+using Projection = TilesProjection;
 #elif MOSAICMEM_BF16_DOT
 using Products32 = Lanes<Float32>;
 using Products16 = Lanes<BFloat16Pairs>;
+using Projection = LanesProjection;
 #else
 using Products32 = Lanes<Float32>;
 using Products16 = Lanes<Float32>;
+using Projection = LanesProjection;
 #endif
 
 void attend_float32(const AttentionTask& task) {
@@ -69,8 +73,9 @@ constexpr Kernels kKernels = {
     .attend_bfloat16 = attend_bfloat16,
     .scratch_float32 = scratch_float32,
     .scratch_bfloat16 = scratch_floats<Products16>,
-    .project = project,
-    .panel_columns = 2 * kLanes,
+    .project = Projection::apply,
+    .panel_columns = Projection::kColumns,
+    .scratch_project = Projection::scratch_floats,
     .median_row = median_row,
     .partition = partition_items,
     .bounds = bounds_of_items,

@@ -33,10 +33,12 @@ struct Kernels {
     std::size_t (*scratch_float32)(std::size_t head_dim, std::size_t value_dim);
     std::size_t (*scratch_bfloat16)(std::size_t head_dim, std::size_t value_dim);
 
-    // y (n, out) columns [0, columns) = x (n, in) * panel (in, panel_columns).
+    // y (n, out) columns [0, columns) = x (n, in) * panel (in, panel_columns). scratch:
+    // scratch_project(in) floats, zero before the first call, for projections of one `in`.
     void (*project)(const float* x, std::size_t n, std::size_t in, const float* panel,
-                    std::size_t columns, std::size_t out, float* y);
+                    std::size_t columns, std::size_t out, float* y, float* scratch);
     std::size_t panel_columns;
+    std::size_t (*scratch_project)(std::size_t in);
 
     // out (columns): for each cell of stride x stride pixels beside each other, from `corner` in an
     // image of `width`, the lower median of the valid ones, or 0 if fewer than min_valid are.
