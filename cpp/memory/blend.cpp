@@ -125,10 +125,10 @@ class Sums {
         }
         CellState& state = cells_[static_cast<std::size_t>(cell)];
         state.total += weight;
-        if (weight > state.most) {
-            state.most = weight;
-            state.source = source;
-        }
+        // Without a branch, which would be taken at random.
+        const std::int32_t is_more = -static_cast<std::int32_t>(weight > state.most);
+        state.most = std::max(state.most, weight);
+        state.source = (source & is_more) | (state.source & ~is_more);
     }
 
     void finish(const Fronts& fronts, const BlendCanvas& canvas) const {
