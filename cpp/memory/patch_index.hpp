@@ -56,7 +56,7 @@ class PatchIndex {
         void forget_unused_times();  // requires ascending slots
     };
 
-    static constexpr std::size_t kLargestTree = 1 << 17;  // points; built in about 10 ms
+    static constexpr std::size_t kLargestTree = 1 << 19;  // points; built in about 16 ms
 
     // Slots must ascend and exceed all slots inserted before. An exception leaves the index
     // unchanged.
