@@ -345,3 +345,44 @@ def assert_same(actual, expected, dtype):
     assert actual.stride() == expected.stride()
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 2e-2)
     assert torch.allclose(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+class TestDispatch:
+    """A plain tensor goes straight to the kernel; modes, transforms and compilers see an operator."""
+
+    @pytest.fixture
+    def rope(self):
+        return WarpedRoPE(16), torch.randn(1, 2, 5, 16), np.arange(15.0).reshape(5, 3)
+
+    def test_both_ways_give_the_same(self, rope):
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        seen = []
+
+        class Record(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                seen.append(str(function))
+                return function(*args, **(kwargs or {}))
+
+        encoding, x, positions = rope
+        straight = encoding.apply(x, positions)
+        with Record():
+            through = encoding.apply(x, positions)
+        assert "mosaicmem.rope.default" in seen
+        assert torch.equal(straight, through)
+
+    def test_fake_tensors_stay_fake(self, rope):
+        from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+        encoding, x, positions = rope
+        table = encoding.table(positions)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            out = encoding.apply(mode.from_tensor(x), table)
+        assert isinstance(out, FakeTensor)
+        assert out.shape == x.shape
+
+    def test_transforms_are_refused_by_torch_rather_than_ignored(self, rope):
+        encoding, x, positions = rope
+        table = encoding.table(positions)
+        with pytest.raises(RuntimeError, match="functorch transforms"):
+            torch.func.grad(lambda y: encoding.apply(y, table).sum())(x)
