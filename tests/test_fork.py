@@ -206,6 +206,33 @@ for _ in range(3):
     subprocess.run(command, env=environment, check=True, timeout=_PATIENCE)
 
 
+def test_a_fork_waits_for_no_kernel():
+    """While another thread is in a long kernel that has the threads of the core, a fork and its child go on."""
+    script = """
+import os, threading, time, numpy as np
+from mosaicmem import depth_to_grid
+from mosaicmem.attention import attention
+q, k = np.ones((1, 8, 4096, 64), np.float32), np.ones((1, 8, 16384, 64), np.float32)
+depth = np.random.default_rng(0).uniform(1, 2, (2048, 2048)).astype(np.float32)
+expected = depth_to_grid(depth, 8, num_threads=2)
+ended = []
+busy = threading.Thread(target=lambda: (attention(q, k, k, num_threads=2), ended.append(time.monotonic())))
+busy.start()
+time.sleep(0.1)
+child = os.fork()
+if not child:
+    np.testing.assert_array_equal(depth_to_grid(depth, 8, num_threads=2), expected)
+    os._exit(0)
+forked = time.monotonic()
+assert os.waitpid(child, 0)[1] == 0
+busy.join()
+assert forked < ended[0] - 0.1, (forked, ended)
+np.testing.assert_array_equal(depth_to_grid(depth, 8, num_threads=2), expected)
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=2 * _PATIENCE)
+
+
 def test_threads_of_the_core_leave_signals_to_others():
     script = """
 import os, pathlib, numpy as np

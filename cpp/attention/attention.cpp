@@ -52,8 +52,8 @@ void attention(const AttentionShape& shape, const AttentionInput<T>& input, T* o
     constexpr bool kSingle = std::is_same_v<T, float>;
     const Kernels& level = kernels();
     const auto attend = kSingle ? level.attend_float32 : level.attend_bfloat16;
-    const std::size_t scratch_floats = (kSingle ? level.scratch_float32 : level.scratch_bfloat16)(
-        shape.head_dim, shape.value_dim);
+    const std::size_t scratch_floats =
+        (kSingle ? level.scratch_float32 : level.scratch_bfloat16)(shape.head_dim, shape.value_dim);
     const std::size_t groups = (shape.queries + kGroup - 1) / kGroup;
     const std::size_t work = shape.keys * kGroup * (shape.head_dim + shape.value_dim);
     const std::size_t grain = (1 << 24) / (work + 1) + 1;

@@ -123,38 +123,55 @@ class Workers {
     std::vector<std::thread> threads_;     // of whoever owns the pool
 };
 
-// Never destroyed: its threads wait until the process ends.
 struct Pool {
     std::mutex owner;  // held by the call that has the pool
     Workers workers;
 };
 
-Pool& pool();
+// Never destroyed: its threads wait until the process ends.
+std::atomic<Pool*> pool = nullptr;
+bool is_held = false;  // by the forking thread
 
-void end_threads() {
-    pool().owner.lock();
-    pool().workers.end();
+// A pool that a call has is left to it: a fork waits for no kernel.
+void before_fork() {
+    Pool* const own = pool.load();
+    is_held = own && own->owner.try_lock();
+    if (is_held) own->workers.end();
 }
 
-void give_back() { pool().owner.unlock(); }
+void in_parent() {
+    if (is_held) pool.load()->owner.unlock();
+}
 
-Pool& pool() {
-    static Pool& only = []() -> Pool& {
+// The thread that locked the owner is the one that survives. A pool that was busy has threads that
+// exist only in the parent: it is left behind.
+void in_child() {
+    if (is_held) {
+        pool.load()->owner.unlock();
+    } else if (pool.load()) {
+        pool.store(new (std::nothrow) Pool);
+    }
+}
+
+Pool* the_pool() {
+    static const bool is_ready = [] {
         auto made = std::make_unique<Pool>();  // first: a retry must not register twice
-        // The thread that locks the owner before a fork is the one that survives it.
-        if (pthread_atfork(end_threads, give_back, give_back)) throw std::bad_alloc();
-        return *made.release();
+        if (pthread_atfork(before_fork, in_parent, in_child)) throw std::bad_alloc();
+        pool.store(made.release());
+        return true;
     }();
-    return only;
+    return is_ready ? pool.load() : nullptr;
 }
 
 }  // namespace
 
 bool ThreadPool::try_run(std::size_t chunks, const std::function<void(std::size_t)>& run) {
-    const std::unique_lock owner(pool().owner, std::try_to_lock);
+    Pool* const own = the_pool();
+    if (!own) return false;
+    const std::unique_lock owner(own->owner, std::try_to_lock);
     if (!owner) return false;
     Job job{run, chunks};
-    pool().workers.run(job);
+    own->workers.run(job);
     return true;
 }
 

@@ -13,7 +13,8 @@ class ThreadPool {
     // run, if another call has the pool.
     //
     // The pool starts threads when it first needs them, and ends them before a fork: neither parent
-    // nor child is then multi-threaded because of it, and both start new ones.
+    // nor child is then multi-threaded because of it, and both start new ones. A fork during a call
+    // does not wait for it: the child gets a pool of its own.
     static bool try_run(std::size_t chunks, const std::function<void(std::size_t)>& run);
 };
 
