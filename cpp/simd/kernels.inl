@@ -33,17 +33,21 @@ using Products16 = Lanes<Float32>;
 using Projection = LanesProjection;
 #endif
 
-void attend_float32(const AttentionTask& task) {
-    if (!attend<Products32, float>(task)) attend<Lanes<Float32>, float>(task);
-}
-
-void attend_bfloat16(const AttentionTask& task) { attend<Products16, std::uint16_t>(task); }
-
 std::size_t scratch_float32(std::size_t head_dim, std::size_t value_dim) {
     const std::size_t floats = scratch_floats<Products32>(head_dim, value_dim),
                       lanes = scratch_floats<Lanes<Float32>>(head_dim, value_dim);
     return floats > lanes ? floats : lanes;
 }
+
+void attend_float32(const AttentionTask& task) {
+    if (attend<Products32, float>(task)) return;
+    attend<Lanes<Float32>, float>(task);
+    // It lays the scratch out in another way, and the next task relies on zeros in its own.
+    const std::size_t floats = scratch_float32(task.head_dim, task.value_dim);
+    for (std::size_t i = 0; i < floats; ++i) task.scratch[i] = 0.0f;
+}
+
+void attend_bfloat16(const AttentionTask& task) { attend<Products16, std::uint16_t>(task); }
 
 void rope_float32(const HeadFeatures<float>& f, const RotaryTask& task) {
     task.stream ? apply_rope<true>(f, task) : apply_rope<false>(f, task);
