@@ -249,3 +249,18 @@ assert all(mask >> 1 & 1 for mask in masks), masks  # SIGINT
 """
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=_PATIENCE)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes have no affinity here")
+def test_all_cores_are_those_that_the_process_may_use():
+    script = """
+import os, numpy as np
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from mosaicmem import depth_to_grid
+before = len(os.listdir("/proc/self/task"))
+depth_to_grid(np.ones((2048, 2048), np.float32), 8)
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("MOSAICMEM_NUM_THREADS", None)
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=_PATIENCE)

@@ -1,8 +1,14 @@
 #include "cpp/base/parallel.hpp"
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <exception>
+#include <fstream>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -15,6 +21,30 @@ namespace mosaicmem {
 namespace {
 
 std::atomic<bool> grain_ignored = false;
+
+// The cores' worth of time that a container may use, or `otherwise`.
+double quota_of_container(double otherwise) {
+    double quota = -1, period = 0;
+    if (std::ifstream file("/sys/fs/cgroup/cpu.max");
+        file >> quota >> period && quota > 0 && period > 0)
+        return quota / period;
+    std::ifstream of_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        of_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    if (of_quota >> quota && of_period >> period && quota > 0 && period > 0) return quota / period;
+    return otherwise;
+}
+
+// Of the machine, those that this process may run on, and no more than its container may use: more
+// threads would wait for each other.
+int usable_cores() {
+    int cores = static_cast<int>(std::thread::hardware_concurrency());
+#ifdef __linux__
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) cores = CPU_COUNT(&allowed);
+    cores = static_cast<int>(std::min<double>(cores, std::ceil(quota_of_container(cores))));
+#endif
+    return std::max(1, cores);
+}
 
 // With threads of its own, for calls that find the pool busy.
 void run_on_new_threads(std::size_t chunks, const std::function<void(std::size_t)>& run) {
@@ -38,8 +68,7 @@ void ignore_grain(bool on) { grain_ignored = on; }
 
 int resolve_threads(int requested) {
     if (requested > 0) return requested;
-    static const int cores =  // asking takes microseconds
-        std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    static const int cores = usable_cores();  // asking takes microseconds
     return cores;
 }
 

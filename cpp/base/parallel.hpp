@@ -7,7 +7,8 @@
 
 namespace mosaicmem {
 
-// The number of threads to use: `requested` if positive, else all cores.
+// The number of threads to use: `requested` if positive, else all cores that this process may use,
+// as its affinity and the quota of its container are at the first call.
 int resolve_threads(int requested);
 
 // Calls body(begin, end) on chunks that cover [0, n) exactly once: at most one chunk per thread,
