@@ -347,6 +347,25 @@ def assert_same(actual, expected, dtype):
     assert torch.allclose(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
 
 
+class TestLayoutsOfResults:
+    @pytest.mark.parametrize("dtypes", [(torch.float64,) * 3, (torch.float64, torch.float32, torch.float32)])
+    def test_attention_computes_other_dtypes_in_float32(self, dtypes):
+        q, k, v = (torch.randn(1, 2, 16, 64).to(dtype) for dtype in dtypes)
+        out, lse = attention(q, k, v, return_lse=True)
+        assert out.dtype == torch.float32
+        assert torch.equal(out, attention(q.float(), k.float(), v.float()))
+        merged, _ = merge_attention(out.double(), lse, out.double(), lse)
+        assert torch.allclose(merged.float(), out, atol=1e-6)
+
+    def test_tokens_that_overlap_in_memory(self):
+        x = torch.randn(100).unfold(0, 64, 1)[:16]  # strides (1, 1)
+        positions = np.arange(48.0).reshape(16, 3)
+        rope = WarpedRoPE(64)
+        assert torch.equal(rope.apply(x, positions), rope.apply(x.contiguous(), positions))
+        q = x[None, None]
+        assert torch.equal(attention(q, q, q), attention(*[q.contiguous()] * 3))
+
+
 class TestDispatch:
     """A plain tensor goes straight to the kernel; modes, transforms and compilers see an operator."""
 
@@ -380,6 +399,14 @@ class TestDispatch:
             out = encoding.apply(mode.from_tensor(x), table)
         assert isinstance(out, FakeTensor)
         assert out.shape == x.shape
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+    def test_tracing_records_it(self, rope):
+        encoding, x, positions = rope
+        table = encoding.table(positions)
+        traced = torch.jit.trace(lambda y: encoding.apply(y, table), x)
+        other = torch.randn_like(x)
+        assert torch.equal(traced(other), encoding.apply(other, table))
 
     def test_transforms_are_refused_by_torch_rather_than_ignored(self, rope):
         encoding, x, positions = rope

@@ -72,6 +72,11 @@ int resolve_threads(int requested) {
     return cores;
 }
 
+void prepare_threads() {
+    resolve_threads(0);
+    ThreadPool::prepare();
+}
+
 void parallel_for(std::size_t n, std::size_t grain, int num_threads,
                   const std::function<void(std::size_t, std::size_t)>& body) {
     if (n == 0) return;

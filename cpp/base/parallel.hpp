@@ -8,8 +8,12 @@
 namespace mosaicmem {
 
 // The number of threads to use: `requested` if positive, else all cores that this process may use,
-// as its affinity and the quota of its container are at the first call.
+// as its affinity and the quota of its container are when the core is loaded.
 int resolve_threads(int requested);
+
+// Does once, when the core is loaded, what the first call would do: a child that is forked from
+// within that call could not.
+void prepare_threads();
 
 // Calls body(begin, end) on chunks that cover [0, n) exactly once: at most one chunk per thread,
 // none smaller than `grain` items. Choose a grain of about 100 microseconds of work, so that

@@ -130,7 +130,7 @@ struct Pool {
 
 // Never destroyed: its threads wait until the process ends.
 std::atomic<Pool*> pool = nullptr;
-bool is_held = false;  // by the forking thread
+thread_local bool is_held = false;  // by this thread, which forks
 
 // A pool that a call has is left to it: a fork waits for no kernel.
 void before_fork() {
@@ -164,6 +164,8 @@ Pool* the_pool() {
 }
 
 }  // namespace
+
+void ThreadPool::prepare() { the_pool(); }
 
 bool ThreadPool::try_run(std::size_t chunks, const std::function<void(std::size_t)>& run) {
     Pool* const own = the_pool();

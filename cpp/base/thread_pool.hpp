@@ -8,6 +8,9 @@ namespace mosaicmem {
 
 class ThreadPool {
   public:
+    // Call it once while no other thread can fork: a child must not find this half done.
+    static void prepare();
+
     // Calls run(i) once for each i < chunks, on the calling thread and up to chunks - 1 of the
     // pool, and returns true when all have ended; run must not throw. Returns false, with nothing
     // run, if another call has the pool.

@@ -1,5 +1,7 @@
+#include "cpp/base/parallel.hpp"
 #include "cpp/bindings/arrays.hpp"
 #include "cpp/bindings/faults.hpp"
+#include "cpp/simd/levels.hpp"
 
 PYBIND11_MODULE(_core, m) {
     namespace bindings = mosaicmem::bindings;
@@ -7,6 +9,8 @@ PYBIND11_MODULE(_core, m) {
         "The compiled core of mosaicmem. Arguments are validated by the Python modules that call "
         "it.";
     pybind11::register_local_exception_translator(&bindings::keep_memory_errors);
+    mosaicmem::prepare_threads();
+    mosaicmem::simd_level();
     bindings::bind_geometry(m);
     bindings::bind_memory(m);
     bindings::bind_point_index(m);

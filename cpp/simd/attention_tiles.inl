@@ -3,7 +3,8 @@
 // bfloat16 is multiplied as it is. A float32 is the sum of three bfloat16, its parts, and a product
 // the sum of the six products of parts that matter in float32: six times the work of bfloat16, and
 // still half of what float32 lanes need. Operands that have no such parts, infinite or too small,
-// are left to those lanes.
+// are left to those lanes. Products below 2^-126 count as zero, and those of parts may be: a sum of
+// nothing else is off by as much.
 //
 // A part of a matrix lies behind the one before it.
 

@@ -79,6 +79,7 @@ inline void begin_tiles() {
         shape.bytes_a_row[i] = 4 * kTileSide;
         shape.rows[i] = kTileSide;
     }
+    asm volatile("" ::"m"(shape) : "memory");  // all of it is read
     _tile_loadconfig(&shape);
 }
 

@@ -91,7 +91,9 @@ def room_like(x: Any) -> Any:
     """
     torch = sys.modules["torch"]
     if x.dim() <= 4 and (x.shape[-1] <= 1 or x.stride(-1) == 1):
-        return torch.empty_like(x)
+        room = torch.empty_like(x)
+        if x.shape[-1] <= 1 or room.stride(-1) == 1:  # not so for overlapping tokens, whose axes torch reorders
+            return room
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 

@@ -94,7 +94,8 @@ class HostCall:
 
     def empty_heads(self, x: Any, heads: NDArray[Any], dim: int) -> tuple[Any, NDArray[Any]]:
         """Memory for features of the shape of ``x`` except ``dim``, in the memory order of its view ``heads``."""
-        if is_torch(x) and dim == x.shape[-1] and str(x.dtype) in ("torch.float32", "torch.float64", "torch.bfloat16"):
+        kind = "bfloat16" if heads.dtype == np.uint16 else str(heads.dtype)
+        if is_torch(x) and dim == x.shape[-1] and str(x.dtype) == f"torch.{kind}":
             out = room_like(x)
             return out, as_heads("out", out, tuple(out.shape))
         room = empty_heads(heads, dim)

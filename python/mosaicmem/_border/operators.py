@@ -104,7 +104,7 @@ def _is_eager(x: Any) -> bool:
     """Whether nobody but the kernel must see a tensor: no gradient, compiler, transform, mode or subclass of torch. The
     way through torch's dispatcher costs 50 microseconds."""
     torch = sys.modules["torch"]
-    if type(x) is not torch.Tensor or wants_gradient(x) or torch.compiler.is_compiling():
+    if type(x) is not torch.Tensor or wants_gradient(x) or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     try:
         stacked = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
