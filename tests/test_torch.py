@@ -400,7 +400,7 @@ class TestDispatch:
         assert isinstance(out, FakeTensor)
         assert out.shape == x.shape
 
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
     def test_tracing_records_it(self, rope):
         encoding, x, positions = rope
         table = encoding.table(positions)
