@@ -43,9 +43,16 @@ def head(known):
         "",
     ]
     for letter, machine in lettered(known):
-        latest = max(machine["groups"].values(), key=lambda group: group["date"])
-        lines.append(f"- **{letter}**: {machine['machine']}; {latest['date']}, {latest['versions']}")
+        latest = max(group["date"] for group in machine["groups"].values())
+        lines.append(f"- **{letter}**: {machine['machine']}; {latest}, {versions_of(machine)}")
     return "\n".join(lines)
+
+
+def versions_of(machine):
+    """Of every library that any of its runs had."""
+    told = [each for group in machine["groups"].values() for each in group["versions"].split(", ")]
+    found = [each for each in dict.fromkeys(told) if not each.endswith("not installed")]
+    return ", ".join(found)
 
 
 def lettered(known):

@@ -6,10 +6,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from conftest import assert_within_twice, random_pose
-from mosaicmem import FormatError, MemoryCrossAttention, PRoPE, WarpedRoPE, _core, grid_positions
+from mosaicmem import FormatError, MemoryCrossAttention, PRoPE, WarpedRoPE, grid_positions
 from mosaicmem.attention import attention, merge_attention
 from reference.attention import attention as reference
-from reference.attention import plain_sum
 from reference.attention import rope as reference_rope
 
 pytestmark = pytest.mark.kernel
@@ -467,32 +466,3 @@ class TestCrossAttention:
             self.layer().attend(hidden, ready, where, prope=PRoPE(24, np.eye(4)[None], patches_x=6, patches_y=5))
         with pytest.raises(TypeError, match="memory: expected MemoryKeysValues"):
             self.layer().attend(hidden, memory, where)
-
-
-class TestProjection:
-    """The matrix product of the layer."""
-
-    @staticmethod
-    def compare(x, weight):
-        out = _core.linear(x, weight, 2)
-        products = x[:, None, :] * weight
-        assert_within_twice(out, plain_sum(products, -1), x.astype(np.float64) @ weight.T.astype(np.float64))
-
-    @pytest.mark.parametrize(("n", "inside", "out"), [(1, 1, 1), (50, 33, 40), (97, 64, 200), (7, 257, 193)])
-    def test_equals_the_formula(self, rng, simd, n, inside, out):
-        self.compare(*(rng.standard_normal((rows, inside)).astype(np.float32) for rows in (n, out)))
-
-    @pytest.mark.parametrize("size", [1e-36, 1e-10, 1e18])
-    def test_numbers_of_any_size(self, rng, simd, size):
-        x, weight = (rng.standard_normal((rows, 40)).astype(np.float32) for rows in (60, 50))
-        self.compare((x * size).astype(np.float32), weight)
-        self.compare(x, (weight * size).astype(np.float32))
-
-    def test_infinity_and_nan_stay_where_they_are(self, rng, simd):
-        x, weight = (rng.standard_normal((rows, 40)).astype(np.float32) for rows in (60, 50))
-        clean = _core.linear(x, weight, 1)
-        x[3, 5], x[4, 6] = np.inf, np.nan
-        out = _core.linear(x, weight, 1)
-        assert np.isinf(out[3]).all()
-        assert np.isnan(out[4]).all()
-        np.testing.assert_allclose(np.delete(out, [3, 4], axis=0), np.delete(clean, [3, 4], axis=0), atol=1e-4)

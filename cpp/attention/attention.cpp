@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 #include <numbers>
 #include <type_traits>
 #include <vector>
 
+#include "cpp/base/aligned.hpp"
 #include "cpp/base/half.hpp"
 #include "cpp/base/parallel.hpp"
 #include "cpp/simd/levels.hpp"
@@ -19,14 +18,10 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr std::size_t kGroup = kGroupPanels * kPanelQueries;
 
-struct FreeAligned {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
-};
-
-std::unique_ptr<float[], FreeAligned> aligned_floats(std::size_t n) {
-    auto* floats = static_cast<float*>(::operator new[](n * sizeof(float), std::align_val_t(64)));
-    std::fill_n(floats, n, 0.0f);
-    return std::unique_ptr<float[], FreeAligned>(floats);
+AlignedArray<float> zeros(std::size_t n) {
+    auto floats = aligned_array<float>(n);
+    std::fill_n(floats.get(), n, 0.0f);
+    return floats;
 }
 
 // Times relative to the first key, in half-lives times ln 2: small, so that float32 is accurate.
@@ -60,7 +55,7 @@ void attention(const AttentionShape& shape, const AttentionInput<T>& input, T* o
     parallel_for(
         shape.batch * shape.heads * groups, grain, num_threads,
         [&](std::size_t begin, std::size_t end) {
-            const auto scratch = aligned_floats(scratch_floats);
+            const auto scratch = zeros(scratch_floats);
             for (std::size_t item = begin; item < end; ++item) {
                 const std::size_t batch = item / groups / shape.heads;
                 const std::size_t head = item / groups % shape.heads;

@@ -1,20 +1,12 @@
 #include "cpp/geometry/depth_grid.hpp"
 
 #include <cstdint>
-#include <memory>
-#include <new>
 
+#include "cpp/base/aligned.hpp"
 #include "cpp/base/parallel.hpp"
 #include "cpp/simd/levels.hpp"
 
 namespace mosaicmem {
-namespace {
-
-struct FreeAligned {
-    void operator()(std::int32_t* p) const { ::operator delete[](p, std::align_val_t(64)); }
-};
-
-}  // namespace
 
 void median_depth_grid(const float* depth, std::size_t height, std::size_t width,
                        std::size_t stride, std::size_t min_valid, float* grid, int num_threads) {
@@ -23,8 +15,7 @@ void median_depth_grid(const float* depth, std::size_t height, std::size_t width
     const std::size_t grain = (1 << 17) / (width * stride + 1) + 1;
     const Kernels& level = kernels();
     parallel_for(rows, grain, num_threads, [&](std::size_t begin, std::size_t end) {
-        const std::unique_ptr<std::int32_t[], FreeAligned> scratch(static_cast<std::int32_t*>(
-            ::operator new[](stride * stride * kMostLanes * 4, std::align_val_t(64))));
+        const auto scratch = aligned_array<std::int32_t>(stride * stride * kMostLanes);
         for (std::size_t r = begin; r < end; ++r) {
             level.median_row(depth + r * stride * width, width, stride, columns, min_valid,
                              scratch.get(), grid + r * columns);
