@@ -29,10 +29,9 @@ struct Job {
     }
 };
 
-// How long a thread looks for what it waits for before it sleeps. Waking one takes longer than a
-// small kernel, up to 70 microseconds on a virtual machine, and calls often follow each other
-// closely.
-constexpr std::chrono::microseconds kLooking{100};
+// How long a waiting thread spins before it sleeps. Waking one takes longer than a small kernel, up
+// to 70 microseconds on a virtual machine, and calls often follow each other closely.
+constexpr std::chrono::microseconds kSpin{100};
 
 class Workers {
   public:
@@ -51,7 +50,7 @@ class Workers {
             const std::lock_guard lock(mutex_);
             job_ = nullptr;
         }
-        look_until([this] { return active_.load(std::memory_order_relaxed) == 0; });
+        spin_until([this] { return active_.load(std::memory_order_relaxed) == 0; });
         std::unique_lock lock(mutex_);
         is_idle_.wait(lock, [this] { return active_ == 0; });
     }
@@ -100,14 +99,14 @@ class Workers {
             if (--active_ == 0) is_idle_.notify_one();
             const std::uint64_t before = jobs_.load(std::memory_order_relaxed);
             lock.unlock();
-            look_until([&] { return jobs_.load(std::memory_order_relaxed) != before; });
+            spin_until([&] { return jobs_.load(std::memory_order_relaxed) != before; });
             lock.lock();
         }
     }
 
     template <class Found>
-    static void look_until(const Found& found) {
-        const auto end = std::chrono::steady_clock::now() + kLooking;
+    static void spin_until(const Found& found) {
+        const auto end = std::chrono::steady_clock::now() + kSpin;
         while (!found() && std::chrono::steady_clock::now() < end) {
             std::this_thread::yield();  // whoever else wants the core has it
         }

@@ -142,8 +142,8 @@ template <int kParts>
 struct Tiles {
     using Math = std::conditional_t<kParts == 1, BFloat16Pairs, Float32>;
     using Pairs = PartPairs<kParts>;
-    // A tile's values are summed before they are added to those before, so that rounding errors
-    // grow with the number of tiles, not of products.
+    // The weighted values of one tile of keys are summed on their own and then added to the output,
+    // so that rounding errors grow with the number of tiles, not of products.
     static constexpr bool kExact = kParts == 3;
     static constexpr std::size_t kWeightStride = kKeyTile / 2;  // elements of a query's weights
     static constexpr std::size_t kWeights = kPanelQueries * kWeightStride;
