@@ -162,7 +162,10 @@ MISUSES = [
     (["show-config", "--set", "window_size"], "--set: expected NAME=VALUE, got 'window_size'"),
     (["show-config", "--set", "window_size=many"], "window_size: input should be a valid integer, got 'many'"),
     (["show-config", "--schema", "--set", "seed=1"], "--schema: expected none of --config, --set"),
-    (["show-config", "--for", "splice"], "--for: expected demo, generate, evaluate, inspect, visualize or bench"),
+    (
+        ["show-config", "--for", "splice"],
+        "--for: expected demo, generate, evaluate, inspect, visualize, bench or build",
+    ),
     (["bench", "--case", "64,5"], "--case: expected WxH,FRAMES,STEPS, 128x128,32,5 say, got '64,5'"),
     (["bench", "--memory-size", "big"], "--memory-size: expected WIDTHxHEIGHT"),
     (["bench", "--force"], "--force: expected --output"),

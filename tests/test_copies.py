@@ -40,7 +40,7 @@ def public_classes():
         name = info.name.removeprefix("mosaicmem.")
         if name.startswith("cli") or any(part.startswith("_") for part in name.split(".")):
             continue
-        if name.startswith("models") or name in NEED_TORCH:
+        if name.startswith(("models", "scale")) or name in NEED_TORCH:
             continue  # torch copies and pickles its modules
         if name.startswith(("viewer", "diffusion.remote")):
             continue  # need a browser or a process, beside which they are tested

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "python" / "mosaicmem"
 HELPERS = "helpers"  # modules directly in the package: those with an underscore, and a few small ones
 PYTHON_ROOMS = (
     *(HELPERS, "_border", "camera", "synthetic", "geometry", "datasets", "attention", "memory", "diffusion"),
-    *("plots", "pipeline", "models", "published", "importing", "evaluation", "viewer", "cli"),
+    *("plots", "pipeline", "models", "published", "importing", "serving", "scale", "evaluation", "viewer", "cli"),
 )
 CORE_ROOMS = ("base", "simd", "geometry", "attention", "memory", "published", "bindings")
 

@@ -1,4 +1,4 @@
-"""Packages of the extras [import] and [view], which are imported when they are first used."""
+"""Packages of the extras [import], [view] and [ray], which are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -62,6 +62,25 @@ def rerun(what: str) -> Any:
         import rerun as module
     except ImportError:
         raise _missing(what, "rerun", "rerun-sdk", "view") from None
+    return module
+
+
+def fsspec(what: str) -> Any:
+    """The module fsspec; as `opencv`."""
+    try:
+        import fsspec as module
+    except ImportError:
+        raise _missing(what, "fsspec", "fsspec", "ray") from None
+    return module
+
+
+def ray(what: str) -> Any:
+    """The module ray, with ray.data; as `opencv`."""
+    try:
+        import ray as module
+        import ray.data
+    except ImportError:
+        raise _missing(what, "Ray Data", "'ray[data]'", "ray") from None
     return module
 
 

@@ -26,7 +26,7 @@ _NEW_KEY = 160  # a key seen for the first time: its string, and its entry in th
 _KEY = re.compile(rb'"([^"\\]{0,64})"\s*:')
 
 
-def decode_json(path: Path, content: bytes, size: int | None = None) -> str:
+def decode_json(path: str | Path, content: bytes, size: int | None = None) -> str:
     """Decode the JSON bytes of a file of ``size`` (default: their length), if its value takes little enough memory.
 
     This is a separate step so that the caller can free the bytes before parsing the text.
@@ -41,7 +41,7 @@ def decode_json(path: Path, content: bytes, size: int | None = None) -> str:
         return content.decode(json.detect_encoding(content))
 
 
-def parse_json(path: Path, text: str) -> Any:
+def parse_json(path: str | Path, text: str) -> Any:
     """Parse a JSON text that `decode_json` accepted. Integers beyond float64 become infinite.
 
     Raises
@@ -84,7 +84,7 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
-def _check_levels(path: Path, value: Any) -> None:
+def _check_levels(path: str | Path, value: Any) -> None:
     """Reject values nested so deeply that walking them could overflow Python's stack."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(_MOST_LEVELS):

@@ -45,7 +45,7 @@ class Header(NamedTuple):
         return self.elements * self.dtype.itemsize
 
 
-def read_header(path: Path, file: _Readable, what: str) -> Header:
+def read_header(path: str | Path, file: _Readable, what: str) -> Header:
     """Read the header of a .npy file, leaving ``file`` at the data; error messages start with ``what``."""
     prefix = file.read(8)
     size = _PREFIX.get(prefix[6]) if len(prefix) == 8 and prefix[:6] == b"\x93NUMPY" else None
@@ -68,7 +68,7 @@ def read_header(path: Path, file: _Readable, what: str) -> Header:
     return Header(shape, is_fortran, dtype)
 
 
-def read_data(path: Path, file: _Readable, header: Header, what: str) -> NDArray[Any]:
+def read_data(path: str | Path, file: _Readable, header: Header, what: str) -> NDArray[Any]:
     """Read the data of ``header``, after which the file must end, as a writable array."""
     data = bytearray()
     while len(data) <= header.nbytes:

@@ -156,7 +156,9 @@ def _holds(folder: Path) -> str:
 # Text
 
 
-def read_lines(path: Path, max_bytes: int = _MAX_LIST_BYTES, beside: Path | None = None) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: Path, max_bytes: int = _MAX_LIST_BYTES, beside: Path | None = None, *, max_lines: int = _MAX_LINES
+) -> Iterator[tuple[int, str]]:
     """Iterate over the lines of a text file with their numbers, from 1; skips empty lines and comments (#)."""
     with open_file(path, beside) as file:
         size = file_size(file)
@@ -165,8 +167,8 @@ def read_lines(path: Path, max_bytes: int = _MAX_LIST_BYTES, beside: Path | None
         for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), start=1):
             if len(raw) > _MAX_LINE_BYTES:
                 raise FormatError(path, f"expected lines of at most {_MAX_LINE_BYTES} bytes, got a longer one", number)
-            if number > _MAX_LINES:
-                raise FormatError(path, f"expected at most {_MAX_LINES} lines, got more")
+            if number > max_lines:
+                raise FormatError(path, f"expected at most {max_lines} lines, got more")
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace").strip()
             if line and not line.startswith("#"):
                 yield number, line

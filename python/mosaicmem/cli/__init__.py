@@ -10,6 +10,7 @@ import typer
 from mosaicmem.cli._common import end_on_signal
 from mosaicmem.cli._terminal import show_warnings
 from mosaicmem.cli.bench import bench
+from mosaicmem.cli.build import build
 from mosaicmem.cli.convert import convert
 from mosaicmem.cli.demo import demo
 from mosaicmem.cli.edit import edit
@@ -71,6 +72,7 @@ app.command()(splice)
 app.command("export-ply")(export_ply)
 app.command()(convert)
 app.command("import")(import_)
+app.command()(build)
 app.command()(path)
 app.command("show-config")(show_config)
 app.command()(bench)

@@ -73,6 +73,7 @@ _FILE_SUFFIXES = (
 _unfinished: list[Staging] = []
 _checkpoints: list[Path] = []  # folders in which the run saves each window
 _workspaces: list[Path] = []  # folders in which an import keeps what it has done
+_builds: list[str] = []  # outputs of builds, which keep what is done
 
 
 def check_output_folder(path: Path, force: bool, command: str, *, name: str = "--output", mark: str = SUMMARY) -> Path:
@@ -218,6 +219,11 @@ def keeps_work(output: Path) -> None:
     _workspaces.append(output.with_name(f".{output.name}.importing"))
 
 
+def keeps_build(output: str) -> None:
+    """Register the output of a build, so that an interrupted run says that it can be resumed."""
+    _builds.append(output)
+
+
 _ENDS = {int(signal.SIGINT): "interrupted", int(signal.SIGHUP): "the terminal has gone"}
 
 
@@ -236,6 +242,7 @@ def end_on_signal(number: int, frame: FrameType | None) -> None:
     begun = [path for path in _checkpoints if any(path.glob("store/attachment-*.safetensors"))]
     parts += [f"the same command resumes from the checkpoint in {path}" for path in begun]
     parts += [f"the same command resumes the work in {path}" for path in _workspaces if path.is_dir()]
+    parts += [f"the same command resumes the build in {output}" for output in _builds]
     with suppress(OSError):
         os.write(2, f"mosaicmem: {'; '.join(parts)}\n".encode())
     signal.signal(number, signal.SIG_DFL)

@@ -13,6 +13,7 @@ from mosaicmem.cli._errors import UsageError
 if TYPE_CHECKING:
     from mosaicmem.datasets import RgbdSequence
     from mosaicmem.pipeline import PipelineConfig
+    from mosaicmem.scale import BuildConfig
 
 COMMANDS: Mapping[str, Mapping[str, Any]] = {
     "demo": {"prompt": "a flat with pictures on the walls"},
@@ -25,6 +26,7 @@ COMMANDS: Mapping[str, Mapping[str, Any]] = {
 """The commands that take --config, each with its own defaults for settings that a file leaves null."""
 
 _OPTIONS = {"prompt": "--prompt", "seed": "--seed", "num_threads": "--threads", "half_life": "--half-life"}
+_OPTIONS |= {"vae": "--vae"}
 _OPTIONS |= {"num_inference_steps": "--steps", "window_size": "--window-size", "window_overlap": "--window-overlap"}
 
 
@@ -105,7 +107,7 @@ def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
     fields = PipelineConfig.model_fields
     told = {}
     for change in changes or ():
-        name, value = _parse(change, tuple(fields))
+        name, value = parse_change(change, tuple(fields))
         if fields[name].annotation is str:
             value = change.partition("=")[2]  # 123 is a prompt too
         told[name] = value
@@ -133,14 +135,37 @@ def _name_options(error: Any, told: Mapping[str, Any], options: Mapping[str, Any
     return f"--set: {text}" if told else text
 
 
-def _parse(change: str, names: Sequence[str]) -> tuple[str, Any]:
+def read_build_settings(
+    config: Path | None, changes: Sequence[str] | None, given: Mapping[str, Any] | None = None
+) -> BuildConfig:
+    """The settings of a build from, in increasing priority, a file, --set, and options of the settings' names."""
+    from pydantic import ValidationError
+
+    from mosaicmem.scale.config import BuildConfig
+
+    fields = {} if config is None else BuildConfig.load(config).model_dump(exclude_unset=True)
+    told = dict(
+        parse_change(change, tuple(BuildConfig.model_fields), "show-config --for build") for change in changes or ()
+    )
+    options = {name: value for name, value in (given or {}).items() if value is not None}
+    try:
+        settings = BuildConfig(**fields | told | options)
+        settings.rope(), settings.policy()
+    except ValidationError as error:
+        raise UsageError(_name_options(error, told, options)) from None
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from None
+    return settings
+
+
+def parse_change(change: str, names: Sequence[str], lists: str = "show-config") -> tuple[str, Any]:
     """``window_size=8`` as ("window_size", 8); a value that is not JSON is text."""
     name, equals, text = change.partition("=")
     if not equals:
         raise UsageError(f"--set: expected NAME=VALUE, got {change!r}")
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        hint = f"; did you mean {near[0]}?" if near else "; show-config lists all"
+        hint = f"; did you mean {near[0]}?" if near else f"; {lists} lists all"
         raise UsageError(f"--set: {name}: no such setting{hint}")
     try:
         return name, json.loads(text)

@@ -10,7 +10,7 @@ import typer
 from mosaicmem.cli._common import Debug, Set, print_json
 from mosaicmem.cli._errors import UsageError, check_choice, reports_errors
 from mosaicmem.cli._frames import parse_size
-from mosaicmem.cli._settings import COMMANDS, read_settings, unset_settings
+from mosaicmem.cli._settings import COMMANDS, read_build_settings, read_settings, unset_settings
 
 if TYPE_CHECKING:
     from mosaicmem.pipeline import PipelineConfig
@@ -48,13 +48,18 @@ def show_config(
     """
     from mosaicmem.pipeline import PipelineConfig
 
+    if command == "build":
+        if sizes:
+            raise UsageError("--sizes: expected none for build")
+        print_json(_of_build(config, changes, schema))
+        return
     if schema and (config is not None or changes or command or sizes):
         raise UsageError("--schema: expected none of --config, --set, --for and --sizes with it")
     if schema:
         print_json(PipelineConfig.model_json_schema())
         return
     if command is not None:
-        check_choice("--for", command, list(COMMANDS))
+        check_choice("--for", command, [*COMMANDS, "build"])
     shown = read_settings(config, changes, command=command).model_dump(mode="json")
     if sizes is not None:
         print_json(_derived(read_settings(config, changes, command=command), sizes))
@@ -62,6 +67,15 @@ def show_config(
     if command is None:
         shown.update(dict.fromkeys(unset_settings(config, changes)))
     print_json(shown)
+
+
+def _of_build(config: Path | None, changes: list[str] | None, schema: bool) -> dict[str, Any]:
+    """The settings of a build, or their schema."""
+    if not schema:
+        return read_build_settings(config, changes).model_dump(mode="json")
+    from mosaicmem.scale import BuildConfig
+
+    return BuildConfig.model_json_schema()
 
 
 def _derived(settings: PipelineConfig, text: str) -> dict[str, Any]:

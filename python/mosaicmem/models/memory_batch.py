@@ -186,7 +186,7 @@ class MemoryBatch:
         )
         positions = tokens.positions.reshape(-1, 3)
         table = rope.table(positions)
-        cos, sin = (_per_feature(x, rope.pairing, positions) for x in (table.cos, table.sin))
+        cos, sin = (per_feature(x, rope.pairing, positions) for x in (table.cos, table.sin))
         frame = torch.arange(frames, device=positions.device).repeat_interleave(room)
         made = cls(
             latents=latents.flatten(0, 1)[None],
@@ -419,7 +419,7 @@ def _collate(batches: Sequence[MemoryBatch], *, collate_fn_map: Any = None) -> M
 default_collate_fn_map[MemoryBatch] = _collate  # in items of a data set, beside tensors
 
 
-def _per_feature(angles: Any, pairing: str, like: Tensor) -> Tensor:
+def per_feature(angles: Any, pairing: str, like: Tensor) -> Tensor:
     """cos or sin (N, d / 2) of each feature, (1, N, 1, d) float32."""
     x = torch.as_tensor(angles, device=like.device).float()
     x = x.repeat_interleave(2, 1) if pairing == "interleaved" else torch.cat([x, x], 1)

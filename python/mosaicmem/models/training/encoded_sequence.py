@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import warnings
@@ -21,6 +22,7 @@ from mosaicmem.datasets import RgbdImage, RgbdSequence
 from mosaicmem.diffusion import VAE
 from mosaicmem.errors import FormatError, SuspiciousInput, suspect
 from mosaicmem.geometry import PoseCheck, depth_to_grid
+from mosaicmem.models.training.detached import EncodedElsewhere
 
 _ABOUT = "about.json"
 _PROBE = "probe.npy"
@@ -65,7 +67,8 @@ class EncodedSequence:
         dynamic: Callable[[RgbdImage], Any] | None = None,
         name: str = "sequence",
     ) -> None:
-        self.sequence, self.vae, self.name = sequence, vae, name
+        self.sequence: RgbdSequence | None = sequence
+        self.vae, self.name = vae, name
         self._dynamic = dynamic
         frames = range(len(sequence))
         if not frames:
@@ -91,7 +94,18 @@ class EncodedSequence:
     def window(self, frames: range) -> F32:
         """The latents of consecutive frames as a video, (C, T, h, w) float32."""
         shape = (self.vae.channels, self.vae.temporal.num_latents(len(frames)), *self._grid)
-        return self._kept(f"window-{frames.start:06d}-{len(frames)}", shape, lambda: self._encode(frames))
+        return self._kept(_window_name(frames), shape, lambda: self._encode(frames))
+
+    def forget_window(self, frames: range) -> None:
+        """Free the latents of a window that are kept in memory."""
+        self._made.pop(_window_name(frames), None)
+
+    def detached(self) -> EncodedSequence:
+        """What is encoded and kept in memory, for a process without frames and VAE; asked for more, it raises."""
+        other = copy.copy(self)
+        other.sequence, other.vae = None, EncodedElsewhere.of(self.vae)
+        other._dynamic, other._made = None, dict(self._made)
+        return other
 
     def keyframe(self, index: int) -> tuple[F32, F32]:
         """The latents (h, w, C) and the depth (h, w), metres, of one frame; depth 0 where unknown or moving."""
@@ -114,7 +128,7 @@ class EncodedSequence:
         stride = self.vae.stride // _SUBCELLS
 
         def make() -> F32:
-            return np.asarray(depth_to_grid(_nearest(self.sequence[index].depth, self.path.intrinsics), stride))
+            return np.asarray(depth_to_grid(_nearest(self._seen(index).depth, self.path.intrinsics), stride))
 
         return self._kept(f"subcells-{index:06d}", (_SUBCELLS * rows, _SUBCELLS * columns), make)
 
@@ -139,12 +153,17 @@ class EncodedSequence:
 
     # --- Encoding.
 
+    def _seen(self, index: int) -> RgbdImage:
+        if self.sequence is None:
+            raise RuntimeError(f"{self.name}: expected a frame that was encoded before, got {index}: encode() it first")
+        return self.sequence[index]
+
     def _encode(self, frames: range) -> F32:
-        video = np.stack([self._pixels(self.sequence[i]) for i in frames])
+        video = np.stack([self._pixels(self._seen(i)) for i in frames])
         return np.asarray(to_host("encoded video", self.vae.encode(video)), np.float32)
 
     def _encode_image(self, index: int) -> F32:
-        encoded = to_host("encoded image", self.vae.encode_image(self._pixels(self.sequence[index])))
+        encoded = to_host("encoded image", self.vae.encode_image(self._pixels(self._seen(index))))
         return np.asarray(encoded, np.float32)
 
     def _pixels(self, frame: RgbdImage) -> Any:
@@ -154,7 +173,7 @@ class EncodedSequence:
         return np.asarray(Image.fromarray(frame.image).resize((camera.width, camera.height), Image.Resampling.LANCZOS))
 
     def _depth_grid(self, index: int) -> F32:
-        frame = self.sequence[index]
+        frame = self._seen(index)
         grid = np.asarray(depth_to_grid(_nearest(frame.depth, self.path.intrinsics), self.vae.stride))
         if self._dynamic is None:
             return grid
@@ -212,7 +231,7 @@ class EncodedSequence:
 
     def _about(self) -> dict[str, Any]:
         camera, layout = self.path.intrinsics, self.vae.temporal
-        ends = [self.sequence[i] for i in (0, len(self) // 2, len(self) - 1)]
+        ends = [self._seen(i) for i in (0, len(self) // 2, len(self) - 1)]
         about = {
             "vae": [type(self.vae).__name__, self.vae.stride, self.vae.channels, layout.kind, layout.factor],
             "size": [camera.width, camera.height],
@@ -235,6 +254,10 @@ _SOURCES = {
     "content": "sequence: its images or its depth differ",
 }
 _DIGESTS = ("poses", "content")
+
+
+def _window_name(frames: range) -> str:
+    return f"window-{frames.start:06d}-{len(frames)}"
 
 
 def _digest(*arrays: Any) -> str:

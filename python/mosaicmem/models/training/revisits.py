@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from mosaicmem.models.training.memory_policy import MemoryPolicy
 
 _MOST_NAMED = 5  # sequences that an error names
 
+_Sequence: TypeAlias = RgbdSequence | EncodedSequence
+_Sequences: TypeAlias = _Sequence | Sequence[_Sequence] | Mapping[str, _Sequence]
+
 
 class RevisitDataset(Dataset[dict[str, Any]]):
     """Windows of posed RGB-D sequences, each with the memory of other parts of its sequence.
@@ -37,7 +40,8 @@ class RevisitDataset(Dataset[dict[str, Any]]):
     Parameters
     ----------
     sequences : RgbdSequence, sequence of them, or mapping of names to them
-        `open_sequence` reads those of folders.
+        `open_sequence` reads those of folders. An `EncodedSequence` is taken as it is, without ``size``, ``cache`` and
+        ``dynamic``, which it has itself.
     vae : VAE
         For example `WanMemoryVAE`.
     window : int
@@ -79,7 +83,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        sequences: RgbdSequence | Sequence[RgbdSequence] | Mapping[str, RgbdSequence],
+        sequences: _Sequences,
         vae: VAE,
         *,
         window: int,
@@ -108,7 +112,9 @@ class RevisitDataset(Dataset[dict[str, Any]]):
         if unknown := set(self._prompts) - set(named):
             raise ValueError(f"prompts: expected names of sequences, such as {next(iter(named))}, got {min(unknown)!r}")
         self.sequences = [
-            EncodedSequence(
+            one
+            if isinstance(one, EncodedSequence)
+            else EncodedSequence(
                 one,
                 vae,
                 size=size,
@@ -173,6 +179,7 @@ class RevisitDataset(Dataset[dict[str, Any]]):
                 one.window(what)
             else:
                 one.keyframe(what)
+                one.subcell_depth(what)
             if on_step is not None:
                 on_step(done, len(asked))
 
@@ -329,8 +336,8 @@ def _folder_names(sequences: Sequence[Any]) -> list[str]:
     return names
 
 
-def _named(sequences: Any) -> dict[str, RgbdSequence]:
-    if isinstance(sequences, RgbdSequence):
+def _named(sequences: Any) -> dict[str, RgbdSequence | EncodedSequence]:
+    if isinstance(sequences, (RgbdSequence, EncodedSequence)):
         sequences = [sequences]
     if isinstance(sequences, Mapping):
         named = dict(sequences)
@@ -344,7 +351,7 @@ def _named(sequences: Any) -> dict[str, RgbdSequence]:
         raise ValueError("sequences: expected at least one")
     for name, one in named.items():
         hint = "; open_sequence(folder) reads one" if isinstance(one, (str, Path)) else ""
-        if not isinstance(one, RgbdSequence):
+        if not isinstance(one, (RgbdSequence, EncodedSequence)):
             raise TypeError(f"sequences[{name!r}]: expected an RgbdSequence, got {type(one).__name__}{hint}")
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
             raise ValueError(f"sequences: expected names that can be those of folders, got {name!r}")
