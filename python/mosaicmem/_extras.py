@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 
@@ -74,13 +75,17 @@ def fsspec(what: str) -> Any:
     return module
 
 
-def ray(what: str) -> Any:
-    """The module ray, with ray.data; as `opencv`."""
+def running_ray(what: str) -> Any:
+    """The module ray, with ray.data, connected to a cluster or, if it is not yet, to a quiet one of this machine."""
     try:
         import ray as module
         import ray.data
     except ImportError:
         raise _missing(what, "Ray Data", "'ray[data]'", "ray") from None
+    if not module.is_initialized():
+        module.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        module.data.DataContext.get_current().enable_progress_bars = False
     return module
 
 

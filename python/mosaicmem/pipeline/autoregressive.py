@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import ArrayLike, as_array, as_depth, as_pixels, check_instance, check_integer
+from mosaicmem._arrays import ArrayLike, check_instance, check_integer
 from mosaicmem._copies import Uncopied
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import (
@@ -28,7 +28,7 @@ from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.checkpoint import Checkpoint
 from mosaicmem.pipeline.conditioning import Conditioner
 from mosaicmem.pipeline.config import PipelineConfig
-from mosaicmem.pipeline.keyframes import KeyframeWriter
+from mosaicmem.pipeline.keyframes import KeyframeWriter, as_generated, as_observed
 from mosaicmem.pipeline.loop import WindowLoop
 from mosaicmem.pipeline.parts import check_parts, scheduler_of
 from mosaicmem.pipeline.results import GenerationResult, Progress, Window
@@ -227,19 +227,9 @@ class AutoregressivePipeline(Uncopied):
         confidence: ArrayLike | None = None,
     ) -> KeyframeWriter:
         """`observe`, without fusing the frame yet."""
-        check_instance("intrinsics", intrinsics, CameraIntrinsics)
-        pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
-        z = as_depth("depth", depth, pixels.shape[:2])
-        moving = None if dynamic is None else as_array("dynamic", dynamic, np.bool_, z.shape)
-        if moving is not None:
-            z = np.where(moving, np.float32(0), z)
+        pixels, z, sure, moving = as_observed(image, depth, intrinsics, dynamic, confidence)
         self.pose_check.add(z, intrinsics, pose)
         self.registration_check.add(pixels, z, intrinsics, pose)
-        sure = None
-        if confidence is not None:
-            sure = as_array("confidence", confidence, np.float32, z.shape, finite=True)
-            if sure.min(initial=0) < 0 or sure.max(initial=0) > 1:
-                raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():g} to {sure.max():g}")
         writer = self._keyframes
         writer.observe(self.store, pixels, z, intrinsics, pose, sure, moving)
         return writer
@@ -265,13 +255,7 @@ class AutoregressivePipeline(Uncopied):
         depth : (H, W) array, optional
             Metres; if not given, the depth estimator provides it.
         """
-        check_instance("intrinsics", intrinsics, CameraIntrinsics)
-        check_instance("pose", pose, CameraPose)
-        pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
-        z = None
-        if depth is not None:
-            z = as_depth("depth", depth, pixels.shape[:2])
-            z = np.where(np.isfinite(z), z, np.float32(0))
+        pixels, z = as_generated(image, intrinsics, pose, depth)
         writer = self._keyframes
         writer.generated(self.store, pixels, intrinsics, pose, z)
         writer.fuse()

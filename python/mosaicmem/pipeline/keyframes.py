@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels
+from mosaicmem._arrays import F32, ArrayLike, Bool, as_array, as_depth, as_pixels, check_instance
 from mosaicmem._border import to_host
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
 from mosaicmem.diffusion import VAE, TemporalLayout
@@ -18,6 +18,41 @@ from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.pipeline.conditioning import Conditioner
 from mosaicmem.pipeline.config import PipelineConfig
 from mosaicmem.pipeline.frames import cropped, extended
+
+
+def as_observed(
+    image: ArrayLike,
+    depth: ArrayLike,
+    intrinsics: CameraIntrinsics,
+    dynamic: ArrayLike | None,
+    confidence: ArrayLike | None,
+) -> tuple[F32, F32, F32 | None, Bool | None]:
+    """The image, depth (0 where something moves), confidence and dynamic pixels of an observed frame, checked."""
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
+    z = as_depth("depth", depth, pixels.shape[:2])
+    moving = None if dynamic is None else as_array("dynamic", dynamic, np.bool_, z.shape)
+    if moving is not None:
+        z = np.where(moving, np.float32(0), z)
+    sure = None
+    if confidence is not None:
+        sure = as_array("confidence", confidence, np.float32, z.shape, finite=True)
+        if sure.min(initial=0) < 0 or sure.max(initial=0) > 1:
+            raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():g} to {sure.max():g}")
+    return pixels, z, sure, moving
+
+
+def as_generated(
+    image: ArrayLike, intrinsics: CameraIntrinsics, pose: CameraPose, depth: ArrayLike | None
+) -> tuple[F32, F32 | None]:
+    """The image and, if it is given, the depth of a generated frame, checked."""
+    check_instance("intrinsics", intrinsics, CameraIntrinsics)
+    check_instance("pose", pose, CameraPose)
+    pixels = as_pixels("image", image, (intrinsics.height, intrinsics.width, 3))
+    if depth is None:
+        return pixels, None
+    z = as_depth("depth", depth, pixels.shape[:2])
+    return pixels, np.where(np.isfinite(z), z, np.float32(0))
 
 
 class KeyframeWriter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mosaicmem._extras import ray as ray_of
+from mosaicmem._extras import running_ray
 from mosaicmem.scale.builder import Builder, OutputError, Task
 from mosaicmem.scale.workers import limit_threads
 
@@ -30,11 +29,7 @@ def run_on_ray(
     threads : int
         CPUs of each encoder and writer.
     """
-    ray = ray_of("backend: ray")
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
+    ray = running_ray("backend: ray")
     most = count or _most(ray.cluster_resources(), threads, gpus)
     by_number = {task.number: task for task in tasks}
     rows = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))

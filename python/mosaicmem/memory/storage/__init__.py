@@ -16,6 +16,7 @@ file. Files that the manifest does not name are left over from an interrupted sa
 from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.folder import Attachment, StoreFolder
 from mosaicmem.memory.storage.home import StoreHome
+from mosaicmem.memory.storage.linked_copy import linked_copy
 from mosaicmem.memory.storage.manifest import MAX_LABEL, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.plain_names import plain_names
 from mosaicmem.memory.storage.reading import MAX_CELLS, MOST_PIXELS, open_folder, read_attachment, verify
@@ -30,6 +31,7 @@ __all__ = [
     "StoreFolder",
     "StoreHome",
     "StoreSettings",
+    "linked_copy",
     "open_folder",
     "plain_names",
     "read_attachment",
