@@ -19,7 +19,7 @@ from conftest import random_pose
 from dataset_helpers import make_frames, write_replica, write_scannet, write_tum
 from import_makers import posed, predicted, rectifier, segmenter
 from memory_helpers import K, filled_store
-from mosaicmem import datasets, diffusion, evaluation, geometry, importing, memory, pipeline, published
+from mosaicmem import datasets, diffusion, evaluation, geometry, importing, memory, pipeline, published, serving
 from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
 from mosaicmem.memory import storage, strategies
@@ -49,8 +49,9 @@ def public_classes():
         if names is None and name in NO_PACKAGE:
             names = [n for n, value in vars(module).items() if getattr(value, "__module__", "") == info.name]
         for n in names or []:
-            if inspect.isclass(getattr(module, n)) and not n.startswith("_"):
-                found[getattr(module, n)] = None
+            kind = getattr(module, n)
+            if inspect.isclass(kind) and not n.startswith(("_", "Ray")):  # those of Ray need a cluster
+                found[kind] = None
     found.update({getattr(mosaicmem, n): None for n in mosaicmem.__all__ if inspect.isclass(getattr(mosaicmem, n))})
     return list(found)
 
@@ -203,6 +204,8 @@ COPIED = {
     mm.Mosaic: mosaic_of,
     mm.OnnxDepthEstimator: onnx_estimator,
     mm.PRoPE: prope,
+    storage.Compaction: lambda g: storage.Compaction(3, 2, 500, 400),
+    serving.SessionStatistics: lambda g: serving.SessionStatistics(3, 1, 500, 4, 2),
     storage.ExportedStore: lambda g: filled_store(g.rng, 2)[0]._exported(),
     mm.PackedMosaic: lambda g: mosaic_of(g).packed(),
     mm.PipelineConfig: lambda g: mm.PipelineConfig(seed=3),
@@ -303,6 +306,16 @@ REFUSED = {
         r"make another one of store\.fork\(\)",
     ),
     mm.StreamingFusion: (lambda g: mm.StreamingFusion(), ("pickle",), r"keep point_cloud\(\)"),
+    serving.MemorySessions: (
+        lambda g: serving.MemorySessions(g.folder / "sessions", mm.AutoregressivePipeline(), max_bytes=1),
+        ("copy", "deepcopy", "pickle"),
+        "share it between threads",
+    ),
+    serving.MemorySession: (
+        lambda g: serving.MemorySessions(g.folder / "one", mm.AutoregressivePipeline(), max_bytes=1).open("a"),
+        ("copy", "deepcopy", "pickle"),
+        r"use fork\(\) for a second session",
+    ),
     storage.StoreFolder: (
         lambda g: storage.StoreFolder(g.folder / "new"),
         ("copy", "deepcopy", "pickle"),

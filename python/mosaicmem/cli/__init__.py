@@ -11,6 +11,7 @@ from mosaicmem.cli._common import end_on_signal
 from mosaicmem.cli._terminal import show_warnings
 from mosaicmem.cli.bench import bench
 from mosaicmem.cli.build import build
+from mosaicmem.cli.compact import compact
 from mosaicmem.cli.convert import convert
 from mosaicmem.cli.demo import demo
 from mosaicmem.cli.edit import edit
@@ -69,6 +70,7 @@ app.command()(view)
 app.command()(visualize)
 app.command()(edit)
 app.command()(splice)
+app.command()(compact)
 app.command("export-ply")(export_ply)
 app.command()(convert)
 app.command("import")(import_)

@@ -13,6 +13,7 @@ names it, so at every instant the current manifest describes a complete store. I
 file. Files that the manifest does not name are left over from an interrupted save; the next save removes them.
 """
 
+from mosaicmem.memory.storage.compacting import Compaction, compact
 from mosaicmem.memory.storage.exported import ExportedStore
 from mosaicmem.memory.storage.folder import Attachment, StoreFolder
 from mosaicmem.memory.storage.home import StoreHome
@@ -26,11 +27,13 @@ __all__ = [
     "MAX_LABEL",
     "MOST_PIXELS",
     "Attachment",
+    "Compaction",
     "ExportedStore",
     "Manifest",
     "StoreFolder",
     "StoreHome",
     "StoreSettings",
+    "compact",
     "linked_copy",
     "open_folder",
     "plain_names",

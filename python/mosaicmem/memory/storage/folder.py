@@ -83,13 +83,18 @@ class StoreFolder(Uncopied):
         next_frame_id: int,
         label: str = "",
         attachment: Attachment | None = None,
+        *,
+        densely: bool = False,
     ) -> None:
-        """Save the exported state of a store. The previous state stays valid until the new manifest replaces it."""
+        """Save the exported state of a store. The previous state stays valid until the new manifest replaces it.
+
+        With ``densely``, what is there is written again where that makes the folder smaller.
+        """
         with self._saving:
             self._take_lock()
             self._make_durable()
             self._is_durable = False
-            self._save(exported, settings, next_frame_id, label, attachment)
+            self._save(exported, settings, next_frame_id, label, attachment, densely)
             self._is_durable = True
             self._remove_leftovers()
 
@@ -100,13 +105,14 @@ class StoreFolder(Uncopied):
         next_frame_id: int,
         label: str,
         attachment: Attachment | None,
+        densely: bool,
     ) -> None:
         self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
         before = self.manifest.keyframes if self.manifest else []
-        files = KeyframeFiles(self.path, before, self.places, self._damaged, self._take_number)
+        files = KeyframeFiles(self.path, before, self.places, self._damaged, self._take_number, densely)
         places, keyframe_files = files.write(keyframes_of(exported))
         recorded = _records(exported, places)
-        state_files = self._write_changes(exported, recorded)
+        state_files = self._write_changes(exported, recorded, densely)
         attachments = list(self.manifest.attachments) if self.manifest else []
         if attachment is not None:
             attachments.append(self._write("attachment", self._take_number(), *attachment, rows=0))
@@ -198,9 +204,11 @@ class StoreFolder(Uncopied):
             "to another folder"
         )
 
-    def _write_changes(self, exported: ExportedStore, recorded: dict[int, Record]) -> list[FileEntry]:
+    def _write_changes(self, exported: ExportedStore, recorded: dict[int, Record], densely: bool) -> list[FileEntry]:
         """The state files that replay to ``recorded``: one more for the changes, or one that replaces all."""
         files = list(self.manifest.states) if self.manifest else []
+        if densely and (len(files) > 1 or sum(entry.rows for entry in files) > len(recorded)):
+            files = []
         if len(files) >= _MOST_STATES or sum(entry.rows for entry in files) > 2 * len(recorded) + 64:
             files = []
         before = self.recorded if files else {}

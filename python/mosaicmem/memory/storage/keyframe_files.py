@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensor
 
 _SEGMENT_BYTES = 64 * 2**20  # approximate size of a keyframe file
 _SEGMENT_KEYFRAMES = 16384
+_WRITERS = 2  # threads
 _SMALL_BYTES = 16 * 2**20
 _MOST_SMALL = 64  # small keyframe files; more are merged
 
@@ -64,6 +66,8 @@ class KeyframeFiles:
         Numbers of damaged files, which are kept as they are. Newly found ones are added.
     take_number : callable
         Returns the number of the next file.
+    densely : bool
+        Rewrite every file that holds a dead keyframe, and all small ones.
     """
 
     path: Path
@@ -71,6 +75,7 @@ class KeyframeFiles:
     places: dict[int, Place]
     damaged: set[int]
     take_number: Callable[[], int]
+    densely: bool = False
 
     def write(self, keyframes: dict[int, StoredKeyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
         """Write new and moved keyframes; return where all keyframes are, and the files that hold them."""
@@ -83,9 +88,10 @@ class KeyframeFiles:
         places.update(carried)
         used = {number for number, _ in places.values()}
         files = [entry for entry in self.entries if entry.number in used] + copies
-        for group in _groups([serial for serial in new if serial not in carried], keyframes):
-            number = self.take_number()
-            files.append(self._write_keyframes(number, group, keyframes))
+        groups = [(self.take_number(), group) for group in _groups([s for s in new if s not in carried], keyframes)]
+        with ThreadPoolExecutor(_WRITERS) as writers:  # one file is synced while another one is written
+            files += writers.map(lambda each: self._write_keyframes(each[0], each[1], keyframes), groups)
+        for number, group in groups:
             places.update({serial: (number, position) for position, serial in enumerate(group)})
         return places, files
 
@@ -97,10 +103,14 @@ class KeyframeFiles:
                 living[self.places[serial][0]] += 1
         files = [entry for entry in self.entries if living[entry.number] > 0]
         used = {entry.number: entry.nbytes * living[entry.number] / max(1, entry.rows) for entry in files}
+        small = {number for number, nbytes in used.items() if nbytes < _SMALL_BYTES}
+        if self.densely:
+            return {entry.number for entry in files if living[entry.number] < entry.rows} | (
+                small if len(small) > 1 else set()
+            )
         rewritten: set[int] = set()
         if sum(entry.nbytes for entry in files) > 2 * sum(used.values()):
             rewritten |= {entry.number for entry in files if entry.nbytes > 2 * used[entry.number]}
-        small = {number for number, nbytes in used.items() if nbytes < _SMALL_BYTES}
         return rewritten | small if len(small) > _MOST_SMALL else rewritten
 
     def _carry_damage_over(
