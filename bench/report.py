@@ -12,6 +12,10 @@ from pathlib import Path
 
 from machines import fold, machines
 
+sys.path.insert(0, str(Path(__file__).parent / "scale"))
+
+from section import scale_section
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"
 MEASURED = HERE / "measured"
@@ -208,7 +212,7 @@ def cuda_section():
 def report(known):
     titles = dict.fromkeys(title for machine in known for title in machine["groups"])
     tables = [group_section(title, known) for title in titles]
-    parts = [head(known), lost_section(known), curves_section(), fidelity_section(), *tables]
+    parts = [head(known), lost_section(known), curves_section(), scale_section(), fidelity_section(), *tables]
     return "\n\n".join([*parts, elsewhere_section(known), cuda_section()]) + "\n"
 
 

@@ -22,7 +22,7 @@ from memory_helpers import K, filled_store
 from mosaicmem import datasets, diffusion, evaluation, geometry, importing, memory, pipeline, published, serving
 from mosaicmem.attention import MemoryKeysValues
 from mosaicmem.latent_colors import LatentColors
-from mosaicmem.memory import storage, strategies
+from mosaicmem.memory import storage, strategies, tiles
 from mosaicmem.memory.contents import ObservedKeyframe, observed_keyframes
 from mosaicmem.synthetic import RenderedView
 from onnx_models import PLAIN, red_model
@@ -205,6 +205,7 @@ COPIED = {
     mm.OnnxDepthEstimator: onnx_estimator,
     mm.PRoPE: prope,
     storage.Compaction: lambda g: storage.Compaction(3, 2, 500, 400),
+    tiles.TiledStatistics: lambda g: tiles.TiledStatistics(3, 900, 1, 300, 2, 1),
     serving.SessionStatistics: lambda g: serving.SessionStatistics(3, 1, 500, 4, 2),
     storage.ExportedStore: lambda g: filled_store(g.rng, 2)[0]._exported(),
     mm.PackedMosaic: lambda g: mosaic_of(g).packed(),
@@ -315,6 +316,11 @@ REFUSED = {
         lambda g: serving.MemorySessions(g.folder / "one", mm.AutoregressivePipeline(), max_bytes=1).open("a"),
         ("copy", "deepcopy", "pickle"),
         r"use fork\(\) for a second session",
+    ),
+    tiles.TiledStore: (
+        lambda g: tiles.TiledStore(g.folder / "tiles", tile_size=5.0),
+        ("copy", "deepcopy", "pickle"),
+        "make another one of the same folder",
     ),
     storage.StoreFolder: (
         lambda g: storage.StoreFolder(g.folder / "new"),

@@ -240,6 +240,12 @@ py::list images(const BoundStore& store, const Array<Slot>& slots) {
     return found;
 }
 
+// Where the index counts from, world metres.
+py::tuple origin(const BoundStore& store) {
+    const Vec3 at = store.core.read([](const StoreState& state) { return state.origin(); });
+    return py::make_tuple(at.x, at.y, at.z);
+}
+
 }  // namespace
 
 py::object image_of(const Keyframe& keyframe) {
@@ -330,11 +336,13 @@ void bind_memory(py::module_& m) {
         .def("images", &images, py::arg("slots").noconvert())
         .def_property_readonly("alive_count", &get<std::size_t, &StoreState::alive_count>)
         .def_property_readonly("channels", &get<std::size_t, &StoreState::channels>)
+        .def_property_readonly("next_id", &get<PatchId, &StoreState::next_id>)
+        .def_property_readonly("origin", &origin)
         .def_property_readonly("nbytes", &nbytes);
     bind_store_edits(store);
     bind_store_keyframes(m, store);
     bind_store_files(m, store);
-    bind_store_retrieval(store);
+    bind_store_retrieval(m, store);
     store.def_property_readonly("revision",
                                 [](const BoundStore& self) { return self.core.revision(); });
 }

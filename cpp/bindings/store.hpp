@@ -68,6 +68,6 @@ Limits to_limits(const std::optional<std::size_t>& max_patches,
 void bind_store_edits(BoundStoreClass& store);
 void bind_store_keyframes(py::module_& m, BoundStoreClass& store);
 void bind_store_files(py::module_& m, BoundStoreClass& store);
-void bind_store_retrieval(BoundStoreClass& store);
+void bind_store_retrieval(py::module_& m, BoundStoreClass& store);
 
 }  // namespace mosaicmem::bindings

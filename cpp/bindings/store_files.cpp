@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <tuple>
+#include <unordered_map>
 
 #include "cpp/bindings/store.hpp"
 
@@ -131,10 +132,53 @@ py::tuple open_store(std::size_t patch_size, const std::optional<std::size_t>& m
     return py::make_tuple(to_python(std::move(store)), serials);
 }
 
+// (latents, depth, confidence, image, subcell_depth)
+using Buffers = std::tuple<py::array, Array<float>, std::optional<Array<float>>,
+                           std::optional<Array<std::uint8_t>>, std::optional<Array<float>>>;
+
+// The keyframe over other buffers, which have the same content.
+std::shared_ptr<const Keyframe> over_buffers(const Keyframe& keyframe, const Buffers& buffers) {
+    const auto& [latents, depth, confidence, image, subcell_depth] = buffers;
+    Keyframe made = *make_keyframe(latents, keyframe.latent_type, depth, confidence, image,
+                                   subcell_depth, keyframe.stride, keyframe.k, keyframe.frame_id,
+                                   keyframe.timestamp, keyframe.provenance);
+    if (made.nbytes() != keyframe.nbytes() || made.rows != keyframe.rows)
+        throw py::value_error("expected buffers of the keyframe's shapes");
+    made.serial = keyframe.serial;
+    return std::make_shared<const Keyframe>(std::move(made));
+}
+
+// Keyframes by serial take other buffers of the same content, in place of those that they have.
+// Serials of no keyframe are skipped.
+void remap(BoundStore& store, const Array<std::uint64_t>& serials,
+           const std::vector<Buffers>& buffers) {
+    std::unordered_map<std::uint64_t, std::size_t> wanted;
+    for (std::size_t i = 0; i < extent(serials, 0); ++i) wanted.emplace(serials.data()[i], i);
+    std::vector<std::shared_ptr<const Keyframe>> found, made;
+    {
+        const py::gil_scoped_release release;
+        store.core.read([&](const StoreState& state) {
+            for (const auto& observation : state.observations()) {
+                if (wanted.contains(observation->keyframe->serial))
+                    found.push_back(observation->keyframe);
+            }
+            return 0;
+        });
+    }
+    for (const auto& keyframe : found) {
+        const auto which = wanted.extract(keyframe->serial);
+        if (which) made.push_back(over_buffers(*keyframe, buffers.at(which.mapped())));
+    }
+    const py::gil_scoped_release release;
+    store.core.remap(made);
+    found.clear();
+}
+
 }  // namespace
 
 void bind_store_files(py::module_& m, BoundStoreClass& store) {
     store.def("export_observations", &export_observations);
+    store.def("remap", &remap, py::arg("serials").noconvert(), py::arg("buffers"));
     m.def("open_store", &open_store, py::arg("patch_size"), py::arg("max_patches"),
           py::arg("max_bytes"), py::arg("policy"), py::arg("channels"), py::arg("origin"),
           py::arg("next_id"), py::arg("next_slot"), py::arg("keyframes"),

@@ -1,6 +1,8 @@
 // Patches and tokens for the views of a window, written into the caller's arrays.
 
+#include "cpp/base/parallel.hpp"
 #include "cpp/bindings/store.hpp"
+#include "cpp/memory/retrieval.hpp"
 #include "cpp/memory/retrieved_tokens.hpp"
 
 namespace mosaicmem::bindings {
@@ -86,10 +88,62 @@ std::optional<py::dict> retrieve_tokens_of_views(
     return keyframe_arrays(placed(*table));
 }
 
+// (T,): see least_taken().
+py::array least_taken_of_views(const BoundStore& store, const Array<double>& cameras,
+                               const Array<double>& camera_from_world, const Array<double>& times,
+                               std::size_t top_k, const RetrievalWeights& options,
+                               int num_threads) {
+    const std::vector<View> views = to_views(cameras, camera_from_world);
+    const auto params = to_params(times, options, top_k);
+    auto out = make_array<double>({static_cast<py::ssize_t>(views.size())});
+    double* least = out.mutable_data();
+    const py::gil_scoped_release release;
+    store.core.read([&](const StoreState& state) {
+        parallel_for(views.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t t = begin; t < end; ++t)
+                least[t] = least_taken(state, views[t], params[t]);
+        });
+        return 0;
+    });
+    return out;
+}
+
+// (T, n): upper bounds of the scores of patches in boxes (n, 2, 3), world metres, in each of T
+// views; -1 where no point of a box is in the frustum.
+py::array score_bounds(const Array<double>& boxes, const Array<double>& newest_times,
+                       const Array<double>& cameras, const Array<double>& camera_from_world,
+                       const Array<double>& times, const RetrievalWeights& options) {
+    struct WorldBox {
+        double low[3], high[3];
+    };
+    const std::vector<View> views = to_views(cameras, camera_from_world);
+    const auto params = to_params(times, options, 1);
+    const std::size_t count = extent(boxes, 0);
+    auto out = make_array<double>(
+        {static_cast<py::ssize_t>(views.size()), static_cast<py::ssize_t>(count)});
+    for (std::size_t t = 0; t < views.size(); ++t) {
+        for (std::size_t i = 0; i < count; ++i) {
+            WorldBox box;
+            std::memcpy(&box, boxes.data() + 6 * i, sizeof box);
+            PixelRect rect;
+            out.mutable_data()[t * count + i] = score_bound(
+                box, newest_times.data()[i], views[t].camera_from_world, views[t], params[t], rect);
+        }
+    }
+    return out;
+}
+
 }  // namespace
 
-void bind_store_retrieval(BoundStoreClass& store) {
+void bind_store_retrieval(py::module_& m, BoundStoreClass& store) {
+    m.def("score_bounds", &score_bounds, py::arg("boxes").noconvert(),
+          py::arg("newest_times").noconvert(), py::arg("cameras").noconvert(),
+          py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
+          py::arg("options"));
     store
+        .def("least_taken", &least_taken_of_views, py::arg("cameras").noconvert(),
+             py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
+             py::arg("top_k"), py::arg("options"), py::arg("num_threads"))
         .def("retrieve_window", &retrieve_views, py::arg("cameras").noconvert(),
              py::arg("camera_from_world").noconvert(), py::arg("times").noconvert(),
              py::arg("top_k"), py::arg("options"), py::arg("found").noconvert(),

@@ -33,6 +33,10 @@ std::size_t MemoryStore::erase(std::span<const PatchId> ids) {
     return write([ids](StoreState& state) { return state.erase(ids); });
 }
 
+std::size_t MemoryStore::remap(std::span<const std::shared_ptr<const Keyframe>> keyframes) {
+    return write([keyframes](StoreState& state) { return state.remap(keyframes); });
+}
+
 std::size_t MemoryStore::erase_frame(std::int64_t frame_id) {
     return write([frame_id](StoreState& state) { return state.erase_frame(frame_id); });
 }

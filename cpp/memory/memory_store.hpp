@@ -43,6 +43,7 @@ class MemoryStore {
 
     std::size_t erase(std::span<const PatchId> ids);
     std::size_t erase_frame(std::int64_t frame_id);
+    std::size_t remap(std::span<const std::shared_ptr<const Keyframe>> keyframes);
 
     // Runs edit(state) on a copy and evicts down to the limits; the copy replaces the state unless
     // an exception is thrown.

@@ -57,6 +57,8 @@ class PatchIndex {
     };
 
     static constexpr std::size_t kLargestTree = 1 << 19;  // points; built in about 16 ms
+    // Of trees that insert_trees() should be given, since a worn one is rebuilt as a whole.
+    static constexpr std::size_t kLargestGiven = 1 << 22;
 
     // Slots must ascend and exceed all slots inserted before. An exception leaves the index
     // unchanged.

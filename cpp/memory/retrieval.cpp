@@ -14,7 +14,6 @@
 #include <cmath>
 #include <optional>
 
-#include "cpp/geometry/frustum.hpp"
 #include "cpp/geometry/reproject.hpp"
 #include "cpp/geometry/unproject.hpp"
 
@@ -116,11 +115,15 @@ class Retrieval {
             } else if (top.stage == Stage::scored) {
                 const RetrievedPatch& patch = patches_[top.index].patch;
                 result.push_back(patch);
+                last_taken_ = top.bound;
                 if (diverse_) taken_.add(patch.u, patch.v);
             }
         }
         return result;
     }
+
+    // Of the last patch that run() took, penalised.
+    double last_taken() const { return last_taken_; }
 
   private:
     enum class Stage : std::uint32_t { subtree, candidate, scored };
@@ -192,7 +195,8 @@ class Retrieval {
 
     void push(const PatchIndex::Node& node) {
         Subtree subtree{node, {}, 0, 0};
-        subtree.bound = upper_bound(node, subtree.rect);
+        subtree.bound = score_bound(node.box, node.newest_time, camera_from_index_, view_, params_,
+                                    subtree.rect);
         if (subtree.bound < params_.min_visibility) return;
         subtrees_.push_back(subtree);
         push(subtrees_.size() - 1, Stage::subtree);
@@ -289,20 +293,6 @@ class Retrieval {
                             keyframe.stride, source_->reproject, view_);
     }
 
-    // An upper bound of the scores in the subtree; -1 if all of it lies outside the frustum. Sets
-    // the pixels inside the image that its points project to. Margins absorb rounding errors.
-    double upper_bound(const PatchIndex::Node& node, PixelRect& rect) const {
-        BoxInView seen;
-        if (!see_box(node.box, camera_from_index_, view_, seen)) return -1;
-        rect = seen.rect;
-        const double du = std::max({0.0, rect.u_first - view_.k.cx, view_.k.cx - rect.u_last});
-        const double dv = std::max({0.0, rect.v_first - view_.k.cy, view_.k.cy - rect.v_last});
-        return (centrality_of(du, dv, view_) + kMargin) * proximity_of(seen.nearest) *
-               recency(node.newest_time) * (1 + kMargin);
-    }
-
-    static constexpr double kMargin = 1e-10;
-
     const StoreState& store_;
     const View& view_;
     const Affine camera_from_index_;
@@ -314,6 +304,7 @@ class Retrieval {
     std::vector<Subtree> subtrees_;
     std::vector<Candidate> patches_;
     std::optional<Source> source_;  // of the patch scored last
+    double last_taken_ = 0;
 };
 
 std::vector<RetrievedPatch> retrieve(const StoreState& state, const View& view,
@@ -323,6 +314,11 @@ std::vector<RetrievedPatch> retrieve(const StoreState& state, const View& view,
         return a.depth != b.depth ? a.depth < b.depth : a.id < b.id;
     });
     return patches;
+}
+
+double least_taken(const StoreState& state, const View& view, const RetrievalParams& params) {
+    Retrieval search(state, view, params);
+    return search.run().size() < params.top_k ? 0 : search.last_taken();
 }
 
 }  // namespace mosaicmem

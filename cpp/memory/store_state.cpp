@@ -25,6 +25,10 @@ void expect_channels(std::size_t expected, std::size_t got) {
 // Fewer points than this go into the buffer instead of a tree of their own.
 constexpr std::size_t kGathered = PatchIndex::kLargestTree / 16;
 
+// Points that come at once become this many trees: enough for all threads to build, and few to
+// search.
+constexpr std::size_t kTrees = 16;
+
 // Ensures that one push_back cannot fail.
 template <class T>
 void make_room(std::vector<T>& vector) {
@@ -107,6 +111,10 @@ PatchId StoreState::insert(Placed&& placed) {
 }
 
 void StoreState::adopt(Observations observations, int num_threads, bool keep_slots) {
+    std::size_t all = 0;
+    for (const auto& observation : observations) all += observation->alive_count;
+    const std::size_t most =
+        std::clamp(all / kTrees, PatchIndex::kLargestTree, PatchIndex::kLargestGiven);
     std::vector<std::size_t> starts{0};  // the first observation of each tree
     std::vector<std::size_t> sizes;
     std::size_t points = 0;
@@ -117,7 +125,7 @@ void StoreState::adopt(Observations observations, int num_threads, bool keep_slo
         if (!keep_slots) observation.first_slot = next_slot_;
         next_slot_ = std::max(next_slot_, observation.first_slot + observation.patch_count());
         next_id_ = std::max(next_id_, observation.first_id + observation.patch_count());
-        if (points > 0 && points + observation.alive_count > PatchIndex::kLargestTree) {
+        if (points > 0 && points + observation.alive_count > most) {
             starts.push_back(i);
             sizes.push_back(points);
             points = 0;

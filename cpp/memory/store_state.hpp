@@ -147,6 +147,11 @@ class StoreState {
     // Patch i of the other state becomes patch offset + i. Returns the offset.
     PatchId splice(const StoreState& other, const Affine& edit, int num_threads);
 
+    // --- mapping.cpp: each keyframe takes the place of the one with its serial, whose content it
+    // shares. Returns the number of observations changed. An exception leaves the state unchanged.
+
+    std::size_t remap(std::span<const std::shared_ptr<const Keyframe>> keyframes);
+
     // --- eviction.cpp: evicts patches until the limits hold. After an exception fewer patches are
     // evicted, and the state stays usable.
 

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mosaicmem._opening import check_growth, foreign_parser
+from mosaicmem._opening import allowed_bytes, check_growth, foreign_parser
 from mosaicmem.errors import FormatError
 
 _MOST_LEVELS = 64  # of nested lists and objects
 _MOST_DIGITS = 300  # of an integer that float64 can hold
+_MANY_DIGITS = re.compile(f"[0-9]{{{_MOST_DIGITS + 1}}}")
 _MOST_KEYS = 10_000  # distinct keys that are counted; beyond this, each key counts as distinct
 # Worst-case bytes of memory that each of these characters costs in CPython 3.10 to 3.13.
 _COSTS = {
@@ -23,6 +24,7 @@ _COSTS = {
     b"\\": 40,  # strings with escapes are joined from parts
 }
 _NEW_KEY = 160  # a key seen for the first time: its string, and its entry in the parser's memo
+_MOST_PER_BYTE = 9 + max(_COSTS.values()) + _NEW_KEY
 _KEY = re.compile(rb'"([^"\\]{0,64})"\s*:')
 
 
@@ -36,7 +38,9 @@ def decode_json(path: str | Path, content: bytes, size: int | None = None) -> st
     FormatError
         It cannot be decoded, or its objects would need more memory than a file of its size may.
     """
-    check_growth(path, len(content) if size is None else size, _memory(content), "JSON of many small parts")
+    nbytes = len(content) if size is None else size
+    if _MOST_PER_BYTE * len(content) > allowed_bytes(nbytes):
+        check_growth(path, nbytes, _memory(content), "JSON of many small parts")
     with foreign_parser(path, "not JSON"):
         return content.decode(json.detect_encoding(content))
 
@@ -51,7 +55,7 @@ def parse_json(path: str | Path, text: str) -> Any:
     """
     try:
         with foreign_parser(path, "not JSON"):
-            value = json.loads(text, parse_int=_integer)
+            value = json.loads(text, parse_int=_integer if _MANY_DIGITS.search(text) else None)
     except FormatError as error:
         cause = error.__cause__
         if isinstance(cause, json.JSONDecodeError):
@@ -88,8 +92,10 @@ def _check_levels(path: str | Path, value: Any) -> None:
     """Reject values nested so deeply that walking them could overflow Python's stack."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(_MOST_LEVELS):
-        parts = (part for each in level for part in (each.values() if isinstance(each, dict) else each))
-        level = [part for part in parts if isinstance(part, (dict, list))]
+        parts: list[Any] = []
+        for each in level:
+            parts += each.values() if type(each) is dict else each
+        level = [part for part in parts if type(part) is dict or type(part) is list]
         if not level:
             return
     raise FormatError(path, f"not JSON that is understood: expected at most {_MOST_LEVELS} levels, got more")

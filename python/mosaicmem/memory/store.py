@@ -162,33 +162,24 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         int
             Id of the first patch. The patches of a frame have consecutive ids, row by row.
         """
-        given = {
-            "latents": latents,
-            "depth": depth,
-            "subcell_depth": subcell_depth,
-            "valid": valid,
-            "dynamic": dynamic,
-            "confidence": confidence,
-        }
-        given["image"] = image
+        given = {"latents": latents, "depth": depth, "subcell_depth": subcell_depth, "valid": valid}
+        given |= {"dynamic": dynamic, "confidence": confidence, "image": image}
         if not isinstance(copy, bool):
             raise TypeError(f"copy: expected True or False, got {copy!r}")
-        keyframe = as_keyframe(
-            **on_host(given),
-            intrinsics=intrinsics,
-            pose=pose,
-            image_pixels=image_pixels,
-            provenance=provenance,
-            channels=self.channels,
-            dtype=self.latent_dtype,
-            own=copy,
-        )
+        others = {"intrinsics": intrinsics, "pose": pose, "image_pixels": image_pixels, "provenance": provenance}
+        return self._insert(*self._as_keyframe(on_host(given) | others, frame_id, copy))
+
+    def _as_keyframe(self, given: dict[str, Any], frame_id: int | None, copy: bool) -> tuple[dict[str, Any], int]:
+        """A keyframe as the core takes it, checked, and its frame id."""
+        keyframe = as_keyframe(**given, channels=self.channels, dtype=self.latent_dtype, own=copy)
         if frame_id is not None:
             frame_id = check_integer("frame_id", frame_id, minimum=-_MOST_FRAME_ID, maximum=_MOST_FRAME_ID)
         check_fits(keyframe, self.latent_patch_size, self.max_patches, self.max_bytes, self.eviction, self.num_threads)
         keyframe["latents"] = self._place.kept(keyframe["latents"])
-        number = self._take_frame_id(frame_id)
-        return self._core.insert(*[*keyframe.values(), number, self.num_threads])
+        return keyframe, self._take_frame_id(frame_id)
+
+    def _insert(self, keyframe: dict[str, Any], frame_id: int) -> int:
+        return self._core.insert(*[*keyframe.values(), frame_id, self.num_threads])
 
     def _take_frame_id(self, given: int | None) -> int:
         """The id of a new keyframe: the given one, or that after the largest so far."""
@@ -244,7 +235,9 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         other._place = other._place.anew()
         return other
 
-    def save(self, path: str | Path, *, label: str = "", attachment: Attachment | None = None) -> None:
+    def save(
+        self, path: str | Path, *, label: str = "", attachment: Attachment | None = None, release: bool = False
+    ) -> None:
         """Save the store to a folder; `mosaicmem.memory.storage` documents its layout.
 
         Writes only what is new since the last save there. The previous save stays readable until this one is durable,
@@ -260,6 +253,9 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             At most 1000 characters, saved atomically with the rest.
         attachment : (dict of str to array, dict of str to str), optional
             Arrays and texts to keep with the store from this save on; see `mosaicmem.memory.storage.read_attachment`.
+        release : bool
+            Free the memory of what is saved: from then on latents, depth and images are read from the files, as in a
+            store that was opened. So a store can grow larger than memory; its index, about 40 bytes per patch, stays.
 
         Raises
         ------
@@ -282,6 +278,8 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             with self._lock:
                 next_frame_id = self._next_frame_id
             self._home.save(Path(path), exported, self._settings(), next_frame_id, label, attachment)
+            if release:
+                self._core.remap(*self._home.mapped(exported))
 
     @classmethod
     def open(

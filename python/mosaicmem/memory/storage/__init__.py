@@ -20,7 +20,8 @@ from mosaicmem.memory.storage.home import StoreHome
 from mosaicmem.memory.storage.linked_copy import linked_copy
 from mosaicmem.memory.storage.manifest import MAX_LABEL, Manifest, StoreSettings, read_manifest
 from mosaicmem.memory.storage.plain_names import plain_names
-from mosaicmem.memory.storage.reading import MAX_CELLS, MOST_PIXELS, open_folder, read_attachment, verify
+from mosaicmem.memory.storage.reading import open_folder, read_attachment, verify
+from mosaicmem.memory.storage.stored_keyframe import MAX_CELLS, MOST_PIXELS
 
 __all__ = [
     "MAX_CELLS",

@@ -70,4 +70,10 @@ class ExportedStore:
     def alive_words(self) -> list[U64]:
         """The words of each observation, as files have them: little-endian."""
         words = np.ascontiguousarray(self.alive, dtype="<u8")
-        return np.split(words, np.cumsum(self.words)[:-1]) if len(self) else []
+        return in_pieces(words, self.words)
+
+
+def in_pieces(words: U64, counts: I64) -> list[U64]:
+    """``words`` in pieces of ``counts``."""
+    ends = np.cumsum(counts).tolist()
+    return [words[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaicmem._arrays import U64
 from mosaicmem._copies import Uncopied
 from mosaicmem._files import make_folder, sync_file
 from mosaicmem._locks import ForkSafeLock
@@ -28,7 +29,8 @@ from mosaicmem.memory.storage.manifest import (
     new_name,
     read_manifest,
 )
-from mosaicmem.memory.storage.tensors import write_tensors
+from mosaicmem.memory.storage.stored_keyframe import stored_arrays
+from mosaicmem.memory.storage.tensors import MappedFile, MappedTensors, write_tensors
 
 _MOST_STATES = 64
 
@@ -149,6 +151,21 @@ class StoreFolder(Uncopied):
         for entry in self.manifest.files:
             sync_file(self.path / entry.name)
         self.manifest.write(self.path)
+
+    def mapped(self, exported: ExportedStore) -> tuple[U64, list[Any]]:
+        """Keyframes that were saved here and are in memory: their serials, and the same arrays as mapped from disk."""
+        assert self.manifest is not None
+        files = {entry.number: entry for entry in self.manifest.keyframes}
+        opened: dict[int, MappedTensors] = {}
+        found: dict[int, Any] = {}
+        for serial, arrays in zip(exported.keyframe.tolist(), exported.arrays, strict=True):
+            if serial in found or MappedFile.of(arrays[0]) is not None:
+                continue
+            number, position = self.places[serial]
+            if number not in opened:
+                opened[number] = MappedTensors(self.path, files[number])
+            found[serial] = stored_arrays(opened[number], position, exported.channels)
+        return np.array(list(found), np.uint64), list(found.values())
 
     def close(self) -> None:
         """Release the lock, so that another process can write."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from mosaicmem._arrays import U64
 from mosaicmem._copies import Uncopied
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.memory.storage.exported import ExportedStore
@@ -51,6 +52,11 @@ class StoreHome(Uncopied):
         if self._folder is not None and folder is not self._folder:
             self._folder.close()
         self._folder, self._failed = folder, None
+
+    def mapped(self, exported: ExportedStore) -> tuple[U64, list[Any]]:
+        """See `StoreFolder.mapped`, of the folder that was last saved to."""
+        assert self._folder is not None
+        return self._folder.mapped(exported)
 
     def close(self) -> None:
         """Let another process write to the folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,17 @@ from numpy.typing import NDArray
 from mosaicmem import _core
 from mosaicmem.camera.pose import determinant
 from mosaicmem.errors import FormatError
+from mosaicmem.memory.storage.exported import in_pieces
 from mosaicmem.memory.storage.folder import Record, StoreFolder
 from mosaicmem.memory.storage.keyframe_files import Place
 from mosaicmem.memory.storage.manifest import MANIFEST, FileEntry, Manifest, StoreSettings, read_manifest
+from mosaicmem.memory.storage.stored_keyframe import stored_arrays
 from mosaicmem.memory.storage.tensors import MappedTensors
 
 _TYPES = {"f4": _core.LatentType.float32, "f2": _core.LatentType.float16, "u2": _core.LatentType.bfloat16}
 _PROVENANCES = (_core.Provenance.observed, _core.Provenance.generated)  # by number
 _MOST = 1e12
 _MOST_INTRINSICS = 1e300
-MAX_CELLS = 2**26  # per keyframe
-MOST_PIXELS = 64  # of an image, along the edge of a cell
-_MOST_SUBCELLS = 8  # along the edge of a cell
 _MOST_ID = np.uint64(2**62)
 _PATIENCE = 10.0  # seconds to find all files of one manifest while another process saves
 
@@ -44,8 +44,10 @@ class _Rows:
     words: NDArray[np.int64]
     alive: NDArray[np.uint64]
 
+    @cached_property
     def word_lists(self) -> list[NDArray[np.uint64]]:
-        return np.split(self.alive, np.cumsum(self.words)[:-1]) if len(self.words) else []
+        """Of each observation."""
+        return in_pieces(self.alive, self.words)
 
 
 def open_folder(
@@ -100,7 +102,7 @@ def open_folder(
             rows.place.tolist(),
             rows.first_id.tolist(),
             rows.world_from_camera,
-            rows.word_lists(),
+            rows.word_lists,
             strict=True,
         )
     }
@@ -157,6 +159,7 @@ def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedT
                 for entry in entries:
                     if entry not in mapped:
                         mapped[entry] = MappedTensors(path, entry, whole=all_of_it)
+                        mapped[entry].will_read("depth")
         except FileNotFoundError as error:
             # Another process may have saved in between, and removed files of the previous manifest.
             before, manifest = manifest, _manifest_of(path)
@@ -215,7 +218,7 @@ def _replay(path: Path, states: list[MappedTensors]) -> _Rows:
             out[mine] = getattr(table, name)[row[mine]]
         return out
 
-    lists = [table.word_lists() for table in tables]
+    lists = [table.word_lists for table in tables]
     words = [lists[number][row] for number, row in chosen]
     return _Rows(
         slot=np.array(slots, dtype=np.uint64),
@@ -274,39 +277,14 @@ def _keyframes_of(
         file = files.get(number)
         if file is None:
             raise FormatError(path, f"damaged: a keyframe in file {number}, which is none of the store's")
-        latents = file.get(f"{position}.latents", ("F32", "F16", "U16"), (None, None, manifest.channels))
-        shape = latents.shape[:2]
-        if min(latents.shape) == 0 or latents.shape[0] * latents.shape[1] > MAX_CELLS:
-            raise FormatError(file.path, f"{position}.latents: expected 1 to {MAX_CELLS} cells, got {latents.shape}")
-        depth = file.get(f"{position}.depth", ("F32",), shape)
-        confidence = None
-        if f"{position}.confidence" in file:
-            confidence = file.get(f"{position}.confidence", ("F32",), shape)
-            if not (confidence.min() >= 0 and confidence.max() <= 1):
-                raise FormatError(file.path, f"{position}.confidence: expected values in [0, 1]")
-        image = None
-        for name in (f"{position}.image", f"{position}.thumbnail"):  # as version 3 called it
-            if name in file:
-                image = file.get(name, ("U8",), (None, None, 3))
-                _check_scale(file.path, name, image.shape, shape, MOST_PIXELS)
-        subcell_depth = None
-        if f"{position}.subcell_depth" in file:
-            subcell_depth = file.get(f"{position}.subcell_depth", ("F32",), (None, None))
-            _check_scale(file.path, f"{position}.subcell_depth", subcell_depth.shape, shape, _MOST_SUBCELLS)
+        latents, *others = stored_arrays(file, position, manifest.channels)
         camera = tuple(rows.camera[row].tolist())
         kind, provenance = _TYPES[latents.dtype.str[1:]], _PROVENANCES[rows.provenance[row]]
         frame_id = int(rows.frame_id[row])
-        keyframes.append((latents, kind, depth, confidence, image, subcell_depth, camera, frame_id, provenance))
+        keyframes.append((latents, kind, *others, camera, frame_id, provenance))
     if not same.all():
         raise FormatError(path, "damaged: one keyframe with two cameras, frame ids or provenances")
     return keyframes, which
-
-
-def _check_scale(path: Path, name: str, actual: tuple[int, ...], grid: tuple[int, ...], most: int) -> None:
-    """Check that an array has the same whole number of entries along both edges of each cell, up to ``most``."""
-    scale = actual[0] // grid[0]
-    if not 1 <= scale <= most or actual[:2] != (scale * grid[0], scale * grid[1]):
-        raise FormatError(path, f"{name}: expected 1 to {most} times the {grid[0]}x{grid[1]} cells, got shape {actual}")
 
 
 def _check_ids(path: Path, manifest: Manifest, rows: _Rows, grids: NDArray[np.int64]) -> None:
@@ -317,7 +295,7 @@ def _check_ids(path: Path, manifest: Manifest, rows: _Rows, grids: NDArray[np.in
         raise FormatError(path, "damaged: living patches do not fit the keyframe")
     if (rows.slot >= _MOST_ID).any() or (rows.first_id >= _MOST_ID).any():
         raise FormatError(path, "damaged: an impossible id")
-    lists = rows.word_lists()
+    lists = rows.word_lists
     for words, count in zip(lists, counts.tolist(), strict=True):
         if count % 64 and int(words[-1]) >> (count % 64):
             raise FormatError(path, "damaged: living patches beyond the keyframe")

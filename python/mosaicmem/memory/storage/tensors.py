@@ -42,7 +42,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dic
 
     Writes in chunks that do not hold the GIL for long, so that other threads keep running.
     """
-    arrays = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that each is aligned
+    arrays = sorted(tensors.items(), key=_order)
     header = _header_of(arrays, metadata)
     digest = hashlib.sha256(header)
     with _new_file(path) as file:
@@ -60,6 +60,12 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dic
         sha256=digest.hexdigest(),
         header_sha256=hashlib.sha256(header).hexdigest(),
     )
+
+
+def _order(item: tuple[str, NDArray[Any]]) -> tuple[int, bool]:
+    """Larger items first, so that each array is aligned; depth before others, since opening a store reads all of it."""
+    name, array = item
+    return -array.dtype.itemsize, not name.endswith(".depth")
 
 
 def copy_file(source: mmap.mmap, path: Path) -> None:
@@ -166,7 +172,8 @@ class MappedTensors:
         self._file.path, self._file.entry = self.path, entry
         self.metadata, self._specs = _parse_header(self.path, header[8:], entry.nbytes)
         self._file.begins = {name: end + begin for name, (_, _, begin, _) in self._specs.items()}
-        self._data = np.frombuffer(self._file, np.uint8)[end:]
+        self._begin = end  # of the data
+        self._address = np.frombuffer(self._file, np.uint8).ctypes.data + end
         self._is_checked = False
         if whole:
             self._check_content()
@@ -180,24 +187,39 @@ class MappedTensors:
             dtype_name, actual, begin, end = self._specs[name]
         except KeyError:
             raise FormatError(self.path, f"no array named {name!r}") from None
-        fits = len(actual) == len(shape) and all(n is None or n == m for n, m in zip(shape, actual, strict=True))
-        if dtype_name not in dtypes or not fits:
+        if dtype_name not in dtypes or not _fits(actual, shape):
             expected = f"{' or '.join(dtypes)} of shape {tuple('any' if n is None else n for n in shape)}"
             raise FormatError(self.path, f"{name}: expected {expected}, got {dtype_name} of shape {actual}")
         dtype = DTYPES[dtype_name]
-        if end > len(self._data) or end - begin != math.prod(actual) * dtype.itemsize:
+        if self._begin + end > len(self._file) or end - begin != math.prod(actual) * dtype.itemsize:
             raise FormatError(self.path, f"{name}: damaged: its place in the file does not fit its shape {actual}")
-        content = self._data[begin:end]
-        if content.ctypes.data % dtype.itemsize:
+        if (self._address + begin) % dtype.itemsize:
             self._check_content()  # a copy can no longer be traced to this file
-            content = np.frombuffer(content.tobytes(), np.uint8)
-        array: NDArray[Any] = content.view(dtype).reshape(actual)
+            copied = np.frombuffer(self._file[self._begin + begin : self._begin + end], dtype)
+            return copied.reshape(actual)
+        array: NDArray[Any] = np.ndarray(actual, dtype, self._file, self._begin + begin)
         return array
+
+    def will_read(self, kind: str) -> None:
+        """Let the system read all arrays ``NUMBER.kind`` from the disk, without waiting for it."""
+        wanted = [spec for name, spec in self._specs.items() if name.endswith(f".{kind}")]
+        if not wanted:
+            return
+        begin = self._begin + min(begin for _, _, begin, _ in wanted)
+        end = min(len(self._file), self._begin + max(end for *_, end in wanted))
+        begin -= begin % mmap.PAGESIZE
+        if begin < end and hasattr(mmap, "MADV_WILLNEED"):
+            self._file.madvise(mmap.MADV_WILLNEED, begin, end - begin)
 
     def _check_content(self) -> None:
         if not self._is_checked and not self._file.is_intact():
             raise FormatError(self.path, "damaged: its content does not match the manifest's checksum")
         self._is_checked = True
+
+
+def _fits(actual: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    pairs = zip(actual, shape, strict=False)
+    return len(actual) == len(shape) and [own if wanted is None else wanted for own, wanted in pairs] == [*actual]
 
 
 def _header_end(path: Path, descriptor: int) -> int:
@@ -218,7 +240,8 @@ def _parse_header(
         specs = {}
         for name, spec in content.items():
             shape, (begin, end) = tuple(spec["shape"]), spec["data_offsets"]
-            if not all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (*shape, begin, end)):
+            numbers = (*shape, begin, end)
+            if set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) >= _MAX_EXTENT:
                 raise ValueError(f"{name:.40}: an impossible extent or offset")
             specs[name] = (str(spec["dtype"])[:40], shape[:8], begin, end)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
