@@ -39,9 +39,18 @@ def cuts_of(world, uneven):
     return (other if uneven else even)[world]
 
 
-def compare(rank, world, uneven, dtype, meet):
+def work(rank, world, meet):
+    """All comparisons, in one process of each rank."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=world)
+    for uneven in (False, True):
+        compare(rank, world, uneven, torch.float32)
+    compare(rank, world, False, torch.bfloat16)
+    nothing_anywhere()
+    torch.distributed.destroy_process_group()
+
+
+def compare(rank, world, uneven, dtype):
     q, k, v, mask = inputs(dtype)
     out, lse = reference(q, k, v, mask)
     weighted(out, lse).backward()
@@ -59,12 +68,10 @@ def compare(rank, world, uneven, dtype, meet):
             assert wanted.numel() == 0
             continue
         error = (made.double() - wanted.double()).abs().max()
-        assert error <= tolerance * max(1.0, float(wanted.abs().max())), f"{name} of rank {rank}: {error}"
-    torch.distributed.destroy_process_group()
+        assert error <= tolerance * max(1.0, float(wanted.abs().max())), f"{name} of rank {rank}, {uneven}: {error}"
 
 
-def nothing_anywhere(rank, world, meet):
-    torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=world)
+def nothing_anywhere():
     q, k, v, _ = inputs()
     for part, mask in ((0, None), (TOKENS, torch.zeros(SHAPE[0], TOKENS, dtype=torch.bool))):
         out, lse = sharded_attention(q, k[:, :, :part], v[:, :, :part], mask)
@@ -77,21 +84,11 @@ def nothing_anywhere(rank, world, meet):
         # Merged with attention to the frame itself, nothing changes.
         own, own_lse = attend(q, k, v)
         torch.testing.assert_close(merge(own, own_lse, out, lse), own, rtol=0, atol=0)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
-def test_ranks_together_are_one(tmp_path, world, uneven):
-    processes.spawn(compare, (world, uneven, torch.float32, tmp_path / "meet"), nprocs=world)
-
-
-def test_in_bfloat16(tmp_path):
-    processes.spawn(compare, (2, False, torch.bfloat16, tmp_path / "meet"), nprocs=2)
-
-
-def test_no_token_on_any_rank(tmp_path):
-    processes.spawn(nothing_anywhere, (2, tmp_path / "meet"), nprocs=2)
+def test_ranks_together_are_one(tmp_path, world):
+    processes.spawn(work, (world, tmp_path / "meet"), nprocs=world)
 
 
 def test_without_ranks():

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from mosaicmem.scale.workers import Died, run_in_processes
 BUILD, INDEX = "build.json", "index.json"
 BACKENDS = ("local", "ray")
 _WORK = ".work"
+_READERS = 16  # threads
 
 
 @dataclass(frozen=True)
@@ -253,16 +255,17 @@ def read_object(place: Place, name: str) -> dict[str, Any]:
 def _records(place: Place, tasks: Iterable[Task]) -> dict[int, dict[str, Any]]:
     """The records of the groups that are done; a damaged one counts as missing."""
     there = place.names(SHARDS)
-    records = {}
-    for task in tasks:
-        if task.record.partition("/")[2] in there:
-            try:
-                record = read_object(place, task.record)
-            except FormatError:
-                continue
-            if record.get("group") == task.number:
-                records[task.number] = record
-    return records
+    done = [task for task in tasks if task.record.partition("/")[2] in there]
+
+    def read(task: Task) -> dict[str, Any] | None:
+        try:
+            return read_object(place, task.record)
+        except FormatError:
+            return None
+
+    with ThreadPoolExecutor(_READERS) as readers:  # of a remote place, each takes a while
+        found = zip(done, readers.map(read, done), strict=True)
+        return {task.number: record for task, record in found if record and record.get("group") == task.number}
 
 
 def _has_failed(record: dict[str, Any]) -> bool:

@@ -84,6 +84,7 @@ class EncodedSequence:
                 f"pass size={nearest_size(camera, vae.stride, vae.stride)}"
             )
         self._made: dict[str, Any] = {}
+        self._last: tuple[int, RgbdImage] | None = None  # read: its image, depth and subcells are asked for in turn
         self._folder = None if folder is None else Path(folder)
         if self._folder is not None:
             self._open(self._folder)
@@ -104,7 +105,7 @@ class EncodedSequence:
         """What is encoded and kept in memory, for a process without frames and VAE; asked for more, it raises."""
         other = copy.copy(self)
         other.sequence, other.vae = None, EncodedElsewhere.of(self.vae)
-        other._dynamic, other._made = None, dict(self._made)
+        other._dynamic, other._made, other._last = None, dict(self._made), None
         return other
 
     def keyframe(self, index: int) -> tuple[F32, F32]:
@@ -135,7 +136,10 @@ class EncodedSequence:
     def check_poses(self, frames: Sequence[int]) -> None:
         """Warn if the depth of some frames, on the grid of latents, does not fit their poses; refuse none at all."""
         grid, check = self.path.intrinsics.latent_grid(self.vae.stride), PoseCheck(times=False)
-        depths = [self.depth(i) for i in frames]
+        depths = []
+        for i in frames:
+            depths.append(self.depth(i))
+            self.subcell_depth(i)  # of the same frame, which is read once
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", SuspiciousInput)
             for i, depth in zip(frames, depths, strict=True):
@@ -156,7 +160,9 @@ class EncodedSequence:
     def _seen(self, index: int) -> RgbdImage:
         if self.sequence is None:
             raise RuntimeError(f"{self.name}: expected a frame that was encoded before, got {index}: encode() it first")
-        return self.sequence[index]
+        if self._last is None or self._last[0] != index:
+            self._last = index, self.sequence[index]
+        return self._last[1]
 
     def _encode(self, frames: range) -> F32:
         video = np.stack([self._pixels(self._seen(i)) for i in frames])
