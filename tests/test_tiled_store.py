@@ -108,8 +108,9 @@ class TestAnswers:
         np.testing.assert_array_equal(shown.latents, other.latents)
         np.testing.assert_array_equal(shown.coverage, other.coverage)
 
-    def test_ids_are_for_life(self, rng, tmp_path):
-        tiled, _ = filled(rng, tmp_path, open_patches=1)
+    @pytest.mark.parametrize("most", [1, 10**6])
+    def test_ids_are_for_life(self, rng, tmp_path, most):
+        tiled, _ = filled(rng, tmp_path, open_patches=most)
         views = [random_pose(rng, 9.0, 100.0) for _ in range(5)]
         before = [tiled.retrieve(K, pose, top_k=10).ids for pose in views]
         for _ in range(3):
