@@ -22,7 +22,7 @@ from mosaicmem.memory.tiles import TiledStore
 
 pytestmark = pytest.mark.kernel
 
-SIZE = 4.0  # metres
+SIZE = 7.0  # metres
 
 
 def keyframes(rng, count, spread=9.0):
@@ -211,7 +211,7 @@ class TestErrors:
         tiled, _ = filled(rng, tmp_path / "there", 3)
         tiled.save()
         tiled.close()
-        with pytest.raises(ValueError, match="tile_size: expected 4, as"):
+        with pytest.raises(ValueError, match="tile_size: expected 7, as"):
             TiledStore(tmp_path / "there", tile_size=5.0)
         latents, depth, camera, pose = next(keyframes(rng, 1))
         with pytest.raises(TypeError, match="unexpected argument 'colour'"):
