@@ -90,7 +90,11 @@ class TestAnswers:
         opened = []
         for _ in range(10):
             again = TiledStore(tmp_path, open_patches=1)
-            again.retrieve(K, random_pose(rng, 9.0, 100.0), top_k=3)
+            pose = random_pose(rng, 9.0, 100.0)
+            again.retrieve(K, pose, top_k=3)
+            before = again.statistics().opened
+            again.retrieve(K, pose, top_k=3)
+            assert again.statistics().opened == before  # they were left open
             opened.append(again.statistics().opened)
         assert np.median(opened) < 0.5 * again.statistics().tiles
 

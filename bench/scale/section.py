@@ -82,8 +82,8 @@ def world(told):
 def tiles(told):
     asked, alone = told["top-64, ms"], told["of one store, ms"]
     return title("tiles", told, "A world in tiles") + (
-        f"\n\n{told['patches']:,} patches in {told['tiles']} tiles, {told['most open patches']:,} open at most "
-        f"({size(told['memory of open tiles'])}). On a walk of {told['steps']} steps tiles are opened "
+        f"\n\n{told['patches']:,} patches in {told['tiles']} tiles, {told['most open patches']:,} open at most. "
+        f"On a walk of {told['steps']} steps tiles are opened "
         f"{told['opened']} times. Top-64 takes {asked['p50']:.2f} ms in the median and {asked['p99']:.0f} where tiles "
         f"are opened (p99), {alone['p50']:.2f} ms of one store with everything. The answers are equal."
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from figures import keep, quantiles  # first: it finds the modules beside this folder
-from world import own_memory, rooms_of
+from world import rooms_of
 
 from building import COLUMNS, PATCHES, ROOM, ROWS, K, depth_of, random_pose
 from mosaicmem import CameraPose, MosaicMemoryStore
@@ -51,7 +51,6 @@ def main():
         tiled.save()
         tiled.close()
         building = time.perf_counter() - begin
-        before = own_memory()
         tiled = TiledStore(Path(name), open_patches=int(given.open), num_threads=1)
         times, alone = [], []
         for pose in walk(rooms, STEPS):
@@ -69,7 +68,7 @@ def main():
             "opened": stats.opened,
             "building, s": round(building, 1),
         }
-        figures |= {"most open patches": int(given.open), "memory of open tiles": own_memory() - before}
+        figures |= {"most open patches": int(given.open)}
         keep("tiles", {**figures, "steps": STEPS, "top-64, ms": quantiles(times), "of one store, ms": quantiles(alone)})
 
 

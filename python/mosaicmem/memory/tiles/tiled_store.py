@@ -286,20 +286,18 @@ class TiledStore(Uncopied):
     def _near(self, targets: CameraTrajectory, options: RetrievalOptions) -> MosaicMemoryStore:
         """Open tiles, the most promising first, until none of the others can hold anything better."""
         bounds, asked = self._bounds(targets, options), cameras(targets, options)
-        used: set[int] = set()
-        least = np.full(len(targets), options.min_visibility)
+        weights, threads = options.weights(), self._world.num_threads
         while True:
-            promises = (bounds >= least[:, None]) & (bounds >= options.min_visibility)
-            used |= set(np.flatnonzero(promises.any(axis=0)).tolist()) & set(self._loaded)
-            closed = promises & ~self._is_open()[None]
+            taken = self._world._core.least_taken(*asked, options.top_k, weights, threads)
+            promises = bounds >= np.maximum(taken, options.min_visibility)[:, None]
+            closed = promises & ~self._is_open()
             if not closed.any():
                 break
             self._open([int(np.where(closed, bounds, -1.0).max(axis=0).argmax())])
-            taken = self._world._core.least_taken(*asked, options.top_k, options.weights(), self._world.num_threads)
-            least = np.maximum(taken, options.min_visibility)
+        used = set(np.flatnonzero(promises.any(axis=0)).tolist())
         for number in used:
             self._loaded.move_to_end(number)
-        self._close_excess(used | {number for number in self._loaded if promises[:, number].any()})
+        self._close_excess(used)
         return self._world
 
     def _bounds(self, targets: CameraTrajectory, options: RetrievalOptions) -> F64:
