@@ -45,5 +45,9 @@ def broken_vae():
     raise OSError("no weights here")
 
 
+def fatal_vae():
+    os._exit(3)
+
+
 def no_vae():
     return 7

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from mosaicmem.models.training import EncodedSequence, RevisitDataset
 from mosaicmem.scale.config import BuildConfig
 from mosaicmem.scale.places import Place, open_place
 from mosaicmem.scale.samples import members_of
-from mosaicmem.scale.shard_writer import SHARDS, STORES, ShardWriter, fragment_of, write_folder
+from mosaicmem.scale.shard_writer import SHARDS, STORES, ShardWriter, fragment_of, shard_name, write_folder
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _MOST_WARNINGS = 20  # that a record keeps of a sequence
@@ -39,10 +39,13 @@ class Task:
         Of the group.
     sources : tuple of (int, str)
         Of each sequence, its number in the build and where it is.
+    given_up : tuple of (int, str)
+        Sequences that are not tried again, and why.
     """
 
     number: int
     sources: tuple[tuple[int, str], ...]
+    given_up: tuple[tuple[int, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -111,9 +114,9 @@ class Builder:
             self._vae = self.config.make_vae()
         return self._vae
 
-    def __call__(self, task: Task) -> dict[str, Any]:
-        """Make a group; returns its record, which is then written."""
-        return self._write(task, self._encoded_one_by_one(task))
+    def __call__(self, task: Task, at: Callable[[int], None] = lambda number: None) -> dict[str, Any]:
+        """Make a group; returns its record, which is then written. ``at`` is told which sequence is next."""
+        return self._write(task, self._encoded_one_by_one(task, at))
 
     def encode(self, task: Task) -> list[Encoded]:
         """All that the samples of a group need, without frames and VAE: for `write` in another process."""
@@ -150,10 +153,15 @@ class Builder:
                 yield key, fragment_of(key, members_of(dataset[index], c.dtype, about))
             one.forget_window(frames)
 
-    def _encoded_one_by_one(self, task: Task) -> Iterator[Encoded]:
+    def _encoded_one_by_one(self, task: Task, at: Callable[[int], None] = lambda number: None) -> Iterator[Encoded]:
+        given_up = dict(task.given_up)
         self._work.mkdir(parents=True, exist_ok=True)
         for number, source in task.sources:
-            outcome, one = Outcome(number, source), None
+            outcome, one = Outcome(number, source, error=given_up.get(number)), None
+            if outcome.error is not None:
+                yield outcome, None
+                continue
+            at(number)
             with _reported(outcome):
                 one = EncodedSequence(self.sequence(source), self.vae(), size=self.config.size, name=source)
                 outcome.frames = len(one)
@@ -193,14 +201,16 @@ class Builder:
 
     def _write(self, task: Task, encoded: Iterator[Encoded]) -> dict[str, Any]:
         self._work.mkdir(parents=True, exist_ok=True)
-        place = open_place(self._output)
+        place = open_place(self._output, self._work)
         outcomes = []
-        with ShardWriter(place, task.name, self.config.shard_bytes) as writer:
+        with _output_errors(), ShardWriter(place, task.name, self.config.shard_bytes) as writer:
             for outcome, one in encoded:
                 if one is not None:
                     self._write_sequence(place, writer, outcome, one)
                 outcomes.append(vars(outcome))
         record = {"group": task.number, "sequences": outcomes, "shards": writer.shards}
+        with _output_errors():
+            forget_shards(place, task, len(writer.shards))
         write_record(place, task, record)
         return record
 
@@ -245,16 +255,19 @@ def write_record(place: Place, task: Task, record: dict[str, Any]) -> None:
         place.write(task.record, json.dumps(record, sort_keys=True, allow_nan=False).encode())
 
 
-def lost(task: Task, reason: str) -> dict[str, Any]:
-    """The record of a group that could not be made as a whole."""
-    outcomes = [vars(Outcome(number, source, error=reason)) for number, source in task.sources]
-    return {"group": task.number, "sequences": outcomes, "shards": []}
+def forget_shards(place: Place, task: Task, kept: int = 0) -> None:
+    """Remove what an earlier attempt has left of a group's shards beyond the first ``kept``."""
+    part = kept
+    while place.remove(shard_name(task.name, part)):
+        part += 1
 
 
 @contextmanager
 def _output_errors() -> Iterator[None]:
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(error.errno, f"the output cannot be written: {error.strerror or error}") from error
 

@@ -20,11 +20,11 @@ from mosaicmem._files import make_folder
 from mosaicmem._json import decode_json, parse_json
 from mosaicmem.errors import FormatError, StoreLockedError
 from mosaicmem.memory.storage.lock import FolderLock
-from mosaicmem.scale.builder import Builder, Task, lost, write_record
+from mosaicmem.scale.builder import Builder, Task
 from mosaicmem.scale.config import BuildConfig
 from mosaicmem.scale.places import LocalFolder, Place, open_place
 from mosaicmem.scale.shard_writer import SHARDS, STORES
-from mosaicmem.scale.workers import Died, run_in_processes
+from mosaicmem.scale.workers import run_in_processes
 
 BUILD, INDEX = "build.json", "index.json"
 BACKENDS = ("local", "ray")
@@ -113,7 +113,7 @@ def build(
     ValueError
         Another build is in ``output``: the message says what differs. ``config.vae`` fails.
     StoreLockedError
-        Another process builds there.
+        Another process builds there. A remote output is not locked: build there by one process at a time.
     OSError
         The output cannot be written to. What was done is kept.
     """
@@ -124,21 +124,23 @@ def build(
     count = check_integer("workers", workers, minimum=0, maximum=4096)
     check_integer("threads", threads, minimum=1, maximum=1024)
     paths = checked_sources(sources)
-    place = open_place(output)
+    place = open_place(output, None if work is None else Path(work))
     with _held(place), _work_folder(place, work) as folder:
         _expect_same(place, config, paths)
         tasks = tasks_of(paths, config.sequences_per_shard)
         records = _records(place, tasks)
         if retry_failed:
             records = {number: record for number, record in records.items() if not _has_failed(record)}
+        waiting = [task for task in tasks if task.number not in records]
+        if waiting:  # what is made anew must not be read meanwhile, nor count as done if it is cut short
+            place.remove(INDEX)
+        if retry_failed:
+            for task in waiting:
+                place.remove(task.record)
         before = sum(len(record["sequences"]) for record in records.values())
         builder = Builder(config, str(output), folder)
-        waiting = [task for task in tasks if task.number not in records]
         tell = _Progress(on_progress, len(paths), records)
         for task, record in _made(builder, waiting, backend, count, threads, gpus):
-            if isinstance(record, Died):
-                record = lost(task, record.reason)
-                write_record(place, task, record)
             records[task.number] = record
             tell(record)
         ordered = [records[task.number] for task in tasks]

@@ -13,6 +13,8 @@ from mosaicmem._extras import running_ray
 from mosaicmem.scale.builder import Builder, OutputError, Task
 from mosaicmem.scale.workers import limit_threads
 
+_TRIES = 3  # of a task whose process dies
+
 
 def run_on_ray(
     builder: Builder, tasks: list[Task], count: int, threads: int, gpus: float
@@ -20,7 +22,8 @@ def run_on_ray(
     """Each task and its record, in the order in which they are done.
 
     Encoders are actors, each with its VAE and ``gpus`` GPUs; what they encode goes through Ray's object store, which
-    holds them back when the writers, tasks on CPUs, do not keep up. Ray itself repeats what dies.
+    holds them back when the writers, tasks on CPUs, do not keep up. Ray itself repeats what dies, a few times; a
+    sequence that kills its encoder each time ends the build, and the backend ``local`` then gives it up.
 
     Parameters
     ----------
@@ -33,15 +36,14 @@ def run_on_ray(
     most = count or _most(ray.cluster_resources(), threads, gpus)
     by_number = {task.number: task for task in tasks}
     rows = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-    encoder = {
-        "fn_constructor_args": (builder, threads),
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-    }
+    one: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy"}
+    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=most)
     resources = {"num_gpus": gpus, "num_cpus": 0} if gpus else {"num_cpus": threads}
-    encoded = rows.map_batches(_Encoder, batch_size=1, batch_format="numpy", **encoder, **resources)
-    written = encoded.map_batches(
-        _write, batch_size=1, batch_format="numpy", num_cpus=threads, fn_args=(builder, threads)
+    lives = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
+    encoded = rows.map_batches(
+        _Encoder, compute=actors, fn_constructor_args=(builder, threads), **one, **lives, **resources
     )
+    written = encoded.map_batches(_write, num_cpus=threads, fn_args=(builder, threads), **one)
     for row in written.iter_rows():
         kind, value = pickle.loads(row["answer"])
         if kind == "no output":
@@ -61,7 +63,8 @@ class _Encoder:
 
     def __init__(self, builder: Builder, threads: int) -> None:
         limit_threads(threads)
-        self._builder, self._failure = builder, None
+        self._builder = builder
+        self._failure: str | None = None
         try:
             builder.prepare()
         except Exception as error:
@@ -69,7 +72,12 @@ class _Encoder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         task = pickle.loads(batch["task"][0])
-        made = ("unprepared", self._failure) if self._failure else ("encoded", self._builder.encode(task))
+        made: tuple[str, Any] = ("unprepared", self._failure)
+        if self._failure is None:
+            try:
+                made = ("encoded", self._builder.encode(task))
+            except OutputError as error:
+                made = ("no output", error.args)
         return {"task": batch["task"], "encoded": _objects(pickle.dumps(made, protocol=5))}
 
 

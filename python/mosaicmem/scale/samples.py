@@ -64,7 +64,7 @@ def _members_in(where: str, content: bytearray) -> Iterator[tuple[str, memoryvie
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for member in tar:
-                if not member.isfile():
+                if not member.isfile() or member.size < 0:  # with a negative size, the same member would come again
                     raise FormatError(where, f"{member.name!r:.80}: expected a regular file")
                 end = member.offset_data + member.size
                 if end > len(content):

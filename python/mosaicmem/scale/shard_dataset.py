@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,10 @@ from mosaicmem.scale.config import BuildConfig
 from mosaicmem.scale.places import Place, open_place
 from mosaicmem.scale.samples import sample_of
 
-_MOST_RECORDS = 64  # lists of samples that are kept
+_MOST_RECORDS = 64  # groups whose lists of samples are kept
+_MOST_BYTES = 1 << 33  # of a sample
+_MOST_SAMPLES = 1 << 31  # of a shard
+_NAME = re.compile(r"shards/[0-9]{6,12}-[0-9]{3,9}\.tar")
 
 
 class _Shard(NamedTuple):
@@ -89,7 +93,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         self._even = even
         self._batch = check_integer("batch_size", batch_size, minimum=1)
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, samples; workers that persist see it
-        self._records: OrderedDict[str, list[Any]] = OrderedDict()
+        self._records: OrderedDict[str, dict[str, list[Any]]] = OrderedDict()  # by group, then by shard
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch."""
@@ -109,14 +113,14 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         count, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        begin = int(self._start[1])
-        for position, (shard, index) in enumerate(self._order(begin)):
+        epoch, begin = self._start.tolist()
+        for position, (shard, index) in enumerate(self._order(epoch, begin)):
             if position // self._batch % count == own:
                 yield self._sample(self._shards[shard], index)
 
-    def _order(self, begin: int) -> Iterator[tuple[int, int]]:
+    def _order(self, epoch: int, begin: int) -> Iterator[tuple[int, int]]:
         """The samples of this rank from the one at ``begin`` on, as shards and places in them."""
-        rng = np.random.default_rng([self._seed, self.epoch])
+        rng = np.random.default_rng([self._seed, epoch])
         shards = np.arange(len(self._shards))
         if self._shuffle:
             rng.shuffle(shards)
@@ -126,7 +130,7 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
             group = shards[at : at + self._mixed]
             counts = np.array([self._shards[i].samples for i in group])
             total = int(counts.sum())
-            mixed = np.random.default_rng([self._seed, self.epoch, at]).permutation(total) if self._shuffle else None
+            mixed = np.random.default_rng([self._seed, epoch, at]).permutation(total) if self._shuffle else None
             ends = np.cumsum(counts)
             start = first if first >= before else first + -(-(before - first) // self._world) * self._world
             for position in range(start, min(before + total, end), self._world):
@@ -139,8 +143,9 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         where = f"{self._place.uri}/{shard.name}"
         try:
             key, begin, end = self._samples_of(shard)[index]
-            if not 0 <= begin <= end <= shard.nbytes:
-                raise ValueError(f"sample {key!r:.80} at {begin} to {end}")
+            whole = type(begin) is int and type(end) is int and 0 <= begin <= end <= shard.nbytes
+            if not whole or end - begin > _MOST_BYTES:
+                raise ValueError(f"sample {key!r:.80} at {begin!r:.40} to {end!r:.40}")
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise FormatError(where, f"damaged: its list of samples does not fit the index: {error}") from None
         content = bytearray(self._place.read(shard.name, begin, end))
@@ -149,14 +154,14 @@ class ShardDataset(IterableDataset[dict[str, Any]]):
         return sample_of(f"{where}: {key}", content, self._rope)
 
     def _samples_of(self, shard: _Shard) -> list[Any]:
-        if shard.name not in self._records:
-            group = shard.name.rpartition("-")[0]
-            for each in read_object(self._place, f"{group}.json")["shards"]:
-                self._records[each["name"]] = each["samples"]
+        group = shard.name.rpartition("-")[0]
+        if group not in self._records:
+            record = read_object(self._place, f"{group}.json")
+            self._records[group] = {each["name"]: each["samples"] for each in record["shards"]}
             while len(self._records) > max(_MOST_RECORDS, 2 * self._mixed):
                 self._records.popitem(last=False)
-        self._records.move_to_end(shard.name)
-        return self._records[shard.name]
+        self._records.move_to_end(group)
+        return self._records[group][shard.name]
 
 
 class ShardLoader:
@@ -218,7 +223,12 @@ def _read_index(place: Place) -> tuple[BuildConfig, list[_Shard]]:
     try:
         if (index["format"], index["version"]) != ("mosaicmem shards", 1):
             raise ValueError(f"format {index['format']!r:.40}, version {index['version']!r:.40}")
-        shards = [_Shard(str(name), int(count), int(nbytes)) for name, count, nbytes in index["shards"]]
+        shards = [_Shard(*each) for each in index["shards"]]
+        for name, count, nbytes in shards:
+            if not (_NAME.fullmatch(name) and type(count) is type(nbytes) is int and 0 < count < _MOST_SAMPLES):
+                raise ValueError(f"shard {name!r:.80} of {count!r:.40} samples")
+            if not 0 <= nbytes < 1 << 50:
+                raise ValueError(f"shard {name!r:.80} of {nbytes!r:.40} bytes")
         return BuildConfig(**index["config"]), shards
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(where, f"damaged, or of another version of mosaicmem: {str(error)[:300]}") from None

@@ -30,6 +30,11 @@ def fragment_of(key: str, members: Iterable[tuple[str, bytes]]) -> bytes:
     return file.getvalue()[:end]
 
 
+def shard_name(group: str, part: int) -> str:
+    """Of a group's file."""
+    return f"{SHARDS}/{group}-{part:03d}.tar"
+
+
 class ShardWriter:
     """Writes the samples of one group of sequences, for ``with``: shards ``GROUP-PART.tar`` of a limited size.
 
@@ -66,7 +71,7 @@ class ShardWriter:
             self._finish()
 
     def _begin(self) -> None:
-        self._name = f"{SHARDS}/{self._group}-{len(self.shards):03d}.tar"
+        self._name = shard_name(self._group, len(self.shards))
         self._open = ExitStack()
         self._file = _Hashed(self._open.enter_context(self._place.writing(self._name)))
         self._samples: list[tuple[str, int, int]] = []

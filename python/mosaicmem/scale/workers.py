@@ -6,15 +6,17 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from mosaicmem.scale.builder import OutputError, Task
 
 _TRIES = 3  # of a task whose process dies
+_NOWHERE = (-1, -1)  # in place of a group and a sequence
 
 
 class Work(Protocol):
@@ -23,15 +25,8 @@ class Work(Protocol):
     def prepare(self) -> None:
         """Once per process, before the first task."""
 
-    def __call__(self, task: Task) -> Any:
-        """Work on a task. Only an `OutputError` may be raised."""
-
-
-@dataclass(frozen=True)
-class Died:
-    """The result of a task whose process died each time."""
-
-    reason: str
+    def __call__(self, task: Task, at: Callable[[int], None]) -> Any:
+        """Work on a task, telling ``at`` which sequence is next. Only an `OutputError` may be raised."""
 
 
 @dataclass
@@ -40,10 +35,14 @@ class _Worker:
     pipe: Connection
     life: Connection  # closed when this process ends, however it ends: the worker then ends too
     task: Task | None = None
+    is_ready: bool = False
+    at: int | None = None  # the sequence that it works on
 
 
 def run_in_processes(work: Work, tasks: Iterable[Task], count: int, threads: int) -> Iterator[tuple[Task, Any]]:
-    """Each task and its result, in the order in which they are done; `Died` for one that kills its processes.
+    """Each task and its result, in the order in which they are done.
+
+    A process that dies is replaced, and its task begins anew; after three deaths at the same sequence, without it.
 
     Parameters
     ----------
@@ -59,44 +58,62 @@ def run_in_processes(work: Work, tasks: Iterable[Task], count: int, threads: int
     ------
     ValueError
         ``work`` cannot be prepared.
+    RuntimeError
+        Processes die before they have begun.
     OutputError
     """
     waiting = iter(tasks)
-    tries: dict[Task, int] = {}
+    deaths: Counter[tuple[int, int]] = Counter()
     workers: list[_Worker] = []
     try:
         while len(workers) < count and (task := next(waiting, None)) is not None:
             workers.append(_started(work, threads, task))
         while any(worker.task for worker in workers):
             for worker in _ready(workers):
-                done, worker.task = worker.task, None
-                assert done is not None
+                assert worker.task is not None
                 try:
                     kind, value = worker.pipe.recv()
-                except (EOFError, ConnectionError):
-                    tries[done] = tries.get(done, 0) + 1
-                    died = _end_of(worker)
+                except (EOFError, OSError):
                     workers.remove(worker)
-                    if tries[done] < _TRIES:
-                        workers.append(_started(work, threads, done))
-                        continue
-                    yield done, Died(f"{_TRIES} processes that worked on it have died, the last of {died}")
+                    workers.append(_started(work, threads, _after_death(worker, deaths)))
+                    continue
+                if kind == "ready":
+                    worker.is_ready = True
+                    deaths[_NOWHERE] = 0
+                elif kind == "at":
+                    worker.at = value
                 else:
                     _raise_if_failed(kind, value)
-                    yield done, value
-                task = next(waiting, None)
-                if task is None:
-                    continue
-                if worker in workers:
-                    _give(worker, task)
-                else:
-                    workers.append(_started(work, threads, task))
+                    yield worker.task, value
+                    worker.task = worker.at = None
+                    if (task := next(waiting, None)) is not None:
+                        _give(worker, task)
     finally:
         for worker in workers:
             worker.life.close()
             worker.pipe.close()
         for worker in workers:
             worker.process.join()
+
+
+def _after_death(worker: _Worker, deaths: Counter[tuple[int, int]]) -> Task:
+    """The task to begin anew, without the sequence at which processes have died too often."""
+    died, task = _end_of(worker), worker.task
+    assert task is not None
+    if worker.at is None:
+        deaths[_NOWHERE] += 1
+        if deaths[_NOWHERE] < _TRIES:
+            return task
+        when = "while it wrote" if worker.is_ready else "before it was ready"
+        raise RuntimeError(
+            f"{_TRIES} processes of the build in turn died {when}, the last of {died}; a script that calls build "
+            'must do so under if __name__ == "__main__", and the VAE of each process must fit into memory'
+        )
+    deaths[task.number, worker.at] += 1
+    if deaths[task.number, worker.at] < _TRIES:
+        return task
+    reason = f"{_TRIES} processes that worked on it have died, the last of {died}"
+    return replace(task, given_up=(*task.given_up, (worker.at, reason)))
 
 
 def _started(work: Work, threads: int, task: Task) -> _Worker:
@@ -150,9 +167,11 @@ def _serve(work: Work, pipe: Connection, life: Connection, threads: int) -> None
     limit_threads(threads)
     with suppress(EOFError, ConnectionError):  # the first process wants no more
         failure = _prepared(work)
+        if failure is None:
+            pipe.send(("ready", None))
         while True:
             task = pipe.recv()
-            pipe.send(("unprepared", failure) if failure else _answer(work, task))
+            pipe.send(("unprepared", failure) if failure else _answer(work, task, lambda at: pipe.send(("at", at))))
 
 
 def _prepared(work: Work) -> str | None:
@@ -164,9 +183,9 @@ def _prepared(work: Work) -> str | None:
     return None
 
 
-def _answer(work: Callable[[Task], Any], task: Task) -> tuple[str, Any]:
+def _answer(work: Work, task: Task, at: Callable[[int], None]) -> tuple[str, Any]:
     try:
-        return "done", work(task)
+        return "done", work(task, at)
     except OutputError as error:
         return "no output", error.args
     except Exception as error:

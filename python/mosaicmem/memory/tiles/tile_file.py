@@ -31,17 +31,20 @@ class TileEntry(_Strict):
     ----------
     cell : three ints
         Of the grid.
-    low, high : three floats
-        Bounds of its patches' centres, world metres.
-    newest : float
+    centres : two points, optional
+        Bounds of its patches' centres, world metres; None before the first patch.
+    surface : two points, optional
+        Bounds of all that its cells show.
+    newest : float, optional
         Time of its newest keyframe, seconds.
     patches : int
+        Roughly: what its store holds counts.
     """
 
     cell: tuple[_Cell, _Cell, _Cell]
-    low: _Point
-    high: _Point
-    newest: float
+    centres: tuple[_Point, _Point] | None
+    surface: tuple[_Point, _Point] | None
+    newest: float | None
     patches: Annotated[int, Field(ge=0, lt=2**40)]
 
 
@@ -57,6 +60,8 @@ class TileFile(_Strict):
     channels : int
         Of the latents.
     next_frame_id : int
+    revision : int
+        Increases with each write.
     tiles : list of TileEntry
         Their positions in this list are their numbers, which never change.
     """
@@ -69,14 +74,18 @@ class TileFile(_Strict):
     origin: _Point
     channels: Annotated[int, Field(ge=1, lt=2**31)]
     next_frame_id: Annotated[int, Field(ge=-(2**62), le=2**62 + 1)]
+    revision: Annotated[int, Field(ge=0, lt=2**62)]
     tiles: Annotated[list[TileEntry], Field(max_length=MOST_TILES)]
 
     @model_validator(mode="after")
     def _check(self) -> TileFile:
         if len({tile.cell for tile in self.tiles}) < len(self.tiles):
             raise ValueError("tiles: expected one of each cell")
-        if any(low > high for tile in self.tiles for low, high in zip(tile.low, tile.high, strict=True)):
+        boxes = [box for tile in self.tiles for box in (tile.centres, tile.surface) if box is not None]
+        if any(low > high for box in boxes for low, high in zip(*box, strict=True)):
             raise ValueError("tiles: expected low below high")
+        if any((tile.centres is None) != (tile.surface is None) for tile in self.tiles):
+            raise ValueError("tiles: expected both bounds or none")
         return self
 
     def write(self, folder: Path) -> None:

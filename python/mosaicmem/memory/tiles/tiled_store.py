@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,15 +18,19 @@ from mosaicmem._copies import Uncopied
 from mosaicmem._files import make_folder
 from mosaicmem._locks import ForkSafeLock
 from mosaicmem.camera import CameraIntrinsics, CameraPose, CameraTrajectory
+from mosaicmem.errors import StoreLockedError, suspect
 from mosaicmem.memory.options import RetrievalOptions
 from mosaicmem.memory.queries import cameras
 from mosaicmem.memory.results import RetrievedPatches
 from mosaicmem.memory.storage.lock import FolderLock
+from mosaicmem.memory.storage.manifest import MANIFEST
 from mosaicmem.memory.store import MosaicMemoryStore
 from mosaicmem.memory.tiles.id_map import IdMap
+from mosaicmem.memory.tiles.surface import surface_bounds
 from mosaicmem.memory.tiles.tile_file import TILES, TileEntry, TileFile, read_tiles
 
 _TILES_FOLDER = "tiles"
+_MARGIN = 2  # cells
 _ROUNDING = 2.0**-21  # of coordinates in the index, which are float32, relative to the largest one
 
 
@@ -56,37 +61,67 @@ class _Tile:
     """A tile; ``store`` is where it is written, if it has been since it was opened."""
 
     cell: tuple[int, int, int]
-    low: F64 = field(default_factory=lambda: np.full(3, np.inf))
-    high: F64 = field(default_factory=lambda: np.full(3, -np.inf))
+    centres: F64 | None = None  # (2, 3)
+    surface: F64 | None = None
     newest: float = -math.inf
     patches: int = 0
     store: MosaicMemoryStore | None = None
     is_changed: bool = False
 
+    @classmethod
+    def of(cls, entry: TileEntry) -> _Tile:
+        """As a file lists it."""
+        centres, surface = (None if box is None else np.array(box) for box in (entry.centres, entry.surface))
+        newest = -math.inf if entry.newest is None else entry.newest
+        return cls(entry.cell, centres, surface, newest, entry.patches)
+
+    def entry(self) -> TileEntry:
+        """As a file lists it."""
+        return TileEntry.model_validate(
+            {
+                "cell": self.cell,
+                "centres": None if self.centres is None else self.centres.tolist(),
+                "surface": None if self.surface is None else self.surface.tolist(),
+                "newest": None if self.newest == -math.inf else self.newest,
+                "patches": self.patches,
+            }
+        )
+
     @property
     def name(self) -> str:
+        """Of its folder."""
         return "_".join(str(part) for part in self.cell)
 
     def distance(self, place: F64) -> float:
         """From a point to the bounds, metres."""
-        return float(np.linalg.norm(np.maximum(0, np.maximum(self.low - place, place - self.high))))
+        if self.surface is None:
+            return math.inf
+        low, high = self.surface
+        return float(np.linalg.norm(np.maximum(0, np.maximum(low - place, place - high))))
 
-    def note(self, bounds: F64 | None, timestamp: float) -> None:
-        """Take in that patches within bounds (2, 3) were inserted; None for no patch."""
+    def note(self, centres: F64 | None, surface: F64, timestamp: float) -> None:
+        """Take in that a keyframe was inserted; ``centres`` is None if it has no patch."""
         assert self.store is not None
         self.patches, self.is_changed = len(self.store), True
-        if bounds is not None:
-            self.low, self.high = np.minimum(self.low, bounds[0]), np.maximum(self.high, bounds[1])
+        if centres is not None:
+            self.centres, self.surface = _joined(self.centres, centres), _joined(self.surface, surface)
             self.newest = max(self.newest, timestamp)
+
+
+def _joined(box: F64 | None, other: F64) -> F64:
+    if box is None:
+        return other
+    return np.stack([np.minimum(box[0], other[0]), np.maximum(box[1], other[1])])
 
 
 class TiledStore(Uncopied):
     """A store that is larger than memory. The world is cut into cubes; the keyframes whose cameras stand in one are a
     tile, saved as a store of its own.
 
-    Answers are those of one store with all keyframes: before it answers, it opens every tile that could hold a patch
-    good enough, by an upper bound of the score over the tile's bounds, and no others. Tiles that were used least are
-    closed when more than ``open_patches`` are open. One thread at a time; one process may write.
+    Answers are those of one store with all keyframes (but for which of equal scores wins): before it answers, it opens
+    every tile that could hold a patch good enough, by an upper bound of the score over the tile's bounds, and no
+    others. Tiles that were used least are closed when more than ``open_patches`` are open. One thread at a time; one
+    process may write.
 
     Parameters
     ----------
@@ -126,6 +161,8 @@ class TiledStore(Uncopied):
         self._tiles: list[_Tile] = []
         self._lock = ForkSafeLock(over_io=True)
         self._held: FolderLock | None = None
+        self._listed: TileFile | None = None  # as it was last read or written
+        self._is_closed = False
         self._opened = self._closed = 0
         self._loaded: OrderedDict[int, None] = OrderedDict()  # numbers of open tiles, the least recently used first
         self._ids = IdMap()
@@ -135,10 +172,7 @@ class TiledStore(Uncopied):
                 raise ValueError(f"tile_size: expected {known.tile_size:g}, as {self._folder} has, got {tile_size}")
             self.tile_size = known.tile_size
             self._world = _empty_store(known, num_threads)
-            self._tiles = [
-                _Tile(tile.cell, np.array(tile.low), np.array(tile.high), tile.newest, tile.patches)
-                for tile in known.tiles
-            ]
+            self._tiles, self._listed = [_Tile.of(tile) for tile in known.tiles], known
         else:
             if tile_size is None:
                 raise ValueError(f"tile_size: expected metres, since {self._folder} is no tiled store yet")
@@ -162,7 +196,7 @@ class TiledStore(Uncopied):
         int
             Id of the first patch; ids have the number of the tile in their upper bits.
         """
-        with self._lock:
+        with self._using():
             keyframe, frame_id = self._checked(latents, depth, intrinsics, pose, **options)
             number = self._tile_at(pose)
             tile = self._tiles[number]
@@ -176,43 +210,57 @@ class TiledStore(Uncopied):
             self._ids.add(here, -(-rows // size) * -(-columns // size), number, first)
             alone = self._new_store()
             alone._insert(keyframe, frame_id)
-            tile.note(alone.bounds, pose.timestamp)
+            tile.note(alone.bounds, surface_bounds(keyframe, intrinsics, pose), pose.timestamp)
             self._close_excess({number})
             return IdMap.id_of(number, first)
 
     def retrieve(self, intrinsics: CameraIntrinsics, pose: CameraPose, **options: Any) -> RetrievedPatches:
         """The patches with the highest scores for a camera, exactly; as `MosaicMemoryStore.retrieve`."""
-        with self._lock:
+        with self._using():
             store = self._near(CameraTrajectory([pose], intrinsics), RetrievalOptions(**options))
             found = store.retrieve(intrinsics, pose, **options)
             return RetrievedPatches(self._ids.outside(found.ids), found.scores, found.pixels, found.depth)
 
     def near(self, targets: CameraTrajectory, **options: Any) -> MosaicMemoryStore:
-        """A store with all that `MemoryRetrieval` and `MemoryBatch` of these targets and ``options`` could find.
+        """A store with all that `MemoryRetrieval` with these ``options`` could find for these targets.
 
-        It is valid until the next call of this object, and only to be read.
+        It is valid until the next call of this object, and only to be read. Fewer tiles are opened than for `in_view`,
+        as those with better patches come first.
 
         Parameters
         ----------
         targets : CameraTrajectory
         options
-            Fields of `RetrievalOptions`.
+            Fields of `RetrievalOptions`, all that retrieval is given.
         """
         check_instance("targets", targets, CameraTrajectory)
-        with self._lock:
+        with self._using():
             return self._near(targets, RetrievalOptions(**options))
 
-    def in_view(self, targets: CameraTrajectory, *, near: float = 0.05, far: float = math.inf) -> MosaicMemoryStore:
-        """A store with all that is in view: for canvases, of `KeyframeRetrieval`. As `near` otherwise.
+    def in_view(
+        self, targets: CameraTrajectory, stride: int, *, near: float = 0.05, far: float = math.inf
+    ) -> MosaicMemoryStore:
+        """A store with all that is in view: for canvases of `KeyframeRetrieval`, and for `MemoryBatch`.
 
-        Without ``far``, that is every tile in the direction of view.
+        It is valid until the next call of this object, and only to be read. Without ``far``, that is every tile in the
+        direction of view.
+
+        Parameters
+        ----------
+        targets : CameraTrajectory
+        stride : int
+            Pixels per cell of their grid.
+        near, far : float
+            Metres. Pass the same ``far`` to whatever reads the store.
         """
         check_instance("targets", targets, CameraTrajectory)
-        with self._lock:
+        margin = _MARGIN * check_integer("stride", stride, minimum=1)  # cells beyond the edge still reach in
+        with self._using():
             options = RetrievalOptions(near=near, far=far, min_visibility=0.0)
-            bounds = self._bounds(targets, options).max(axis=0)
-            self._open(np.flatnonzero(bounds >= 0).tolist())
-            self._close_excess(set(np.flatnonzero(bounds >= 0).tolist()))
+            bounds = self._bounds(_widened(targets, margin), options, "surface").max(axis=0, initial=-1.0)
+            wanted = np.flatnonzero(bounds >= 0).tolist()
+            self._open(wanted)
+            self._close_excess(set(wanted))
             return self._world
 
     def prefetch(self, position: Sequence[float] | F64, radius: float) -> None:
@@ -221,7 +269,7 @@ class TiledStore(Uncopied):
         if place.shape != (3,) or not np.isfinite(place).all():
             raise ValueError(f"position: expected three finite numbers, got {position!r}")
         reach = check_number("radius", radius, minimum=0.0)
-        with self._lock:
+        with self._using():
             away = [tile.distance(place) for tile in self._tiles]
             wanted, room = [], self._most
             for number in np.argsort(away, kind="stable").tolist():
@@ -233,17 +281,22 @@ class TiledStore(Uncopied):
             self._close_excess(set(wanted))
 
     def save(self) -> None:
-        """Save the tiles that have changed, durably, and free the memory of their latents."""
-        with self._lock:
-            changed = [number for number, tile in enumerate(self._tiles) if tile.is_changed]
-            for number in changed:
-                self._save(number)
-            if changed:
-                self._write_tiles()
+        """Save the tiles that have changed, durably, and free the memory of their latents.
+
+        Raises
+        ------
+        StoreLockedError
+            Another process has written here since this object read or wrote it.
+        OSError
+            The disk is full, say. What was saved before is intact, and saving again is safe.
+        """
+        with self._using():
+            self._save([number for number, tile in enumerate(self._tiles) if tile.is_changed])
 
     def close(self) -> None:
-        """Let another process write. What was not saved is lost."""
+        """Let another process write. What was not saved is lost, and this object can no longer be used."""
         with self._lock:
+            self._is_closed = True
             for tile in self._tiles:
                 if tile.store is not None:
                     tile.store.close()
@@ -254,7 +307,7 @@ class TiledStore(Uncopied):
 
     def statistics(self) -> TiledStatistics:
         """Counts as of now."""
-        with self._lock:
+        with self._using():
             open_patches = sum(self._tiles[number].patches for number in self._loaded)
             return TiledStatistics(
                 *(len(self._tiles), len(self), len(self._loaded), open_patches, self._opened, self._closed)
@@ -281,6 +334,13 @@ class TiledStore(Uncopied):
         given |= {"intrinsics": intrinsics, "pose": pose, "image_pixels": image_pixels, "provenance": provenance}
         return self._world._as_keyframe(given, frame_id, copy)
 
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_closed:
+                raise ValueError(f"{self._folder} is closed: make another TiledStore of it")
+            yield
+
     # --- Which tiles.
 
     def _near(self, targets: CameraTrajectory, options: RetrievalOptions) -> MosaicMemoryStore:
@@ -300,17 +360,16 @@ class TiledStore(Uncopied):
         self._close_excess(used)
         return self._world
 
-    def _bounds(self, targets: CameraTrajectory, options: RetrievalOptions) -> F64:
+    def _bounds(self, targets: CameraTrajectory, options: RetrievalOptions, of: str = "centres") -> F64:
         """Upper bounds of the scores in each tile, (T, tiles); -1 where nothing of it is in view."""
-        boxes = np.array([[tile.low, tile.high] for tile in self._tiles]).reshape(-1, 2, 3)
-        is_empty = boxes[:, 0, 0] > boxes[:, 1, 0]
-        boxes[is_empty] = 0.0
+        known = [getattr(tile, of) for tile in self._tiles]
+        boxes = np.array([np.zeros((2, 3)) if box is None else box for box in known]).reshape(-1, 2, 3)
         slack = _ROUNDING * np.abs(boxes - self._world._core.origin).max(axis=(1, 2), initial=0.0)
         boxes[:, 0] -= slack[:, None]
         boxes[:, 1] += slack[:, None]
         newest = np.array([max(tile.newest, -1e300) for tile in self._tiles])
         bounds = _core.score_bounds(boxes, newest, *cameras(targets, options), options.weights())
-        bounds[:, is_empty] = -1.0
+        bounds[:, [box is None for box in known]] = -1.0
         return bounds
 
     def _is_open(self) -> Bool:
@@ -338,8 +397,17 @@ class TiledStore(Uncopied):
 
     def _load(self, number: int) -> None:
         tile = self._tiles[number]
-        if tile.patches:
-            store = tile.store or MosaicMemoryStore.open(self._path(tile), num_threads=self._world.num_threads)
+        if tile.store is None and not self._is_there(tile):
+            if tile.patches:
+                suspect(
+                    f"{self._path(tile)}: no store is there, though {TILES} lists {tile.patches} patches: was it "
+                    "removed, or the process that saved it killed? What it held is missing"
+                )
+            tile.patches = 0
+            return
+        store = tile.store or MosaicMemoryStore.open(self._path(tile), num_threads=self._world.num_threads)
+        tile.patches = len(store)
+        if len(store):
             shift = self._world._splice(store, np.eye(4)[:3])
             self._ids.add(shift, self._world._core.next_id - shift, number, 0)
             self._opened += 1
@@ -358,8 +426,7 @@ class TiledStore(Uncopied):
             tile = self._tiles[number]
             total -= tile.patches
             if tile.is_changed:
-                self._save(number)
-                self._write_tiles()
+                self._save([number])
             if tile.store is not None:
                 tile.store.close()
                 tile.store = None
@@ -371,10 +438,23 @@ class TiledStore(Uncopied):
         if self._held is None:
             make_folder(self._folder)
             self._held = FolderLock.take(self._folder)
+            try:
+                self._expect_unchanged()
+            except BaseException:
+                self._held.release()
+                self._held = None
+                raise
+
+    def _expect_unchanged(self) -> None:
+        is_there = (self._folder / TILES).is_file()
+        if (read_tiles(self._folder) if is_there else None) != self._listed:
+            raise StoreLockedError(
+                f"{self._folder}: another process has written here since this object read it; make another one"
+            )
 
     def _writable(self, tile: _Tile) -> MosaicMemoryStore:
         self._begin_writing()
-        if tile.patches:
+        if self._is_there(tile):
             return MosaicMemoryStore.open(self._path(tile), num_threads=self._world.num_threads)
         return self._new_store()
 
@@ -384,39 +464,53 @@ class TiledStore(Uncopied):
             world.latent_patch_size, latent_dtype=world.latent_dtype, num_threads=world.num_threads
         )
 
-    def _save(self, number: int) -> None:
-        tile = self._tiles[number]
-        assert tile.store is not None
-        tile.store.save(self._path(tile), release=True)
-        tile.is_changed = False
-        if number in self._loaded:  # again, over the files that hold it now
-            self._world.delete_patches(self._ids.drop(number))
-            self._load(number)
-            self._opened -= 1
+    def _save(self, numbers: Sequence[int]) -> None:
+        """Save tiles. They are listed first, with bounds that hold what they had before, too: if this is cut short,
+        the list promises too much, never too little.
+        """
+        if not numbers:
+            return
+        self._expect_unchanged()
+        self._write_tiles()
+        for number in numbers:
+            tile = self._tiles[number]
+            assert tile.store is not None
+            tile.store.save(self._path(tile), release=True)
+            tile.is_changed = False
+            if number in self._loaded:  # again, over the files that hold it now
+                self._world.delete_patches(self._ids.drop(number))
+                self._load(number)
+                self._opened -= 1
 
     def _write_tiles(self) -> None:
         world = self._world
-        TileFile(
+        listed = TileFile(
             latent_patch_size=world.latent_patch_size,
             latent_dtype=world.latent_dtype,  # type: ignore[arg-type]
             tile_size=self.tile_size,
             origin=world._core.origin,
             channels=world._core.channels,
             next_frame_id=world._next_frame_id,
-            tiles=[
-                TileEntry(
-                    cell=tile.cell,
-                    low=tuple(tile.low.tolist()),
-                    high=tuple(tile.high.tolist()),
-                    newest=tile.newest,
-                    patches=tile.patches,
-                )
-                for tile in self._tiles
-            ],
-        ).write(self._folder)
+            revision=0 if self._listed is None else self._listed.revision + 1,
+            tiles=[tile.entry() for tile in self._tiles],
+        )
+        listed.write(self._folder)
+        self._listed = listed
+
+    def _is_there(self, tile: _Tile) -> bool:
+        return (self._path(tile) / MANIFEST).is_file()
 
     def _path(self, tile: _Tile) -> Path:
         return self._folder / _TILES_FOLDER / tile.name
+
+
+def _widened(targets: CameraTrajectory, margin: int) -> CameraTrajectory:
+    """The same cameras with images that reach ``margin`` pixels further on each side."""
+    wide = [
+        CameraIntrinsics(c.fx, c.fy, c.cx + margin, c.cy + margin, c.width + 2 * margin, c.height + 2 * margin)
+        for c in targets.cameras
+    ]
+    return CameraTrajectory(targets.poses, wide)
 
 
 def _empty_store(known: TileFile, num_threads: int) -> MosaicMemoryStore:
