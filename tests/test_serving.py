@@ -230,11 +230,122 @@ class TestBudget:
             with monkeypatch.context() as patch:
                 patch.setattr(MosaicMemoryStore, "save", full)
                 view = WORLD.render(CAMERA, PATH[0])
-                with pytest.raises(OSError, match="No space left"):
+                with pytest.warns(RuntimeWarning, match="session 'a' cannot be spilled.*No space left"):
                     session.observe(view.image, view.depth, CAMERA, PATH[0])
                 assert not session.is_spilled
             check_shows(session, [0])
             assert session.is_spilled
+
+
+class TestStaleHandles:
+    """A session that was closed, and whose id has begun again, is left alone by handles from before."""
+
+    @pytest.mark.parametrize("budget", [1, NO_LIMIT])
+    def test_nothing_reaches_the_new_one(self, tmp_path, budget):
+        with MemorySessions(tmp_path, pipeline(), max_bytes=budget) as sessions:
+            old = sessions.open("a")
+            observe(old, [0])
+            old.snapshot()
+            old.close()
+            new = sessions.open("a")
+            observe(new, [3])
+            for call in (old.restore, old.snapshot, lambda: old.context(PATH[:1]), lambda: old.fork("b")):
+                with pytest.raises(ValueError, match="session 'a' is closed"):
+                    call()
+            old.close(forget=True)
+            check_shows(new, [0, 3])
+            new.restore()
+            check_shows(new, [0])
+
+    def test_nor_does_a_closed_pool(self, tmp_path):
+        sessions = MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT)
+        session = sessions.open("a")
+        sessions.close()
+        sessions.close()
+        with pytest.raises(ValueError, match="sessions are closed: make another"):
+            sessions.open("a")
+        with pytest.raises(ValueError, match="sessions are closed"):
+            session.snapshot()
+
+    def test_a_forked_process_closes_nothing(self, tmp_path):
+        with MemorySessions(tmp_path, pipeline(), max_bytes=1) as sessions:
+            session = sessions.open("a")
+            observe(session, [0])
+            session.snapshot()
+            observe(session, [3])
+            child = os.fork()
+            if child == 0:
+                with suppress(BaseException):
+                    session.close()
+                with suppress(BaseException):
+                    sessions.close()
+                os._exit(0)
+            os.waitpid(child, 0)
+            check_shows(session, [0, 3])
+
+
+class TestRaces:
+    def meet(self, *works):
+        failures = []
+
+        def guarded(work):
+            try:
+                for _ in range(30):
+                    work()
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
+    def test_snapshots_restores_and_spills_of_one_session(self, tmp_path):
+        with MemorySessions(tmp_path, pipeline(), max_bytes=1) as sessions:
+            session, other = sessions.open("a"), sessions.open("b")
+            observe(session, [0])
+            session.snapshot()
+            works = (session.snapshot, session.restore, lambda: session.context(PATH[:1]), lambda: observe(other, [0]))
+            self.meet(*works, session.snapshot, other.snapshot)
+            check_shows(session, [0])
+            session.restore()
+            check_shows(session, [0])
+
+    def test_opening_and_closing_keeps_the_snapshot(self, tmp_path):
+        with MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT) as sessions:
+            observe(sessions.open("a"), [0])
+            sessions.open("a").snapshot()
+
+            def work():
+                with suppress(ValueError):  # closed by another thread
+                    session = sessions.open("a")
+                    count = session.with_store(lambda store: store.statistics().keyframes)
+                    assert count == 1
+                    session.snapshot()
+                    session.close()
+
+            self.meet(work, work, work)
+            check_shows(sessions.open("a"), [0])
+
+    def test_forgetting_during_a_snapshot(self, tmp_path):
+        with MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT) as sessions:
+            for round_ in range(10):
+                session = sessions.open(str(round_))
+                observe(session, [0])
+
+                def snapshot(session=session):
+                    with suppress(ValueError):
+                        session.snapshot()
+
+                threads = [threading.Thread(target=snapshot) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                session.close(forget=True)
+                for thread in threads:
+                    thread.join()
+                assert sessions.saved() == []
 
 
 class TestThreads:
@@ -364,6 +475,31 @@ class TestRay:
                 check_shows(sessions.open("1"), [])
         finally:
             ray.shutdown()
+
+
+class TestWithoutExchange:
+    """File systems that cannot exchange two names."""
+
+    def test_a_kill_between_the_two_renames(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("mosaicmem._files._exchange", lambda *_: False)
+        sessions = MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT)
+        session = sessions.open("a")
+        observe(session, [0])
+        session.snapshot()
+        observe(session, [3])
+        session.snapshot()
+        check_shows(session, [0, 3])
+        folder = tmp_path / "session-a"
+        (folder / "snapshot").rename(folder / "snapshot.new.old")  # as the kill leaves it
+        sessions._held.release()
+        with MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT) as again:
+            assert again.saved() == ["a"]
+            session = again.open("a")
+            check_shows(session, [0, 3])
+            session.snapshot()
+            (folder / "snapshot.new.old").mkdir()  # as a kill before the last step leaves it
+            session.snapshot()
+            assert sorted(path.name for path in folder.iterdir()) == ["snapshot", "store"]
 
 
 class TestArguments:

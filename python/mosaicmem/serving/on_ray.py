@@ -170,6 +170,8 @@ class _Actor:
         self._sessions.open(session)
 
     def call(self, session: str, method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if session not in self._sessions:
+            raise ValueError(f"session {session!r} is not open here: RayMemorySessions.open begins it, at its snapshot")
         return getattr(self._sessions.open(session), method)(*args, **options)
 
     def fork(self, session: str, other: str) -> None:
@@ -195,7 +197,7 @@ class _Actor:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
             store = MosaicMemoryStore.open(folder)
-            self._sessions._begin(session, store, is_new=True)
+            self._sessions._begin(session, store)
         finally:
             shutil.rmtree(folder)  # what the store has mapped stays until it lets go
 

@@ -41,7 +41,7 @@ class MemorySession(Uncopied):
         self._counted = 0  # its bytes, as they are counted against the budget
         self._users = 0  # calls that use it now
         self._changes, self._saved = 0, -1  # calls that may have changed it, and those of them that are on disk
-        self._is_closed = self._is_leaving = False
+        self._is_closed = self._is_leaving = self._is_stuck = False  # stuck: it could not be spilled
 
     def observe(
         self,
@@ -91,14 +91,19 @@ class MemorySession(Uncopied):
             There is a session of this id.
         """
         with self._used() as store:
-            return self._sessions._begin(session, store.fork(), is_new=True)
+            return self._sessions._begin(session, store.fork())
 
     def snapshot(self) -> None:
         """Save the memory durably, in place of the last snapshot. What is there already is not written again."""
-        with self._used() as store, self._moving:
-            changes = self._changes
-            self._folder.snapshot(store)
-            self._saved = changes
+        with self._moving:
+            store = self._sessions._take(self, False)
+            try:
+                changes = self._changes
+                self._folder.snapshot(store)
+                self._saved = changes
+            finally:
+                self._sessions._release(self, False)
+        self._sessions._make_room()
 
     def restore(self) -> None:
         """Return to the last snapshot.
@@ -109,11 +114,13 @@ class MemorySession(Uncopied):
             There is none.
         """
         with self._moving:
+            self._sessions._check_open(self)
             if not self._folder.has_snapshot:
                 raise ValueError(f"session {self.id!r}: expected a snapshot to restore, but none was taken")
             if self._store is not None:
                 self._store.close()
             self._sessions._replace(self, self._folder.open_snapshot(self._sessions._num_threads))
+        self._sessions._make_room()
 
     def close(self, *, forget: bool = False) -> None:
         """End the session. `MemorySessions.open` begins again at its last snapshot, unless ``forget`` removes it."""

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 from mosaicmem._files import put_folder_in_place
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.memory.storage import linked_copy
+from mosaicmem.memory.storage.manifest import MANIFEST
 
 _MARK = "session-"
 _MOST_LETTERS = 200  # of a folder's name
@@ -30,35 +31,47 @@ class SessionFolder:
     def __init__(self, root: Path, session: str) -> None:
         self.path = root / folder_name(session)
         self._store, self._snapshot = self.path / "store", self.path / "snapshot"
+        self._new, self._replaced = self.path / "snapshot.new", self.path / "snapshot.new.old"
 
     @property
     def has_snapshot(self) -> bool:
         """Whether a snapshot is there."""
-        return (self._snapshot / "manifest.json").is_file()
+        return (self._snapshot / MANIFEST).is_file()
+
+    def recover(self) -> None:
+        """Put in order what a killed process has left: only the snapshot counts.
+
+        Where names cannot be exchanged, the snapshot has another name for an instant while it is replaced.
+        """
+        if self._replaced.is_dir():
+            if self.has_snapshot:
+                shutil.rmtree(self._replaced)
+            else:
+                self._replaced.rename(self._snapshot)
+        shutil.rmtree(self._new, ignore_errors=True)
+        self.discard_store()
 
     def spill(self, store: MosaicMemoryStore) -> None:
         """Save a store."""
         store.save(self._store)
 
     def open_store(self, num_threads: int) -> MosaicMemoryStore:
-        """The store that was spilled or, if none was, that of the snapshot."""
-        if not (self._store / "manifest.json").is_file():
-            return self.open_snapshot(num_threads)
+        """The store that was spilled."""
         return MosaicMemoryStore.open(self._store, num_threads=num_threads)
 
     def snapshot(self, store: MosaicMemoryStore) -> None:
         """Save a store as the snapshot, in place of the one before, of which nothing is lost until it is durable."""
         store.save(self._store)
-        new = self.path / "snapshot.new"
-        shutil.rmtree(new, ignore_errors=True)
-        linked_copy(self._store, new)
-        put_folder_in_place(new, self._snapshot)
+        for left in (self._new, self._replaced):  # by a failure
+            shutil.rmtree(left, ignore_errors=True)
+        linked_copy(self._store, self._new)
+        put_folder_in_place(self._new, self._snapshot)
 
     def open_snapshot(self, num_threads: int) -> MosaicMemoryStore:
         """The store as of the snapshot."""
         self.discard_store()
         linked_copy(self._snapshot, self._store)
-        return MosaicMemoryStore.open(self._store, num_threads=num_threads)
+        return self.open_store(num_threads)
 
     def discard_store(self) -> None:
         """Forget what is not in the snapshot."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,11 +100,12 @@ class MemorySessions(Uncopied):
             raise StoreLockedError(f"folder: another process serves sessions in {self._folder}") from None
         self._process = os.getpid()
         for session in sessions_in(self._folder):
-            self.folder_of(session).discard_store()  # as its process was killed, the snapshot alone counts
+            self.folder_of(session).recover()
         self._lock = ForkSafeLock(rank=0)
         self._open: dict[str, MemorySession] = {}
         self._loaded: OrderedDict[str, MemorySession] = OrderedDict()  # not spilled, the least recently used first
         self._nbytes = self._spills = self._returns = 0
+        self._is_ended = False
 
     def open(self, session: str) -> MemorySession:
         """The session of an id: the open one; or that of its last snapshot; or a new one."""
@@ -111,8 +113,7 @@ class MemorySessions(Uncopied):
             with self._lock:
                 found = self._open.get(session)
             if found is None:
-                has_snapshot = self.folder_of(session).has_snapshot
-                found = self._begin(session, None if has_snapshot else self._template.fork())
+                found = self._begin(session)
             if not found._is_closed:
                 return found
             with found._moving:  # until it has ended
@@ -143,12 +144,17 @@ class MemorySessions(Uncopied):
             return SessionStatistics(len(self._open), spilled, self._nbytes, self._spills, self._returns)
 
     def close(self) -> None:
-        """End all sessions; each can be opened again at its last snapshot."""
+        """End all sessions; each can be opened again at its last snapshot, by another object."""
+        with self._lock:
+            if self._is_ended:
+                return
+            self._check_usable()
         for session in list(self):
             with self._lock:
                 found = self._open.get(session)
             if found is not None:
                 found.close()
+        self._is_ended = True
         self._held.release()
 
     def __enter__(self) -> MemorySessions:
@@ -166,18 +172,18 @@ class MemorySessions(Uncopied):
     def _context(self, store: MosaicMemoryStore, cameras: CameraTrajectory, window: int) -> MemoryContext:
         return self._pipeline._conditioner.context(store, cameras.padded(self._pipeline._cell), window)
 
-    def _begin(self, session: str, store: MosaicMemoryStore | None, *, is_new: bool = False) -> MemorySession:
-        """Add a session; with ``is_new``, it must not be there."""
+    def _begin(self, session: str, store: MosaicMemoryStore | None = None) -> MemorySession:
+        """Add a session: a new one with ``store``; without it, one that may be there, or have a snapshot."""
         made = MemorySession(self, session)
         with self._lock:
-            self._check_process()
-            found = self._open.get(session)
-            if is_new and (found is not None or made._folder.has_snapshot):
+            self._check_usable()
+            found, has_snapshot = self._open.get(session), made._folder.has_snapshot
+            if store is not None and (found is not None or has_snapshot):
                 raise ValueError(f"session: expected a new id, got {session!r}, which is there already")
             if found is None:
                 self._open[session] = found = made
-                if store is not None:
-                    self._load(made, store)
+                if not has_snapshot:
+                    self._load(made, self._template.fork() if store is None else store)
         self._make_room()
         return found
 
@@ -188,15 +194,16 @@ class MemorySessions(Uncopied):
             with session._moving:  # waits while another thread brings it back
                 store = self._taken(session, changes)
                 if store is None:
-                    self._replace(session, session._folder.open_store(self._num_threads))
+                    folder, was_spilled = session._folder, session._saved >= 0
+                    opened = (folder.open_store if was_spilled else folder.open_snapshot)(self._num_threads)
+                    self._replace(session, opened)
                     store = self._taken(session, changes)
         return store
 
     def _taken(self, session: MemorySession, changes: bool) -> MosaicMemoryStore | None:
         with self._lock:
-            self._check_process()
-            if session._is_closed:
-                raise ValueError(f"session {session.id!r} is closed: MemorySessions.open begins it again")
+            self._check_open(session)
+            session._is_stuck = False
             if session._store is not None:
                 self._loaded.move_to_end(session.id)
                 session._users += 1
@@ -204,12 +211,15 @@ class MemorySessions(Uncopied):
             return session._store
 
     def _give_back(self, session: MemorySession, changes: bool) -> None:
+        self._release(session, changes)
+        self._make_room()
+
+    def _release(self, session: MemorySession, changes: bool) -> None:
         with self._lock:
             session._users -= 1
             session._changes += changes  # again: what was saved meanwhile may lack a part of it
             if session._store is not None:
                 self._count(session, session._store.nbytes)
-        self._make_room()
 
     def _replace(self, session: MemorySession, store: MosaicMemoryStore) -> None:
         """Give a session the store that has come from disk."""
@@ -219,12 +229,16 @@ class MemorySessions(Uncopied):
             self._returns += 1
 
     def _make_room(self) -> None:
-        """Spill the least recently used memories while all together are too large."""
+        """Spill the least recently used memories while all together are too large.
+
+        One that cannot be spilled stays, with a warning: it is not the fault of the call that has made room necessary.
+        """
         while True:
             with self._lock:
                 if self._nbytes <= self._most:
                     return
-                idle = (each for each in self._loaded.values() if not each._users and not each._is_leaving)
+                loaded = self._loaded.values()
+                idle = (each for each in loaded if not (each._users or each._is_leaving or each._is_stuck))
                 session = next(idle, None)
                 if session is None:
                     return
@@ -233,6 +247,13 @@ class MemorySessions(Uncopied):
             try:
                 with session._moving:
                     self._spill(session)
+            except (OSError, ValueError) as error:
+                session._is_stuck = True
+                warnings.warn(
+                    f"session {session.id!r} cannot be spilled, so memories may exceed max_bytes: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             finally:
                 with self._lock:
                     session._is_leaving = False
@@ -257,6 +278,7 @@ class MemorySessions(Uncopied):
     def _end(self, session: MemorySession, forget: bool) -> None:
         with session._moving:
             with self._lock:
+                self._check_usable()
                 if session._is_closed:
                     return
                 session._is_closed = True
@@ -288,7 +310,14 @@ class MemorySessions(Uncopied):
         self._nbytes += nbytes - session._counted
         session._counted = nbytes
 
-    def _check_process(self) -> None:
+    def _check_open(self, session: MemorySession) -> None:
+        self._check_usable()
+        if session._is_closed:
+            raise ValueError(f"session {session.id!r} is closed: MemorySessions.open begins it again")
+
+    def _check_usable(self) -> None:
+        if self._is_ended:
+            raise ValueError("sessions are closed: make another MemorySessions of the same folder")
         if os.getpid() != self._process:
             raise RuntimeError("sessions belong to the process that made them, not to one that was forked from it")
 
