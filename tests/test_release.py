@@ -115,6 +115,36 @@ def test_eviction_of_released_ones(rng, tmp_path):
     assert min(limited.describe_patches(limited.patch_ids)["timestamp"]) > 0
 
 
+_MANY_FILES = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+import numpy as np
+from mosaicmem import CameraIntrinsics, CameraPose, MosaicMemoryStore
+from mosaicmem.memory.storage import keyframe_files
+
+keyframe_files._SEGMENT_BYTES, keyframe_files._SMALL_BYTES = 1, 0  # a file for each keyframe
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+camera, store = CameraIntrinsics.from_fov(16, 16, fov_x=1.0), MosaicMemoryStore()
+for i in range(100):
+    store.insert_keyframe(np.zeros((2, 2, 3)), np.full((2, 2), 2.0), camera, CameraPose(np.eye(4), float(i)))
+store.save(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 2000))
+assert len(MosaicMemoryStore.open(sys.argv[1])) == 100
+if sys.version_info < (3, 13):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        MosaicMemoryStore.open(sys.argv[1])
+    except OSError as error:
+        assert "the limit of this process, 64: raise it" in str(error), error
+    else:
+        raise AssertionError
+"""
+
+
+def test_more_files_than_the_soft_limit(tmp_path):
+    subprocess.run([sys.executable, "-c", _MANY_FILES, str(tmp_path / "store"), "."], check=True)
+
+
 _GROWTH = """
 import sys
 sys.path.insert(0, sys.argv[2])

@@ -47,6 +47,7 @@ def work(rank, world, meet):
         compare(rank, world, uneven, torch.float32)
     compare(rank, world, False, torch.bfloat16)
     nothing_anywhere()
+    under_autocast(rank)
     torch.distributed.destroy_process_group()
 
 
@@ -69,6 +70,14 @@ def compare(rank, world, uneven, dtype):
             continue
         error = (made.double() - wanted.double()).abs().max()
         assert error <= tolerance * max(1.0, float(wanted.abs().max())), f"{name} of rank {rank}, {uneven}: {error}"
+
+
+def under_autocast(rank):
+    q, k, v, _ = inputs()
+    tokens = TOKENS if rank == 1 else 0
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = sharded_attention(q, k[:, :, :tokens], v[:, :, :tokens])
+    assert out.dtype == torch.bfloat16  # on the ranks without tokens too
 
 
 def nothing_anywhere():

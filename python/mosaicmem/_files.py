@@ -6,18 +6,21 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from mosaicmem._json import decode_json, parse_json
 from mosaicmem._opening import open_regular, read_bytes
 from mosaicmem.errors import FormatError
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -97,6 +100,31 @@ def _exchange(one: Path, other: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+def with_many_files(make: Callable[[], _T]) -> _T:
+    """What ``make`` returns; if too many files are open for it, after raising the soft limit of the process.
+
+    Before Python 3.13 each mapped file keeps one open, and the usual soft limit of 1024 is for programs that cannot
+    deal with more.
+
+    Raises
+    ------
+    OSError
+        More than the hard limit permits; the message says what to do.
+    """
+    try:
+        return make()
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == hard:
+            raise OSError(
+                error.errno, f"more files would be open than the limit of this process, {hard}: raise it (ulimit -Hn)"
+            ) from error
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return make()
 
 
 def sync_tree(folder: Path) -> None:

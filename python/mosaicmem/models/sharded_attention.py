@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from mosaicmem.models.softmax import attend
+from mosaicmem.models.softmax import attend, in_autocast
 
 
 def sharded_attention(
@@ -50,7 +50,7 @@ def sharded_attention(
     if k.shape[2]:
         out, lse = attend(q, k, v, mask)
     else:  # nothing of its own, but the others wait for it
-        out = q * 0
+        out = in_autocast(q)[0] * 0
         lse = torch.full(q.shape[:3], -torch.inf, dtype=torch.float32, device=q.device)
     merged, total = _Merged.apply(out, lse, group)
     return merged, total

@@ -28,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     lse : (B, H, N) float32
         Of the scaled logits.
     """
-    q, k, v = _same_dtype(q, k, v)
+    q, k, v = in_autocast(q, k, v)
     dim, scale = q.shape[-1], q.shape[-1] ** -0.5
     if mask is None:
         return _apply(q, k, v, scale)
@@ -55,7 +55,7 @@ def merge(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor, gate: Tensor
     return out.lerp(more, weight.type_as(out))
 
 
-def _same_dtype(*tensors: Tensor) -> list[Tensor]:
+def in_autocast(*tensors: Tensor) -> list[Tensor]:
     """All in autocast's dtype, as torch's own attention would have them; without autocast, unchanged."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):

@@ -168,6 +168,8 @@ def _map_all(path: Path, *, whole: bool = False) -> tuple[Manifest, list[MappedT
             if time.monotonic() > until:
                 raise FormatError(path, "is being saved to too often to be read") from None
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # says nothing about the files
             raise FormatError(path, f"{Path(str(error.filename)).name} {_why_not(error)}") from None
         else:
             states = [mapped[entry] for entry in manifest.states]

@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicmem._files import sync_folder
+from mosaicmem._files import sync_folder, with_many_files
 from mosaicmem._json import decode_json, parse_json
 from mosaicmem.errors import FormatError
 from mosaicmem.memory.storage.manifest import FileEntry
@@ -35,6 +36,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_EXTENT = 2**40
 _CHUNK = 2**20
+_KEEPS_NO_FILE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int) -> FileEntry:
@@ -155,7 +157,8 @@ class MappedTensors:
 
     def __init__(self, folder: Path, entry: FileEntry, *, whole: bool = False) -> None:
         self.path = folder / entry.name
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = with_many_files(lambda: os.open(self.path, flags))
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -166,7 +169,7 @@ class MappedTensors:
             header = os.pread(descriptor, end, 0)
             if hashlib.sha256(header).hexdigest() != entry.header_sha256:
                 raise FormatError(self.path, "damaged: its header does not match the manifest's checksum")
-            self._file = MappedFile(descriptor, 0, access=mmap.ACCESS_READ)
+            self._file = with_many_files(lambda: MappedFile(descriptor, 0, access=mmap.ACCESS_READ, **_KEEPS_NO_FILE))
         finally:
             os.close(descriptor)
         self._file.path, self._file.entry = self.path, entry
