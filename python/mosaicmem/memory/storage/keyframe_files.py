@@ -18,7 +18,7 @@ from mosaicmem.memory.storage.tensors import MappedFile, copy_file, write_tensor
 
 _SEGMENT_BYTES = 64 * 2**20  # approximate size of a keyframe file
 _SEGMENT_KEYFRAMES = 16384
-_WRITERS = 2  # threads
+_WRITERS = 3  # threads
 _SMALL_BYTES = 16 * 2**20
 _MOST_SMALL = 64  # small keyframe files; more are merged
 
