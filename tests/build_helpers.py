@@ -49,9 +49,5 @@ def fatal_vae():
     os._exit(3)
 
 
-def fatal_vae():
-    os._exit(3)
-
-
 def no_vae():
     return 7

@@ -128,10 +128,6 @@ def cut_short(*_):
     raise KeyboardInterrupt
 
 
-def cut_short(*_):
-    raise KeyboardInterrupt
-
-
 def seed_of(number):
     return int.from_bytes(hashlib.sha256(f"{CONFIG.seed} {number}".encode()).digest()[:7], "little")
 
@@ -203,39 +199,6 @@ class TestFailures:
         build(sources, output, settings, workers=1)
         assert sorted(path.name for path in (output / "shards").iterdir()) == before  # no shard of before is left
 
-    def test_others_of_its_group_are_built(self, scenes, tmp_path):
-        deadly = shutil.copytree(scenes[0], tmp_path / "deadly")
-        for path in deadly.glob("*.color.png"):
-            Image.fromarray(np.full((64, 96, 3), (255, 0, 0), np.uint8)).save(path)
-        config = changed(vae="build_helpers:DeadlyVAE", sequences_per_shard=3)
-        report = build([scenes[0], deadly, scenes[1]], tmp_path / "out", config, workers=1)
-        assert [failed["number"] for failed in report.failed] == [1]
-        assert {sample["sequence"] for sample in ShardDataset(tmp_path / "out")} == {0, 2}
-
-    def test_processes_that_never_begin_end_the_build(self, scenes, tmp_path):
-        with pytest.raises(RuntimeError, match="3 processes of the build in turn died before it was ready.*exit code 3"):
-            build(scenes, tmp_path / "out", changed(vae="build_helpers:fatal_vae"), workers=1)
-
-    def test_a_retry_that_is_cut_short_leaves_nothing_that_misleads(self, scenes, tmp_path, monkeypatch):
-        sources, output = [tmp_path / "late", scenes[0]], tmp_path / "out"
-        settings = changed(sequences_per_shard=2, shard_bytes=1024)
-        build(sources, output, settings, workers=1)
-        before = sorted(path.name for path in (output / "shards").iterdir())
-        shutil.copytree(scenes[1], tmp_path / "late")
-        with monkeypatch.context() as patch:
-            patch.setattr("mosaicmem.scale.building.run_in_processes", cut_short)
-            with pytest.raises(KeyboardInterrupt):
-                build(sources, output, settings, workers=1, retry_failed=True)
-        with pytest.raises(FileNotFoundError, match="is the build finished"):
-            ShardDataset(output)
-        report = build(sources, output, settings, workers=1)
-        assert (report.failed, report.done_before) == ([], 0)
-        assert len(list(ShardDataset(output))) == 4
-        (tmp_path / "late").rename(tmp_path / "later")
-        (output / "shards" / "000000.json").unlink()
-        build(sources, output, settings, workers=1)
-        assert sorted(path.name for path in (output / "shards").iterdir()) == before  # no shard of before is left
-
     @pytest.mark.parametrize(
         ("vae", "message"),
         [
@@ -264,14 +227,6 @@ class TestFailures:
             build(scenes, built, changed(window=4))
         with pytest.raises(ValueError, match="its sources were 4 others, now 3"):
             build(scenes[:3], built, CONFIG)
-
-    def test_files_of_others_stay(self, scenes, tmp_path):
-        build(scenes[:1], tmp_path / "out", CONFIG, workers=1)
-        (tmp_path / "out" / ".gitignore").write_text("shards")
-        (tmp_path / "out" / "shards" / ".000000-000.tar.0123abcd").write_text("left by a kill")
-        build(scenes[:1], tmp_path / "out", CONFIG, workers=1)
-        assert (tmp_path / "out" / ".gitignore").exists()
-        assert not (tmp_path / "out" / "shards" / ".000000-000.tar.0123abcd").exists()
 
     def test_files_of_others_stay(self, scenes, tmp_path):
         build(scenes[:1], tmp_path / "out", CONFIG, workers=1)

@@ -167,26 +167,6 @@ def test_remote_shards_are_read_by_workers(built):
     assert {each for batch in loader for each in batch_keys(batch)} == EVERY
 
 
-@pytest.mark.filterwarnings("ignore:This process")  # is multi-threaded, and forks
-def test_remote_shards_are_read_by_workers(built):
-    fsspec = pytest.importorskip("fsspec")
-    from fsspec.asyn import AsyncFileSystem
-    from fsspec.implementations.local import LocalFileSystem
-
-    class Unforkable(AsyncFileSystem):
-        """As the file systems of object stores are."""
-
-        protocol = "unforkable"
-        cachable = False
-
-        async def _cat_file(self, path, start=None, end=None, **_):
-            return LocalFileSystem().cat_file("/" + path.lstrip("/"), start, end)
-
-    fsspec.register_implementation("unforkable", Unforkable, clobber=True)
-    loader = ShardLoader(ShardDataset(f"unforkable://{built}"), batch_size=2, num_workers=1)
-    assert {each for batch in loader for each in batch_keys(batch)} == EVERY
-
-
 class TestDamage:
     @pytest.fixture
     def copy(self, built, tmp_path):
@@ -224,52 +204,6 @@ class TestDamage:
         path.write_bytes(content)
         with suppress(FormatError):
             assert len(list(ShardDataset(copy))) == 15
-
-    @pytest.mark.parametrize(
-        "shard",
-        [
-            ["shards/../../secret-000.tar", 3, 100],
-            ["/etc/000000-000.tar", 3, 100],
-            ["shards/000000-000.tar", 10**12, 100],
-            ["shards/000000-000.tar", 3.0, 100],
-            ["shards/000000-000.tar", -3, 100],
-            ["shards/000000-000.tar", 3, 10**30],
-            ["shards/000000-000.tar", 3],
-            7,
-        ],
-    )
-    def test_an_index_of_impossible_shards(self, copy, shard):
-        index = json.loads((copy / "index.json").read_text())
-        index["shards"][0] = shard
-        (copy / "index.json").write_text(json.dumps(index))
-        with pytest.raises(FormatError, match=r"index\.json"):
-            ShardDataset(copy)
-
-    @pytest.mark.parametrize("ends", [(0.0, 100.0), (0, 10**14), (-5, 100), (100, 0), ("0", "9")])
-    def test_impossible_places_of_samples(self, copy, ends):
-        path = copy / "shards" / "000001.json"
-        record = json.loads(path.read_text())
-        record["shards"][0]["samples"][0][1:] = ends
-        path.write_text(json.dumps(record))
-        with pytest.raises(FormatError):
-            list(ShardDataset(copy))
-
-    def test_a_member_of_negative_size(self, copy):
-        path = copy / "shards" / "000001-000.tar"
-        content = bytearray(path.read_bytes())
-        content[124:136] = (-1024).to_bytes(12, "big", signed=True)
-        content[148:156] = b" " * 8
-        content[148:156] = b"%06o\0 " % sum(content[:512])
-        path.write_bytes(content)
-        with pytest.raises(FormatError, match="expected a regular file"):
-            list(ShardDataset(copy))
-
-    def test_a_group_of_many_shards(self, tmp_path):
-        config = CONFIG.model_copy(update={"step": 1, "stores": False, "shard_bytes": 1024, "sequences_per_shard": 6})
-        build(write_scenes(tmp_path, 6), tmp_path / "out", config)
-        assert len(list((tmp_path / "out" / "shards").glob("*.tar"))) > 64
-        for shuffle in (False, True):
-            assert len(keys(ShardDataset(tmp_path / "out", shuffle=shuffle, mixed=1))) > 64
 
     @pytest.mark.parametrize(
         "shard",

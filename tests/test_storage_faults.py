@@ -105,6 +105,24 @@ class TestPower:
         for at in [i for i, what in enumerate(calls) if what.startswith("sync")]:
             self.check(monkeypatch, tmp_path, states, at, 6, rng)
 
+    def test_a_durable_save_makes_up_for_those_that_were_not(self, monkeypatch, tmp_path, states):
+        with monkeypatch.context() as patch:
+            disk = Disk(patch)
+            for number, store in enumerate(four_saves()):
+                store.save(tmp_path / "root" / "store", durable=False)
+                assert not any(what.startswith("sync") for what in disk.steps[-5:])
+                store.save(tmp_path / "root" / "store")
+                disk.journal.append(("acknowledged", number))
+            store.close()
+        rng = random.Random(3)
+        ends = [at + 1 for at, entry in enumerate(disk.journal) if entry[0] == "acknowledged"]
+        for number, at in enumerate(ends):
+            for trial in range(10):
+                copy = tmp_path / f"{number}-{trial}"
+                disk.after_power_cut(at, rng, tmp_path / "root", copy)
+                storage.verify(copy / "store")
+                assert fingerprint(MosaicMemoryStore.open(copy / "store"), POSE) == states[number]
+
     @pytest.mark.slow
     def test_goes_very_often(self, monkeypatch, tmp_path, states):
         rng = random.Random(2)

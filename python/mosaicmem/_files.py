@@ -24,10 +24,11 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | Path, *, durably: bool = True) -> Iterator[IO[bytes]]:
     """A binary file that durably replaces ``path`` when the block ends without an error.
 
-    It keeps the permissions of the file that it replaces; a new file gets those that the umask leaves.
+    Without ``durably`` it does not wait for the disk. It keeps the permissions of the file that it replaces; a new file
+    gets those that the umask leaves.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -37,12 +38,14 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             file.flush()
             with suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), stat.S_IMODE(os.stat(path).st_mode))
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+    if durably:
+        sync_folder(path.parent)
 
 
 def make_folder(path: str | Path) -> None:
@@ -153,9 +156,9 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, *, durably: bool = True) -> None:
     """``value`` as indented JSON, atomically."""
-    with atomic_write(path) as file:
+    with atomic_write(path, durably=durably) as file:
         file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 

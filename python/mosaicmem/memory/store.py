@@ -236,7 +236,13 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
         return other
 
     def save(
-        self, path: str | Path, *, label: str = "", attachment: Attachment | None = None, release: bool = False
+        self,
+        path: str | Path,
+        *,
+        label: str = "",
+        attachment: Attachment | None = None,
+        release: bool = False,
+        durable: bool = True,
     ) -> None:
         """Save the store to a folder; `mosaicmem.memory.storage` documents its layout.
 
@@ -255,7 +261,10 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             Arrays and texts to keep with the store from this save on; see `mosaicmem.memory.storage.read_attachment`.
         release : bool
             Free the memory of what is saved: from then on latents, depth and images are read from the files, as in a
-            store that was opened. So a store can grow larger than memory; its index, about 40 bytes per patch, stays.
+            store that was opened. So a store can grow larger than memory; its index, about 50 bytes per patch, stays.
+        durable : bool
+            False: do not wait for the disk, for what may be lost with the power. The next save that is durable makes up
+            for it; until then, not even the save before is safe from a power cut.
 
         Raises
         ------
@@ -277,7 +286,7 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             exported = self._exported()
             with self._lock:
                 next_frame_id = self._next_frame_id
-            self._home.save(Path(path), exported, self._settings(), next_frame_id, label, attachment)
+            self._home.save(Path(path), exported, self._settings(), next_frame_id, label, attachment, durable)
             if release:
                 self._core.remap(*self._home.mapped(exported))
 

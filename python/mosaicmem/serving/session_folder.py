@@ -52,8 +52,8 @@ class SessionFolder:
         self.discard_store()
 
     def spill(self, store: MosaicMemoryStore) -> None:
-        """Save a store."""
-        store.save(self._store)
+        """Save a store, for this process alone."""
+        store.save(self._store, durable=False)
 
     def open_store(self, num_threads: int) -> MosaicMemoryStore:
         """The store that was spilled."""

@@ -70,6 +70,7 @@ class StoreFolder(Uncopied):
     _next_number: int = 1  # of a file; never reused, even after a failed save
     _attempt: tuple[Manifest, dict[int, Place], dict[int, Record]] | None = None
     _is_durable: bool = True  # False from the first write of a save until all of it is known to be on the disk
+    _durably: bool = True  # whether the save in progress waits for the disk
     _damaged: set[int] = field(default_factory=set)  # numbers of damaged files, which are kept as they are
     _lock: FolderLock | None = None
     _saving: ForkSafeLock = field(default_factory=lambda: ForkSafeLock(rank=1, over_io=True))
@@ -87,17 +88,20 @@ class StoreFolder(Uncopied):
         attachment: Attachment | None = None,
         *,
         densely: bool = False,
+        durably: bool = True,
     ) -> None:
         """Save the exported state of a store. The previous state stays valid until the new manifest replaces it.
 
-        With ``densely``, what is there is written again where that makes the folder smaller.
+        With ``densely``, what is there is written again where that makes the folder smaller. Without ``durably``, the
+        disk is not waited for; the next durable save makes up for it.
         """
         with self._saving:
             self._take_lock()
-            self._make_durable()
-            self._is_durable = False
+            if durably:
+                self._make_durable()
+            self._is_durable, self._durably = False, durably
             self._save(exported, settings, next_frame_id, label, attachment, densely)
-            self._is_durable = True
+            self._is_durable = durably
             self._remove_leftovers()
 
     def _save(
@@ -111,7 +115,7 @@ class StoreFolder(Uncopied):
     ) -> None:
         self._next_number = max(self._next_number, self.manifest.next_file if self.manifest else 1)
         before = self.manifest.keyframes if self.manifest else []
-        files = KeyframeFiles(self.path, before, self.places, self._damaged, self._take_number, densely)
+        files = KeyframeFiles(self.path, before, self.places, self._damaged, self._take_number, densely, self._durably)
         places, keyframe_files = files.write(keyframes_of(exported))
         recorded = _records(exported, places)
         state_files = self._write_changes(exported, recorded, densely)
@@ -136,7 +140,7 @@ class StoreFolder(Uncopied):
         if manifest != self.manifest:
             self._expect_unchanged()  # check again, in case the lock did not keep others out
             self._attempt = (manifest, places, recorded)
-            manifest.write(self.path)
+            manifest.write(self.path, durably=self._durably)
         else:
             self._attempt = (manifest, places, recorded)
         self._settle()
@@ -238,7 +242,8 @@ class StoreFolder(Uncopied):
     def _write(
         self, kind: str, number: int, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int
     ) -> FileEntry:
-        return write_tensors(self.path / new_name(kind, number), tensors, metadata, rows=rows)
+        path = self.path / new_name(kind, number)
+        return write_tensors(path, tensors, metadata, rows=rows, durably=self._durably)
 
     def _write_state(
         self,

@@ -37,13 +37,14 @@ class StoreHome(Uncopied):
         next_frame_id: int,
         label: str,
         attachment: Attachment | None,
+        durably: bool = True,
     ) -> None:
         """See `MosaicMemoryStore.save`. The caller holds ``saving`` since before it exported the store."""
         if len(label) > MAX_LABEL:
             raise ValueError(f"label: expected at most {MAX_LABEL} characters, got {len(label)}")
         folder = self._known(path.resolve()) or StoreFolder(path)
         try:
-            folder.save(exported, settings, next_frame_id, label, attachment)
+            folder.save(exported, settings, next_frame_id, label, attachment, durably=durably)
         except BaseException:
             if folder is not self._folder:
                 folder.close()

@@ -68,6 +68,8 @@ class KeyframeFiles:
         Returns the number of the next file.
     densely : bool
         Rewrite every file that holds a dead keyframe, and all small ones.
+    durably : bool
+        Wait for the disk.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class KeyframeFiles:
     damaged: set[int]
     take_number: Callable[[], int]
     densely: bool = False
+    durably: bool = True
 
     def write(self, keyframes: dict[int, StoredKeyframe]) -> tuple[dict[int, Place], list[FileEntry]]:
         """Write new and moved keyframes; return where all keyframes are, and the files that hold them."""
@@ -157,7 +160,8 @@ class KeyframeFiles:
             for name, array in keyframes[serial].arrays.items():
                 tensors[f"{position}.{name}"] = array
         metadata = {"format": "mosaicmem keyframes; U16 is bfloat16"}
-        return write_tensors(self.path / new_name("keyframes", number), tensors, metadata, rows=len(serials))
+        path = self.path / new_name("keyframes", number)
+        return write_tensors(path, tensors, metadata, rows=len(serials), durably=self.durably)
 
 
 def _groups(serials: Iterable[int], keyframes: dict[int, StoredKeyframe]) -> Iterator[list[int]]:

@@ -103,9 +103,9 @@ class Manifest(_Strict):
         body = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(body.encode()).hexdigest()
 
-    def write(self, folder: Path) -> None:
-        """Durably replace the manifest of ``folder``."""
-        write_json(folder / MANIFEST, {**self._content(), "checksum": self.checksum})
+    def write(self, folder: Path, *, durably: bool = True) -> None:
+        """Replace the manifest of ``folder``."""
+        write_json(folder / MANIFEST, {**self._content(), "checksum": self.checksum}, durably=durably)
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")

@@ -39,15 +39,17 @@ _CHUNK = 2**20
 _KEEPS_NO_FILE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int) -> FileEntry:
-    """Write a file durably; it gets its name only when it is complete.
+def write_tensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str], *, rows: int, durably: bool = True
+) -> FileEntry:
+    """Write a file, durably unless told otherwise; it gets its name only when it is complete.
 
     Writes in chunks that do not hold the GIL for long, so that other threads keep running.
     """
     arrays = sorted(tensors.items(), key=_order)
     header = _header_of(arrays, metadata)
     digest = hashlib.sha256(header)
-    with _new_file(path) as file:
+    with _new_file(path, durably=durably) as file:
         file.write(header)
         for _, array in arrays:
             content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
@@ -78,19 +80,21 @@ def copy_file(source: mmap.mmap, path: Path) -> None:
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which gets its name and is durable when the block ends."""
+def _new_file(path: Path, *, durably: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write, which gets its name, and is durable, when the block ends."""
     temporary = path.with_name(f".{path.name}.writing")
     with open(temporary, "xb") as file:
         try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+    if durably:
+        sync_folder(path.parent)
 
 
 def _header_of(arrays: list[tuple[str, NDArray[Any]]], metadata: dict[str, str]) -> bytes:
