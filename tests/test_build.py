@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from build_helpers import CONFIG, content, write_scenes  # noqa: E402
+from import_helpers import write_photos  # noqa: E402
 from mosaicmem import MosaicMemoryStore, StoreLockedError, SyntheticVAE  # noqa: E402
 from mosaicmem.datasets import open_sequence  # noqa: E402
 from mosaicmem.models.training import RevisitDataset  # noqa: E402
@@ -115,6 +116,20 @@ class TestContent:
         assert len(samples) == 8
         own = next(iter(ShardDataset(built, shuffle=False)))
         np.testing.assert_array_equal(samples[0]["latents.npy"], own["latents"])
+
+    def test_footage_is_imported_first(self, tmp_path):
+        pytest.importorskip("pycolmap")
+        pytest.importorskip("cv2")
+        photos = write_photos(tmp_path / "photos")
+        settings = changed(window=4, size=(96, 64), imports=True)
+        report = build([photos], tmp_path / "out", settings, workers=1)
+        assert (report.sequences, report.failed) == (1, [])
+        samples = list(ShardDataset(tmp_path / "out"))
+        assert len(samples) >= 3
+        assert any(sample["memory"].mask.any() for sample in samples)
+        assert not (tmp_path / "out" / ".work").exists()
+        report = build([photos], tmp_path / "without", changed(window=4, size=(96, 64)), workers=1)
+        assert "mosaicmem import makes a sequence of photos" in report.failed[0]["error"]
 
     def test_small_shards_are_continued_and_short_sequences_share_one(self, scenes, tmp_path):
         small = changed(shard_bytes=1024, sequences_per_shard=3, stores=False)
