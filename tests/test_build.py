@@ -277,6 +277,15 @@ class TestInterruptions:
         environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         return [sys.executable, "-m", "mosaicmem", *arguments], environment
 
+    def kill_on_the_way(self, run, output, before, pause, of_workers_first):
+        """Kill a build after it has done one more group, and a pause; and a worker before that."""
+        wait_for(lambda: run.poll() is not None or len(records(output)) > before)
+        time.sleep(pause)
+        if of_workers_first and run.poll() is None:
+            for worker in children(run.pid)[:1]:
+                os.kill(worker, signal.SIGKILL)
+            wait_for(lambda: run.poll() is not None or len(records(output)) > before + 1)
+
     def test_whatever_is_killed_nothing_is_lost_or_made_twice(self, tmp_path):
         scenes = write_scenes(tmp_path, 6)
         output, chance = tmp_path / "out", random.Random(3)
@@ -285,19 +294,10 @@ class TestInterruptions:
         while True:
             run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             try:
-                before = len(done)
-                while run.poll() is None and len(records(output)) < before + 1:
-                    time.sleep(0.01)
-                time.sleep(0.3 * chance.random())
-                if run.poll() is None and kills % 2:
-                    for worker in children(run.pid)[:1]:
-                        os.kill(worker, signal.SIGKILL)
-                    while run.poll() is None and len(records(output)) < before + 2:
-                        time.sleep(0.01)
-                if run.poll() is None:
-                    run.kill()
+                self.kill_on_the_way(run, output, len(done), 0.3 * chance.random(), kills % 2 == 1)
                 kills += 1
             finally:
+                run.kill()
                 _, said = run.communicate()
             now = records(output)
             assert {name: now.get(name) for name in done} == done  # none made again
@@ -315,16 +315,12 @@ class TestInterruptions:
         scenes = write_scenes(tmp_path, 4)
         command, environment = self.command(scenes, tmp_path / "out")
         run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while not records(tmp_path / "out"):
-            time.sleep(0.01)
+        wait_for(lambda: run.poll() is not None or records(tmp_path / "out"))
         workers = children(run.pid)
         run.kill()
         run.wait()
         assert workers
-        until = time.monotonic() + 20
-        while any(is_running(worker) for worker in workers):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(lambda: not any(is_running(worker) for worker in workers))
 
     def test_two_builds_at_once_are_refused(self, scenes, built):
         from mosaicmem.memory.storage.lock import FolderLock
@@ -342,6 +338,13 @@ class TestInterruptions:
         report = build(scenes, copy, CONFIG, workers=1)
         assert report.done_before == 3
         assert content(copy) == content(built)
+
+
+def wait_for(happened, seconds=120):
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def records(output):

@@ -11,8 +11,6 @@ from mosaicmem import CameraPose, CameraTrajectory, KeyframeRetrieval, MosaicMem
 from mosaicmem.memory.storage import compact, verify
 from mosaicmem.memory.storage.tensors import MappedFile
 
-pytestmark = pytest.mark.kernel
-
 POSE = CameraPose.look_at([0.2, 0.1, -1.0], [0, 0, 2], timestamp=50.0)
 
 
@@ -24,6 +22,7 @@ def canvas(store):
     return KeyframeRetrieval().retrieve(store, CameraTrajectory([POSE], K), 8).latents
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_nothing_else_changes(rng, tmp_path, dtype):
     store, _ = filled_store(rng, 5, latent_dtype=dtype)
@@ -35,6 +34,7 @@ def test_nothing_else_changes(rng, tmp_path, dtype):
     assert store.nbytes == size
 
 
+@pytest.mark.kernel
 def test_images_subcells_and_confidence(rng, tmp_path):
     store = MosaicMemoryStore()
     latents, depth, pose = random_keyframe(rng, 0.0)
@@ -55,6 +55,7 @@ def test_images_subcells_and_confidence(rng, tmp_path):
         assert MappedFile.of(other) is not None
 
 
+@pytest.mark.kernel
 def test_forks_and_snapshots_keep_what_they_have(rng, tmp_path):
     store, _ = filled_store(rng, 3)
     other, snapshot, before = store.fork(), store.snapshot(), fingerprint(store, POSE)
@@ -65,6 +66,7 @@ def test_forks_and_snapshots_keep_what_they_have(rng, tmp_path):
     assert fingerprint(store, POSE) == fingerprint(other, POSE) == before
 
 
+@pytest.mark.kernel
 def test_shared_keyframes_stay_shared(rng, tmp_path):
     store, _ = filled_store(rng, 3)
     aside = np.eye(4)
@@ -83,6 +85,7 @@ def test_shared_keyframes_stay_shared(rng, tmp_path):
     assert store.nbytes == pytest.approx(reopened.nbytes, rel=0.01)
 
 
+@pytest.mark.kernel
 def test_a_store_goes_on_in_turns(rng, tmp_path):
     store, reference = MosaicMemoryStore(), MosaicMemoryStore()
     for turn in range(5):
@@ -103,6 +106,7 @@ def test_a_store_goes_on_in_turns(rng, tmp_path):
     assert fingerprint(MosaicMemoryStore.open(tmp_path / "store"), POSE) == fingerprint(reference, POSE)
 
 
+@pytest.mark.kernel
 def test_eviction_of_released_ones(rng, tmp_path):
     store, _ = filled_store(rng, 6)
     limited, _ = filled_store(np.random.default_rng(5), 6, max_bytes=int(0.8 * store.nbytes))

@@ -22,8 +22,6 @@ from mosaicmem import (
 )
 from mosaicmem.memory.tiles import TiledStore
 
-pytestmark = pytest.mark.kernel
-
 SIZE = 7.0  # metres
 
 
@@ -104,6 +102,7 @@ class TestAnswers:
             opened.append(again.statistics().opened)
         assert np.median(opened) < 0.5 * again.statistics().tiles
 
+    @pytest.mark.kernel
     def test_mosaics_are_those_of_one_store(self, rng, tmp_path):
         tiled, whole = filled(rng, tmp_path, open_patches=1)
         for _ in range(5):
@@ -147,6 +146,7 @@ class TestAnswers:
         for pose, ids in zip(views, before, strict=True):
             np.testing.assert_array_equal(again.retrieve(K, pose, top_k=10).ids, ids)
 
+    @pytest.mark.kernel
     def test_far_from_the_origin(self, rng, tmp_path):
         far = np.eye(4)
         far[:3, 3] = [4e5, -2e5, 3e5]
