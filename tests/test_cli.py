@@ -1,5 +1,6 @@
 """The command line as a whole, and the commands that need no scene."""
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -270,3 +271,10 @@ class TestBench:
         memory = figures["memory"]
         assert memory["seconds"] == pytest.approx(sum(memory["parts"].values()))
         assert memory["part_of_step"] == pytest.approx(memory["seconds"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
+def test_building_without_torch_says_what_is_missing(tmp_path):
+    done = run("build", tmp_path, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "needs torch: pip install torch (mosaicmem's extra [torch])" in done.stderr
