@@ -25,6 +25,7 @@ from mosaicmem.datasets import open_sequence  # noqa: E402
 from mosaicmem.models.training import RevisitDataset  # noqa: E402
 from mosaicmem.scale import ShardDataset, build, estimate  # noqa: E402
 from mosaicmem.scale.builder import OutputError  # noqa: E402
+from mosaicmem.scale.places import open_place  # noqa: E402
 
 OF_OTHERS = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # within libraries
 
@@ -64,8 +65,19 @@ class TestContent:
 
     def test_nor_on_where_it_goes(self, scenes, built, tmp_path):
         pytest.importorskip("fsspec")
-        build(scenes, f"local://{tmp_path}/far", CONFIG, workers=1, work=tmp_path)
+        build(scenes, f"local://{tmp_path}/far", CONFIG, workers=1, work=tmp_path / "work")
         assert content(tmp_path / "far") == content(built)
+
+    def test_object_stores_that_remove_anything(self, tmp_path, monkeypatch):
+        """They do not say that there was nothing to remove, so asking them until they do would never end."""
+        fsspec = pytest.importorskip("fsspec")
+        files = type(fsspec.filesystem("local"))
+        remove = files.rm_file
+        monkeypatch.setattr(files, "rm_file", lambda self, path: remove(self, path) if os.path.exists(path) else None)
+        place = open_place(f"local://{tmp_path}/far")
+        assert not place.remove("shards/000000-000.tar")
+        place.write("shards/000000-000.tar", b"")
+        assert [place.remove("shards/000000-000.tar") for _ in range(2)] == [True, False]
 
     def test_samples_are_those_of_a_revisit_dataset(self, scenes, built):
         dataset = RevisitDataset(
@@ -262,6 +274,7 @@ class TestFailures:
             ([], ValueError, "expected at least one sequence"),
             ("scene", TypeError, "expected a list of paths, got str"),
             (["a", "b", "a"], ValueError, "expected each sequence once"),
+            (["a", "s3://bucket/b"], ValueError, "folders that this machine reaches, got s3://bucket/b"),
         ],
     )
     def test_sources_are_checked(self, tmp_path, sources, error, message):

@@ -1,5 +1,6 @@
 """Compaction: the folder of a store as small as its content, which stays the same, also for those who read it."""
 
+import os
 import threading
 
 import numpy as np
@@ -129,6 +130,20 @@ class TestCopies:
         compact(folder)
         assert fingerprint(MosaicMemoryStore.open(tmp_path / "copy"), POSE) == expected
         verify(tmp_path / "copy")
+
+    def test_it_is_durable_also_of_a_save_that_was_not(self, rng, tmp_path, monkeypatch):
+        store, _ = filled_store(rng, 2)
+        store.save(tmp_path / "store", durable=False)
+        store.close()
+        synced, fsync = set(), os.fsync
+
+        def logged(descriptor):
+            synced.add(os.fstat(descriptor).st_ino)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", logged)
+        linked_copy(tmp_path / "store", tmp_path / "copy")
+        assert {path.stat().st_ino for path in (tmp_path / "copy").iterdir()} <= synced
 
     def test_without_links_it_copies(self, lived_in, tmp_path, monkeypatch):
         folder, store = lived_in

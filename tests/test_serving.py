@@ -204,6 +204,24 @@ class TestBudget:
             session.restore()
             check_shows(session, [0])
 
+    def test_a_snapshot_after_a_spill_is_on_the_disk(self, tmp_path, monkeypatch):
+        """A spill does not wait for the disk, and what comes back does not know it."""
+        synced, fsync = set(), os.fsync
+
+        def logged(descriptor):
+            synced.add(os.fstat(descriptor).st_ino)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", logged)
+        with MemorySessions(tmp_path, pipeline(), max_bytes=1) as sessions:
+            session = sessions.open("a")
+            observe(session, [0])
+            assert session.is_spilled
+            session.snapshot()
+            files = [path for path in (tmp_path / "session-a" / "snapshot").iterdir() if path.name != "lock"]
+            assert len(files) == 3
+            assert {path.stat().st_ino for path in files} <= synced
+
     def test_a_session_has_a_budget_of_its_own(self, tmp_path):
         each = self.bytes_of([0])
         with MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT, session_bytes=int(2.5 * each)) as sessions:

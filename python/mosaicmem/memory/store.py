@@ -263,8 +263,8 @@ class MosaicMemoryStore(StoreQueries, Uncopied):
             Free the memory of what is saved: from then on latents, depth and images are read from the files, as in a
             store that was opened. So a store can grow larger than memory; its index, about 50 bytes per patch, stays.
         durable : bool
-            False: do not wait for the disk, for what may be lost with the power. The next save that is durable makes up
-            for it; until then, not even the save before is safe from a power cut.
+            False: do not wait for the disk, for what may be lost with the power. The next durable save of this object
+            makes up for it; until then, not even the save before is safe from a power cut.
 
         Raises
         ------

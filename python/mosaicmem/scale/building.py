@@ -159,6 +159,9 @@ def checked_sources(sources: Sequence[str | Path]) -> list[str]:
         raise TypeError(f"sources: expected a list of paths, got {type(sources).__name__}")
     if not sources:
         raise ValueError("sources: expected at least one sequence, got none")
+    remote = next((source for source in sources if "://" in str(source)), None)
+    if remote is not None:
+        raise ValueError(f"sources: expected folders that this machine reaches, got {remote}; copy or mount it")
     paths = [str(Path(source).absolute()) for source in sources]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
@@ -220,6 +223,8 @@ def _work_folder(place: Place, given: str | Path | None) -> Iterator[Path]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     else:
+        if given is not None:
+            make_folder(given)
         with tempfile.TemporaryDirectory(prefix="mosaicmem-build-", dir=given) as name:
             yield Path(name)
 

@@ -146,10 +146,10 @@ class RemoteFolder(Place):
         """Remove a file."""
         files, root = self._reached()
         with _as_os_errors():
-            try:
-                files.rm_file(f"{root}/{name}")
-            except FileNotFoundError:
+            files.invalidate_cache()
+            if not files.exists(f"{root}/{name}"):  # object stores remove what is not there without a word
                 return False
+            files.rm_file(f"{root}/{name}")
             return True
 
 

@@ -17,7 +17,8 @@ def linked_copy(source: Path, target: Path) -> None:
     """Make the new folder ``target`` a copy of the store saved in ``source``, durably.
 
     The files of a store never change, so the copy has hard links to them, and costs no space; where the file system has
-    none, it copies. Nobody may save to ``source`` meanwhile. It is complete only when this returns.
+    none, it copies. Nobody may save to ``source`` meanwhile. It is complete only when this returns, and then durable,
+    also if the save to ``source`` was not.
     """
     manifest = read_manifest(source)
     make_folder(target)
@@ -28,6 +29,6 @@ def linked_copy(source: Path, target: Path) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             shutil.copyfile(source / entry.name, target / entry.name, follow_symlinks=False)
-            sync_file(target / entry.name)
+        sync_file(target / entry.name)  # takes no time if it is on the disk already
     sync_folder(target)
     manifest.write(target)
