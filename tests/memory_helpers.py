@@ -1,5 +1,7 @@
 """Filled stores, and their patches in the form that the reference takes."""
 
+import threading
+
 import numpy as np
 
 from conftest import random_pose
@@ -95,3 +97,25 @@ def fingerprint(store, pose):
     parts += [found.ids, found.scores, found.pixels, found.depth]
     parts += store.query_nearest(np.zeros((1, 3)), 10**6)
     return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
+
+def run_at_once(*works, times=1):
+    """Run each some times on a thread of its own, all from the same moment on. Raises the first failure."""
+    gate = threading.Barrier(len(works))
+    failures = []
+
+    def run(work):
+        try:
+            gate.wait()
+            for _ in range(times):
+                work()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]

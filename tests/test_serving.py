@@ -2,13 +2,10 @@
 
 import errno
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,50 +14,17 @@ import pytest
 
 from mosaicmem import (
     AutoregressivePipeline,
-    CameraIntrinsics,
-    PipelineConfig,
     StoreLockedError,
-    SyntheticWorld,
 )
 from mosaicmem.memory import MosaicMemoryStore
 from mosaicmem.serving import MemorySessions, RayMemorySessions
-
-CAMERA = CameraIntrinsics.from_fov(96, 64, fov_x=1.2)
-WORLD = SyntheticWorld(2)
-PATH = WORLD.leave_and_return(CAMERA, 12)
-CONFIG = PipelineConfig(top_k=16, max_keyframes=4)
-NO_LIMIT = 2**40
-
-
-def pipeline(**settings):
-    return AutoregressivePipeline(CONFIG.model_copy(update=settings))
+from serving_helpers import CAMERA, CONFIG, NO_LIMIT, PATH, WORLD, check_shows, observe, pipeline
 
 
 @pytest.fixture
 def sessions(tmp_path):
     with MemorySessions(tmp_path / "sessions", pipeline(), max_bytes=NO_LIMIT) as made:
         yield made
-
-
-def observe(session, frames):
-    for i in frames:
-        view = WORLD.render(CAMERA, PATH[i])
-        session.observe(view.image, view.depth, CAMERA, PATH[i])
-
-
-def expected(frames):
-    """What a pipeline shows that has observed some frames."""
-    made = pipeline()
-    observe(made, frames)
-    return made.align(PATH[:3])
-
-
-def check_shows(session, frames):
-    context, theirs = session.context(PATH[:3]), expected(frames)
-    np.testing.assert_array_equal(context.canvas, theirs.canvas)
-    np.testing.assert_array_equal(context.coverage, theirs.coverage)
-    if frames:
-        np.testing.assert_array_equal(context.mosaic.patch_scores, theirs.mosaic.patch_scores)
 
 
 class TestOneSession:
@@ -253,186 +217,6 @@ class TestBudget:
                 assert not session.is_spilled
             check_shows(session, [0])
             assert session.is_spilled
-
-
-class TestStaleHandles:
-    """A session that was closed, and whose id has begun again, is left alone by handles from before."""
-
-    @pytest.mark.parametrize("budget", [1, NO_LIMIT])
-    def test_nothing_reaches_the_new_one(self, tmp_path, budget):
-        with MemorySessions(tmp_path, pipeline(), max_bytes=budget) as sessions:
-            old = sessions.open("a")
-            observe(old, [0])
-            old.snapshot()
-            old.close()
-            new = sessions.open("a")
-            observe(new, [3])
-            for call in (old.restore, old.snapshot, lambda: old.context(PATH[:1]), lambda: old.fork("b")):
-                with pytest.raises(ValueError, match="session 'a' is closed"):
-                    call()
-            old.close(forget=True)
-            check_shows(new, [0, 3])
-            new.restore()
-            check_shows(new, [0])
-
-    def test_nor_does_a_closed_pool(self, tmp_path):
-        sessions = MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT)
-        session = sessions.open("a")
-        sessions.close()
-        sessions.close()
-        with pytest.raises(ValueError, match="sessions are closed: make another"):
-            sessions.open("a")
-        with pytest.raises(ValueError, match="sessions are closed"):
-            session.snapshot()
-
-    def test_a_forked_process_closes_nothing(self, tmp_path):
-        with MemorySessions(tmp_path, pipeline(), max_bytes=1) as sessions:
-            session = sessions.open("a")
-            observe(session, [0])
-            session.snapshot()
-            observe(session, [3])
-            child = os.fork()
-            if child == 0:
-                with suppress(BaseException):
-                    session.close()
-                with suppress(BaseException):
-                    sessions.close()
-                os._exit(0)
-            os.waitpid(child, 0)
-            check_shows(session, [0, 3])
-
-
-class TestRaces:
-    def meet(self, *works):
-        failures = []
-
-        def guarded(work):
-            try:
-                for _ in range(30):
-                    work()
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert failures == []
-
-    def test_snapshots_restores_and_spills_of_one_session(self, tmp_path):
-        with MemorySessions(tmp_path, pipeline(), max_bytes=1) as sessions:
-            session, other = sessions.open("a"), sessions.open("b")
-            observe(session, [0])
-            session.snapshot()
-            works = (session.snapshot, session.restore, lambda: session.context(PATH[:1]), lambda: observe(other, [0]))
-            self.meet(*works, session.snapshot, other.snapshot)
-            check_shows(session, [0])
-            session.restore()
-            check_shows(session, [0])
-
-    def test_opening_and_closing_keeps_the_snapshot(self, tmp_path):
-        with MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT) as sessions:
-            observe(sessions.open("a"), [0])
-            sessions.open("a").snapshot()
-
-            def work():
-                with suppress(ValueError):  # closed by another thread
-                    session = sessions.open("a")
-                    count = session.with_store(lambda store: store.statistics().keyframes)
-                    assert count == 1
-                    session.snapshot()
-                    session.close()
-
-            self.meet(work, work, work)
-            check_shows(sessions.open("a"), [0])
-
-    def test_forgetting_during_a_snapshot(self, tmp_path):
-        with MemorySessions(tmp_path, pipeline(), max_bytes=NO_LIMIT) as sessions:
-            for round_ in range(10):
-                session = sessions.open(str(round_))
-                observe(session, [0])
-
-                def snapshot(session=session):
-                    with suppress(ValueError):
-                        session.snapshot()
-
-                threads = [threading.Thread(target=snapshot) for _ in range(3)]
-                for thread in threads:
-                    thread.start()
-                session.close(forget=True)
-                for thread in threads:
-                    thread.join()
-                assert sessions.saved() == []
-
-
-class TestThreads:
-    def test_many_threads_on_few_sessions(self, tmp_path):
-        each = TestBudget().bytes_of([0, 3])
-        failures = []
-        with MemorySessions(tmp_path, pipeline(), max_bytes=2 * each) as sessions:
-            seen = {str(i): [] for i in range(5)}
-            lock = threading.Lock()
-
-            def work(seed):
-                chance = random.Random(seed)
-                try:
-                    for _ in range(25):
-                        id, what = str(chance.randrange(5)), chance.random()
-                        session = sessions.open(id)
-                        if what < 0.3:
-                            frame = chance.randrange(12)
-                            with lock:
-                                seen[id].append(frame)
-                            observe(session, [frame])
-                        elif what < 0.4:
-                            session.snapshot()
-                        else:
-                            session.context(PATH[:2])
-                except BaseException as error:
-                    failures.append(error)
-
-            threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert failures == []
-            assert sessions.statistics().spills > 0
-            for id, frames in seen.items():
-                count = sessions.open(id).with_store(lambda store: store.statistics().keyframes)
-                assert count == len(frames)
-
-    def test_closing_while_others_open(self, sessions):
-        failures = []
-
-        def work():
-            try:
-                for _ in range(50):
-                    session = sessions.open("a")
-                    with suppress(ValueError):  # closed
-                        observe(session, [0])
-                        session.close()
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert failures == []
-
-    def test_a_forked_process_is_refused(self, sessions):
-        session = sessions.open("a")
-        child = os.fork()
-        if child == 0:
-            try:
-                session.context(PATH[:1])
-            except RuntimeError:
-                os._exit(7)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 class TestProcesses:

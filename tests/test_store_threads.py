@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from memory_helpers import K, fingerprint, random_keyframe
+from memory_helpers import K, fingerprint, random_keyframe, run_at_once
 from mosaicmem import (
     CameraTrajectory,
     KeyframeRetrieval,
@@ -36,27 +36,6 @@ keyframe(0)  # triggers NumPy's lazy import of its generators, which would fail 
 def insert(store, number):
     latents, depth, pose = keyframe(number)
     return store.insert_keyframe(latents, depth, K, pose, frame_id=number)
-
-
-def run_at_once(*works):
-    """Run each on a thread of its own, all from the same moment on. Raises the first failure."""
-    gate = threading.Barrier(len(works))
-    failures = []
-
-    def run(work):
-        try:
-            gate.wait()
-            work()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 class Crowd:

@@ -104,7 +104,7 @@ def _after_death(worker: _Worker, deaths: Counter[tuple[int, int]]) -> Task:
         deaths[_NOWHERE] += 1
         if deaths[_NOWHERE] < _TRIES:
             return task
-        when = "while it wrote" if worker.is_ready else "before it was ready"
+        when = "before it began a sequence" if worker.is_ready else "before it was ready"
         raise RuntimeError(
             f"{_TRIES} processes of the build in turn died {when}, the last of {died}; a script that calls build "
             'must do so under if __name__ == "__main__", and the VAE of each process must fit into memory'
