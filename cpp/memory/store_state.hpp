@@ -96,11 +96,15 @@ class StoreState {
     std::size_t erase(std::span<const PatchId> ids);  // unknown and dead ids are skipped
     std::size_t erase_frame(std::int64_t frame_id);
 
+    // --- adoption.cpp
+
     // Adds observations that have their first_id and their living patches set, and assigns slots;
     // with keep_slots, slots are set as well, ascending. Throws std::invalid_argument if the
     // channels differ, or if a living patch has no depth or lies out of range; the state is then
     // unusable.
     void adopt(Observations observations, int num_threads, bool keep_slots = false);
+
+    // --- store_state.cpp
 
     // A point of the world in index coordinates.
     std::array<float, 3> in_index(const Vec3& world) const;
@@ -158,6 +162,7 @@ class StoreState {
     std::size_t evict();
 
   private:
+    static void expect_channels(std::size_t expected, std::size_t got);
     std::size_t ordered(std::size_t i) const { return order_.empty() ? i : order_[i]; }
     bool in_reach(const Vec3& world) const;
     // Call before patches of an observation die: does everything that can fail, without visible
