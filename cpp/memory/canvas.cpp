@@ -117,10 +117,12 @@ ObservationTable compose_views(const StoreState& state, std::span<const TargetGr
     parallel_for(targets.size(), 1, num_threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t v = begin; v < end; ++v) {
             const ViewSources& view = sources[v];
+            std::vector<std::size_t> numbers;  // of the view's sources, in the table
+            for (const std::size_t at : view.at) numbers.push_back(is_empty ? 0 : place.at(at));
             std::vector<SourceGrid> grids;
             std::vector<std::vector<float>> depth(view.patches.size()), subcell_depth(depth.size());
             for (std::size_t i = 0; !is_empty && i < view.at.size(); ++i) {
-                const PreparedSource& source = *prepared[place.at(view.at[i])];
+                const PreparedSource& source = *prepared[numbers[i]];
                 grids.push_back(source.grid());
                 if (view.patches.empty()) continue;
                 depth[i] = depth_of(*source.observation(), view.patches[i]);
@@ -135,9 +137,10 @@ ObservationTable compose_views(const StoreState& state, std::span<const TargetGr
                 std::int32_t& source = canvases.source[cell];
                 canvases.observed[cell] = 0;
                 if (source < 0) continue;
-                const std::size_t at = place.at(view.at[static_cast<std::size_t>(source)]);
-                source = static_cast<std::int32_t>(at);
-                canvases.observed[cell] = table[at]->keyframe->provenance == Provenance::observed;
+                const std::size_t number = numbers[static_cast<std::size_t>(source)];
+                source = static_cast<std::int32_t>(number);
+                canvases.observed[cell] =
+                    table[number]->keyframe->provenance == Provenance::observed;
             }
         }
     });

@@ -66,7 +66,7 @@ MOSAICMEM_HOST_DEVICE MOSAICMEM_INLINE Tent tent_over(float x, float y, float pe
                    per_cell, is_doubtful);
 }
 
-// Calls visit(target cell, tent) for the cells that a projected cell or part lies over.
+// Calls visit(row, column, tent) for the target cells that a projected cell or part lies over.
 template <class Visit>
 MOSAICMEM_INLINE void for_each_tent(float x, float y, float worth, float spread, std::int32_t rows,
                                     std::int32_t columns, const Visit& visit) {
@@ -76,7 +76,7 @@ MOSAICMEM_INLINE void for_each_tent(float x, float y, float worth, float spread,
         const float dy = std::abs(y - static_cast<float>(r));
         for (std::int32_t c = over.left; c <= over.right; ++c) {
             const Tent tent = tent_at(std::abs(x - static_cast<float>(c)), dy, per_cell, worth < 0);
-            if (tent.height > 0) visit(r * columns + c, tent);
+            if (tent.height > 0) visit(r, c, tent);
         }
     }
 }

@@ -1,0 +1,30 @@
+// The front surface of each target cell.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpp/memory/placed_parts.hpp"
+#include "cpp/memory/tent_window.hpp"
+
+namespace mosaicmem {
+
+// Planes of a target's cells, laid out by `layout`.
+struct Fronts {
+    PlaneLayout layout;
+    std::vector<float> depth;                // metres; kNoSurface where there is none
+    std::vector<std::uint8_t> is_fringe;     // no tent there is high enough to be a front
+    std::vector<std::uint8_t> meets_fringe;  // of windows, by their first cell: one of its cells is
+    std::vector<float> closed;               // the depth of closed holes, kNoSurface elsewhere
+
+    // The depth of a cell, seen or closed; kNoSurface where there is none.
+    float surface(std::size_t at) const { return std::min(depth[at], closed[at]); }
+};
+
+// `has_skirts`: whether there are parts narrower than a target cell. `tolerance` is the relative
+// thickness of a surface.
+Fronts fronts_of(const std::vector<PlacedParts>& sources, bool has_skirts,
+                 const PlaneLayout& layout, float tolerance);
+
+}  // namespace mosaicmem
