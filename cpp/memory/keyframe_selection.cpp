@@ -35,18 +35,50 @@ constexpr std::size_t kBestOfBin = 6;     // candidates of highest worth per ima
 constexpr std::size_t kNearestOfBin = 2;  // nearest candidates per image bin, which may occlude
 constexpr double kPatchesAround = 1.5;    // margin from which patches may reach into the image
 
-// Records the nearest source cell that lands in each target cell: its depth and its worth.
+constexpr std::int32_t kNoCell = -1, kSeveralCells = -2;
+
+// The target cell that each source cell covers, kNoCell or kSeveralCells.
 MOSAICMEM_CLONES
-void cover(const ProjectedCells& projected, std::int32_t rows, std::int32_t columns, float* depth,
-           float* worth) {
+void covered_cells(const float* __restrict x, const float* __restrict y,
+                   const float* __restrict worth, const float* __restrict spread, std::size_t n,
+                   std::int32_t rows, std::int32_t columns, std::int32_t* __restrict cells) {
+    const auto width = static_cast<float>(columns), height = static_cast<float>(rows);
+    for (std::size_t i = 0; i < n; ++i) {
+        const bool lands =
+            (worth[i] > 0) & (x[i] > -2) & (y[i] > -2) & (x[i] < width + 1) & (y[i] < height + 1);
+        const float half = 0.5f * (spread[i] - 1);
+        const float at_x = lands ? x[i] : -9.0f, at_y = lands ? y[i] : -9.0f;
+        const std::int32_t left = floor_of(at_x - half + 0.5f),
+                           right = floor_of(at_x + half + 0.5f);
+        const std::int32_t top = floor_of(at_y - half + 0.5f),
+                           bottom = floor_of(at_y + half + 0.5f);
+        const bool is_outside = (right < 0) | (left >= columns) | (bottom < 0) | (top >= rows);
+        const std::int32_t cell =
+            (left == right) & (top == bottom) ? top * columns + left : kSeveralCells;
+        cells[i] = is_outside ? kNoCell : cell;
+    }
+}
+
+// Records the nearest source cell that lands in each target cell: its depth and its worth.
+void cover(const ProjectedCells& projected, std::int32_t rows, std::int32_t columns,
+           std::vector<std::int32_t>& cells, float* depth, float* worth) {
+    cells.resize(projected.size());
+    covered_cells(projected.x.data(), projected.y.data(), projected.worth.data(),
+                  projected.spread.data(), projected.size(), rows, columns, cells.data());
     for (std::size_t i = 0; i < projected.size(); ++i) {
-        const float x = projected.x[i], y = projected.y[i], z = projected.z[i],
-                    value = projected.worth[i];
-        for_each_covered(x, y, value, projected.spread[i], rows, columns, [&](std::size_t cell) {
+        if (cells[i] == kNoCell) continue;
+        const float z = projected.z[i], value = projected.worth[i];
+        const auto enter = [&](std::size_t cell) {
             if (z >= depth[cell]) return;
             depth[cell] = z;
             worth[cell] = value;
-        });
+        };
+        if (cells[i] == kSeveralCells) {
+            for_each_covered(projected.x[i], projected.y[i], value, projected.spread[i], rows,
+                             columns, enter);
+        } else {
+            enter(static_cast<std::size_t>(cells[i]));
+        }
     }
 }
 
@@ -318,21 +350,25 @@ class KeyframeSelection {
         std::vector<std::vector<float>> depth(candidates_.size());
         parallel_for(candidates_.size(), 2, num_threads_, [&](std::size_t begin, std::size_t end) {
             ProjectedCells projected;
+            std::vector<std::int32_t> covered;
             for (std::size_t i = begin; i < end; ++i) {
                 worth_[i].assign(all, 0.0f);
                 depth[i].assign(all, nowhere);
                 const Observation& observation = *store_.observations()[candidates_[i]];
                 if (params_.passes_over(*observation.keyframe)) continue;
-                const std::vector<float> living = living_depth(observation);
-                SourceGrid source = grid_of(observation);
-                source.depth = living.data();
-                const std::size_t step = coarse_step(source.rows, source.columns);
+                SourceGrid grid = grid_of(observation);
+                std::vector<float> living;
+                if (observation.alive_count < observation.patch_count()) {
+                    living = living_depth(observation);
+                    grid.depth = living.data();
+                }
+                const CoarseSource source(grid, coarse_step(grid.rows, grid.columns));
                 for (std::size_t v = 0; v < targets_.size(); ++v) {
                     float* worth = worth_[i].data() + v * cells;
                     float* z = depth[i].data() + v * cells;
-                    project_cells(source, targets_[v], params_.scales, step, projected);
+                    source.project(targets_[v], params_.scales, projected);
                     cover(projected, static_cast<std::int32_t>(targets_[v].rows),
-                          static_cast<std::int32_t>(targets_[v].columns), z, worth);
+                          static_cast<std::int32_t>(targets_[v].columns), covered, z, worth);
                 }
             }
         });
