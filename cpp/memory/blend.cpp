@@ -46,23 +46,19 @@ class CellWeights {
 class Splatter {
   public:
     MOSAICMEM_INLINE Splatter(const PlacedParts& parts, const Fronts& fronts, float tolerance,
-                              const float* latents, std::int32_t number, BlendSums& sums)
-        : parts_(parts),
-          fronts_(fronts),
-          tolerance_(tolerance),
-          latents_(latents),
-          number_(number),
-          sums_(sums) {}
+                              const float* latents, BlendSums& sums)
+        : parts_(parts), fronts_(fronts), tolerance_(tolerance), latents_(latents), sums_(sums) {}
 
     // All parts of one reach, each of which is a whole cell.
     template <std::int32_t kReach>
     MOSAICMEM_INLINE void add_windows() const {
         for (const std::int32_t part : parts_.with(kReach)) {
             const auto i = static_cast<std::size_t>(part);
-            Quad weights[kReach] = {};
-            add_part(i, parts_.left[i], parts_.top[i], weights);
-            sums_.add_window(fronts_.layout.at(parts_.top[i], parts_.left[i]), weights,
-                             latents_ + i * sums_.channels(), number_);
+            const std::int32_t left = parts_.left[i], top = parts_.top[i];
+            const std::size_t at = fronts_.layout.at(top, left);
+            Window<kReach> weights{};
+            add_part(i, left, top, front_at<kReach>(at), weights);
+            sums_.add_window(at, weights, latents_ + i * sums_.channels());
         }
     }
 
@@ -105,29 +101,39 @@ class Splatter {
     template <std::int32_t kReach>
     MOSAICMEM_INLINE void add_parts(std::size_t first, std::size_t n, std::size_t row_step,
                                     std::int32_t left, std::int32_t top, std::size_t cell) const {
-        Quad weights[kReach] = {};
+        const std::size_t at = fronts_.layout.at(top, left);
+        const Window<kReach> front = front_at<kReach>(at);
+        Window<kReach> weights{};
         for (std::size_t r = 0; r < n; ++r) {
             for (std::size_t i = first + r * row_step; i < first + r * row_step + n; ++i)
-                if (parts_.reach[i] != kNowhere) add_part(i, left, top, weights);
+                if (parts_.reach[i] != kNowhere) add_part(i, left, top, front, weights);
         }
-        sums_.add_window(fronts_.layout.at(top, left), weights, latents_ + cell * sums_.channels(),
-                         number_);
+        sums_.add_window(at, weights, latents_ + cell * sums_.channels());
     }
 
+    // Adds the weights of a part where it lies on the front surface.
     template <std::int32_t kReach>
     MOSAICMEM_INLINE void add_part(std::size_t i, std::int32_t left, std::int32_t top,
-                                   Quad (&weights)[kReach]) const {
+                                   const Window<kReach>& front, Window<kReach>& weights) const {
         const ProjectedCells& cells = parts_.cells;
         const float z = cells.z[i], worth = cells.worth[i], per_cell = 1.0f / cells.spread[i];
         const Quad across = tent_along(cells.x[i], left, per_cell);
         const Quad down = tent_along(cells.y[i], top, per_cell);
         for (std::int32_t r = 0; r < kReach; ++r) {
             const Quad height = down[r] * across;
-            const Quad front = load_row(&fronts_.depth[fronts_.layout.at(top + r, left)]);
-            const Quad behind = z - front, most = tolerance_ * front;
-            const QuadMask counts = (height >= kLeastTent) & (behind <= most) & (-behind <= most);
-            weights[r] += select(counts, height * worth, Quad{});
+            const QuadMask counts = (height >= kLeastTent) &
+                                    (magnitude(z - front.rows[r]) <= tolerance_ * front.rows[r]);
+            weights.rows[r] += select(counts, height * worth, Quad{});
         }
+    }
+
+    template <std::int32_t kReach>
+    MOSAICMEM_INLINE Window<kReach> front_at(std::size_t at) const {
+        Window<kReach> front;
+        const auto pitch = static_cast<std::size_t>(fronts_.layout.pitch());
+        for (std::size_t r = 0; r < kReach; ++r)
+            front.rows[r] = load_row(&fronts_.depth[at + r * pitch]);
+        return front;
     }
 
     // The same, wherever the parts lie.
@@ -135,8 +141,7 @@ class Splatter {
                                    std::size_t cell) const {
         const ProjectedCells& cells = parts_.cells;
         const auto visit = [&](std::int32_t at, float weight) MOSAICMEM_LAMBDA {
-            sums_.add(static_cast<std::size_t>(at), weight, latents_ + cell * sums_.channels(),
-                      number_);
+            sums_.add(static_cast<std::size_t>(at), weight, latents_ + cell * sums_.channels());
         };
         CellWeights weights;
         for (std::size_t row = 0; row < n; ++row) {
@@ -162,14 +167,13 @@ class Splatter {
     const Fronts& fronts_;
     float tolerance_;
     const float* latents_;
-    std::int32_t number_;
     BlendSums& sums_;
 };
 
 MOSAICMEM_CLONES
 void add_splats(const SourceGrid& source, const PlacedParts& parts, const Fronts& fronts,
-                std::int32_t number, float tolerance, BlendSums& sums) {
-    const Splatter splatter(parts, fronts, tolerance, source.latents, number, sums);
+                float tolerance, BlendSums& sums) {
+    const Splatter splatter(parts, fronts, tolerance, source.latents, sums);
     const std::size_t n = source.subcells;
     if (n == 1) {
         splatter.add_windows<2>();
@@ -201,8 +205,7 @@ std::vector<std::int32_t> cells_to_look_up(const Fronts& fronts, bool is_backwar
 }
 
 void add_lookups(const SourceGrid& source, const TargetGrid& target, const BlendOptions& options,
-                 const Fronts& fronts, const std::vector<std::int32_t>& cells, std::int32_t number,
-                 BlendSums& sums) {
+                 const Fronts& fronts, const std::vector<std::int32_t>& cells, BlendSums& sums) {
     if (cells.empty()) return;
     const Lookup lookup(source, target, options.scales, options.depth_tolerance);
     for (const std::int32_t cell : cells) {
@@ -210,7 +213,7 @@ void add_lookups(const SourceGrid& source, const TargetGrid& target, const Blend
             fronts.layout.at(cell / fronts.layout.columns, cell % fronts.layout.columns);
         lookup(surface_point(target, static_cast<std::size_t>(cell), fronts.surface(at)),
                [&](std::size_t token, float weight) {
-                   sums.add(at, weight, source.latents + token * sums.channels(), number);
+                   sums.add(at, weight, source.latents + token * sums.channels());
                });
     }
 }
@@ -248,10 +251,9 @@ void blend(std::span<const SourceGrid> sources, const TargetGrid& target,
     const std::vector<std::int32_t> looked_up = cells_to_look_up(fronts, is_backward);
     BlendSums sums(layout, channels);
     for (std::size_t s = 0; s < sources.size(); ++s) {
-        const auto number = static_cast<std::int32_t>(s);
-        if (!is_backward)
-            add_splats(sources[s], placed[s], fronts, number, options.depth_tolerance, sums);
-        add_lookups(sources[s], target, options, fronts, looked_up, number, sums);
+        if (!is_backward) add_splats(sources[s], placed[s], fronts, options.depth_tolerance, sums);
+        add_lookups(sources[s], target, options, fronts, looked_up, sums);
+        sums.end_source(static_cast<std::int32_t>(s));
     }
     finish(sums, fronts, canvas);
 }

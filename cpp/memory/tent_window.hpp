@@ -39,6 +39,16 @@ MOSAICMEM_INLINE Quad select(const QuadMask& mask, const Quad& yes, const Quad& 
                                (~mask & std::bit_cast<QuadMask>(no)));
 }
 
+MOSAICMEM_INLINE Quad magnitude(const Quad& values) {
+    return std::bit_cast<Quad>(std::bit_cast<QuadMask>(values) & 0x7FFFFFFF);
+}
+
+// Values of a square of cells, four in each row, of which the first kReach count.
+template <std::int32_t kReach>
+struct Window {
+    Quad rows[kReach];
+};
+
 // Windows reach at most this far beyond a target.
 constexpr std::int32_t kMargin = 4;
 
@@ -58,8 +68,7 @@ struct PlaneLayout {
 // How high a tent is above four target cells along one axis: positions first, first + 1, ...
 MOSAICMEM_INLINE Quad tent_along(float x, std::int32_t first, float per_cell) {
     const Quad to = x - (static_cast<float>(first) + Quad{0, 1, 2, 3});
-    const Quad height =
-        1.0f - std::bit_cast<Quad>(std::bit_cast<QuadMask>(to) & 0x7FFFFFFF) * per_cell;
+    const Quad height = 1.0f - magnitude(to) * per_cell;
     return select(height > 0.0f, height, Quad{});
 }
 
