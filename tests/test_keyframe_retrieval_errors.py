@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from keyframe_helpers import COLUMNS, ROWS, STRIDE, random_sources, sideways, store_of, targets_of
 from mosaicmem import (
     CameraIntrinsics,
     CameraTrajectory,
@@ -10,7 +11,6 @@ from mosaicmem import (
     MosaicMemoryStore,
 )
 from mosaicmem.memory import KeyframeSelection
-from test_keyframe_retrieval import COLUMNS, ROWS, STRIDE, random_sources, sideways, store_of, targets_of
 
 pytestmark = pytest.mark.kernel
 

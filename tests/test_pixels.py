@@ -4,6 +4,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keyframe_helpers import (
+    COLUMNS,
+    ROWS,
+    SCALES,
+    STRIDE,
+    TARGET_K,
+    TOLERANCE,
+    K,
+    as_reference,
+    assert_same_canvas,
+    everything_in,
+    random_sources,
+    sideways,
+    targets_of,
+)
 from mosaicmem import (
     AutoregressivePipeline,
     CameraPose,
@@ -19,21 +34,6 @@ from mosaicmem.geometry.depth import extended_grids
 from mosaicmem.memory import Box, KeyframeSelection
 from mosaicmem.memory.contents import observed_keyframes
 from reference import blend as reference
-from test_keyframe_retrieval import (
-    COLUMNS,
-    ROWS,
-    SCALES,
-    STRIDE,
-    TARGET_K,
-    TOLERANCE,
-    K,
-    as_reference,
-    assert_same_canvas,
-    everything_in,
-    random_sources,
-    sideways,
-    targets_of,
-)
 
 pytestmark = pytest.mark.kernel
 

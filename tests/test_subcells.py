@@ -3,19 +3,7 @@
 import numpy as np
 import pytest
 
-from mosaicmem import (
-    AutoregressivePipeline,
-    CameraPose,
-    CameraTrajectory,
-    KeyframeRetrieval,
-    MosaicMemoryStore,
-    PipelineConfig,
-    SpatialManipulation,
-    depth_to_grid,
-)
-from mosaicmem.memory import Box
-from reference import blend as reference
-from test_keyframe_retrieval import (
+from keyframe_helpers import (
     COLUMNS,
     ROWS,
     SCALES,
@@ -31,6 +19,18 @@ from test_keyframe_retrieval import (
     targets_of,
     tilted,
 )
+from mosaicmem import (
+    AutoregressivePipeline,
+    CameraPose,
+    CameraTrajectory,
+    KeyframeRetrieval,
+    MosaicMemoryStore,
+    PipelineConfig,
+    SpatialManipulation,
+    depth_to_grid,
+)
+from mosaicmem.memory import Box
+from reference import blend as reference
 
 pytestmark = pytest.mark.kernel
 
