@@ -15,6 +15,7 @@ from mosaicmem.datasets import layout_names
 if TYPE_CHECKING:
     from mosaicmem.datasets import RgbdSequence
 
+SYNTHETIC = "synthetic"
 A_SEQUENCE = f"Posed RGB-D sequence: what import makes, or a folder in the layout of {', '.join(layout_names())}"
 
 SceneIntrinsics = Annotated[
@@ -67,6 +68,19 @@ def open_scene(
                 "camera path of another size, convert it to .json with that --size first"
             )
     return sequence
+
+
+def open_evaluated(
+    scene: str, intrinsics: str | None, size: str | None, color_focal: str | None, seed: int
+) -> RgbdSequence:
+    """`open_scene`, or the synthetic walk of a seed, which has its own camera."""
+    from mosaicmem.datasets import SyntheticWalk
+
+    if scene != SYNTHETIC:
+        return open_scene(scene, intrinsics, size, color_focal)
+    if intrinsics is not None or size is not None or color_focal is not None:
+        raise UsageError(f"--intrinsics, --size, --color-focal: expected a folder as --scene, got {SYNTHETIC}")
+    return SyntheticWalk(seed=seed)
 
 
 def parse_focal(text: str | None) -> float | tuple[float, float] | str | None:

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mosaicmem.cli._common import SUMMARY, check_apart, check_output_folder, output_folder, print_json
+from mosaicmem.cli._errors import UsageError, check_useful
+from mosaicmem.cli._frames import parse_range
+from mosaicmem.cli._scenes import SYNTHETIC, open_evaluated
 from mosaicmem.cli._tables import print_figures, print_pairs
 from mosaicmem.cli._terminal import progress_bar
+from mosaicmem.cli._trajectories import read_trajectory
 
 if TYPE_CHECKING:
     from mosaicmem._arrays import U8
@@ -21,6 +26,53 @@ if TYPE_CHECKING:
     from mosaicmem.evaluation.frames import RgbdSource
 
 _EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, math.inf)  # seconds away
+
+
+def run_video_evaluation(
+    video: Path,
+    scene: str | None,
+    trajectory: Path | None,
+    frames: str | None,
+    intrinsics: str | None,
+    size: str | None,
+    color_focal: str | None,
+    seed: int | None,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Evaluate ``--video`` with the given options, print or write the figures."""
+    from mosaicmem._files import write_json
+    from mosaicmem.cli._evaluation_report import without_nan
+
+    if (scene is None) == (trajectory is None):
+        raise UsageError("--video: expected either --scene or --trajectory with it, for the cameras of its frames")
+    if scene != SYNTHETIC:
+        check_useful({"--seed": seed}, f"expected --scene {SYNTHETIC} with it")
+    if output is None:
+        check_useful({"--force": force}, "expected --output too, the folder to write into")
+    else:
+        folder_of = None if scene is None or scene == SYNTHETIC else Path(scene)
+        check_apart({"--output": output}, {"--video": video, "--trajectory": trajectory, "--scene": folder_of})
+        check_output_folder(output, force, "evaluate")
+    source, shown = None, range(0)
+    if scene is not None:
+        source = open_evaluated(scene, intrinsics, size, color_focal, seed or 0)
+        everything = f"0:{len(source)}" if frames is None else frames
+        shown = parse_range("--frames", everything, len(source), getattr(source, "number", None))
+        path = source.trajectory(shown)
+    else:
+        assert trajectory is not None
+        check_useful({"--frames": frames}, "expected --scene with it, of whose frames they are")
+        path = read_trajectory(trajectory, intrinsics, size)
+    summary = evaluate_video(video, path, source, shown)
+    if as_json:
+        print_json(without_nan(summary))
+    else:
+        print_video(summary)
+    if output is not None:
+        with output_folder(output, force, "evaluate") as folder:
+            write_json(folder / SUMMARY, without_nan(summary))
 
 
 def evaluate_video(

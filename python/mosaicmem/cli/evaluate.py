@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mosaicmem.cli._common import (
-    SUMMARY,
     AsJson,
     Config,
     Debug,
@@ -21,27 +19,17 @@ from mosaicmem.cli._common import (
     check_apart,
     check_output_folder,
     finite,
-    output_folder,
     print_json,
 )
 from mosaicmem.cli._errors import UsageError, blames, check_useful, reports_errors
-from mosaicmem.cli._frames import own_numbers, parse_range, selected, warn_of_overlap
-from mosaicmem.cli._scenes import A_SEQUENCE, ColorFocal, SceneIntrinsics, SceneSize, open_scene
+from mosaicmem.cli._scenes import A_SEQUENCE, SYNTHETIC, ColorFocal, SceneIntrinsics, SceneSize, open_evaluated
 from mosaicmem.cli._tables import say
-from mosaicmem.cli._terminal import progress_bar
-from mosaicmem.cli._trajectories import read_trajectory
 from mosaicmem.memory import strategy_names
 
 if TYPE_CHECKING:
-    from mosaicmem.camera import CameraIntrinsics
-    from mosaicmem.cli._evaluation_report import Run
-    from mosaicmem.datasets import RgbdSequence
-    from mosaicmem.evaluation import GridFrame, Noise
-    from mosaicmem.evaluation.frames import RgbdSource
-    from mosaicmem.geometry import PoseCheck
+    from mosaicmem.evaluation import Noise
     from mosaicmem.pipeline import PipelineConfig
 
-SYNTHETIC = "synthetic"
 _STRIDE, _REPEATS = 16, 3
 _USED = (  # settings that count here
     *("strategy", "max_keyframes", "max_window_keyframes", "composition", "depth_tolerance"),
@@ -141,6 +129,9 @@ def evaluate(
 
     Example: mosaicmem evaluate --scene rgbd_scene --memory-frames 0:60 --frames 60:81 --output out --plot
     """
+    from mosaicmem.cli._memory_evaluation import measure, plan_of, summarize, write_results
+    from mosaicmem.cli._video_evaluation import run_video_evaluation
+
     if video is not None:
         chosen = {"--strategy": strategy, "--composition": composition, "--config": config, "--set": changes}
         idle = chosen | {"--memory-frames": memory_frames, "--budgets": budgets, "--threads": threads, "--plot": plot}
@@ -149,7 +140,9 @@ def evaluate(
         given = {"--stride": stride != _STRIDE, "--repeats": repeats != _REPEATS}
         idle |= given | {name: level > 0 for name, level in levels.items()}
         check_useful(idle, "expected no --video with it, whose frames are all that is evaluated")
-        _evaluate_video(video, scene, trajectory, frames, intrinsics, size, color_focal, seed, output, force, as_json)
+        run_video_evaluation(
+            video, scene, trajectory, frames, intrinsics, size, color_focal, seed, output, force, as_json
+        )
         return
     check_useful({"--trajectory": trajectory}, "expected --video too, whose cameras it has")
     if scene is None:
@@ -162,67 +155,20 @@ def evaluate(
         check_apart({"--output": output}, {"--scene": None if scene == SYNTHETIC else Path(scene), "--config": config})
         check_output_folder(output, force, "evaluate")
     noise = _noise(depth_noise, pose_noise, rotation_noise, settings.seed)
-    plan = _plan(_open(scene, intrinsics, size, color_focal, settings.seed), stride, memory_frames, frames)
+    plan = plan_of(open_evaluated(scene, intrinsics, size, color_focal, settings.seed), stride, memory_frames, frames)
     if not as_json:
         plan.announce()
-    measured = _measure(plan, noise, rules, repeats, settings, with_curves=budgets is not None, baselines=baselines)
-    summary = _summarize(scene, plan, {**errors, "seed": settings.seed}, settings, measured)
+    measured = measure(plan, noise, rules, repeats, settings, with_curves=budgets is not None, baselines=baselines)
+    summary = summarize(scene, plan, {**errors, "seed": settings.seed}, settings, measured)
     if as_json:
         print_json(summary)
     else:
         measured.print()
     if output is None:
         return
-    _write(output, force, plot, plan, measured, summary)
+    write_results(output, force, plot, plan, measured, summary)
     if not as_json:
         say(f"Figures in {output}")
-
-
-def _evaluate_video(
-    video: Path,
-    scene: str | None,
-    trajectory: Path | None,
-    frames: str | None,
-    intrinsics: str | None,
-    size: str | None,
-    color_focal: str | None,
-    seed: int | None,
-    output: Path | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from mosaicmem._files import write_json
-    from mosaicmem.cli._evaluation_report import without_nan
-    from mosaicmem.cli._video_evaluation import evaluate_video, print_video
-
-    if (scene is None) == (trajectory is None):
-        raise UsageError("--video: expected either --scene or --trajectory with it, for the cameras of its frames")
-    if scene != SYNTHETIC:
-        check_useful({"--seed": seed}, f"expected --scene {SYNTHETIC} with it")
-    if output is None:
-        check_useful({"--force": force}, "expected --output too, the folder to write into")
-    else:
-        folder_of = None if scene is None or scene == SYNTHETIC else Path(scene)
-        check_apart({"--output": output}, {"--video": video, "--trajectory": trajectory, "--scene": folder_of})
-        check_output_folder(output, force, "evaluate")
-    source, shown = None, range(0)
-    if scene is not None:
-        source = _open(scene, intrinsics, size, color_focal, seed or 0)
-        everything = f"0:{len(source)}" if frames is None else frames
-        shown = parse_range("--frames", everything, len(source), getattr(source, "number", None))
-        path = source.trajectory(shown)
-    else:
-        assert trajectory is not None
-        check_useful({"--frames": frames}, "expected --scene with it, of whose frames they are")
-        path = read_trajectory(trajectory, intrinsics, size)
-    summary = evaluate_video(video, path, source, shown)
-    if as_json:
-        print_json(without_nan(summary))
-    else:
-        print_video(summary)
-    if output is not None:
-        with output_folder(output, force, "evaluate") as folder:
-            write_json(folder / SUMMARY, without_nan(summary))
 
 
 def _check_options(
@@ -259,159 +205,6 @@ def _settings(
     return settings
 
 
-@dataclass
-class _Plan:
-    """What is remembered, and whose cameras come back."""
-
-    source: RgbdSource
-    camera: CameraIntrinsics
-    stride: int
-    remembered: range
-    targets: range
-
-    def announce(self) -> None:
-        """Say which frames are remembered, and whose cameras come back."""
-        say(f"Memory holds {selected(self.remembered, own_numbers(self.source, self.remembered))}.")
-        say(f"Cameras come back in {selected(self.targets, own_numbers(self.source, self.targets))}.")
-
-
-def _plan(source: RgbdSource, stride: int, memory_frames: str | None, frames: str | None) -> _Plan:
-    from mosaicmem.evaluation.frames import cropped
-
-    with blames({"stride": "--stride"}):
-        camera = cropped(source.intrinsics, stride)
-    return _Plan(source, camera, stride, *_choose(source, memory_frames, frames))
-
-
-@dataclass
-class _Measured:
-    """What came of it."""
-
-    runs: list[Run]
-    truth: list[GridFrame]
-    check: PoseCheck
-    options: dict[str, Any]  # of `KeyframeRetrieval`
-
-    def print(self) -> None:
-        """Tables of the runs, and what is known of the poses if nothing could be compared."""
-        from mosaicmem.cli._evaluation_report import print_runs
-
-        print_runs(self.runs)
-        if not self.check.compared:
-            say(self.check.conclusion)
-
-
-def _measure(
-    plan: _Plan,
-    noise: Noise,
-    rules: list[tuple[str, str, int | None]],
-    repeats: int,
-    settings: PipelineConfig,
-    *,
-    with_curves: bool,
-    baselines: bool,
-) -> _Measured:
-    import importlib.util
-
-    from mosaicmem.cli._evaluation_report import EDGES, Run
-    from mosaicmem.evaluation import (
-        BASELINES,
-        Baseline,
-        common_cells,
-        evaluate_composition,
-        forgetting_curve,
-        grid_frames,
-        seconds_since_seen,
-    )
-    from mosaicmem.geometry import PoseCheck, RegistrationCheck
-
-    source, camera, stride = plan.source, plan.camera, plan.stride
-    with progress_bar() as progress:
-        exact = grid_frames(source, progress.track(plan.remembered, description="Reading memory"), stride)
-        memory = exact
-        if noise:
-            memory = grid_frames(source, progress.track(plan.remembered, description="Adding noise"), stride, noise)
-        truth = grid_frames(source, progress.track(plan.targets, description="Reading targets"), stride)
-    check, registration = PoseCheck(), RegistrationCheck()
-    for frame in exact:
-        check.add(frame.pixel_depth, camera, frame.pose)
-        registration.add(frame.image, frame.pixel_depth, camera, frame.pose)
-    options, found = settings.keyframe_options(), registration.result()
-    if "field_angle" not in settings.model_fields_set:
-        options["field_angle"] = found.field_angle
-    with progress_bar() as progress:
-        runs = [
-            _run(memory, truth, camera, stride, *each, repeats, settings, options)
-            for each in progress.track(rules, description="Composing")
-        ]
-    if baselines:
-        with progress_bar() as progress:
-            names = [name for name in BASELINES if name != "tsdf" or importlib.util.find_spec("open3d")]
-            for name in progress.track(names, description="Baselines"):
-                compose = Baseline(name, memory, camera, stride, num_threads=settings.num_threads)
-                result = evaluate_composition(compose, truth, camera, repeats=repeats, fill=compose.mean_color)
-                runs.append(Run("", name, None, result))
-    common = common_cells([run.result for run in runs], truth)
-    runs = [replace(run, common=psnr) for run, psnr in zip(runs, common, strict=True)]
-    if with_curves:
-        ages = seconds_since_seen(exact, truth, camera, stride)
-        runs = [replace(run, curve=forgetting_curve(run.result, truth, ages, EDGES)) for run in runs]
-    return _Measured(runs, truth, check, options)
-
-
-def _summarize(
-    scene: str, plan: _Plan, noise: dict[str, Any], settings: PipelineConfig, measured: _Measured
-) -> dict[str, Any]:
-    from mosaicmem import __version__
-    from mosaicmem.cli._evaluation_report import run_summary
-
-    numbers = own_numbers(plan.source, plan.targets)
-    return {
-        "mosaicmem": __version__,
-        "scene": scene,
-        "memory_frames": list(plan.remembered),
-        "memory_numbers": own_numbers(plan.source, plan.remembered) or list(plan.remembered),
-        "target_frames": list(plan.targets),
-        "target_numbers": numbers or list(plan.targets),
-        "stride": plan.stride,
-        "noise": noise,
-        "options": measured.options | {"far": settings.far},
-        "runs": [run_summary(run, plan.targets, numbers) for run in measured.runs],
-    }
-
-
-def _write(output: Path, force: bool, plot: bool, plan: _Plan, measured: _Measured, summary: dict[str, Any]) -> None:
-    from mosaicmem._files import write_json
-    from mosaicmem.cli._evaluation_report import write_figures
-
-    with output_folder(output, force, "evaluate") as folder:
-        write_json(folder / SUMMARY, summary)
-        if plot:
-            numbers = own_numbers(plan.source, plan.targets)
-            write_figures(folder, measured.runs, measured.truth, plan.targets, numbers)
-
-
-def _open(scene: str, intrinsics: str | None, size: str | None, color_focal: str | None, seed: int) -> RgbdSequence:
-    from mosaicmem.datasets import SyntheticWalk
-
-    if scene != SYNTHETIC:
-        return open_scene(scene, intrinsics, size, color_focal)
-    if intrinsics is not None or size is not None or color_focal is not None:
-        raise UsageError(f"--intrinsics, --size, --color-focal: expected a folder as --scene, got {SYNTHETIC}")
-    return SyntheticWalk(seed=seed)
-
-
-def _choose(source: RgbdSource, memory_frames: str | None, frames: str | None) -> tuple[range, range]:
-    """The frames to remember, and those whose cameras come back; by default the first half and the last third."""
-    count = len(source)
-    number = getattr(source, "number", None)
-    half, third = f"0:{max(count // 2, 1)}", f"{2 * count // 3}:{count}"
-    remembered = parse_range("--memory-frames", half if memory_frames is None else memory_frames, count, number)
-    targets = parse_range("--frames", third if frames is None else frames, count, number)
-    warn_of_overlap(targets, remembered)
-    return remembered, targets
-
-
 def _noise(depth: float, metres: float, degrees: float, seed: int) -> Noise:
     from mosaicmem.evaluation import Noise
 
@@ -444,33 +237,3 @@ def _megabytes(text: str) -> list[int | None]:
             f"--budgets: expected megabytes with commas between, each at least 1e-6, got {text!r}"
         ) from None
     return [round(limit * 1e6) for limit in limits]
-
-
-def _run(
-    memory: list[GridFrame],
-    targets: list[GridFrame],
-    camera: CameraIntrinsics,
-    stride: int,
-    strategy: str,
-    composition: str,
-    limit: int | None,
-    repeats: int,
-    settings: PipelineConfig,
-    options: dict[str, Any],
-) -> Run:
-    from mosaicmem.cli._evaluation_report import Run
-    from mosaicmem.evaluation import Composer, evaluate_composition
-
-    compose = Composer(
-        memory,
-        camera,
-        stride,
-        strategy,
-        composition,
-        max_bytes=limit,
-        extend_depth=settings.extend_depth,
-        num_threads=settings.num_threads,
-        options=options,
-    )
-    result = evaluate_composition(compose, targets, camera, repeats=repeats, fill=compose.mean_color)
-    return Run(strategy, composition, limit, result)
