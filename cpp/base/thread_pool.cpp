@@ -68,11 +68,13 @@ class Workers {
     }
 
   private:
-    // Signals are for the threads of the program.
+    // Signals are for the threads of the program, but for those that a thread's own fault raises:
+    // blocked, they would end the process before its handlers could report anything.
     void start(std::size_t count) {
         if (threads_.size() >= count) return;
         sigset_t all, before;
         sigfillset(&all);
+        for (const int fault : {SIGBUS, SIGFPE, SIGILL, SIGSEGV}) sigdelset(&all, fault);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         try {
             threads_.reserve(count);
