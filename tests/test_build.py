@@ -300,7 +300,7 @@ class TestInterruptions:
             wait_for(lambda: run.poll() is not None or len(records(output)) > before + 1)
 
     def test_whatever_is_killed_nothing_is_lost_or_made_twice(self, tmp_path):
-        scenes = write_scenes(tmp_path, 6)
+        scenes = write_scenes(tmp_path, 4)
         output, chance = tmp_path / "out", random.Random(3)
         command, environment = self.command(scenes, output)
         done, kills = {}, 0
