@@ -1,9 +1,10 @@
+import ml_dtypes
 import numpy as np
 import pytest
 
 from conftest import random_pose
 from memory_helpers import COLUMNS, ROWS, STRIDE, K, filled_store, random_keyframe, reference_patches
-from mosaicmem import CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore, WarpedLatent
+from mosaicmem import CameraIntrinsics, CameraPose, CameraTrajectory, MemoryRetrieval, MosaicMemoryStore, WarpedLatent
 from reference import retrieval as reference
 
 pytestmark = pytest.mark.kernel
@@ -237,3 +238,18 @@ class TestMosaic:
         for name, value in vars(mosaics[0]).items():
             if isinstance(value, np.ndarray):
                 assert value.tobytes() == getattr(mosaics[1], name).tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_number_of_half_precision_comes_back(dtype):
+    numbers = np.arange(65536, dtype=np.uint16).view(dtype).astype(np.float32)
+    latents = np.where(np.isfinite(numbers), numbers, 0).reshape(64, 64, 16)
+    camera = CameraIntrinsics.from_fov(512, 512, fov_x=1.0)
+    pose = CameraPose.look_at([0, 0, 0], [0, 0, 1])
+    store = MosaicMemoryStore(1, latent_dtype=np.dtype(dtype).name)
+    store.insert_keyframe(latents, np.ones((64, 64), np.float32), camera, pose)
+    mosaic = MemoryRetrieval(top_k=4096, min_visibility=0.0).retrieve(store, CameraTrajectory([pose], camera), 8)
+    rows, columns = mosaic.source_positions[mosaic.valid].T
+    assert len(rows) == 4096
+    tokens = mosaic.tokens[mosaic.valid]
+    np.testing.assert_array_equal(tokens.view(np.uint32), latents[rows, columns].view(np.uint32))

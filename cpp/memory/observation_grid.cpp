@@ -2,20 +2,34 @@
 
 #include <cstring>
 
+#include "cpp/base/clones.hpp"
 #include "cpp/base/half.hpp"
 #include "cpp/geometry/unproject.hpp"
 #include "cpp/memory/smooth_depth.hpp"
 
 namespace mosaicmem {
 
+namespace {
+
+MOSAICMEM_CLONES
+void widen_float16(const std::uint16_t* __restrict bits, std::size_t n, float* __restrict out) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = from_float16(bits[i]);
+}
+
+MOSAICMEM_CLONES
+void widen_bfloat16(const std::uint16_t* __restrict bits, std::size_t n, float* __restrict out) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = from_bfloat16(bits[i]);
+}
+
+}  // namespace
+
 void widen(const void* latents, LatentType type, std::size_t offset, std::size_t n, float* out) {
     if (type == LatentType::float32) {
         std::memcpy(out, static_cast<const float*>(latents) + offset, n * sizeof(float));
-        return;
-    }
-    const auto* bits = static_cast<const std::uint16_t*>(latents) + offset;
-    for (std::size_t i = 0; i < n; ++i) {
-        out[i] = type == LatentType::float16 ? from_float16(bits[i]) : from_bfloat16(bits[i]);
+    } else if (type == LatentType::float16) {
+        widen_float16(static_cast<const std::uint16_t*>(latents) + offset, n, out);
+    } else {
+        widen_bfloat16(static_cast<const std::uint16_t*>(latents) + offset, n, out);
     }
 }
 
