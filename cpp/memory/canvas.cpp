@@ -4,6 +4,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "cpp/base/aligned.hpp"
 #include "cpp/base/parallel.hpp"
 #include "cpp/memory/observation_grid.hpp"
 
@@ -40,9 +41,10 @@ class PreparedSource {
     void show_latents() {
         const Keyframe& keyframe = *observation_->keyframe;
         if (!grid_.latents) {
-            latents_.resize(keyframe.rows * keyframe.columns * keyframe.channels);
-            widen(keyframe.latents, keyframe.latent_type, 0, latents_.size(), latents_.data());
-            grid_.latents = latents_.data();
+            const std::size_t count = keyframe.rows * keyframe.columns * keyframe.channels;
+            latents_ = aligned_array<float>(count);
+            widen(keyframe.latents, keyframe.latent_type, 0, count, latents_.get());
+            grid_.latents = latents_.get();
         }
         if (observation_->alive_count < observation_->patch_count()) {
             depth_ = living_depth(*observation_);
@@ -60,11 +62,12 @@ class PreparedSource {
         grid_.subcells = 1;
         if (scale == 0) return;  // a grid without cells
         grid_.stride = keyframe.stride / static_cast<double>(scale);
-        latents_.resize(3 * grid_.rows * grid_.columns);
-        for (std::size_t i = 0; i < latents_.size(); ++i)
+        const std::size_t count = 3 * grid_.rows * grid_.columns;
+        latents_ = aligned_array<float>(count);
+        for (std::size_t i = 0; i < count; ++i)
             latents_[i] = static_cast<float>(keyframe.image[i]) / 255;
         depth_ = living_pixel_depth(*observation_);
-        grid_.latents = latents_.data();
+        grid_.latents = latents_.get();
         grid_.depth = depth_.data();
         if (!keyframe.confidence) return;
         confidence_.resize(grid_.rows * grid_.columns);
@@ -76,7 +79,8 @@ class PreparedSource {
     }
 
     std::shared_ptr<const Observation> observation_;
-    std::vector<float> latents_, depth_, subcell_depth_, confidence_;
+    AlignedArray<float> latents_;
+    std::vector<float> depth_, subcell_depth_, confidence_;
     SourceGrid grid_{};
 };
 
