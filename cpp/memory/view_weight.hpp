@@ -216,23 +216,6 @@ struct ProjectedCells {
     std::size_t size() const { return x.size(); }
 };
 
-// Every step-th cell of every step-th row of a source, to be projected into several targets.
-class CoarseSource {
-  public:
-    CoarseSource(const SourceGrid& source, std::size_t step);
-
-    // One entry per sampled cell, followed by some that are worth nothing.
-    void project(const TargetGrid& target, const ViewWeightScales& scales,
-                 ProjectedCells& cells) const;
-
-  private:
-    SourceGrid source_;
-    std::size_t step_, rows_, columns_;
-    std::vector<float> depth_,
-        trust_;  // of whole vectors of cells, so that no loop has a remainder
-    std::vector<std::int32_t> column_;
-};
-
 // All subcells of all cells; all cells if the source has no subcells.
 void project_parts(const SourceGrid& source, const TargetGrid& target,
                    const ViewWeightScales& scales, ProjectedCells& parts);
