@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -24,12 +25,12 @@ def check_order(timestep: float, previous_timestep: float | None) -> None:
         raise ValueError(f"previous_timestep: expected less than timestep = {timestep}, got {previous_timestep}")
 
 
-class NoiseProcess:
+class NoiseProcess(ABC):
     """x_t = signal * x_0 + noise_level * noise, of a scheduler with ``levels``."""
 
+    @abstractmethod
     def levels(self, timestep: float | None) -> tuple[float, float]:
         """(signal, noise level) at a timestep; (1, 0) for None, the clean sample."""
-        raise NotImplementedError
 
     def add_noise(self, sample: Array, noise: Array, timestep: float | None) -> Array:
         """x_t of a clean sample and standard normal noise of its shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class _Input:
     columns: int | None
 
 
-class ImageModel:
+class ImageModel(ABC):
     """A model that onnxruntime has opened, which maps one image to arrays.
 
     Parameters
@@ -91,13 +92,13 @@ class ImageModel:
         _check_declared(self.name, size, rows, columns, self._session.get_outputs())
         self.predict(np.broadcast_to(np.float32(0.5), (rows, columns, 3)))
 
+    @abstractmethod
     def _choose_output(self, outputs: Sequence[Any], name: str | None) -> str:
         """The name of the output to use."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, image: F32) -> F32:
         """What the model says of an image (H, W, 3) float32 in [0, 1], at the size of the image."""
-        raise NotImplementedError
 
     def _file_size(self) -> int:
         """Size of the model plus the files beside it whose names start with its stem: they may hold weights."""

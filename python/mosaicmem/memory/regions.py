@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +30,13 @@ class Sphere:
         return np.asarray(((places - self.centre) ** 2).sum(axis=1) <= self.radius**2)
 
 
-class _Convex:
+class _Convex(ABC):
     """A region that half spaces bound."""
 
     @property
+    @abstractmethod
     def half_spaces(self) -> F64:
         """(P, 4): normals that point inwards, and offsets."""
-        raise NotImplementedError
 
     def contains(self, points: ArrayLike) -> Bool:
         """Which of the world points (N, 3) lie inside, bounds included, (N,) bool."""
