@@ -24,11 +24,11 @@ def turning():
     return CameraTrajectory([CameraPose.look_at(eye, eye + each, timestamp=1e3) for each in ahead], CAMERA)
 
 
-def store_with(threads, subcells=1, pixels=None):
+def store_with(threads, subcells=1, pixels=None, channels=CHANNELS):
     rng = np.random.default_rng(0)
     store = MosaicMemoryStore(2, num_threads=threads)
     grid = CAMERA.latent_grid(STRIDE)
-    latents = rng.standard_normal((grid.height, grid.width, CHANNELS if pixels is None else 1), np.float32)
+    latents = rng.standard_normal((grid.height, grid.width, channels if pixels is None else 1), np.float32)
     image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     for i in range(KEYFRAMES):
         pose = random_pose(rng, float(i), 1)
@@ -64,6 +64,16 @@ def test_mosaicmem_cells_as_blocks(benchmark, threads):
 def test_cells_of_parts(benchmark, threads, subcells):
     benchmark.extra_info["parts"] = f"{subcells}x{subcells}"
     timed(benchmark, "compose", store_with(threads, subcells))
+
+
+@pytest.mark.parametrize("subcells", [1, 2])
+def test_choose_and_compose(benchmark, subcells):
+    """Canvases of 16 channels, on one thread."""
+    store, retrieval, targets = store_with(1, subcells, channels=16), KeyframeRetrieval(), turning()
+    benchmark.group = f"choose among {KEYFRAMES} keyframes and compose {WINDOW} canvases of 44x80x16, one thread"
+    benchmark.extra_info["parts"] = f"{subcells}x{subcells}"
+    shown = benchmark(retrieval.retrieve, store, targets, STRIDE)
+    assert shown.coverage.mean() > (0.1 if QUICK else 0.95)
 
 
 @pytest.mark.parametrize("stride", [4, 2])
