@@ -52,7 +52,7 @@ class Splatter {
     // All parts of one reach, each of which is a whole cell.
     template <std::int32_t kReach>
     MOSAICMEM_INLINE void add_windows() const {
-        for (const std::int32_t part : parts_.with(kReach)) {
+        for (const std::int32_t part : parts_.with_reach(kReach)) {
             const auto i = static_cast<std::size_t>(part);
             const std::int32_t left = parts_.left[i], top = parts_.top[i];
             const std::size_t at = fronts_.layout.at(top, left);
@@ -63,7 +63,7 @@ class Splatter {
     }
 
     MOSAICMEM_INLINE void add_wide() const {
-        for (const std::int32_t part : parts_.with(kAnywhere)) {
+        for (const std::int32_t part : parts_.with_reach(kAnywhere)) {
             const auto i = static_cast<std::size_t>(part);
             add_each(i, 1, 0, i);
         }

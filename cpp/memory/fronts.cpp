@@ -18,7 +18,7 @@ MOSAICMEM_INLINE void lower_windows(const PlacedParts& parts, const PlaneLayout&
                                     std::uint32_t* keys) {
     using Unaligned = std::uint32_t __attribute__((vector_size(16), aligned(4)));
     const ProjectedCells& cells = parts.cells;
-    for (const std::int32_t part : parts.with(kReach)) {
+    for (const std::int32_t part : parts.with_reach(kReach)) {
         const auto i = static_cast<std::size_t>(part);
         const float x = cells.x[i], y = cells.y[i], per_cell = 1.0f / cells.spread[i];
         const auto z = std::bit_cast<std::uint32_t>(cells.z[i]);
@@ -49,7 +49,7 @@ void lower(const PlacedParts& parts, const PlaneLayout& layout, bool has_skirts,
     lower_windows<3>(parts, layout, keys);
     lower_windows<4>(parts, layout, keys);
     const ProjectedCells& cells = parts.cells;
-    for (const std::int32_t part : parts.with(kAnywhere)) {
+    for (const std::int32_t part : parts.with_reach(kAnywhere)) {
         const auto i = static_cast<std::size_t>(part);
         const auto z = std::bit_cast<std::uint32_t>(cells.z[i]);
         for_each_tent(cells.x[i], cells.y[i], cells.worth[i], cells.spread[i], layout.rows,
@@ -96,6 +96,7 @@ Fronts fronts_of(const std::vector<PlacedParts>& sources, bool has_skirts,
             if (keys[at] != kNothing) fronts.depth[at] = std::bit_cast<float>(keys[at] & ~kLow);
             if (keys[at] < kLow) continue;
             fronts.is_fringe[at] = 1;
+            if (!has_skirts) continue;
             for (std::int32_t up = 0; up < kWidestWindow; ++up) {
                 for (std::int32_t back = 0; back < kWidestWindow; ++back)
                     fronts.meets_fringe[layout.at(r - up, c - back)] = 1;

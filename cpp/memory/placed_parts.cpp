@@ -1,5 +1,7 @@
 #include "cpp/memory/placed_parts.hpp"
 
+#include <algorithm>
+
 #include "cpp/memory/surface.hpp"
 
 namespace mosaicmem {
@@ -25,6 +27,14 @@ void place(std::size_t n, float rows, float columns, const float* __restrict x,
     }
 }
 
+// How many of n parts have a reach.
+MOSAICMEM_CLONES
+std::size_t count_of(const std::int32_t* reach, std::size_t n, std::int32_t each) {
+    std::int32_t count = 0;
+    for (std::size_t i = 0; i < n; ++i) count += reach[i] == each;
+    return static_cast<std::size_t>(count);
+}
+
 }  // namespace
 
 void place_parts(const SourceGrid& source, const TargetGrid& target, const ViewWeightScales& scales,
@@ -33,14 +43,23 @@ void place_parts(const SourceGrid& source, const TargetGrid& target, const ViewW
     project_parts(source, target, scales, cells);
     const std::size_t n = cells.size();
     for (auto* field : {&parts.reach, &parts.left, &parts.top}) field->resize(n);
-    for (auto& list : parts.of_reach) list.resize(n);
     place(n, static_cast<float>(target.rows), static_cast<float>(target.columns), cells.x.data(),
           cells.y.data(), cells.worth.data(), cells.spread.data(), parts.reach.data(),
           parts.left.data(), parts.top.data());
-    parts.count.fill(0);
+    parts.first[kNowhere] = parts.first[kAnywhere] = 0;
+    for (std::int32_t each = kAnywhere; each <= kWidestWindow; ++each) {
+        const auto i = static_cast<std::size_t>(each);
+        parts.first[i + 1] = parts.first[i] + count_of(parts.reach.data(), n, each);
+    }
+    parts.sorted.resize(parts.first[kWidestWindow + 1] + 1);
+    // Without branches, which would be taken at random: parts that lie nowhere all go to the end.
+    std::array<std::size_t, kWidestWindow + 1> next;
+    std::copy_n(parts.first.begin(), next.size(), next.begin());
+    next[kNowhere] = parts.sorted.size() - 1;
     for (std::size_t i = 0; i < n; ++i) {
         const auto reach = static_cast<std::size_t>(parts.reach[i]);
-        parts.of_reach[reach][parts.count[reach]++] = static_cast<std::int32_t>(i);
+        parts.sorted[next[reach]] = static_cast<std::int32_t>(i);
+        next[reach] += reach != kNowhere;
     }
 }
 

@@ -22,14 +22,14 @@ struct PlacedParts {
     ProjectedCells cells;
     std::vector<std::int32_t> reach;      // see Reach
     std::vector<std::int32_t> left, top;  // of the window, where there is one
-    std::array<std::vector<std::int32_t>, kWidestWindow + 1> of_reach;  // in order; see with()
+    std::vector<std::int32_t> sorted;     // parts by reach, without those that lie nowhere
+    std::array<std::size_t, kWidestWindow + 2> first;  // in `sorted`, of each reach; the end last
 
-    // Those of one reach, in order.
-    std::span<const std::int32_t> with(std::int32_t reach_of_all) const {
-        const auto i = static_cast<std::size_t>(reach_of_all);
-        return {of_reach[i].data(), count[i]};
+    // The parts of one reach, in order.
+    std::span<const std::int32_t> with_reach(std::int32_t each) const {
+        const auto i = static_cast<std::size_t>(each);
+        return {sorted.data() + first[i], first[i + 1] - first[i]};
     }
-    std::array<std::size_t, kWidestWindow + 1> count;
 };
 
 // Projects all subcells of all cells, or all cells if the source has no subcells.

@@ -154,7 +154,7 @@ class KeyframeRetrieval:
 
         Pixels are moved one by one, so what comes back is as sharp as depth and poses are good, where latents move as
         whole cells or subcells. A model's VAE then encodes the colours anew (`PixelMosaic.filled`). Keyframes without
-        an image (``insert_keyframe(image=, image_pixels=)``) show nothing. Each thread needs 20 bytes for every pixel
+        an image (``insert_keyframe(image=, image_pixels=)``) show nothing. Each thread needs 36 bytes for every pixel
         of the keyframes of a target.
 
         Parameters
