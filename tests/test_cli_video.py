@@ -121,6 +121,8 @@ class TestCommand:
         (("--video", "v.mp4", "--scene", "s", "--stride", "8"), "--stride: expected no --video with it"),
         (("--video", "v.mp4", "--scene", "s", "--threads", "1"), "--threads: expected no --video with it"),
         (("--video", "v.mp4", "--scene", "s", "--seed", "1"), "--seed: expected --scene synthetic with it"),
+        (("--video", "v.mp4", "--trajectory", "p", "--frames", "0:3"), "--frames: expected --scene with it"),
+        (("--video", "v.mp4", "--trajectory", "p", "--color-focal", "500"), "--color-focal: expected --scene"),
         (("--scene", "synthetic", "--trajectory", "p.json"), "--trajectory: expected --video too"),
     ],
 )

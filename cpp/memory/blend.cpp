@@ -62,14 +62,14 @@ class Splatter {
         }
     }
 
-    MOSAICMEM_INLINE void add_wide() const {
-        for (const std::int32_t part : parts_.with_reach(kAnywhere)) {
+    MOSAICMEM_INLINE void add_without_window() const {
+        for (const std::int32_t part : parts_.with_reach(kNoWindow)) {
             const auto i = static_cast<std::size_t>(part);
             add_each(i, 1, 0, i);
         }
     }
 
-    // The n x n parts from `first` on, in rows of row_step, of a cell.
+    // A cell's n x n parts: the first of each row lies row_step after that of the row before.
     MOSAICMEM_INLINE void add_cell(std::size_t first, std::size_t n, std::size_t row_step,
                                    std::size_t cell) const {
         std::int32_t left = fronts_.layout.columns + kMargin, right = -kMargin,
@@ -79,7 +79,7 @@ class Splatter {
             for (std::size_t i = first + r * row_step; i < first + r * row_step + n; ++i) {
                 const std::int32_t reach = parts_.reach[i];
                 if (reach == kNowhere) continue;
-                fits &= reach != kAnywhere;
+                fits &= reach != kNoWindow;
                 left = std::min(left, parts_.left[i]);
                 top = std::min(top, parts_.top[i]);
                 right = std::max(right, parts_.left[i] + reach);
@@ -136,7 +136,7 @@ class Splatter {
         return front;
     }
 
-    // The same, wherever the parts lie.
+    // Adds the parts of a cell one by one: those that have no window or meet a fringe.
     MOSAICMEM_INLINE void add_each(std::size_t first, std::size_t n, std::size_t row_step,
                                    std::size_t cell) const {
         const ProjectedCells& cells = parts_.cells;
@@ -179,7 +179,7 @@ void add_splats(const SourceGrid& source, const PlacedParts& parts, const Fronts
         splatter.add_windows<2>();
         splatter.add_windows<3>();
         splatter.add_windows<4>();
-        splatter.add_wide();
+        splatter.add_without_window();
         return;
     }
     for (std::size_t r = 0; r < source.rows; ++r) {

@@ -67,7 +67,7 @@ class BlendSums {
         add_values<kReach, Four>(first + k, weights, rest);
     }
 
-    // Ends what is added from one source.
+    // To be called when all of a source has been added: notes where it weighs most so far.
     void end_source(std::int32_t number) {
         for (std::size_t at = 0; at < source_.size(); ++at) {
             source_[at] = most_[at] > most_before_[at] ? number : source_[at];

@@ -49,7 +49,7 @@ void lower(const PlacedParts& parts, const PlaneLayout& layout, bool has_skirts,
     lower_windows<3>(parts, layout, keys);
     lower_windows<4>(parts, layout, keys);
     const ProjectedCells& cells = parts.cells;
-    for (const std::int32_t part : parts.with_reach(kAnywhere)) {
+    for (const std::int32_t part : parts.with_reach(kNoWindow)) {
         const auto i = static_cast<std::size_t>(part);
         const auto z = std::bit_cast<std::uint32_t>(cells.z[i]);
         for_each_tent(cells.x[i], cells.y[i], cells.worth[i], cells.spread[i], layout.rows,

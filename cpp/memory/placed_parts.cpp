@@ -23,7 +23,7 @@ void place(std::size_t n, float rows, float columns, const float* __restrict x,
         const std::int32_t window = 2 + (s > 1.0f) + (s > 1.5f);
         const bool has_window = (worth[i] > 0) & (s <= 2.0f);
         reach[i] =
-            reaches ? (has_window ? window : std::int32_t{kAnywhere}) : std::int32_t{kNowhere};
+            reaches ? (has_window ? window : std::int32_t{kNoWindow}) : std::int32_t{kNowhere};
     }
 }
 
@@ -46,8 +46,8 @@ void place_parts(const SourceGrid& source, const TargetGrid& target, const ViewW
     place(n, static_cast<float>(target.rows), static_cast<float>(target.columns), cells.x.data(),
           cells.y.data(), cells.worth.data(), cells.spread.data(), parts.reach.data(),
           parts.left.data(), parts.top.data());
-    parts.first[kNowhere] = parts.first[kAnywhere] = 0;
-    for (std::int32_t each = kAnywhere; each <= kWidestWindow; ++each) {
+    parts.first[kNowhere] = parts.first[kNoWindow] = 0;
+    for (std::int32_t each = kNoWindow; each <= kWidestWindow; ++each) {
         const auto i = static_cast<std::size_t>(each);
         parts.first[i + 1] = parts.first[i] + count_of(parts.reach.data(), n, each);
     }

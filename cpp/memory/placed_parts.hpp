@@ -14,7 +14,7 @@ namespace mosaicmem {
 // What a part lies over. From 2 on, a square window of as many target cells along each edge.
 enum Reach : std::int32_t {
     kNowhere = 0,   // no cell of the target
-    kAnywhere = 1,  // wider than a window, or doubtful: for for_each_tent()
+    kNoWindow = 1,  // some: wider than any window, or doubtful; see for_each_tent()
     kWidestWindow = 4,
 };
 

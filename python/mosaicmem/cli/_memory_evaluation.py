@@ -49,7 +49,7 @@ def plan_of(source: RgbdSource, stride: int, memory_frames: str | None, frames: 
 
 @dataclass
 class Measured:
-    """What came of it."""
+    """The scores of each run, and what the poses of memory's frames say of each other."""
 
     runs: list[Run]
     truth: list[GridFrame]

@@ -41,7 +41,7 @@ def run_video_evaluation(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate ``--video`` with the given options, print or write the figures."""
+    """Do what ``evaluate --video`` asks for: check the options, measure, print and write the figures."""
     from mosaicmem._files import write_json
     from mosaicmem.cli._evaluation_report import without_nan
 
@@ -64,6 +64,7 @@ def run_video_evaluation(
     else:
         assert trajectory is not None
         check_useful({"--frames": frames}, "expected --scene with it, of whose frames they are")
+        check_useful({"--color-focal": color_focal}, "expected --scene, whose colour camera it is")
         path = read_trajectory(trajectory, intrinsics, size)
     summary = evaluate_video(video, path, source, shown)
     if as_json:
